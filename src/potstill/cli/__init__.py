@@ -1,0 +1,86 @@
+"""The command line. Each command's module is imported when that command runs, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from potstill.errors import MissingExtraError, PotstillError
+
+_COMMANDS = {
+    "run": ("potstill.cli.training", "The whole experiment: teacher, distilled student, baseline, report."),
+    "finetune": ("potstill.cli.training", "Tune a teacher: a pretrained model with LoRA."),
+    "distill": ("potstill.cli.training", "Train a student on the labels and a teacher's judgement."),
+    "train": ("potstill.cli.training", "Train the same student on the labels alone (the baseline)."),
+    "evaluate": ("potstill.cli.evaluate", "Score saved models on any labelled file."),
+    "predict": ("potstill.cli.predict", "Classify texts with a saved model."),
+    "params": ("potstill.cli.inspect", "Count what LoRA trains in a backbone."),
+    "data": ("potstill.cli.inspect", "Show how a data set is read and split."),
+}
+
+_TRAIN_PACKAGES = frozenset(
+    ("datasets", "gguf", "lightning_fabric", "matplotlib", "onnx", "pyarrow", "pydantic", "yaml", "rich")
+    + ("safetensors", "sklearn", "scipy", "torch", "transformers")
+)
+"""What the extra `train` brings, by import name."""
+
+
+class _LazyGroup(click.Group):
+    """Lists its commands without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _ = _COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="potstill")
+def potstill() -> None:
+    r"""Turn labelled text into a classifier small and fast enough to run anywhere.
+
+    A pretrained language model is tuned with LoRA (the teacher) and its judgement is distilled into a small recurrent
+    network (the student).
+
+    \b
+    Start here:
+      potstill run --config configs/demo.yaml          the whole way, on a bounded part of the data
+      potstill run --data reviews.csv                  your own data: columns `text` and `label`
+      potstill predict runs/NAME --text "Is it so?"    use the student
+    """
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line; errors that a user can cause are told without a traceback and end with status 1."""
+    try:
+        potstill.main(arguments, prog_name="potstill", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted; the best epoch of each finished or running model is saved", err=True)
+        sys.exit(130)
+    except PotstillError as error:
+        _fail(error)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package not in _TRAIN_PACKAGES:
+            raise
+        _fail(MissingExtraError(package, "train"))
+
+
+def _fail(error: PotstillError) -> None:
+    click.echo(f"error: {error}", err=True)
+    sys.exit(1)

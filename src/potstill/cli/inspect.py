@@ -1,0 +1,138 @@
+"""The commands that look and train nothing: params, data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import numpy as np
+
+from potstill.cli.settings import SettingsCommand, with_settings
+from potstill.config import PotstillConfig
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from potstill.data import Corpus, Examples
+
+
+@click.command(cls=SettingsCommand)
+@click.option("--classes", default=2, show_default=True, type=click.IntRange(min=2), help="Outputs of the head.")
+@with_settings("teacher")
+def params(config: PotstillConfig, config_file: Path | None, classes: int) -> None:
+    r"""Count what LoRA trains in a backbone, from the model itself.
+
+    \b
+    The reference experiment's numbers, with no hub in reach:
+      potstill params --backbone gpt2 --random-init --rank 4 --train-layernorm
+    """
+    from rich.console import Console
+
+    from potstill.backbone import build_classifier
+    from potstill.lora.counting import parameter_groups
+    from potstill.lora.inject import inject
+
+    teacher = config.teacher
+    model = build_classifier(teacher.backbone, classes, random_init=teacher.random_init).model
+    targets = inject(model, teacher.lora)
+    groups = parameter_groups(model)
+    total = sum(count for count, _ in groups.values())
+    trainable = sum(trained for _, trained in groups.values())
+    console = Console(highlight=False)
+    console.print(_params_table(groups))
+    console.print(f"{teacher.backbone}: rank {teacher.lora.rank} on {len(targets)} linear maps, {classes} classes")
+    reduction = 100 * (1 - trainable / total)
+    console.print(f"total {_millions(total)}, trainable {_millions(trainable)}, reduction {reduction:.1f} %")
+
+
+def _params_table(groups: dict[str, tuple[int, int]]) -> Table:
+    from rich.table import Table
+
+    table = Table("part")
+    table.add_column("parameters", justify="right")
+    table.add_column("trainable", justify="right")
+    for name, (count, trained) in groups.items():
+        table.add_row(name, f"{count:,}", f"{trained:,}")
+    return table
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.2f}M"
+
+
+@click.command(cls=SettingsCommand)
+@click.option(
+    "--write",
+    "target",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Also write the parts as train.jsonl, selection.jsonl and test.jsonl into this new directory.",
+)
+@click.option(
+    "--show", default=3, show_default=True, type=click.IntRange(min=0), help="Examples to show of each class."
+)
+@with_settings("data")
+def data(config: PotstillConfig, config_file: Path | None, target: Path | None, show: int) -> None:
+    """Show how a data set is read and split, or what is wrong with it."""
+    from rich.console import Console
+
+    from potstill.data import load_corpus
+
+    corpus = load_corpus(config.data)
+    console = Console(highlight=False)
+    console.print(f"{corpus.name}: {corpus.source}")
+    console.print(_parts_table(corpus))
+    for index, name in enumerate(corpus.label_names[:10] if show else ()):
+        console.print(f"\n{name}", style="bold", markup=False)
+        for text in _some_texts(corpus.train, index, show):
+            console.print(f"  {text}", markup=False)
+    if target is not None:
+        _write_parts(corpus, target, config)
+        console.print(f"\nwritten to {target}", markup=False)
+
+
+def _parts_table(corpus: Corpus) -> Table:
+    from rich.table import Table
+
+    table = Table("part")
+    for title in ("examples", "majority class", "share", "words, median", "words, longest"):
+        table.add_column(title, justify="right")
+    for name in ("train", "selection", "evaluation"):
+        part: Examples = getattr(corpus, name)
+        counts = np.bincount(part.labels, minlength=corpus.num_classes)
+        words = [len(text.split()) for text in part.texts]
+        most = int(counts.argmax())
+        table.add_row(
+            name,
+            f"{len(part):,}",
+            corpus.label_names[most],
+            f"{counts[most] / len(part):.2%}",
+            f"{np.median(words):.0f}",
+            str(max(words)),
+        )
+    return table
+
+
+def _some_texts(part: Examples, label: int, count: int) -> list[str]:
+    return [part.texts[i] for i in np.flatnonzero(part.labels == label)[:count]]
+
+
+def _write_parts(corpus: Corpus, target: Path, config: PotstillConfig) -> None:
+    from potstill.artifacts import new_run_directory
+
+    new_run_directory(target, corpus.name)
+    for name, part in (("train", corpus.train), ("selection", corpus.selection), ("test", corpus.evaluation)):
+        with (target / f"{name}.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(corpus, part, config))
+
+
+def _rows(corpus: Corpus, part: Examples, config: PotstillConfig) -> Iterator[dict[str, str]]:
+    settings = config.data
+    for number, (text, label) in enumerate(zip(part.texts, part.labels, strict=True)):
+        row = {settings.text_column: text, settings.label_column: corpus.label_names[label]}
+        if part.pairs is not None and settings.pair_column is not None:
+            row[settings.pair_column] = part.pairs[number]
+        yield row

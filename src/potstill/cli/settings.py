@@ -1,0 +1,145 @@
+"""Command-line flags made from the configuration: one per setting, with the setting's own documentation."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import click
+from pydantic.fields import FieldInfo
+
+from potstill.config import PotstillConfig, Settings, read_yaml
+
+_FLAGS = {
+    "data.source": "data",
+    "data.evaluation": "evaluation-data",
+    "teacher.lora.alpha": "lora-alpha",
+    "teacher.lora.dropout": "lora-dropout",
+    "student.tokenizer": "student-tokenizer",
+}
+"""Settings whose flag is not their own name, since that would be unclear or is taken by another."""
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """One leaf of the configuration.
+
+    Attributes:
+        path: Names from the root.
+        field: Its declaration.
+        default: Its value when nobody says otherwise.
+    """
+
+    path: tuple[str, ...]
+    field: FieldInfo
+    default: Any
+
+    @property
+    def parameter(self) -> str:
+        """Name of the command's argument that carries it."""
+        return "__".join(self.path)
+
+    def flag(self, *, prefixed: bool) -> str:
+        """Name the flag; `prefixed` tells the teacher's training settings from the student's."""
+        if (named := _FLAGS.get(".".join(self.path))) is not None:
+            return named
+        stage, leaf = self.path[0], self.path[-1].replace("_", "-")
+        doubled = "training" in self.path or self.path[-1] == "seeds"
+        return f"{stage}-{leaf}" if doubled and prefixed else leaf
+
+
+class SettingsCommand(click.Command):
+    """A command whose help shows the settings by stage."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options under one heading per stage."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                stage, *rest = (parameter.name or "").split("__")
+                sections.setdefault(stage.capitalize() if rest else "Options", []).append(record)
+        for title in sorted(sections, key=lambda title: title != "Options"):
+            with formatter.section(title):
+                formatter.write_dl(sections[title])
+
+
+def with_settings(*stages: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command `--config` and a flag for every setting of `stages`; it gets a `config` and `config_file`.
+
+    Flags go over the file, the file over the defaults. Where both teacher and student are trained, the flags for their
+    training are prefixed (`--teacher-epochs`, `--student-epochs`).
+    """
+    settings = [setting for stage in stages for setting in _leaves(stage)]
+    prefixed = {"teacher", "student"} <= set(stages)
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def wrapped(config_file: Path | None, **arguments: Any) -> Any:
+            values = {} if config_file is None else read_yaml(config_file)
+            for setting in settings:
+                given = arguments.pop(setting.parameter)
+                if given is not None:
+                    _place(values, setting.path, _parse(given, setting.field.annotation))
+            source = "the configuration" if config_file is None else f"{config_file} with the flags given"
+            return command(config=PotstillConfig.build(values, source), config_file=config_file, **arguments)
+
+        result: Callable[..., Any] = wrapped
+        for setting in reversed(settings):
+            result = _option(setting, setting.flag(prefixed=prefixed))(result)
+        help_text = "YAML file with any of the settings below; flags go over it."
+        path_type = click.Path(exists=True, dir_okay=False, path_type=Path)
+        return click.option("--config", "config_file", metavar="FILE", type=path_type, help=help_text)(result)
+
+    return decorate
+
+
+def _leaves(stage: str) -> Iterator[_Setting]:
+    def walk(settings: Settings, path: tuple[str, ...]) -> Iterator[_Setting]:
+        for name, field in type(settings).model_fields.items():
+            value = getattr(settings, name)
+            if isinstance(value, Settings):
+                yield from walk(value, (*path, name))
+            else:
+                yield _Setting((*path, name), field, value)
+
+    yield from walk(getattr(PotstillConfig(), stage), (stage,))
+
+
+def _option(setting: _Setting, flag: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    text = " ".join((setting.field.description or "").replace("`", "").split())
+    shown = ",".join(map(str, setting.default)) if isinstance(setting.default, tuple) else setting.default
+    text += f"  [default: {'none' if shown is None else shown}]"
+    if isinstance(setting.default, bool):
+        return click.option(f"--{flag}/--no-{flag}", setting.parameter, default=None, help=text)
+    choices = _choices(setting.field.annotation)
+    kind = click.Choice(choices) if choices else click.STRING
+    return click.option(f"--{flag}", setting.parameter, type=kind, metavar=None if choices else "VALUE", help=text)
+
+
+def _choices(annotation: Any) -> list[str]:
+    """Return the values of a setting that only takes a few words."""
+    return list(get_args(annotation)) if get_origin(annotation) is Literal else []
+
+
+def _parse(given: Any, annotation: Any) -> Any:
+    """Turn what stands on the command line into what YAML would have given; the configuration checks the rest."""
+    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    if given == "none" and type(None) in options:
+        return None
+    takes_several = any(get_origin(option) is tuple for option in options)
+    if takes_several and given not in [word for option in options for word in _choices(option)]:
+        return [part.strip() for part in given.split(",")]
+    return given
+
+
+def _place(values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for name in path[:-1]:
+        inner = values.setdefault(name, {})
+        if not isinstance(inner, dict):
+            return  # a scalar where a stage belongs: the validation will say so
+        values = inner
+    values[path[-1]] = value

@@ -1,0 +1,120 @@
+"""The commands that train: run, finetune, distill, train."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from potstill.cli.settings import SettingsCommand, with_settings
+from potstill.config import PotstillConfig
+
+if TYPE_CHECKING:
+    from potstill.data import Corpus
+
+_OUT = click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Where to write; must be new or empty.  [default: runs/NAME-DATE-TIME]",
+)
+
+
+@click.command(cls=SettingsCommand)
+@_OUT
+@with_settings("data", "teacher", "student", "distillation", "runtime")
+def run(config: PotstillConfig, config_file: Path | None, out: Path | None) -> None:
+    """The whole experiment, in one new directory.
+
+    Tunes the teacher with LoRA, distils it into students, trains the same students on the labels alone, measures all of
+    them on text that none has seen, and writes models, histories, plots, summary.json and report.md.
+    """
+    from rich.console import Console
+
+    from potstill.pipeline import run as run_experiment
+    from potstill.report import summary_table
+
+    name = config_file.stem if config_file is not None else None
+    summary, directory = run_experiment(config, out, name=name, command=_command_line())
+    Console().print(summary_table(summary))
+    click.echo(f"report: {directory / 'report.md'}")
+
+
+@click.command(cls=SettingsCommand)
+@_OUT
+@with_settings("data", "teacher", "runtime")
+def finetune(config: PotstillConfig, config_file: Path | None, out: Path | None) -> None:
+    """Tune a teacher: a pretrained model with LoRA.
+
+    Writes adapters, head and history; with several seeds, one directory each.
+    """
+    from potstill.pipeline import finetune as finetune_teacher
+
+    corpus, directory = _prepare(config, out, "teacher")
+    for seed, target in _targets(directory, config.teacher.seeds):
+        finetune_teacher(config, corpus, target, seed)
+    click.echo(directory)
+
+
+@click.command(cls=SettingsCommand)
+@click.option(
+    "--teacher",
+    "teacher_directory",
+    required=True,
+    metavar="DIR",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A tuned teacher, as finetune or run wrote it.",
+)
+@_OUT
+@with_settings("data", "student", "distillation", "runtime")
+def distill(config: PotstillConfig, config_file: Path | None, teacher_directory: Path, out: Path | None) -> None:
+    """Train students on the labels and a teacher's softened judgement.
+
+    The loss is alpha * CE + (1 - alpha) * T^2 * KL(teacher || student). The teacher judges each text once; its answers
+    are kept and used again.
+    """
+    from potstill.pipeline import distill as distill_student
+    from potstill.teacher import Teacher
+
+    teacher = Teacher.load(teacher_directory, config.runtime)
+    corpus, directory = _prepare(config, out, "distilled")
+    for seed, target in _targets(directory, config.student.seeds):
+        distill_student(config, corpus, teacher, teacher_directory, target, seed)
+    click.echo(directory)
+
+
+@click.command(cls=SettingsCommand)
+@_OUT
+@with_settings("data", "student", "runtime")
+def train(config: PotstillConfig, config_file: Path | None, out: Path | None) -> None:
+    """Train the same students on the labels alone: the baseline."""
+    from potstill.pipeline import train as train_student
+
+    corpus, directory = _prepare(config, out, "baseline")
+    for seed, target in _targets(directory, config.student.seeds):
+        train_student(config, corpus, target, seed)
+    click.echo(directory)
+
+
+def _prepare(config: PotstillConfig, out: Path | None, name: str) -> tuple[Corpus, Path]:
+    from potstill.artifacts import new_run_directory
+    from potstill.data import load_corpus
+
+    corpus = load_corpus(config.data)
+    directory = new_run_directory(out, f"{corpus.name}-{name}")
+    config.save(directory / "config.yaml")
+    return corpus, directory
+
+
+def _targets(directory: Path, seeds: tuple[int, ...]) -> Iterator[tuple[int, Path]]:
+    """Pair each seed with its directory: the given one where there is one seed only."""
+    for seed in seeds:
+        yield seed, directory if len(seeds) == 1 else directory / f"seed-{seed}"
+
+
+def _command_line() -> str:
+    return shlex.join(["potstill", *sys.argv[1:]])

@@ -1,0 +1,66 @@
+"""What labelled text looks like to the rest of Potstill."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Texts with their labels, in a fixed order.
+
+    Attributes:
+        texts: One text per example.
+        labels: Class index per example, int64, shape (examples,).
+        pairs: The second text per example for sentence-pair tasks, else None.
+    """
+
+    texts: tuple[str, ...]
+    labels: NDArray[np.int64]
+    pairs: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check that all columns have the same length."""
+        lengths = {len(self.texts), len(self.labels), len(self.pairs if self.pairs is not None else self.texts)}
+        if len(lengths) != 1:
+            raise ValueError(f"columns differ in length: {sorted(lengths)}")
+
+    def __len__(self) -> int:
+        """Count the examples."""
+        return len(self.texts)
+
+    def take(self, indices: Sequence[int] | NDArray[np.int64]) -> Examples:
+        """Return the examples at `indices`, in that order."""
+        chosen = [int(i) for i in indices]
+        pairs = None if self.pairs is None else tuple(self.pairs[i] for i in chosen)
+        return Examples(tuple(self.texts[i] for i in chosen), self.labels[chosen], pairs)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A task: its classes and its three parts.
+
+    Attributes:
+        name: What to call the data in reports, e.g. "cola" or a file's name.
+        source: Where it came from, in words a reader can check (a directory, a hub name, "embedded").
+        label_names: Name of each class; the position is the class index.
+        train: What gradients are computed from.
+        selection: Carved from the training data; chooses epochs, hyperparameters and thresholds.
+        evaluation: Never seen in training or selection; read once, for the report.
+    """
+
+    name: str
+    source: str
+    label_names: tuple[str, ...]
+    train: Examples
+    selection: Examples
+    evaluation: Examples
+
+    @property
+    def num_classes(self) -> int:
+        """Count the classes."""
+        return len(self.label_names)

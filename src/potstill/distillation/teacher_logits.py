@@ -1,0 +1,59 @@
+"""The teacher's judgement of each text: computed once, kept on disk, shared by epochs, seeds and runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from potstill.artifacts import DIGEST_BYTES, cache_directory, digest, read_arrays, write_arrays
+from potstill.data import Examples
+from potstill.teacher import Teacher
+
+
+def teacher_logits(teacher: Teacher, directory: Path, examples: Examples) -> Tensor:
+    """Return the teacher's logits for `examples`, asking it only for texts that it has not judged before.
+
+    They are filed under everything that decides them (base, adapters, tokenizer, precision), so a changed teacher
+    never gets an older one's answers.
+
+    Args:
+        teacher: The loaded teacher.
+        directory: Where it was loaded from or saved to.
+        examples: The texts; equal ones are judged once.
+
+    Returns:
+        Logits, (texts, classes), float32.
+    """
+    path = cache_directory() / "logits" / teacher.key(directory)
+    known = _read(path)
+    keys = [_text_key(examples, number) for number in range(len(examples))]
+    missing: dict[bytes, int] = {}  # where each text that has not been judged stands first
+    for number, key in enumerate(keys):
+        if key not in known:
+            missing.setdefault(key, number)
+    if missing:
+        judged = teacher.logits(examples.take(list(missing.values())), title="teacher's judgement").numpy()
+        known |= dict(zip(missing, judged, strict=True))
+        _write(path, known)
+    return torch.from_numpy(np.stack([known[key] for key in keys]))
+
+
+def _text_key(examples: Examples, number: int) -> bytes:
+    parts = [examples.texts[number]] if examples.pairs is None else [examples.texts[number], examples.pairs[number]]
+    return bytes.fromhex(digest(parts))
+
+
+def _read(path: Path) -> dict[bytes, NDArray[np.float32]]:
+    columns = read_arrays(path)
+    if columns is None:
+        return {}
+    return {key.tobytes(): row for key, row in zip(columns["keys"], columns["logits"], strict=True)}
+
+
+def _write(path: Path, known: dict[bytes, NDArray[np.float32]]) -> None:
+    keys = np.frombuffer(b"".join(known), dtype=np.uint8).reshape(-1, DIGEST_BYTES)
+    write_arrays(path, {"keys": keys, "logits": np.stack(list(known.values()))})

@@ -1,0 +1,48 @@
+"""The errors that a user can cause. Each says what was expected, what was found and what to do about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class PotstillError(Exception):
+    """Base of every error that Potstill raises on purpose; the command line prints it without a traceback."""
+
+
+class ConfigError(PotstillError):
+    """The configuration can't be used. Lists every problem that was found, not the first alone."""
+
+    def __init__(self, problems: list[str], source: str = "the configuration") -> None:
+        self.problems = problems
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        super().__init__(f"{source} can't be used:\n{lines}")
+
+
+class DataError(PotstillError):
+    """A data file can't be read right. Names the file, the line where there is one, and the remedy."""
+
+    def __init__(self, message: str, *, file: Path | str, line: int | None = None, remedy: str) -> None:
+        self.file, self.line, self.remedy = str(file), line, remedy
+        where = f"{file}:{line}" if line is not None else str(file)
+        super().__init__(f"{where}: {message}\n  what to do: {remedy}")
+
+
+class SourceError(PotstillError):
+    """A model or data set that was asked for by name can't be found or reached."""
+
+
+class ArtifactError(PotstillError):
+    """A saved model, run or cache directory is missing, incomplete, altered or of another kind than expected."""
+
+
+class MissingExtraError(PotstillError):
+    """A command needs packages that the installed extras don't bring."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"this needs the package {package!r}, which is not installed\n  what to do: pip install 'potstill[{extra}]'"
+        )
+
+
+class TrainingError(PotstillError):
+    """Training can't go on, for instance because the loss is no longer finite."""

@@ -1,0 +1,165 @@
+"""Saved models, whatever their kind: opened, asked, measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from potstill.artifacts import read_json, write_json
+from potstill.config import RuntimeConfig
+from potstill.data import Examples
+from potstill.errors import ArtifactError
+from potstill.evaluation import Intervals, Metrics, Role, bootstrap_intervals, compute_metrics
+from potstill.runtime import Classifier
+from potstill.runtime.directory import StudentFiles
+from potstill.teacher import MANIFEST, Teacher
+
+_TRAINING_FILE: Final = "training.json"
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How a saved model came about: `training.json` in its directory. `ModelResult` explains the fields."""
+
+    role: Role
+    seed: int
+    parameters: int
+    trainable_parameters: int
+    bytes_on_disk: int
+    train_seconds: float
+    best: dict[str, Any]
+
+    def save(self, directory: Path) -> None:
+        """Write the record."""
+        write_json(directory / _TRAINING_FILE, vars(self))
+
+    @classmethod
+    def load(cls, directory: Path) -> TrainingRecord:
+        """Read the record.
+
+        Raises:
+            ArtifactError: There is none, or it lacks a field.
+        """
+        values = read_json(directory / _TRAINING_FILE)
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ArtifactError(f"{directory / _TRAINING_FILE} is damaged: {error}") from None
+
+
+class SavedModel(Protocol):
+    """Anything that turns texts into scores."""
+
+    label_names: tuple[str, ...]
+
+    def logits(self, examples: Examples) -> NDArray[np.float32]:
+        """Return the scores before the softmax, (texts, classes); the labels are not looked at."""
+
+
+class TeacherModel:
+    """A saved teacher, computed by PyTorch."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        self._teacher = teacher
+        self.label_names = teacher.manifest.label_names
+
+    def logits(self, examples: Examples) -> NDArray[np.float32]:
+        """Return the scores before the softmax, (texts, classes)."""
+        logits: NDArray[np.float32] = self._teacher.logits(examples).numpy()
+        return logits
+
+    def probabilities(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the probability of each class, (texts, classes)."""
+        examples = Examples(tuple(texts), np.zeros(len(texts), dtype=np.int64))
+        return self._teacher.logits(examples).softmax(dim=1).numpy()
+
+
+class StudentModel:
+    """A saved student, computed by onnxruntime as its users will compute it."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self._classifier = classifier
+        self.label_names = classifier.labels
+
+    def logits(self, examples: Examples) -> NDArray[np.float32]:
+        """Return the scores before the softmax, (texts, classes)."""
+        if examples.pairs is None:
+            return self._classifier.logits(examples.texts)
+        return self._classifier.logits(list(zip(examples.texts, examples.pairs, strict=True)))
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A model's answers on a labelled split, and what they are worth.
+
+    Attributes:
+        predictions: Class index per text, (texts,).
+        metrics: Scores.
+        intervals: 95 % interval of each score.
+        sentences_per_second: Speed end to end, from strings.
+    """
+
+    predictions: NDArray[np.int64]
+    metrics: Metrics
+    intervals: Intervals
+    sentences_per_second: float
+
+
+def model_directories(path: Path) -> list[Path]:
+    """List the models at `path`: itself, or all of a run directory's.
+
+    Raises:
+        ArtifactError: There is none.
+    """
+    if _is_model(path):
+        return [path]
+    found = sorted(child for child in path.glob("*/seed-*") if _is_model(child))
+    if not found:
+        raise ArtifactError(
+            f"{path}: expected a model directory (with {MANIFEST} or {StudentFiles(path).manifest.name}) or a run "
+            f"directory with models in it, found neither\n  what to do: name what `potstill run`, `finetune`, "
+            f"`distill` or `train` wrote"
+        )
+    return found
+
+
+def open_model(directory: Path, runtime: RuntimeConfig) -> SavedModel:
+    """Load one saved model.
+
+    Raises:
+        ArtifactError: It is missing, incomplete or damaged.
+    """
+    (directory,) = model_directories(directory)
+    if (directory / MANIFEST).is_file():
+        return TeacherModel(Teacher.load(directory, runtime))
+    return StudentModel(Classifier.load(directory))
+
+
+def measure(model: SavedModel, examples: Examples) -> Measurement:
+    """Score `model` on labelled texts."""
+    _warm_up(model, examples)
+    started = time.perf_counter()
+    predictions = model.logits(examples).argmax(axis=1)
+    seconds = time.perf_counter() - started
+    classes = len(model.label_names)
+    return Measurement(
+        predictions=predictions,
+        metrics=compute_metrics(examples.labels, predictions, classes),
+        intervals=bootstrap_intervals(examples.labels, predictions, classes),
+        sentences_per_second=len(examples) / seconds,
+    )
+
+
+def _warm_up(model: SavedModel, examples: Examples) -> None:
+    """Keep what happens once (allocations, kernel choice) out of the measured time."""
+    model.logits(examples.take(range(min(16, len(examples)))))
+
+
+def _is_model(path: Path) -> bool:
+    return (path / MANIFEST).is_file() or StudentFiles(path).manifest.is_file()

@@ -1,0 +1,274 @@
+"""The steps of an experiment and the whole of it: teacher → distilled student → baseline → report."""
+
+from __future__ import annotations
+
+import csv
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from potstill.artifacts import new_run_directory, write_atomically, write_json
+from potstill.config import PotstillConfig
+from potstill.data import Corpus, load_corpus
+from potstill.data.tokenised import TrainingSet
+from potstill.distillation.loss import Objective
+from potstill.distillation.teacher_logits import teacher_logits
+from potstill.environment import describe_environment
+from potstill.errors import ArtifactError, ConfigError
+from potstill.evaluation import DataSummary, McNemar, ModelResult, Role, Summary, mcnemar
+from potstill.models import Measurement, StudentModel, TeacherModel, TrainingRecord, measure
+from potstill.report import write_report
+from potstill.runtime import Classifier
+from potstill.student.model import Student, student_bytes
+from potstill.teacher import Teacher, count_parameters, teacher_bytes
+from potstill.training.compute import make_fabric
+from potstill.training.loop import FitResult, fit
+from potstill.training.progress import console
+
+HISTORY_FILE = "history.jsonl"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One model, trained and saved.
+
+    Attributes:
+        role: Which of the three models.
+        seed: What it was trained with.
+        directory: Where it is.
+        fit: Its history and best epoch.
+        parameters: All parameters, and those that were trained.
+        bytes_on_disk: What has to be kept to predict with it.
+    """
+
+    role: Role
+    seed: int
+    directory: Path
+    fit: FitResult
+    parameters: tuple[int, int]
+    bytes_on_disk: int
+
+    def save(self) -> None:
+        """Write `training.json` into the model's directory, for whoever meets the model without its run."""
+        total, trainable = self.parameters
+        record = TrainingRecord(
+            role=self.role,
+            seed=self.seed,
+            parameters=total,
+            trainable_parameters=trainable,
+            bytes_on_disk=self.bytes_on_disk,
+            train_seconds=self.fit.seconds,
+            best=self.fit.best,
+        )
+        record.save(self.directory)
+
+    def result(self, measured: Measurement) -> ModelResult:
+        """Put together what the report tells about this model."""
+        total, trainable = self.parameters
+        return ModelResult(
+            role=self.role,
+            seed=self.seed,
+            parameters=total,
+            trainable_parameters=trainable,
+            bytes_on_disk=self.bytes_on_disk,
+            train_seconds=self.fit.seconds,
+            sentences_per_second=measured.sentences_per_second,
+            metrics=measured.metrics,
+            intervals=measured.intervals,
+            selection_mcc=self.fit.best["mcc"],
+            best_epoch=self.fit.best["epoch"],
+            epochs=len(self.fit.history),
+            history=self.fit.history,
+        )
+
+
+def finetune(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int = 0) -> tuple[Teacher, Trained]:
+    """Tune the backbone with LoRA on the labels.
+
+    Args:
+        config: `data`, `teacher` and `runtime` are used.
+        corpus: The task.
+        directory: Where to save the teacher; made if need be.
+        seed: Decides head, adapters, batches and dropout.
+
+    Returns:
+        The teacher with its best epoch's weights, and how its training went.
+
+    Raises:
+        PotstillError: See `Teacher.create` and `fit`.
+    """
+    teacher = Teacher.create(config.teacher, config.runtime, corpus, config.data.max_tokens, seed)
+    directory.mkdir(parents=True, exist_ok=True)
+    fitted = fit(
+        teacher.classifier,
+        teacher.training_set(corpus.train),
+        teacher.training_set(corpus.selection),
+        Objective(),
+        config.teacher.training,
+        fabric=teacher.fabric,
+        seed=seed,
+        history_file=directory / HISTORY_FILE,
+        save=lambda: teacher.save(directory),
+        title=f"teacher {seed}",
+    )
+    size = teacher_bytes(directory, teacher.parameters[0])
+    trained = Trained("teacher", seed, directory, fitted, teacher.parameters, size)
+    trained.save()
+    return teacher, trained
+
+
+def distill(
+    config: PotstillConfig, corpus: Corpus, teacher: Teacher, teacher_directory: Path, directory: Path, seed: int = 0
+) -> Trained:
+    """Train a student on the labels and the teacher's softened judgement.
+
+    Args:
+        config: `data`, `student`, `distillation` and `runtime` are used.
+        corpus: The task.
+        teacher: Who judges; its classes must be the corpus's.
+        teacher_directory: Where the teacher is saved.
+        directory: Where to save the student; made if need be.
+        seed: Decides weights, batches and dropout.
+
+    Raises:
+        ArtifactError: The teacher knows other classes.
+    """
+    if teacher.manifest.label_names != corpus.label_names:
+        raise ArtifactError(
+            f"{teacher_directory}: expected a teacher of the classes {list(corpus.label_names)}, found one of "
+            f"{list(teacher.manifest.label_names)}\n  what to do: tune a teacher on this data first"
+        )
+    student = _new_student(config, corpus, teacher.manifest.tokenizer, seed)
+    judged = [teacher_logits(teacher, teacher_directory, part) for part in (corpus.train, corpus.selection)]
+    objective = Objective(config.distillation.alpha, config.distillation.temperature)
+    train_set, selection = map(student.training_set, (corpus.train, corpus.selection), judged)
+    return _fit_student(config, student, train_set, selection, objective, "distilled", directory, seed)
+
+
+def train(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int = 0) -> Trained:
+    """Train the same student from the labels alone: the baseline. Arguments as for `distill`."""
+    student = _new_student(config, corpus, config.teacher.tokenizer or config.teacher.backbone, seed)
+    train_set, selection = map(student.training_set, (corpus.train, corpus.selection))
+    return _fit_student(config, student, train_set, selection, Objective(), "baseline", directory, seed)
+
+
+def run(
+    config: PotstillConfig, out: Path | None = None, *, name: str | None = None, command: str = ""
+) -> tuple[Summary, Path]:
+    """Do the whole experiment into a new run directory: config, environment, models, histories, plots, report.
+
+    Args:
+        config: All settings.
+        out: The run directory; none: `runs/NAME-DATE-TIME`.
+        name: What to call it; none: the data's name.
+        command: Command line that repeats the run, for the report.
+
+    Returns:
+        Everything that was found out, as in `summary.json`, and the run directory.
+
+    Raises:
+        PotstillError: Data, backbone or settings can't be used; nothing is trained then.
+    """
+    corpus = load_corpus(config.data)
+    directory = new_run_directory(out, name or corpus.name)
+    environment = describe_environment()
+    config.save(directory / "config.yaml")
+    write_json(directory / "environment.json", environment)
+    console.print(f"[bold]{corpus.name}[/] ({corpus.source}) → {directory}")
+
+    answers: dict[tuple[Role, int], NDArray[np.int64]] = {}
+    results: list[ModelResult] = []
+
+    def keep(trained: Trained, measured: Measurement) -> None:
+        answers[trained.role, trained.seed] = measured.predictions
+        results.append(trained.result(measured))
+
+    best: tuple[Teacher, Trained] | None = None
+    for seed in config.teacher.seeds:
+        teacher, trained = finetune(config, corpus, directory / "teacher" / f"seed-{seed}", seed)
+        keep(trained, measure(TeacherModel(teacher), corpus.evaluation))
+        if best is None or trained.fit.best["mcc"] > best[1].fit.best["mcc"]:
+            best = teacher, trained
+    if best is None:
+        raise ConfigError(["teacher.seeds: expected at least one"])
+    teacher, chosen = best
+    for seed in config.student.seeds:
+        pair = (
+            distill(config, corpus, teacher, chosen.directory, directory / "distilled" / f"seed-{seed}", seed),
+            train(config, corpus, directory / "baseline" / f"seed-{seed}", seed),
+        )
+        for trained in pair:
+            keep(trained, measure(StudentModel(Classifier.load(trained.directory)), corpus.evaluation))
+
+    _save_predictions(directory / "predictions.csv", corpus, answers)
+    summary = Summary(
+        data=DataSummary.of(corpus),
+        models=tuple(results),
+        teacher_seed=chosen.seed,
+        comparisons=dict(_comparisons(corpus, config.student.seeds, answers)),
+        command=command or shlex.join(["potstill", "run", "--config", str(directory / "config.yaml")]),
+        config=config.model_dump(mode="json"),
+        environment=environment,
+    )
+    write_report(summary, directory)
+    return summary, directory
+
+
+def _new_student(config: PotstillConfig, corpus: Corpus, teacher_tokenizer: str, seed: int) -> Student:
+    return Student.create(config.student, corpus, config.data.max_tokens, teacher_tokenizer, seed)
+
+
+def _fit_student(
+    config: PotstillConfig,
+    student: Student,
+    train_set: TrainingSet,
+    selection: TrainingSet,
+    objective: Objective,
+    role: Role,
+    directory: Path,
+    seed: int,
+) -> Trained:
+    """Fit a student; distilled and baseline differ in `objective` and in nothing else."""
+    directory.mkdir(parents=True, exist_ok=True)
+    fitted = fit(
+        student.network,
+        train_set,
+        selection,
+        objective,
+        config.student.training,
+        fabric=make_fabric(config.runtime, large=False),
+        seed=seed,
+        history_file=directory / HISTORY_FILE,
+        save=lambda: student.save(directory),
+        title=f"{role} {seed}",
+    )
+    trained = Trained(role, seed, directory, fitted, count_parameters(student.network), student_bytes(directory))
+    trained.save()
+    return trained
+
+
+def _comparisons(
+    corpus: Corpus, seeds: Sequence[int], answers: dict[tuple[Role, int], NDArray[np.int64]]
+) -> Iterator[tuple[int, McNemar]]:
+    for seed in seeds:
+        yield seed, mcnemar(corpus.evaluation.labels, answers["distilled", seed], answers["baseline", seed])
+
+
+def _save_predictions(path: Path, corpus: Corpus, answers: dict[tuple[Role, int], NDArray[np.int64]]) -> None:
+    """Write each model's answer to each text of the evaluation split, for a reader who wants to see mistakes."""
+    names = np.array(corpus.label_names)
+    columns = {f"{role} {seed}": names[predictions] for (role, seed), predictions in answers.items()}
+    texts = {"text": corpus.evaluation.texts} | ({"pair": corpus.evaluation.pairs} if corpus.evaluation.pairs else {})
+    table = texts | {"label": names[corpus.evaluation.labels]} | columns
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(table)
+            writer.writerows(zip(*table.values(), strict=True))
+
+    write_atomically(path, write)

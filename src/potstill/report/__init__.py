@@ -1,0 +1,31 @@
+"""The report of a run: `summary.json` for programs, `report.md` with its plots for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from potstill.evaluation import Summary
+from potstill.report.markdown import report_text
+from potstill.report.plots import draw_plots
+from potstill.report.tables import summary_table
+
+__all__ = ["PLOTS_DIRECTORY", "REPORT_FILE", "SUMMARY_FILE", "summary_table", "write_report"]
+
+SUMMARY_FILE = "summary.json"
+REPORT_FILE = "report.md"
+PLOTS_DIRECTORY = "plots"
+
+
+def write_report(summary: Summary, run_dir: Path) -> None:
+    """Write `summary.json`, `report.md` and `plots/*.png` into `run_dir`.
+
+    Everything comes from `summary`, so a report can be written again from its file at any time.
+
+    Raises:
+        ConfigError: The summary's settings are none of this version's.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    # The numbers first: whatever happens while drawing, they are kept.
+    (run_dir / SUMMARY_FILE).write_text(summary.to_json(), encoding="utf-8")
+    draw_plots(summary, run_dir / PLOTS_DIRECTORY)
+    (run_dir / REPORT_FILE).write_text(report_text(summary, PLOTS_DIRECTORY), encoding="utf-8")

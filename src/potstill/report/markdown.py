@@ -1,0 +1,135 @@
+"""The report of a run for someone who has never seen Potstill."""
+
+from __future__ import annotations
+
+import yaml
+
+from potstill.config import PotstillConfig
+from potstill.evaluation import McNemar, Role, Summary
+from potstill.evaluation.intervals import BOOTSTRAP_SAMPLES
+from potstill.report.findings import findings, probability
+from potstill.report.plots import COMPARISON_FILE, curve_files
+from potstill.report.tables import ROLE_NAMES, model_table, percent, seed_table
+
+DEFINITIONS = f"""\
+All scores are computed once from the predictions for the whole evaluation split, which neither training nor the choice
+of epochs has seen.
+
+- **Accuracy:** share of right answers. With unequal classes a model that always gives the same answer looks good.
+- **MCC** (Matthews correlation coefficient): correlation between answers and labels; 1 is perfect, 0 is what
+  guessing or always giving the same answer reaches. Matthews 1975; for several classes Gorodkin 2004.
+- **F1:** harmonic mean of precision and recall of the second class where there are two classes, else the mean of the
+  F1 of all classes (macro). Always giving the same answer can score high here too.
+- **[low, high]:** 95 % percentile bootstrap interval over the examples ({BOOTSTRAP_SAMPLES} samples; Efron and
+  Tibshirani 1993): how far the score could be off because the split holds only so many examples.
+- **±:** sample standard deviation over seeds: how much the score depends on the luck of initialisation and batch order.
+- **Majority class:** the most frequent class of the split. A model counts as *no better than always answering* it
+  when the interval of its MCC is not entirely above 0.
+- **McNemar's test:** looks at the examples on which exactly one of two models is right; p is the chance of so uneven a
+  split if both were equally often right (exact binomial test; McNemar 1947). It speaks of other examples, same models.
+- **Paired t-test:** compares the MCC of distilled student and baseline of the same seed. It speaks of other seeds, same
+  examples and same teacher.
+- **Training loss, validation loss:** what training minimises, on the training and on the selection split. For the
+  distilled student it holds the distance to the teacher too, so the losses of different models are no comparison.
+- **Parameters, size, speed:** parameters include frozen ones; size is what has to be kept to predict; speed was
+  measured in the environment below."""
+
+
+def report_text(summary: Summary, plots: str) -> str:
+    """Write the whole report.
+
+    Args:
+        summary: The run.
+        plots: Directory of the plots, relative to the report.
+    """
+    sections = {
+        "What was done": _what_was_done(summary),
+        "Results": _results(summary, plots),
+        "What it means": "\n".join(f"- {line}" for line in findings(summary)),
+        "Seed by seed": _seeds(summary),
+        "Plots": _plots(summary, plots),
+        "How the numbers are defined": DEFINITIONS,
+        "How to repeat it": _repeat(summary),
+        "Environment": "\n".join(f"- {name}: {value}" for name, value in summary.environment.items()),
+    }
+    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
+    return f"# Potstill: {summary.data.name}\n\n{body}\n"
+
+
+def _what_was_done(summary: Summary) -> str:
+    """Describe the data and the models that were trained."""
+    data = summary.data
+    labels = ", ".join(f'"{name}"' for name in data.label_names)
+    models = _model_descriptions(PotstillConfig.build(summary.config, "the configuration in the summary"))
+    described = "\n".join(f"- **{ROLE_NAMES[role]}:** {models[role]}" for role in summary.roles)
+    return (
+        f"The task: tell apart the classes {labels} of the data set **{data.name}** (source: {data.source}). "
+        f"{data.train:,} examples trained the models, {data.selection:,} chose the best epoch of each, and "
+        f"{data.evaluation:,}, used for nothing else, gave the results below. "
+        f'{percent(data.majority.accuracy)} of these are "{data.majority_label}": always giving this answer is that '
+        f"accurate without any model.\n\n{described}"
+    )
+
+
+def _model_descriptions(config: PotstillConfig) -> dict[Role, str]:
+    """Describe each model in one sentence."""
+    teacher, student, distillation = config.teacher, config.student, config.distillation
+    weights = "with random weights" if teacher.random_init else "pretrained"
+    direction = "bidirectional " if student.bidirectional else ""
+    layers = f"{student.num_layers} layer" + ("s" if student.num_layers > 1 else "")
+    return {
+        "teacher": f"the language model `{teacher.backbone}`, {weights}, tuned with LoRA adapters of rank "
+        f"{teacher.lora.rank} while its own weights stay frozen.",
+        "distilled": f"a small {direction}{student.cell.upper()} network ({layers} of {student.hidden_size} units) "
+        f"that learns from the labels and from the teacher's answers (weight of the labels {distillation.alpha:g}, "
+        f"temperature {distillation.temperature:g}).",
+        "baseline": "the same small network and seeds, trained on the labels alone, to show what the teacher adds.",
+    }
+
+
+def _results(summary: Summary, plots: str) -> str:
+    """Show the result table and the plot that compares the models."""
+    return (
+        f"{model_table(summary).to_markdown()}\n\n"
+        "`[low, high]` is the 95 % interval of a single model, `±` the standard deviation over seeds (see below).\n\n"
+        f"![All models compared]({plots}/{COMPARISON_FILE})"
+    )
+
+
+def _seeds(summary: Summary) -> str:
+    """Show every model and every comparison of two."""
+    text = f"Teacher that taught the students: seed {summary.teacher_seed}.\n\n{seed_table(summary).to_markdown()}"
+    if summary.comparisons:
+        lines = [_comparison_line(seed, test) for seed, test in sorted(summary.comparisons.items())]
+        text += "\n\nDistilled student against the baseline of the same seed:\n\n" + "\n".join(lines)
+    return text
+
+
+def _comparison_line(seed: int, test: McNemar) -> str:
+    """Report one comparison of two models."""
+    return (
+        f"- seed {seed}: the distilled student alone is right on {test.first_only} examples, the baseline alone on "
+        f"{test.second_only} (McNemar's test, {probability(test.p_value)})"
+    )
+
+
+def _plots(summary: Summary, directory: str) -> str:
+    """Embed the three plots of each model."""
+    names = ("training loss", "validation loss", "accuracy and MCC")
+    images = []
+    for role in summary.roles:
+        images.append(f"### {ROLE_NAMES[role]}")
+        images += [
+            f"![{ROLE_NAMES[role]}: {name}]({directory}/{file})"
+            for name, file in zip(names, curve_files(role), strict=True)
+        ]
+    return "\n\n".join(images)
+
+
+def _repeat(summary: Summary) -> str:
+    """Give the command and all settings."""
+    settings = yaml.safe_dump(summary.config, sort_keys=False, allow_unicode=True)
+    return (
+        f"```bash\n{summary.command}\n```\n\n<details>\n<summary>All settings of this run</summary>\n\n"
+        f"```yaml\n{settings}```\n\n</details>"
+    )

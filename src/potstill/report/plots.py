@@ -1,0 +1,218 @@
+"""The plots of a run: three per model, and one that compares the models.
+
+Figures are built without pyplot: no global state, no window, and safe in any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from potstill.evaluation import ModelResult, Role, Spread, Summary
+from potstill.report.tables import ROLE_NAMES, magnitude, percent, score
+
+# Okabe and Ito's palette stays apart in every common kind of colour blindness, the markers in shades of grey.
+COLOURS: dict[Role, str] = {"teacher": "#0072B2", "distilled": "#D55E00", "baseline": "#009E73"}
+MARKERS: dict[Role, str] = {"teacher": "o", "distilled": "s", "baseline": "^"}
+REFERENCE = "#555555"
+DPI = 160
+LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8}
+COMPARISON_FILE = "comparison.png"
+
+
+def curve_files(role: Role) -> tuple[str, str, str]:
+    """Name the three plots of one model."""
+    return f"{role}_training_loss.png", f"{role}_validation_loss.png", f"{role}_accuracy.png"
+
+
+def draw_plots(summary: Summary, directory: Path) -> list[Path]:
+    """Draw all plots of a run into `directory`, which is made where it is missing."""
+    directory.mkdir(parents=True, exist_ok=True)
+    figures: dict[str, Figure] = {}
+    for role in summary.roles:
+        models = summary.of(role)
+        majority = summary.data.selection_majority_accuracy
+        drawn = (training_loss(models), validation_loss(models), accuracy(models, majority))
+        figures |= dict(zip(curve_files(role), drawn, strict=True))
+    figures[COMPARISON_FILE] = comparison(summary)
+
+    for name, figure in figures.items():
+        figure.savefig(directory / name, dpi=DPI)
+    return [directory / name for name in figures]
+
+
+def training_loss(models: Sequence[ModelResult]) -> Figure:
+    """Draw what training minimises and, for a distilled student, the two terms that it is made of."""
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    _curves(axes, models, "train_loss")
+    distilled = all(_curve(model, "train_kl") for model in models)
+    terms = (("train_ce", "cross-entropy to the labels", "--"), ("train_kl", "KL to the teacher", ":"))
+    for key, name, style in terms if distilled else ():
+        epochs, mean = _mean_curve([_curve(model, key) for model in models])
+        axes.plot(epochs, mean, style, color=REFERENCE, marker=".", label=name)
+    _finish(axes, f"{ROLE_NAMES[models[0].role]}: training loss", "loss on the training split")
+    axes.legend(**LEGEND)
+    return figure
+
+
+def validation_loss(models: Sequence[ModelResult]) -> Figure:
+    """Draw the loss on the selection split, with the epochs that were kept."""
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    _curves(axes, models, "selection_loss")
+    _kept_epochs(axes, models, "selection_loss")
+    _finish(axes, f"{ROLE_NAMES[models[0].role]}: validation loss", "loss on the selection split")
+    axes.legend(**LEGEND)
+    return figure
+
+
+def accuracy(models: Sequence[ModelResult], majority_accuracy: float) -> Figure:
+    """Draw accuracy and, since accuracy alone hides a model that learnt nothing, MCC beside it.
+
+    Args:
+        models: The models of one role.
+        majority_accuracy: Share of the most frequent class in the selection split.
+    """
+    figure = Figure(figsize=(9.6, 4.0), layout="constrained")
+    left, right = figure.subplots(1, 2, sharex=True)
+    name = ROLE_NAMES[models[0].role]
+    panels = (
+        (left, "accuracy", "accuracy", "accuracy on the selection split (%)", 100.0, 100 * majority_accuracy),
+        (right, "mcc", "MCC", "MCC on the selection split", 1.0, 0.0),
+    )
+    for axes, key, title, label, scale, reference in panels:
+        _curves(axes, models, key, scale)
+        _kept_epochs(axes, models, key, scale)
+        axes.axhline(reference, linestyle="--", linewidth=1.2, color=REFERENCE, label="always the majority class")
+        _finish(axes, f"{name}: {title}", label)
+    # Without room above 0 the noise of a model that learnt nothing would fill the panel and look like progress.
+    low, high = right.get_ylim()
+    right.set_ylim(min(low, -0.02), max(high, 0.1))
+    left.legend(**LEGEND)
+    return figure
+
+
+def comparison(summary: Summary) -> Figure:
+    """Draw the models below each other: MCC, accuracy and size."""
+    roles = summary.roles
+    figure = Figure(figsize=(11.0, 1.6 + 0.8 * len(roles)), layout="constrained")
+    panels = figure.subplots(1, 3, sharey=True)
+    mcc, accuracy_axes, size = panels
+    for row, role in enumerate(roles):
+        models = summary.of(role)
+        _score_row(mcc, row, models, "mcc", 1.0)
+        _score_row(accuracy_axes, row, models, "accuracy", 100.0)
+        _size_row(size, row, models[0])
+
+    for axes, reference in ((mcc, 0.0), (accuracy_axes, 100 * summary.data.majority.accuracy)):
+        axes.axvline(reference, linestyle="--", linewidth=1.2, color=REFERENCE, zorder=1)
+    mcc.set_title("MCC (0: learnt nothing, 1: perfect)", fontsize=10)
+    accuracy_axes.set_title("accuracy (%)", fontsize=10)
+    size.set_title("parameters (hollow: trainable)", fontsize=10)
+    size.set_xscale("log")
+    for axes in panels:
+        axes.margins(x=0.2)
+        axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+    mcc.set_yticks(range(len(roles)), [ROLE_NAMES[role] for role in roles])
+    mcc.set_ylim(len(roles) - 0.3, -0.6)  # the first model on top
+    caption = f'Dashed: always "{summary.data.majority_label}". Bars: 95 % interval of a single seed.'
+    if any(len(summary.of(role)) > 1 for role in roles):
+        caption += " Small points: one seed each, their mean above."
+    title = f"{summary.data.name}: evaluation split, {summary.data.evaluation} examples"
+    # Names come from the user: a dollar sign in one is no formula.
+    figure.suptitle(title, fontsize=12, parse_math=False)
+    figure.supxlabel(caption, fontsize=8, color=REFERENCE, parse_math=False)
+    return figure
+
+
+def _curve(model: ModelResult, key: str) -> dict[int, float]:
+    """Return one value per epoch, leaving out epochs that don't have it."""
+    return {int(record["epoch"]): float(record[key]) for record in model.history if record.get(key) is not None}
+
+
+def _mean_curve(curves: Sequence[dict[int, float]]) -> tuple[list[int], list[float]]:
+    """Average over the epochs that every seed reached: beyond them the mean would jump where a seed stops early."""
+    epochs = sorted(set.intersection(*(set(curve) for curve in curves)))
+    return epochs, [float(np.mean([curve[epoch] for curve in curves])) for epoch in epochs]
+
+
+def _curves(axes: Axes, models: Sequence[ModelResult], key: str, scale: float = 1.0) -> None:
+    """Draw a thin line per seed and, of several seeds, a thick one for their mean."""
+    role = models[0].role
+    curves = [{epoch: scale * value for epoch, value in _curve(model, key).items()} for model in models]
+    if len(curves) > 1:
+        for position, curve in enumerate(curves):
+            label = f"single seeds ({len(curves)})" if position == 0 else None
+            x, y = list(curve), list(curve.values())
+            axes.plot(x, y, color=COLOURS[role], alpha=0.35, linewidth=1, marker=".", label=label)
+    epochs, mean = _mean_curve(curves)
+    label = "mean of the seeds" if len(curves) > 1 else f"seed {models[0].seed}"
+    axes.plot(epochs, mean, color=COLOURS[role], linewidth=2.2, marker=MARKERS[role], markersize=5, label=label)
+
+
+def _kept_epochs(axes: Axes, models: Sequence[ModelResult], key: str, scale: float = 1.0) -> None:
+    """Ring the epoch of each seed whose weights were kept."""
+    kept = [(model.best_epoch, _curve(model, key).get(model.best_epoch)) for model in models]
+    points = [(epoch, scale * value) for epoch, value in kept if value is not None]
+    if points:
+        epochs, values = zip(*points, strict=True)
+        axes.scatter(epochs, values, s=90, facecolors="none", edgecolors="black", zorder=4, label="epoch kept")
+
+
+def _finish(axes: Axes, title: str, label: str) -> None:
+    """Give a curve plot its words, whole epochs on the x axis, and nothing that isn't needed."""
+    axes.set_title(title, fontsize=11)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    low, high = axes.dataLim.intervalx
+    axes.set_xlim(low - 0.3, high + 0.3)
+    axes.margins(y=0.12)
+    axes.grid(color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _score_row(axes: Axes, row: int, models: Sequence[ModelResult], name: str, scale: float) -> None:
+    """Draw one model's score: over its seeds, or of its single seed with the interval."""
+    role = models[0].role
+    values = [scale * float(getattr(model.metrics, name)) for model in models]
+    mean = Spread.of(values).mean
+    if len(models) > 1:
+        below = [row + 0.2] * len(values)  # where the mean doesn't cover them
+        axes.scatter(values, below, s=26, color=COLOURS[role], alpha=0.45, linewidths=0, zorder=2)
+    else:
+        low, high = (scale * end for end in models[0].intervals[name])
+        axes.plot([low, high], [row, row], color=COLOURS[role], linewidth=2, zorder=2)
+    axes.plot(mean, row, marker=MARKERS[role], markersize=9, color=COLOURS[role], zorder=3)
+    _annotate(axes, score(mean) if name == "mcc" else percent(mean / scale), mean, row, COLOURS[role])
+
+
+def _size_row(axes: Axes, row: int, model: ModelResult) -> None:
+    """Draw all parameters and, where they are fewer, the trainable ones on a shared line."""
+    colour, marker = COLOURS[model.role], MARKERS[model.role]
+    axes.plot(model.parameters, row, marker=marker, markersize=9, color=colour, zorder=3)
+    _annotate(axes, magnitude(model.parameters), model.parameters, row, colour)
+    if model.trainable_parameters < model.parameters:
+        trainable = model.trainable_parameters
+        axes.plot([trainable, model.parameters], [row, row], color=colour, linewidth=1, alpha=0.5, zorder=1)
+        axes.plot(trainable, row, marker=marker, markersize=9, color=colour, markerfacecolor="white", zorder=3)
+        _annotate(axes, magnitude(trainable), trainable, row, colour)
+
+
+def _annotate(axes: Axes, text: str, x: float, y: float, colour: str) -> None:
+    """Write a value above its marker."""
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.8}
+    axes.annotate(
+        text, (x, y), fontsize=9, color=colour, bbox=box, xytext=(0, 10), textcoords="offset points", ha="center"
+    )

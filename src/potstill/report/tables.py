@@ -1,0 +1,167 @@
+"""The result tables: built once as rows of cells, shown in the terminal or as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from potstill.evaluation import Metrics, ModelResult, Role, Spread, Summary
+
+ROLE_NAMES: dict[Role, str] = {
+    "teacher": "Teacher (LoRA)",
+    "distilled": "Distilled student",
+    "baseline": "Baseline student",
+}
+
+Number = Callable[[float], str]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value and what qualifies it: its interval, its spread or its share."""
+
+    value: str
+    detail: str = ""
+
+    @property
+    def lines(self) -> str:
+        """The detail under the value."""
+        return f"{self.value}\n{self.detail}".rstrip()
+
+    @property
+    def line(self) -> str:
+        """The detail after the value."""
+        return f"{self.value} {self.detail}".rstrip()
+
+
+EMPTY = Cell("–")
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """Headers and rows; the first column holds words, all others numbers."""
+
+    headers: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    def to_rich(self, title: str) -> Table:
+        """Lay the table out for the terminal: turned on its side and details under their values, to fit 80 columns."""
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
+        names = [row[0].lines for row in self.rows]
+        for header in ["", *names]:
+            table.add_column(escape(header), justify="right" if header else "left")
+        for position, header in enumerate(self.headers[1:], start=1):
+            table.add_row(header, *(escape(row[position].lines) for row in self.rows))
+        return table
+
+    def to_markdown(self) -> str:
+        """Write a Markdown table."""
+        rule = ["---"] + ["--:"] * (len(self.headers) - 1)
+        body = [[cell.line.replace("|", r"\|") for cell in row] for row in self.rows]
+        return "\n".join(f"| {' | '.join(line)} |" for line in [list(self.headers), rule, *body])
+
+
+def model_table(summary: Summary) -> ResultTable:
+    """Show one row per role: the mean and standard deviation over seeds, or one seed's value and its interval."""
+    headers = ("model", "parameters", "trainable", "on disk", "accuracy", "MCC", "F1", "training time", "sentences/s")
+    rows = [_model_row(ROLE_NAMES[role], summary.of(role)) for role in summary.roles]
+    majority = summary.data.majority
+    always = (Cell(f'always "{summary.data.majority_label}"'), Cell("0"), Cell("0"), EMPTY)
+    scores = (Cell(percent(majority.accuracy)), Cell(score(majority.mcc)), Cell(score(majority.f1)))
+    return ResultTable(headers, (*rows, (*always, *scores, EMPTY, EMPTY)))
+
+
+def seed_table(summary: Summary) -> ResultTable:
+    """Show one row per trained model, each score with its interval."""
+    headers = ("model", "seed", "accuracy", "MCC", "F1", "MCC on selection", "epoch kept")
+    rows = tuple(
+        (
+            Cell(ROLE_NAMES[model.role]),
+            Cell(str(model.seed)),
+            *_scores([model]),
+            Cell(score(model.selection_mcc)),
+            Cell(f"{model.best_epoch} of {model.epochs}"),
+        )
+        for role in summary.roles
+        for model in summary.of(role)
+    )
+    return ResultTable(headers, rows)
+
+
+def summary_table(summary: Summary) -> Table:
+    """Show a run's results in the terminal."""
+    data = summary.data
+    return model_table(summary).to_rich(f"{data.name}: {data.evaluation} examples of the evaluation split")
+
+
+def percent(share: float) -> str:
+    """Write a share as a percentage."""
+    return f"{100 * share:.1f} %"
+
+
+def score(value: float) -> str:
+    """Write a coefficient such as MCC."""
+    return f"{value:.3f}"
+
+
+def magnitude(count: int) -> str:
+    """Write a large count for people: 134.5M."""
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        # Compared after rounding, so that 999,960 becomes 1.0M instead of 1000.0k.
+        if round(count / size, 1) >= 1:
+            return f"{count / size:.1f}{unit}"
+    return str(count)
+
+
+def duration(seconds: float) -> str:
+    """Write a duration in the two units that matter."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    if minutes:
+        return f"{minutes} min {rest:02} s"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{rest} s"
+
+
+def interval(ends: tuple[float, float], number: Number) -> str:
+    """Write an interval without repeating its unit."""
+    low, high = (number(end).removesuffix(" %") for end in ends)
+    return f"[{low}, {high}]"
+
+
+def _model_row(name: str, models: Sequence[ModelResult]) -> tuple[Cell, ...]:
+    """Summarise the models of one role; size and parameters are the same for every seed."""
+    first = models[0]
+    seeds = f"({len(models)} seeds)" if len(models) > 1 else ""
+    share = first.trainable_parameters / first.parameters
+    return (
+        Cell(name, seeds),
+        Cell(magnitude(first.parameters)),
+        Cell(magnitude(first.trainable_parameters), f"({percent(share)})" if share < 1 else ""),
+        Cell(f"{first.bytes_on_disk / 1e6:.1f} MB"),
+        *_scores(models),
+        Cell(duration(Spread.of([model.train_seconds for model in models]).mean)),
+        Cell(f"{Spread.of([model.sentences_per_second for model in models]).mean:,.0f}"),
+    )
+
+
+def _scores(models: Sequence[ModelResult]) -> tuple[Cell, Cell, Cell]:
+    """Write accuracy, MCC and F1."""
+    return (
+        _score(models, "accuracy", lambda metrics: metrics.accuracy, percent),
+        _score(models, "mcc", lambda metrics: metrics.mcc, score),
+        _score(models, "f1", lambda metrics: metrics.f1, score),
+    )
+
+
+def _score(models: Sequence[ModelResult], name: str, read: Callable[[Metrics], float], number: Number) -> Cell:
+    """Write one score: of several seeds with its standard deviation, of a single one with its interval."""
+    spread = Spread.of([read(model.metrics) for model in models])
+    if len(models) > 1:
+        return Cell(number(spread.mean), f"± {number(spread.std).removesuffix(' %')}")
+    return Cell(number(spread.mean), interval(models[0].intervals[name], number))

@@ -1,0 +1,134 @@
+"""What a saved student's directory holds: the one definition for what writes it and what reads it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from potstill.errors import ArtifactError
+
+FORMAT: Final = 1
+"""Version of the directory's format; raised when an older Potstill could misread a newer directory."""
+
+
+@dataclass(frozen=True)
+class StudentFiles:
+    """Every file of a saved student."""
+
+    directory: Path
+
+    @property
+    def manifest(self) -> Path:
+        """What the student is: a `Manifest`."""
+        return self.directory / "student.json"
+
+    @property
+    def weights(self) -> Path:
+        """The weights for PyTorch, to train on; prediction does not need them."""
+        return self.directory / "model.safetensors"
+
+    @property
+    def model(self) -> Path:
+        """The whole network for onnxruntime."""
+        return self.directory / "model.onnx"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer, as `tokenizers.Tokenizer` saves it."""
+        return self.directory / "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What the student is, beside its weights."""
+
+    spec: Mapping[str, Any]
+    """The fields of `student.network.StudentSpec` (a mapping here: that module needs torch)."""
+    label_names: tuple[str, ...]
+    """Name of each class, in the order of the logits."""
+    max_tokens: int
+    """Longer texts are cut to this many tokens."""
+
+    def save(self, path: Path) -> None:
+        """Write `student.json`."""
+        content = {"format": FORMAT, **asdict(self)}
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Manifest:
+        """Read `student.json`.
+
+        Raises:
+            ArtifactError: It is missing, no JSON, of another format, or a field is missing or of the wrong kind.
+        """
+        content = _read_json(path)
+        if content.get("format") != FORMAT:
+            raise ArtifactError(
+                f"{path}: expected a student of format {FORMAT}, found format {content.get('format')!r}\n"
+                "  what to do: install the Potstill version that wrote it, or train the student again"
+            )
+        problems = _problems(content)
+        if problems:
+            raise ArtifactError(
+                f"{path} is damaged: " + "; ".join(problems) + "\n  what to do: restore it, or save the student again"
+            )
+        return cls(content["spec"], tuple(content["label_names"]), content["max_tokens"])
+
+
+def find_student(path: Path) -> Path:
+    """Return the student's directory at `path`: itself, or a run's distilled student that was best in selection.
+
+    Returns `path` unchanged where neither is found: reading its manifest says what is missing.
+    """
+    if StudentFiles(path).manifest.is_file():
+        return path
+    students = [manifest.parent for manifest in sorted(path.glob("distilled/seed-*/student.json"))]
+    return max(students, key=_selection_mcc, default=path)
+
+
+def _selection_mcc(directory: Path) -> float:
+    return float(_read_json(directory / "training.json").get("best", {}).get("mcc", 0.0))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"{path.parent} holds no saved student: expected a file {path.name}, found none\n"
+            "  what to do: give the directory that the student was saved to"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{path}: expected JSON, found what can't be read: {error}\n"
+            "  what to do: restore the file, or save the student again"
+        ) from None
+    return content if isinstance(content, dict) else {}
+
+
+def _problems(content: dict[str, Any]) -> list[str]:
+    """Say of every field that can't be used what was expected and what was found."""
+    spec, names, max_tokens = (content.get(key) for key in ("spec", "label_names", "max_tokens"))
+    problems = []
+    if not isinstance(spec, dict):
+        problems.append(f"expected a mapping as spec, found {spec!r}")
+    else:
+        problems += [
+            f"expected a whole number as spec.{key}, found {spec.get(key)!r}"
+            for key in ("vocab_size", "num_classes", "padding_id")
+            if not _is_count(spec.get(key))
+        ]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        problems.append(f"expected a list of names as label_names, found {names!r}")
+    elif isinstance(spec, dict) and len(set(names)) != spec.get("num_classes"):
+        problems.append(f"expected {spec.get('num_classes')} different label_names, found {names!r}")
+    if not _is_count(max_tokens) or max_tokens == 0:
+        problems.append(f"expected a positive whole number as max_tokens, found {max_tokens!r}")
+    return problems
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -1,0 +1,66 @@
+"""Device and precision, by Lightning Fabric."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from potstill.config import RuntimeConfig
+from potstill.errors import ConfigError
+
+
+def make_fabric(config: RuntimeConfig, *, large: bool) -> Fabric:
+    """Set up device and precision.
+
+    Args:
+        config: What was asked for.
+        large: Whether the model is large enough to gain from bfloat16. Students are not: they stay in float32.
+
+    Raises:
+        ConfigError: The device is not there.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    device = config.device
+    if device == "auto":
+        device = "cuda" if available["cuda"] else "cpu"  # Apple's is not chosen unasked: it is slow for small models
+    if not available[device]:
+        found = ", ".join(name for name, there in available.items() if there)
+        raise ConfigError([f"runtime.device: {device!r} is not available here, found {found}"])
+    precision = config.precision
+    if precision == "auto":
+        precision = "bf16-mixed" if has_fast_bfloat16(device) else "32-true"
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the precision stands in the report already
+    return Fabric(accelerator=device, devices=1, precision=precision if large else "32-true")
+
+
+def has_fast_bfloat16(device: str) -> bool:
+    """Say whether `device` multiplies bfloat16 in hardware; elsewhere it would be emulated, slower than float32."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device == "cpu":
+        # PyTorch has no public name for these yet.
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+    return False
+
+
+def is_mixed(fabric: Fabric) -> bool:
+    """Say whether matrix products run in bfloat16."""
+    return str(fabric._precision.precision) == "bf16-mixed"
+
+
+def compress_frozen_matrices(model: nn.Module) -> None:
+    """Keep the frozen weights of linear maps in bfloat16.
+
+    Autocast would convert each of them anew in every forward pass. Embeddings and normalisation layers stay in
+    float32, and with them the residual stream.
+    """
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        matrix = isinstance(weight, nn.Parameter) and weight.dim() == 2 and not isinstance(module, nn.Embedding)
+        if matrix and not any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(torch.bfloat16)

@@ -1,0 +1,257 @@
+"""The one fit loop. LoRA tuning, distillation and the baseline differ in the loss they hand to it, nothing else."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from potstill.config import TrainingConfig
+from potstill.data.tokenised import TrainingSet, sequential_batches, shuffled_batches
+from potstill.errors import TrainingError
+from potstill.evaluation.metrics import compute_metrics
+from potstill.training.progress import progress_bar, report_epoch, warn_nothing_learnt
+from potstill.training.schedule import learning_rate_factor, make_optimizer
+
+Loss = Callable[[Tensor, Tensor, Tensor | None], dict[str, Tensor]]
+"""(logits, labels, teacher's logits or None) → `loss` and its parts, each a mean over the batch."""
+
+Record = dict[str, Any]
+"""One line of history.jsonl. `learning_rate` is the one of the epoch's last step; the speeds are those of training."""
+
+Indices = NDArray[np.int64]
+
+EVALUATION_TOKENS = 4096
+"""Tokens per batch without gradients: enough to keep every core busy, small beside the weights."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What came of a fit.
+
+    Attributes:
+        history: One record per epoch, as in history.jsonl.
+        best: The record of the epoch whose weights the model now holds.
+        seconds: Time spent in all, evaluation included.
+    """
+
+    history: tuple[Record, ...]
+    best: Record
+    seconds: float
+
+
+def fit(
+    model: nn.Module,
+    train: TrainingSet,
+    selection: TrainingSet,
+    loss: Loss,
+    config: TrainingConfig,
+    *,
+    fabric: Fabric,
+    seed: int,
+    history_file: Path,
+    save: Callable[[], None],
+    title: str,
+) -> FitResult:
+    """Train `model` and leave it with the weights of its best epoch.
+
+    Args:
+        model: Maps (input_ids, attention_mask) to logits; what requires no gradient stays as it is.
+        train: What gradients come from.
+        selection: What decides the best epoch and when to stop.
+        loss: The objective.
+        config: Epochs, optimiser, schedule, stopping.
+        fabric: Device and precision.
+        seed: Decides batches and dropout. Same seed, same machine, same numbers.
+        history_file: Gets one JSON record per epoch.
+        save: Writes the model; called whenever an epoch is the best so far, so that an interruption loses little.
+        title: What the progress bar calls this fit.
+
+    Raises:
+        TrainingError: The loss is no longer finite.
+    """
+    torch.manual_seed(seed)
+    generator = np.random.default_rng(seed)
+    steps = config.epochs * math.ceil(math.ceil(len(train) / config.batch_size) / config.accumulation)
+    learner = _Learner(model, loss, config, steps, fabric)
+    best = _BestEpoch(model, config.metric)
+    history: list[Record] = []
+    started = time.perf_counter()
+    with progress_bar() as progress, history_file.open("w", encoding="utf-8") as lines:
+        task = progress.add_task(title, total=steps, metrics="")
+        for epoch in range(1, config.epochs + 1):
+            batches = shuffled_batches(train.tokens.lengths, config.batch_size, generator)
+            try:
+                trained = learner.train(
+                    train, batches, lambda value: progress.update(task, advance=1, metrics=f"loss {value:.3f}")
+                )
+                record = {"epoch": epoch, **trained, **learner.evaluate(selection), **learner.pace(train)}
+            except FloatingPointError as error:
+                raise TrainingError(
+                    f"{title}: {error} in epoch {epoch} at learning rate {learner.learning_rate:.2e}\n"
+                    f"  what to do: lower the learning rate or set clip_norm; {best.whereabouts}"
+                ) from None
+            history.append(record)
+            lines.write(json.dumps(record) + "\n")
+            lines.flush()
+            improved = best.offer(record)
+            report_epoch(title, record, config.epochs, selection.majority_share, improved=improved)
+            if improved:
+                save()
+            elif config.patience is not None and epoch - best.record["epoch"] >= config.patience:
+                break
+    best.restore()
+    if best.record["mcc"] <= 0.0:
+        warn_nothing_learnt(title, selection.majority_share)
+    return FitResult(tuple(history), best.record, time.perf_counter() - started)
+
+
+@torch.no_grad()
+def predict_logits(model: nn.Module, data: TrainingSet, fabric: Fabric, *, title: str | None = None) -> Tensor:
+    """Classify all texts without gradients.
+
+    Args:
+        model: Maps (input_ids, attention_mask) to logits; put into evaluation mode.
+        data: The texts.
+        fabric: Device and precision.
+        title: Name for a progress bar; None: no bar.
+
+    Returns:
+        Logits in the texts' order, float32, on the CPU, (texts, classes).
+    """
+    model.eval()
+    parts: list[Tensor] = []
+    order: list[Indices] = []
+    with progress_bar() as progress:
+        task = progress.add_task(title or "", total=len(data), metrics="", visible=title is not None)
+        for indices in sequential_batches(data.tokens.lengths, EVALUATION_TOKENS):
+            batch = data.batch(indices).to(fabric.device)
+            with fabric.autocast():
+                parts.append(model(batch.input_ids, batch.attention_mask).float().cpu())
+            order.append(indices)
+            progress.update(task, advance=len(indices))
+    logits = torch.cat(parts)
+    return torch.empty_like(logits).index_copy_(0, torch.from_numpy(np.concatenate(order)), logits)
+
+
+class _Learner:
+    """A model with its loss, optimiser and schedule: what takes steps.
+
+    Its methods raise FloatingPointError where a loss is not finite; `fit` knows the epoch and tells the user.
+    """
+
+    def __init__(self, model: nn.Module, loss: Loss, config: TrainingConfig, steps: int, fabric: Fabric) -> None:
+        optimizer = make_optimizer(model, config)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(config, steps))
+        self._model, self._optimizer = fabric.setup(model, optimizer)  # the same weights behind device and precision
+        self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._loss, self._config, self._fabric = loss, config, fabric
+        self.learning_rate = config.learning_rate
+        """Learning rate of the latest step."""
+        self._seconds = 0.0
+
+    def train(self, data: TrainingSet, batches: Sequence[Indices], on_step: Callable[[float], None]) -> Record:
+        """Go through `batches` once; return the mean over the examples of the loss and its parts."""
+        started = time.perf_counter()
+        self._model.train()
+        seen: list[dict[str, Tensor]] = []
+        for first in range(0, len(batches), self._config.accumulation):
+            seen += self._step(data, batches[first : first + self._config.accumulation])
+            on_step(float(seen[-1]["loss"]))
+        means = _weighted_means(seen, [len(batch) for batch in batches])
+        self._seconds = time.perf_counter() - started
+        return {f"train_{name}": mean for name, mean in means.items()}
+
+    def evaluate(self, data: TrainingSet) -> Record:
+        """Score a split from its whole predictions: a mean of batch means would weigh a short last batch double."""
+        logits = predict_logits(self._model, data, self._fabric)
+        parts = {name: float(value) for name, value in self._loss(logits, data.labels, data.teacher_logits).items()}
+        _require_finite(parts["loss"], "the loss on the selection split")
+        metrics = compute_metrics(data.labels.numpy(), logits.argmax(dim=1).numpy(), logits.shape[1])
+        scores = {"accuracy": metrics.accuracy, "mcc": metrics.mcc, "f1": metrics.f1}
+        return {f"selection_{name}": value for name, value in parts.items()} | scores
+
+    def pace(self, data: TrainingSet) -> Record:
+        """Tell how the latest `train`, which was on `data`, went forward."""
+        return {
+            "learning_rate": self.learning_rate,
+            "seconds": self._seconds,
+            "tokens_per_second": len(data.tokens.ids) / self._seconds,
+            "sentences_per_second": len(data) / self._seconds,
+        }
+
+    def _step(self, data: TrainingSet, batches: Sequence[Indices]) -> list[dict[str, Tensor]]:
+        """Take one optimiser step on the mean over all examples of `batches`; return each batch's loss and parts."""
+        self.learning_rate = float(self._schedule.get_last_lr()[0])
+        self._optimizer.zero_grad()
+        examples = sum(map(len, batches))
+        seen: list[dict[str, Tensor]] = []
+        for indices in batches:
+            batch = data.batch(indices).to(self._fabric.device)
+            parts = self._loss(self._model(batch.input_ids, batch.attention_mask), batch.labels, batch.teacher_logits)
+            _require_finite(parts["loss"].item(), "the loss")  # before the step: the weights stay usable
+            self._fabric.backward(parts["loss"] * (len(indices) / examples))
+            seen.append({name: value.detach() for name, value in parts.items()})
+        if self._config.clip_norm is not None:
+            clip_grad_norm_(self._trained, self._config.clip_norm)
+        self._optimizer.step()
+        self._schedule.step()
+        return seen
+
+
+class _BestEpoch:
+    """The best epoch so far, and a copy of what was trained until then."""
+
+    def __init__(self, model: nn.Module, metric: str) -> None:
+        self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._metric = metric
+        self._weights: list[Tensor] = []
+        self.record: Record = {}
+
+    @property
+    def whereabouts(self) -> str:
+        """Say what an interruption leaves."""
+        return f"the best epoch so far ({self.record['epoch']}) is saved" if self.record else "nothing is saved yet"
+
+    def offer(self, record: Record) -> bool:
+        """Keep the model's present weights if `record` is better than all before; say whether it is."""
+        if self.record and self._score(record) <= self._score(self.record):
+            return False
+        self.record = record
+        self._weights = [parameter.detach().clone() for parameter in self._trained]
+        return True
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Give the model the kept weights; the frozen rest never changed."""
+        for parameter, weight in zip(self._trained, self._weights, strict=True):
+            parameter.copy_(weight)
+
+    def _score(self, record: Record) -> tuple[float, float]:
+        """Return what to maximise; between equal scores (an MCC of 0, say) the lower loss wins."""
+        lower_loss = -record["selection_loss"]
+        return (lower_loss if self._metric == "loss" else record[self._metric], lower_loss)
+
+
+def _weighted_means(parts: Sequence[dict[str, Tensor]], weights: Sequence[int]) -> dict[str, float]:
+    """Average each named value over batches of different sizes."""
+    return {
+        name: float(np.average(torch.stack([part[name] for part in parts]).cpu().double().numpy(), weights=weights))
+        for name in parts[0]
+    }
+
+
+def _require_finite(value: float, what: str) -> None:
+    if not math.isfinite(value):
+        raise FloatingPointError(f"{what} is {value}")

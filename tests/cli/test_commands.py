@@ -1,0 +1,182 @@
+"""The commands as a user calls them: what they print, write and refuse."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from potstill.cli import main
+
+COMMANDS = ("run", "finetune", "distill", "train", "evaluate", "predict", "params", "data")
+
+TINY = """
+data: {{source: embedded, limit: 120}}
+teacher: {{backbone: {backbone}, training: {{epochs: 1}}}}
+student: {{embedding_size: 8, hidden_size: 8, vocab_size: 300, training: {{epochs: 1}}, seeds: [0]}}
+"""
+
+
+def potstill(*arguments):
+    """Run the command line in this process; return its exit status."""
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as exit_:
+        return exit_.code
+    return 0
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory, tiny_backbone):
+    file = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    file.write_text(TINY.format(backbone=tiny_backbone))
+    return file
+
+
+@pytest.fixture(scope="module")
+def run_directory(tiny, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert potstill("run", "--config", tiny, "--out", out) == 0
+    return out
+
+
+def test_help_imports_nothing_heavy():
+    """What makes `--help` fast; a time would only measure the machine."""
+    heavy = ("torch", "transformers", "numpy", "pydantic", "rich", "onnxruntime")
+    code = (
+        "import sys\nfrom potstill.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "The whole experiment" in result.stdout
+    assert result.stdout.rstrip().endswith("[]")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_without_torch(command):
+    code = (
+        "import sys\nfrom potstill.cli import main\n"
+        f"try: main([{command!r}, '--help'])\nexcept SystemExit: pass\n"
+        "print('torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert f"Usage: potstill {command}" in result.stdout
+    assert result.stdout.rstrip().endswith("False")
+
+
+def test_flags_go_over_the_file(tiny, tmp_path):
+    out = tmp_path / "baseline"
+    assert potstill("train", "--config", tiny, "--cell", "gru", "--seeds", "4", "--no-bidirectional", "--out", out) == 0
+    saved = yaml.safe_load((out / "config.yaml").read_text())
+    assert saved["student"]["cell"] == "gru"
+    assert saved["student"]["seeds"] == [4]
+    assert saved["student"]["bidirectional"] is False
+    assert saved["student"]["hidden_size"] == 8  # from the file
+    assert json.loads((out / "training.json").read_text())["role"] == "baseline"
+
+
+def test_finetune_then_distill(tiny, tmp_path, capsys):
+    teacher, student = tmp_path / "teacher", tmp_path / "student"
+    assert potstill("finetune", "--config", tiny, "--epochs", "1", "--out", teacher) == 0
+    assert potstill("distill", "--config", tiny, "--teacher", teacher, "--alpha", "0.3", "--out", student) == 0
+    assert yaml.safe_load((student / "config.yaml").read_text())["distillation"]["alpha"] == 0.3
+    record = json.loads((student / "history.jsonl").read_text().splitlines()[0])
+    assert record["train_loss"] == pytest.approx(0.3 * record["train_ce"] + 0.7 * record["train_kl"], rel=1e-4)
+
+
+def test_run_prints_the_table(tiny, tmp_path, capsys):
+    assert potstill("run", "--config", tiny, "--out", tmp_path / "run") == 0
+    printed = capsys.readouterr()
+    assert "MCC" in printed.out
+    assert "report:" in printed.out
+    assert "epoch 1/1" in printed.err
+
+
+def test_predict_with_the_best_student(run_directory, capsys, tmp_path):
+    file = tmp_path / "texts.txt"
+    file.write_text("The cat sat.\n\nSat cat the.\n", encoding="utf-8")
+    assert potstill("predict", run_directory, file) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [answer["text"] for answer in answers] == ["The cat sat.", "Sat cat the."]
+    assert {answer["label"] for answer in answers} <= {"acceptable", "unacceptable"}
+    assert all(0.5 <= answer["probability"] <= 1 for answer in answers)
+
+
+def test_predict_with_the_teacher(run_directory, capsys):
+    assert potstill("predict", run_directory / "teacher" / "seed-0", "--text", "The cat sat.") == 0
+    assert json.loads(capsys.readouterr().out)["label"] in {"acceptable", "unacceptable"}
+
+
+def test_predict_refuses_what_is_not_utf8(run_directory, capsys, tmp_path):
+    file = tmp_path / "texts.txt"
+    file.write_bytes(b"fine\n\xff\xfe\n")
+    assert potstill("predict", run_directory, file) == 1
+    assert "texts.txt:2" in capsys.readouterr().err
+
+
+def test_evaluate_scores_every_model_of_a_run(run_directory, capsys):
+    assert potstill("evaluate", run_directory, "--data", "embedded", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["role"] for row in rows} == {"teacher", "distilled", "baseline"}
+    summary = json.loads((run_directory / "summary.json").read_text())
+    reported = {(m["role"], m["seed"]): m["metrics"]["mcc"] for m in summary["models"]}
+    assert {(row["role"], row["seed"]): row["metrics"]["mcc"] for row in rows} == pytest.approx(reported)
+
+
+def test_evaluate_reads_any_labelled_file(run_directory, capsys, tmp_path):
+    file = tmp_path / "judged.tsv"
+    file.write_text("sentence\tverdict\nThe cat sat.\tacceptable\nSat cat the.\tunacceptable\n", encoding="utf-8")
+    student = run_directory / "distilled" / "seed-0"
+    columns = ("--text-column", "sentence", "--label-column", "verdict")
+    assert potstill("evaluate", student, "--data", file, *columns) == 0
+    assert "2 texts" in capsys.readouterr().out
+
+
+def test_params_prints_the_reference_counts(capsys):
+    assert potstill("params", "--backbone", "gpt2", "--random-init", "--rank", "4", "--train-layernorm") == 0
+    assert "total 125.03M, trainable 0.63M, reduction 99.5 %" in capsys.readouterr().out
+
+
+def test_data_writes_the_parts(tmp_path, capsys):
+    assert potstill("data", "--data", "embedded", "--limit", "200", "--write", tmp_path / "parts") == 0
+    assert "evaluation" in capsys.readouterr().out
+    first = json.loads((tmp_path / "parts" / "train.jsonl").read_text().splitlines()[0])
+    assert set(first) == {"text", "label"}
+    assert potstill("data", "--data", tmp_path / "parts") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "--data", "missing.csv"), "missing.csv"),
+        (("run", "--rank", "0"), "teacher.lora.rank"),
+        (("train", "--epochs", "many"), "student.training.epochs"),
+        (("finetune", "--data", "embedded", "--backbone", "./nowhere"), "no such file or directory"),
+    ],
+)
+def test_mistakes_are_told_without_a_traceback(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert potstill(*arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_all_mistakes_of_a_configuration_are_told_at_once(tmp_path, capsys):
+    file = tmp_path / "bad.yaml"
+    file.write_text("teacher: {lora: {rank: 0, dropout: 2}}\nstudent: {cell: transformer, sise: 3}\n")
+    assert potstill("run", "--config", file) == 1
+    error = capsys.readouterr().err
+    for name in ("teacher.lora.rank", "teacher.lora.dropout", "student.cell", "student.sise"):
+        assert name in error
+
+
+def test_missing_extra_names_the_install_line(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pydantic", None)
+    monkeypatch.delitem(sys.modules, "potstill.cli.training", raising=False)
+    monkeypatch.delitem(sys.modules, "potstill.cli.settings", raising=False)
+    monkeypatch.delitem(sys.modules, "potstill.config", raising=False)
+    assert potstill("run") == 1
+    assert "pip install 'potstill[train]'" in capsys.readouterr().err

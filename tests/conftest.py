@@ -1,0 +1,122 @@
+"""Tiny models with random weights, made on the spot: no test needs a download, and none sees this machine's cache."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, which happens below
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
+
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # RoBERTa's order
+VOCABULARY = {token: i for i, token in enumerate([*SPECIAL, *(f"w{n}" for n in range(60))])}
+IDS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2}
+POSITIONS = 40
+
+_COMMON = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": POSITIONS,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": POSITIONS},
+    "llama": _COMMON,
+    "qwen2": _COMMON | {"num_key_value_heads": 1},
+    "opt": _COMMON | {"ffn_dim": 32, "word_embed_proj_dim": 16},
+    "gpt_neox": _COMMON,
+    "bloom": {"hidden_size": 16, "n_layer": 2, "n_head": 2},
+    "bert": _COMMON,
+    "roberta": _COMMON,
+    "distilbert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "max_position_embeddings": POSITIONS},
+    "modernbert": _COMMON,
+    "mpnet": _COMMON,
+    "albert": _COMMON | {"embedding_size": 8},
+    "deberta-v2": _COMMON | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+}
+
+MakeModel = Callable[..., PreTrainedModel]
+ModelDirectory = Callable[[str], Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def isolated_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    directory = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POTSTILL_CACHE", str(directory))
+        yield directory
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def make_model() -> MakeModel:
+    """Build a classification model of a family; equal seeds give equal weights."""
+
+    def make(family: str, *, num_labels: int = 3, seed: int = 0) -> PreTrainedModel:
+        config = AutoConfig.for_model(
+            family, **FAMILIES[family], **IDS, vocab_size=len(VOCABULARY), num_labels=num_labels
+        )
+        torch.manual_seed(seed)
+        model = AutoModelForSequenceClassification.from_config(config).eval()
+        for parameter in model.parameters():
+            if parameter.dim() > 1:  # the usual initial weights are so small that errors would hide behind tolerances
+                parameter.data.mul_(5)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def model_directory(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> ModelDirectory:
+    """Save a family's tiny model with a tiny tokenizer, once, and return where."""
+    made: dict[str, Path] = {}
+
+    def directory(family: str) -> Path:
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp(family)
+            make_model(family).base_model.save_pretrained(made[family])  # like a hub checkpoint, without a head
+            tiny_tokenizer().save_pretrained(made[family])
+        return made[family]
+
+    transformers.logging.disable_progress_bar()
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(model_directory: ModelDirectory) -> Path:
+    """A backbone for tests to which the family does not matter."""
+    return model_directory("llama")
+
+
+@pytest.fixture(scope="session")
+def batch() -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask of three texts of 7, 3 and 5 tokens, padded on the right."""
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.arange(7) < torch.tensor([[7], [3], [5]])
+    ids = torch.randint(len(SPECIAL), len(VOCABULARY), mask.shape, generator=generator)
+    return ids.where(mask, IDS["pad_token_id"]), mask.long()
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )

@@ -1,0 +1,232 @@
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from potstill.config import DataConfig
+from potstill.data.readers import label_names_of, read_examples, read_rows
+from potstill.errors import DataError
+
+CONFIG = DataConfig()
+PAIRS = DataConfig(text_column="premise", pair_column="hypothesis")
+
+
+def write(directory: Path, name: str, content: str | bytes) -> Path:
+    path = directory / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def content(path: Path, config: DataConfig = CONFIG) -> list[tuple[str, str]]:
+    return [(row.text, row.label) for row in read_rows(path, config)]
+
+
+def lines(path: Path) -> list[int]:
+    return [row.line for row in read_rows(path, CONFIG)]
+
+
+def non_empty(alphabet: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return st.text(alphabet, max_size=20).filter(str.strip)
+
+
+UNICODE = st.one_of(st.sampled_from("\"',;\\ äß東🦜\u2028\ufeff"), st.characters(exclude_categories=["Cs"]))
+ONE_LINE = UNICODE.filter(lambda character: character not in "\t\r\n")
+
+round_trip = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def stripped(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(text.strip(), label.strip()) for text, label in rows]
+
+
+class TestRoundTrip:
+    @round_trip
+    @given(rows=st.lists(st.tuples(non_empty(UNICODE), non_empty(UNICODE)), min_size=1))
+    def test_csv(self, tmp_path, rows):
+        path = tmp_path / "rows.csv"
+        with path.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("text", "label"), *rows])
+        assert content(path) == stripped(rows)
+
+    @round_trip
+    @given(rows=st.lists(st.tuples(non_empty(ONE_LINE), non_empty(ONE_LINE)), min_size=1))
+    def test_tsv(self, tmp_path, rows):
+        table = [("label", "text"), *((label, text) for text, label in rows)]
+        path = write(tmp_path, "rows.tsv", "\n".join("\t".join(fields) for fields in table))
+        assert content(path) == stripped(rows)
+
+    @round_trip
+    @given(rows=st.lists(st.tuples(non_empty(UNICODE), non_empty(UNICODE)), min_size=1), ascii_only=st.booleans())
+    def test_jsonl(self, tmp_path, rows, ascii_only):
+        records = (json.dumps({"text": text, "label": label}, ensure_ascii=ascii_only) for text, label in rows)
+        assert content(write(tmp_path, "rows.jsonl", "\n".join(records))) == stripped(rows)
+
+    @round_trip
+    @given(rows=st.lists(st.tuples(non_empty(UNICODE), non_empty(UNICODE)), min_size=1))
+    def test_parquet(self, tmp_path, rows):
+        path = tmp_path / "rows.parquet"
+        pq.write_table(pa.Table.from_pylist([{"text": text, "label": label} for text, label in rows]), path)
+        assert content(path) == stripped(rows)
+
+
+class TestFormats:
+    def test_byte_order_mark_and_upper_case_suffix(self, tmp_path):
+        assert content(write(tmp_path, "a.CSV", "\ufefftext,label\nhello,x\n")) == [("hello", "x")]
+
+    def test_other_columns_are_ignored_and_columns_are_found_by_name(self, tmp_path):
+        path = write(tmp_path, "a.csv", "id,intent,note,utterance\n7,greet,,hi\n")
+        config = DataConfig(text_column="utterance", label_column="intent")
+        assert content(path, config) == [("hi", "greet")]
+
+    def test_quoted_line_breaks_keep_physical_line_numbers(self, tmp_path):
+        path = write(tmp_path, "a.csv", 'text,label\r\n"two\r\nlines",a\r\n\r\n"one ""line""",b\r\n')
+        assert lines(path) == [2, 5]
+        assert content(path) == [("two\r\nlines", "a"), ('one "line"', "b")]
+
+    def test_tsv_takes_quotation_marks_as_they_are(self, tmp_path):
+        path = write(tmp_path, "a.tsv", 'text\tlabel\n"Stop, he said\ta\n"quoted"\tb')
+        assert content(path) == [('"Stop, he said', "a"), ('"quoted"', "b")]
+
+    def test_jsonl_skips_empty_lines(self, tmp_path):
+        path = write(tmp_path, "a.jsonl", '{"text": "x", "label": "a"}\n\n{"text": "y", "label": "b"}\r\n')
+        assert lines(path) == [1, 3]
+
+    def test_parquet_numbers_rows_across_row_groups(self, tmp_path):
+        table = pa.table({"text": ["x", "y", "z"], "label": pa.array(["a", "b", "a"]).dictionary_encode()})
+        pq.write_table(table, tmp_path / "a.parquet", row_group_size=1)
+        assert lines(tmp_path / "a.parquet") == [1, 2, 3]
+
+    @pytest.mark.parametrize(
+        ("written", "read"),
+        [("3", "3"), ("-1", "-1"), ("2.0", "2"), ("true", "true"), ('" a "', "a"), ('"2.0"', "2.0")],
+    )
+    def test_labels_become_strings(self, tmp_path, written, read):
+        assert content(write(tmp_path, "a.jsonl", f'{{"text": "x", "label": {written}}}')) == [("x", read)]
+
+    def test_sentence_pairs(self, tmp_path):
+        path = write(
+            tmp_path, "a.csv", "premise,hypothesis,label\nIt rains., It is wet. ,yes\nIt rains.,It is dry.,no\n"
+        )
+        examples = read_examples(path, PAIRS, ("no", "yes"))
+        assert examples.texts == ("It rains.", "It rains.")
+        assert examples.pairs == ("It is wet.", "It is dry.")
+        assert examples.labels.tolist() == [1, 0]
+
+    def test_cola_files_are_known_by_name(self, tmp_path):
+        path = write(tmp_path, "in_domain_dev.tsv", 'gj04\t1\t\tHe said "no.\ngj04\t0\t*\tHim said no.')
+        examples = read_examples(path, CONFIG, ("unacceptable", "acceptable"))
+        assert examples.texts == ('He said "no.', "Him said no.")
+        assert examples.labels.tolist() == [1, 0]
+
+
+class TestLabelNames:
+    @pytest.mark.parametrize(
+        ("labels", "expected"),
+        [
+            (["10", "9", "-1"], ("-1", "9", "10")),
+            (["10", "9", "b"], ("10", "9", "b")),
+            (["neutral", "bad", "good"], ("bad", "good", "neutral")),
+            (["9" * 5000, "1"], ("1", "9" * 5000)),
+        ],
+    )
+    def test_order(self, tmp_path, labels, expected):
+        path = write(tmp_path, "a.tsv", "text\tlabel\n" + "".join(f"x\t{label}\n" for label in labels))
+        assert label_names_of(read_rows(path, CONFIG), path) == expected
+
+    def test_one_class_is_refused_for_training_but_not_for_evaluation(self, tmp_path):
+        path = write(tmp_path, "a.csv", "text,label\nx,a\ny,a\n")
+        with pytest.raises(DataError, match="all rows have the label 'a'"):
+            label_names_of(read_rows(path, CONFIG), path)
+        assert np.array_equal(read_examples(path, CONFIG, ("a", "b")).labels, [0, 0])
+
+
+OBJECT = '{"text": "x", "label": "a"}\n'
+REFUSALS = {
+    # name: (file, content, line, part of the message, part of the remedy)
+    "missing label column": ("a.csv", "text,category\nx,a\n", 1, "'text', 'category'", "`--label-column category`"),
+    "missing text column": ("a.tsv", "Sentence\tlabel\nx\ta\n", 1, "no column 'text'", "`--text-column Sentence`"),
+    "no likely column": ("a.csv", "foo,label\nx,a\n", 1, "no column 'text'", "with --text-column, or add the header"),
+    "missing column in one object": ("a.jsonl", OBJECT + '{"text": "x"}', 2, "no column 'label'", "--label-column"),
+    "column twice": ("a.csv", "text,label,text\nx,a,y\n", 1, "2 columns are called 'text'", "rename"),
+    "too few fields": ("a.csv", 'text,label\n"x\ny",a\n\nz\n', 5, "expected 2 fields, found 1", "every column a field"),
+    "too many fields": ("a.csv", "text,label\nx,y,a\n", 2, "expected 2 fields, found 3", "quotation marks"),
+    "tab in a text": ("a.tsv", "text\tlabel\nx\ta\nx\ty\ta\n", 3, "expected 2 fields, found 3", "TSV"),
+    "open quote": ("a.csv", 'text,label\nx,a\n"y,b\nz,a\n', 3, "unexpected end of data", "never closed"),
+    "quote inside quotes": ("a.csv", 'text,label\n"say "x" now",a\n', 2, "can't be read", "write each one twice"),
+    "swallowed rest": ("a.csv", 'text,label\n"x,a\n' + "y,b\n" * 50_000, 2, "field larger", "never closed"),
+    "wrong encoding": ("a.csv", b"text,label\nx,a\n\nna\xefve,b\n", 4, "no UTF-8", "save the file as UTF-8"),
+    "wrong encoding in JSONL": ("a.jsonl", OBJECT.encode() + b'{"text": "\xe4"}', 2, "no UTF-8", "UTF-8"),
+    "UTF-16": ("a.csv", "text,label\nx,a\n".encode("utf-16"), 1, "no UTF-8", "save the file as UTF-8"),
+    "empty text": ("a.csv", "text,label\nx,a\n  ,b\n", 3, "'text' holds an empty text", "leave the row out"),
+    "empty label": ("a.csv", "text,label\nx,\n", 2, "'label' holds no label", "leave the row out"),
+    "null label": ("a.jsonl", OBJECT + '{"text": "x", "label": null}', 2, "holds no label", "leave the row out"),
+    "label is not a number": ("a.jsonl", '{"text": "x", "label": NaN}', 1, "holds no label", "leave the row out"),
+    "fraction as label": ("a.jsonl", OBJECT + '{"text": "x", "label": 0.5}', 2, "holds 0.5", "--label-column"),
+    "list as label": ("a.jsonl", '{"text": "x", "label": ["a"]}', 1, "neither a string nor", "--label-column"),
+    "number as text": ("a.jsonl", '{"text": 5, "label": "a"}', 1, "should hold text, found int", "as a string"),
+    "null text": ("a.jsonl", '{"text": null, "label": "a"}', 1, "found nothing", "leave the row out"),
+    "half a surrogate pair": ("a.jsonl", r'{"text": "x\ud83e", "label": "a"}', 1, "position 1", r"\u escape"),
+    "no object": ("a.jsonl", OBJECT + "[1, 2]\n", 2, "expected a JSON object, found list", "one object a line"),
+    "broken JSON": ("a.jsonl", OBJECT + '{"text": "x"\n', 2, "this is no JSON", "one object a line"),
+    "bottomless JSON": ("a.jsonl", OBJECT + "[" * 100_000, 2, "this is no JSON", "one object a line"),
+    "header alone": ("a.csv", "text,label\n", None, "there are no rows", "the file you meant"),
+    "empty file": ("a.tsv", "", None, "there are no rows", "the file you meant"),
+    "no Parquet": ("a.parquet", "text,label\n", None, "can't be read as Parquet", "write the file again"),
+    "unknown suffix": ("a.txt", "x", None, "'.txt' does not tell the format", "'.jsonl', '.parquet'"),
+    "CoLA with another label": ("in_domain_train.tsv", "a\t1\t\tx\na\t2\t\ty\n", 2, "the label is '2'", "fetch"),
+    "CoLA with a header": ("in_domain_train.tsv", "text\tlabel\nx\t1\n", 1, "expected 4 fields, found 2", "field"),
+}
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(("name", "written", "line", "message", "remedy"), REFUSALS.values(), ids=REFUSALS)
+    def test_names_file_line_and_remedy(self, tmp_path, name, written, line, message, remedy):
+        path = write(tmp_path, name, written)
+        with pytest.raises(DataError) as caught:
+            read_rows(path, CONFIG)
+        assert caught.value.file == str(path)
+        assert caught.value.line == line
+        assert message in str(caught.value)
+        assert remedy in caught.value.remedy
+
+    def test_unknown_label(self, tmp_path):
+        path = write(tmp_path, "a.csv", "text,label\nx,good\ny,goood\n")
+        with pytest.raises(DataError, match="unknown label 'goood'") as caught:
+            read_examples(path, CONFIG, ("bad", "good"))
+        assert (caught.value.file, caught.value.line) == (str(path), 3)
+        assert "'bad', 'good'" in caught.value.remedy
+
+    def test_missing_pair_column(self, tmp_path):
+        path = write(tmp_path, "a.csv", "premise,sentence2,label\nx,y,a\n")
+        with pytest.raises(DataError, match="no column 'hypothesis'") as caught:
+            read_rows(path, PAIRS)
+        assert "`--pair-column sentence2`" in caught.value.remedy
+
+    @pytest.mark.parametrize("name", ["absent.csv", "absent.jsonl", "absent.parquet", "in_domain_dev.tsv"])
+    def test_absent_file(self, tmp_path, name):
+        with pytest.raises(DataError, match="can't be"):
+            read_rows(tmp_path / name, CONFIG)
+
+    def test_parquet_names_the_row(self, tmp_path):
+        pq.write_table(pa.table({"text": ["x", "y"], "label": ["a", None]}), tmp_path / "a.parquet")
+        with pytest.raises(DataError, match="holds no label") as caught:
+            read_rows(tmp_path / "a.parquet", CONFIG)
+        assert caught.value.line == 2
+
+    def test_parquet_without_the_column(self, tmp_path):
+        pq.write_table(pa.table({"review": ["x"], "label": ["a"]}), tmp_path / "a.parquet")
+        with pytest.raises(DataError, match="the columns are 'review', 'label'") as caught:
+            read_rows(tmp_path / "a.parquet", CONFIG)
+        assert "`--text-column review`" in caught.value.remedy
+
+    def test_parquet_with_strings_that_are_no_utf8(self, tmp_path):
+        broken = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff"]).buffers())
+        pq.write_table(pa.table({"text": broken, "label": ["a"]}), tmp_path / "a.parquet")
+        with pytest.raises(DataError, match="can't be read as Parquet"):
+            read_rows(tmp_path / "a.parquet", CONFIG)

@@ -1,0 +1,281 @@
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+
+from potstill.config import DataConfig
+from potstill.data import Corpus, load_corpus
+from potstill.data.grammar import generate
+from potstill.errors import DataError, SourceError
+
+SHARED = Path(__file__).parents[3] / "shared"
+needs_cola = pytest.mark.skipif(not (SHARED / "cola").is_dir(), reason="CoLA is not beside the checkout")
+needs_banking77 = pytest.mark.skipif(not (SHARED / "banking77").is_dir(), reason="Banking77 is not beside the checkout")
+
+
+@pytest.fixture(autouse=True)
+def bare_directory(tmp_path, monkeypatch):
+    """Work where no CoLA is in reach and the hub is out of bounds."""
+    directory = tmp_path / "project"
+    directory.mkdir()
+    monkeypatch.chdir(directory)
+    monkeypatch.delenv("POTSTILL_DATA", raising=False)
+
+    def unreachable(*_arguments):
+        raise ConnectionError("no network in tests")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    return directory
+
+
+def write_csv(path: Path, per_class: dict[str, int], prefix: str = "text") -> None:
+    rows = (f"{prefix} {label} {i},{label}\n" for label, count in per_class.items() for i in range(count))
+    path.write_text("text,label\n" + "".join(rows), encoding="utf-8")
+
+
+def write_cola(directory: Path, train: int = 40, evaluation: int = 4) -> None:
+    directory.mkdir(parents=True)
+    for name, count in (("in_domain_train.tsv", train), ("in_domain_dev.tsv", evaluation)):
+        lines = (f"x01\t{i % 2}\t\tSentence {i} of {name}.\n" for i in range(count))
+        (directory / name).write_text("".join(lines), encoding="utf-8")
+
+
+def sizes(corpus: Corpus) -> tuple[int, int, int]:
+    return len(corpus.train), len(corpus.selection), len(corpus.evaluation)
+
+
+def serve(monkeypatch, **parts: datasets.Dataset) -> list[tuple[str, str | None]]:
+    """Let the hub hold these parts, and note what is asked of it."""
+    asked: list[tuple[str, str | None]] = []
+
+    def load_dataset(path, configuration):
+        asked.append((path, configuration))
+        return datasets.DatasetDict(parts)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return asked
+
+
+def hub_part(labels: list[int], column: str = "text") -> datasets.Dataset:
+    features = datasets.Features(
+        {column: datasets.Value("string"), "label": datasets.ClassLabel(names=["unacceptable", "acceptable"])}
+    )
+    return datasets.Dataset.from_dict({column: [f"text {i}" for i in range(len(labels))], "label": labels}, features)
+
+
+class TestCola:
+    @needs_cola
+    def test_counts(self):
+        corpus = load_corpus(DataConfig(source=str(SHARED / "cola")))
+        learnt_from = np.concatenate([corpus.train.labels, corpus.selection.labels])
+        assert (len(learnt_from), learnt_from.sum()) == (8551, 6023)
+        assert (len(corpus.evaluation), corpus.evaluation.labels.sum()) == (527, 365)
+        assert len(corpus.selection) == 855
+        assert corpus.label_names == ("unacceptable", "acceptable")
+        assert corpus.selection.labels.mean() == pytest.approx(6023 / 8551, abs=1e-3)
+
+    @pytest.mark.parametrize("source", ["cola", "auto"])
+    @pytest.mark.parametrize("place", ["data/cola", "../shared/cola", "elsewhere", "elsewhere/cola"])
+    def test_local_copies_are_found(self, monkeypatch, source, place):
+        monkeypatch.setenv("POTSTILL_DATA", "elsewhere")
+        write_cola(Path(place))
+        corpus = load_corpus(DataConfig(source=source))
+        assert (corpus.name, corpus.source) == ("cola", place)
+        assert sizes(corpus) == (36, 4, 4)
+
+    def test_other_columns_in_the_configuration_do_not_matter(self):
+        write_cola(Path("data/cola"))
+        assert sizes(load_corpus(DataConfig(source="cola", text_column="body", pair_column="title"))) == (36, 4, 4)
+
+    def test_without_its_evaluation_part(self):
+        write_cola(Path("data/cola"))
+        Path("data/cola/in_domain_dev.tsv").unlink()
+        with pytest.raises(DataError, match=r"in_domain_dev\.tsv"):
+            load_corpus(DataConfig(source="cola"))
+
+    def test_from_the_hub(self, monkeypatch):
+        asked = serve(
+            monkeypatch,
+            train=hub_part([0, 1] * 20, "sentence"),
+            validation=hub_part([1, 0, 1], "sentence"),
+            test=hub_part([-1] * 5, "sentence"),
+        )
+        corpus = load_corpus(DataConfig(source="cola"))
+        assert asked == [("nyu-mll/glue", "cola")]
+        assert corpus.evaluation.labels.tolist() == [1, 0, 1]
+        assert "hub" in corpus.source.lower()
+
+    def test_out_of_reach(self):
+        with pytest.raises(SourceError, match="no network in tests") as caught:
+            load_corpus(DataConfig(source="cola"))
+        assert "../shared/cola" in str(caught.value)
+        assert "in_domain_train.tsv" in str(caught.value)
+
+
+class TestEmbedded:
+    @pytest.mark.parametrize("source", ["embedded", "auto"])
+    def test_serves_where_nothing_else_is(self, source):
+        corpus = load_corpus(DataConfig(source=source))
+        assert corpus.name == "embedded"
+        assert corpus.label_names == ("unacceptable", "acceptable")
+        assert len(corpus.evaluation) == len(generate("heldout"))
+        assert len(corpus.train) + len(corpus.selection) == len(generate("train"))
+
+    @pytest.mark.parametrize("limit", [None, 200])
+    def test_minimal_pairs_stay_together(self, limit):
+        corpus = load_corpus(DataConfig(source="embedded", limit=limit))
+        pair_of = {judgement.sentence: judgement.pair for judgement in generate("train")}
+        train = [pair_of[text] for text in corpus.train.texts]
+        selection = [pair_of[text] for text in corpus.selection.texts]
+        assert not set(train) & set(selection)
+        assert len(train) == 2 * len(set(train))
+        assert len(selection) == 2 * len(set(selection))
+        if limit:
+            assert len(train) + len(selection) == limit
+
+
+class TestFiles:
+    def test_single_file_holds_out_a_tenth(self):
+        write_csv(Path("mail.csv"), {"spam": 40, "ham": 160})
+        corpus = load_corpus(DataConfig(source="mail.csv"))
+        assert (corpus.name, corpus.source, corpus.label_names) == ("mail", "mail.csv", ("ham", "spam"))
+        assert sizes(corpus) == (162, 18, 20)
+        assert np.bincount(corpus.evaluation.labels).tolist() == [16, 4]
+        texts = corpus.train.texts + corpus.selection.texts + corpus.evaluation.texts
+        assert len(set(texts)) == 200
+
+    def test_split_depends_on_its_seed_alone(self):
+        write_csv(Path("mail.csv"), {"spam": 40, "ham": 160})
+        first, again, other = (load_corpus(DataConfig(source="mail.csv", split_seed=seed)) for seed in (0, 0, 1))
+        assert first.train.texts == again.train.texts
+        assert first.train.texts != other.train.texts
+
+    def test_evaluation_file(self):
+        write_csv(Path("mail.csv"), {"spam": 20, "ham": 20})
+        write_csv(Path("later.csv"), {"ham": 3})
+        corpus = load_corpus(DataConfig(source="mail.csv", evaluation="later.csv"))
+        assert sizes(corpus) == (36, 4, 3)
+        assert corpus.source == "mail.csv, evaluation from later.csv"
+
+    def test_label_that_training_does_not_know(self):
+        write_csv(Path("mail.csv"), {"spam": 20, "ham": 20})
+        write_csv(Path("later.csv"), {"ham": 3, "phish": 1})
+        with pytest.raises(DataError, match="unknown label 'phish'") as caught:
+            load_corpus(DataConfig(source="mail.csv", evaluation="later.csv"))
+        assert (caught.value.file, caught.value.line) == ("later.csv", 5)
+
+    def test_one_class(self):
+        write_csv(Path("mail.csv"), {"spam": 20})
+        with pytest.raises(DataError, match="all rows have the label 'spam'"):
+            load_corpus(DataConfig(source="mail.csv"))
+
+    def test_rare_classes_are_learnt_from(self):
+        write_csv(Path("mail.csv"), {"spam": 60, "ham": 60, "rare": 1})
+        corpus = load_corpus(DataConfig(source="mail.csv"))
+        assert corpus.label_names.index("rare") in corpus.train.labels
+
+    def test_too_few_to_split(self):
+        write_csv(Path("mail.csv"), {"spam": 1, "ham": 1})
+        with pytest.raises(DataError, match="none of them for the class") as caught:
+            load_corpus(DataConfig(source="mail.csv"))
+        assert "add examples" in caught.value.remedy
+
+    def test_limit_smaller_than_the_number_of_classes(self):
+        write_csv(Path("mail.csv"), {f"class {i}": 5 for i in range(30)})
+        with pytest.raises(DataError, match="none of them for the class") as caught:
+            load_corpus(DataConfig(source="mail.csv", limit=20))
+        assert "--limit" in caught.value.remedy
+
+    @needs_banking77
+    def test_banking77(self):
+        config = DataConfig(source=str(SHARED / "banking77"), label_column="category")
+        corpus = load_corpus(config)
+        assert len(corpus.train) + len(corpus.selection) == 10_003
+        assert (len(corpus.evaluation), corpus.num_classes) == (3080, 77)
+        limited = load_corpus(config.model_copy(update={"limit": 200}))
+        assert sizes(limited) == (180, 20, 3080)
+        assert set(limited.train.labels.tolist()) == set(range(77))
+
+
+class TestDirectories:
+    @pytest.mark.parametrize(
+        ("parts", "expected"),
+        [(("test", "dev"), "test"), (("validation", "dev"), "dev"), (("validation",), "validation")],
+    )
+    def test_evaluation_part(self, parts, expected):
+        write_csv(Path("train.csv"), {"spam": 20, "ham": 20})
+        for part in parts:
+            write_csv(Path(f"{part}.csv"), {"spam": 2}, prefix=part)
+        corpus = load_corpus(DataConfig(source="."))
+        assert corpus.name == "project"
+        assert corpus.evaluation.texts == (f"{expected} spam 0", f"{expected} spam 1")
+
+    def test_parts_may_differ_in_format(self):
+        write_csv(Path("train.csv"), {"spam": 20, "ham": 20})
+        Path("test.jsonl").write_text(json.dumps({"text": "x", "label": "ham"}), encoding="utf-8")
+        assert load_corpus(DataConfig(source=".")).evaluation.texts == ("x",)
+
+    def test_part_that_is_replaced_is_not_read(self):
+        write_csv(Path("train.csv"), {"spam": 20, "ham": 20})
+        write_csv(Path("labelled.csv"), {"spam": 2})
+        Path("test.csv").write_text("text\nwithout labels\n", encoding="utf-8")
+        assert len(load_corpus(DataConfig(source=".", evaluation="labelled.csv")).evaluation) == 2
+
+    def test_without_training_data(self):
+        with pytest.raises(SourceError, match=r"no training data\n.*train\.csv"):
+            load_corpus(DataConfig(source="."))
+
+    def test_two_training_files(self):
+        write_csv(Path("train.csv"), {"spam": 20, "ham": 20})
+        Path("train.jsonl").touch()
+        with pytest.raises(SourceError, match=r"holds train\.csv and train\.jsonl"):
+            load_corpus(DataConfig(source="."))
+
+
+class TestHub:
+    def test_classes_keep_the_names_and_order_of_the_hub(self, monkeypatch):
+        asked = serve(monkeypatch, train=hub_part([0, 1] * 20), test=hub_part([1, 0]))
+        corpus = load_corpus(DataConfig(source="owner/name"))
+        assert asked == [("owner/name", None)]
+        assert (corpus.name, corpus.label_names) == ("owner/name", ("unacceptable", "acceptable"))
+        assert corpus.evaluation.labels.tolist() == [1, 0]
+
+    def test_plain_labels_and_no_held_out_part(self, monkeypatch):
+        asked = serve(monkeypatch, train=datasets.Dataset.from_dict({"text": ["x", "y"] * 50, "label": [10, 9] * 50}))
+        corpus = load_corpus(DataConfig(source="owner/name.en:v1-2"))
+        assert asked == [("owner/name.en", "v1-2")]
+        assert corpus.label_names == ("9", "10")
+        assert sizes(corpus) == (81, 9, 10)
+
+    def test_missing_column(self, monkeypatch):
+        serve(monkeypatch, train=hub_part([0, 1], "sentence"))
+        with pytest.raises(DataError, match="`--text-column sentence`"):
+            load_corpus(DataConfig(source="owner/name"))
+
+    def test_withheld_label(self, monkeypatch):
+        serve(monkeypatch, train=hub_part([0, 1, -1]))
+        with pytest.raises(DataError, match="holds no label") as caught:
+            load_corpus(DataConfig(source="owner/name"))
+        assert (caught.value.file, caught.value.line) == ("Hugging Face hub, owner/name, train", 3)
+
+    def test_without_a_training_part(self, monkeypatch):
+        serve(monkeypatch, test=hub_part([0, 1]))
+        with pytest.raises(SourceError, match="no part 'train'; its parts are test"):
+            load_corpus(DataConfig(source="owner/name"))
+
+    def test_out_of_reach(self):
+        with pytest.raises(SourceError, match="no network in tests"):
+            load_corpus(DataConfig(source="owner/name"))
+
+
+@pytest.mark.parametrize(
+    "source", ["colla", "mail.csv", "./mail", "/no/where", "../shared/colla", "sub/mail", "owner/mail.csv", "a/b/c", ""]
+)
+def test_misspelt_paths_are_no_hub_names(monkeypatch, source):
+    asked = serve(monkeypatch, train=hub_part([0, 1]))
+    Path("sub").mkdir()
+    with pytest.raises(SourceError, match=r"`owner/name:configuration`|no training data"):
+        load_corpus(DataConfig(source=source))
+    assert asked == []

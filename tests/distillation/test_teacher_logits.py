@@ -1,0 +1,82 @@
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+
+from potstill.data import Examples
+from potstill.distillation.teacher_logits import teacher_logits
+
+
+@dataclass
+class CountingTeacher:
+    """Judges a text by its length and remembers what it was asked."""
+
+    name: str = "first"
+    bias: float = 0.0
+    asked: list[str] = field(default_factory=list)
+
+    def key(self, directory):
+        return self.name
+
+    def logits(self, examples, title=None):
+        self.asked += examples.texts
+        pairs = examples.pairs or [""] * len(examples)
+        scores = [[len(text) + self.bias, len(pair)] for text, pair in zip(examples.texts, pairs, strict=True)]
+        return torch.tensor(scores, dtype=torch.float32)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("POTSTILL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def make_examples(*texts: str, pairs: tuple[str, ...] | None = None) -> Examples:
+    return Examples(texts, np.zeros(len(texts), dtype=np.int64), pairs)
+
+
+def test_every_text_is_judged_once_and_answers_stand_in_order(tmp_path):
+    teacher = CountingTeacher()
+    first = teacher_logits(teacher, tmp_path, make_examples("aa", "b", "aa", "cccc"))
+    assert first[:, 0].tolist() == [2, 1, 2, 4]
+    assert first.dtype == torch.float32
+    assert teacher.asked == ["aa", "b", "cccc"]
+    second = teacher_logits(teacher, tmp_path, make_examples("b", "ddd", "cccc"))
+    assert second[:, 0].tolist() == [1, 3, 4]
+    assert teacher.asked == ["aa", "b", "cccc", "ddd"]
+
+
+def test_another_process_finds_the_answers(tmp_path):
+    examples = make_examples("aa", "b")
+    expected = teacher_logits(CountingTeacher(), tmp_path, examples)
+    later = CountingTeacher()
+    assert torch.equal(teacher_logits(later, tmp_path, examples), expected)
+    assert later.asked == []
+
+
+def test_a_changed_teacher_never_gets_the_old_ones_answers(tmp_path):
+    examples = make_examples("aa", "b")
+    teacher_logits(CountingTeacher(), tmp_path, examples)
+    changed = CountingTeacher(name="second", bias=10)
+    assert teacher_logits(changed, tmp_path, examples)[:, 0].tolist() == [12, 11]
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-3], lambda content: b"", lambda content: content[::-1]])
+def test_a_damaged_cache_is_made_again(tmp_path, cache, damage):
+    examples = make_examples("aa", "b")
+    expected = teacher_logits(CountingTeacher(), tmp_path, examples)
+    (file,) = (cache / "logits").iterdir()
+    file.write_bytes(damage(file.read_bytes()))
+    for asked in (["aa", "b"], []):
+        teacher = CountingTeacher()
+        assert torch.equal(teacher_logits(teacher, tmp_path, examples), expected)
+        assert teacher.asked == asked
+
+
+def test_pairs_and_texts_do_not_run_into_each_other(tmp_path):
+    teacher = CountingTeacher()
+    paired = make_examples("a", "a", "a\0b", "\ud800", pairs=("b\0c", "", "c", "x"))
+    assert teacher_logits(teacher, tmp_path, paired).tolist() == [[1, 3], [1, 0], [3, 1], [1, 1]]
+    assert teacher_logits(teacher, tmp_path, make_examples("a")).tolist() == [[1, 0]]
+    assert len(teacher.asked) == 5

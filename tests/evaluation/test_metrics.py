@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from potstill.evaluation import compute_metrics
+
+
+@pytest.mark.filterwarnings("ignore:A single label was found")
+@given(st.integers(2, 9), st.integers(1, 80), st.integers(0, 2**32 - 1))
+def test_metrics_agree_with_scikit_learn(num_classes: int, count: int, seed: int) -> None:
+    labels, predictions = np.random.default_rng(seed).integers(0, num_classes, (2, count))
+
+    metrics = compute_metrics(labels, predictions, num_classes)
+
+    average = "binary" if num_classes == 2 else "macro"
+    assert metrics.accuracy == pytest.approx(accuracy_score(labels, predictions))
+    assert metrics.mcc == pytest.approx(matthews_corrcoef(labels, predictions))
+    assert metrics.f1 == pytest.approx(f1_score(labels, predictions, average=average, zero_division=0))
+    assert metrics.majority_accuracy == np.bincount(labels).max() / count
+    assert metrics.count == count
+
+
+def test_a_model_that_always_says_the_same_has_the_majority_accuracy_and_mcc_0() -> None:
+    labels = np.array([1] * 365 + [0] * 162)  # CoLA's in-domain development split
+
+    metrics = compute_metrics(labels, np.ones_like(labels), 2)
+
+    assert metrics.accuracy == metrics.majority_accuracy == 365 / 527
+    assert metrics.mcc == 0.0
+    assert metrics.f1 == pytest.approx(2 * 365 / (527 + 365))
+
+
+@pytest.mark.parametrize(
+    ("labels", "predictions", "message"),
+    [
+        ([], [], "equally long"),
+        ([0, 1], [0], "equally long"),
+        ([0, 2], [0, 1], r"labels must be in 0\.\.1"),
+        ([0, 1], [-1, 1], r"predictions must be in 0\.\.1"),
+    ],
+)
+def test_values_that_are_no_classes_are_refused(labels: list[int], predictions: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        compute_metrics(np.array(labels, dtype=np.int64), np.array(predictions, dtype=np.int64), 2)

@@ -1,0 +1,96 @@
+import itertools
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from potstill.errors import ArtifactError
+from potstill.export.onnx import build_model, prove_parity
+from potstill.runtime.session import open_session, run
+from potstill.student.network import DistilRNN, StudentSpec
+
+SHAPES = list(itertools.product(("rnn", "gru", "lstm"), (False, True), (1, 2, 3), ("last", "mean", "max")))
+
+
+def make_student(cell="lstm", bidirectional=True, num_layers=1, pooling="max", **changes) -> DistilRNN:
+    fields = {
+        "cell": cell,
+        "vocab_size": 50,
+        "embedding_size": 7,
+        "hidden_size": 5,
+        "num_layers": num_layers,
+        "bidirectional": bidirectional,
+        "pooling": pooling,
+        "dropout": 0.3,
+        "num_classes": 3,
+        "padding_id": 2,
+    }
+    torch.manual_seed(0)
+    student = DistilRNN(StudentSpec(**(fields | changes)))
+    with torch.no_grad():  # PyTorch's initial weights are so small that swapped gates hardly show
+        for parameter in student.parameters():
+            parameter.normal_(std=0.7)
+    return student
+
+
+@pytest.mark.parametrize(("cell", "bidirectional", "num_layers", "pooling"), SHAPES)
+def test_every_shape_computes_what_torch_computes(cell, bidirectional, num_layers, pooling):
+    student = make_student(cell, bidirectional, num_layers, pooling)
+    assert prove_parity(student, build_model(student), seed=1) <= 1e-5
+
+
+def test_one_session_takes_any_batch_size_and_length():
+    student = make_student()
+    session = open_session(build_model(student))
+    for batch, length in [(1, 1), (3, 2), (2, 40), (65, 9)]:
+        assert run(session, [[4] * length] * batch, padding_id=2).shape == (batch, 3)
+    assert [node.shape for node in session.get_inputs()] == [["batch", "length"], ["batch"]]
+    assert [node.type for node in session.get_inputs()] == ["tensor(int64)", "tensor(int32)"]
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "max"])
+def test_padding_changes_nothing_whatever_stands_in_it(pooling):
+    session = open_session(build_model(make_student(pooling=pooling, num_layers=2)))
+    alone = run(session, [[5, 6, 7]], padding_id=2)
+    for padding_id in (2, 31):
+        beside_a_longer = run(session, [[5, 6, 7], [8] * 12], padding_id)
+        np.testing.assert_allclose(beside_a_longer[:1], alone, atol=1e-6)
+
+
+def test_only_dynamic_axes_and_used_nodes_are_in_the_graph():
+    model = onnx.load_from_string(build_model(make_student(num_layers=3, pooling="last")))
+    read = {name for node in model.graph.node for name in node.input}
+    states_of_the_top, lower_finals = 1, 2
+    unread = [name for node in model.graph.node for name in node.output if name not in read | {"logits"}]
+    assert len(unread) == states_of_the_top + lower_finals
+    assert {tensor.name for tensor in model.graph.initializer} <= read
+
+
+def test_the_proof_leaves_the_student_as_it_was():
+    student = make_student().train()
+    prove_parity(student, build_model(student), seed=0)
+    assert student.training
+
+
+def test_the_proof_is_the_same_for_the_same_seed():
+    student = make_student()
+    model = build_model(student)
+    assert prove_parity(student, model, seed=3) == prove_parity(student, model, seed=3)
+
+
+def test_the_proof_refuses_the_model_of_another_student():
+    student = make_student()
+    model = build_model(student)
+    with torch.no_grad():
+        student.head.bias[1] += 1e-3
+    with pytest.raises(ArtifactError, match=r"within 0\.0001 expected, 0\.001 found.*\n.*what to do"):
+        prove_parity(student, model, seed=0)
+
+
+def test_the_proof_refuses_weights_that_are_not_finite():
+    student = make_student()
+    with torch.no_grad():
+        student.head.bias[1] = torch.nan
+    with pytest.raises(ArtifactError, match="nan found"):
+        prove_parity(student, build_model(student), seed=0)

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from matplotlib.image import imread
+
+from potstill.evaluation import Summary
+from potstill.report import write_report
+from potstill.report.findings import findings
+from potstill.report.plots import draw_plots
+
+MakeSummary = Callable[..., Summary]
+
+NO_BETTER = 'no better than always answering "acceptable"'
+PLOTS = {"comparison.png"} | {
+    f"{role}_{kind}.png"
+    for role in ("teacher", "distilled", "baseline")
+    for kind in ("training_loss", "validation_loss", "accuracy")
+}
+
+
+def test_a_report_is_complete_and_its_links_lead_somewhere(make_summary: MakeSummary, tmp_path: Path) -> None:
+    summary = make_summary(seeds=(0, 1, 2))
+
+    write_report(summary, tmp_path)
+
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    links = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert {Path(link).name for link in links} == PLOTS
+    assert all((tmp_path / link).is_file() for link in links)
+    assert Summary.from_json((tmp_path / "summary.json").read_text(encoding="utf-8")) == summary
+    for words in (summary.command, "69.3 %", "134.5M", "2.4M (1.8 %)", "McNemar", "paired t-test", "torch: 2.8.0"):
+        assert words in text
+
+
+@pytest.mark.parametrize(("seeds", "epochs"), [((0,), 1), ((0, 1, 2), 4)])
+def test_ten_plots_are_drawn(make_summary: MakeSummary, tmp_path: Path, seeds: tuple[int, ...], epochs: int) -> None:
+    files = draw_plots(make_summary(seeds=seeds, epochs=epochs), tmp_path)
+
+    assert {file.name for file in files} == PLOTS
+    for file in files:
+        assert imread(file)[..., :3].std() > 0.01  # an image, and not an empty one
+
+
+def test_seeds_may_stop_at_different_epochs(make_summary: MakeSummary, tmp_path: Path) -> None:
+    summary = make_summary(seeds=(0, 1), epochs=4)
+    models = tuple(replace(m, history=m.history[: 2 + m.seed % 2], best_epoch=2) for m in summary.models)
+
+    assert len(draw_plots(replace(summary, models=models), tmp_path)) == len(PLOTS)
+
+
+def test_names_are_no_formulas(make_summary: MakeSummary, tmp_path: Path) -> None:
+    summary = make_summary()
+    data = replace(summary.data, name=r"$\nothing$", majority_label="$^$")
+
+    assert len(draw_plots(replace(summary, data=data), tmp_path)) == len(PLOTS)
+
+
+def test_findings_of_a_run_in_which_distillation_helped(make_summary: MakeSummary) -> None:
+    text = "\n".join(findings(make_summary((0.15, 0.2, 0.4), seeds=(0, 1, 2, 3, 4))))
+
+    assert "Yes, in this run." in text
+    assert "paired t-test, p < 0.001" in text
+    assert "more often right in 5 of 5 seeds" in text
+    assert NO_BETTER not in text
+
+
+def test_findings_of_a_run_in_which_distillation_did_harm(make_summary: MakeSummary) -> None:
+    assert "did harm" in "\n".join(findings(make_summary((0.15, 0.4, 0.2), seeds=(0, 1, 2))))
+
+
+def test_findings_do_not_claim_what_can_be_chance(make_summary: MakeSummary) -> None:
+    summary = make_summary((0.15, 0.3, 0.31))
+    test = replace(summary.comparisons[10], first_only=9, second_only=7, p_value=0.8)
+
+    text = "\n".join(findings(replace(summary, comparisons={10: test})))
+
+    assert "the difference can be chance" in text
+    assert "Yes" not in text
+    assert "One seed shows one case" in text
+
+
+def test_more_right_answers_alone_are_no_help(make_summary: MakeSummary) -> None:
+    """A baseline that always says the majority class is more often right than a distilled student that learnt."""
+    summary = make_summary((0.15, 0.43, 1))
+    assert summary.verdict(summary.of("distilled")[0]) is None
+
+    text = "\n".join(findings(summary))
+
+    assert "accuracy and MCC don't point the same way" in text
+    assert "is still not above the 69.3 % of the majority class" in text
+
+
+def test_findings_of_models_that_learnt_nothing(make_summary: MakeSummary) -> None:
+    single = "\n".join(findings(make_summary((1, 1, 1))))
+    several = "\n".join(findings(make_summary((1, 1, 1), seeds=(0, 1, 2))))
+
+    assert single.count(NO_BETTER) == 4  # each model, and the question whether distillation helped
+    assert "3 of 3 seeds are " + NO_BETTER in several
+    for text in (single, several):
+        assert "it had nothing to pass on" in text
+        assert "of the teacher's MCC" not in text
+
+
+def test_a_run_of_a_teacher_alone_can_be_reported(make_summary: MakeSummary, tmp_path: Path) -> None:
+    summary = make_summary()
+
+    write_report(replace(summary, models=summary.of("teacher"), comparisons={}), tmp_path)
+
+    assert "distillation help" not in (tmp_path / "report.md").read_text(encoding="utf-8")

@@ -1,0 +1,50 @@
+"""`potstill.evaluation.results`; here because it shares the made-up runs with the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from potstill.errors import ArtifactError
+from potstill.evaluation import Summary
+
+MakeSummary = Callable[..., Summary]
+
+
+def test_a_summary_survives_json(make_summary: MakeSummary) -> None:
+    summary = make_summary(seeds=(0, 1, 2))
+
+    assert Summary.from_json(summary.to_json()) == summary
+
+
+def test_the_file_holds_every_role_over_its_seeds(make_summary: MakeSummary) -> None:
+    summary = make_summary(seeds=(0, 1, 2))
+    values = [model.metrics.mcc for model in summary.of("distilled")]
+
+    aggregate = json.loads(summary.to_json())["aggregate"]
+
+    assert list(aggregate) == ["teacher", "distilled", "baseline", "majority"]
+    assert aggregate["distilled"]["mcc"] == {"mean": np.mean(values), "std": np.std(values, ddof=1), "seeds": values}
+    assert aggregate["teacher"]["accuracy"]["std"] == 0.0
+    assert aggregate["teacher"]["trainable_parameters"] < aggregate["teacher"]["parameters"]
+    assert aggregate["majority"]["mcc"] == {"mean": 0.0, "std": 0.0, "seeds": [0.0]}
+    assert aggregate["majority"]["accuracy"]["mean"] == 365 / 527
+    assert aggregate["majority"]["parameters"] == 0
+
+
+def test_the_file_holds_verdicts_and_the_test_over_seeds(make_summary: MakeSummary) -> None:
+    content = json.loads(make_summary((0.2, 0.3, 1), seeds=(0, 1)).to_json())
+
+    verdicts = {(item["role"], item["seed"]): item["verdict"] for item in content["verdicts"]}
+    assert verdicts["baseline", 10] == 'no better than always answering "acceptable"'
+    assert verdicts["teacher", 0] is None
+    assert content["paired_test"]["seeds"] == 2
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"data": 3}'])
+def test_what_is_no_summary_is_refused(text: str) -> None:
+    with pytest.raises(ArtifactError, match="no summary"):
+        Summary.from_json(text)

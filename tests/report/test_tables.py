@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from potstill.evaluation import Summary
+from potstill.report import summary_table
+from potstill.report.tables import duration, magnitude, model_table
+
+MakeSummary = Callable[..., Summary]
+
+
+def test_the_terminal_table_fits_80_columns(make_summary: MakeSummary) -> None:
+    summary = make_summary()
+    console = Console(width=80)
+
+    with console.capture() as capture:
+        console.print(summary_table(summary))
+
+    text = capture.get()
+    low, high = summary.of("teacher")[0].intervals["mcc"]
+    assert f"[{low:.3f}, {high:.3f}]" in text  # in one piece: neither wrapped nor taken for markup
+    assert "134.5M" in text
+
+
+def test_several_seeds_show_their_spread_and_one_its_interval(make_summary: MakeSummary) -> None:
+    _, _, teacher, distilled, _, majority = model_table(make_summary(seeds=(0, 1, 2))).to_markdown().splitlines()
+
+    assert "±" not in teacher
+    assert "[" in teacher
+    assert "(3 seeds)" in distilled
+    assert "±" in distilled
+    assert majority == '| always "acceptable" | 0 | 0 | – | 69.3 % | 0.000 | 0.818 | – | – |'
+
+
+def test_a_label_with_a_bar_does_not_split_a_markdown_row(make_summary: MakeSummary) -> None:
+    summary = make_summary()
+    table = model_table(replace(summary, data=replace(summary.data, majority_label="a|b")))
+
+    assert r'always "a\|b"' in table.to_markdown()
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0"), (950, "950"), (999_960, "1.0M"), (627_970, "628.0k"), (134_515_008, "134.5M"), (1_500_000_000, "1.5B")],
+)
+def test_magnitudes_are_readable(count: int, text: str) -> None:
+    assert magnitude(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(2.345, "2.3 s"), (45.2, "45 s"), (1810, "30 min 10 s"), (3600 * 2 + 300, "2 h 05 min")]
+)
+def test_durations_are_readable(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

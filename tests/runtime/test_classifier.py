@@ -1,0 +1,237 @@
+import json
+import random
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+
+from potstill import tokens
+from potstill.errors import ArtifactError
+from potstill.export.onnx import build_model
+from potstill.runtime import Classifier
+from potstill.runtime.directory import Manifest, StudentFiles
+from potstill.student.network import DistilRNN, StudentSpec
+
+LABELS = ("good", "bad", "so-so")
+MAX_TOKENS = 12
+SENTENCE = "the cat sat on a mat and saw another dog run through wet grass while birds sang"
+WORDS = SENTENCE.split()
+# Shuffled lengths, one far over MAX_TOKENS, one empty, one of characters that the tokenizer drops.
+TEXTS = [
+    *(" ".join(random.Random(n).choices(WORDS, k=n * 7 % 23)) for n in range(1, 40)),
+    " ".join(WORDS * 9),
+    "",
+    "漢字",
+]
+PAIRS = list(zip(TEXTS, reversed(TEXTS), strict=True))
+
+
+def make_tokenizer() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())  # without an unknown token: what it does not know, it drops
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(vocab_size=80, special_tokens=["<pad>", "<sep>"], show_progress=False)
+    tokenizer.train_from_iterator([SENTENCE], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A", pair="$A <sep> $B", special_tokens=[("<sep>", 1)]
+    )
+    tokenizer.enable_truncation(3, direction="left")  # what a foreign file may bring, and the runtime must override
+    tokenizer.enable_padding(length=9)
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def student() -> DistilRNN:
+    torch.manual_seed(0)
+    spec = StudentSpec("lstm", make_tokenizer().get_vocab_size(), 6, 5, 1, True, "max", 0.2, len(LABELS), 0)
+    student = DistilRNN(spec)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.normal_()
+        mean = torch_logits(student.eval(), TEXTS).mean(axis=0)  # (classes,)
+        student.head.bias -= torch.from_numpy(mean)  # so that every class is predicted
+    return student
+
+
+@pytest.fixture
+def directory(student, tmp_path):
+    files = StudentFiles(tmp_path)
+    Manifest(asdict(student.spec), LABELS, MAX_TOKENS).save(files.manifest)
+    files.model.write_bytes(build_model(student))
+    make_tokenizer().save(str(files.tokenizer))
+    return tmp_path
+
+
+@pytest.fixture
+def classifier(directory) -> Classifier:
+    return Classifier.load(directory, batch_size=4, threads=1)
+
+
+def torch_logits(student, texts, seconds=None):
+    ids = tokens.encode(make_tokenizer(), texts, seconds, MAX_TOKENS, empty_id=0)
+    with torch.inference_mode():
+        return torch.cat([student(torch.tensor([row]), torch.ones(1, len(row))) for row in ids]).numpy()
+
+
+def test_predictions_are_those_of_torch_in_the_order_of_the_texts(student, classifier):
+    expected = torch_logits(student, TEXTS)
+    np.testing.assert_allclose(classifier.logits(TEXTS), expected, atol=1e-5)
+    assert classifier.predict(TEXTS).tolist() == [LABELS[place] for place in expected.argmax(axis=1)]
+    assert len(set(classifier.predict(TEXTS))) == len(LABELS)  # the comparison says something
+
+
+def test_probabilities_are_the_softmax(student, classifier):
+    expected = torch.from_numpy(torch_logits(student, TEXTS)).softmax(dim=1).numpy()
+    found = classifier.predict_proba(TEXTS)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_pairs_are_read_together(student, classifier):
+    firsts, seconds = zip(*PAIRS, strict=True)
+    np.testing.assert_allclose(classifier.logits(PAIRS), torch_logits(student, firsts, seconds), atol=1e-5)
+    assert not np.allclose(classifier.logits(PAIRS), classifier.logits(firsts))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_the_batch_size_changes_nothing(directory, classifier, batch_size):
+    other = Classifier.load(directory, batch_size=batch_size)
+    np.testing.assert_allclose(other.logits(TEXTS), classifier.logits(TEXTS), atol=1e-5)
+
+
+def test_labels_and_classes(classifier):
+    assert classifier.labels == LABELS
+    assert classifier.classes_.tolist() == list(LABELS)
+
+
+def test_no_text_gives_no_prediction(classifier):
+    assert classifier.predict([]).shape == (0,)
+    assert classifier.predict_proba([]).shape == (0, len(LABELS))
+
+
+def test_any_iterable_of_texts_will_do(classifier):
+    expected = classifier.predict(TEXTS).tolist()
+    assert classifier.predict(iter(TEXTS)).tolist() == expected
+    assert classifier.predict(np.array(TEXTS)).tolist() == expected
+
+
+def test_half_a_surrogate_pair_is_read_as_the_replacement_character(classifier):
+    np.testing.assert_array_equal(classifier.logits(["the \ud83d cat"]), classifier.logits(["the \ufffd cat"]))
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("one text", "put a single text in a list"),
+        (b"bytes", "found bytes"),
+        (3, "found int 3"),
+        (["fine", None], "item 1: expected a text .* found NoneType None"),
+        ([b"bytes"], "item 0: expected a text"),
+        (["ab", ("a", "b")], "item 1: expected a text"),
+        ([("a", "b"), "ab"], "item 1: expected a pair of texts"),
+        ([("a", "b", "c")], "item 0: expected a text"),
+        ([("a", 1)], "item 0: expected a text"),
+    ],
+)
+def test_what_is_no_text_is_refused(classifier, texts, message):
+    with pytest.raises(TypeError, match=message):
+        classifier.predict(texts)
+
+
+def test_a_batch_size_below_one_is_refused(directory):
+    with pytest.raises(ValueError, match="batch_size: expected a positive number, found 0"):
+        Classifier.load(directory, batch_size=0)
+
+
+def test_eight_threads_get_what_one_gets(classifier):
+    inputs = [TEXTS, PAIRS] * 40
+    expected = [classifier.logits(texts) for texts in inputs]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(classifier.logits, inputs))
+    for one, many in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(many, one)
+
+
+def test_prediction_needs_no_training_package(directory, classifier):
+    program = """
+import json, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "transformers", "pydantic", "sklearn", "onnx", "safetensors", "yaml"}:
+            raise ImportError(f"{name} is blocked")
+
+sys.meta_path.insert(0, Blocked())
+from potstill.runtime import Classifier
+print(json.dumps(Classifier.load(sys.argv[1]).predict(json.loads(sys.argv[2])).tolist()))
+"""
+    command = [sys.executable, "-c", program, str(directory), json.dumps(TEXTS)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == classifier.predict(TEXTS).tolist()
+
+
+class TestDamage:
+    """Each damage is reported as an error that names the file and says what to do."""
+
+    @pytest.mark.parametrize("name", ["student.json", "model.onnx", "tokenizer.json"])
+    def test_missing(self, directory, name):
+        (directory / name).unlink()
+        self.refused(directory, f"expected a file {name}, found none")
+
+    @pytest.mark.parametrize("name", ["student.json", "model.onnx", "tokenizer.json"])
+    @pytest.mark.parametrize("keep", [0, 100])
+    def test_cut_short(self, directory, name, keep):
+        path = directory / name
+        path.write_bytes(path.read_bytes()[:keep])
+        self.refused(directory, rf"{name}.*expected .*found")
+
+    def test_no_directory(self, tmp_path):
+        self.refused(tmp_path / "nothing", "holds no saved student")
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"format": 2}, "expected a student of format 1, found format 2"),
+            ({"spec": None}, "expected a mapping as spec, found None"),
+            ({"spec": {}}, r"whole number as spec\.vocab_size, found None; .*spec\.num_classes.*; .*spec\.padding_id"),
+            ({"label_names": "good"}, "expected a list of names"),
+            ({"label_names": ["good", "bad"]}, "expected 3 different label_names"),
+            ({"label_names": ["good", "bad", "bad"]}, "expected 3 different label_names"),
+            ({"max_tokens": 0}, "expected a positive whole number as max_tokens, found 0"),
+        ],
+    )
+    def test_manifest_that_can_not_be_used(self, directory, changes, message):
+        path = directory / "student.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        self.refused(directory, message)
+
+    def test_manifest_that_is_no_mapping(self, directory):
+        (directory / "student.json").write_text("[]")
+        self.refused(directory, "found format None")
+
+    def test_tokenizer_of_another_student(self, directory):
+        tokenizer = make_tokenizer()
+        tokenizer.add_tokens(["one more"])
+        tokenizer.save(str(directory / "tokenizer.json"))
+        self.refused(directory, r"tokenizer\.json does not belong to this student: expected at most \d+ tokens")
+
+    def test_model_of_another_student(self, directory, student):
+        other = DistilRNN(StudentSpec(**(asdict(student.spec) | {"num_classes": 2})))
+        (directory / "model.onnx").write_bytes(build_model(other))
+        self.refused(directory, r"model\.onnx does not belong to this student")
+
+    @staticmethod
+    def refused(directory, message):
+        with pytest.raises(ArtifactError, match=rf"(?s){message}.*\n  what to do: "):
+            Classifier.load(directory)
+
+
+def test_the_manifest_reads_back_what_it_wrote(tmp_path):
+    manifest = Manifest({"vocab_size": 9, "num_classes": 2, "padding_id": 0}, ("não", "sim"), 5)
+    manifest.save(tmp_path / "student.json")
+    assert Manifest.load(tmp_path / "student.json") == manifest

@@ -1,0 +1,174 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from potstill.config import PotstillConfig, Settings, read_yaml
+from potstill.errors import ConfigError
+
+SHIPPED = Path(__file__).parents[1] / "configs"
+
+names_strategy = st.text(min_size=1)
+values_strategy = st.fixed_dictionaries(
+    {},
+    optional={
+        "data": st.fixed_dictionaries({"source": names_strategy}, optional={"limit": st.none() | st.integers(16)}),
+        "teacher": st.fixed_dictionaries(
+            {
+                "lora": st.fixed_dictionaries(
+                    {"targets": st.just("all-linear") | st.lists(names_strategy), "alpha": st.floats(1e-300, 1e300)}
+                ),
+                "seeds": st.lists(st.integers(0), min_size=1, unique=True),
+                "tokenizer": st.none() | names_strategy,
+            }
+        ),
+        "student": st.fixed_dictionaries(
+            {
+                "cell": st.sampled_from(["rnn", "gru", "lstm"]),
+                "training": st.fixed_dictionaries({"clip_norm": st.none() | st.floats(1e-9, 1e9)}),
+            }
+        ),
+        "distillation": st.fixed_dictionaries({"alpha": st.floats(0, 1)}),
+    },
+)
+
+
+def problems(values) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        PotstillConfig.build(values)
+    return caught.value.problems
+
+
+def test_shipped_configurations():
+    files = {path.stem: path for path in SHIPPED.glob("*.yaml")}
+    assert set(files) == {"reference", "cola", "demo"}
+    for path in files.values():
+        PotstillConfig.load(path)
+
+
+@given(values=values_strategy)
+def test_a_saved_configuration_comes_back_equal(tmp_path_factory, values):
+    path = tmp_path_factory.mktemp("config") / "config.yaml"
+    config = PotstillConfig.build(values)
+    config.save(path)
+    assert PotstillConfig.load(path) == config
+    assert set(read_yaml(path)) == set(PotstillConfig.model_fields)  # defaults are written too
+
+
+def test_what_is_left_out_takes_the_default(tmp_path):
+    (tmp_path / "empty.yaml").write_text("# nothing but a comment\n")
+    assert PotstillConfig.load(tmp_path / "empty.yaml") == PotstillConfig()
+    changed = PotstillConfig.build({"teacher": {"lora": {"rank": 4}}})
+    assert changed.teacher.lora.rank == 4
+    assert changed.teacher.training == PotstillConfig().teacher.training
+
+
+def test_numbers_as_yaml_writes_them():
+    values = yaml.safe_load("{student: {training: {learning_rate: 1e-3}}}")
+    assert isinstance(values["student"]["training"]["learning_rate"], str)  # YAML 1.1 wants 1.0e-3
+    assert PotstillConfig.build(values).student.training.learning_rate == 1e-3
+
+
+def test_all_problems_are_told_at_once_with_their_source(tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text("{student: {cell: elman, hidden_size: 0}, distillation: {alpha: 2}, speed: 9}")
+    with pytest.raises(ConfigError) as caught:
+        PotstillConfig.load(path)
+    assert [problem.split(":")[0] for problem in caught.value.problems] == [
+        "student.cell",
+        "student.hidden_size",
+        "distillation.alpha",
+        "speed",
+    ]
+    assert str(path) in str(caught.value)
+    assert all(problem in str(caught.value) for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"teecher": {}}, "teecher: there is no such setting; did you mean teacher?"),
+        (
+            {"student": {"training": {"lerning_rate": 1}}},
+            "student.training.lerning_rate: there is no such setting; did you mean student.training.learning_rate?",
+        ),
+        ({"rank": 4}, "rank: there is no such setting; did you mean teacher.lora.rank?"),
+        ({"teacher": {"zzz": 4}}, "teacher.zzz: there is no such setting"),
+    ],
+)
+def test_a_misspelt_setting_is_refused_with_the_nearest_name(values, expected):
+    assert problems(values) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("section", "setting", "value"),
+    [
+        ("training", "epochs", "three"),
+        ("training", "epochs", 2.5),
+        ("training", "learning_rate", float("nan")),
+        ("training", "learning_rate", float("inf")),
+        ("training", "learning_rate", 0),
+        ("training", "warmup", 1.0),
+        ("training", "metric", "auc"),
+        ("lora", "rank", 0),
+        ("lora", "targets", 5),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_was_found(section, setting, value):
+    found = problems({"teacher": {section: {setting: value}}})
+    assert all(problem.startswith(f"teacher.{section}.{setting}: ") for problem in found)
+    assert all(problem.endswith(f"; found {value!r}") for problem in found)
+
+
+@pytest.mark.parametrize("values", [{"teacher": 5}, {"teacher": None}, {"student": {"seeds": []}}, {1: 2}])
+def test_a_section_of_the_wrong_kind(values):
+    assert len(problems(values)) == 1
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"text_column": "label"}, "text_column and label_column"),
+        ({"pair_column": "text"}, "text_column and pair_column"),
+        ({"pair_column": "y", "label_column": "y"}, "pair_column and label_column"),
+    ],
+)
+def test_one_column_has_one_role(columns, expected):
+    (problem,) = problems({"data": columns})
+    assert problem.startswith(f"data: {expected} must be different columns; found ")
+
+
+def test_a_seed_stands_there_once():
+    (problem,) = problems({"student": {"seeds": [0, 1, 0]}})
+    assert problem == "student.seeds: every seed may stand there only once; found [0, 1, 0]"
+
+
+@pytest.mark.parametrize("content", [b"[1, 2]", b"just words", b"{a: [}", b"\xff\xfe\xff", None])
+def test_a_file_that_is_no_mapping(tmp_path, content):
+    path = tmp_path / "bad.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"bad\.yaml"):
+        PotstillConfig.load(path)
+
+
+def test_a_configuration_does_not_change():
+    with pytest.raises(ValidationError, match="frozen"):
+        PotstillConfig().data.limit = 20
+
+
+def stages(stage: type[Settings]):
+    yield stage
+    for field in stage.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
+            yield from stages(field.annotation)
+
+
+@pytest.mark.parametrize("stage", sorted(set(stages(PotstillConfig)) - {PotstillConfig}, key=lambda s: s.__name__))
+def test_every_setting_is_documented(stage):
+    assert stage.__doc__
+    for name, field in stage.model_fields.items():
+        assert field.description or issubclass(field.annotation, Settings), name

@@ -1,0 +1,113 @@
+"""The whole experiment with a tiny model on a tiny corpus, through the same code as the real one."""
+
+import csv
+import json
+
+import pytest
+
+import potstill
+from potstill.config import PotstillConfig
+from potstill.errors import ArtifactError
+from potstill.evaluation import Summary
+from potstill.runtime import Classifier
+
+
+@pytest.fixture(scope="module")
+def config(tiny_backbone):
+    return PotstillConfig.build(
+        {
+            "data": {"source": "embedded", "limit": 120},
+            "teacher": {"backbone": str(tiny_backbone), "training": {"epochs": 2}, "seeds": [0, 1]},
+            "student": {
+                "embedding_size": 8,
+                "hidden_size": 8,
+                "vocab_size": 300,
+                "training": {"epochs": 2},
+                "seeds": [0, 1],
+            },
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory):
+    return potstill.run(config, tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_run_directory_holds_everything(finished):
+    _, directory = finished
+    names = {path.name for path in directory.iterdir()}
+    assert {"config.yaml", "environment.json", "summary.json", "report.md", "predictions.csv", "plots"} <= names
+    assert len(list((directory / "plots").glob("*.png"))) == 10
+    for model in [*directory.glob("teacher/*"), *directory.glob("distilled/*"), *directory.glob("baseline/*")]:
+        records = [json.loads(line) for line in (model / "history.jsonl").read_text().splitlines()]
+        assert [record["epoch"] for record in records] == [1, 2]
+
+
+def test_resolved_config_repeats_the_run(finished, config):
+    _, directory = finished
+    assert PotstillConfig.load(directory / "config.yaml") == config
+
+
+def test_summary_tells_every_model(finished):
+    summary, directory = finished
+    assert [(m.role, m.seed) for m in summary.models] == [
+        ("teacher", 0),
+        ("teacher", 1),
+        ("distilled", 0),
+        ("baseline", 0),
+        ("distilled", 1),
+        ("baseline", 1),
+    ]
+    best = max(summary.of("teacher"), key=lambda model: model.selection_mcc)
+    assert summary.teacher_seed == best.seed
+    assert Summary.from_json((directory / "summary.json").read_text()) == summary
+
+
+def test_predictions_agree_with_the_reported_scores(finished):
+    summary, directory = finished
+    with (directory / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == summary.data.evaluation
+    for model in summary.models:
+        right = sum(row["label"] == row[f"{model.role} {model.seed}"] for row in rows)
+        assert right / len(rows) == pytest.approx(model.metrics.accuracy)
+
+
+def test_saved_student_predicts_what_was_reported(finished):
+    _, directory = finished
+    classifier = Classifier.load(directory / "distilled" / "seed-0")
+    with (directory / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert classifier.predict([row["text"] for row in rows]).tolist() == [row["distilled 0"] for row in rows]
+
+
+def test_saved_teacher_predicts_what_was_reported(finished, config):
+    summary, directory = finished
+    corpus = potstill.load_corpus(config.data)
+    measured = potstill.measure(
+        potstill.open_model(directory / "teacher" / "seed-0", config.runtime), corpus.evaluation
+    )
+    assert measured.metrics == summary.of("teacher")[0].metrics
+
+
+def test_a_run_never_overwrites_another(finished, config):
+    _, directory = finished
+    before = (directory / "summary.json").read_bytes()
+    with pytest.raises(ArtifactError, match="never overwrites"):
+        potstill.run(config, directory)
+    assert (directory / "summary.json").read_bytes() == before
+
+
+def test_teacher_of_other_classes_is_refused(finished, config, tmp_path):
+    from potstill.teacher import Teacher
+
+    _, directory = finished
+    data = tmp_path / "train.csv"
+    data.write_text("text,label\n" + "".join(f"word {i},{'abc'[i % 3]}\n" for i in range(60)))
+    other = config.model_copy(update={"data": config.data.model_copy(update={"source": str(data)})})
+    place = directory / "teacher" / "seed-0"
+    with pytest.raises(ArtifactError, match="teacher of the classes"):
+        potstill.distill(
+            other, potstill.load_corpus(other.data), Teacher.load(place, config.runtime), place, tmp_path / "out"
+        )

@@ -1,0 +1,122 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from potstill.config import LoRAConfig, RuntimeConfig, TeacherConfig
+from potstill.data import Corpus, Examples
+from potstill.errors import ArtifactError, SourceError
+from potstill.lora.state import CONFIG_FILE, WEIGHTS_FILE
+from potstill.teacher import MANIFEST, Teacher, teacher_bytes
+
+CPU = RuntimeConfig(device="cpu", precision="32-true")
+EXAMPLES = Examples(("w1 w2 w3", "w4", "", "w5 w6 w7 w8 w9"), np.array([0, 1, 0, 1]))
+CORPUS = Corpus("tiny", "made up", ("bad", "good"), EXAMPLES, EXAMPLES, EXAMPLES)
+
+
+def make(name, *, seed=0, max_tokens=16, **options):
+    config = TeacherConfig(backbone=str(name), lora=LoRAConfig(rank=2), **options)
+    teacher = Teacher.create(config, CPU, CORPUS, max_tokens, seed)
+    with torch.no_grad():  # as if trained
+        for p in teacher.classifier.parameters():
+            if p.requires_grad:
+                p.add_(torch.randn_like(p), alpha=0.1)
+    return teacher
+
+
+@pytest.mark.parametrize("random_init", [False, True])
+def test_a_saved_teacher_judges_as_before(family, model_directory, tmp_path, random_init):
+    teacher = make(model_directory(family), random_init=random_init, seed=3)
+    logits = teacher.logits(EXAMPLES)
+    assert logits.shape == (4, 2)
+    assert logits.dtype == torch.float32
+    teacher.save(tmp_path)
+
+    torch.manual_seed(99)
+    loaded = Teacher.load(tmp_path, CPU)
+    assert loaded.key(tmp_path) == teacher.key(tmp_path)  # before the first text and after
+    assert torch.equal(loaded.logits(EXAMPLES), logits)
+    assert loaded.manifest == teacher.manifest
+    assert loaded.parameters == teacher.parameters
+
+
+@pytest.fixture
+def base(model_directory, tmp_path):
+    return shutil.copytree(model_directory("gpt2"), tmp_path / "base")
+
+
+@pytest.fixture
+def saved(base, tmp_path):
+    make(base).save(tmp_path / "teacher")
+    return tmp_path / "teacher"
+
+
+def test_another_base_is_refused(base, saved):
+    tensors = load_file(base / "model.safetensors")
+    tensors["h.0.mlp.c_fc.weight"][0, 0] += 1e-3
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ArtifactError, match=r"is not the one .*\(expected weights \w+, found \w+\)"):
+        Teacher.load(saved, CPU)
+
+
+def test_a_base_that_is_gone_is_refused(base, saved):
+    shutil.rmtree(base)
+    with pytest.raises(SourceError, match="no such file or directory"):
+        Teacher.load(saved, CPU)
+
+
+def test_an_incomplete_or_foreign_manifest_is_refused(saved):
+    manifest = json.loads((saved / MANIFEST).read_text())
+    for damaged in (manifest | {"format": 99}, manifest | {"surplus": 1}, {"format": manifest["format"]}):
+        (saved / MANIFEST).write_text(json.dumps(damaged))
+        with pytest.raises(ArtifactError, match=MANIFEST):
+            Teacher.load(saved, CPU)
+    (saved / MANIFEST).unlink()
+    with pytest.raises(ArtifactError, match=MANIFEST):
+        Teacher.load(saved, CPU)
+
+
+def test_the_key_follows_everything_that_decides_a_logit(base, saved):
+    teacher = Teacher.load(saved, CPU)
+    key = teacher.key(saved)
+    for file in (CONFIG_FILE, WEIGHTS_FILE):
+        content = (saved / file).read_bytes()
+        (saved / file).write_bytes(content + b" ")
+        assert teacher.key(saved) != key
+        (saved / file).write_bytes(content)
+    assert teacher.key(saved) == key
+
+
+def test_the_key_follows_the_length(base, tmp_path):
+    keys = set()
+    for max_tokens in (5, 6):
+        teacher = make(base, max_tokens=max_tokens)
+        teacher.save(tmp_path / "same")
+        keys.add(teacher.key(tmp_path / "same"))
+    assert len(keys) == 2
+
+
+def test_texts_are_cut_to_the_backbones_positions(model_directory):
+    teacher = make(model_directory("roberta"), max_tokens=128)
+    assert teacher.manifest.max_tokens == 38
+    long = Examples(("w1 " * 200,), np.array([0]))
+    assert torch.isfinite(teacher.logits(long)).all()
+
+
+def test_the_padding_token_falls_back_to_the_end_of_text(base):
+    path = base / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    del config["pad_token"]
+    path.write_text(json.dumps(config))
+    assert make(base).classifier.padding_id == 2
+
+
+def test_the_size_on_disk_counts_the_base(saved):
+    teacher = Teacher.load(saved, CPU)
+    total, trained = teacher.parameters
+    assert 0 < trained < total
+    size = teacher_bytes(saved, total)
+    assert size == 4 * total + (saved / MANIFEST).stat().st_size + (saved / CONFIG_FILE).stat().st_size

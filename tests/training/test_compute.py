@@ -1,0 +1,40 @@
+import pytest
+import torch
+from torch import nn
+
+from potstill.config import RuntimeConfig
+from potstill.errors import ConfigError
+from potstill.training import compute
+
+
+@pytest.mark.parametrize(("fast", "large", "mixed"), [(True, True, True), (True, False, False), (False, True, False)])
+def test_auto_takes_bfloat16_for_large_models_where_it_is_fast(monkeypatch, fast, large, mixed):
+    monkeypatch.setattr(compute, "has_fast_bfloat16", lambda device: fast)
+    fabric = compute.make_fabric(RuntimeConfig(device="cpu"), large=large)
+    assert compute.is_mixed(fabric) is mixed
+    assert fabric.device.type == "cpu"
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_named_precision_is_taken_as_it_is(precision):
+    fabric = compute.make_fabric(RuntimeConfig(device="cpu", precision=precision), large=True)
+    assert compute.is_mixed(fabric) is (precision == "bf16-mixed")
+
+
+def test_a_missing_device_is_refused_with_what_there_is(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"runtime\.device: 'cuda' is not available here, found cpu"):
+        compute.make_fabric(RuntimeConfig(device="cuda"), large=True)
+
+
+def test_the_probe_answers_for_every_device():
+    assert all(isinstance(compute.has_fast_bfloat16(device), bool) for device in ("cpu", "mps"))
+
+
+def test_only_frozen_linear_maps_are_compressed():
+    model = nn.ModuleDict({"embedding": nn.Embedding(4, 3), "frozen": nn.Linear(3, 3), "norm": nn.LayerNorm(3)})
+    model.requires_grad_(False)
+    model["head"] = nn.Linear(3, 2)
+    compute.compress_frozen_matrices(model)
+    compressed = {name for name, parameter in model.named_parameters() if parameter.dtype == torch.bfloat16}
+    assert compressed == {"frozen.weight", "frozen.bias"}

@@ -1,0 +1,294 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from potstill.config import RuntimeConfig, TrainingConfig
+from potstill.data.tokenised import TokenisedTexts, TrainingSet
+from potstill.distillation import Objective
+from potstill.errors import TrainingError
+from potstill.student import DistilRNN, StudentSpec
+from potstill.training import fit, make_fabric, predict_logits
+
+VOCABULARY = 30
+FABRIC = make_fabric(RuntimeConfig(device="cpu"), large=False)
+LABEL_KEYS = ["epoch", "train_loss", "train_ce", "selection_loss", "selection_ce", "accuracy", "mcc", "f1"]
+PACE_KEYS = ["learning_rate", "seconds", "tokens_per_second", "sentences_per_second"]
+
+
+def make_set(texts: int, seed: int = 0, *, judged: bool = False) -> TrainingSet:
+    """Random sentences with random labels: nothing to generalise from, everything to memorise."""
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(1, 12, size=texts)
+    ids = generator.integers(1, VOCABULARY, size=lengths.sum()).astype(np.int32)
+    labels = torch.from_numpy(generator.permutation(np.arange(texts) % 2))
+    logits = torch.from_numpy(generator.normal(size=(texts, 2)).astype(np.float32)) if judged else None
+    return TrainingSet(TokenisedTexts(ids, np.cumsum([0, *lengths])), labels, padding_id=0, teacher_logits=logits)
+
+
+def make_network(dropout: float = 0.0) -> DistilRNN:
+    torch.manual_seed(5)
+    return DistilRNN(
+        StudentSpec(
+            cell="gru",
+            vocab_size=VOCABULARY,
+            embedding_size=8,
+            hidden_size=8,
+            num_layers=1,
+            bidirectional=True,
+            pooling="max",
+            dropout=dropout,
+            num_classes=2,
+            padding_id=0,
+        )
+    )
+
+
+class AlwaysTheSame(nn.Module):
+    """Answers class 0 to everything, whatever it is taught."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, input_ids, attention_mask):
+        return torch.tensor([[5.0, -5.0]]).expand(len(input_ids), 2) + 1e-6 * self.weight
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Keep these tiny networks on one core: threads that wait for each other cost far more on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def train(tmp_path):
+    """Return a function that fits a model with small settings."""
+
+    def run(model, data, selection=None, loss=None, *, seed=0, save=lambda: None, **settings):
+        config = TrainingConfig(**{"epochs": 2, "batch_size": 4, "learning_rate": 1e-2} | settings)
+        return fit(
+            model,
+            data,
+            selection or data,
+            loss or Objective(),
+            config,
+            fabric=FABRIC,
+            seed=seed,
+            history_file=tmp_path / "history.jsonl",
+            save=save,
+            title="trial",
+        )
+
+    return run
+
+
+def copy_weights(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def identical(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def without_times(history):
+    times = set(PACE_KEYS) - {"learning_rate"}
+    return [{name: value for name, value in record.items() if name not in times} for record in history]
+
+
+def test_same_seed_same_weights_dropout_included(train):
+    weights, histories = [], []
+    for seed in (3, 3, 4):
+        model = make_network(dropout=0.3)
+        torch.rand(seed)  # what happened before must not matter
+        histories.append(without_times(train(model, make_set(19), seed=seed).history))
+        weights.append(copy_weights(model))
+    assert identical(weights[0], weights[1])
+    assert histories[0] == histories[1]
+    assert not identical(weights[0], weights[2])
+
+
+def test_alpha_1_is_the_baseline_bit_for_bit(train):
+    distilled, baseline = make_network(dropout=0.3), make_network(dropout=0.3)
+    with_teacher = train(distilled, make_set(19, judged=True), loss=Objective(alpha=1.0, temperature=2.0))
+    without = train(baseline, make_set(19), loss=Objective())
+    assert identical(distilled.state_dict(), baseline.state_dict())
+    assert without_times(with_teacher.history) == without_times(without.history)
+
+
+def test_the_teacher_changes_the_student(train):
+    distilled, baseline = make_network(), make_network()
+    train(distilled, make_set(19, judged=True), loss=Objective(alpha=0.5, temperature=2.0))
+    train(baseline, make_set(19))
+    assert not identical(distilled.state_dict(), baseline.state_dict())
+
+
+def test_overfits_16_sentences(train):
+    model, data = make_network(), make_set(16)
+    assert train(model, data, epochs=60, patience=None).best["accuracy"] == 1.0
+    assert torch.equal(predict_logits(model, data, FABRIC).argmax(dim=1), data.labels)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.5])
+def test_history_has_one_complete_record_per_epoch(train, tmp_path, alpha):
+    result = train(make_network(), make_set(10, judged=True), make_set(6, 1, judged=True), Objective(alpha), epochs=3)
+    records = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert records == list(result.history)
+    assert [record["epoch"] for record in records] == [1, 2, 3]
+    kl_keys = [] if alpha == 1.0 else ["train_kl", "selection_kl"]
+    for record in records:
+        assert sorted(record) == sorted(LABEL_KEYS + kl_keys + PACE_KEYS)
+        assert all(math.isfinite(value) for value in record.values())
+        for split in ("train", "selection"):
+            kl = record.get(f"{split}_kl", 0.0)
+            assert record[f"{split}_loss"] == pytest.approx(alpha * record[f"{split}_ce"] + (1 - alpha) * kl, rel=1e-5)
+
+
+def test_the_training_loss_is_the_mean_over_examples_not_over_batches(train):
+    model, data = make_network(), make_set(7)  # batches of 4 and 3
+    expected = nn.functional.cross_entropy(predict_logits(model, data, FABRIC), data.labels)
+    record = train(model, data, epochs=1, learning_rate=1e-12).best
+    assert record["train_loss"] == pytest.approx(float(expected), rel=1e-6)
+    assert record["selection_loss"] == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_stops_early_and_ends_with_the_best_epoch_which_is_saved(train):
+    model, selection = make_network(), make_set(40, seed=1)  # unlike the training set: nothing to gain for long
+    saved = []
+    result = train(
+        model, make_set(16), selection, save=lambda: saved.append(copy_weights(model)), epochs=40, patience=2
+    )
+    assert len(result.history) == result.best["epoch"] + 2 < 40
+    assert result.best["mcc"] == max(record["mcc"] for record in result.history)
+    assert identical(saved[-1], model.state_dict())
+    loss = nn.functional.cross_entropy(predict_logits(model, selection, FABRIC), selection.labels)
+    assert float(loss) == pytest.approx(result.best["selection_loss"], rel=1e-6)
+
+
+def test_between_equal_scores_the_lower_loss_wins(train):
+    result = train(AlwaysTheSame(), make_set(10), metric="mcc", epochs=3)
+    assert {record["mcc"] for record in result.history} == {0.0}
+    assert result.best["selection_loss"] == min(record["selection_loss"] for record in result.history)
+
+
+@pytest.mark.parametrize("metric", ["mcc", "accuracy", "f1", "loss"])
+def test_each_metric_chooses_its_own_best(train, metric):
+    result = train(make_network(), make_set(16), make_set(20, seed=1), metric=metric, epochs=6)
+    key, sign = ("selection_loss", -1) if metric == "loss" else (metric, 1)
+    assert sign * result.best[key] == max(sign * record[key] for record in result.history)
+
+
+@pytest.mark.parametrize(("texts", "batch_size", "accumulation"), [(8, 2, 4), (7, 2, 4), (5, 1, 5)])
+def test_accumulated_batches_have_the_gradient_of_one_large_batch(train, texts, batch_size, accumulation):
+    gradients = []
+    for sizes in ({"batch_size": texts}, {"batch_size": batch_size, "accumulation": accumulation}):
+        model = make_network()
+        train(model, make_set(texts), epochs=1, clip_norm=None, **sizes)
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for whole, summed in zip(*gradients, strict=True):
+        torch.testing.assert_close(summed, whole, rtol=1e-4, atol=1e-7)
+
+
+def test_the_gradient_is_clipped(train):
+    model = make_network()
+    train(model, make_set(8), epochs=1, clip_norm=1e-3)
+    norm = torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).norm()
+    assert float(norm) == pytest.approx(1e-3, rel=1e-2)
+
+
+@pytest.mark.parametrize(("texts", "batch_size"), [(3, 32), (5, 1), (1, 1)])
+def test_few_texts_and_single_batches(train, texts, batch_size):
+    assert len(train(make_network(), make_set(texts), batch_size=batch_size).history) == 2
+
+
+def test_a_class_may_be_missing(train):
+    one_class = make_set(9)
+    one_class.labels.zero_()
+    assert train(make_network(), one_class, make_set(9)).best["epoch"] >= 1
+
+
+def test_frozen_weights_stay(train):
+    model = make_network()
+    model.embedding.weight.requires_grad_(False)
+    before = copy_weights(model)
+    train(model, make_set(12))
+    assert torch.equal(before["embedding.weight"], model.embedding.weight)
+    assert not torch.equal(before["head.weight"], model.head.weight)
+
+
+def test_the_record_holds_the_last_steps_learning_rate(train):
+    steps = 2 * 3  # 12 texts in batches of 4, two epochs
+    result = train(make_network(), make_set(12), schedule="linear", warmup=0.0, learning_rate=0.6)
+    rates = [record["learning_rate"] for record in result.history]
+    assert rates == pytest.approx([0.6 * (1 - 2 / steps), 0.6 * (1 - 5 / steps)])
+
+
+class BreaksDown:
+    """Cross-entropy until the given call with (training) or without (evaluation) gradients; then NaN."""
+
+    def __init__(self, *, call: int, training: bool):
+        self.left, self.training = call, training
+
+    def __call__(self, logits, labels, teacher_logits):
+        self.left -= logits.requires_grad == self.training
+        parts = Objective()(logits, labels, teacher_logits)
+        return {name: value * (math.nan if self.left <= 0 else 1.0) for name, value in parts.items()}
+
+
+def test_a_loss_that_is_not_finite_ends_training_and_leaves_the_best_epoch_saved(train, tmp_path):
+    model, saved = make_network(), []
+    loss = BreaksDown(call=3 * 2 + 2, training=True)  # 12 texts make 3 steps: the third epoch's second
+    with pytest.raises(TrainingError, match=r"nan in epoch 3 at learning rate 2\.00e-02") as caught:
+        train(
+            model,
+            make_set(12),
+            loss=loss,
+            save=lambda: saved.append(copy_weights(model)),
+            epochs=4,
+            learning_rate=0.02,
+            schedule="constant",
+            warmup=0.0,
+        )
+    assert "is saved" in str(caught.value)
+    assert saved
+    assert all(tensor.isfinite().all() for tensor in (*saved[-1].values(), *model.state_dict().values()))
+    assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 2
+
+
+def test_nothing_is_saved_when_the_selection_loss_is_not_finite(train):
+    saved = []
+    with pytest.raises(TrainingError, match=r"selection split is nan in epoch 1 .*\n.*nothing is saved yet"):
+        train(make_network(), make_set(8), loss=BreaksDown(call=1, training=False), save=lambda: saved.append(1))
+    assert saved == []
+
+
+def test_the_epoch_line_compares_with_the_majority_class_and_shows_both_losses(train, capsys):
+    data = make_set(10, judged=True)
+    data.labels[:] = torch.tensor([1, 1, 1, 1, 1, 1, 1, 0, 0, 0])
+    train(make_network(), data, loss=Objective(0.5, 2.0), epochs=1)
+    (line, *_) = capsys.readouterr().err.splitlines()
+    assert line.startswith("trial  epoch 1/1  train loss ")
+    assert "(majority class 70.00%)" in line
+    assert line.count("(ce ") == line.count(", kl ") == 2
+    assert "MCC" in line
+
+
+def test_a_model_that_learnt_nothing_is_named_so(train, capsys):
+    train(AlwaysTheSame(), make_set(10))
+    assert "no better than always answering the majority class" in capsys.readouterr().err
+    train(make_network(), make_set(10), epochs=30)
+    assert "learnt nothing" not in capsys.readouterr().err
+
+
+def test_predictions_stand_in_the_texts_order():
+    model, data = make_network(), make_set(30)
+    logits = predict_logits(model, data, FABRIC)
+    for number in range(len(data)):
+        batch = data.batch([number])
+        torch.testing.assert_close(logits[number], model(batch.input_ids, batch.attention_mask)[0])
