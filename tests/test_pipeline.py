@@ -108,6 +108,4 @@ def test_teacher_of_other_classes_is_refused(finished, config, tmp_path):
     other = config.model_copy(update={"data": config.data.model_copy(update={"source": str(data)})})
     place = directory / "teacher" / "seed-0"
     with pytest.raises(ArtifactError, match="teacher of the classes"):
-        potstill.distill(
-            other, potstill.load_corpus(other.data), Teacher.load(place, config.runtime), place, tmp_path / "out"
-        )
+        potstill.distill(other, potstill.load_corpus(other.data), Teacher.load(place, config.runtime), tmp_path / "out")

@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from potstill.config import LoRAConfig, RuntimeConfig, TeacherConfig
 from potstill.data import Corpus, Examples
 from potstill.errors import ArtifactError, SourceError
-from potstill.lora.state import CONFIG_FILE, WEIGHTS_FILE
+from potstill.lora import adapters
+from potstill.lora.state import CONFIG_FILE
 from potstill.teacher import MANIFEST, Teacher, teacher_bytes
 
 CPU = RuntimeConfig(device="cpu", precision="32-true")
@@ -37,7 +38,7 @@ def test_a_saved_teacher_judges_as_before(family, model_directory, tmp_path, ran
 
     torch.manual_seed(99)
     loaded = Teacher.load(tmp_path, CPU)
-    assert loaded.key(tmp_path) == teacher.key(tmp_path)  # before the first text and after
+    assert loaded.key() == teacher.key()  # before the first text and after
     assert torch.equal(loaded.logits(EXAMPLES), logits)
     assert loaded.manifest == teacher.manifest
     assert loaded.parameters == teacher.parameters
@@ -79,24 +80,22 @@ def test_an_incomplete_or_foreign_manifest_is_refused(saved):
         Teacher.load(saved, CPU)
 
 
-def test_the_key_follows_everything_that_decides_a_logit(base, saved):
+def test_the_key_follows_everything_that_is_trained(saved):
     teacher = Teacher.load(saved, CPU)
-    key = teacher.key(saved)
-    for file in (CONFIG_FILE, WEIGHTS_FILE):
-        content = (saved / file).read_bytes()
-        (saved / file).write_bytes(content + b" ")
-        assert teacher.key(saved) != key
-        (saved / file).write_bytes(content)
-    assert teacher.key(saved) == key
+    keys = {teacher.key()}
+    trained = [parameter for parameter in teacher.classifier.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.data.view(-1)[0] += 1.0
+        keys.add(teacher.key())
+    assert len(keys) == 1 + len(trained)
 
 
-def test_the_key_follows_the_length(base, tmp_path):
-    keys = set()
-    for max_tokens in (5, 6):
-        teacher = make(base, max_tokens=max_tokens)
-        teacher.save(tmp_path / "same")
-        keys.add(teacher.key(tmp_path / "same"))
-    assert len(keys) == 2
+def test_the_key_follows_scale_and_length(base):
+    keys = {make(base, max_tokens=5).key(), make(base, max_tokens=6).key()}
+    rescaled = make(base, max_tokens=6)
+    for _, adapter in adapters(rescaled.classifier):
+        adapter.scaling *= 2
+    assert len(keys | {rescaled.key()}) == 3
 
 
 def test_texts_are_cut_to_the_backbones_positions(model_directory):

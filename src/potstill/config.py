@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from potstill.artifacts import write_text
 from potstill.errors import ConfigError
 
 
@@ -75,9 +76,10 @@ class LoRAConfig(Settings):
     """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685)."""
 
     rank: Annotated[int, Field(ge=1)] = 8
-    """Rank r of the update B·A. 8 is the paper's choice for GPT-2-sized models, about 0.5-2 % of the parameters."""
+    """Rank r of the update B·A. 8 is the paper's choice for RoBERTa on GLUE (appendix D)."""
     alpha: Annotated[float, Field(gt=0.0)] = 16.0
-    """The update is scaled by alpha / rank. Twice the rank is the common choice since QLoRA's experiments."""
+    """The update is scaled by alpha / rank. Twice the rank is a common rule of thumb; with Adam it acts much like a
+    higher learning rate (paper, section 4.1)."""
     dropout: Fraction = 0.0
     """Dropout on the adapter's input."""
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
@@ -207,7 +209,7 @@ class PotstillConfig(Settings):
 
     def save(self, path: Path) -> None:
         """Write all settings, defaults included, as YAML that `load` reads back to an equal configuration."""
-        path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+        write_text(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:

@@ -112,14 +112,14 @@ class Measurement:
 
 
 def model_directories(path: Path) -> list[Path]:
-    """List the models at `path`: itself, or all of a run directory's.
+    """List the models at `path`: itself, or all of a run's, or those of several seeds.
 
     Raises:
         ArtifactError: There is none.
     """
     if _is_model(path):
         return [path]
-    found = sorted(child for child in path.glob("*/seed-*") if _is_model(child))
+    found = sorted(child for child in (*path.glob("*/seed-*"), *path.glob("seed-*")) if _is_model(child))
     if not found:
         raise ArtifactError(
             f"{path}: expected a model directory (with {MANIFEST} or {StudentFiles(path).manifest.name}) or a run "
@@ -127,6 +127,20 @@ def model_directories(path: Path) -> list[Path]:
             f"`distill` or `train` wrote"
         )
     return found
+
+
+def find_teacher(path: Path) -> Path:
+    """Return the teacher's directory at `path`: itself, or the best in selection of the teachers in it.
+
+    Raises:
+        ArtifactError: There is none.
+    """
+    teachers = [directory for directory in model_directories(path) if (directory / MANIFEST).is_file()]
+    if not teachers:
+        raise ArtifactError(f"{path}: expected a tuned teacher, found students\n  what to do: `potstill finetune`")
+    if len(teachers) == 1:
+        return teachers[0]
+    return max(teachers, key=lambda directory: float(TrainingRecord.load(directory).best["mcc"]))
 
 
 def open_model(directory: Path, runtime: RuntimeConfig) -> SavedModel:

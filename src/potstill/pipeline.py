@@ -24,11 +24,12 @@ from potstill.models import Measurement, StudentModel, TeacherModel, TrainingRec
 from potstill.report import write_report
 from potstill.runtime import Classifier
 from potstill.student.model import Student, student_bytes
-from potstill.teacher import Teacher, count_parameters, teacher_bytes
+from potstill.teacher import Teacher, check_sources, count_parameters, teacher_bytes
 from potstill.training.compute import make_fabric
 from potstill.training.loop import FitResult, fit
 from potstill.training.progress import console
 
+CONFIG_FILE = "config.yaml"
 HISTORY_FILE = "history.jsonl"
 
 
@@ -121,16 +122,13 @@ def finetune(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int 
     return teacher, trained
 
 
-def distill(
-    config: PotstillConfig, corpus: Corpus, teacher: Teacher, teacher_directory: Path, directory: Path, seed: int = 0
-) -> Trained:
+def distill(config: PotstillConfig, corpus: Corpus, teacher: Teacher, directory: Path, seed: int = 0) -> Trained:
     """Train a student on the labels and the teacher's softened judgement.
 
     Args:
         config: `data`, `student`, `distillation` and `runtime` are used.
         corpus: The task.
         teacher: Who judges; its classes must be the corpus's.
-        teacher_directory: Where the teacher is saved.
         directory: Where to save the student; made if need be.
         seed: Decides weights, batches and dropout.
 
@@ -139,11 +137,11 @@ def distill(
     """
     if teacher.manifest.label_names != corpus.label_names:
         raise ArtifactError(
-            f"{teacher_directory}: expected a teacher of the classes {list(corpus.label_names)}, found one of "
+            f"expected a teacher of the classes {list(corpus.label_names)}, found one of "
             f"{list(teacher.manifest.label_names)}\n  what to do: tune a teacher on this data first"
         )
     student = _new_student(config, corpus, teacher.manifest.tokenizer, seed)
-    judged = [teacher_logits(teacher, teacher_directory, part) for part in (corpus.train, corpus.selection)]
+    judged = [teacher_logits(teacher, part) for part in (corpus.train, corpus.selection)]
     objective = Objective(config.distillation.alpha, config.distillation.temperature)
     train_set, selection = map(student.training_set, (corpus.train, corpus.selection), judged)
     return _fit_student(config, student, train_set, selection, objective, "distilled", directory, seed)
@@ -174,9 +172,10 @@ def run(
         PotstillError: Data, backbone or settings can't be used; nothing is trained then.
     """
     corpus = load_corpus(config.data)
+    check_sources(config.teacher)
     directory = new_run_directory(out, name or corpus.name)
     environment = describe_environment()
-    config.save(directory / "config.yaml")
+    config.save(directory / CONFIG_FILE)
     write_json(directory / "environment.json", environment)
     console.print(f"[bold]{corpus.name}[/] ({corpus.source}) → {directory}")
 
@@ -198,7 +197,7 @@ def run(
     teacher, chosen = best
     for seed in config.student.seeds:
         pair = (
-            distill(config, corpus, teacher, chosen.directory, directory / "distilled" / f"seed-{seed}", seed),
+            distill(config, corpus, teacher, directory / "distilled" / f"seed-{seed}", seed),
             train(config, corpus, directory / "baseline" / f"seed-{seed}", seed),
         )
         for trained in pair:
@@ -210,7 +209,7 @@ def run(
         models=tuple(results),
         teacher_seed=chosen.seed,
         comparisons=dict(_comparisons(corpus, config.student.seeds, answers)),
-        command=command or shlex.join(["potstill", "run", "--config", str(directory / "config.yaml")]),
+        command=command or shlex.join(["potstill", "run", "--config", str(directory / CONFIG_FILE)]),
         config=config.model_dump(mode="json"),
         environment=environment,
     )
@@ -246,6 +245,7 @@ def _fit_student(
         save=lambda: student.save(directory),
         title=f"{role} {seed}",
     )
+    student.prove(directory)
     trained = Trained(role, seed, directory, fitted, count_parameters(student.network), student_bytes(directory))
     trained.save()
     return trained

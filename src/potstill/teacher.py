@@ -11,13 +11,13 @@ from lightning_fabric import Fabric
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from potstill.artifacts import digest, file_digest, read_json, write_json
-from potstill.backbone import TextClassifier, build_classifier, load_tokenizer
+from potstill.artifacts import digest, read_json, write_json
+from potstill.backbone import TextClassifier, build_classifier, load_config, load_tokenizer
 from potstill.config import LoRAConfig, RuntimeConfig, TeacherConfig
 from potstill.data import Corpus, Examples
 from potstill.data.tokenised import TrainingSet, tokenise
 from potstill.errors import ArtifactError
-from potstill.lora import ADAPTER_FILES, CONFIG_FILE, inject, load_adapter, save_adapter
+from potstill.lora import CONFIG_FILE, adapters, inject, load_adapter, save_adapter
 from potstill.tokens import limit
 from potstill.training.compute import compress_frozen_matrices, is_mixed, make_fabric
 from potstill.training.loop import predict_logits
@@ -83,7 +83,7 @@ class Teacher:
             tokenizer=tokenizer_name,
             random_init=config.random_init,
             seed=seed,
-            base=_frozen_digest(classifier),
+            base=_digest(classifier, trained=False),
             label_names=corpus.label_names,
             max_tokens=min(max_tokens, classifier.max_tokens),
         )
@@ -106,7 +106,8 @@ class Teacher:
             seed=manifest.seed,
         )
         lora = load_adapter(classifier.model, directory)
-        if (found := _frozen_digest(classifier)) != manifest.base:
+        # Adapters must never stand on another base unnoticed.
+        if (found := _digest(classifier, trained=False)) != manifest.base:
             raise ArtifactError(
                 f"{directory}: the backbone {manifest.backbone!r} is not the one that these adapters were trained on "
                 f"(expected weights {manifest.base}, found {found})\n  what to do: restore that backbone, or tune again"
@@ -118,12 +119,17 @@ class Teacher:
         save_adapter(self.classifier.model, self.lora, directory, base=self.manifest.backbone)
         write_json(directory / MANIFEST, {"format": _FORMAT, **vars(self.manifest)})
 
-    def key(self, directory: Path) -> str:
+    def describe(self, config: TeacherConfig) -> TeacherConfig:
+        """Return `config` with what is known of this teacher in place of what was said there."""
+        known = {"backbone": self.manifest.backbone, "tokenizer": self.manifest.tokenizer, "lora": self.lora}
+        return config.model_copy(update=known | {"random_init": self.manifest.random_init})
+
+    def key(self) -> str:
         """Return a digest of everything that decides a logit: base, trained weights, tokenizer, length, precision."""
         precision = "bf16" if is_mixed(self.fabric) else "float32"
-        settings = str((self.manifest.max_tokens, precision))
-        files = [file_digest(directory / name) for name in ADAPTER_FILES]
-        return digest([self.manifest.base, *files, self.tokenizer.to_str(), settings])
+        scalings = [adapter.scaling for _, adapter in adapters(self.classifier)]
+        settings = str((scalings, self.manifest.max_tokens, precision))
+        return digest([self.manifest.base, _digest(self.classifier, trained=True), self.tokenizer.to_str(), settings])
 
     @property
     def parameters(self) -> tuple[int, int]:
@@ -139,6 +145,16 @@ class Teacher:
     def logits(self, examples: Examples, title: str | None = None) -> Tensor:
         """Judge texts; returns (texts, classes), float32. A `title` shows a progress bar."""
         return predict_logits(self.classifier, self.training_set(examples), self.fabric, title=title)
+
+
+def check_sources(config: TeacherConfig) -> None:
+    """Find backbone and tokenizer before anything is written or trained; their weights are not read yet.
+
+    Raises:
+        SourceError: One of them can't be found or reached.
+    """
+    load_config(config.backbone, random_init=config.random_init)
+    load_tokenizer(config.tokenizer or config.backbone)
 
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
@@ -174,16 +190,20 @@ def _base(
 def _place(classifier: TextClassifier, runtime: RuntimeConfig) -> Fabric:
     """Choose device and precision and move the model there."""
     fabric = make_fabric(runtime, large=True)
+    if fabric.device.type == "cpu":
+        # PyTorch's fused attention is made for long sequences: on sentences its backward pass on a CPU takes longer
+        # than all of a block's matrix products together (benchmarks/attention.py).
+        classifier.model.set_attn_implementation("eager")
     if is_mixed(fabric):
         compress_frozen_matrices(classifier)
     fabric.to_device(classifier)
     return fabric
 
 
-def _frozen_digest(model: nn.Module) -> str:
-    """Hash the weights that are not saved, so that adapters are never put on another base unnoticed."""
-    frozen = ((name, p) for name, p in model.named_parameters() if not p.requires_grad)
-    return digest(part for name, p in frozen for part in (name, p.numpy().tobytes()))
+def _digest(model: nn.Module, *, trained: bool) -> str:
+    """Hash the weights that are trained, or those that are not."""
+    chosen = ((name, p.detach().cpu()) for name, p in model.named_parameters() if p.requires_grad == trained)
+    return digest(part for name, p in chosen for part in (name, p.numpy().tobytes()))
 
 
 def _read_manifest(path: Path) -> TeacherManifest:

@@ -16,7 +16,7 @@ class CountingTeacher:
     bias: float = 0.0
     asked: list[str] = field(default_factory=list)
 
-    def key(self, directory):
+    def key(self):
         return self.name
 
     def logits(self, examples, title=None):
@@ -38,45 +38,45 @@ def make_examples(*texts: str, pairs: tuple[str, ...] | None = None) -> Examples
 
 def test_every_text_is_judged_once_and_answers_stand_in_order(tmp_path):
     teacher = CountingTeacher()
-    first = teacher_logits(teacher, tmp_path, make_examples("aa", "b", "aa", "cccc"))
+    first = teacher_logits(teacher, make_examples("aa", "b", "aa", "cccc"))
     assert first[:, 0].tolist() == [2, 1, 2, 4]
     assert first.dtype == torch.float32
     assert teacher.asked == ["aa", "b", "cccc"]
-    second = teacher_logits(teacher, tmp_path, make_examples("b", "ddd", "cccc"))
+    second = teacher_logits(teacher, make_examples("b", "ddd", "cccc"))
     assert second[:, 0].tolist() == [1, 3, 4]
     assert teacher.asked == ["aa", "b", "cccc", "ddd"]
 
 
 def test_another_process_finds_the_answers(tmp_path):
     examples = make_examples("aa", "b")
-    expected = teacher_logits(CountingTeacher(), tmp_path, examples)
+    expected = teacher_logits(CountingTeacher(), examples)
     later = CountingTeacher()
-    assert torch.equal(teacher_logits(later, tmp_path, examples), expected)
+    assert torch.equal(teacher_logits(later, examples), expected)
     assert later.asked == []
 
 
 def test_a_changed_teacher_never_gets_the_old_ones_answers(tmp_path):
     examples = make_examples("aa", "b")
-    teacher_logits(CountingTeacher(), tmp_path, examples)
+    teacher_logits(CountingTeacher(), examples)
     changed = CountingTeacher(name="second", bias=10)
-    assert teacher_logits(changed, tmp_path, examples)[:, 0].tolist() == [12, 11]
+    assert teacher_logits(changed, examples)[:, 0].tolist() == [12, 11]
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-3], lambda content: b"", lambda content: content[::-1]])
 def test_a_damaged_cache_is_made_again(tmp_path, cache, damage):
     examples = make_examples("aa", "b")
-    expected = teacher_logits(CountingTeacher(), tmp_path, examples)
+    expected = teacher_logits(CountingTeacher(), examples)
     (file,) = (cache / "logits").iterdir()
     file.write_bytes(damage(file.read_bytes()))
     for asked in (["aa", "b"], []):
         teacher = CountingTeacher()
-        assert torch.equal(teacher_logits(teacher, tmp_path, examples), expected)
+        assert torch.equal(teacher_logits(teacher, examples), expected)
         assert teacher.asked == asked
 
 
 def test_pairs_and_texts_do_not_run_into_each_other(tmp_path):
     teacher = CountingTeacher()
     paired = make_examples("a", "a", "a\0b", "\ud800", pairs=("b\0c", "", "c", "x"))
-    assert teacher_logits(teacher, tmp_path, paired).tolist() == [[1, 3], [1, 0], [3, 1], [1, 1]]
-    assert teacher_logits(teacher, tmp_path, make_examples("a")).tolist() == [[1, 0]]
+    assert teacher_logits(teacher, paired).tolist() == [[1, 3], [1, 0], [3, 1], [1, 1]]
+    assert teacher_logits(teacher, make_examples("a")).tolist() == [[1, 0]]
     assert len(teacher.asked) == 5

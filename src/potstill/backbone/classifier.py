@@ -21,7 +21,7 @@ class TextClassifier(nn.Module):
 
     Attributes:
         model: The wrapped model.
-        padding_id: What `collate` fills short sequences with; never looked at here.
+        padding_id: What fills short sequences up; never looked at here.
     """
 
     def __init__(self, model: PreTrainedModel, padding_id: int) -> None:

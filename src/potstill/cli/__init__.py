@@ -21,10 +21,10 @@ _COMMANDS = {
     "data": ("potstill.cli.inspect", "Show how a data set is read and split."),
 }
 
-_TRAIN_PACKAGES = frozenset(
-    ("datasets", "gguf", "lightning_fabric", "matplotlib", "onnx", "pyarrow", "pydantic", "yaml", "rich")
-    + ("safetensors", "sklearn", "scipy", "torch", "transformers")
-)
+_TRAIN_PACKAGES = {
+    *("datasets", "gguf", "huggingface_hub", "lightning_fabric", "matplotlib", "onnx", "pyarrow", "pydantic"),
+    *("rich", "safetensors", "scipy", "sklearn", "torch", "transformers", "yaml"),
+}
 """What the extra `train` brings, by import name."""
 
 
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> Any:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; the best epoch of each finished or running model is saved", err=True)
+        click.echo("interrupted; of each model that finished an epoch, the best one is saved", err=True)
         sys.exit(130)
     except PotstillError as error:
         _fail(error)

@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
 from potstill.cli.settings import SettingsCommand, with_settings
 from potstill.config import PotstillConfig
+from potstill.errors import ArtifactError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from potstill.data import Examples
+    from potstill.models import Measurement
 
 
 @click.command(cls=SettingsCommand)
@@ -27,48 +30,30 @@ def evaluate(config: PotstillConfig, config_file: Path | None, models: tuple[Pat
     --data takes a file (all of it is scored) or a data set, whose held-out part is scored. Several models are compared
     with the first one by McNemar's test.
     """
-    from potstill.evaluation import majority_verdict, mcnemar
-    from potstill.models import TrainingRecord, measure, model_directories, open_model
+    from potstill.models import measure, model_directories, open_model
 
-    rows: list[dict[str, Any]] = []
-    examples: Examples | None = None
-    names: tuple[str, ...] = ()
-    first: Any = None
-    for directory in [found for path in models for found in model_directories(path)]:
+    directories = [directory for path in models for directory in model_directories(path)]
+    model = open_model(directories[0], config.runtime)
+    names, examples = model.label_names, _examples(config, model.label_names)
+    measured = [measure(model, examples)]
+    for directory in directories[1:]:
         model = open_model(directory, config.runtime)
-        if examples is None or model.label_names != names:
-            names = model.label_names
-            examples = _examples(config, names)
-        measured = measure(model, examples)
-        first = measured.predictions if first is None else first
-        record = TrainingRecord.load(directory)
-        majority = names[int(max(set(labels := examples.labels.tolist()), key=labels.count))]
-        rows.append(
-            {
-                "model": str(directory),
-                "role": record.role,
-                "seed": record.seed,
-                "parameters": record.parameters,
-                "trainable_parameters": record.trainable_parameters,
-                "bytes_on_disk": record.bytes_on_disk,
-                "train_seconds": record.train_seconds,
-                "sentences_per_second": measured.sentences_per_second,
-                "metrics": vars(measured.metrics),
-                "intervals": measured.intervals,
-                "verdict": majority_verdict(measured.intervals, majority),
-                "mcnemar_against_first": vars(mcnemar(examples.labels, measured.predictions, first)) if rows else None,
-            }
-        )
+        if model.label_names != names:
+            raise ArtifactError(
+                f"expected models of the same classes, found {list(names)} in {directories[0]} and "
+                f"{list(model.label_names)} in {directory}\n  what to do: evaluate them one by one"
+            )
+        measured.append(measure(model, examples))
+    rows = [_row(*pair, measured[0], examples, names) for pair in zip(directories, measured, strict=True)]
     click.echo(json.dumps(rows, indent=2)) if as_json else _show(rows)
 
 
 def _examples(config: PotstillConfig, label_names: tuple[str, ...]) -> Examples:
     """Read a labelled file whole, or the held-out part of a data set."""
     from potstill.data import load_corpus, read_examples
-    from potstill.errors import ArtifactError
 
     if Path(config.data.source).is_file():
-        return read_examples(Path(config.data.source), config.data, label_names)
+        return read_examples(config.data.source, config.data, label_names)
     corpus = load_corpus(config.data)
     if corpus.label_names != label_names:
         raise ArtifactError(
@@ -76,6 +61,27 @@ def _examples(config: PotstillConfig, label_names: tuple[str, ...]) -> Examples:
             f"  what to do: name data of the model's own task with --data"
         )
     return corpus.evaluation
+
+
+def _row(
+    directory: Path, measured: Measurement, first: Measurement, examples: Examples, label_names: tuple[str, ...]
+) -> dict[str, Any]:
+    """Put together what is known of one model; `first` is the one that the others are compared with."""
+    from potstill.evaluation import majority_verdict, mcnemar
+    from potstill.models import TrainingRecord
+
+    record = TrainingRecord.load(directory)
+    majority = label_names[int(np.bincount(examples.labels).argmax())]
+    compared = None if measured is first else mcnemar(examples.labels, measured.predictions, first.predictions)
+    return {
+        "model": str(directory),
+        **{name: value for name, value in vars(record).items() if name != "best"},
+        "sentences_per_second": measured.sentences_per_second,
+        "metrics": vars(measured.metrics),
+        "intervals": measured.intervals,
+        "verdict": majority_verdict(measured.intervals, majority),
+        "mcnemar_against_first": None if compared is None else vars(compared),
+    }
 
 
 def _show(rows: list[dict[str, Any]]) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=SettingsCommand)
 @click.option("--classes", default=2, show_default=True, type=click.IntRange(min=2), help="Outputs of the head.")
-@with_settings("teacher")
+@with_settings("teacher.backbone", "teacher.random_init", "teacher.lora")
 def params(config: PotstillConfig, config_file: Path | None, classes: int) -> None:
     r"""Count what LoRA trains in a backbone, from the model itself.
 

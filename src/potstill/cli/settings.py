@@ -67,14 +67,14 @@ class SettingsCommand(click.Command):
                 formatter.write_dl(sections[title])
 
 
-def with_settings(*stages: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command `--config` and a flag for every setting of `stages`; it gets a `config` and `config_file`.
+def with_settings(*parts: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command `--config` and a flag for every setting in `parts`; it gets a `config` and `config_file`.
 
     Flags go over the file, the file over the defaults. Where both teacher and student are trained, the flags for their
     training are prefixed (`--teacher-epochs`, `--student-epochs`).
     """
-    settings = [setting for stage in stages for setting in _leaves(stage)]
-    prefixed = {"teacher", "student"} <= set(stages)
+    settings = [setting for setting in _leaves() if _is_within(setting.path, parts)]
+    prefixed = {"teacher", "student"} <= set(parts)
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
@@ -97,7 +97,12 @@ def with_settings(*stages: str) -> Callable[[Callable[..., Any]], Callable[..., 
     return decorate
 
 
-def _leaves(stage: str) -> Iterator[_Setting]:
+def _is_within(path: tuple[str, ...], parts: tuple[str, ...]) -> bool:
+    """Say whether a setting belongs to one of `parts`: a stage (`data`), a section or a setting (`teacher.lora`)."""
+    return any(path[: len(names)] == names for names in (tuple(part.split(".")) for part in parts))
+
+
+def _leaves() -> Iterator[_Setting]:
     def walk(settings: Settings, path: tuple[str, ...]) -> Iterator[_Setting]:
         for name, field in type(settings).model_fields.items():
             value = getattr(settings, name)
@@ -106,7 +111,7 @@ def _leaves(stage: str) -> Iterator[_Setting]:
             else:
                 yield _Setting((*path, name), field, value)
 
-    yield from walk(getattr(PotstillConfig(), stage), (stage,))
+    yield from walk(PotstillConfig(), ())
 
 
 def _option(setting: _Setting, flag: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -6,15 +6,11 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from potstill.cli.settings import SettingsCommand, with_settings
 from potstill.config import PotstillConfig
-
-if TYPE_CHECKING:
-    from potstill.data import Corpus
 
 _OUT = click.option(
     "--out",
@@ -52,9 +48,13 @@ def finetune(config: PotstillConfig, config_file: Path | None, out: Path | None)
 
     Writes adapters, head and history; with several seeds, one directory each.
     """
+    from potstill.data import load_corpus
     from potstill.pipeline import finetune as finetune_teacher
+    from potstill.teacher import check_sources
 
-    corpus, directory = _prepare(config, out, "teacher")
+    corpus = load_corpus(config.data)
+    check_sources(config.teacher)
+    directory = _new_directory(config, out, f"{corpus.name}-teacher")
     for seed, target in _targets(directory, config.teacher.seeds):
         finetune_teacher(config, corpus, target, seed)
     click.echo(directory)
@@ -67,7 +67,7 @@ def finetune(config: PotstillConfig, config_file: Path | None, out: Path | None)
     required=True,
     metavar="DIR",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="A tuned teacher, as finetune or run wrote it.",
+    help="A tuned teacher, or a directory of several (a run's, say): then the best in selection.",
 )
 @_OUT
 @with_settings("data", "student", "distillation", "runtime")
@@ -77,37 +77,45 @@ def distill(config: PotstillConfig, config_file: Path | None, teacher_directory:
     The loss is alpha * CE + (1 - alpha) * T^2 * KL(teacher || student). The teacher judges each text once; its answers
     are kept and used again.
     """
+    from potstill.data import load_corpus
+    from potstill.models import find_teacher
     from potstill.pipeline import distill as distill_student
     from potstill.teacher import Teacher
 
-    teacher = Teacher.load(teacher_directory, config.runtime)
-    corpus, directory = _prepare(config, out, "distilled")
+    corpus = load_corpus(config.data)
+    teacher = Teacher.load(find_teacher(teacher_directory), config.runtime)
+    config = config.model_copy(update={"teacher": teacher.describe(config.teacher)})
+    directory = _new_directory(config, out, f"{corpus.name}-distilled")
     for seed, target in _targets(directory, config.student.seeds):
-        distill_student(config, corpus, teacher, teacher_directory, target, seed)
+        distill_student(config, corpus, teacher, target, seed)
     click.echo(directory)
 
 
 @click.command(cls=SettingsCommand)
 @_OUT
-@with_settings("data", "student", "runtime")
+@with_settings("data", "student", "runtime", "teacher.backbone", "teacher.tokenizer")
 def train(config: PotstillConfig, config_file: Path | None, out: Path | None) -> None:
-    """Train the same students on the labels alone: the baseline."""
+    """Train the same students on the labels alone: the baseline.
+
+    A teacher's backbone or tokenizer matters only to --student-tokenizer teacher.
+    """
+    from potstill.data import load_corpus
     from potstill.pipeline import train as train_student
 
-    corpus, directory = _prepare(config, out, "baseline")
+    corpus = load_corpus(config.data)
+    directory = _new_directory(config, out, f"{corpus.name}-baseline")
     for seed, target in _targets(directory, config.student.seeds):
         train_student(config, corpus, target, seed)
     click.echo(directory)
 
 
-def _prepare(config: PotstillConfig, out: Path | None, name: str) -> tuple[Corpus, Path]:
+def _new_directory(config: PotstillConfig, out: Path | None, name: str) -> Path:
     from potstill.artifacts import new_run_directory
-    from potstill.data import load_corpus
+    from potstill.pipeline import CONFIG_FILE
 
-    corpus = load_corpus(config.data)
-    directory = new_run_directory(out, f"{corpus.name}-{name}")
-    config.save(directory / "config.yaml")
-    return corpus, directory
+    directory = new_run_directory(out, name)
+    config.save(directory / CONFIG_FILE)
+    return directory
 
 
 def _targets(directory: Path, seeds: tuple[int, ...]) -> Iterator[tuple[int, Path]]:

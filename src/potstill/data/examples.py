@@ -49,7 +49,7 @@ class Corpus:
         source: Where it came from, in words a reader can check (a directory, a hub name, "embedded").
         label_names: Name of each class; the position is the class index.
         train: What gradients are computed from.
-        selection: Carved from the training data; chooses epochs, hyperparameters and thresholds.
+        selection: Carved from the training data; chooses epochs and settings.
         evaluation: Never seen in training or selection; read once, for the report.
     """
 

@@ -106,7 +106,7 @@ def load_corpus(config: DataConfig) -> Corpus:
             f"of {len(pool)} examples {len(train)} are left for training, none of them for the class "
             f"{found.label_names[missing[0]]!r}",
             file=found.source,
-            remedy="add examples, raise --limit, or lower --selection-fraction",
+            remedy="add examples, raise --limit if one is given, or lower --selection-fraction",
         )
     return Corpus(
         found.name, source, found.label_names, found.train.take(train), found.train.take(selection), evaluation
@@ -239,6 +239,11 @@ def _cola_from_hub(config: DataConfig) -> _Found:
 def _from_hub(path: str, configuration: str | None, config: DataConfig) -> _Found:
     """Load a data set of the Hugging Face hub, from its cache where it is there."""
     import datasets  # takes a second, and only this source needs it
+
+    from potstill.hub import hub_answers
+
+    if not hub_answers():
+        datasets.config.HF_HUB_OFFLINE = True  # its cache may have the data; else it says so at once
 
     name = path if configuration is None else f"{path}:{configuration}"
     try:

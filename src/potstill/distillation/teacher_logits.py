@@ -14,21 +14,20 @@ from potstill.data import Examples
 from potstill.teacher import Teacher
 
 
-def teacher_logits(teacher: Teacher, directory: Path, examples: Examples) -> Tensor:
+def teacher_logits(teacher: Teacher, examples: Examples) -> Tensor:
     """Return the teacher's logits for `examples`, asking it only for texts that it has not judged before.
 
     They are filed under everything that decides them (base, adapters, tokenizer, precision), so a changed teacher
     never gets an older one's answers.
 
     Args:
-        teacher: The loaded teacher.
-        directory: Where it was loaded from or saved to.
+        teacher: Who judges.
         examples: The texts; equal ones are judged once.
 
     Returns:
         Logits, (texts, classes), float32.
     """
-    path = cache_directory() / "logits" / teacher.key(directory)
+    path = cache_directory() / "logits" / teacher.key()
     known = _read(path)
     keys = [_text_key(examples, number) for number in range(len(examples))]
     missing: dict[bytes, int] = {}  # where each text that has not been judged stands first

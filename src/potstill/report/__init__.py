@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from potstill.artifacts import write_text
 from potstill.evaluation import Summary
 from potstill.report.markdown import report_text
 from potstill.report.plots import draw_plots
@@ -24,8 +25,7 @@ def write_report(summary: Summary, run_dir: Path) -> None:
     Raises:
         ConfigError: The summary's settings are none of this version's.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
     # The numbers first: whatever happens while drawing, they are kept.
-    (run_dir / SUMMARY_FILE).write_text(summary.to_json(), encoding="utf-8")
+    write_text(run_dir / SUMMARY_FILE, summary.to_json())
     draw_plots(summary, run_dir / PLOTS_DIRECTORY)
-    (run_dir / REPORT_FILE).write_text(report_text(summary, PLOTS_DIRECTORY), encoding="utf-8")
+    write_text(run_dir / REPORT_FILE, report_text(summary, PLOTS_DIRECTORY))

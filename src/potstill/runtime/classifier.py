@@ -25,7 +25,7 @@ class Classifier:
 
     The methods follow scikit-learn: `predict`, `predict_proba`, `classes_`. They may be called from several threads.
 
-        classifier = Classifier.load("runs/cola/student")
+        classifier = Classifier.load("runs/NAME/distilled/seed-0")
         classifier.predict(["The cat sat.", "Cat the sat."])
     """
 

@@ -79,13 +79,16 @@ class Manifest:
 
 
 def find_student(path: Path) -> Path:
-    """Return the student's directory at `path`: itself, or a run's distilled student that was best in selection.
+    """Return the student's directory at `path`: itself, or the best in selection of a run's distilled students.
+
+    Where `path` holds several seeds of one kind of student, the best of these.
 
     Returns `path` unchanged where neither is found: reading its manifest says what is missing.
     """
     if StudentFiles(path).manifest.is_file():
         return path
-    students = [manifest.parent for manifest in sorted(path.glob("distilled/seed-*/student.json"))]
+    manifests = sorted(path.glob("distilled/seed-*/student.json")) or sorted(path.glob("seed-*/student.json"))
+    students = [manifest.parent for manifest in manifests]
     return max(students, key=_selection_mcc, default=path)
 
 

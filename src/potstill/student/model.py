@@ -14,7 +14,7 @@ from potstill.backbone import load_tokenizer
 from potstill.config import StudentConfig
 from potstill.data import Corpus, Examples
 from potstill.data.tokenised import TrainingSet, tokenise
-from potstill.export.onnx import build_model
+from potstill.export.onnx import build_model, prove_parity
 from potstill.runtime.directory import Manifest, StudentFiles
 from potstill.student.network import DistilRNN, StudentSpec
 
@@ -72,6 +72,14 @@ class Student:
         write_atomically(files.tokenizer, lambda path: self.tokenizer.save(str(path)))
         write_atomically(files.model, lambda path: path.write_bytes(graph))
         write_atomically(files.manifest, manifest.save)
+
+    def prove(self, directory: Path) -> None:
+        """Check that the saved graph computes what this network computes.
+
+        Raises:
+            ArtifactError: It does not.
+        """
+        prove_parity(self.network, StudentFiles(directory).model.read_bytes(), seed=0)
 
     def training_set(self, examples: Examples, teacher_logits: torch.Tensor | None = None) -> TrainingSet:
         """Tokenise `examples` for this student; `teacher_logits`, (texts, classes), go along unchanged."""

@@ -1,0 +1,79 @@
+"""Eager against fused attention in LoRA tuning on a CPU: the reason for the choice in `potstill.teacher`.
+
+    python benchmarks/attention.py
+
+Both take the same training steps on the embedded backbone (forward, backward, no optimiser), in turn, for several
+lengths of text. The ratio is eager's tokens per second over the fused kernel's; the result is
+`benchmarks/results/attention.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from potstill.backbone import EMBEDDED, TextClassifier, build_classifier
+from potstill.config import LoRAConfig, RuntimeConfig
+from potstill.environment import describe_environment
+from potstill.lora import inject
+from potstill.training.compute import compress_frozen_matrices, is_mixed, make_fabric
+
+RESULT = Path(__file__).resolve().parent / "results" / "attention.json"
+LENGTHS = (8, 16, 32, 64, 128)
+BATCH = 32
+ROUNDS = 5
+
+
+def main() -> None:
+    """Measure and write the result."""
+    torch.manual_seed(0)
+    fabric = make_fabric(RuntimeConfig(device="cpu"), large=True)
+    classifier = build_classifier(EMBEDDED, num_classes=2)
+    inject(classifier.model, LoRAConfig())
+    if is_mixed(fabric):
+        compress_frozen_matrices(classifier)
+    classifier.train()
+    runs = []
+    for length in LENGTHS:
+        ids = torch.randint(100, 40_000, (BATCH, length))
+        for kind in ("sdpa", "eager"):
+            _tokens_per_second(fabric, classifier, ids, kind)  # the first pass chooses kernels
+        for _ in range(ROUNDS):
+            speeds = {kind: _tokens_per_second(fabric, classifier, ids, kind) for kind in ("sdpa", "eager")}
+            runs.append({"length": length, "tokens_per_second": speeds, "ratio": speeds["eager"] / speeds["sdpa"]})
+    result = {
+        "command": "python benchmarks/attention.py",
+        "environment": describe_environment() | {"precision": "bf16-mixed" if is_mixed(fabric) else "32-true"},
+        "batch": BATCH,
+        "runs": runs,
+        "ratios": {
+            str(length): _spread([run["ratio"] for run in runs if run["length"] == length]) for length in LENGTHS
+        },
+    }
+    RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def _tokens_per_second(fabric: Fabric, classifier: TextClassifier, ids: Tensor, kind: str) -> float:
+    """Take one training step with one kind of attention."""
+    classifier.model.set_attn_implementation(kind)
+    labels = torch.zeros(len(ids), dtype=torch.long)
+    started = time.perf_counter()
+    with fabric.autocast():
+        logits = classifier(ids, torch.ones_like(ids))
+    cross_entropy(logits, labels).backward()
+    return ids.numel() / (time.perf_counter() - started)
+
+
+def _spread(ratios: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+
+
+if __name__ == "__main__":
+    main()

