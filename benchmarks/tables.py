@@ -62,7 +62,9 @@ def _verdicts(result: dict[str, Any]) -> list[str]:
     for role, name in NAMES.items():
         verdicts = [entry["verdict"] for entry in result["verdicts"] if entry["role"] == role]
         if found := [verdict for verdict in verdicts if verdict]:
-            lines.append(f"{name}: {len(found)} of {len(verdicts)} seeds {found[0]}.")
+            lines.append(
+                f"{name}: {len(found)} of {len(verdicts)} seeds {'is' if len(found) == 1 else 'are'} {found[0]}."
+            )
     return lines
 
 

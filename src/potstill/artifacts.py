@@ -90,7 +90,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path} is not readable as JSON ({error})\n  what to do: make it again") from None
     if not isinstance(value, dict):
-        raise ArtifactError(f"{path}: expected a JSON object, found {type(value).__name__}")
+        raise ArtifactError(
+            f"{path}: expected a JSON object, found {type(value).__name__}\n  what to do: make it again"
+        )
     return value
 
 
@@ -110,7 +112,10 @@ def new_run_directory(out: Path | None, name: str) -> Path:
         raise ArtifactError(
             f"{out} exists and is not empty; a run never overwrites another\n  what to do: name another with --out"
         )
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"{out} can't be made: {error}\n  what to do: name another with --out") from None
     return out
 
 

@@ -123,6 +123,10 @@ class TeacherConfig(Settings):
     """`smollm2-135m` (embedded: from a package, needs no hub), a hub name (`gpt2`), a directory or a `.gguf` file."""
     tokenizer: str | None = None
     """Tokenizer by the same kinds of names; none: the backbone's own."""
+    add_bos: bool = True
+    """Begin each text with the tokenizer's beginning-of-text token, for decoders whose tokenizer has one and does not
+    add it. Decoders park attention on the first position (Xiao et al. 2023, arXiv 2309.17453); without the token that
+    is the text's first word."""
     random_init: bool = False
     """Build the architecture from its configuration alone, with random weights."""
     lora: LoRAConfig = LoRAConfig()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +17,16 @@ from potstill.data import Examples
 from potstill.errors import ArtifactError
 from potstill.evaluation import Intervals, Metrics, Role, bootstrap_intervals, compute_metrics
 from potstill.runtime import Classifier
-from potstill.runtime.directory import StudentFiles
+from potstill.runtime.directory import TRAINING_FILE, StudentFiles
 from potstill.teacher import MANIFEST, Teacher
-
-_TRAINING_FILE: Final = "training.json"
 
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """How a saved model came about: `training.json` in its directory. `ModelResult` explains the fields."""
+    """How a saved model came about: `training.json` in its directory. `ModelResult` explains the fields.
+
+    It is written when the training ends: a model whose training was interrupted has none.
+    """
 
     role: Role
     seed: int
@@ -37,7 +38,12 @@ class TrainingRecord:
 
     def save(self, directory: Path) -> None:
         """Write the record."""
-        write_json(directory / _TRAINING_FILE, vars(self))
+        write_json(directory / TRAINING_FILE, vars(self))
+
+    @classmethod
+    def find(cls, directory: Path) -> TrainingRecord | None:
+        """Read the record if there is one."""
+        return cls.load(directory) if (directory / TRAINING_FILE).is_file() else None
 
     @classmethod
     def load(cls, directory: Path) -> TrainingRecord:
@@ -46,11 +52,13 @@ class TrainingRecord:
         Raises:
             ArtifactError: There is none, or it lacks a field.
         """
-        values = read_json(directory / _TRAINING_FILE)
+        values = read_json(directory / TRAINING_FILE)
         try:
             return cls(**values)
         except TypeError as error:
-            raise ArtifactError(f"{directory / _TRAINING_FILE} is damaged: {error}") from None
+            raise ArtifactError(
+                f"{directory / TRAINING_FILE} is damaged: {error}\n  what to do: restore the file, or train again"
+            ) from None
 
 
 class SavedModel(Protocol):
@@ -140,7 +148,13 @@ def find_teacher(path: Path) -> Path:
         raise ArtifactError(f"{path}: expected a tuned teacher, found students\n  what to do: `potstill finetune`")
     if len(teachers) == 1:
         return teachers[0]
-    return max(teachers, key=lambda directory: float(TrainingRecord.load(directory).best["mcc"]))
+    finished = [directory for directory in teachers if (directory / TRAINING_FILE).is_file()]
+    if not finished:
+        raise ArtifactError(
+            f"{path}: expected a teacher whose training has ended, found {len(teachers)} interrupted ones\n"
+            f"  what to do: name one of them, such as {teachers[0]}, or train again"
+        )
+    return max(finished, key=lambda directory: float(TrainingRecord.load(directory).best["mcc"]))
 
 
 def open_model(directory: Path, runtime: RuntimeConfig) -> SavedModel:

@@ -23,9 +23,9 @@ from potstill.evaluation import DataSummary, McNemar, ModelResult, Role, Summary
 from potstill.models import Measurement, StudentModel, TeacherModel, TrainingRecord, measure
 from potstill.report import write_report
 from potstill.runtime import Classifier
-from potstill.student.model import Student, student_bytes
+from potstill.student.model import Student, check_tokenizer, student_bytes
 from potstill.teacher import Teacher, check_sources, count_parameters, teacher_bytes
-from potstill.training.compute import make_fabric
+from potstill.training.compute import describe_compute, make_fabric
 from potstill.training.loop import FitResult, fit
 from potstill.training.progress import console
 
@@ -141,9 +141,10 @@ def distill(config: PotstillConfig, corpus: Corpus, teacher: Teacher, directory:
             f"{list(teacher.manifest.label_names)}\n  what to do: tune a teacher on this data first"
         )
     student = _new_student(config, corpus, teacher.manifest.tokenizer, seed)
-    judged = [teacher_logits(teacher, part) for part in (corpus.train, corpus.selection)]
     objective = Objective(config.distillation.alpha, config.distillation.temperature)
-    train_set, selection = map(student.training_set, (corpus.train, corpus.selection), judged)
+    parts = (corpus.train, corpus.selection)
+    judged = [teacher_logits(teacher, part) if objective.needs_teacher else None for part in parts]
+    train_set, selection = map(student.training_set, parts, judged)
     return _fit_student(config, student, train_set, selection, objective, "distilled", directory, seed)
 
 
@@ -173,11 +174,12 @@ def run(
     """
     corpus = load_corpus(config.data)
     check_sources(config.teacher)
+    check_tokenizer(config.student)
     directory = new_run_directory(out, name or corpus.name)
-    environment = describe_environment()
+    environment = describe_environment() | describe_compute(config.runtime)
     config.save(directory / CONFIG_FILE)
     write_json(directory / "environment.json", environment)
-    console.print(f"[bold]{corpus.name}[/] ({corpus.source}) → {directory}")
+    console.print(f"{corpus.name} ({corpus.source}) → {directory}", markup=False, highlight=False, soft_wrap=True)
 
     answers: dict[tuple[Role, int], NDArray[np.int64]] = {}
     results: list[ModelResult] = []

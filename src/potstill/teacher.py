@@ -9,10 +9,11 @@ from typing import Any, Final
 import torch
 from lightning_fabric import Fabric
 from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 
 from potstill.artifacts import digest, read_json, write_json
-from potstill.backbone import TextClassifier, build_classifier, load_config, load_tokenizer
+from potstill.backbone import TextClassifier, build_classifier, load_config, load_tokenizer, padding_id
 from potstill.config import LoRAConfig, RuntimeConfig, TeacherConfig
 from potstill.data import Corpus, Examples
 from potstill.data.tokenised import TrainingSet, tokenise
@@ -33,6 +34,7 @@ class TeacherManifest:
     Attributes:
         backbone: Name of the pretrained model, as it was given.
         tokenizer: Name of the tokenizer.
+        add_bos: Whether texts begin with the beginning-of-text token.
         random_init: Whether the base was drawn at random, from `seed`.
         seed: Seed of everything random at its making.
         base: Digest of the frozen weights.
@@ -42,6 +44,7 @@ class TeacherManifest:
 
     backbone: str
     tokenizer: str
+    add_bos: bool
     random_init: bool
     seed: int
     base: str
@@ -75,12 +78,18 @@ class Teacher:
         """
         tokenizer_name = config.tokenizer or config.backbone
         classifier, tokenizer = _base(
-            config.backbone, tokenizer_name, corpus.num_classes, random_init=config.random_init, seed=seed
+            config.backbone,
+            tokenizer_name,
+            corpus.num_classes,
+            add_bos=config.add_bos,
+            random_init=config.random_init,
+            seed=seed,
         )
         inject(classifier.model, config.lora)
         manifest = TeacherManifest(
             backbone=config.backbone,
             tokenizer=tokenizer_name,
+            add_bos=config.add_bos,
             random_init=config.random_init,
             seed=seed,
             base=_digest(classifier, trained=False),
@@ -102,6 +111,7 @@ class Teacher:
             manifest.backbone,
             manifest.tokenizer,
             len(manifest.label_names),
+            add_bos=manifest.add_bos,
             random_init=manifest.random_init,
             seed=manifest.seed,
         )
@@ -121,8 +131,8 @@ class Teacher:
 
     def describe(self, config: TeacherConfig) -> TeacherConfig:
         """Return `config` with what is known of this teacher in place of what was said there."""
-        known = {"backbone": self.manifest.backbone, "tokenizer": self.manifest.tokenizer, "lora": self.lora}
-        return config.model_copy(update=known | {"random_init": self.manifest.random_init})
+        known = {name: getattr(self.manifest, name) for name in ("backbone", "tokenizer", "add_bos", "random_init")}
+        return config.model_copy(update=known | {"lora": self.lora})
 
     def key(self) -> str:
         """Return a digest of everything that decides a logit: base, trained weights, tokenizer, length, precision."""
@@ -169,22 +179,31 @@ def teacher_bytes(directory: Path, parameters: int) -> int:
 
 
 def _base(
-    backbone: str, tokenizer_name: str, num_classes: int, *, random_init: bool, seed: int
+    backbone: str, tokenizer_name: str, num_classes: int, *, add_bos: bool, random_init: bool, seed: int
 ) -> tuple[TextClassifier, Tokenizer]:
     """Build the model as it is before any adapter, and its tokenizer."""
     tokenizer = load_tokenizer(tokenizer_name)
-    padding_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     torch.manual_seed(seed)
     # A backbone's own tokenizer is trusted: some know a special token that the embedding table has no row for.
     foreign = random_init or tokenizer_name != backbone
     classifier = build_classifier(
         backbone,
         num_classes,
-        padding_id,
+        padding_id(tokenizer),
         random_init=random_init,
         vocab_size=len(tokenizer) if foreign else None,
     )
+    if add_bos and classifier.is_decoder and tokenizer.bos_token is not None:
+        _prepend(tokenizer.backend_tokenizer, tokenizer.bos_token, tokenizer.bos_token_id)
     return classifier, tokenizer.backend_tokenizer
+
+
+def _prepend(tokenizer: Tokenizer, bos: str, bos_id: int) -> None:
+    """Make `tokenizer` begin every text with `bos`, and every second text of a pair, unless it does so already."""
+    if tokenizer.encode("a").ids[:1] != [bos_id]:
+        tokenizer.post_processor = TemplateProcessing(
+            single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, bos_id)]
+        )
 
 
 def _place(classifier: TextClassifier, runtime: RuntimeConfig) -> Fabric:

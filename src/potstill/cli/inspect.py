@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 @click.option("--classes", default=2, show_default=True, type=click.IntRange(min=2), help="Outputs of the head.")
 @with_settings("teacher.backbone", "teacher.random_init", "teacher.lora")
 def params(config: PotstillConfig, config_file: Path | None, classes: int) -> None:
-    r"""Count what LoRA trains in a backbone, from the model itself.
+    """Count what LoRA trains in a backbone, from the model itself.
 
-    \b
+    
     The reference experiment's numbers, with no hub in reach:
       potstill params --backbone gpt2 --random-init --rank 4 --train-layernorm
     """
@@ -41,7 +41,7 @@ def params(config: PotstillConfig, config_file: Path | None, classes: int) -> No
     groups = parameter_groups(model)
     total = sum(count for count, _ in groups.values())
     trainable = sum(trained for _, trained in groups.values())
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(_params_table(groups))
     console.print(f"{teacher.backbone}: rank {teacher.lora.rank} on {len(targets)} linear maps, {classes} classes")
     reduction = 100 * (1 - trainable / total)
@@ -82,19 +82,20 @@ def data(config: PotstillConfig, config_file: Path | None, target: Path | None, 
     from potstill.data import load_corpus
 
     corpus = load_corpus(config.data)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(f"{corpus.name}: {corpus.source}")
     console.print(_parts_table(corpus))
     for index, name in enumerate(corpus.label_names[:10] if show else ()):
-        console.print(f"\n{name}", style="bold", markup=False)
+        console.print(f"\n{name}", style="bold")
         for text in _some_texts(corpus.train, index, show):
-            console.print(f"  {text}", markup=False)
+            console.print(f"  {text}")
     if target is not None:
         _write_parts(corpus, target, config)
-        console.print(f"\nwritten to {target}", markup=False)
+        console.print(f"\nwritten to {target}")
 
 
 def _parts_table(corpus: Corpus) -> Table:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("part")
@@ -108,7 +109,7 @@ def _parts_table(corpus: Corpus) -> Table:
         table.add_row(
             name,
             f"{len(part):,}",
-            corpus.label_names[most],
+            escape(corpus.label_names[most]),
             f"{counts[most] / len(part):.2%}",
             f"{np.median(words):.0f}",
             str(max(words)),

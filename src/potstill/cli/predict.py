@@ -57,7 +57,8 @@ def _open(model: Path) -> tuple[tuple[str, ...], Probabilities]:
 def _decode(file: Iterable[bytes]) -> Iterator[str]:
     for number, line in enumerate(file, start=1):
         try:
-            text = line.decode("utf-8").strip()
+            # A byte order mark stands at the start of many files from Windows and is no text.
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
         except UnicodeDecodeError as error:
             name = getattr(file, "name", "standard input")
             raise DataError(

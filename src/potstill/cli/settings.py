@@ -59,7 +59,7 @@ class SettingsCommand(click.Command):
         """Write the options under one heading per stage."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
-            if (record := parameter.get_help_record(ctx)) is not None:
+            if isinstance(parameter, click.Option) and (record := parameter.get_help_record(ctx)) is not None:
                 stage, *rest = (parameter.name or "").split("__")
                 sections.setdefault(stage.capitalize() if rest else "Options", []).append(record)
         for title in sorted(sections, key=lambda title: title != "Options"):
@@ -143,8 +143,9 @@ def _parse(given: Any, annotation: Any) -> Any:
 
 def _place(values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     for name in path[:-1]:
-        inner = values.setdefault(name, {})
+        inner = values.get(name, {})
         if not isinstance(inner, dict):
             return  # a scalar where a stage belongs: the validation will say so
-        values = inner
+        values[name] = dict(inner)  # a copy: a YAML alias (`*training`) is one mapping in two places
+        values = values[name]
     values[path[-1]] = value

@@ -80,9 +80,11 @@ def distill(config: PotstillConfig, config_file: Path | None, teacher_directory:
     from potstill.data import load_corpus
     from potstill.models import find_teacher
     from potstill.pipeline import distill as distill_student
+    from potstill.student.model import check_tokenizer
     from potstill.teacher import Teacher
 
     corpus = load_corpus(config.data)
+    check_tokenizer(config.student)
     teacher = Teacher.load(find_teacher(teacher_directory), config.runtime)
     config = config.model_copy(update={"teacher": teacher.describe(config.teacher)})
     directory = _new_directory(config, out, f"{corpus.name}-distilled")
@@ -101,8 +103,10 @@ def train(config: PotstillConfig, config_file: Path | None, out: Path | None) ->
     """
     from potstill.data import load_corpus
     from potstill.pipeline import train as train_student
+    from potstill.student.model import check_tokenizer
 
     corpus = load_corpus(config.data)
+    check_tokenizer(config.student)
     directory = _new_directory(config, out, f"{corpus.name}-baseline")
     for seed, target in _targets(directory, config.student.seeds):
         train_student(config, corpus, target, seed)
@@ -125,4 +129,11 @@ def _targets(directory: Path, seeds: tuple[int, ...]) -> Iterator[tuple[int, Pat
 
 
 def _command_line() -> str:
-    return shlex.join(["potstill", *sys.argv[1:]])
+    """Return the command that repeats this one: without `--out`, which would be refused."""
+    arguments = sys.argv[1:]
+    kept = [
+        argument
+        for number, argument in enumerate(arguments)
+        if not argument.startswith("--out=") and "--out" not in (argument, *arguments[max(0, number - 1) : number])
+    ]
+    return shlex.join(["potstill", *kept])

@@ -42,6 +42,15 @@ COLA_COLUMNS = MappingProxyType({"text_column": "sentence", "pair_column": None,
 Record = tuple[int, Mapping[str, object]]
 """A line number (physical, from 1; a row number where there are no lines) and the values by column."""
 
+Fields = tuple[int, list[str]]
+"""A line number, and the values of a format that has no names beside them."""
+
+Origin = Path | str
+"""Where rows come from: a file's path, or the name of what is no file here, such as a data set of the hub.
+
+The difference decides the remedy: nobody can leave a row out of a data set that isn't theirs.
+"""
+
 _LIKELY_NAMES = MappingProxyType(
     {
         "text": ("text", "sentence", "sentence1", "content", "review", "question", "query", "utterance", "message"),
@@ -75,7 +84,8 @@ def read_examples(path: Path | str, config: DataConfig, label_names: Sequence[st
     Raises:
         DataError: The file can't be read right, or holds a label that is not among `label_names`.
     """
-    return to_examples(read_rows(Path(path), config), label_names, path)
+    path = Path(path)
+    return to_examples(read_rows(path, config), label_names, path)
 
 
 def read_rows(path: Path, config: DataConfig) -> list[Row]:
@@ -94,7 +104,7 @@ def read_rows(path: Path, config: DataConfig) -> list[Row]:
     return parse_records(reader(path, config), config, path)
 
 
-def parse_records(records: Iterable[Record], config: DataConfig, file: Path | str) -> list[Row]:
+def parse_records(records: Iterable[Record], config: DataConfig, file: Origin) -> list[Row]:
     """Turn records into rows: strip the texts, check every value.
 
     Raises:
@@ -111,7 +121,7 @@ def parse_records(records: Iterable[Record], config: DataConfig, file: Path | st
     return rows
 
 
-def check_columns(found: Sequence[str], config: DataConfig, file: Path | str, line: int | None = None) -> None:
+def check_columns(found: Sequence[str], config: DataConfig, file: Origin, line: int | None = None) -> None:
     """Check that each column which the configuration names is there, once.
 
     Raises:
@@ -120,7 +130,12 @@ def check_columns(found: Sequence[str], config: DataConfig, file: Path | str, li
     for role, name in named_columns(config).items():
         count = found.count(name)
         if count > 1:
-            raise DataError(f"{count} columns are called {name!r}", file=file, line=line, remedy="rename all but one")
+            raise DataError(
+                f"{count} columns are called {name!r}",
+                file=file,
+                line=line,
+                remedy=_by_editing(file, "rename all but one"),
+            )
         if count == 0:
             likely = next((c for like in _LIKELY_NAMES[role] for c in found if c.strip().lower() == like), None)
             raise DataError(
@@ -139,7 +154,7 @@ def named_columns(config: DataConfig) -> dict[str, str]:
     return named if config.pair_column is None else named | {"pair": config.pair_column}
 
 
-def label_names_of(rows: Iterable[Row], file: Path | str) -> tuple[str, ...]:
+def label_names_of(rows: Iterable[Row], file: Origin) -> tuple[str, ...]:
     """List the classes of training data: in numerical order if all are whole numbers, else alphabetically.
 
     Raises:
@@ -150,7 +165,8 @@ def label_names_of(rows: Iterable[Row], file: Path | str) -> tuple[str, ...]:
         raise DataError(
             f"all rows have the label {names.pop()!r}",
             file=file,
-            remedy="training needs two or more classes: add rows of another, or name another --label-column",
+            remedy="training needs two or more classes: name another --label-column, or "
+            + _by_editing(file, "add rows of another"),
         )
     # The bound keeps identifiers of hundreds of digits, which int() refuses, among the strings.
     if all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in names):
@@ -158,7 +174,7 @@ def label_names_of(rows: Iterable[Row], file: Path | str) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def to_examples(rows: Sequence[Row], label_names: Sequence[str], file: Path | str) -> Examples:
+def to_examples(rows: Sequence[Row], label_names: Sequence[str], file: Origin) -> Examples:
     """Replace the labels by class indices.
 
     Raises:
@@ -171,7 +187,8 @@ def to_examples(rows: Sequence[Row], label_names: Sequence[str], file: Path | st
                 f"unknown label {row.label!r}",
                 file=file,
                 line=row.line,
-                remedy=f"correct it, leave the row out, or train with it; the known labels are {_listed(label_names)}",
+                remedy=_by_editing(file, "correct it, leave the row out, or train with it")
+                + f"; the known labels are {_listed(label_names)}",
             )
     pairs = tuple(row.pair for row in rows if row.pair is not None)
     return Examples(
@@ -185,7 +202,7 @@ def _read_cola(path: Path, config: DataConfig) -> list[Row]:
     """Read one of CoLA's own files, whose columns and labels have a meaning but no names."""
     header = ("source", "label", "mark", "sentence")
     columns = config.model_copy(update=dict(COLA_COLUMNS))
-    rows = parse_records(_name_fields(_split_fields(path, "\t"), header, path), columns, path)
+    rows = parse_records(_name_fields(_split_tsv(path), header, path), columns, path)
     names = dict(zip("01", COLA_LABELS, strict=True))
     for row in rows:
         if row.label not in names:
@@ -198,9 +215,9 @@ def _read_cola(path: Path, config: DataConfig) -> list[Row]:
     return [replace(row, label=names[row.label]) for row in rows]
 
 
-def _read_delimited(path: Path, config: DataConfig, delimiter: str) -> Iterator[Record]:
+def _read_delimited(path: Path, config: DataConfig, split: Callable[[Path], Iterator[Fields]]) -> Iterator[Record]:
     """Read delimited text whose first line names the columns."""
-    lines = _split_fields(path, delimiter)
+    lines = split(path)
     first = next(lines, None)
     if first is None:
         return iter(())
@@ -209,7 +226,7 @@ def _read_delimited(path: Path, config: DataConfig, delimiter: str) -> Iterator[
     return _name_fields(lines, header, path)
 
 
-def _name_fields(lines: Iterable[tuple[int, list[str]]], header: Sequence[str], path: Path) -> Iterator[Record]:
+def _name_fields(lines: Iterable[Fields], header: Sequence[str], path: Path) -> Iterator[Record]:
     for line, fields in lines:
         if len(fields) != len(header):
             raise DataError(
@@ -222,18 +239,24 @@ def _name_fields(lines: Iterable[tuple[int, list[str]]], header: Sequence[str], 
         yield line, dict(zip(header, fields, strict=True))
 
 
-def _split_fields(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield each record's fields with the line that it starts on; empty lines are skipped.
+def _split_tsv(path: Path) -> Iterator[Fields]:
+    """Yield each line's fields; empty lines are skipped.
 
     Tab-separated values are read without quoting: their texts hold no tabs, but many a lone quotation mark, which a
     reader with quoting on would take for the start of a field that swallows rows.
     """
-    reader = csv.reader(
-        _open_text(path),
-        delimiter=delimiter,
-        quoting=csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL,
-        strict=True,
-    )
+    for line, text in enumerate(_open_text(path), start=1):
+        if record := text.rstrip("\r\n"):
+            yield line, record.split("\t")
+
+
+def _split_csv(path: Path) -> Iterator[Fields]:
+    """Yield each record's fields with the line that it starts on; empty lines are skipped.
+
+    The csv module's limit on a field's length stays as it is: it holds for the whole process, and is what stops a
+    quotation mark that is never closed near the place where it stands.
+    """
+    reader = csv.reader(_open_text(path), strict=True)
     while True:
         line = reader.line_num + 1
         try:
@@ -245,7 +268,8 @@ def _split_fields(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]
                 f"the record that starts here can't be read: {error}",
                 file=path,
                 line=line,
-                remedy="look for a quotation mark that is never closed; inside a quoted text, write each one twice",
+                remedy="look for a quotation mark that is never closed; inside a quoted text, write each one twice; "
+                f"save texts of more than {csv.field_size_limit()} characters as TSV, JSONL or Parquet",
             ) from None
         if fields:
             yield line, fields
@@ -282,8 +306,8 @@ def _read_parquet(path: Path, config: DataConfig) -> Iterator[Record]:
 
 _READERS: Mapping[str, Callable[[Path, DataConfig], Iterator[Record]]] = MappingProxyType(
     {
-        ".csv": partial(_read_delimited, delimiter=","),
-        ".tsv": partial(_read_delimited, delimiter="\t"),
+        ".csv": partial(_read_delimited, split=_split_csv),
+        ".tsv": partial(_read_delimited, split=_split_tsv),
         ".jsonl": _read_jsonl,
         ".parquet": _read_parquet,
     }
@@ -313,7 +337,7 @@ class _Cell:
 
     value: object
     column: str
-    file: Path | str
+    file: Origin
     line: int
 
     def text(self) -> str:
@@ -345,7 +369,8 @@ class _Cell:
                 raise self._refusal("holds no label", "add it, or leave the row out")
         raise self._refusal(
             f"holds {self.value!r}, which is neither a string nor a whole number",
-            "name another --label-column, or turn the values into classes",
+            "turn the values into classes",
+            instead="name another --label-column, or ",
         )
 
     def _stripped(self, text: str) -> str:
@@ -359,8 +384,19 @@ class _Cell:
             ) from None
         return text.strip()
 
-    def _refusal(self, message: str, remedy: str) -> DataError:
-        return DataError(f"column {self.column!r} {message}", file=self.file, line=self.line, remedy=remedy)
+    def _refusal(self, message: str, edit: str, instead: str = "") -> DataError:
+        """Make the error for this value, out of the edit that mends it and of what can be done instead."""
+        return DataError(
+            f"column {self.column!r} {message}",
+            file=self.file,
+            line=self.line,
+            remedy=instead + _by_editing(self.file, edit),
+        )
+
+
+def _by_editing(origin: Origin, edit: str) -> str:
+    """Say where to make an edit: in the file, or in a copy of what is no file here."""
+    return edit if isinstance(origin, Path) else f"save it as a Parquet file and give its path; in there, {edit}"
 
 
 def _listed(names: Iterable[str], at_most: int = 12) -> str:

@@ -45,6 +45,11 @@ class Objective:
     alpha: float = 1.0
     temperature: float = 1.0
 
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the teacher's logits count at all."""
+        return self.alpha != 1.0
+
     def __call__(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> dict[str, Tensor]:
         """Compute the loss and its parts, each a mean over the batch.
 
@@ -60,7 +65,7 @@ class Objective:
             TrainingError: A teacher is needed and there is none.
         """
         ce = cross_entropy(logits, labels)
-        if self.alpha == 1.0:
+        if not self.needs_teacher:
             return {"loss": ce, "ce": ce}
         if teacher_logits is None:
             raise TrainingError(f"alpha = {self.alpha} needs a teacher's logits, found none; alpha 1 needs no teacher")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from potstill.evaluation import McNemar, PairedTest, Role, Spread, Summary
-from potstill.report.tables import ROLE_NAMES, interval, magnitude, percent, score
+from potstill.report.tables import ROLE_NAMES, interval, magnitude, percent, probability, score
 
 SIGNIFICANCE = 0.05
 """The usual bound: with a p-value from here on, chance explains the difference well enough."""
@@ -12,11 +12,6 @@ SIGNIFICANCE = 0.05
 def findings(summary: Summary) -> list[str]:
     """Say of each model whether it learnt the task, then whether distillation helped and what it saved."""
     return [_learnt(summary, role) for role in summary.roles] + _distillation(summary) + _savings(summary)
-
-
-def probability(p_value: float) -> str:
-    """Write a p-value."""
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
 
 
 def _learnt(summary: Summary, role: Role) -> str:

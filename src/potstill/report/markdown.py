@@ -7,9 +7,9 @@ import yaml
 from potstill.config import PotstillConfig
 from potstill.evaluation import McNemar, Role, Summary
 from potstill.evaluation.intervals import BOOTSTRAP_SAMPLES
-from potstill.report.findings import findings, probability
+from potstill.report.findings import findings
 from potstill.report.plots import COMPARISON_FILE, curve_files
-from potstill.report.tables import ROLE_NAMES, model_table, percent, seed_table
+from potstill.report.tables import ROLE_NAMES, model_table, percent, probability, seed_table
 
 DEFINITIONS = f"""\
 All scores are computed once from the predictions for the whole evaluation split, which neither training nor the choice

@@ -58,6 +58,15 @@ class ResultTable:
             table.add_row(header, *(escape(row[position].lines) for row in self.rows))
         return table
 
+    def to_plain(self) -> Table:
+        """Lay the table out for the terminal, a row per model: for many models."""
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        for position, header in enumerate(self.headers):
+            table.add_column(header, justify="right" if position else "left", overflow="fold")
+        for row in self.rows:
+            table.add_row(*(escape(cell.lines) for cell in row))
+        return table
+
     def to_markdown(self) -> str:
         """Write a Markdown table."""
         rule = ["---"] + ["--:"] * (len(self.headers) - 1)
@@ -106,6 +115,11 @@ def percent(share: float) -> str:
 def score(value: float) -> str:
     """Write a coefficient such as MCC."""
     return f"{value:.3f}"
+
+
+def probability(p_value: float) -> str:
+    """Write a p-value."""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
 
 
 def magnitude(count: int) -> str:

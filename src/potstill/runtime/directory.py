@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from potstill.errors import ArtifactError
+
+TRAINING_FILE: Final = "training.json"
+"""How a model came about; written when its training ends."""
 
 FORMAT: Final = 1
 """Version of the directory's format; raised when an older Potstill could misread a newer directory."""
@@ -93,7 +97,11 @@ def find_student(path: Path) -> Path:
 
 
 def _selection_mcc(directory: Path) -> float:
-    return float(_read_json(directory / "training.json").get("best", {}).get("mcc", 0.0))
+    file = directory / TRAINING_FILE
+    if not file.is_file():  # its training was interrupted: any finished student is preferred
+        return -math.inf
+    best = _read_json(file).get("best")
+    return float(best.get("mcc", -math.inf)) if isinstance(best, dict) else -math.inf
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from potstill.artifacts import write_atomically
-from potstill.backbone import load_tokenizer
+from potstill.backbone import load_tokenizer, padding_id
 from potstill.config import StudentConfig
 from potstill.data import Corpus, Examples
 from potstill.data.tokenised import TrainingSet, tokenise
@@ -46,7 +46,7 @@ class Student:
         Raises:
             SourceError: A named tokenizer can't be found or reached.
         """
-        tokenizer, padding_id = _tokenizer(config, corpus.train, teacher_tokenizer)
+        tokenizer, padding = _tokenizer(config, corpus.train, teacher_tokenizer)
         spec = StudentSpec(
             cell=config.cell,
             vocab_size=1 + max(tokenizer.get_vocab().values()),  # more than there are tokens where ids have gaps
@@ -57,7 +57,7 @@ class Student:
             pooling=config.pooling,
             dropout=config.dropout,
             num_classes=corpus.num_classes,
-            padding_id=padding_id,
+            padding_id=padding,
         )
         torch.manual_seed(seed)
         return cls(DistilRNN(spec), tokenizer, corpus.label_names, max_tokens)
@@ -83,9 +83,19 @@ class Student:
 
     def training_set(self, examples: Examples, teacher_logits: torch.Tensor | None = None) -> TrainingSet:
         """Tokenise `examples` for this student; `teacher_logits`, (texts, classes), go along unchanged."""
-        padding_id = self.network.spec.padding_id
-        tokens = tokenise(examples, self.tokenizer, self.max_tokens, empty_id=padding_id)
-        return TrainingSet(tokens, torch.from_numpy(examples.labels), padding_id, teacher_logits)
+        padding = self.network.spec.padding_id
+        tokens = tokenise(examples, self.tokenizer, self.max_tokens, empty_id=padding)
+        return TrainingSet(tokens, torch.from_numpy(examples.labels), padding, teacher_logits)
+
+
+def check_tokenizer(config: StudentConfig) -> None:
+    """Find a named tokenizer before anything is trained.
+
+    Raises:
+        SourceError: It can't be found or reached.
+    """
+    if config.tokenizer not in ("bpe", "teacher"):
+        load_tokenizer(config.tokenizer)
 
 
 def student_bytes(directory: Path) -> int:
@@ -119,5 +129,4 @@ def _tokenizer(config: StudentConfig, train: Examples, teacher_tokenizer: str) -
         tokenizer = train_vocabulary(train, config.vocab_size)
         return tokenizer, tokenizer.get_vocab()[PADDING_TOKEN]
     loaded = load_tokenizer(teacher_tokenizer if config.tokenizer == "teacher" else config.tokenizer)
-    padding_id = loaded.pad_token_id if loaded.pad_token_id is not None else loaded.eos_token_id
-    return loaded.backend_tokenizer, padding_id
+    return loaded.backend_tokenizer, padding_id(loaded)

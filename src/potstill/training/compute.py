@@ -32,8 +32,14 @@ def make_fabric(config: RuntimeConfig, *, large: bool) -> Fabric:
     precision = config.precision
     if precision == "auto":
         precision = "bf16-mixed" if has_fast_bfloat16(device) else "32-true"
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the precision stands in the report already
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what it says stands in environment.json
     return Fabric(accelerator=device, devices=1, precision=precision if large else "32-true")
+
+
+def describe_compute(config: RuntimeConfig) -> dict[str, str]:
+    """Return what `auto` comes down to on this machine: the device, and the precision of the teacher."""
+    fabric = make_fabric(config, large=True)
+    return {"device": fabric.device.type, "precision": str(fabric._precision.precision)}
 
 
 def has_fast_bfloat16(device: str) -> bool:

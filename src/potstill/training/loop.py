@@ -133,8 +133,8 @@ def predict_logits(model: nn.Module, data: TrainingSet, fabric: Fabric, *, title
     model.eval()
     parts: list[Tensor] = []
     order: list[Indices] = []
-    with progress_bar() as progress:
-        task = progress.add_task(title or "", total=len(data), metrics="", visible=title is not None)
+    with progress_bar(shown=title is not None) as progress:
+        task = progress.add_task(title or "", total=len(data), metrics="")
         for indices in sequential_batches(data.tokens.lengths, EVALUATION_TOKENS):
             batch = data.batch(indices).to(fabric.device)
             with fabric.autocast():

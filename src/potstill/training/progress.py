@@ -11,7 +11,7 @@ console = Console(stderr=True)
 """Progress goes to standard error, so that standard output holds results alone."""
 
 
-def progress_bar() -> Progress:
+def progress_bar(*, shown: bool = True) -> Progress:
     """Build a progress bar with a free field `metrics`; nothing is drawn where standard error is no terminal."""
     return Progress(
         TextColumn("{task.description}"),
@@ -21,7 +21,7 @@ def progress_bar() -> Progress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[metrics]}"),
         console=console,
-        disable=not console.is_terminal,
+        disable=not (shown and console.is_terminal),
         transient=True,
     )
 
