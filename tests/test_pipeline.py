@@ -7,9 +7,10 @@ import pytest
 
 import potstill
 from potstill.config import PotstillConfig
-from potstill.errors import ArtifactError
+from potstill.errors import ArtifactError, SourceError
 from potstill.evaluation import Summary
 from potstill.runtime import Classifier
+from potstill.teacher import Teacher
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +100,40 @@ def test_a_run_never_overwrites_another(finished, config):
     assert (directory / "summary.json").read_bytes() == before
 
 
-def test_teacher_of_other_classes_is_refused(finished, config, tmp_path):
-    from potstill.teacher import Teacher
+def test_alpha_1_gives_the_baseline_bit_for_bit(finished, config, tmp_path):
+    """Through the whole pipeline; the teacher is not asked at all."""
+    corpus = potstill.load_corpus(config.data)
+    distillation = config.distillation.model_copy(update={"alpha": 1.0})
+    teacher = Teacher.load(finished[1] / "teacher" / "seed-0", config.runtime)
+    potstill.distill(config.model_copy(update={"distillation": distillation}), corpus, teacher, tmp_path / "distilled")
+    potstill.train(config, corpus, tmp_path / "baseline")
+    weights = [(tmp_path / role / "model.safetensors").read_bytes() for role in ("distilled", "baseline")]
+    assert weights[0] == weights[1]
 
+
+def test_the_saved_configuration_names_the_data_that_auto_found(tmp_path, config, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("POTSTILL_DATA", raising=False)
+    quick = {"epochs": 1}
+    automatic = PotstillConfig.build(
+        {
+            "data": {"source": "auto", "limit": 40},
+            "teacher": {"backbone": config.teacher.backbone, "training": quick},
+            "student": {"embedding_size": 4, "hidden_size": 4, "vocab_size": 300, "training": quick, "seeds": [0]},
+        }
+    )
+    _, directory = potstill.run(automatic)
+    assert PotstillConfig.load(directory / "config.yaml").data.source == "embedded"
+
+
+def test_an_unknown_student_tokenizer_is_refused_before_anything_is_written(tmp_path, config):
+    student = config.student.model_copy(update={"tokenizer": "./nowhere"})
+    with pytest.raises(SourceError, match="nowhere"):
+        potstill.run(config.model_copy(update={"student": student}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_teacher_of_other_classes_is_refused(finished, config, tmp_path):
     _, directory = finished
     data = tmp_path / "train.csv"
     data.write_text("text,label\n" + "".join(f"word {i},{'abc'[i % 3]}\n" for i in range(60)))

@@ -11,7 +11,8 @@ from potstill.data import Corpus, Examples
 from potstill.errors import ArtifactError, SourceError
 from potstill.lora import adapters
 from potstill.lora.state import CONFIG_FILE
-from potstill.teacher import MANIFEST, Teacher, teacher_bytes
+from potstill.runtime.directory import TEACHER_MANIFEST as MANIFEST
+from potstill.teacher import Teacher, teacher_bytes
 
 CPU = RuntimeConfig(device="cpu", precision="32-true")
 EXAMPLES = Examples(("w1 w2 w3", "w4", "", "w5 w6 w7 w8 w9"), np.array([0, 1, 0, 1]))
@@ -119,3 +120,26 @@ def test_the_size_on_disk_counts_the_base(saved):
     assert 0 < trained < total
     size = teacher_bytes(saved, total)
     assert size == 4 * total + (saved / MANIFEST).stat().st_size + (saved / CONFIG_FILE).stat().st_size
+
+
+def test_a_decoders_texts_begin_with_its_beginning_of_text_token(tmp_path, model_directory):
+    """Where the tokenizer has the token and does not add it; never twice, and never for an encoder."""
+    directory = shutil.copytree(model_directory("llama"), tmp_path / "plain")
+    content = json.loads((directory / "tokenizer.json").read_text())
+    (directory / "tokenizer.json").write_text(json.dumps(content | {"post_processor": None}))
+
+    def first_ids(name, **options):
+        return make(name, **options).training_set(EXAMPLES).tokens[0][:2].tolist()
+
+    plain = first_ids(directory, add_bos=False)
+    assert first_ids(directory) == [0, plain[0]]
+    assert first_ids(model_directory("llama"))[0] == 0
+    assert first_ids(model_directory("llama"))[1] == plain[0]
+
+    pairs = Examples(("w1",), np.array([0]), ("w2",))
+    first, second = make(directory, add_bos=False).training_set(pairs).tokens[0].tolist()
+    assert make(directory).training_set(pairs).tokens[0].tolist() == [0, first, 0, second]
+
+    encoder = shutil.copytree(model_directory("bert"), tmp_path / "encoder")
+    shutil.copy(directory / "tokenizer.json", encoder / "tokenizer.json")
+    assert first_ids(encoder) == plain

@@ -17,8 +17,8 @@ from potstill.data import Examples
 from potstill.errors import ArtifactError
 from potstill.evaluation import Intervals, Metrics, Role, bootstrap_intervals, compute_metrics
 from potstill.runtime import Classifier
-from potstill.runtime.directory import TRAINING_FILE, StudentFiles
-from potstill.teacher import MANIFEST, Teacher
+from potstill.runtime.directory import TEACHER_MANIFEST, TRAINING_FILE, StudentFiles
+from potstill.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class SavedModel(Protocol):
     """Anything that turns texts into scores."""
 
     label_names: tuple[str, ...]
+    reads_pairs: bool
 
     def logits(self, examples: Examples) -> NDArray[np.float32]:
         """Return the scores before the softmax, (texts, classes); the labels are not looked at."""
@@ -76,15 +77,17 @@ class TeacherModel:
     def __init__(self, teacher: Teacher) -> None:
         self._teacher = teacher
         self.label_names = teacher.manifest.label_names
+        self.reads_pairs = teacher.manifest.pairs
 
     def logits(self, examples: Examples) -> NDArray[np.float32]:
         """Return the scores before the softmax, (texts, classes)."""
         logits: NDArray[np.float32] = self._teacher.logits(examples).numpy()
         return logits
 
-    def probabilities(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return the probability of each class, (texts, classes)."""
-        examples = Examples(tuple(texts), np.zeros(len(texts), dtype=np.int64))
+    def probabilities(self, texts: Sequence[Any]) -> NDArray[np.float32]:
+        """Return the probability of each class, (texts, classes); pairs of texts where the teacher reads pairs."""
+        first, second = zip(*texts, strict=True) if self.reads_pairs else (tuple(texts), None)
+        examples = Examples(first, np.zeros(len(texts), dtype=np.int64), second)
         return self._teacher.logits(examples).softmax(dim=1).numpy()
 
 
@@ -94,6 +97,7 @@ class StudentModel:
     def __init__(self, classifier: Classifier) -> None:
         self._classifier = classifier
         self.label_names = classifier.labels
+        self.reads_pairs = classifier.reads_pairs
 
     def logits(self, examples: Examples) -> NDArray[np.float32]:
         """Return the scores before the softmax, (texts, classes)."""
@@ -130,8 +134,8 @@ def model_directories(path: Path) -> list[Path]:
     found = sorted(child for child in (*path.glob("*/seed-*"), *path.glob("seed-*")) if _is_model(child))
     if not found:
         raise ArtifactError(
-            f"{path}: expected a model directory (with {MANIFEST} or {StudentFiles(path).manifest.name}) or a run "
-            f"directory with models in it, found neither\n  what to do: name what `potstill run`, `finetune`, "
+            f"{path}: expected a model directory (with {TEACHER_MANIFEST} or {StudentFiles(path).manifest.name}) or a "
+            f"run directory with models in it, found neither\n  what to do: name what `potstill run`, `finetune`, "
             f"`distill` or `train` wrote"
         )
     return found
@@ -143,7 +147,7 @@ def find_teacher(path: Path) -> Path:
     Raises:
         ArtifactError: There is none.
     """
-    teachers = [directory for directory in model_directories(path) if (directory / MANIFEST).is_file()]
+    teachers = [directory for directory in model_directories(path) if (directory / TEACHER_MANIFEST).is_file()]
     if not teachers:
         raise ArtifactError(f"{path}: expected a tuned teacher, found students\n  what to do: `potstill finetune`")
     if len(teachers) == 1:
@@ -164,13 +168,23 @@ def open_model(directory: Path, runtime: RuntimeConfig) -> SavedModel:
         ArtifactError: It is missing, incomplete or damaged.
     """
     (directory,) = model_directories(directory)
-    if (directory / MANIFEST).is_file():
+    if (directory / TEACHER_MANIFEST).is_file():
         return TeacherModel(Teacher.load(directory, runtime))
     return StudentModel(Classifier.load(directory))
 
 
 def measure(model: SavedModel, examples: Examples) -> Measurement:
-    """Score `model` on labelled texts."""
+    """Score `model` on labelled texts.
+
+    Raises:
+        ArtifactError: The model classifies pairs of texts and the examples are none, or the other way round.
+    """
+    if model.reads_pairs != (examples.pairs is not None):
+        kinds = ("single texts", "pairs of texts")
+        raise ArtifactError(
+            f"the model classifies {kinds[model.reads_pairs]}, the data holds {kinds[not model.reads_pairs]}\n"
+            f"  what to do: name the second text's column with --pair-column, or leave that out"
+        )
     _warm_up(model, examples)
     started = time.perf_counter()
     predictions = model.logits(examples).argmax(axis=1)
@@ -190,4 +204,4 @@ def _warm_up(model: SavedModel, examples: Examples) -> None:
 
 
 def _is_model(path: Path) -> bool:
-    return (path / MANIFEST).is_file() or StudentFiles(path).manifest.is_file()
+    return (path / TEACHER_MANIFEST).is_file() or StudentFiles(path).manifest.is_file()

@@ -173,6 +173,7 @@ def run(
         PotstillError: Data, backbone or settings can't be used; nothing is trained then.
     """
     corpus = load_corpus(config.data)
+    config = _resolved(config, corpus)
     check_sources(config.teacher)
     check_tokenizer(config.student)
     directory = new_run_directory(out, name or corpus.name)
@@ -217,6 +218,13 @@ def run(
     )
     write_report(summary, directory)
     return summary, directory
+
+
+def _resolved(config: PotstillConfig, corpus: Corpus) -> PotstillConfig:
+    """Say which data `auto` came down to, so that the saved configuration repeats this run on any machine."""
+    if config.data.source != "auto":
+        return config
+    return config.model_copy(update={"data": config.data.model_copy(update={"source": corpus.name})})
 
 
 def _new_student(config: PotstillConfig, corpus: Corpus, teacher_tokenizer: str, seed: int) -> Student:

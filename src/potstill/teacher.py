@@ -19,11 +19,11 @@ from potstill.data import Corpus, Examples
 from potstill.data.tokenised import TrainingSet, tokenise
 from potstill.errors import ArtifactError
 from potstill.lora import CONFIG_FILE, adapters, inject, load_adapter, save_adapter
+from potstill.runtime.directory import TEACHER_MANIFEST
 from potstill.tokens import limit
 from potstill.training.compute import compress_frozen_matrices, is_mixed, make_fabric
 from potstill.training.loop import predict_logits
 
-MANIFEST: Final = "teacher.json"
 _FORMAT: Final = 1
 
 
@@ -39,6 +39,7 @@ class TeacherManifest:
         seed: Seed of everything random at its making.
         base: Digest of the frozen weights.
         label_names: Name of each class.
+        pairs: Whether pairs of texts are classified.
         max_tokens: Longer texts are cut: what was asked for, or less where the backbone has fewer positions.
     """
 
@@ -50,6 +51,7 @@ class TeacherManifest:
     base: str
     label_names: tuple[str, ...]
     max_tokens: int
+    pairs: bool
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class Teacher:
             base=_digest(classifier, trained=False),
             label_names=corpus.label_names,
             max_tokens=min(max_tokens, classifier.max_tokens),
+            pairs=corpus.in_pairs,
         )
         return cls(classifier, tokenizer, config.lora, manifest, _place(classifier, runtime))
 
@@ -106,7 +109,7 @@ class Teacher:
             ArtifactError: The directory is incomplete or damaged, or the base is not the one it was trained on.
             SourceError: The base can't be found or reached.
         """
-        manifest = _read_manifest(directory / MANIFEST)
+        manifest = _read_manifest(directory / TEACHER_MANIFEST)
         classifier, tokenizer = _base(
             manifest.backbone,
             manifest.tokenizer,
@@ -127,7 +130,7 @@ class Teacher:
     def save(self, directory: Path) -> None:
         """Write adapters, head and manifest; the base is not copied."""
         save_adapter(self.classifier.model, self.lora, directory, base=self.manifest.backbone)
-        write_json(directory / MANIFEST, {"format": _FORMAT, **vars(self.manifest)})
+        write_json(directory / TEACHER_MANIFEST, {"format": _FORMAT, **vars(self.manifest)})
 
     def describe(self, config: TeacherConfig) -> TeacherConfig:
         """Return `config` with what is known of this teacher in place of what was said there."""
@@ -175,7 +178,7 @@ def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
 
 def teacher_bytes(directory: Path, parameters: int) -> int:
     """Return what a teacher takes on disk: all its parameters as float32, and the files that describe it."""
-    return 4 * parameters + sum((directory / name).stat().st_size for name in (MANIFEST, CONFIG_FILE))
+    return 4 * parameters + sum((directory / name).stat().st_size for name in (TEACHER_MANIFEST, CONFIG_FILE))
 
 
 def _base(

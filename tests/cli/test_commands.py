@@ -1,6 +1,7 @@
 """The commands as a user calls them: what they print, write and refuse."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -63,6 +64,7 @@ def test_every_command_explains_itself_without_torch(command):
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert f"Usage: potstill {command}" in result.stdout
+    assert r"\b" not in result.stdout  # click's mark for text that keeps its lines
     assert result.stdout.rstrip().endswith("False")
 
 
@@ -75,6 +77,20 @@ def test_flags_go_over_the_file(tiny, tmp_path):
     assert saved["student"]["bidirectional"] is False
     assert saved["student"]["hidden_size"] == 8  # from the file
     assert json.loads((out / "training.json").read_text())["role"] == "baseline"
+
+
+def test_a_flag_for_the_teacher_leaves_the_student_alone(tmp_path, tiny_backbone):
+    """Although a YAML alias makes the two stages share one mapping."""
+    file = tmp_path / "alias.yaml"
+    file.write_text(
+        "data: {source: embedded, limit: 40}\n"
+        f"teacher: {{backbone: {tiny_backbone}, training: &training {{epochs: 1}}}}\n"
+        "student: {embedding_size: 4, hidden_size: 4, vocab_size: 300, training: *training, seeds: [0]}\n"
+    )
+    assert potstill("run", "--config", file, "--teacher-epochs", "2", "--out", tmp_path / "run") == 0
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert saved["teacher"]["training"]["epochs"] == 2
+    assert saved["student"]["training"]["epochs"] == 1
 
 
 def test_finetune_then_distill(tiny, tmp_path, capsys):
@@ -104,6 +120,65 @@ def test_predict_with_the_best_student(run_directory, capsys, tmp_path):
     assert all(0.5 <= answer["probability"] <= 1 for answer in answers)
 
 
+def test_predict_leaves_out_the_byte_order_mark(run_directory, capsys, tmp_path):
+    file = tmp_path / "windows.txt"
+    file.write_bytes("\ufeffThe cat sat.\r\n".encode())
+    assert potstill("predict", run_directory, file) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == "The cat sat."
+
+
+def test_predict_from_the_base_install(run_directory):
+    """With everything blocked that `pip install potstill` does not bring."""
+    code = """
+import sys
+from potstill.cli import _TRAIN_PACKAGES, main
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        # tokenizers brings these two; nothing of theirs is needed all the same
+        if name.partition(".")[0] in _TRAIN_PACKAGES - {"huggingface_hub", "yaml"}:
+            raise ImportError(f"{name} is blocked")
+
+sys.meta_path.insert(0, Blocked())
+main(["predict", sys.argv[1], "--text", "The cat sat."])
+"""
+    result = subprocess.run([sys.executable, "-c", code, run_directory], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["text"] == "The cat sat."
+
+
+def test_an_interrupted_run_can_be_used(run_directory, tmp_path, capsys):
+    """`training.json` is written when a training ends; a model without it is usable all the same."""
+    copy = shutil.copytree(run_directory, tmp_path / "run")
+    (copy / "distilled" / "seed-0" / "training.json").unlink()
+    assert potstill("predict", copy, "--text", "The cat sat.") == 0
+    assert potstill("evaluate", copy / "distilled" / "seed-0", "--data", "embedded") == 0
+
+
+def test_a_model_of_pairs_takes_pairs(tmp_path, capsys):
+    data = tmp_path / "pairs.csv"
+    rows = [f"word {i},other {i % 5},{'yes' if i % 2 else 'no'}" for i in range(40)]
+    data.write_text("\n".join(["text,second,label", *rows]))
+    small = ("--embedding-size", "4", "--hidden-size", "4", "--vocab-size", "300", "--epochs", "1", "--seeds", "0")
+    source = ("--data", data, "--pair-column", "second")
+    assert potstill("train", *source, *small, "--out", tmp_path / "model") == 0
+    assert potstill("predict", tmp_path / "model", "--text", "word 1\tother 2") == 0
+    printed = capsys.readouterr().out.splitlines()[-1]
+    assert json.loads(printed).items() >= {"text": "word 1", "pair": "other 2"}.items()
+    assert potstill("predict", tmp_path / "model", "--text", "word 1") == 1
+    assert "two texts with a tab between" in capsys.readouterr().err
+    assert potstill("evaluate", tmp_path / "model", "--data", data) == 1
+    assert "--pair-column" in capsys.readouterr().err
+
+
+def test_names_are_never_read_as_markup(tmp_path, capsys):
+    file = tmp_path / "odd.csv"
+    file.write_text("text,label\n" + "".join(f"word {i},{'[/pos]' if i % 2 else '[neg]'}\n" for i in range(40)))
+    assert potstill("data", "--data", file) == 0
+    assert "[/pos]" in (printed := capsys.readouterr().out)
+    assert "[neg]" in printed
+
+
 def test_predict_with_the_teacher(run_directory, capsys):
     assert potstill("predict", run_directory / "teacher" / "seed-0", "--text", "The cat sat.") == 0
     assert json.loads(capsys.readouterr().out)["label"] in {"acceptable", "unacceptable"}
@@ -123,6 +198,19 @@ def test_evaluate_scores_every_model_of_a_run(run_directory, capsys):
     summary = json.loads((run_directory / "summary.json").read_text())
     reported = {(m["role"], m["seed"]): m["metrics"]["mcc"] for m in summary["models"]}
     assert {(row["role"], row["seed"]): row["metrics"]["mcc"] for row in rows} == pytest.approx(reported)
+    costs = {(m["role"], m["seed"]): (m["parameters"], m["bytes_on_disk"]) for m in summary["models"]}
+    assert {(row["role"], row["seed"]): (row["parameters"], row["bytes_on_disk"]) for row in rows} == costs
+    distilled = next(row for row in rows if row["role"] == "distilled")
+    assert distilled["compared_with"] == "baseline/seed-0"
+    assert distilled["mcnemar"] == summary["comparisons"]["0"]
+    assert distilled["intervals"]["mcc"][0] <= distilled["metrics"]["mcc"] <= distilled["intervals"]["mcc"][1]
+
+
+def test_evaluate_says_what_was_scored(run_directory, capsys):
+    assert potstill("evaluate", run_directory, "--data", "embedded") == 0
+    printed = capsys.readouterr().out
+    assert "the held-out part of embedded" in printed
+    assert "always" in printed
 
 
 def test_evaluate_reads_any_labelled_file(run_directory, capsys, tmp_path):

@@ -71,6 +71,12 @@ def classifier(directory) -> Classifier:
     return Classifier.load(directory, batch_size=4, threads=1)
 
 
+@pytest.fixture
+def pair_classifier(student, directory) -> Classifier:
+    Manifest(asdict(student.spec), LABELS, MAX_TOKENS, pairs=True).save(StudentFiles(directory).manifest)
+    return Classifier.load(directory, batch_size=4, threads=1)
+
+
 def torch_logits(student, texts, seconds=None):
     ids = tokens.encode(make_tokenizer(), texts, seconds, MAX_TOKENS, empty_id=0)
     with torch.inference_mode():
@@ -91,10 +97,13 @@ def test_probabilities_are_the_softmax(student, classifier):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_pairs_are_read_together(student, classifier):
+def test_pairs_are_read_together(student, pair_classifier):
     firsts, seconds = zip(*PAIRS, strict=True)
-    np.testing.assert_allclose(classifier.logits(PAIRS), torch_logits(student, firsts, seconds), atol=1e-5)
-    assert not np.allclose(classifier.logits(PAIRS), classifier.logits(firsts))
+    found = pair_classifier.logits(PAIRS)
+    np.testing.assert_allclose(found, torch_logits(student, firsts, seconds), atol=1e-5)
+    assert not np.allclose(found, torch_logits(student, firsts))
+    with pytest.raises(TypeError, match="item 0: expected a pair of texts"):
+        pair_classifier.logits(firsts)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
@@ -132,7 +141,7 @@ def test_half_a_surrogate_pair_is_read_as_the_replacement_character(classifier):
         (["fine", None], "item 1: expected a text .* found NoneType None"),
         ([b"bytes"], "item 0: expected a text"),
         (["ab", ("a", "b")], "item 1: expected a text"),
-        ([("a", "b"), "ab"], "item 1: expected a pair of texts"),
+        ([("a", "b")], "item 0: expected a text"),
         ([("a", "b", "c")], "item 0: expected a text"),
         ([("a", 1)], "item 0: expected a text"),
     ],
@@ -202,6 +211,7 @@ class TestDamage:
             ({"label_names": "good"}, "expected a list of names"),
             ({"label_names": ["good", "bad"]}, "expected 3 different label_names"),
             ({"label_names": ["good", "bad", "bad"]}, "expected 3 different label_names"),
+            ({"pairs": "no"}, "expected true or false as pairs, found 'no'"),
             ({"max_tokens": 0}, "expected a positive whole number as max_tokens, found 0"),
         ],
     )

@@ -61,6 +61,11 @@ class Corpus:
     evaluation: Examples
 
     @property
+    def in_pairs(self) -> bool:
+        """Whether what is classified are pairs of texts."""
+        return self.train.pairs is not None
+
+    @property
     def num_classes(self) -> int:
         """Count the classes."""
         return len(self.label_names)

@@ -40,6 +40,7 @@ class Classifier:
         self._max_tokens = manifest.max_tokens
         self._padding_id: int = manifest.spec["padding_id"]
         self._batch_size = batch_size
+        self.reads_pairs = manifest.pairs
         self.labels = manifest.label_names
         self.classes_: npt.NDArray[np.str_] = np.array(manifest.label_names)
 
@@ -78,9 +79,9 @@ class Classifier:
         """Return the scores before the softmax, (texts, classes).
 
         Raises:
-            TypeError: `texts` is a single text, or holds anything but texts or, all of them, pairs of texts.
+            TypeError: `texts` is a single text, or holds anything but texts (of a student of pairs: pairs of texts).
         """
-        first, second = _split_pairs(texts)
+        first, second = _split(texts, self.reads_pairs)
         ids = tokens.encode(self._tokenizer, first, second, self._max_tokens, empty_id=self._padding_id)
         logits = np.empty((len(ids), len(self.labels)), dtype=np.float32)
         # Texts of like length share a batch: padding, which is computed too, stays short.
@@ -91,15 +92,14 @@ class Classifier:
         return logits
 
 
-def _split_pairs(texts: Texts) -> tuple[list[str], list[str] | None]:
-    """Check the input; return the texts and, when they come in pairs, the second texts."""
+def _split(texts: Texts, in_pairs: bool) -> tuple[list[str], list[str] | None]:
+    """Check the input; return the texts and, when they are to come in pairs, the second texts."""
     if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
         raise TypeError(f"expected a list of texts, found {_describe(texts)}; put a single text in a list")
     items: list[Any] = list(texts)
-    in_pairs = bool(items) and _is_pair(items[0])
+    expected = "a pair of texts (str, str)" if in_pairs else "a text (str)"
     for place, item in enumerate(items):
         if not (_is_pair(item) if in_pairs else isinstance(item, str)):
-            expected = "a pair of texts (str, str), as the first item is" if in_pairs else "a text (str)"
             raise TypeError(f"item {place}: expected {expected}, found {_describe(item)}")
     if not in_pairs:
         return items, None

@@ -11,6 +11,9 @@ from typing import Any, Final
 
 from potstill.errors import ArtifactError
 
+TEACHER_MANIFEST: Final = "teacher.json"
+"""What a teacher's directory is told by; here, so that it is told without torch."""
+
 TRAINING_FILE: Final = "training.json"
 """How a model came about; written when its training ends."""
 
@@ -55,6 +58,8 @@ class Manifest:
     """Name of each class, in the order of the logits."""
     max_tokens: int
     """Longer texts are cut to this many tokens."""
+    pairs: bool = False
+    """Whether the student classifies pairs of texts."""
 
     def save(self, path: Path) -> None:
         """Write `student.json`."""
@@ -79,7 +84,7 @@ class Manifest:
             raise ArtifactError(
                 f"{path} is damaged: " + "; ".join(problems) + "\n  what to do: restore it, or save the student again"
             )
-        return cls(content["spec"], tuple(content["label_names"]), content["max_tokens"])
+        return cls(content["spec"], tuple(content["label_names"]), content["max_tokens"], content["pairs"])
 
 
 def find_student(path: Path) -> Path:
@@ -136,6 +141,8 @@ def _problems(content: dict[str, Any]) -> list[str]:
         problems.append(f"expected a list of names as label_names, found {names!r}")
     elif isinstance(spec, dict) and len(set(names)) != spec.get("num_classes"):
         problems.append(f"expected {spec.get('num_classes')} different label_names, found {names!r}")
+    if not isinstance(content.get("pairs"), bool):
+        problems.append(f"expected true or false as pairs, found {content.get('pairs')!r}")
     if not _is_count(max_tokens) or max_tokens == 0:
         problems.append(f"expected a positive whole number as max_tokens, found {max_tokens!r}")
     return problems

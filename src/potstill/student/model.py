@@ -29,6 +29,7 @@ class Student:
     tokenizer: Tokenizer
     label_names: tuple[str, ...]
     max_tokens: int
+    pairs: bool
 
     @classmethod
     def create(
@@ -60,14 +61,14 @@ class Student:
             padding_id=padding,
         )
         torch.manual_seed(seed)
-        return cls(DistilRNN(spec), tokenizer, corpus.label_names, max_tokens)
+        return cls(DistilRNN(spec), tokenizer, corpus.label_names, max_tokens, corpus.in_pairs)
 
     def save(self, directory: Path) -> None:
         """Write weights, tokenizer, manifest and the ONNX graph that `potstill.runtime` predicts with."""
         files = StudentFiles(directory)
         tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
         graph = build_model(self.network)
-        manifest = Manifest(asdict(self.network.spec), self.label_names, self.max_tokens)
+        manifest = Manifest(asdict(self.network.spec), self.label_names, self.max_tokens, self.pairs)
         write_atomically(files.weights, lambda path: save_file(tensors, path))
         write_atomically(files.tokenizer, lambda path: self.tokenizer.save(str(path)))
         write_atomically(files.model, lambda path: path.write_bytes(graph))
