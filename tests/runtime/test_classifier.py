@@ -157,7 +157,7 @@ def test_a_batch_size_below_one_is_refused(directory):
 
 
 def test_eight_threads_get_what_one_gets(classifier):
-    inputs = [TEXTS, PAIRS] * 40
+    inputs = [TEXTS, TEXTS[:3]] * 40
     expected = [classifier.logits(texts) for texts in inputs]
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(classifier.logits, inputs))
