@@ -38,45 +38,20 @@ class Trained:
     """One model, trained and saved.
 
     Attributes:
-        role: Which of the three models.
-        seed: What it was trained with.
         directory: Where it is.
+        record: What it is and what its training took; beside it as `training.json`.
         fit: Its history and best epoch.
-        parameters: All parameters, and those that were trained.
-        bytes_on_disk: What has to be kept to predict with it.
     """
 
-    role: Role
-    seed: int
     directory: Path
+    record: TrainingRecord
     fit: FitResult
-    parameters: tuple[int, int]
-    bytes_on_disk: int
-
-    def save(self) -> None:
-        """Write `training.json` into the model's directory, for whoever meets the model without its run."""
-        total, trainable = self.parameters
-        record = TrainingRecord(
-            role=self.role,
-            seed=self.seed,
-            parameters=total,
-            trainable_parameters=trainable,
-            bytes_on_disk=self.bytes_on_disk,
-            train_seconds=self.fit.seconds,
-            best=self.fit.best,
-        )
-        record.save(self.directory)
 
     def result(self, measured: Measurement) -> ModelResult:
         """Put together what the report tells about this model."""
-        total, trainable = self.parameters
+        known = {name: value for name, value in vars(self.record).items() if name != "best"}
         return ModelResult(
-            role=self.role,
-            seed=self.seed,
-            parameters=total,
-            trainable_parameters=trainable,
-            bytes_on_disk=self.bytes_on_disk,
-            train_seconds=self.fit.seconds,
+            **known,
             sentences_per_second=measured.sentences_per_second,
             metrics=measured.metrics,
             intervals=measured.intervals,
@@ -117,9 +92,7 @@ def finetune(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int 
         title=f"teacher {seed}",
     )
     size = teacher_bytes(directory, teacher.parameters[0])
-    trained = Trained("teacher", seed, directory, fitted, teacher.parameters, size)
-    trained.save()
-    return teacher, trained
+    return teacher, _finish("teacher", seed, directory, fitted, teacher.parameters, size)
 
 
 def distill(config: PotstillConfig, corpus: Corpus, teacher: Teacher, directory: Path, seed: int = 0) -> Trained:
@@ -186,7 +159,7 @@ def run(
     results: list[ModelResult] = []
 
     def keep(trained: Trained, measured: Measurement) -> None:
-        answers[trained.role, trained.seed] = measured.predictions
+        answers[trained.record.role, trained.record.seed] = measured.predictions
         results.append(trained.result(measured))
 
     best: tuple[Teacher, Trained] | None = None
@@ -210,7 +183,7 @@ def run(
     summary = Summary(
         data=DataSummary.of(corpus),
         models=tuple(results),
-        teacher_seed=chosen.seed,
+        teacher_seed=chosen.record.seed,
         comparisons=dict(_comparisons(corpus, config.student.seeds, answers)),
         command=command or shlex.join(["potstill", "run", "--config", str(directory / CONFIG_FILE)]),
         config=config.model_dump(mode="json"),
@@ -256,9 +229,26 @@ def _fit_student(
         title=f"{role} {seed}",
     )
     student.prove(directory)
-    trained = Trained(role, seed, directory, fitted, count_parameters(student.network), student_bytes(directory))
-    trained.save()
-    return trained
+    size = student_bytes(directory)
+    return _finish(role, seed, directory, fitted, count_parameters(student.network), size)
+
+
+def _finish(
+    role: Role, seed: int, directory: Path, fitted: FitResult, parameters: tuple[int, int], size: int
+) -> Trained:
+    """Write `training.json`, for whoever meets the model without its run."""
+    total, trainable = parameters
+    record = TrainingRecord(
+        role=role,
+        seed=seed,
+        parameters=total,
+        trainable_parameters=trainable,
+        bytes_on_disk=size,
+        train_seconds=fitted.seconds,
+        best=fitted.best,
+    )
+    record.save(directory)
+    return Trained(directory, record, fitted)
 
 
 def _comparisons(
