@@ -89,12 +89,12 @@ def fit(
     history: list[Record] = []
     started = time.perf_counter()
     with progress_bar() as progress, history_file.open("w", encoding="utf-8") as lines:
-        task = progress.add_task(title, total=steps, metrics="")
+        task = progress.add_task(title, total=steps, loss="", scores="")
         for epoch in range(1, config.epochs + 1):
             batches = shuffled_batches(train.tokens.lengths, config.batch_size, generator)
             try:
                 trained = learner.train(
-                    train, batches, lambda value: progress.update(task, advance=1, metrics=f"loss {value:.3f}")
+                    train, batches, lambda value: progress.update(task, advance=1, loss=f"loss {value:.3f}")
                 )
                 record = {"epoch": epoch, **trained, **learner.evaluate(selection), **learner.pace(train)}
             except FloatingPointError as error:
@@ -106,6 +106,7 @@ def fit(
             lines.write(json.dumps(record) + "\n")
             lines.flush()
             improved = best.offer(record)
+            progress.update(task, scores=f"accuracy {record['accuracy']:.1%}, MCC {record['mcc']:.3f}")
             report_epoch(title, record, config.epochs, selection.majority_share, improved=improved)
             if improved:
                 save()
@@ -134,7 +135,7 @@ def predict_logits(model: nn.Module, data: TrainingSet, fabric: Fabric, *, title
     parts: list[Tensor] = []
     order: list[Indices] = []
     with progress_bar(shown=title is not None) as progress:
-        task = progress.add_task(title or "", total=len(data), metrics="")
+        task = progress.add_task(title or "", total=len(data), loss="", scores="")
         for indices in sequential_batches(data.tokens.lengths, EVALUATION_TOKENS):
             batch = data.batch(indices).to(fabric.device)
             with fabric.autocast():

@@ -12,14 +12,15 @@ console = Console(stderr=True)
 
 
 def progress_bar(*, shown: bool = True) -> Progress:
-    """Build a progress bar with a free field `metrics`; nothing is drawn where standard error is no terminal."""
+    """Build a progress bar with the free fields `loss` and `scores`; nothing is drawn where standard error is no terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[metrics]}"),
+        TextColumn("{task.fields[loss]}"),
+        TextColumn("{task.fields[scores]}"),
         console=console,
         disable=not (shown and console.is_terminal),
         transient=True,
