@@ -12,7 +12,10 @@ console = Console(stderr=True)
 
 
 def progress_bar(*, shown: bool = True) -> Progress:
-    """Build a progress bar with the free fields `loss` and `scores`; nothing is drawn where standard error is no terminal."""
+    """Build a progress bar with the free fields `loss` and `scores`.
+
+    Nothing is drawn where standard error is no terminal, or where it is not to be `shown`.
+    """
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
