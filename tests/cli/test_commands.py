@@ -184,6 +184,15 @@ def test_predict_with_the_teacher(run_directory, capsys):
     assert json.loads(capsys.readouterr().out)["label"] in {"acceptable", "unacceptable"}
 
 
+def test_predict_takes_the_teachers_settings_from_file_and_flags(run_directory, tiny, capsys):
+    teacher = run_directory / "teacher" / "seed-0"
+    settings = ("--config", tiny, "--device", "cpu", "--precision", "32-true")
+    assert potstill("predict", teacher, *settings, "--text", "The cat sat.") == 0
+    assert json.loads(capsys.readouterr().out)["text"] == "The cat sat."
+    assert potstill("predict", teacher, "--device", "abacus", "--text", "The cat sat.") == 1
+    assert "runtime.device" in capsys.readouterr().err
+
+
 def test_predict_refuses_what_is_not_utf8(run_directory, capsys, tmp_path):
     file = tmp_path / "texts.txt"
     file.write_bytes(b"fine\n\xff\xfe\n")

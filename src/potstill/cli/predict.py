@@ -37,7 +37,23 @@ class _Model:
 @click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("file", required=False, type=click.File("rb"))
 @click.option("--text", "texts", multiple=True, metavar="TEXT", help="A text to classify; may be given several times.")
-def predict(model: Path, file: Iterable[bytes] | None, texts: tuple[str, ...]) -> None:
+@click.option(
+    "--config",
+    "config_file",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="YAML file whose part `runtime` says where a teacher computes; flags go over it. Students need none.",
+)
+@click.option("--device", metavar="NAME", help="Where a teacher computes: auto, cpu, cuda or mps.  [default: auto]")
+@click.option("--precision", metavar="NAME", help="A teacher's: auto, 32-true or bf16-mixed.  [default: auto]")
+def predict(
+    model: Path,
+    file: Iterable[bytes] | None,
+    texts: tuple[str, ...],
+    config_file: Path | None,
+    device: str | None,
+    precision: str | None,
+) -> None:
     """Classify each line of FILE (- for standard input), or each --text, with MODEL.
 
     MODEL is a student's or teacher's directory, or a run directory, whose best distilled student is taken. Prints one
@@ -45,20 +61,23 @@ def predict(model: Path, file: Iterable[bytes] | None, texts: tuple[str, ...]) -
     """
     if (file is None) == (not texts):
         raise click.UsageError("give either FILE (- for standard input) or --text")
-    opened = _open(model)
+    flags = {name: value for name, value in (("device", device), ("precision", precision)) if value is not None}
+    opened = _open(model, config_file, flags)
     name, lines = ("--text", enumerate(texts, start=1)) if file is None else _decode(file)
     for chunk in _chunks(_inputs(lines, name, opened.reads_pairs)):
         _write(chunk, opened, sys.stdout)
 
 
-def _open(model: Path) -> _Model:
-    """Load a student without torch; only a teacher brings it in."""
+def _open(model: Path, config_file: Path | None, flags: dict[str, str]) -> _Model:
+    """Load a student without torch; only a teacher brings it in, and with it the settings."""
     if (model / TEACHER_MANIFEST).is_file():
-        from potstill.config import RuntimeConfig
+        from potstill.config import PotstillConfig
         from potstill.models import TeacherModel
         from potstill.teacher import Teacher
 
-        teacher = TeacherModel(Teacher.load(model, RuntimeConfig()))
+        config = PotstillConfig() if config_file is None else PotstillConfig.load(config_file)
+        config = PotstillConfig.build({"runtime": config.runtime.model_dump() | flags})
+        teacher = TeacherModel(Teacher.load(model, config.runtime))
         return _Model(teacher.label_names, teacher.reads_pairs, teacher.probabilities)
     classifier = Classifier.load(find_student(model))
     return _Model(classifier.labels, classifier.reads_pairs, classifier.predict_proba)
