@@ -1,6 +1,7 @@
 """The whole experiment with a tiny model on a tiny corpus, through the same code as the real one."""
 
 import csv
+import dataclasses
 import json
 
 import pytest
@@ -141,3 +142,15 @@ def test_teacher_of_other_classes_is_refused(finished, config, tmp_path):
     place = directory / "teacher" / "seed-0"
     with pytest.raises(ArtifactError, match="teacher of the classes"):
         potstill.distill(other, potstill.load_corpus(other.data), Teacher.load(place, config.runtime), tmp_path / "out")
+
+
+def test_a_teacher_of_single_texts_is_refused_for_pairs(finished, config, tmp_path):
+    data = tmp_path / "train.csv"
+    rows = [f"word {i},other {i},{('unacceptable', 'acceptable')[i % 2]}" for i in range(60)]
+    data.write_text("\n".join(["text,second,label", *rows]))
+    source = {"source": str(data), "pair_column": "second"}
+    corpus = potstill.load_corpus(config.data.model_copy(update=source))
+    corpus = dataclasses.replace(corpus, label_names=("unacceptable", "acceptable"))
+    teacher = Teacher.load(finished[1] / "teacher" / "seed-0", config.runtime)
+    with pytest.raises(ArtifactError, match="the data holds pairs of texts"):
+        potstill.distill(config, corpus, teacher, tmp_path / "out")

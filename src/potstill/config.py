@@ -81,29 +81,29 @@ class LoRAConfig(Settings):
     """The update is scaled by alpha / rank. Twice the rank is a common rule of thumb; with Adam it acts much like a
     higher learning rate (paper, section 4.1)."""
     dropout: Fraction = 0.0
-    """Dropout on the adapter's input."""
+    """Dropout on the adapter's input. 0: drawing its masks slows a CPU down, and few parameters are trained anyway."""
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     """Modules that get an adapter: `all-linear` (every linear map inside the backbone's blocks, found by structure) or
     patterns matched against the module's dotted name, e.g. `*.q_proj`."""
     train_layernorm: bool = False
-    """Train the backbone's normalisation layers too."""
+    """Train the backbone's normalisation layers too. Off, as in the paper."""
 
 
 class TrainingConfig(Settings):
     """How one model is fitted. The same loop serves teacher, distilled student and baseline."""
 
     epochs: Annotated[int, Field(ge=1)] = 3
-    """Passes over the training data at most."""
+    """Passes over the training data at most. On thousands of sentences a teacher's loss on unseen ones soon rises."""
     batch_size: Annotated[int, Field(ge=1)] = 32
-    """Sentences per optimiser step, before accumulation."""
+    """Sentences per optimiser step, before accumulation. 32 is the larger of BERT's two choices for fine-tuning."""
     accumulation: Annotated[int, Field(ge=1)] = 1
     """Batches whose gradients are summed into one optimiser step."""
     optimizer: Literal["adamw", "adam"] = "adamw"
     """AdamW decays weights apart from the gradient (Loshchilov and Hutter 2019)."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 5e-4
-    """Peak learning rate."""
+    """Peak learning rate. 5e-4 is what LoRA's paper takes for RoBERTa-base on much of GLUE (appendix D)."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    """Decoupled weight decay, on matrices only."""
+    """Decoupled weight decay, on matrices only. 0: keeping the best epoch already limits the fit."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Course of the learning rate after the warm-up: to 0 by the last step, or constant."""
     warmup: Fraction = 0.06
@@ -141,9 +141,9 @@ class StudentConfig(Settings):
     cell: Literal["rnn", "gru", "lstm"] = "lstm"
     """Kind of recurrence; `rnn` is the reference experiment's (Elman, tanh)."""
     embedding_size: Annotated[int, Field(ge=1)] = 128
-    """Width of the token embeddings."""
+    """Width of the token embeddings. They hold most of a student's parameters: 128 keeps these near a million."""
     hidden_size: Annotated[int, Field(ge=1)] = 256
-    """Width of the hidden state, per direction."""
+    """Width of the hidden state, per direction. 256 is more than short texts fill."""
     num_layers: Annotated[int, Field(ge=1)] = 1
     """Recurrent layers on top of each other."""
     bidirectional: bool = True
@@ -177,8 +177,8 @@ class RuntimeConfig(Settings):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """`auto` takes a GPU where there is one."""
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
-    """`auto` takes bfloat16 for the frozen weights and the matrix products where the hardware multiplies it natively
-    (about twice as fast), else float32. Adapters, heads, students and optimiser are always float32."""
+    """`auto` takes bfloat16 for the frozen weights and the matrix products where the hardware multiplies it natively,
+    which is faster, else float32. Adapters, heads, students and optimiser are always float32."""
 
 
 class PotstillConfig(Settings):

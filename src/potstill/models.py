@@ -179,12 +179,7 @@ def measure(model: SavedModel, examples: Examples) -> Measurement:
     Raises:
         ArtifactError: The model classifies pairs of texts and the examples are none, or the other way round.
     """
-    if model.reads_pairs != (examples.pairs is not None):
-        kinds = ("single texts", "pairs of texts")
-        raise ArtifactError(
-            f"the model classifies {kinds[model.reads_pairs]}, the data holds {kinds[not model.reads_pairs]}\n"
-            f"  what to do: name the second text's column with --pair-column, or leave that out"
-        )
+    require_same_kind(examples, reads_pairs=model.reads_pairs)
     _warm_up(model, examples)
     started = time.perf_counter()
     predictions = model.logits(examples).argmax(axis=1)
@@ -196,6 +191,20 @@ def measure(model: SavedModel, examples: Examples) -> Measurement:
         intervals=bootstrap_intervals(examples.labels, predictions, classes),
         sentences_per_second=len(examples) / seconds,
     )
+
+
+def require_same_kind(examples: Examples, *, reads_pairs: bool) -> None:
+    """Check that a model of pairs gets pairs, and any other one single texts.
+
+    Raises:
+        ArtifactError: It is the other way round.
+    """
+    if reads_pairs != (examples.pairs is not None):
+        kinds = ("single texts", "pairs of texts")
+        raise ArtifactError(
+            f"the model classifies {kinds[reads_pairs]}, the data holds {kinds[not reads_pairs]}\n"
+            f"  what to do: name the second text's column with --pair-column, or leave that out"
+        )
 
 
 def _warm_up(model: SavedModel, examples: Examples) -> None:

@@ -20,7 +20,7 @@ from potstill.distillation.teacher_logits import teacher_logits
 from potstill.environment import describe_environment
 from potstill.errors import ArtifactError, ConfigError
 from potstill.evaluation import DataSummary, McNemar, ModelResult, Role, Summary, mcnemar
-from potstill.models import Measurement, StudentModel, TeacherModel, TrainingRecord, measure
+from potstill.models import Measurement, StudentModel, TeacherModel, TrainingRecord, measure, require_same_kind
 from potstill.report import write_report
 from potstill.runtime import Classifier
 from potstill.student.model import Student, check_tokenizer, student_bytes
@@ -106,13 +106,14 @@ def distill(config: PotstillConfig, corpus: Corpus, teacher: Teacher, directory:
         seed: Decides weights, batches and dropout.
 
     Raises:
-        ArtifactError: The teacher knows other classes.
+        ArtifactError: The teacher knows other classes, or judges pairs of texts where the corpus has single ones.
     """
     if teacher.manifest.label_names != corpus.label_names:
         raise ArtifactError(
             f"expected a teacher of the classes {list(corpus.label_names)}, found one of "
             f"{list(teacher.manifest.label_names)}\n  what to do: tune a teacher on this data first"
         )
+    require_same_kind(corpus.train, reads_pairs=teacher.manifest.pairs)
     student = _new_student(config, corpus, teacher.manifest.tokenizer, seed)
     objective = Objective(config.distillation.alpha, config.distillation.temperature)
     parts = (corpus.train, corpus.selection)
