@@ -19,7 +19,11 @@ values_strategy = st.fixed_dictionaries(
         "teacher": st.fixed_dictionaries(
             {
                 "lora": st.fixed_dictionaries(
-                    {"targets": st.just("all-linear") | st.lists(names_strategy), "alpha": st.floats(1e-300, 1e300)}
+                    {"targets": st.just("all-linear") | st.lists(names_strategy), "alpha": st.floats(1e-300, 1e300)},
+                    optional={
+                        "rank_pattern": st.dictionaries(names_strategy, st.integers(1)),
+                        "last_blocks": st.none() | st.integers(1),
+                    },
                 ),
                 "seeds": st.lists(st.integers(0), min_size=1, unique=True),
                 "tokenizer": st.none() | names_strategy,
@@ -115,6 +119,9 @@ def test_a_misspelt_setting_is_refused_with_the_nearest_name(values, expected):
         ("training", "metric", "auc"),
         ("lora", "rank", 0),
         ("lora", "targets", 5),
+        ("lora", "learning_rate_ratio", 0.5),
+        ("lora", "last_blocks", 0),
+        ("lora", "rank_pattern", 5),
     ],
 )
 def test_a_wrong_value_is_named_with_what_was_found(section, setting, value):
@@ -139,6 +146,11 @@ def test_a_section_of_the_wrong_kind(values):
 def test_one_column_has_one_role(columns, expected):
     (problem,) = problems({"data": columns})
     assert problem.startswith(f"data: {expected} must be different columns; found ")
+
+
+def test_variants_without_a_meaning_together_are_refused():
+    (problem,) = problems({"teacher": {"lora": {"dora": True, "init": "pissa"}}})
+    assert problem.startswith("teacher.lora: dora and init: pissa exclude each other; choose one; found ")
 
 
 def test_a_seed_stands_there_once():

@@ -4,24 +4,27 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from potstill.config import LoRAConfig, RuntimeConfig, TeacherConfig
+from potstill.config import LoRAConfig, PotstillConfig, RuntimeConfig, TeacherConfig
 from potstill.data import Corpus, Examples
-from potstill.errors import ArtifactError, SourceError
+from potstill.errors import ArtifactError, ConfigError, SourceError
 from potstill.lora import adapters
+from potstill.lora.quantised import QuantisedLinear
 from potstill.lora.state import CONFIG_FILE
 from potstill.runtime.directory import TEACHER_MANIFEST as MANIFEST
-from potstill.teacher import Teacher, teacher_bytes
+from potstill.teacher import TRAINED_FILE, Teacher, teacher_bytes
 
 CPU = RuntimeConfig(device="cpu", precision="32-true")
 EXAMPLES = Examples(("w1 w2 w3", "w4", "", "w5 w6 w7 w8 w9"), np.array([0, 1, 0, 1]))
 CORPUS = Corpus("tiny", "made up", ("bad", "good"), EXAMPLES, EXAMPLES, EXAMPLES)
 
 
-def make(name, *, seed=0, max_tokens=16, **options):
-    config = TeacherConfig(backbone=str(name), lora=LoRAConfig(rank=2), **options)
-    teacher = Teacher.create(config, CPU, CORPUS, max_tokens, seed)
+def make(name, *, seed=0, max_tokens=16, runtime=CPU, **options):
+    config = TeacherConfig(backbone=str(name), **{"lora": LoRAConfig(rank=2)} | options)
+    teacher = Teacher.create(config, runtime, CORPUS, max_tokens, seed)
     with torch.no_grad():  # as if trained
         for p in teacher.classifier.parameters():
             if p.requires_grad:
@@ -45,6 +48,71 @@ def test_a_saved_teacher_judges_as_before(family, model_directory, tmp_path, ran
     assert loaded.parameters == teacher.parameters
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "full"},
+        {"method": "head"},
+        {"base_bits": 4},
+        {"base_bits": 8, "lora": LoRAConfig(rank=2, dora=True, bias="all")},
+        {"base_bits": 8, "method": "head"},
+        {"lora": LoRAConfig(rank=2, rank_stabilised=True, train_layernorm=True)},
+    ],
+    ids=str,
+)
+def test_so_it_does_by_every_method(options, precision, model_directory, tmp_path):
+    runtime = RuntimeConfig(device="cpu", precision=precision)
+    for family in ("gpt2", "bert"):
+        teacher = make(model_directory(family), runtime=runtime, **options)
+        logits = teacher.logits(EXAMPLES)
+        teacher.save(tmp_path / family)
+        loaded = Teacher.load(tmp_path / family, runtime)
+        assert loaded.key() == teacher.key()
+        assert torch.equal(loaded.logits(EXAMPLES), logits)
+        assert loaded.parameters == teacher.parameters
+        assert all(p.dtype == torch.float32 for p in loaded.classifier.parameters() if p.requires_grad)
+
+
+def test_what_each_method_trains(model_directory):
+    trained = {
+        method: {
+            name
+            for name, p in make(model_directory("bert"), method=method).classifier.named_parameters()
+            if p.requires_grad
+        }
+        for method in ("full", "head")
+    }
+    assert {name.removeprefix("model.").rpartition(".")[0] for name in trained["head"]} == {
+        "classifier",
+        "bert.pooler.dense",
+    }
+    assert len(trained["full"]) == len(list(make(model_directory("bert"), method="full").classifier.parameters()))
+
+
+def test_a_base_of_few_bits_counts_all_its_weights_and_can_be_had_unpacked(base, tmp_path):
+    plain, packed = make(base), make(base, base_bits=4)
+    assert packed.parameters == plain.parameters
+    assert packed.manifest.base == plain.manifest.base
+    assert packed.manifest.base_bits == 4
+    packed.save(tmp_path / "packed")
+    unpacked = Teacher.load(tmp_path / "packed", CPU, pack=False)
+    assert not any(isinstance(module, QuantisedLinear) for module in unpacked.classifier.modules())
+    torch.testing.assert_close(unpacked.logits(EXAMPLES), packed.logits(EXAMPLES), atol=1e-5, rtol=1e-5)
+
+
+def test_a_configuration_follows_what_was_loaded(base, tmp_path):
+    make(base, method="head", base_bits=8).save(tmp_path / "teacher")
+    described = Teacher.load(tmp_path / "teacher", CPU).describe(TeacherConfig())
+    assert (described.backbone, described.method, described.base_bits) == (str(base), "head", 8)
+
+
+@pytest.mark.parametrize("teacher", [{"method": "full"}, {"lora": {"init": "pissa"}}], ids=str)
+def test_bits_for_what_is_trained_or_moved_are_refused(teacher):
+    with pytest.raises(ConfigError, match="base_bits"):
+        PotstillConfig.build({"teacher": teacher | {"base_bits": 4}})
+
+
 @pytest.fixture
 def base(model_directory, tmp_path):
     return shutil.copytree(model_directory("gpt2"), tmp_path / "base")
@@ -56,7 +124,10 @@ def saved(base, tmp_path):
     return tmp_path / "teacher"
 
 
-def test_another_base_is_refused(base, saved):
+@pytest.mark.parametrize("method", ["lora", "full", "head"])
+def test_another_base_is_refused(method, base, tmp_path):
+    saved = tmp_path / "teacher"
+    make(base, method=method).save(saved)
     tensors = load_file(base / "model.safetensors")
     tensors["h.0.mlp.c_fc.weight"][0, 0] += 1e-3
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
@@ -72,13 +143,38 @@ def test_a_base_that_is_gone_is_refused(base, saved):
 
 def test_an_incomplete_or_foreign_manifest_is_refused(saved):
     manifest = json.loads((saved / MANIFEST).read_text())
-    for damaged in (manifest | {"format": 99}, manifest | {"surplus": 1}, {"format": manifest["format"]}):
+    others = ({"format": 99}, {"surplus": 1}, {"method": "prompt"}, {"base_bits": 3})
+    for damaged in (*(manifest | other for other in others), {"format": manifest["format"]}):
         (saved / MANIFEST).write_text(json.dumps(damaged))
         with pytest.raises(ArtifactError, match=MANIFEST):
             Teacher.load(saved, CPU)
     (saved / MANIFEST).unlink()
     with pytest.raises(ArtifactError, match=MANIFEST):
         Teacher.load(saved, CPU)
+
+
+@pytest.mark.parametrize("method", ["full", "head"])
+def test_a_damaged_file_of_trained_weights_is_refused(method, base, tmp_path):
+    make(base, method=method).save(tmp_path)
+    path = tmp_path / TRAINED_FILE
+    whole, tensors = path.read_bytes(), load_file(path)
+    assert ("transformer.h.0.mlp.c_fc.weight" in tensors) is (method == "full")
+
+    def refused(message):
+        with pytest.raises(ArtifactError, match=message):
+            Teacher.load(tmp_path, CPU)
+
+    headless = {name: tensor for name, tensor in tensors.items() if name != "score.weight"}
+    save_file(headless, path)
+    refused(r"1 tensors are missing: score\.weight")
+    save_file(tensors | {"surplus": torch.zeros(1)}, path)
+    refused("1 tensors are not of this model: surplus")
+    save_file(tensors | {"score.weight": torch.zeros(3, 16)}, path)
+    refused(r"score\.weight \(expected \(2, 16\), found \(3, 16\)\)")
+    path.write_bytes(whole[:-8])
+    refused("expected safetensors")
+    path.unlink()
+    refused("expected safetensors")
 
 
 def test_the_key_follows_everything_that_is_trained(saved):
@@ -91,12 +187,14 @@ def test_the_key_follows_everything_that_is_trained(saved):
     assert len(keys) == 1 + len(trained)
 
 
-def test_the_key_follows_scale_and_length(base):
+def test_the_key_follows_scale_length_and_precision(base):
     keys = {make(base, max_tokens=5).key(), make(base, max_tokens=6).key()}
     rescaled = make(base, max_tokens=6)
     for _, adapter in adapters(rescaled.classifier):
         adapter.scaling *= 2
-    assert len(keys | {rescaled.key()}) == 3
+    keys |= {rescaled.key(), make(base, max_tokens=6, base_bits=4).key(), make(base, max_tokens=6, base_bits=8).key()}
+    mixed = RuntimeConfig(device="cpu", precision="bf16-mixed")
+    assert len(keys | {make(base, max_tokens=6, runtime=mixed).key()}) == 6
 
 
 def test_texts_are_cut_to_the_backbones_positions(model_directory):
@@ -114,7 +212,10 @@ def test_the_padding_token_falls_back_to_the_end_of_text(base):
     assert make(base).classifier.padding_id == 2
 
 
-def test_the_size_on_disk_counts_the_base(saved):
+def test_the_size_on_disk_counts_the_base(base, saved, tmp_path):
+    head = make(base, method="head")
+    head.save(tmp_path / "head")
+    assert teacher_bytes(tmp_path / "head", 10) == 40 + (tmp_path / "head" / MANIFEST).stat().st_size
     teacher = Teacher.load(saved, CPU)
     total, trained = teacher.parameters
     assert 0 < trained < total
@@ -143,3 +244,64 @@ def test_a_decoders_texts_begin_with_its_beginning_of_text_token(tmp_path, model
     encoder = shutil.copytree(model_directory("bert"), tmp_path / "encoder")
     shutil.copy(directory / "tokenizer.json", encoder / "tokenizer.json")
     assert first_ids(encoder) == plain
+
+
+@pytest.fixture
+def foreign(model_directory, tmp_path):
+    """An adapter that `peft` trained and saved, and the model that it saved."""
+    base = model_directory("llama")
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+    model.config.pad_token_id = 1
+    adapted = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=2, target_modules="all-linear")).eval()
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    adapted.save_pretrained(tmp_path / "foreign")
+    return tmp_path / "foreign", adapted
+
+
+def test_an_adapter_of_peft_is_a_teacher_with_numbered_classes(foreign, model_directory):
+    directory, adapted = foreign
+    teacher = Teacher.load(directory, CPU)
+    assert teacher.manifest.label_names == ("0", "1", "2")
+    assert teacher.manifest.max_tokens == teacher.classifier.max_tokens
+    tokenizer = AutoTokenizer.from_pretrained(model_directory("llama"))
+    texts = [text for text in EXAMPLES.texts if text]
+    with torch.no_grad():
+        expected = adapted(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+    found = teacher.logits(Examples(tuple(texts), np.zeros(len(texts), np.int64)))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_peft_did_not_save_is_missed(foreign):
+    directory, _ = foreign
+    weights = directory / "adapter_model.safetensors"
+    whole = load_file(weights)
+    save_file({name: tensor for name, tensor in whole.items() if "score" not in name}, weights)
+    with pytest.raises(ArtifactError, match="expected the classification head"):
+        Teacher.load(directory, CPU)
+    weights.write_bytes(b"")
+    with pytest.raises(ArtifactError, match="expected safetensors"):
+        Teacher.load(directory, CPU)
+    settings = json.loads((directory / "adapter_config.json").read_text())
+    (directory / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": None}))
+    with pytest.raises(ArtifactError, match="base_model_name_or_path"):
+        Teacher.load(directory, CPU)
+
+
+def test_a_configuration_tells_how_the_adapters_were_asked_for(base, tmp_path):
+    asked = LoRAConfig(rank=2, init="pissa", learning_rate_ratio=4, last_blocks=1)
+    teacher = Teacher.create(TeacherConfig(backbone=str(base), lora=asked), CPU, CORPUS, 16, 0)
+    teacher.save(tmp_path / "teacher")
+    loaded = Teacher.load(tmp_path / "teacher", CPU)
+    assert loaded.describe(TeacherConfig()).lora == asked
+    assert loaded.lora.rank == 4  # PiSSA's as plain LoRA
+
+
+def test_the_key_follows_the_bases_settings(base, saved):
+    before = Teacher.load(saved, CPU).key()
+    settings = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(settings | {"layer_norm_epsilon": 1e-3}))
+    assert Teacher.load(saved, CPU).key() != before

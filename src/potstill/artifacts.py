@@ -110,7 +110,7 @@ def new_run_directory(out: Path | None, name: str) -> Path:
         return _fresh_directory(Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ArtifactError(
-            f"{out} exists and is not empty; a run never overwrites another\n  what to do: name another with --out"
+            f"{out} exists and is not empty; nothing is ever overwritten\n  what to do: name another with --out"
         )
     try:
         out.mkdir(parents=True, exist_ok=True)

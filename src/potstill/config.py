@@ -28,6 +28,7 @@ def _different(seeds: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Method = Literal["lora", "full", "head"]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_different)]
 
 
@@ -80,13 +81,43 @@ class LoRAConfig(Settings):
     alpha: Annotated[float, Field(gt=0.0)] = 16.0
     """The update is scaled by alpha / rank. Twice the rank is a common rule of thumb; with Adam it acts much like a
     higher learning rate (paper, section 4.1)."""
+    rank_stabilised: bool = False
+    """Scale the update by alpha / sqrt(rank) instead (rsLoRA, Kalajdzievski 2023, arXiv 2312.03732). Off: it is meant
+    for ranks far above 8, and one alpha means another scale with it."""
+    dora: bool = False
+    """Train each output's magnitude apart from its direction (DoRA, Liu et al. 2024, arXiv 2402.09353). Off: a step
+    costs more."""
+    init: Literal["kaiming", "pissa"] = "kaiming"
+    """Start of A and B: `kaiming` (A random, B zero: the model starts as the pretrained one), or `pissa`, the largest
+    singular components of the pretrained weight (Meng et al. 2024, arXiv 2404.02948), whose start costs a singular
+    value decomposition of every adapted matrix."""
+    learning_rate_ratio: Annotated[float, Field(ge=1.0)] = 1.0
+    """Learning rate of B over that of A (LoRA+, Hayou et al. 2024, arXiv 2402.12354); biases and other vectors take
+    B's, as in the authors' code. 1: one rate for all; the paper's 16 wants a lower `learning_rate`."""
+    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = {}
+    """Ranks of single modules, by patterns like those of `targets`, e.g. `*.q_proj=4,*.v_proj=8`; the first one that
+    matches decides. None: one rank for all, as in the paper."""
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0.0)]] = {}
+    """Alphas of single modules, likewise."""
     dropout: Fraction = 0.0
     """Dropout on the adapter's input. 0: drawing its masks slows a CPU down, and few parameters are trained anyway."""
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     """Modules that get an adapter: `all-linear` (every linear map inside the backbone's blocks, found by structure) or
-    patterns matched against the module's dotted name, e.g. `*.q_proj`."""
+    patterns matched against the module's dotted name, e.g. `*.q_proj,*.v_proj` (in YAML a list)."""
+    last_blocks: Annotated[int, Field(ge=1)] | None = None
+    """Only the last so many blocks get adapters: nothing goes backward through the others, and what they compute is
+    computed once. None: all, since adapters on every block can learn more."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Biases to train: none as in the paper, all of the backbone's, or those of the adapted modules."""
     train_layernorm: bool = False
     """Train the backbone's normalisation layers too. Off, as in the paper."""
+
+    @model_validator(mode="after")
+    def _variants_agree(self) -> Self:
+        """Refuse what no paper defines: both begin by taking the pretrained weight apart, each in its own way."""
+        if self.dora and self.init == "pissa":
+            raise ValueError("dora and init: pissa exclude each other; choose one")
+        return self
 
 
 class TrainingConfig(Settings):
@@ -96,6 +127,9 @@ class TrainingConfig(Settings):
     """Passes over the training data at most. On thousands of sentences a teacher's loss on unseen ones soon rises."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Sentences per optimiser step, before accumulation. 32 is the larger of BERT's two choices for fine-tuning."""
+    batch_by: Literal["sentences", "tokens"] = "sentences"
+    """Give every batch as many sentences, or as many tokens as `batch_size` sentences have on average, each sentence
+    counting the same. `tokens` keeps a machine evenly busy; `sentences` is what other programs do."""
     accumulation: Annotated[int, Field(ge=1)] = 1
     """Batches whose gradients are summed into one optimiser step."""
     optimizer: Literal["adamw", "adam"] = "adamw"
@@ -129,10 +163,25 @@ class TeacherConfig(Settings):
     is the text's first word."""
     random_init: bool = False
     """Build the architecture from its configuration alone, with random weights."""
+    method: Method = "lora"
+    """What is trained: `lora` (adapters and head: as good as all weights in LoRA's paper, table 2, in far less memory),
+    or its comparators `full` (every weight) and `head` (the head alone, on frozen features)."""
+    base_bits: Literal[4, 8] | None = None
+    """Keep the frozen matrices of the blocks in so many bits (QLoRA, Dettmers et al. 2023, arXiv 2305.14314): 4 as
+    NormalFloat, 8 in even steps. None: a small backbone fits as it is, and unpacking costs time in every step."""
     lora: LoRAConfig = LoRAConfig()
     training: TrainingConfig = TrainingConfig()
     seeds: Seeds = (0,)
     """One teacher per seed; the one that is best on the selection split teaches."""
+
+    @model_validator(mode="after")
+    def _bits_suit(self) -> Self:
+        """Refuse to pack what is trained, and a base that is no longer the one on disk."""
+        if self.base_bits is not None and self.method == "full":
+            raise ValueError("base_bits packs what is frozen, and method: full freezes nothing; choose one")
+        if self.base_bits is not None and self.method == "lora" and self.lora.init == "pissa":
+            raise ValueError("base_bits and lora.init: pissa exclude each other: the residual it leaves is not saved")
+        return self
 
 
 class StudentConfig(Settings):
@@ -179,6 +228,9 @@ class RuntimeConfig(Settings):
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     """`auto` takes bfloat16 for the frozen weights and the matrix products where the hardware multiplies it natively,
     which is faster, else float32. Adapters, heads, students and optimiser are always float32."""
+    compile: bool = False
+    """Compile the teacher's trained blocks with `torch.compile` (needs a C++ compiler), which joins small operations.
+    Off: compiling takes longer than a training on a few thousand sentences gains by it (benchmarks/compile.py)."""
 
 
 class PotstillConfig(Settings):

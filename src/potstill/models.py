@@ -17,7 +17,7 @@ from potstill.data import Examples
 from potstill.errors import ArtifactError
 from potstill.evaluation import Intervals, Metrics, Role, bootstrap_intervals, compute_metrics
 from potstill.runtime import Classifier
-from potstill.runtime.directory import TEACHER_MANIFEST, TRAINING_FILE, StudentFiles
+from potstill.runtime.directory import TEACHER_MANIFEST, TRAINING_FILE, StudentFiles, is_teacher
 from potstill.teacher import Teacher
 
 
@@ -85,10 +85,13 @@ class TeacherModel:
         return logits
 
     def probabilities(self, texts: Sequence[Any]) -> NDArray[np.float32]:
-        """Return the probability of each class, (texts, classes); pairs of texts where the teacher reads pairs."""
+        """Return the probability of each class, (texts, classes); pairs of texts where the teacher reads pairs.
+
+        The texts' token ids are not cached: there may be any number of texts, each seen once.
+        """
         first, second = zip(*texts, strict=True) if self.reads_pairs else (tuple(texts), None)
         examples = Examples(first, np.zeros(len(texts), dtype=np.int64), second)
-        return self._teacher.logits(examples).softmax(dim=1).numpy()
+        return self._teacher.logits(examples, cached=False).softmax(dim=1).numpy()
 
 
 class StudentModel:
@@ -147,7 +150,7 @@ def find_teacher(path: Path) -> Path:
     Raises:
         ArtifactError: There is none.
     """
-    teachers = [directory for directory in model_directories(path) if (directory / TEACHER_MANIFEST).is_file()]
+    teachers = [directory for directory in model_directories(path) if is_teacher(directory)]
     if not teachers:
         raise ArtifactError(f"{path}: expected a tuned teacher, found students\n  what to do: `potstill finetune`")
     if len(teachers) == 1:
@@ -168,7 +171,7 @@ def open_model(directory: Path, runtime: RuntimeConfig) -> SavedModel:
         ArtifactError: It is missing, incomplete or damaged.
     """
     (directory,) = model_directories(directory)
-    if (directory / TEACHER_MANIFEST).is_file():
+    if is_teacher(directory):
         return TeacherModel(Teacher.load(directory, runtime))
     return StudentModel(Classifier.load(directory))
 
@@ -213,4 +216,4 @@ def _warm_up(model: SavedModel, examples: Examples) -> None:
 
 
 def _is_model(path: Path) -> bool:
-    return (path / TEACHER_MANIFEST).is_file() or StudentFiles(path).manifest.is_file()
+    return is_teacher(path) or StudentFiles(path).manifest.is_file()

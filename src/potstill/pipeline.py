@@ -63,7 +63,7 @@ class Trained:
 
 
 def finetune(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int = 0) -> tuple[Teacher, Trained]:
-    """Tune the backbone with LoRA on the labels.
+    """Tune the backbone on the labels: adapters, or what else `teacher.method` names.
 
     Args:
         config: `data`, `teacher` and `runtime` are used.
@@ -78,11 +78,14 @@ def finetune(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int 
         PotstillError: See `Teacher.create` and `fit`.
     """
     teacher = Teacher.create(config.teacher, config.runtime, corpus, config.data.max_tokens, seed)
+    train_set, selection = map(teacher.tuning_set, (corpus.train, corpus.selection))
+    if config.runtime.compile:
+        teacher.classifier.compile_blocks()
     directory.mkdir(parents=True, exist_ok=True)
     fitted = fit(
         teacher.classifier,
-        teacher.training_set(corpus.train),
-        teacher.training_set(corpus.selection),
+        train_set,
+        selection,
         Objective(),
         config.teacher.training,
         fabric=teacher.fabric,
@@ -90,6 +93,7 @@ def finetune(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int 
         history_file=directory / HISTORY_FILE,
         save=lambda: teacher.save(directory),
         title=f"teacher {seed}",
+        b_ratio=1.0 if teacher.lora is None else teacher.lora.learning_rate_ratio,
     )
     size = teacher_bytes(directory, teacher.parameters[0])
     return teacher, _finish("teacher", seed, directory, fitted, teacher.parameters, size)
@@ -108,7 +112,7 @@ def distill(config: PotstillConfig, corpus: Corpus, teacher: Teacher, directory:
     Raises:
         ArtifactError: The teacher knows other classes, or judges pairs of texts where the corpus has single ones.
     """
-    if teacher.manifest.label_names != corpus.label_names:
+    if not corpus.has_classes(teacher.manifest.label_names):
         raise ArtifactError(
             f"expected a teacher of the classes {list(corpus.label_names)}, found one of "
             f"{list(teacher.manifest.label_names)}\n  what to do: tune a teacher on this data first"

@@ -1,66 +1,70 @@
-"""The tuned pretrained model: backbone, adapters and head, from its making to its judgement of any text."""
+"""The tuned pretrained model: backbone, what was trained of it, and head, from its making to its judgement of texts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from lightning_fabric import Fabric
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from potstill.artifacts import digest, read_json, write_json
-from potstill.backbone import TextClassifier, build_classifier, load_config, load_tokenizer, padding_id
-from potstill.config import LoRAConfig, RuntimeConfig, TeacherConfig
+from potstill.artifacts import digest
+from potstill.backbone import (
+    FrozenPrefix,
+    TextClassifier,
+    build_classifier,
+    head_modules,
+    load_config,
+    load_tokenizer,
+    padding_id,
+)
+from potstill.config import LoRAConfig, Method, RuntimeConfig, TeacherConfig
 from potstill.data import Corpus, Examples
 from potstill.data.tokenised import TrainingSet, tokenise
 from potstill.errors import ArtifactError
-from potstill.lora import CONFIG_FILE, adapters, inject, load_adapter, save_adapter
+from potstill.frozen_states import frozen_states
+from potstill.lora import CONFIG_FILE, adapters, inject, load_adapter, merged, save_adapter
+from potstill.lora.quantised import QuantisedLinear, kernels, pack_weights, round_weights
 from potstill.runtime.directory import TEACHER_MANIFEST
+from potstill.teacher_manifest import TeacherManifest
+from potstill.tensors import load_tensors, save_tensors
 from potstill.tokens import limit
 from potstill.training.compute import compress_frozen_matrices, is_mixed, make_fabric
 from potstill.training.loop import predict_logits
 
-_FORMAT: Final = 1
+TRAINED_FILE: Final = "trained.safetensors"
+"""What `full` and `head` trained, under the names of `transformers`; PEFT's layout has no place for it."""
 
-
-@dataclass(frozen=True)
-class TeacherManifest:
-    """What has to be known, beside the trained weights, to build a teacher again.
-
-    Attributes:
-        backbone: Name of the pretrained model, as it was given.
-        tokenizer: Name of the tokenizer.
-        add_bos: Whether texts begin with the beginning-of-text token.
-        random_init: Whether the base was drawn at random, from `seed`.
-        seed: Seed of everything random at its making.
-        base: Digest of the frozen weights.
-        label_names: Name of each class.
-        pairs: Whether pairs of texts are classified.
-        max_tokens: Longer texts are cut: what was asked for, or less where the backbone has fewer positions.
-    """
-
-    backbone: str
-    tokenizer: str
-    add_bos: bool
-    random_init: bool
-    seed: int
-    base: str
-    label_names: tuple[str, ...]
-    max_tokens: int
-    pairs: bool
+_WITHOUT_EFFECT: Final = {
+    *("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "problem_type"),
+    *("id2label", "label2id", "num_labels", "pad_token_id", "use_cache"),
+}
+"""Settings of a model that change nothing of what its blocks compute."""
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A pretrained model with adapters and head, its tokenizer, and where it computes."""
+    """A pretrained model with what is trained of it, its tokenizer, and where it computes.
+
+    Attributes:
+        classifier: The model.
+        tokenizer: Its tokenizer.
+        lora: The adapters' settings; None where the method is another.
+        manifest: How to build it again.
+        fabric: Device and precision.
+    """
 
     classifier: TextClassifier
     tokenizer: Tokenizer
-    lora: LoRAConfig
+    lora: LoRAConfig | None
     manifest: TeacherManifest
     fabric: Fabric
 
@@ -72,11 +76,12 @@ class Teacher:
     def create(
         cls, config: TeacherConfig, runtime: RuntimeConfig, corpus: Corpus, max_tokens: int, seed: int
     ) -> Teacher:
-        """Load the backbone and give it fresh adapters and a fresh head.
+        """Load the backbone, give it fresh adapters (with `lora`) and a fresh head, and freeze what is not trained.
 
         Raises:
             SourceError: Backbone or tokenizer can't be found or reached.
             ConfigError: The adapters' targets don't exist, or the device doesn't.
+            MissingExtraError: The base is to be packed, and the package for it is missing.
         """
         tokenizer_name = config.tokenizer or config.backbone
         classifier, tokenizer = _base(
@@ -87,29 +92,41 @@ class Teacher:
             random_init=config.random_init,
             seed=seed,
         )
-        inject(classifier.model, config.lora)
+        model = classifier.model
         manifest = TeacherManifest(
             backbone=config.backbone,
             tokenizer=tokenizer_name,
             add_bos=config.add_bos,
             random_init=config.random_init,
             seed=seed,
-            base=_digest(classifier, trained=False),
+            method=config.method,
+            base_bits=config.base_bits,
+            lora=config.lora.model_dump(mode="json") if config.method == "lora" else None,
+            base=_base_digest(model),  # before adapters and packing change the base
             label_names=corpus.label_names,
             max_tokens=min(max_tokens, classifier.max_tokens),
             pairs=corpus.in_pairs,
         )
-        return cls(classifier, tokenizer, config.lora, manifest, _place(classifier, runtime))
+        prepare(model, config)
+        lora = config.lora if config.method == "lora" else None
+        return cls(classifier, tokenizer, lora, manifest, _place(classifier, runtime))
 
     @classmethod
-    def load(cls, directory: Path, runtime: RuntimeConfig) -> Teacher:
+    def load(cls, directory: Path, runtime: RuntimeConfig, *, pack: bool = True) -> Teacher:
         """Read what `save` wrote; the base comes from where it came from before.
+
+        Args:
+            directory: The teacher's directory.
+            runtime: Where it is to compute.
+            pack: Keep a base of few bits packed. Else its matrices are unpacked: the same values in more memory, into
+                which adapters can be merged.
 
         Raises:
             ArtifactError: The directory is incomplete or damaged, or the base is not the one it was trained on.
             SourceError: The base can't be found or reached.
+            MissingExtraError: The base is to be packed, and the package for it is missing.
         """
-        manifest = _read_manifest(directory / TEACHER_MANIFEST)
+        manifest = TeacherManifest.load(directory)
         classifier, tokenizer = _base(
             manifest.backbone,
             manifest.tokenizer,
@@ -118,46 +135,102 @@ class Teacher:
             random_init=manifest.random_init,
             seed=manifest.seed,
         )
-        lora = load_adapter(classifier.model, directory)
-        # Adapters must never stand on another base unnoticed.
-        if (found := _digest(classifier, trained=False)) != manifest.base:
+        model = classifier.model
+        # What was trained must never stand on another base unnoticed.
+        if (found := _base_digest(model)) != manifest.base and manifest.base:
             raise ArtifactError(
-                f"{directory}: the backbone {manifest.backbone!r} is not the one that these adapters were trained on "
+                f"{directory}: the backbone {manifest.backbone!r} is not the one that this teacher was tuned from "
                 f"(expected weights {manifest.base}, found {found})\n  what to do: restore that backbone, or tune again"
             )
+        manifest = replace(manifest, base=found, max_tokens=min(manifest.max_tokens, classifier.max_tokens))
+        if manifest.base_bits is not None:
+            reduce = pack_weights if pack else round_weights
+            reduce(model, manifest.base_bits)
+        lora = None
+        if manifest.method == "lora":
+            lora = load_adapter(model, directory)
+        else:
+            _freeze(model, manifest.method)
+            load_tensors(_trained(model), directory / TRAINED_FILE)
         return cls(classifier, tokenizer, lora, manifest, _place(classifier, runtime))
 
     def save(self, directory: Path) -> None:
-        """Write adapters, head and manifest; the base is not copied."""
-        save_adapter(self.classifier.model, self.lora, directory, base=self.manifest.backbone)
-        write_json(directory / TEACHER_MANIFEST, {"format": _FORMAT, **vars(self.manifest)})
+        """Write what was trained and the manifest; the base is not copied."""
+        if self.lora is not None:
+            save_adapter(self.classifier.model, self.lora, directory, base=self.manifest.backbone)
+        else:
+            save_tensors(_trained(self.classifier.model), directory / TRAINED_FILE)
+        self.manifest.save(directory)
 
     def describe(self, config: TeacherConfig) -> TeacherConfig:
         """Return `config` with what is known of this teacher in place of what was said there."""
-        known = {name: getattr(self.manifest, name) for name in ("backbone", "tokenizer", "add_bos", "random_init")}
-        return config.model_copy(update=known | {"lora": self.lora})
+        names = ("backbone", "tokenizer", "add_bos", "random_init", "method", "base_bits")
+        known = {name: getattr(self.manifest, name) for name in names}
+        lora = self.lora if self.manifest.lora is None else LoRAConfig.model_validate(self.manifest.lora)
+        return config.model_copy(update=known | ({} if lora is None else {"lora": lora}))
 
     def key(self) -> str:
         """Return a digest of everything that decides a logit: base, trained weights, tokenizer, length, precision."""
-        precision = "bf16" if is_mixed(self.fabric) else "float32"
         scalings = [adapter.scaling for _, adapter in adapters(self.classifier)]
-        settings = str((scalings, self.manifest.max_tokens, precision))
-        return digest([self.manifest.base, _digest(self.classifier, trained=True), self.tokenizer.to_str(), settings])
+        start = None if self.lora is None else self.lora.init  # PiSSA's moves the base
+        settings = str((scalings, start, self.manifest.max_tokens, self.classifier.padding_id))
+        return digest([self._base_key(), _digest(_trained(self.classifier)), self.tokenizer.to_str(), settings])
+
+    def _base_key(self) -> str:
+        """Return a digest of everything that decides what the base computes: weights, settings, bits, precision."""
+        config = self.classifier.model.config.to_diff_dict()
+        config = {name: value for name, value in config.items() if name not in _WITHOUT_EFFECT}
+        precision = "bf16" if is_mixed(self.fabric) else "float32"
+        settings = str((self.manifest.base_bits, precision))
+        return digest([self.manifest.base, json.dumps(config, sort_keys=True, default=str), settings])
 
     @property
     def parameters(self) -> tuple[int, int]:
         """Count all parameters and those that are trained."""
         return count_parameters(self.classifier)
 
-    def training_set(self, examples: Examples) -> TrainingSet:
-        """Tokenise `examples`."""
+    def training_set(self, examples: Examples, *, cached: bool = True) -> TrainingSet:
+        """Tokenise `examples`; `cached` says whether their ids are kept on disk."""
         padding_id = self.classifier.padding_id
-        tokens = tokenise(examples, self.tokenizer, self.manifest.max_tokens, empty_id=padding_id)
+        tokens = tokenise(examples, self.tokenizer, self.manifest.max_tokens, empty_id=padding_id, cached=cached)
         return TrainingSet(tokens, torch.from_numpy(examples.labels), padding_id)
 
-    def logits(self, examples: Examples, title: str | None = None) -> Tensor:
+    def tuning_set(self, examples: Examples) -> TrainingSet:
+        """Tokenise `examples` and compute what no step of a training changes, unless it is known: see `FrozenPrefix`.
+
+        It holds as long as what is trained stays the same set of parameters.
+        """
+        data = self.training_set(examples)
+        with self.fabric.autocast():
+            self.classifier.prefix = prefix = FrozenPrefix.find(self.classifier)
+        if prefix is None:
+            return data
+        depth = str(len(prefix.blocks))
+        key = digest([self._base_key(), depth, data.tokens.ids.tobytes(), data.tokens.offsets.tobytes()])
+        return replace(data, states=frozen_states(prefix, data, self.fabric, key))
+
+    def logits(self, examples: Examples, title: str | None = None, *, cached: bool = True) -> Tensor:
         """Judge texts; returns (texts, classes), float32. A `title` shows a progress bar."""
-        return predict_logits(self.classifier, self.training_set(examples), self.fabric, title=title)
+        data = self.training_set(examples, cached=cached)
+        # Merging costs about what it saves on a thousand tokens. In bfloat16 it would round the update away.
+        merge = len(data.tokens.ids) > 4096 and not is_mixed(self.fabric) and self.manifest.base_bits is None
+        with merged(self.classifier) if merge else nullcontext():
+            return predict_logits(self.classifier, data, self.fabric, title=title)
+
+
+def prepare(model: PreTrainedModel, config: TeacherConfig) -> None:
+    """Turn a pretrained model into what is trained: weights packed, adapters put in, the rest frozen.
+
+    Raises:
+        ConfigError: The adapters' targets don't exist.
+        MissingExtraError: The base is to be packed, and the package for it is missing.
+    """
+    if config.base_bits is not None:
+        pack_weights(model, config.base_bits)
+    if config.method == "lora":
+        inject(model, config.lora)
+    else:
+        _freeze(model, config.method)
 
 
 def check_sources(config: TeacherConfig) -> None:
@@ -165,20 +238,25 @@ def check_sources(config: TeacherConfig) -> None:
 
     Raises:
         SourceError: One of them can't be found or reached.
+        MissingExtraError: The base is to be packed, and the package for it is missing.
     """
+    if config.base_bits is not None:
+        kernels()
     load_config(config.backbone, random_init=config.random_init)
     load_tokenizer(config.tokenizer or config.backbone)
 
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
-    """Count all parameters of a model and those that require a gradient."""
+    """Count all parameters of a model, packed or not, and those that require a gradient."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
+    packed = sum(module.numel for module in model.modules() if isinstance(module, QuantisedLinear))
+    return packed + sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
 
 
 def teacher_bytes(directory: Path, parameters: int) -> int:
     """Return what a teacher takes on disk: all its parameters as float32, and the files that describe it."""
-    return 4 * parameters + sum((directory / name).stat().st_size for name in (TEACHER_MANIFEST, CONFIG_FILE))
+    described = [file for name in (TEACHER_MANIFEST, CONFIG_FILE) if (file := directory / name).is_file()]
+    return 4 * parameters + sum(file.stat().st_size for file in described)
 
 
 def _base(
@@ -222,19 +300,24 @@ def _place(classifier: TextClassifier, runtime: RuntimeConfig) -> Fabric:
     return fabric
 
 
-def _digest(model: nn.Module, *, trained: bool) -> str:
-    """Hash the weights that are trained, or those that are not."""
-    chosen = ((name, p.detach().cpu()) for name, p in model.named_parameters() if p.requires_grad == trained)
-    return digest(part for name, p in chosen for part in (name, p.numpy().tobytes()))
+def _freeze(model: PreTrainedModel, method: Method) -> None:
+    """Leave trainable what `full` or `head` trains."""
+    model.requires_grad_(method == "full")
+    for module in head_modules(model).values():
+        module.requires_grad_(True)
 
 
-def _read_manifest(path: Path) -> TeacherManifest:
-    values: dict[str, Any] = read_json(path)
-    if values.pop("format", None) != _FORMAT:
-        raise ArtifactError(
-            f"{path}: expected a teacher of format {_FORMAT}\n  what to do: tune again with this version"
-        )
-    try:
-        return TeacherManifest(**values | {"label_names": tuple(values["label_names"])})
-    except (KeyError, TypeError) as error:
-        raise ArtifactError(f"{path} is damaged: {error}\n  what to do: restore the file, or tune again") from None
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return what is trained, by dotted name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _base_digest(model: PreTrainedModel) -> str:
+    """Hash the pretrained weights: all but the head's, which start random."""
+    head = tuple(f"{name}." for name in head_modules(model))
+    return _digest({name: p for name, p in model.named_parameters() if not name.startswith(head)})
+
+
+def _digest(parameters: Mapping[str, nn.Parameter]) -> str:
+    """Hash parameters with their names."""
+    return digest(part for name, p in parameters.items() for part in (name, p.detach().cpu().numpy().tobytes()))

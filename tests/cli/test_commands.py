@@ -1,6 +1,7 @@
 """The commands as a user calls them: what they print, write and refuse."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import yaml
 
 from potstill.cli import main
 
-COMMANDS = ("run", "finetune", "distill", "train", "evaluate", "predict", "params", "data")
+COMMANDS = ("run", "finetune", "distill", "train", "evaluate", "predict", "merge", "params", "data")
 
 TINY = """
 data: {{source: embedded, limit: 120}}
@@ -179,9 +180,12 @@ def test_names_are_never_read_as_markup(tmp_path, capsys):
     assert "[neg]" in printed
 
 
-def test_predict_with_the_teacher(run_directory, capsys):
-    assert potstill("predict", run_directory / "teacher" / "seed-0", "--text", "The cat sat.") == 0
+def test_predict_with_the_teacher_caches_nothing(run_directory, capsys, isolated_cache):
+    """A stream's texts may be any number, and each is seen once."""
+    before = sorted(isolated_cache.rglob("*"))
+    assert potstill("predict", run_directory / "teacher" / "seed-0", "--text", "A text not seen before.") == 0
     assert json.loads(capsys.readouterr().out)["label"] in {"acceptable", "unacceptable"}
+    assert sorted(isolated_cache.rglob("*")) == before
 
 
 def test_predict_takes_the_teachers_settings_from_file_and_flags(run_directory, tiny, capsys):
@@ -191,13 +195,6 @@ def test_predict_takes_the_teachers_settings_from_file_and_flags(run_directory, 
     assert json.loads(capsys.readouterr().out)["text"] == "The cat sat."
     assert potstill("predict", teacher, "--device", "abacus", "--text", "The cat sat.") == 1
     assert "runtime.device" in capsys.readouterr().err
-
-
-def test_predict_refuses_what_is_not_utf8(run_directory, capsys, tmp_path):
-    file = tmp_path / "texts.txt"
-    file.write_bytes(b"fine\n\xff\xfe\n")
-    assert potstill("predict", run_directory, file) == 1
-    assert "texts.txt:2" in capsys.readouterr().err
 
 
 def test_evaluate_scores_every_model_of_a_run(run_directory, capsys):
@@ -233,7 +230,52 @@ def test_evaluate_reads_any_labelled_file(run_directory, capsys, tmp_path):
 
 def test_params_prints_the_reference_counts(capsys):
     assert potstill("params", "--backbone", "gpt2", "--random-init", "--rank", "4", "--train-layernorm") == 0
-    assert "total 125.03M, trainable 0.63M, reduction 99.5 %" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "total 125.03M, trainable 0.63M, reduction 99.5 %" in printed
+    assert re.search(r"transformer\.h\.0–11\.attn\.c_attn +768 × 2304 +4 +21,408,768 +147,456\b", printed)
+    assert "weights 500.1 MB, gradients and AdamW 7.6 MB" in printed
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (("--last-blocks", "1", "--rank", "2"), r"layers\.0\.self_attn\.q_proj +16 × 16 +256 +0\s"),
+        (("--method", "head"), "tiny, head: 2 classes"),
+        (("--method", "full"), r"reduction 0\.0 %"),
+        (("--base-bits", "4"), r"layers\.0–1\.mlp\.up_proj +16 × 32 +8 "),
+    ],
+)
+def test_params_follows_the_settings(flags, expected, tiny_backbone, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_backbone, "tiny")
+    assert potstill("params", "--backbone", "tiny", *flags) == 0
+    assert re.search(expected, capsys.readouterr().out)
+
+
+def test_merge_writes_a_plain_model_of_the_best_teacher(run_directory, tmp_path, capsys):
+    out = tmp_path / "plain"
+    assert potstill("merge", run_directory, "--out", out) == 0
+    printed = capsys.readouterr().out
+    written = {file.name for file in out.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= written
+    assert all(str(out / name) in printed for name in written)
+    assert potstill("merge", run_directory, "--out", out) == 1
+    assert "not empty" in capsys.readouterr().err
+    assert potstill("merge", run_directory / "baseline" / "seed-0", "--out", tmp_path / "student") == 1
+    assert "expected a tuned teacher, found students" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", [("--method", "full"), ("--method", "head", "--base-bits", "8")], ids=str)
+def test_every_method_goes_the_whole_way(method, tiny, tmp_path, capsys):
+    teacher, student = tmp_path / "teacher", tmp_path / "student"
+    assert potstill("finetune", "--config", tiny, *method, "--out", teacher) == 0
+    assert potstill("distill", "--config", tiny, "--teacher", teacher, "--out", student) == 0
+    assert yaml.safe_load((student / "config.yaml").read_text())["teacher"]["method"] == method[1]
+    capsys.readouterr()
+    assert potstill("evaluate", teacher, "--data", "embedded", "--json") == 0
+    assert json.loads(capsys.readouterr().out)[0]["role"] == "teacher"
+    assert potstill("predict", teacher, "--text", "The cat sat.") == 0
+    assert json.loads(capsys.readouterr().out)["label"] in {"acceptable", "unacceptable"}
 
 
 def test_data_writes_the_parts(tmp_path, capsys):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from potstill.config import DataConfig
-from potstill.data import Corpus, load_corpus
+from potstill.data import Corpus, Examples, load_corpus
 from potstill.data.grammar import generate
 from potstill.errors import DataError, SourceError
 
@@ -279,3 +279,12 @@ def test_misspelt_paths_are_no_hub_names(monkeypatch, source):
     with pytest.raises(SourceError, match=r"`owner/name:configuration`|no training data"):
         load_corpus(DataConfig(source=source))
     assert asked == []
+
+
+def test_a_models_classes_are_told_by_name_or_by_number():
+    examples = Examples(("a", "b"), np.array([0, 1]))
+    corpus = Corpus("tiny", "made up", ("bad", "good"), examples, examples, examples)
+    assert corpus.has_classes(("bad", "good"))
+    assert corpus.has_classes(("0", "1"))
+    assert not corpus.has_classes(("good", "bad"))
+    assert not corpus.has_classes(("0", "1", "2"))

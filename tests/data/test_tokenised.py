@@ -46,9 +46,27 @@ def test_an_epoch_covers_every_text_once(lengths, batch_size, seed):
     assert 1 <= sizes[0] <= batch_size
 
 
-def test_little_padding_and_no_order_of_lengths():
+@given(lengths=lengths_strategy, batch_size=st.integers(1, 50), seed=st.integers(0, 99))
+def test_an_epoch_by_tokens_covers_every_text_once_within_its_budget(lengths, batch_size, seed):
+    batches = shuffled_batches(lengths, batch_size, np.random.default_rng(seed), by_tokens=True)
+    assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
+    budget = batch_size * lengths.mean()
+    assert all(lengths[batch].sum() <= budget + lengths[batch].max() for batch in batches)
+    assert len(batches) <= len(lengths) / batch_size + 2
+
+
+def test_batches_by_tokens_are_about_equally_large():
     lengths = sentence_lengths()
-    batches = shuffled_batches(lengths, 32, np.random.default_rng(1))
+    batches = shuffled_batches(lengths, 32, np.random.default_rng(1), by_tokens=True)
+    tokens = np.sort([lengths[batch].sum() for batch in batches])[2:]  # the first and the last one may be cut short
+    assert tokens.std() / tokens.mean() < 0.05
+    assert np.mean([len(batch) for batch in batches]) == pytest.approx(32, rel=0.05)
+
+
+@pytest.mark.parametrize("by_tokens", [False, True])
+def test_little_padding_and_no_order_of_lengths(by_tokens):
+    lengths = sentence_lengths()
+    batches = shuffled_batches(lengths, 32, np.random.default_rng(1), by_tokens=by_tokens)
     computed = sum(len(batch) * lengths[batch].max() for batch in batches)
     assert 1 - lengths.sum() / computed < 0.03
     means = [lengths[batch].mean() for batch in batches]
@@ -81,8 +99,20 @@ def test_a_batch_is_padded_on_the_right_to_its_longest_text():
     assert batch.attention_mask.tolist() == [[1, 1, 0], [1, 1, 1]]
     assert batch.labels.tolist() == [1, 1]
     assert batch.teacher_logits is None
+    assert batch.states is None
+    assert len(batch.inputs) == 2
     assert data.batch([1]).input_ids.tolist() == [[8]]
     assert data.majority_share == pytest.approx(2 / 3)
+
+
+def test_a_batch_takes_along_what_is_known_of_its_texts():
+    tokens = TokenisedTexts(np.array([5, 6, 7, 8, 9, 5], np.int32), np.array([0, 3, 4, 6]))
+    states, logits = np.arange(12, dtype=np.float32).reshape(6, 2), torch.tensor([[1.0], [2.0], [3.0]])
+    batch = TrainingSet(tokens, torch.tensor([1, 0, 1]), 2, logits, states).batch([2, 0]).to(torch.device("cpu"))
+    assert batch.teacher_logits.tolist() == [[3.0], [1.0]]
+    assert len(batch.inputs) == 3
+    assert batch.states.shape == (2, 3, 2)
+    assert torch.equal(batch.states[batch.attention_mask.bool()], torch.from_numpy(states[[4, 5, 0, 1, 2]]))
 
 
 def test_texts_are_cut_and_never_empty():
@@ -103,6 +133,15 @@ def test_the_second_call_reads_the_cache(monkeypatch, cache):
         assert np.array_equal(again.offsets, first.offsets)
         assert (again.ids.dtype, again.offsets.dtype) == (np.int32, np.int64)
     assert len(list(cache.iterdir())) == 1
+
+
+def test_what_is_not_to_be_cached_leaves_no_trace(cache):
+    examples = make_examples(*TEXTS)
+    uncached = tokenise(examples, make_tokenizer(), 8, empty_id=0, cached=False)
+    assert not cache.exists() or not list(cache.iterdir())
+    cached = tokenise(examples, make_tokenizer(), 8, empty_id=0)
+    assert np.array_equal(uncached.ids, cached.ids)
+    assert np.array_equal(uncached.offsets, cached.offsets)
 
 
 def test_whatever_changes_the_ids_changes_the_key(cache):

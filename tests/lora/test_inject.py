@@ -103,6 +103,90 @@ def test_patterns_without_a_match_are_all_named_and_nothing_is_changed(make_mode
     assert all(p.requires_grad for p in model.parameters())
 
 
+def test_a_full_name_reaches_a_map_of_the_base_outside_its_blocks(make_model):
+    model = make_model("bert")
+    assert inject(model, LoRAConfig(targets=("bert.pooler.dense",))) == ("bert.pooler.dense",)
+    pooler = {name for name in trained_names(model) if "pooler" in name}
+    assert pooler == {"bert.pooler.dense.lora_A", "bert.pooler.dense.lora_B"}
+
+
+def test_the_last_blocks_alone_are_adapted(family, make_model):
+    model = make_model(family)
+    blocks = 1 if family == "albert" else 2
+    everything = inject(make_model(family), LoRAConfig())
+    targets = inject(model, LoRAConfig(last_blocks=1))
+    assert targets == everything[len(everything) * (blocks - 1) // blocks :]
+    with pytest.raises(ConfigError, match=f"last_blocks: the model has {blocks} blocks; found {blocks + 1}"):
+        inject(make_model(family), LoRAConfig(last_blocks=blocks + 1))
+
+
+def test_earlier_blocks_are_not_computed_backwards(make_model, batch):
+    model = make_model("llama")
+    inject(model, LoRAConfig(last_blocks=1))
+    states = []
+    for layer in model.model.layers:
+        layer.register_forward_hook(lambda module, inputs, output: states.append(output))
+    TextClassifier(model, 1)(*batch)
+    assert [state.requires_grad for state in states] == [False, True]
+
+
+def test_the_first_pattern_that_matches_decides(make_model):
+    model = make_model("llama")
+    inject(
+        model,
+        LoRAConfig(
+            rank=2,
+            targets=("*.self_attn.*",),
+            rank_pattern={"*.1.self_attn.q_proj": 5, "*.q_proj": 3},
+            alpha_pattern={"*.v_proj": 1.5},
+        ),
+    )
+    found = {name.removeprefix("model.layers.").replace(".self_attn", ""): a for name, a in adapters(model)}
+    assert {name: adapter.rank for name, adapter in found.items()} == {
+        **{"0.q_proj": 3, "0.k_proj": 2, "0.v_proj": 2, "0.o_proj": 2},
+        **{"1.q_proj": 5, "1.k_proj": 2, "1.v_proj": 2, "1.o_proj": 2},
+    }
+    assert {name for name, adapter in found.items() if adapter.alpha == 1.5} == {"0.v_proj", "1.v_proj"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"targets": ()}, "targets: expected all-linear or patterns, found none"),
+        ({"rank_pattern": {"*.query": 3}}, r"rank_pattern: '\*\.query' matches none of the adapted modules, such as"),
+        (
+            {"alpha_pattern": {"*.1.*": 3}, "last_blocks": 1, "targets": ("*.0.*",)},
+            r"targets: '\*\.0\.\*' matches none",
+        ),
+        ({"alpha_pattern": {"*.0.*": 3}, "last_blocks": 1}, r"alpha_pattern: '\*\.0\.\*' matches none"),
+        ({"init": "pissa", "rank": 17}, r"rank: .*q_proj has 16 singular components; found 17"),
+    ],
+)
+def test_what_the_model_does_not_have_is_refused_and_nothing_is_changed(make_model, settings, complaint):
+    model = make_model("llama")
+    with pytest.raises(ConfigError, match=complaint):
+        inject(model, LoRAConfig(**settings))
+    assert all(p.requires_grad for p in model.parameters())
+    assert not list(adapters(model))
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+def test_biases_are_trained_where_asked_for(family, make_model):
+    trained, head = {}, {}
+    for bias in ("none", "lora_only", "all"):
+        model = make_model(family)
+        targets = inject(model, LoRAConfig(bias=bias))
+        head = tuple(head_modules(model))
+        trained[bias] = {n for n in trained_names(model) if n.endswith(".bias") and not n.startswith(head)}
+    everything = {n for n, _ in model.named_parameters() if n.endswith(".bias") and not n.startswith(head)}
+    assert trained == {
+        "none": set(),
+        "lora_only": everything & {f"{name}.base.bias" for name in targets},
+        "all": everything,
+    }
+    assert bool(everything) == (family != "llama")
+
+
 def test_the_reference_experiments_counts_fall_out_of_gpt2s_defaults():
     with torch.device("meta"):  # shapes without memory
         model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model("gpt2", num_labels=2))

@@ -27,9 +27,10 @@ def tuned(base, **options):
     return layer
 
 
-def test_a_fresh_adapter_changes_nothing(base, x):
+@pytest.mark.parametrize("options", [{}, {"dora": True}, {"init": "pissa"}], ids=str)
+def test_a_fresh_adapter_changes_nothing(base, x, options):
     expected = base(x)
-    assert torch.equal(LoRALinear(base, RANK, ALPHA)(x), expected)
+    torch.testing.assert_close(LoRALinear(base, RANK, ALPHA, **options)(x), expected, atol=1e-6, rtol=1e-5)
 
 
 def test_only_the_adapter_is_trainable(base):
@@ -45,13 +46,56 @@ def test_the_update_follows_the_paper(base, x):
     weight = base.weight.double() if isinstance(base, nn.Linear) else base.weight.double().T
     expected = x.double() @ (weight + update).T + base.bias.double()
     torch.testing.assert_close(layer(x).double(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(layer.delta().double(), update, atol=1e-6, rtol=1e-5)
+
+
+def test_rank_stabilised_scaling_follows_the_paper(base):
+    assert LoRALinear(base, 4, ALPHA, rank_stabilised=True).scaling == ALPHA / 2
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_dora_follows_the_paper(x, bias):
+    torch.manual_seed(0)
+    base = nn.Linear(IN, OUT, bias=bias)
+    layer = tuned(base, dora=True)
+    nn.init.normal_(layer.lora_magnitude_vector)
+    weight = base.weight.double() + layer.delta().double()
+    magnitude = layer.lora_magnitude_vector.double()
+    direction = weight / weight.norm(dim=1, keepdim=True)
+    expected = x.double() @ (magnitude[:, None] * direction).T + (base.bias.double() if bias else 0.0)
+    torch.testing.assert_close(layer(x).double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_dora_keeps_an_output_that_is_always_zero(x):
+    base = nn.Linear(IN, OUT, bias=False)
+    nn.init.zeros_(base.weight)
+    layer = LoRALinear(base, RANK, ALPHA, dora=True)
+    layer(x).sum().backward()
+    assert torch.equal(layer(x), torch.zeros(3, 5, OUT))
+    assert all(p.grad.isfinite().all() for p in layer.parameters() if p.requires_grad)
+    layer.merge()
+    assert torch.equal(layer(x), torch.zeros(3, 5, OUT))
+
+
+def test_pissa_follows_the_paper(base):
+    weight = (base.weight if isinstance(base, nn.Linear) else base.weight.T).detach().clone()
+    layer = LoRALinear(base, RANK, ALPHA, init="pissa")
+    sigma = torch.linalg.svdvals(weight)
+    torch.testing.assert_close(torch.linalg.svdvals(layer.delta())[:RANK], sigma[:RANK])
+    rest = base.weight if isinstance(base, nn.Linear) else base.weight.T
     torch.testing.assert_close(
-        layer.delta().double(), update if isinstance(base, nn.Linear) else update.T, atol=1e-6, rtol=1e-5
+        torch.linalg.svdvals(rest)[: OUT - RANK],
+        sigma[RANK:].new_tensor([*sigma[RANK:], *[0] * RANK]),
+        atol=1e-5,
+        rtol=1e-5,
     )
+    torch.testing.assert_close(rest + layer.delta(), weight, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(layer.lora_A @ layer.lora_A.T, layer.lora_B.T @ layer.lora_B, atol=1e-5, rtol=1e-5)
 
 
-def test_merged_equals_unmerged_and_twice_changes_nothing(base, x):
-    layer = tuned(base)
+@pytest.mark.parametrize("options", [{}, {"dora": True}, {"init": "pissa"}], ids=str)
+def test_merged_equals_unmerged_and_twice_changes_nothing(base, x, options):
+    layer = tuned(base, **options)
     original, unmerged = base.weight.clone(), layer(x)
     layer.merge()
     once = base.weight.clone()
@@ -59,12 +103,19 @@ def test_merged_equals_unmerged_and_twice_changes_nothing(base, x):
     torch.testing.assert_close(layer(x), unmerged, atol=1e-5, rtol=1e-5)
     layer.merge()
     assert torch.equal(base.weight, once)
+    for _ in range(2):
+        layer.unmerge()
+        assert torch.equal(base.weight, original)
+        assert torch.equal(layer(x), unmerged)
+
+
+def test_a_bfloat16_base_survives_merging_bit_for_bit(base):
+    layer = tuned(base.bfloat16())
+    original = base.weight.clone()
+    layer.merge()
+    assert base.weight.dtype == torch.bfloat16
     layer.unmerge()
-    torch.testing.assert_close(base.weight, original, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(layer(x), unmerged, atol=1e-5, rtol=1e-5)
-    restored = base.weight.clone()
-    layer.unmerge()
-    assert torch.equal(base.weight, restored)
+    assert torch.equal(base.weight, original)
 
 
 def test_dropout_acts_on_the_update_in_training_alone(base, x):
@@ -74,12 +125,53 @@ def test_dropout_acts_on_the_update_in_training_alone(base, x):
     assert torch.equal(layer(x), layer(x))
 
 
-def test_adapters_are_float32_on_a_compressed_base(base, x):
-    layer = LoRALinear(base.bfloat16(), RANK, ALPHA)
-    assert layer.lora_A.dtype == layer.lora_B.dtype == torch.float32
+@pytest.mark.parametrize("options", [{}, {"dora": True}, {"dora": True, "dropout": 0.5}], ids=str)
+def test_adapters_are_float32_on_a_compressed_base(base, x, options):
+    layer = tuned(base, **options)
+    expected = layer.eval()(x)
+    base.bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        layer(x).sum().backward()
-    assert layer.lora_B.grad.dtype == torch.float32
+        y = layer(x)
+        layer.train()(x).sum().backward()
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), expected, atol=0.1, rtol=0.05)
+    trained = [p for p in layer.parameters() if p.requires_grad]
+    assert {p.dtype for p in trained} == {p.grad.dtype for p in trained} == {torch.float32}
+
+
+@pytest.mark.parametrize("options", [{}, {"dora": True}], ids=str)
+def test_gradients_agree_with_finite_differences(base, options):
+    layer = tuned(base, **options).double()
+    x = torch.randn(2, 3, IN, dtype=torch.float64, requires_grad=True)
+    if "dora" in options:  # the norm counts as a constant
+        norms = layer._norms()
+        layer._norms = lambda: norms
+    trained = [p for p in layer.parameters() if p.requires_grad]
+    assert torch.autograd.gradcheck(lambda x, *_: layer(x), (x, *trained))
+
+
+def test_nothing_is_done_for_a_gradient_that_nobody_needs(base, x):
+    layer = tuned(base)
+    layer.lora_A.requires_grad_(False)
+    layer(x).sum().backward()
+    assert x.grad is None
+    assert layer.lora_A.grad is None
+    assert layer.lora_B.grad is not None
+    layer.requires_grad_(False)
+    assert layer(x).grad_fn is None
+
+
+@pytest.mark.parametrize("options", [{}, {"dora": True}], ids=str)
+def test_the_layer_is_one_graph(base, x, options):
+    layer = tuned(base, **options)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), layer(x))
+
+
+def test_one_token_and_none(base):
+    layer = tuned(base)
+    assert layer(torch.randn(IN)).shape == (OUT,)
+    assert layer(torch.randn(0, 7, IN)).shape == (0, 7, OUT)
 
 
 @pytest.mark.parametrize("rank", [0, -1])

@@ -71,7 +71,7 @@ def one_thread():
 def train(tmp_path):
     """Return a function that fits a model with small settings."""
 
-    def run(model, data, selection=None, loss=None, *, seed=0, save=lambda: None, **settings):
+    def run(model, data, selection=None, loss=None, *, seed=0, save=lambda: None, b_ratio=1.0, **settings):
         config = TrainingConfig(**{"epochs": 2, "batch_size": 4, "learning_rate": 1e-2} | settings)
         return fit(
             model,
@@ -84,6 +84,7 @@ def train(tmp_path):
             history_file=tmp_path / "history.jsonl",
             save=save,
             title="trial",
+            b_ratio=b_ratio,
         )
 
     return run
@@ -227,6 +228,14 @@ def test_the_record_holds_the_last_steps_learning_rate(train):
     result = train(make_network(), make_set(12), schedule="linear", warmup=0.0, learning_rate=0.6)
     rates = [record["learning_rate"] for record in result.history]
     assert rates == pytest.approx([0.6 * (1 - 2 / steps), 0.6 * (1 - 5 / steps)])
+
+
+def test_the_record_holds_the_rate_that_was_asked_for_where_vectors_have_a_higher_one(train):
+    model = make_network()
+    for name, parameter in model.named_parameters():  # so that a vector comes first
+        parameter.requires_grad_("bias" in name or name.startswith("head"))
+    record = train(model, make_set(12), epochs=1, schedule="constant", warmup=0.0, b_ratio=16.0).best
+    assert record["learning_rate"] == pytest.approx(1e-2)
 
 
 class BreaksDown:

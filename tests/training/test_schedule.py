@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from potstill.config import TrainingConfig
+from potstill.lora import LoRALinear
 from potstill.training.schedule import learning_rate_factor, make_optimizer
 
 
@@ -50,3 +51,12 @@ def test_only_trained_matrices_decay(name, kind):
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert decays == {id(p): 0.1 if p.dim() == 2 else 0.0 for p in model.parameters() if p.requires_grad}
     assert {group["lr"] for group in optimizer.param_groups} == {0.5}
+
+
+def test_the_adapters_b_learns_at_its_own_rate():
+    model = LoRALinear(nn.Linear(3, 4), rank=2, alpha=4)
+    model.base.bias.requires_grad_(True)
+    optimizer = make_optimizer(model, TrainingConfig(weight_decay=0.1, learning_rate=0.5), b_ratio=8.0)
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = {names[id(p)]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    assert found == {"lora_A": (0.5, 0.1), "lora_B": (4.0, 0.1), "base.bias": (4.0, 0.0)}

@@ -2,10 +2,12 @@
 
 from potstill.backbone.classifier import TextClassifier, build_classifier
 from potstill.backbone.head import head_modules
+from potstill.backbone.prefix import FrozenPrefix
 from potstill.backbone.sources import EMBEDDED, load_config, load_tokenizer, padding_id
 
 __all__ = [
     "EMBEDDED",
+    "FrozenPrefix",
     "TextClassifier",
     "build_classifier",
     "head_modules",

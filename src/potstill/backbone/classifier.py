@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from potstill.backbone.blocks import block_names
 from potstill.backbone.sources import load_config, load_model
 from potstill.errors import ConfigError, SourceError
+
+if TYPE_CHECKING:
+    from potstill.backbone.prefix import FrozenPrefix
 
 
 class TextClassifier(nn.Module):
@@ -22,12 +28,33 @@ class TextClassifier(nn.Module):
     Attributes:
         model: The wrapped model.
         padding_id: What fills short sequences up; never looked at here.
+        prefix: The leading blocks that are not trained, where their output is to be recalled. They stay in evaluation
+            mode, so that what they hand on is the same every time.
     """
 
     def __init__(self, model: PreTrainedModel, padding_id: int) -> None:
         super().__init__()
         self.model = model
         self.padding_id = padding_id
+        self.prefix: FrozenPrefix | None = None
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training or evaluation mode."""
+        super().train(mode)
+        if mode and self.prefix is not None:
+            self.model.base_model.eval()
+            for module in self.prefix.trained:
+                module.train()
+        return self
+
+    def compile_blocks(self) -> None:
+        """Compile the trained blocks, one by one: they are alike, so that little more than one is compiled.
+
+        The first training step of each kind of batch then takes its time.
+        """
+        skipped = 0 if self.prefix is None else len(self.prefix.blocks)
+        for name in block_names(self.model)[skipped:]:
+            self.model.get_submodule(name).compile(dynamic=True)
 
     @property
     def is_decoder(self) -> bool:
@@ -44,17 +71,24 @@ class TextClassifier(nn.Module):
         skipped = getattr(table, "padding_idx", None)
         return positions if skipped is None else positions - skipped - 1
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, states: Tensor | None = None) -> Tensor:
         """Classify a batch.
 
         Args:
             input_ids: Token ids, (batch, length).
             attention_mask: 1 at real tokens, (batch, length); padding may be on either side.
+            states: What the `prefix` hands on, (batch, length, hidden), instead of computing it; the padding is on the
+                right then.
 
         Returns:
             Logits in float32, (batch, classes).
         """
-        input_ids, attention_mask = pad_right(input_ids, attention_mask)
+        with contextlib.ExitStack() as stack:
+            if self.prefix is not None and states is not None:
+                stack.enter_context(self.prefix.recall(states))
+            return self._classify(*pad_right(input_ids, attention_mask))
+
+    def _classify(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         if not self.is_decoder:
             encoded: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
             return encoded.float()

@@ -17,7 +17,8 @@ _COMMANDS = {
     "train": ("potstill.cli.training", "Train the same student on the labels alone (the baseline)."),
     "evaluate": ("potstill.cli.evaluate", "Score saved models on any labelled file."),
     "predict": ("potstill.cli.predict", "Classify texts with a saved model."),
-    "params": ("potstill.cli.inspect", "Count what LoRA trains in a backbone."),
+    "merge": ("potstill.cli.merge", "Write a teacher as a plain transformers model."),
+    "params": ("potstill.cli.inspect", "Show what tuning a backbone trains and costs, by module."),
     "data": ("potstill.cli.inspect", "Show how a data set is read and split."),
 }
 

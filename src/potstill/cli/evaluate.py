@@ -91,7 +91,7 @@ def _examples(config: PotstillConfig, label_names: tuple[str, ...]) -> tuple[Exa
     if file.is_file():
         return read_examples(file, config.data, label_names), f"all of {file}"
     corpus = load_corpus(config.data)
-    if corpus.label_names != label_names:
+    if not corpus.has_classes(label_names):
         raise ArtifactError(
             f"the model knows the classes {list(label_names)}, {corpus.name} has {list(corpus.label_names)}\n"
             f"  what to do: name data of the model's own task with --data"

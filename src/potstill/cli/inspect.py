@@ -14,49 +14,83 @@ from potstill.cli.settings import SettingsCommand, with_settings
 from potstill.config import PotstillConfig
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from potstill.data import Corpus, Examples
+    from potstill.lora.counting import Cost, ModuleRow
 
 
 @click.command(cls=SettingsCommand)
 @click.option("--classes", default=2, show_default=True, type=click.IntRange(min=2), help="Outputs of the head.")
-@with_settings("teacher.backbone", "teacher.random_init", "teacher.lora")
+@with_settings("teacher.backbone", "teacher.random_init", "teacher.method", "teacher.base_bits", "teacher.lora")
 def params(config: PotstillConfig, config_file: Path | None, classes: int) -> None:
-    """Count what LoRA trains in a backbone, from the model itself.
+    """Show what tuning a backbone trains, module by module, and what it costs, from the model itself.
 
-    
+    Modules that are alike in several blocks share a row; its numbers are those of all of them. Operations are those of
+    the matrices, per token: 2 per weight forwards, 2 more backwards below what is trained, 2 more for what is trained.
+
+    \b
     The reference experiment's numbers, with no hub in reach:
       potstill params --backbone gpt2 --random-init --rank 4 --train-layernorm
+    What adapters on the last blocks alone would take:
+      potstill params --last-blocks 6
     """
     from rich.console import Console
 
     from potstill.backbone import build_classifier
-    from potstill.lora.counting import parameter_groups
-    from potstill.lora.inject import inject
+    from potstill.lora.counting import cost, module_rows, parameter_groups
+    from potstill.teacher import prepare
 
     teacher = config.teacher
+    # PiSSA's start has the same shapes: no need to decompose every matrix for them.
+    teacher = teacher.model_copy(update={"lora": teacher.lora.model_copy(update={"init": "kaiming"})})
     model = build_classifier(teacher.backbone, classes, random_init=teacher.random_init).model
-    targets = inject(model, teacher.lora)
+    prepare(model, teacher)
     groups = parameter_groups(model)
+    console = Console(highlight=False, markup=False)
+    console.print(_modules_table(module_rows(model)), "")
+    console.print(_groups_table(groups), "")
     total = sum(count for count, _ in groups.values())
     trainable = sum(trained for _, trained in groups.values())
-    console = Console(highlight=False, markup=False)
-    console.print(_params_table(groups))
-    console.print(f"{teacher.backbone}: rank {teacher.lora.rank} on {len(targets)} linear maps, {classes} classes")
     reduction = 100 * (1 - trainable / total)
+    console.print(f"{teacher.backbone}, {teacher.method}: {classes} classes")
     console.print(f"total {_millions(total)}, trainable {_millions(trainable)}, reduction {reduction:.1f} %")
+    _print_cost(cost(model), console)
 
 
-def _params_table(groups: dict[str, tuple[int, int]]) -> Table:
+def _modules_table(rows: list[ModuleRow]) -> Table:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table("part")
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
+    table.add_column("module", overflow="fold")
+    for title in ("shape", "rank", "parameters", "trainable"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        shape = " × ".join(map(str, row.shape))
+        rank = "" if row.rank is None else str(row.rank)
+        table.add_row(row.name, shape, rank, f"{row.parameters:,}", f"{row.trainable:,}")
+    return table
+
+
+def _groups_table(groups: dict[str, tuple[int, int]]) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table("part", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("parameters", justify="right")
     table.add_column("trainable", justify="right")
     for name, (count, trained) in groups.items():
         table.add_row(name, f"{count:,}", f"{trained:,}")
     return table
+
+
+def _print_cost(costs: Cost, console: Console) -> None:
+    memory = f"weights {costs.weight_bytes / 1e6:.1f} MB, gradients and AdamW {costs.optimizer_bytes / 1e6:.1f} MB"
+    console.print(f"memory: {memory}, activations apart")
+    forward, training = (f"{count / 1e6:.1f} MFLOP" for count in (costs.forward_flops, costs.training_flops))
+    console.print(f"per token: forward {forward}, forward and backward {training}")
 
 
 def _millions(count: int) -> str:

@@ -1,14 +1,15 @@
-"""`potstill predict`: a saved model's answers, a line of JSON each. A student needs no torch for it."""
+"""`potstill predict`: a saved model's answers to any number of texts. A student needs no torch for it."""
 
 from __future__ import annotations
 
-import itertools
-import json
+import hashlib
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import click
 import numpy as np
@@ -16,12 +17,33 @@ from numpy.typing import NDArray
 
 from potstill.errors import DataError
 from potstill.runtime import Classifier
-from potstill.runtime.directory import TEACHER_MANIFEST, find_student
+from potstill.runtime.answers import (
+    ANSWER_FORMATS,
+    AnswerFile,
+    AnswerFormat,
+    Answers,
+    AnswerStream,
+    Progress,
+    Writing,
+    require_absent,
+)
+from potstill.runtime.directory import StudentFiles, find_student, is_teacher
+from potstill.runtime.stream import FORMATS, Broken, Format, Layout, Text, chunks, from_arguments, read
 
-_CHUNK = 1024
-"""Texts read and answered at a time: bounds the memory whatever the input's size."""
+if TYPE_CHECKING:
+    from potstill.config import PotstillConfig
 
-_Texts = list[str] | list[tuple[str, str]]
+_SOME_BROKEN: Final = 3
+"""Exit status when all was answered but broken lines: not 1 (it failed) nor 2 (the command line is wrong)."""
+_INTERRUPTED: Final = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+_BY_SUFFIX: Final[Mapping[str, Format]] = MappingProxyType({".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl"})
+
+_REDRAWN: Final = 0.1
+"""Seconds between two looks of the progress on a terminal: an eye does not follow more."""
+_REPEATED: Final = 10.0
+"""Seconds between two lines of progress elsewhere: a log file is not to be filled with them."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +53,8 @@ class _Model:
     labels: tuple[str, ...]
     reads_pairs: bool
     probabilities: Callable[[Any], NDArray[np.float32]]
+    key: str
+    """Digest of what decides its answers."""
 
 
 @click.command()
@@ -38,93 +62,241 @@ class _Model:
 @click.argument("file", required=False, type=click.File("rb"))
 @click.option("--text", "texts", multiple=True, metavar="TEXT", help="A text to classify; may be given several times.")
 @click.option(
+    "--out",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Where the answers go; without it, to standard output. It gets its name when it is complete. Until then it is "
+    "FILE.part, and the same command goes on where an interrupted one stopped.",
+)
+@click.option(
+    "--input-format",
+    type=click.Choice(FORMATS),
+    help="How FILE is read.  [default: by its suffix; text where that is none of these]",
+)
+@click.option(
+    "--output-format",
+    type=click.Choice(ANSWER_FORMATS),
+    help="How answers are written.  [default: csv where --out ends so, else jsonl]",
+)
+@click.option("--text-column", metavar="NAME", help="Column with the text.  [default: the configuration's, else text]")
+@click.option(
+    "--pair-column", metavar="NAME", help="Column with the second text.  [default: the configuration's, else none]"
+)
+@click.option("--strict", is_flag=True, help="Stop at the first broken line instead of passing over it.")
+@click.option(
     "--config",
     "config_file",
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="YAML file whose part `runtime` says where a teacher computes; flags go over it. Students need none.",
+    help="YAML file whose part `runtime` says where a teacher computes, and whose part `data` names the columns; flags "
+    "go over it.",
 )
 @click.option("--device", metavar="NAME", help="Where a teacher computes: auto, cpu, cuda or mps.  [default: auto]")
 @click.option("--precision", metavar="NAME", help="A teacher's: auto, 32-true or bf16-mixed.  [default: auto]")
 def predict(
     model: Path,
-    file: Iterable[bytes] | None,
+    file: BinaryIO | None,
     texts: tuple[str, ...],
+    out: Path | None,
+    input_format: Format | None,
+    output_format: AnswerFormat | None,
+    text_column: str | None,
+    pair_column: str | None,
+    strict: bool,
     config_file: Path | None,
     device: str | None,
     precision: str | None,
 ) -> None:
-    """Classify each line of FILE (- for standard input), or each --text, with MODEL.
+    """Classify the texts of FILE (- for standard input), or each --text, with MODEL.
 
-    MODEL is a student's or teacher's directory, or a run directory, whose best distilled student is taken. Prints one
-    JSON object a text: text, label, probability of that label. A model of pairs takes both texts with a tab between.
+    MODEL is a student's or teacher's directory, or a run directory, whose best distilled student is taken. FILE may be
+    of any size: a text a line, or CSV, TSV or JSONL with a column of texts. For each text, in order, an answer is
+    written: its line, the text, its label, that label's probability. A model of pairs takes both texts with a tab
+    between, or a second column.
+
+    Broken lines (no UTF-8, no JSON, a column or field missing, no text) are told on standard error and passed over.
+
+    Exit status: 0 all answered; 3 all but broken lines; 1 an error (with --strict, a broken line); 130 interrupted.
     """
+    _check_usage(file, texts, out)
+    config = None if config_file is None else _load_config(config_file)
+    flags = {name: value for name, value in (("device", device), ("precision", precision)) if value is not None}
+    opened = _open(model, config, flags)
+    writing = Writing(output_format or _format_by_suffix(out), opened.labels, opened.reads_pairs)
+    stdout = sys.stdout.buffer  # bytes: answers are UTF-8, whatever the terminal's encoding
+    if file is None:
+        items = from_arguments(texts, in_pairs=opened.reads_pairs)
+        _classify(items, opened, writing, AnswerStream(stdout, opened.key), _Report("--text"), strict=True)
+        return
+    name = "standard input" if file.name == "<stdin>" else file.name
+    source: Format = input_format or _BY_SUFFIX.get(Path(name).suffix.lower(), "text")
+    layout = Layout(source, opened.reads_pairs, _columns(source, opened, text_column, pair_column, config))
+    task = f"model {opened.key}, {' '.join((source, *layout.columns))} to {writing.format}"
+    answers: Answers = AnswerStream(stdout, task) if out is None else AnswerFile(out, task)
+    items = read(file, layout, name, start=answers.progress.read)
+    try:
+        with _Meter(name, answers.progress) as report:
+            _classify(items, opened, writing, answers, report, strict=strict)
+    except KeyboardInterrupt:
+        click.echo("interrupted" + ("" if out is None else "; the same command goes on from here"), err=True)
+        sys.exit(_INTERRUPTED)
+    if answers.progress.broken:
+        sys.exit(_SOME_BROKEN)
+
+
+def _check_usage(file: BinaryIO | None, texts: tuple[str, ...], out: Path | None) -> None:
+    """Refuse, before a model is loaded, what can't go well."""
     if (file is None) == (not texts):
         raise click.UsageError("give either FILE (- for standard input) or --text")
-    flags = {name: value for name, value in (("device", device), ("precision", precision)) if value is not None}
-    opened = _open(model, config_file, flags)
-    name, lines = ("--text", enumerate(texts, start=1)) if file is None else _decode(file)
-    for chunk in _chunks(_inputs(lines, name, opened.reads_pairs)):
-        _write(chunk, opened, sys.stdout)
+    if out is not None:
+        if file is None:
+            raise click.UsageError("--out goes with FILE; answers to --text are printed")
+        require_absent(out)
 
 
-def _open(model: Path, config_file: Path | None, flags: dict[str, str]) -> _Model:
+def _load_config(file: Path) -> PotstillConfig:
+    from potstill.config import PotstillConfig
+
+    return PotstillConfig.load(file)
+
+
+def _open(model: Path, config: PotstillConfig | None, flags: dict[str, str]) -> _Model:
     """Load a student without torch; only a teacher brings it in, and with it the settings."""
-    if (model / TEACHER_MANIFEST).is_file():
+    if is_teacher(model):
         from potstill.config import PotstillConfig
         from potstill.models import TeacherModel
         from potstill.teacher import Teacher
 
-        config = PotstillConfig() if config_file is None else PotstillConfig.load(config_file)
-        config = PotstillConfig.build({"runtime": config.runtime.model_dump() | flags})
-        teacher = TeacherModel(Teacher.load(model, config.runtime))
-        return _Model(teacher.label_names, teacher.reads_pairs, teacher.probabilities)
-    classifier = Classifier.load(find_student(model))
-    return _Model(classifier.labels, classifier.reads_pairs, classifier.predict_proba)
+        runtime = (config or PotstillConfig()).runtime
+        teacher = Teacher.load(model, PotstillConfig.build({"runtime": runtime.model_dump() | flags}).runtime)
+        judge = TeacherModel(teacher)
+        return _Model(judge.label_names, judge.reads_pairs, judge.probabilities, teacher.key())
+    directory = find_student(model)
+    classifier = Classifier.load(directory)
+    return _Model(classifier.labels, classifier.reads_pairs, classifier.predict_proba, _digest(directory))
 
 
-def _decode(file: Iterable[bytes]) -> tuple[str, Iterator[tuple[int, str]]]:
-    """Return the file's name and its numbered lines."""
-    name = getattr(file, "name", "standard input")
-
-    def lines() -> Iterator[tuple[int, str]]:
-        for number, line in enumerate(file, start=1):
-            try:
-                # A byte order mark stands at the start of many files from Windows and is no text.
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                found = f"expected UTF-8, found byte {line[error.start]:#04x}"
-                raise DataError(found, file=name, line=number, remedy="save the file as UTF-8") from None
-
-    return name, lines()
+def _digest(student: Path) -> str:
+    files = StudentFiles(student)
+    state = hashlib.blake2b(digest_size=16)
+    for file in (files.manifest, files.tokenizer, files.model):
+        state.update(hashlib.blake2b(file.read_bytes()).digest())
+    return state.hexdigest()
 
 
-def _inputs(lines: Iterable[tuple[int, str]], name: str, in_pairs: bool) -> Iterator[str | tuple[str, str]]:
-    """Turn lines into what the model reads; empty lines are passed over."""
-    for number, line in lines:
-        text = line.strip()
-        if not text:
-            continue
-        if not in_pairs:
-            yield text
-            continue
-        first, tab, second = text.partition("\t")
-        if not tab or "\t" in second:
-            found = f"expected two texts with a tab between, found {text.count(chr(9))} tabs"
-            raise DataError(found, file=name, line=number, remedy="this model classifies pairs: give both texts")
-        yield first.strip(), second.strip()
+def _format_by_suffix(out: Path | None) -> AnswerFormat:
+    return "csv" if out is not None and out.suffix.lower() == ".csv" else "jsonl"
 
 
-def _chunks(inputs: Iterable[Any]) -> Iterator[list[Any]]:
-    iterator = iter(inputs)
-    while chunk := list(itertools.islice(iterator, _CHUNK)):
-        yield chunk
+def _columns(
+    source: Format, model: _Model, text_column: str | None, pair_column: str | None, config: PotstillConfig | None
+) -> tuple[str, ...]:
+    """Name the columns to read: the flags' own, else the configuration's, else `text`."""
+    if source == "text":
+        if text_column or pair_column:
+            raise click.UsageError("plain text has no columns: name the format with --input-format")
+        return ()
+    text = text_column or (config.data.text_column if config else "text")
+    pair = pair_column or (config.data.pair_column if config else None)
+    if model.reads_pairs and pair is None:
+        raise click.UsageError("this model classifies pairs of texts: name the second text's column with --pair-column")
+    if pair is not None and not model.reads_pairs:
+        raise click.UsageError("this model classifies single texts: leave --pair-column out")
+    return (text,) if pair is None else (text, pair)
 
 
-def _write(texts: _Texts, model: _Model, out: TextIO) -> None:
-    """Print one JSON object a text."""
-    for text, row in zip(texts, model.probabilities(texts), strict=True):
-        best = int(row.argmax())
-        read = {"text": text} if isinstance(text, str) else {"text": text[0], "pair": text[1]}
-        answer = {**read, "label": model.labels[best], "probability": round(float(row[best]), 4)}
-        out.write(json.dumps(answer, ensure_ascii=False) + "\n")
+class _Report:
+    """What a user is told beside the answers: of each broken line, and nothing more."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def tell(self, broken: Broken) -> None:
+        """Say what is wrong with a line."""
+        click.echo(f"{self.name}:{broken.line}: {broken.problem}", err=True)
+
+    def update(self, progress: Progress) -> None:
+        """Take note of how far it has come."""
+
+
+class _Meter(_Report):
+    """Tells the rate too: in one line of a terminal that is written over, elsewhere in a new line now and then."""
+
+    def __init__(self, name: str, begun: Progress) -> None:
+        super().__init__(name)
+        self._begun = self._latest = begun
+        self._size = Path(name).stat().st_size if Path(name).is_file() else None
+        self._on_terminal = sys.stderr.isatty()
+        self._started = self._shown = time.monotonic()
+
+    def __enter__(self) -> _Meter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the last word standing."""
+        self._erase()
+        click.echo(self._line(), err=True)
+
+    def tell(self, broken: Broken) -> None:
+        """Say what is wrong with a line, in a line of its own."""
+        self._erase()
+        super().tell(broken)
+
+    def update(self, progress: Progress) -> None:
+        """Show how far it has come, unless that was shown a moment ago."""
+        self._latest = progress
+        now = time.monotonic()
+        if now - self._shown >= (_REDRAWN if self._on_terminal else _REPEATED):
+            self._shown = now
+            self._erase()
+            click.echo(self._line(), err=True, nl=not self._on_terminal)
+
+    def _erase(self) -> None:
+        if self._on_terminal:
+            click.echo("\r\x1b[K", err=True, nl=False)
+
+    def _line(self) -> str:
+        answered, broken, read_until = self._latest.answered, self._latest.broken, self._latest.read.offset
+        rate = (answered - self._begun.answered) / max(time.monotonic() - self._started, 1e-9)
+        share = f"{read_until / self._size:.0%}, " if self._size else ""
+        return f"{self.name}: {share}{answered:,} texts answered, {broken:,} broken, {rate:,.0f} texts/s"
+
+
+def _classify(
+    items: Iterable[Text | Broken], model: _Model, writing: Writing, answers: Answers, report: _Report, *, strict: bool
+) -> None:
+    """Answer all texts.
+
+    Raises:
+        DataError: A line is broken, and `strict`; what stands before it is answered.
+    """
+    if not answers.progress.written:
+        answers.append(writing.header(), answers.progress)
+    for chunk in chunks(items):
+        refused = next((item for item in chunk if isinstance(item, Broken)), None) if strict else None
+        _answer(chunk if refused is None else chunk[: chunk.index(refused)], model, writing, answers, report)
+        if refused is not None:
+            raise DataError(refused.problem, file=report.name, line=refused.line, remedy="correct it, or leave it out")
+    answers.finish()
+
+
+def _answer(items: Sequence[Text | Broken], model: _Model, writing: Writing, answers: Answers, report: _Report) -> None:
+    """Answer the texts among `items`, and tell of the rest."""
+    if not items:
+        return
+    texts = [item for item in items if isinstance(item, Text)]
+    content = writing.answers(texts, model.probabilities([text.value for text in texts])) if texts else b""
+    before = answers.progress
+    answers.append(
+        content,
+        replace(
+            before,
+            read=items[-1].end,
+            answered=before.answered + len(texts),
+            broken=before.broken + len(items) - len(texts),
+        ),
+    )
+    for item in items:
+        if isinstance(item, Broken):
+            report.tell(item)
+    report.update(answers.progress)

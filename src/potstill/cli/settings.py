@@ -13,12 +13,16 @@ import click
 from pydantic.fields import FieldInfo
 
 from potstill.config import PotstillConfig, Settings, read_yaml
+from potstill.errors import ConfigError
 
 _FLAGS = {
     "data.source": "data",
     "data.evaluation": "evaluation-data",
     "teacher.lora.alpha": "lora-alpha",
+    "teacher.lora.alpha_pattern": "lora-alpha-pattern",
+    "teacher.lora.bias": "lora-bias",
     "teacher.lora.dropout": "lora-dropout",
+    "teacher.lora.init": "lora-init",
     "student.tokenizer": "student-tokenizer",
 }
 """Settings whose flag is not their own name, since that would be unclear or is taken by another."""
@@ -83,7 +87,7 @@ def with_settings(*parts: str) -> Callable[[Callable[..., Any]], Callable[..., A
             for setting in settings:
                 given = arguments.pop(setting.parameter)
                 if given is not None:
-                    _place(values, setting.path, _parse(given, setting.field.annotation))
+                    _place(values, setting.path, _parse(given, setting))
             source = "the configuration" if config_file is None else f"{config_file} with the flags given"
             return command(config=PotstillConfig.build(values, source), config_file=config_file, **arguments)
 
@@ -116,29 +120,56 @@ def _leaves() -> Iterator[_Setting]:
 
 def _option(setting: _Setting, flag: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     text = " ".join((setting.field.description or "").replace("`", "").split())
-    shown = ",".join(map(str, setting.default)) if isinstance(setting.default, tuple) else setting.default
-    text += f"  [default: {'none' if shown is None else shown}]"
+    text += f"  [default: {_shown(setting.default)}]"
     if isinstance(setting.default, bool):
         return click.option(f"--{flag}/--no-{flag}", setting.parameter, default=None, help=text)
     choices = _choices(setting.field.annotation)
     kind = click.Choice(choices) if choices else click.STRING
-    return click.option(f"--{flag}", setting.parameter, type=kind, metavar=None if choices else "VALUE", help=text)
+    value = "PATTERN=VALUE,…" if isinstance(setting.default, dict) else "VALUE"
+    if words := [word for option in get_args(setting.field.annotation) for word in _choices(option)]:
+        value = f"[{'|'.join(map(str, words))}|…]"  # these words, or something else: a number, none, patterns
+    return click.option(f"--{flag}", setting.parameter, type=kind, metavar=None if choices else value, help=text)
 
 
-def _choices(annotation: Any) -> list[str]:
-    """Return the values of a setting that only takes a few words."""
+def _shown(value: Any) -> str:
+    """Write a value as it would be given on the command line."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    if isinstance(value, dict):
+        return ",".join(f"{key}={item}" for key, item in value.items()) or "none"
+    return "none" if value is None else str(value)
+
+
+def _choices(annotation: Any) -> list[Any]:
+    """Return the values of a setting that only takes a few."""
     return list(get_args(annotation)) if get_origin(annotation) is Literal else []
 
 
-def _parse(given: Any, annotation: Any) -> Any:
+def _parse(given: Any, setting: _Setting) -> Any:
     """Turn what stands on the command line into what YAML would have given; the configuration checks the rest."""
+    annotation = setting.field.annotation
     options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     if given == "none" and type(None) in options:
         return None
-    takes_several = any(get_origin(option) is tuple for option in options)
-    if takes_several and given not in [word for option in options for word in _choices(option)]:
+    if any(get_origin(option) is dict for option in options):
+        return _parse_mapping(given, setting)
+    words = {str(word): word for option in options for word in _choices(option)}
+    if given in words:
+        return words[given]  # a number where the setting takes certain numbers
+    if any(get_origin(option) is tuple for option in options):
         return [part.strip() for part in given.split(",")]
     return given
+
+
+def _parse_mapping(given: str, setting: _Setting) -> dict[str, str]:
+    """Read `*.q_proj=4,*.v_proj=8`; `none` is the empty mapping."""
+    if given == "none":
+        return {}
+    pairs = [part.strip().rpartition("=") for part in given.split(",")]
+    if not all(key for key, _, _ in pairs):
+        expected = "expected PATTERN=VALUE, with commas between several"
+        raise ConfigError([f"{'.'.join(setting.path)}: {expected}; found {given!r}"])
+    return {key: value for key, _, value in pairs}
 
 
 def _place(values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:

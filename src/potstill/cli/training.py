@@ -44,9 +44,9 @@ def run(config: PotstillConfig, config_file: Path | None, out: Path | None) -> N
 @_OUT
 @with_settings("data", "teacher", "runtime")
 def finetune(config: PotstillConfig, config_file: Path | None, out: Path | None) -> None:
-    """Tune a teacher: a pretrained model with LoRA.
+    """Tune a teacher: a pretrained model, by LoRA or, with --method, as a whole or its head alone.
 
-    Writes adapters, head and history; with several seeds, one directory each.
+    Writes what was trained and its history; with several seeds, one directory each.
     """
     from potstill.data import load_corpus
     from potstill.pipeline import finetune as finetune_teacher

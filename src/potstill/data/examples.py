@@ -69,3 +69,7 @@ class Corpus:
     def num_classes(self) -> int:
         """Count the classes."""
         return len(self.label_names)
+
+    def has_classes(self, names: tuple[str, ...]) -> bool:
+        """Say whether a model's classes are these: by name, or by number where it has none (`peft` keeps no names)."""
+        return names in (self.label_names, tuple(map(str, range(self.num_classes))))

@@ -42,7 +42,9 @@ class TokenisedTexts:
         return self.ids[self.offsets[index] : self.offsets[index + 1]]
 
 
-def tokenise(examples: Examples, tokenizer: Tokenizer, max_tokens: int, empty_id: int) -> TokenisedTexts:
+def tokenise(
+    examples: Examples, tokenizer: Tokenizer, max_tokens: int, empty_id: int, *, cached: bool = True
+) -> TokenisedTexts:
     """Encode all texts, or fetch what an earlier call made of the same texts with the same tokenizer.
 
     Args:
@@ -50,18 +52,25 @@ def tokenise(examples: Examples, tokenizer: Tokenizer, max_tokens: int, empty_id
         tokenizer: Any tokenizer of the `tokenizers` library.
         max_tokens: Longer texts are cut.
         empty_id: The id that stands for a text without any token.
+        cached: Whether the cache is asked and added to; not where texts are seen once, as in a stream.
     """
+    if not cached:
+        return _encode(examples, tokenizer, max_tokens, empty_id)
     limit(tokenizer, max_tokens)  # part of the tokenizer's state, hence of its text below: set first, the key is stable
     settings = str((max_tokens, empty_id, len(examples)))
     key = digest([settings, tokenizer.to_str(), *examples.texts, *(examples.pairs or ())])
     path = cache_directory() / "tokens" / key
-    if (cached := read_arrays(path)) is not None:
-        return TokenisedTexts(cached["ids"], cached["offsets"])
+    if (known := read_arrays(path)) is not None:
+        return TokenisedTexts(known["ids"], known["offsets"])
+    tokens = _encode(examples, tokenizer, max_tokens, empty_id)
+    write_arrays(path, {"ids": tokens.ids, "offsets": tokens.offsets})
+    return tokens
+
+
+def _encode(examples: Examples, tokenizer: Tokenizer, max_tokens: int, empty_id: int) -> TokenisedTexts:
     sequences = encode(tokenizer, examples.texts, examples.pairs, max_tokens=max_tokens, empty_id=empty_id)
     ids = np.concatenate([np.asarray(sequence, np.int32) for sequence in sequences])
-    offsets = np.cumsum([0, *map(len, sequences)], dtype=np.int64)
-    write_arrays(path, {"ids": ids, "offsets": offsets})
-    return TokenisedTexts(ids, offsets)
+    return TokenisedTexts(ids, offsets=np.cumsum([0, *map(len, sequences)], dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -73,17 +82,25 @@ class Batch:
         attention_mask: (batch, length), int64, 1 at real tokens.
         labels: Class indices, (batch,), int64.
         teacher_logits: (batch, classes), float32, where a teacher has judged these texts.
+        states: (batch, length, hidden), float32, where the frozen blocks have been computed before.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
     teacher_logits: Tensor | None = None
+    states: Tensor | None = None
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What a model is called with."""
+        inputs = (self.input_ids, self.attention_mask)
+        return inputs if self.states is None else (*inputs, self.states)
 
     def to(self, device: torch.device) -> Batch:
         """Copy to a device."""
-        logits = None if self.teacher_logits is None else self.teacher_logits.to(device)
-        return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device), logits)
+        present = {name: tensor.to(device) for name, tensor in vars(self).items() if tensor is not None}
+        return Batch(**present)
 
 
 @dataclass(frozen=True)
@@ -95,12 +112,15 @@ class TrainingSet:
         labels: Class indices, (texts,), int64.
         padding_id: What fills short sequences up.
         teacher_logits: (texts, classes), float32, for distillation.
+        states: What the frozen blocks make of each token, (tokens, hidden), float32; see `backbone.prefix`. May lie on
+            disk, memory-mapped.
     """
 
     tokens: TokenisedTexts
     labels: Tensor
     padding_id: int
     teacher_logits: Tensor | None = None
+    states: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         """Count the texts."""
@@ -113,20 +133,24 @@ class TrainingSet:
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """Collate the texts at `indices` into one batch, padded on the right to the longest of them."""
-        rows = [self.tokens[int(i)] for i in indices]
-        length = max(map(len, rows))
-        input_ids = np.full((len(rows), length), self.padding_id, dtype=np.int64)
-        mask = np.zeros((len(rows), length), dtype=np.int64)
-        for number, row in enumerate(rows):
-            input_ids[number, : len(row)] = row
-            mask[number, : len(row)] = 1
-        chosen = torch.as_tensor(np.asarray(indices, dtype=np.int64))
-        logits = None if self.teacher_logits is None else self.teacher_logits[chosen]
-        return Batch(torch.from_numpy(input_ids), torch.from_numpy(mask), self.labels[chosen], logits)
+        chosen = np.asarray(indices, dtype=np.int64)
+        lengths = self.tokens.lengths[chosen]
+        column = np.arange(lengths.max())
+        mask = column < lengths[:, None]  # (batch, length)
+        # Padded places point at the text's first token: any place that exists will do.
+        places = self.tokens.offsets[chosen][:, None] + np.where(mask, column, 0)
+        rows = torch.from_numpy(chosen)
+        return Batch(
+            input_ids=torch.from_numpy(np.where(mask, self.tokens.ids[places], self.padding_id).astype(np.int64)),
+            attention_mask=torch.from_numpy(mask.astype(np.int64)),
+            labels=self.labels[rows],
+            teacher_logits=None if self.teacher_logits is None else self.teacher_logits[rows],
+            states=None if self.states is None else torch.from_numpy(self.states[places]),
+        )
 
 
 def shuffled_batches(
-    lengths: NDArray[np.int64], batch_size: int, generator: np.random.Generator
+    lengths: NDArray[np.int64], batch_size: int, generator: np.random.Generator, *, by_tokens: bool = False
 ) -> list[NDArray[np.int64]]:
     """Plan an epoch: every text once, texts of like length together, batches in random order.
 
@@ -138,16 +162,23 @@ def shuffled_batches(
         lengths: Tokens per text, (texts,).
         batch_size: Texts per batch; one batch may be smaller.
         generator: Decides ties and order.
+        by_tokens: Give all batches about the same number of tokens instead, as many as `batch_size` texts have on
+            average: short texts then fill a machine as well as long ones do.
 
     Returns:
         Indices per batch.
     """
     ties = generator.random(len(lengths))
     order = np.lexsort((ties, lengths))  # the last key is the first to sort by
-    whole, rest = divmod(len(lengths), batch_size)
     # The incomplete batch falls on any length, so that the longest texts are not always the ones in it.
-    sizes = generator.permutation([batch_size] * whole + [rest] * (rest > 0))
-    batches = np.split(order, np.cumsum(sizes)[:-1])
+    if by_tokens:
+        budget = max(1.0, batch_size * float(lengths.mean()))
+        filled = (np.cumsum(lengths[order]) - lengths[order] + generator.uniform(0.0, budget)) // budget
+        cuts = np.flatnonzero(np.diff(filled)) + 1
+    else:
+        whole, rest = divmod(len(lengths), batch_size)
+        cuts = np.cumsum(generator.permutation([batch_size] * whole + [rest] * (rest > 0)))[:-1]
+    batches = np.split(order, cuts)
     return [batches[i] for i in generator.permutation(len(batches))]
 
 

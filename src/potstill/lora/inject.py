@@ -2,71 +2,137 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
 from torch import nn
 from transformers import PreTrainedModel
 
+from potstill.backbone.blocks import block_names
 from potstill.backbone.head import head_modules
 from potstill.config import LoRAConfig
 from potstill.errors import ConfigError
-from potstill.lora.layer import LinearLike, LoRALinear
+from potstill.lora.layer import LinearLike, LoRALinear, linear_shape
+
+T = TypeVar("T")
 
 
-def inject(model: PreTrainedModel, config: LoRAConfig) -> tuple[str, ...]:
+def inject(model: PreTrainedModel, config: LoRAConfig, *, frozen: Collection[str] = ()) -> tuple[str, ...]:
     """Freeze `model` but for its head, and replace the targeted linear maps by `LoRALinear`.
 
-    Trainable afterwards: every adapter and all of `trained_modules`.
+    Trainable afterwards: every adapter, all of `trained_modules`, and the biases that `config.bias` names.
 
     Args:
         model: A sequence classification model.
-        config: Rank, alpha, dropout, targets.
+        config: The adapters' settings.
+        frozen: Parts of the head that stay as they are all the same.
 
     Returns:
         Dotted names of the adapted modules.
 
     Raises:
-        ConfigError: A pattern matches no linear map.
+        ConfigError: A pattern matches nothing, or the model has no such ranks or blocks. The model is as it was.
     """
-    targets = find_targets(model, config.targets)
+    targets = find_targets(model, config.targets, config.last_blocks)
+    _check_patterns(targets, config)
     model.requires_grad_(False)
-    for module in trained_modules(model, config).values():
-        module.requires_grad_(True)
     for name, linear in targets.items():
-        model.set_submodule(name, LoRALinear(linear, config.rank, config.alpha, config.dropout))
+        adapter = LoRALinear(
+            linear,
+            _first_match(config.rank_pattern, name, config.rank),
+            _first_match(config.alpha_pattern, name, config.alpha),
+            config.dropout,
+            rank_stabilised=config.rank_stabilised,
+            dora=config.dora,
+            init=config.init,
+        )
+        model.set_submodule(name, adapter)
+        if config.bias == "lora_only" and linear.bias is not None:
+            linear.bias.requires_grad_(True)
+    for name, module in trained_modules(model, config).items():
+        module.requires_grad_(name not in frozen)
+    if config.bias == "all":
+        for name, parameter in model.named_parameters():
+            if name.endswith(".bias"):
+                parameter.requires_grad_(True)
     return tuple(targets)
 
 
-def find_targets(model: PreTrainedModel, targets: str | tuple[str, ...]) -> dict[str, LinearLike]:
+def find_targets(
+    model: PreTrainedModel, targets: str | tuple[str, ...], last_blocks: int | None = None
+) -> dict[str, LinearLike]:
     """Return the linear maps to adapt, by dotted name.
 
     `all-linear` means every linear map inside the repeated blocks (the members of a `ModuleList`), which leaves out
-    embeddings, poolers and heads in every family without a list of names.
+    embeddings, poolers and heads in every family without a list of names. A full name may also stand for a linear map
+    of the pretrained base outside them.
+
+    Args:
+        model: A sequence classification model.
+        targets: `all-linear`, or patterns.
+        last_blocks: Look into the last so many blocks only.
 
     Raises:
-        ConfigError: A pattern matches no linear map, or there is none at all.
+        ConfigError: A pattern matches no linear map, there is no pattern, or there are fewer blocks.
     """
-    blocks = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, nn.ModuleList))
-    linear = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, LinearLike) and name.startswith(blocks)
-    }
+    blocks = block_names(model)
+    if last_blocks is not None:
+        if last_blocks > len(blocks):
+            raise ConfigError([f"teacher.lora.last_blocks: the model has {len(blocks)} blocks; found {last_blocks}"])
+        blocks = blocks[-last_blocks:]
+    inside = tuple(f"{block}." for block in blocks)
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, LinearLike)}
+    candidates = {name: module for name, module in linear.items() if name.startswith(inside)}
     patterns = ("*",) if isinstance(targets, str) else targets
+    if last_blocks is None:
+        base = f"{model.base_model_prefix}."
+        candidates |= {name: linear[name] for name in patterns if name in linear and name.startswith(base)}
     problems = [
-        f"teacher.lora.targets: {pattern!r} matches none of the model's linear maps, such as {list(linear)[:4]}"
+        f"teacher.lora.targets: {pattern!r} matches none of the model's linear maps, such as {list(candidates)[:4]}"
         for pattern in patterns
-        if not any(fnmatchcase(name, pattern) for name in linear)
+        if not any(fnmatchcase(name, pattern) for name in candidates)
     ]
+    if not patterns:
+        problems = ["teacher.lora.targets: expected all-linear or patterns, found none; method: head trains no adapter"]
     if problems:
         raise ConfigError(problems)
-    return {name: module for name, module in linear.items() if any(fnmatchcase(name, pattern) for pattern in patterns)}
+    return {
+        name: module for name, module in candidates.items() if any(fnmatchcase(name, pattern) for pattern in patterns)
+    }
+
+
+def _check_patterns(targets: Mapping[str, LinearLike], config: LoRAConfig) -> None:
+    problems = [
+        f"teacher.lora.{setting}: {pattern!r} matches none of the adapted modules, such as {list(targets)[:4]}"
+        for setting in ("rank_pattern", "alpha_pattern")
+        for pattern in getattr(config, setting)
+        if not any(fnmatchcase(name, pattern) for name in targets)
+    ]
+    if config.init == "pissa":
+        ranks = {name: _first_match(config.rank_pattern, name, config.rank) for name in targets}
+        problems += [
+            f"teacher.lora.rank: {name} has {min(linear_shape(linear))} singular components; found {ranks[name]}"
+            for name, linear in targets.items()
+            if ranks[name] > min(linear_shape(linear))
+        ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _first_match(patterns: Mapping[str, T], name: str, default: T) -> T:
+    """Return the value of the first pattern that matches `name`."""
+    return next((value for pattern, value in patterns.items() if fnmatchcase(name, pattern)), default)
 
 
 def trained_modules(model: PreTrainedModel, config: LoRAConfig) -> dict[str, nn.Module]:
-    """Return what is trained in full beside the adapters, by dotted name: the head and, if asked for, the norms."""
-    return head_modules(model) | (norm_layers(model) if config.train_layernorm else {})
+    """Return what is trained in full beside the adapters, by dotted name: the head and, if asked for, the norms.
+
+    A part of the head that was itself given an adapter is not.
+    """
+    modules = head_modules(model) | (norm_layers(model) if config.train_layernorm else {})
+    return {name: module for name, module in modules.items() if next(adapters(module), None) is None}
 
 
 def norm_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
@@ -86,12 +152,22 @@ def adapters(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
 
 
 def merge_adapters(model: nn.Module) -> None:
-    """Add every update to its base weight."""
+    """Put every update into its base weight."""
     for _, adapter in adapters(model):
         adapter.merge()
 
 
 def unmerge_adapters(model: nn.Module) -> None:
-    """Take every update out of its base weight."""
+    """Restore every base weight."""
     for _, adapter in adapters(model):
         adapter.unmerge()
+
+
+@contextmanager
+def merged(model: nn.Module) -> Iterator[None]:
+    """Keep every update in its base weight for a while."""
+    merge_adapters(model)
+    try:
+        yield
+    finally:
+        unmerge_adapters(model)

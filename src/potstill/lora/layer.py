@@ -1,24 +1,38 @@
-r"""A linear map with a low-rank update (LoRA).
+r"""A linear map with a low-rank update (LoRA) and the variants of it.
 
 Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv 2106.09685), section 4.1, equation 3:
 
-    h = W0 x + ΔW x = W0 x + (alpha / r) B A x
+    h = W0 x + ΔW x = W0 x + s B A x,    s = alpha / r
 
 W0 (out, in) is pretrained and frozen; A (r, in) and B (out, r) are trained. r is small, so r·(in + out) parameters
 stand for an update of a matrix with in·out. A starts random and B at zero: at the start ΔW = 0 and the adapted model
 is exactly the pretrained one.
+
+Three variants, which differ in one place each:
+
+- rsLoRA, Kalajdzievski 2023 (arXiv 2312.03732), theorem 3.2: s = alpha / √r. With alpha / r the update of a large rank
+  learns as slowly as that of a small one.
+- DoRA, Liu et al. 2024 (arXiv 2402.09353), equation 5: W' = m · (W0 + s B A) / ‖W0 + s B A‖, with the norm of every
+  row, one per output. The magnitude m (out) is trained apart from the direction and starts at ‖W0‖.
+- PiSSA, Meng et al. 2024 (arXiv 2404.02948), equations 2 to 4: with W0 = U Σ Vᵀ, s B A starts as the r largest
+  components of W0 and the frozen weight becomes the rest, so that what matters most in W0 is what is trained.
+
+(For DoRA the papers' columns are rows here: PyTorch keeps a linear map as (out, in).)
 """
 
 from __future__ import annotations
 
 import math
+from typing import Final, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 LinearLike = nn.Linear | Conv1D
+
+_SMALLEST: Final = torch.finfo(torch.float32).tiny
+"""What a norm is divided by at least, so that a row of zeros stays one."""
 
 
 def linear_shape(base: LinearLike) -> tuple[int, int]:
@@ -32,14 +46,31 @@ class LoRALinear(nn.Module):
     """A frozen `nn.Linear` or `Conv1D` plus its low-rank update.
 
     Attributes:
-        base: The pretrained map with weight W0; frozen here.
+        base: The pretrained map with weight W0 (PiSSA: with what is left of it); frozen here.
         lora_A: A, (rank, in).
         lora_B: B, (out, rank).
-        scaling: alpha / rank.
-        merged: Whether W0 holds the update at present.
+        lora_magnitude_vector: DoRA's m, (out); else None.
+        scaling: s.
+        start_a: PiSSA's A at the start, (rank, in); else None.
+        start_b: PiSSA's B at the start, (out, rank); else None.
     """
 
-    def __init__(self, base: LinearLike, rank: int, alpha: float, dropout: float = 0.0) -> None:
+    row_norms: Tensor
+    start_a: Tensor | None
+    start_b: Tensor | None
+    _unmerged: Tensor | None
+
+    def __init__(
+        self,
+        base: LinearLike,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        *,
+        rank_stabilised: bool = False,
+        dora: bool = False,
+        init: Literal["kaiming", "pissa"] = "kaiming",
+    ) -> None:
         """Wrap `base`.
 
         Raises:
@@ -52,42 +83,128 @@ class LoRALinear(nn.Module):
         self.base = base.requires_grad_(False)
         self.rank = rank
         self.alpha = alpha
-        self.scaling = alpha / rank
+        self.scaling = alpha / (math.sqrt(rank) if rank_stabilised else rank)
         self.dropout = nn.Dropout(dropout)
         # Adapters stay float32 whatever the base is kept in: their updates are too small for bfloat16's 8 bits.
         device = base.weight.device
         self.lora_A = nn.Parameter(torch.empty(rank, in_features, device=device, dtype=torch.float32))
         self.lora_B = nn.Parameter(torch.zeros(out_features, rank, device=device, dtype=torch.float32))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # as nn.Linear starts its own weight
-        self.merged = False
+        # What follows from W0 and the start is no state of its own, hence not persistent.
+        self.register_buffer("start_a", None, persistent=False)
+        self.register_buffer("start_b", None, persistent=False)
+        self.register_buffer("_unmerged", None, persistent=False)
+        self.register_parameter("lora_magnitude_vector", None)
+        if init == "pissa":
+            self._start_as_pissa()
+        if dora:
+            self.register_buffer("row_norms", self._weight().norm(dim=1), persistent=False)  # ‖W0‖, (out)
+            self.lora_magnitude_vector = nn.Parameter(self.row_norms.clone())
+
+    @property
+    def merged(self) -> bool:
+        """Whether the base's weight holds the update at present."""
+        return self._unmerged is not None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x, (..., in), to (..., out)."""
-        y: Tensor = self.base(x)
         if self.merged:
-            return y
-        low = F.linear(self.dropout(x), self.lora_A)  # (..., rank)
-        # The scale goes on the small product: `low` has rank columns, y has out.
-        return y + F.linear(low * self.scaling, self.lora_B)
+            merged: Tensor = self.base(x)
+            return merged
+        # Two dimensions already for the base: its result would else be a view, and for an in-place operation on a
+        # view autograd copies the whole gradient.
+        rows = x.reshape(-1, x.shape[-1])  # (tokens, in)
+        if self.lora_magnitude_vector is None:
+            y = self._add_update(self.base(rows), self.dropout(rows))
+        else:
+            y = self._dora(rows)
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+    def _add_update(self, y: Tensor, x: Tensor) -> Tensor:
+        """Add s B A x to y in place; y is (tokens, out), x is (tokens, in)."""
+        # With r far below the other dimensions, time goes into memory and not into arithmetic. A xᵀ rather than x Aᵀ
+        # keeps rows long: (rank, tokens). addmm_ scales and adds in one pass over y; a copy of the small Bᵀ in its
+        # row order makes that product fast. Autograd's backward products inherit these layouts.
+        low = self.lora_A @ x.T  # (rank, tokens)
+        up = self.lora_B.T.to(y.dtype).contiguous()  # (rank, out)
+        # Autocast leaves in-place operations alone: the types must agree already.
+        return y.addmm_(low.T.to(y.dtype), up, alpha=self.scaling)
+
+    def _dora(self, x: Tensor) -> Tensor:
+        """Map x, (tokens, in), to m · (W0 + s B A) / ‖W0 + s B A‖ x + bias, (tokens, out)."""
+        y: Tensor = self.base(x)
+        bias: Tensor | float = 0.0 if self.base.bias is None else self.base.bias
+        rest = bias  # what the magnitude does not act on
+        if self.training and self.dropout.p > 0.0:
+            # As in PEFT: of W0 x too, the magnitude's change sees what dropout leaves, and the change alone.
+            x, whole = self.dropout(x), y
+            y = self.base(x)
+            rest = whole - y + bias
+        gain = self.lora_magnitude_vector / self._norms()  # (out)
+        # In float32 under autocast too: a gain near 1 moves by less than bfloat16 can tell.
+        return ((self._add_update(y, x) - bias) * gain + rest).to(y.dtype)
+
+    @torch.no_grad()
+    def _norms(self) -> Tensor:
+        """Return ‖W0 + s B A‖ by row, (out), as a constant for the gradient (DoRA, section 4.3).
+
+        ‖w + s b A‖² = ‖w‖² + 2 s (w Aᵀ)·b + s² b (A Aᵀ)·b for a row w of W0 and b of B, without the (out, in) matrix.
+        """
+        a, b, s = self.lora_A, self.lora_B, self.scaling
+        projected: Tensor = self.base(a)  # A W0ᵀ + bias, (rank, out): the base may keep W0 packed
+        if self.base.bias is not None:
+            projected = projected - self.base.bias
+        cross = (projected.T * b).sum(dim=1)
+        square = ((b @ (a @ a.T)) * b).sum(dim=1)
+        return (self.row_norms.square() + 2 * s * cross + s * s * square).clamp_min(_SMALLEST).sqrt()
+
+    @torch.no_grad()
+    def _start_as_pissa(self) -> None:
+        """Move the r largest components of W0 into A and B, half of each singular value's root to either."""
+        weight = self._weight()
+        u, sigma, vt = torch.linalg.svd(weight, full_matrices=False)
+        root = (sigma[: self.rank] / self.scaling).sqrt()
+        self.lora_A.copy_(root[:, None] * vt[: self.rank])
+        self.lora_B.copy_(u[:, : self.rank] * root)
+        self.start_a, self.start_b = self.lora_A.detach().clone(), self.lora_B.detach().clone()
+        self._set_weight(weight - self.delta())
 
     def delta(self) -> Tensor:
-        """Return ΔW = (alpha / r) B A in the layout of the base's weight."""
-        update = (self.lora_B @ self.lora_A) * self.scaling  # (out, in)
-        return update if isinstance(self.base, nn.Linear) else update.T
+        """Return s B A, (out, in)."""
+        return (self.lora_B @ self.lora_A) * self.scaling
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Add ΔW to the base's weight, so that the forward pass costs what it cost before. Twice changes nothing."""
+        """Put the update into the base's weight, so that the forward pass costs what it cost before.
+
+        The weight without it is kept for `unmerge`. Twice changes nothing.
+        """
         if not self.merged:
-            self.base.weight.copy_(self.base.weight.float() + self.delta())
-            self.merged = True
+            weight = self._weight() + self.delta()
+            if self.lora_magnitude_vector is not None:
+                norms = weight.norm(dim=1).clamp_min(_SMALLEST)
+                weight *= (self.lora_magnitude_vector / norms)[:, None]
+            self._unmerged = self.base.weight.data
+            self._set_weight(weight)
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """Take ΔW out of the base's weight again; exact up to rounding."""
-        if self.merged:
-            self.base.weight.copy_(self.base.weight.float() - self.delta())
-            self.merged = False
+        """Restore the base's weight, bit for bit."""
+        if self._unmerged is not None:
+            self.base.weight.data = self._unmerged
+            self._unmerged = None
+
+    def _weight(self) -> Tensor:
+        """Return the base's weight in float32 as (out, in)."""
+        weight = self.base.weight.detach().float()
+        return weight if isinstance(self.base, nn.Linear) else weight.T
+
+    def _set_weight(self, weight: Tensor) -> None:
+        """Give the base another weight, (out, in)."""
+        if not isinstance(self.base.weight, nn.Parameter):
+            raise TypeError("a packed weight can't be changed; unpack the base first (quantised.py)")
+        layout = weight if isinstance(self.base, nn.Linear) else weight.T
+        self.base.weight.data = layout.to(self.base.weight.dtype).contiguous()
 
     def extra_repr(self) -> str:
         """Show the adapter's settings in the model's printout."""

@@ -12,13 +12,19 @@ from typing import Any, Final
 from potstill.errors import ArtifactError
 
 TEACHER_MANIFEST: Final = "teacher.json"
-"""What a teacher's directory is told by; here, so that it is told without torch."""
+ADAPTER_CONFIG: Final = "adapter_config.json"
+"""PEFT's settings of an adapter."""
 
 TRAINING_FILE: Final = "training.json"
 """How a model came about; written when its training ends."""
 
 FORMAT: Final = 1
 """Version of the directory's format; raised when an older Potstill could misread a newer directory."""
+
+
+def is_teacher(directory: Path) -> bool:
+    """Say whether a directory holds a teacher, or an adapter that `peft` wrote. It is told without torch."""
+    return any((directory / name).is_file() for name in (TEACHER_MANIFEST, ADAPTER_CONFIG))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 
 import torch
 from lightning_fabric import Fabric
@@ -20,7 +22,7 @@ def make_fabric(config: RuntimeConfig, *, large: bool) -> Fabric:
         large: Whether the model is large enough to gain from bfloat16. Students are not: they stay in float32.
 
     Raises:
-        ConfigError: The device is not there.
+        ConfigError: The device is not there, or the compiler that was asked for.
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     device = config.device
@@ -29,6 +31,8 @@ def make_fabric(config: RuntimeConfig, *, large: bool) -> Fabric:
     if not available[device]:
         found = ", ".join(name for name, there in available.items() if there)
         raise ConfigError([f"runtime.device: {device!r} is not available here, found {found}"])
+    if config.compile and device == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
+        raise ConfigError(["runtime.compile: expected a C++ compiler, found none; install g++, name another in CXX"])
     precision = config.precision
     if precision == "auto":
         precision = "bf16-mixed" if has_fast_bfloat16(device) else "32-true"

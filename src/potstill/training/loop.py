@@ -32,8 +32,13 @@ Record = dict[str, Any]
 
 Indices = NDArray[np.int64]
 
-EVALUATION_TOKENS = 4096
-"""Tokens per batch without gradients: enough to keep every core busy, small beside the weights."""
+
+def evaluation_tokens(fabric: Fabric) -> int:
+    """Return how many tokens a batch without gradients holds: enough to keep the device busy.
+
+    On a CPU no more than that, so that the activations stay in its caches.
+    """
+    return 1024 if fabric.device.type == "cpu" else 32_768
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ def fit(
     history_file: Path,
     save: Callable[[], None],
     title: str,
+    b_ratio: float = 1.0,
 ) -> FitResult:
     """Train `model` and leave it with the weights of its best epoch.
 
@@ -77,21 +83,25 @@ def fit(
         history_file: Gets one JSON record per epoch.
         save: Writes the model; called whenever an epoch is the best so far, so that an interruption loses little.
         title: What the progress bar calls this fit.
+        b_ratio: See `make_optimizer`.
 
     Raises:
         TrainingError: The loss is no longer finite.
     """
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
-    steps = config.epochs * math.ceil(math.ceil(len(train) / config.batch_size) / config.accumulation)
-    learner = _Learner(model, loss, config, steps, fabric)
+    plans = [
+        shuffled_batches(train.tokens.lengths, config.batch_size, generator, by_tokens=config.batch_by == "tokens")
+        for _ in range(config.epochs)
+    ]
+    steps = sum(math.ceil(len(plan) / config.accumulation) for plan in plans)
+    learner = Learner(model, loss, config, steps, fabric, b_ratio=b_ratio)
     best = _BestEpoch(model, config.metric)
     history: list[Record] = []
     started = time.perf_counter()
     with progress_bar() as progress, history_file.open("w", encoding="utf-8") as lines:
         task = progress.add_task(title, total=steps, loss="", scores="")
-        for epoch in range(1, config.epochs + 1):
-            batches = shuffled_batches(train.tokens.lengths, config.batch_size, generator)
+        for epoch, batches in enumerate(plans, start=1):
             try:
                 trained = learner.train(
                     train, batches, lambda value: progress.update(task, advance=1, loss=f"loss {value:.3f}")
@@ -134,26 +144,29 @@ def predict_logits(model: nn.Module, data: TrainingSet, fabric: Fabric, *, title
     model.eval()
     parts: list[Tensor] = []
     order: list[Indices] = []
-    with progress_bar(shown=title is not None) as progress:
+    # What is compiled is compiled for training; a graph of its own for this would cost more than it gains.
+    with progress_bar(shown=title is not None) as progress, torch.compiler.set_stance("force_eager"):
         task = progress.add_task(title or "", total=len(data), loss="", scores="")
-        for indices in sequential_batches(data.tokens.lengths, EVALUATION_TOKENS):
+        for indices in sequential_batches(data.tokens.lengths, evaluation_tokens(fabric)):
             batch = data.batch(indices).to(fabric.device)
             with fabric.autocast():
-                parts.append(model(batch.input_ids, batch.attention_mask).float().cpu())
+                parts.append(model(*batch.inputs).float().cpu())
             order.append(indices)
             progress.update(task, advance=len(indices))
     logits = torch.cat(parts)
     return torch.empty_like(logits).index_copy_(0, torch.from_numpy(np.concatenate(order)), logits)
 
 
-class _Learner:
+class Learner:
     """A model with its loss, optimiser and schedule: what takes steps.
 
     Its methods raise FloatingPointError where a loss is not finite; `fit` knows the epoch and tells the user.
     """
 
-    def __init__(self, model: nn.Module, loss: Loss, config: TrainingConfig, steps: int, fabric: Fabric) -> None:
-        optimizer = make_optimizer(model, config)
+    def __init__(
+        self, model: nn.Module, loss: Loss, config: TrainingConfig, steps: int, fabric: Fabric, *, b_ratio: float
+    ) -> None:
+        optimizer = make_optimizer(model, config, b_ratio=b_ratio)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(config, steps))
         self._model, self._optimizer = fabric.setup(model, optimizer)  # the same weights behind device and precision
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -194,13 +207,15 @@ class _Learner:
 
     def _step(self, data: TrainingSet, batches: Sequence[Indices]) -> list[dict[str, Tensor]]:
         """Take one optimiser step on the mean over all examples of `batches`; return each batch's loss and parts."""
-        self.learning_rate = float(self._schedule.get_last_lr()[0])
+        self.learning_rate = float(min(self._schedule.get_last_lr()))  # LoRA+ gives B more
         self._optimizer.zero_grad()
-        examples = sum(map(len, batches))
+        # Batches of equal tokens differ in their number of sentences, which shall count the same all the same.
+        by_tokens = self._config.batch_by == "tokens"
+        examples = self._config.batch_size * len(batches) if by_tokens else sum(map(len, batches))
         seen: list[dict[str, Tensor]] = []
         for indices in batches:
             batch = data.batch(indices).to(self._fabric.device)
-            parts = self._loss(self._model(batch.input_ids, batch.attention_mask), batch.labels, batch.teacher_logits)
+            parts = self._loss(self._model(*batch.inputs), batch.labels, batch.teacher_logits)
             _require_finite(parts["loss"].item(), "the loss")  # before the step: the weights stay usable
             self._fabric.backward(parts["loss"] * (len(indices) / examples))
             seen.append({name: value.detach() for name, value in parts.items()})

@@ -11,19 +11,32 @@ from torch import nn
 from potstill.config import TrainingConfig
 
 
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, config: TrainingConfig, *, b_ratio: float = 1.0) -> torch.optim.Optimizer:
     """Build Adam or AdamW over the trainable parameters; weight decay acts on matrices only.
 
     Vectors (biases, normalisation) have a scale of their own that decay would distort (GPT-2's and BERT's habit).
+
+    Args:
+        model: What is trained.
+        config: Kind, learning rate and weight decay.
+        b_ratio: Learning rate of the adapters' B over that of everything else (LoRA+, Hayou et al. 2024, arXiv
+            2402.12354, section 4: the wider the model, the larger B's should be by comparison). Vectors take B's rate,
+            as in the authors' code and in PEFT.
     """
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
-    ]
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_vector = parameter.dim() < 2
+            rate = config.learning_rate * (b_ratio if is_vector or name.endswith("lora_B") else 1.0)
+            decay = 0.0 if is_vector else config.weight_decay
+            groups.setdefault((rate, decay), []).append(parameter)
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    # One kernel for all tensors: a model has hundreds of small adapter matrices.
-    return kind([group for group in groups if group["params"]], lr=config.learning_rate, fused=True)
+    # One kernel for all tensors of a group: a model has hundreds of small adapter matrices.
+    return kind(
+        [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()],
+        lr=config.learning_rate,
+        fused=True,
+    )
 
 
 def learning_rate_factor(config: TrainingConfig, total_steps: int) -> Callable[[int], float]:

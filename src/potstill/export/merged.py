@@ -1,0 +1,84 @@
+"""A teacher as a plain `transformers` model: adapters merged, head and tokenizer beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from potstill.artifacts import new_run_directory
+from potstill.backbone import load_tokenizer
+from potstill.config import RuntimeConfig
+from potstill.lora import adapters
+from potstill.teacher import Teacher
+
+_FLOAT32 = RuntimeConfig(device="cpu", precision="32-true")
+
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "cls_token", "mask_token")
+"""What a tokenizer's user may ask it for, beside the padding token."""
+
+
+def write_merged(directory: Path, out: Path) -> list[Path]:
+    """Write the teacher in `directory` for `AutoModelForSequenceClassification.from_pretrained(out)`.
+
+    Weights are float32. A base of few bits is unpacked: what it computed with is what is written. The configuration
+    names the classes, and a padding token with which the pooling of `transformers` finds the last real token; the
+    tokenizer adds what the teacher's adds (`add_bos`), cuts at its length and pads on the right.
+
+    Args:
+        directory: What `Teacher.save` wrote.
+        out: A new or empty directory.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ArtifactError: `out` holds something, or the teacher is incomplete or damaged, or its base is another one now.
+        SourceError: The base can't be found or reached.
+        MissingExtraError: The base was packed, and the package for it is missing.
+    """
+    new_run_directory(out, out.name)
+    teacher = Teacher.load(directory, _FLOAT32, pack=False)
+    tokenizer = _plain_tokenizer(teacher)
+    model = teacher.classifier.model
+    for name, adapter in list(adapters(model)):
+        adapter.merge()
+        model.set_submodule(name, adapter.base)
+    names = teacher.manifest.label_names
+    model.config.id2label = dict(enumerate(names))
+    model.config.label2id = {name: number for number, name in enumerate(names)}
+    model.config.problem_type = "single_label_classification"
+    # An encoder pools by position and keeps its id: RoBERTa counts positions from it.
+    if teacher.classifier.is_decoder or model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return sorted(out.iterdir())
+
+
+def _plain_tokenizer(teacher: Teacher) -> PreTrainedTokenizerFast:
+    """Wrap the teacher's tokenizer for `transformers`."""
+    original = load_tokenizer(teacher.manifest.tokenizer)
+    backend = Tokenizer.from_str(teacher.tokenizer.to_str())  # a copy: the teacher's cuts by itself
+    backend.no_truncation()
+    padding = _padding_id(original, backend, teacher.classifier.padding_id)
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=backend,
+        **{name: token for name in _SPECIAL if (token := getattr(original, name, None)) is not None},
+        pad_token=backend.id_to_token(padding),
+        model_max_length=teacher.manifest.max_tokens,
+        padding_side="right",
+        truncation_side="right",
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],  # the teacher never saw token types
+    )
+
+
+def _padding_id(original: PreTrainedTokenizerBase, backend: Tokenizer, preferred: int) -> int:
+    """Choose what fills up a batch: the teacher's padding, or another special token where texts end with that one.
+
+    The decoders of `transformers` classify at the rightmost token that is not padding, by its id alone.
+    """
+    last = backend.encode("a").ids[-1:]
+    return next((token for token in (preferred, *original.all_special_ids) if token not in last), preferred)

@@ -1,0 +1,282 @@
+"""`potstill predict` on streams: formats, order, broken lines, interruption."""
+
+import csv
+import io
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from potstill.cli import main
+from potstill.runtime import stream
+
+SMALL = ("--embedding-size", "4", "--hidden-size", "4", "--vocab-size", "300", "--epochs", "1", "--seeds", "0")
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "another", "dog"]
+
+
+def potstill(*arguments):
+    """Run the command line in this process; return its exit status."""
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as exit_:
+        return exit_.code
+    return 0
+
+
+def train(directory, rows, *flags):
+    data = directory / "data.csv"
+    data.write_text("\n".join(rows))
+    assert potstill("train", "--data", data, *flags, *SMALL, "--out", directory / "model") == 0
+    return directory / "model"
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    rows = [f"{WORDS[i % 10]} {WORDS[i % 7]},{'yes' if i % 2 else 'no'}" for i in range(40)]
+    return train(tmp_path_factory.mktemp("student"), ["text,label", *rows])
+
+
+@pytest.fixture(scope="module")
+def pair_student(tmp_path_factory):
+    rows = [f"{WORDS[i % 10]},{WORDS[i % 7]},{'yes' if i % 2 else 'no'}" for i in range(40)]
+    return train(tmp_path_factory.mktemp("pairs"), ["text,second,label", *rows], "--pair-column", "second")
+
+
+@pytest.fixture(autouse=True)
+def short_chunks(monkeypatch):
+    """Many chunks in a small file."""
+    monkeypatch.setattr(stream, "CHUNK_TEXTS", 4)
+
+
+def sentences(count):
+    generator = random.Random(0)
+    return [" ".join(generator.choices(WORDS, k=generator.randint(1, 20))) for _ in range(count)]
+
+
+def answers(printed):
+    return [json.loads(line) for line in printed.splitlines()]
+
+
+def test_answers_come_in_the_order_of_the_texts(student, tmp_path, capsys):
+    """Although texts of like length are computed together."""
+    file = tmp_path / "texts.txt"
+    file.write_text("\n\n".join(sentences(30)))
+    assert potstill("predict", student, file) == 0
+    found = answers(capsys.readouterr().out)
+    assert [answer["text"] for answer in found] == sentences(30)
+    assert [answer["line"] for answer in found] == list(range(1, 60, 2))
+    for answer in found:
+        assert potstill("predict", student, "--text", answer["text"]) == 0
+        (alone,) = answers(capsys.readouterr().out)
+        assert alone["label"] == answer["label"]
+        assert alone["probability"] == pytest.approx(answer["probability"], abs=2e-4)
+
+
+@pytest.mark.parametrize("name", ["csv", "tsv", "jsonl", "text"])
+def test_all_formats_give_the_same_answers(student, tmp_path, capsys, name):
+    texts = sentences(9)
+    content = {
+        "csv": "id,sentence\n" + "".join(f'{i},"{text}"\n' for i, text in enumerate(texts)),
+        "tsv": "id\tsentence\n" + "".join(f"{i}\t{text}\n" for i, text in enumerate(texts)),
+        "jsonl": "".join(json.dumps({"id": i, "sentence": text}) + "\n" for i, text in enumerate(texts)),
+        "text": "\n".join(texts),
+    }[name]
+    file, plain = tmp_path / f"file.{name}", tmp_path / "plain"
+    file.write_text(content)
+    plain.write_text("\n".join(texts))
+    columns = () if name == "text" else ("--text-column", "sentence")
+    assert potstill("predict", student, file, *columns) == 0
+    found = answers(capsys.readouterr().out)
+    assert potstill("predict", student, plain) == 0
+    for answer, expected in zip(found, answers(capsys.readouterr().out), strict=True):
+        assert answer | {"line": 0} == expected | {"line": 0}
+
+
+def test_columns_come_from_the_configuration_too(student, tmp_path, capsys):
+    config, file = tmp_path / "config.yaml", tmp_path / "texts.csv"
+    config.write_text("data: {text_column: sentence}")
+    file.write_text("sentence,other\nthe cat,the dog\n")
+    assert potstill("predict", student, file, "--config", config) == 0
+    assert answers(capsys.readouterr().out)[0]["text"] == "the cat"
+    assert potstill("predict", student, file, "--config", config, "--text-column", "other") == 0
+    assert answers(capsys.readouterr().out)[0]["text"] == "the dog"
+
+
+def test_pairs_come_from_two_columns(pair_student, tmp_path, capsys):
+    file = tmp_path / "pairs.csv"
+    file.write_text("a,b\nthe cat,the dog\n")
+    assert potstill("predict", pair_student, file, "--text-column", "a", "--pair-column", "b") == 0
+    assert answers(capsys.readouterr().out)[0].items() >= {"text": "the cat", "pair": "the dog"}.items()
+    assert potstill("predict", pair_student, file, "--text-column", "a") == 2
+    assert "--pair-column" in capsys.readouterr().err
+
+
+def test_csv_out(student, tmp_path, capsys):
+    file, out = tmp_path / "texts.csv", tmp_path / "answers.CSV"
+    file.write_text('text\n"the ""cat"",\n\nsat"\nthe dog')
+    assert potstill("predict", student, file, "--out", out) == 0
+    rows = list(csv.DictReader(io.StringIO(out.read_bytes().decode(), newline="")))
+    assert [(row["line"], row["text"]) for row in rows] == [("2", 'the "cat",\n\nsat'), ("5", "the dog")]
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", ["empty.txt", "empty.csv", "empty.jsonl"])
+def test_no_text_gives_no_answer(student, tmp_path, capsys, name):
+    (tmp_path / name).touch()
+    assert potstill("predict", student, tmp_path / name, "--output-format", "csv") == 0
+    assert capsys.readouterr().out == "line,text,label,probability\r\n"
+
+
+def test_standard_input(student):
+    program = "from potstill.cli import main; main()"
+    command = [sys.executable, "-c", program, "predict", student, "-", "--input-format", "jsonl"]
+    lines = '{"text": "the caf\u00e9\u2028sat"}\n{}\n{"text": "the dog"}'
+    result = subprocess.run(command, input=lines.encode(), capture_output=True, check=False, env={"LC_ALL": "C"})
+    assert result.returncode == 3
+    found = [json.loads(line) for line in result.stdout.decode().rstrip("\n").split("\n")]
+    assert [answer["text"] for answer in found] == ["the caf\u00e9\u2028sat", "the dog"]
+    assert "standard input:2: expected a column 'text'" in result.stderr.decode()
+
+
+class TestBrokenLines:
+    @pytest.fixture
+    def file(self, tmp_path):
+        path = tmp_path / "texts.jsonl"
+        good = [json.dumps({"text": text}) for text in sentences(8)]
+        path.write_bytes(b"\n".join([*(line.encode() for line in good[:6]), b"\xff", b"{", *map(str.encode, good[6:])]))
+        return path
+
+    def test_they_are_told_and_passed_over(self, student, file, capsys):
+        assert potstill("predict", student, file) == 3
+        printed = capsys.readouterr()
+        assert [answer["line"] for answer in answers(printed.out)] == [1, 2, 3, 4, 5, 6, 9, 10]
+        assert f"{file}:7: expected UTF-8" in printed.err
+        assert f"{file}:8: expected JSON" in printed.err
+        assert "8 texts answered, 2 broken" in printed.err
+
+    def test_strict_stops_behind_the_answers_before(self, student, file, capsys):
+        assert potstill("predict", student, file, "--strict") == 1
+        printed = capsys.readouterr()
+        assert [answer["line"] for answer in answers(printed.out)] == [1, 2, 3, 4, 5, 6]
+        assert f"error: {file}:7: expected UTF-8" in printed.err
+
+    def test_what_strict_refused_can_be_mended_and_gone_on_with(self, student, file, tmp_path, capsys):
+        command = ("predict", student, file, "--strict", "--out", tmp_path / "out.jsonl")
+        assert potstill(*command) == 1
+        file.write_bytes(file.read_bytes().replace(b"\xff\n{", b'{"text": "a"}\n{"text": "b"}'))
+        assert potstill(*command) == 0
+        assert [answer["line"] for answer in answers((tmp_path / "out.jsonl").read_text())] == list(range(1, 11))
+
+    def test_a_file_of_nothing_else(self, student, tmp_path, capsys):
+        file = tmp_path / "texts.jsonl"
+        file.write_text("{\n" * 10)
+        assert potstill("predict", student, file, "--out", tmp_path / "out") == 3
+        assert (tmp_path / "out").read_bytes() == b""
+
+
+KILLED = """
+import os, random, signal, sys
+from pathlib import Path
+from potstill.cli import main
+from potstill.runtime import stream
+
+stream.CHUNK_TEXTS = 4
+left = int(sys.argv[2])
+
+def deadly(call):
+    def wrapped(*arguments):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*arguments)
+    return wrapped
+
+if sys.argv[1] == "fsync":  # the answers are written, the note is not
+    os.fsync = deadly(os.fsync)
+else:  # the note is written and not yet in its place, or all is written and has not got its name
+    Path.replace = deadly(Path.replace)
+main(sys.argv[3:])
+"""
+
+
+@pytest.mark.parametrize(("place", "suffix"), [("fsync", "csv"), ("replace", "jsonl")])
+def test_a_killed_run_is_gone_on_with(student, tmp_path, capsys, place, suffix):
+    """SIGKILL again and again, at random: the answers are those of a run that nothing disturbed, to the byte."""
+    file, whole, out = tmp_path / "texts.csv", tmp_path / f"whole.{suffix}", tmp_path / f"out.{suffix}"
+    rows = [f'"{text}\n{text}"' if i % 5 else f'"{text}' for i, text in enumerate(sentences(80))]
+    file.write_text("\n".join(["text", *rows]))
+    assert potstill("predict", student, file, "--out", whole) == 3
+    counted = re.search(r"\d+ texts answered, \d+ broken", capsys.readouterr().err).group()
+    generator = random.Random(place + suffix)
+    kills = 0
+    while not out.exists():
+        command = [sys.executable, "-c", KILLED, place, str(generator.randint(1, 6)), "predict", student, file]
+        result = subprocess.run([*command, "--out", out], capture_output=True, text=True, check=False)
+        assert result.returncode in {-signal.SIGKILL, 3}, result.stderr
+        kills += result.returncode == -signal.SIGKILL
+    assert kills >= 3
+    assert out.read_bytes() == whole.read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {file.name, whole.name, out.name}
+    assert counted in result.stderr
+
+
+def test_a_complete_file_is_not_overwritten(student, tmp_path, capsys):
+    file, out = tmp_path / "texts.txt", tmp_path / "out.jsonl"
+    file.write_text("the cat")
+    assert potstill("predict", student, file, "--out", out) == 0
+    assert potstill("predict", student, file, "--out", out) == 1
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_another_model_or_input_is_not_gone_on_with(student, pair_student, tmp_path, capsys):
+    file, out = tmp_path / "texts.jsonl", tmp_path / "out.jsonl"
+    file.write_text('{"text": "a"}\n{')
+    assert potstill("predict", student, file, "--out", out, "--strict") == 1
+    assert potstill("predict", student, file, "--out", out, "--output-format", "csv") == 1
+    assert "another model, format or column" in capsys.readouterr().err
+    assert potstill("predict", pair_student, file, "--out", out, "--pair-column", "b") == 1
+    assert "another model, format or column" in capsys.readouterr().err
+    file.write_text('{"text": "b"}\n{')
+    assert potstill("predict", student, file, "--out", out) == 1
+    assert "not the input that was begun with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "FILE"),
+        (("FILE", "--text", "a"), "either FILE"),
+        (("--text", "a", "--out", "out"), "--out goes with FILE"),
+        (("FILE", "--text-column", "a"), "--input-format"),
+        (("FILE", "--input-format", "csv", "--pair-column", "a"), "single texts"),
+    ],
+)
+def test_wrong_usage(student, tmp_path, capsys, arguments, message):
+    (tmp_path / "texts.txt").write_text("text\n")
+    arguments = [tmp_path / "texts.txt" if argument == "FILE" else argument for argument in arguments]
+    assert potstill("predict", student, *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_arguments_are_always_taken_strictly(student, capsys):
+    assert potstill("predict", student, "--text", " ") == 1
+    assert "--text:1: expected a text" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_how_to_go_on(student, tmp_path, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("potstill.runtime.Classifier.predict_proba", interrupted)
+    file, out = tmp_path / "texts.txt", tmp_path / "out.jsonl"
+    file.write_text("the cat")
+    assert potstill("predict", student, file, "--out", out) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert potstill("predict", student, file, "--out", out) == 0
+    assert len(out.read_text().splitlines()) == 1

@@ -1,0 +1,49 @@
+"""Flags whose values are mappings."""
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from potstill.cli.settings import with_settings
+from potstill.errors import ConfigError
+
+
+def parse(*arguments):
+    """Return the LoRA settings that the flags stand for."""
+    found = []
+
+    @click.command()
+    @with_settings("teacher.lora")
+    def command(config, config_file):
+        found.append(config.teacher.lora)
+
+    result = CliRunner().invoke(command, list(arguments))
+    if result.exception is not None:
+        raise result.exception
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("*.q_proj=4,*.v_proj=8", {"*.q_proj": 4, "*.v_proj": 8}),
+        (" *.q_proj=4 , *.v_proj=8", {"*.q_proj": 4, "*.v_proj": 8}),
+        ("none", {}),
+    ],
+)
+def test_a_mapping_is_read_in_order(value, expected):
+    assert list(parse("--rank-pattern", value).rank_pattern.items()) == list(expected.items())
+
+
+def test_a_flag_goes_over_the_files_mapping(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("teacher: {lora: {rank_pattern: {'*.q_proj': 2}, alpha_pattern: {'*.q_proj': 2.5}}}")
+    settings = parse("--config", str(file), "--rank-pattern", "*.k_proj=3")
+    assert settings.rank_pattern == {"*.k_proj": 3}
+    assert settings.alpha_pattern == {"*.q_proj": 2.5}
+
+
+@pytest.mark.parametrize("value", ["4", "=4", "*.q_proj=4,8", "*.q_proj=four", "*.q_proj=0", "*.q_proj="])
+def test_what_is_no_mapping_is_refused_by_name(value):
+    with pytest.raises(ConfigError, match=r"teacher\.lora\.rank_pattern.*found"):
+        parse("--rank-pattern", value)

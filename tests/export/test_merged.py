@@ -1,0 +1,130 @@
+"""The plain model is what `transformers` makes of the files alone; its logits must be the teacher's."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from potstill.config import LoRAConfig, RuntimeConfig, TeacherConfig
+from potstill.data import Corpus, Examples
+from potstill.errors import ArtifactError
+from potstill.export.merged import write_merged
+from potstill.lora import adapters
+from potstill.teacher import Teacher
+
+CPU = RuntimeConfig(device="cpu", precision="32-true")
+LABELS = torch.tensor([0, 1, 0, 1]).numpy()
+SINGLE = Examples(("w1 w2 w3", "w4", "</s> w5", "w5 w6 w7 w8 w9 w1 w2 w3 w4 w5 w6 w7 w8 w9 w1 w2 w3"), LABELS)
+PAIRS = Examples(SINGLE.texts, LABELS, ("w9", "w8 w7", "w6", "w5 w4 w3"))
+
+
+def tuned(backbone, examples=SINGLE, **options):
+    """Make a teacher whose every trained weight has moved."""
+    corpus = Corpus("tiny", "made up", ("bad", "good"), examples, examples, examples)
+    teacher = Teacher.create(TeacherConfig(backbone=str(backbone), **options), CPU, corpus, 16, seed=0)
+    with torch.no_grad():
+        for parameter in teacher.classifier.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return teacher
+
+
+def merged(teacher, tmp_path):
+    teacher.save(tmp_path / "teacher")
+    write_merged(tmp_path / "teacher", tmp_path / "plain")
+    return tmp_path / "plain"
+
+
+@torch.no_grad()
+def plain_logits(directory, examples):
+    """Classify as the model's user would, who knows nothing of Potstill."""
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    model = AutoModelForSequenceClassification.from_pretrained(directory).eval()
+    pairs = None if examples.pairs is None else list(examples.pairs)
+    batch = tokenizer(list(examples.texts), pairs, padding=True, truncation=True, return_tensors="pt")
+    return model(**batch).logits
+
+
+def assert_same(teacher, directory, examples=SINGLE):
+    expected = teacher.logits(examples)
+    assert expected.std() > 1e-2
+    torch.testing.assert_close(plain_logits(directory, examples), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "head"])
+def test_transformers_computes_the_same_logits(family, method, model_directory, tmp_path):
+    teacher = tuned(model_directory(family), method=method, lora=LoRAConfig(rank=2))
+    assert_same(teacher, merged(teacher, tmp_path))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rank_stabilised": True},
+        {"dora": True},
+        {"init": "pissa"},
+        {"bias": "all", "train_layernorm": True},
+        {"bias": "lora_only", "last_blocks": 1},
+        {"rank_pattern": {"*c_attn": 3}, "alpha_pattern": {"*c_fc": 3.0}},
+    ],
+    ids=str,
+)
+def test_so_it_does_for_every_variant(options, model_directory, tmp_path):
+    teacher = tuned(model_directory("gpt2"), lora=LoRAConfig(rank=2, **options))
+    assert_same(teacher, merged(teacher, tmp_path))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_packed_base_is_merged_as_it_computed(family, bits, model_directory, tmp_path):
+    teacher = tuned(model_directory(family), base_bits=bits, lora=LoRAConfig(rank=2, dora=True))
+    directory = merged(teacher, tmp_path)
+    assert_same(teacher, directory)
+    original = tuned(model_directory(family), lora=LoRAConfig(rank=2, dora=True)).logits(SINGLE)
+    assert not torch.allclose(plain_logits(directory, SINGLE), original, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["llama", "bert", "roberta"])
+def test_pairs(family, model_directory, tmp_path):
+    teacher = tuned(model_directory(family), PAIRS)
+    assert_same(teacher, merged(teacher, tmp_path), PAIRS)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+def test_padding_never_hides_the_last_token(family, ends, model_directory, tmp_path):
+    """A tokenizer without a padding token: the end-of-text token pads, and may end every text too."""
+    base = shutil.copytree(model_directory(family), tmp_path / "base")
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    del settings["pad_token"]
+    (base / "tokenizer_config.json").write_text(json.dumps(settings))
+    if not ends:
+        content = json.loads((base / "tokenizer.json").read_text())
+        (base / "tokenizer.json").write_text(json.dumps(content | {"post_processor": None}))
+    teacher = tuned(base)
+    assert teacher.classifier.padding_id == 2
+    directory = merged(teacher, tmp_path)
+    assert (AutoTokenizer.from_pretrained(directory).pad_token_id == 2) is not ends
+    assert_same(teacher, directory)
+
+
+def test_the_files_know_classes_and_length(tiny_backbone, tmp_path):
+    directory = merged(tuned(tiny_backbone), tmp_path)
+    config = json.loads((directory / "config.json").read_text())
+    assert config["id2label"] == {"0": "bad", "1": "good"}
+    assert config["label2id"] == {"bad": 0, "good": 1}
+    assert config["dtype"] == "float32"
+    assert AutoTokenizer.from_pretrained(directory).model_max_length == 16
+    model = AutoModelForSequenceClassification.from_pretrained(directory)
+    assert next(adapters(model), None) is None
+
+
+def test_what_is_there_is_not_overwritten(tiny_backbone, tmp_path):
+    tuned(tiny_backbone).save(tmp_path / "teacher")
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "mine.txt").write_text("mine")
+    with pytest.raises(ArtifactError, match="not empty"):
+        write_merged(tmp_path / "teacher", tmp_path / "plain")
+    assert [file.name for file in (tmp_path / "plain").iterdir()] == ["mine.txt"]

@@ -1,0 +1,249 @@
+"""PEFT as the oracle: the same adapters compute, learn and are stored the same way."""
+
+import json
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.optimizers import create_loraplus_optimizer
+from torch import nn
+
+from potstill.backbone import TextClassifier
+from potstill.config import LoRAConfig, TrainingConfig
+from potstill.errors import ArtifactError
+from potstill.lora import adapters, inject, load_adapter, merge_adapters, save_adapter
+from potstill.lora.state import CONFIG_FILE
+from potstill.training.schedule import make_optimizer
+
+CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+LABELS = torch.tensor([0, 1, 2])
+ATTENTION = {"gpt2": ("*.c_attn", "c_attn"), "llama": ("*.q_proj", "q_proj"), "bert": ("*.query", "query")}
+"""A linear map that every block has, as our pattern and in PEFT's words."""
+VARIANTS = {
+    "plain": {},
+    "rslora": {"rank_stabilised": True, "alpha": 3.0},
+    "dora": {"dora": True},
+    "dora, rslora": {"dora": True, "rank_stabilised": True},
+    "pissa": {"init": "pissa"},
+    "pissa, rslora": {"init": "pissa", "rank_stabilised": True},
+    "all biases": {"bias": "all"},
+    "biases of adapted maps": {"bias": "lora_only", "dora": True},
+    "norms and biases": {"bias": "all", "train_layernorm": True},
+    "last block": {"last_blocks": 1},
+    "patterns": {"rank_pattern": {"*.1.*": 3, "*.0.*": 1}, "alpha_pattern": {"*.0.*": 5.0}},
+    "pissa, patterns": {"init": "pissa", "rank_pattern": {"*.1.*": 3}, "alpha_pattern": {"*.0.*": 5.0}},
+}
+
+
+def jitter(model, seed=2):
+    """Move all that is trained away from its start."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.add_(torch.randn(p.shape, generator=generator), alpha=0.1)
+    return model.eval()
+
+
+@torch.no_grad()
+def ours_says(model, batch):
+    return TextClassifier(model, 1)(*batch)
+
+
+@torch.no_grad()
+def peft_says(model, batch):
+    return model(input_ids=batch[0], attention_mask=batch[1]).logits
+
+
+def peft_trains(model):
+    """PEFT's trained parameters by their names on disk."""
+    names = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            plain = name.replace(".modules_to_save", "").replace(".default", "")
+            names[plain.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")] = p
+    return names
+
+
+def ours_trains(model):
+    names = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            matrix = name.endswith(("lora_A", "lora_B"))
+            names[f"base_model.model.{name}".replace(".base.bias", ".base_layer.bias") + ".weight" * matrix] = p
+    return names
+
+
+def assert_equal(ours, theirs):
+    """Compare tensors by name, relative to the largest entry of each."""
+    assert ours.keys() == theirs.keys()
+    for name, found in ours.items():
+        scale = max(1e-6, theirs[name].abs().max().item())
+        assert (found - theirs[name]).abs().max().item() <= 1e-5 * scale, name
+
+
+@pytest.mark.parametrize("variant", [{}, {"rank_stabilised": True}, {"dora": True}], ids=["lora", "rslora", "dora"])
+def test_logits_gradients_and_steps_are_pefts(family, make_model, batch, tmp_path, variant):
+    config = LoRAConfig(rank=2, alpha=3.0, **variant)
+    ours = make_model(family)
+    inject(ours, config)
+    save_adapter(jitter(ours), config, tmp_path, base="tiny")
+    theirs = PeftModel.from_pretrained(make_model(family), tmp_path, is_trainable=True).eval()  # eval: no dropout
+    torch.testing.assert_close(ours_says(ours, batch), peft_says(theirs, batch), **CLOSE)
+
+    settings = TrainingConfig(learning_rate=1e-3, weight_decay=0.1)
+    optimizer = make_optimizer(ours, settings)
+    vectors = [p for p in theirs.parameters() if p.requires_grad and p.dim() < 2]
+    matrices = [p for p in theirs.parameters() if p.requires_grad and p.dim() >= 2]
+    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    oracle = torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.1)
+    for step in range(5):
+        nn.functional.cross_entropy(TextClassifier(ours, 1)(*batch), LABELS).backward()
+        nn.functional.cross_entropy(theirs(input_ids=batch[0], attention_mask=batch[1]).logits, LABELS).backward()
+        if step == 0:
+            assert_equal(*({n: p.grad for n, p in named.items()} for named in (ours_trains(ours), peft_trains(theirs))))
+        for each in (optimizer, oracle):
+            each.step()
+            each.zero_grad()
+    assert_equal(ours_trains(ours), peft_trains(theirs))
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_dropout_draws_and_acts_as_in_peft(make_model, batch, tmp_path, dora):
+    config = LoRAConfig(rank=2, dropout=0.3, dora=dora)
+    ours = make_model("llama")
+    inject(ours, config)
+    save_adapter(jitter(ours), config, tmp_path, base="tiny")
+    theirs = PeftModel.from_pretrained(make_model("llama"), tmp_path, is_trainable=True)
+    found = []
+    for call in (lambda: TextClassifier(ours.train(), 1)(*batch), lambda: theirs.train()(*batch).logits):
+        torch.manual_seed(5)
+        found.append(call())
+        nn.functional.cross_entropy(found[-1], LABELS).backward()
+    torch.testing.assert_close(*found, **CLOSE)
+    assert_equal(*({n: p.grad for n, p in named.items()} for named in (ours_trains(ours), peft_trains(theirs))))
+
+
+@pytest.mark.parametrize("family", ATTENTION)
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+def test_ours_to_peft_and_back(family, make_model, batch, tmp_path, variant):
+    config = LoRAConfig(**{"rank": 2, "targets": ("*",)} | variant)
+    ours = make_model(family)
+    targets = inject(ours, config)
+    said = ours_says(jitter(ours), batch)
+    save_adapter(ours, config, tmp_path / "ours", base="tiny")
+
+    theirs = PeftModel.from_pretrained(make_model(family, seed=0), tmp_path / "ours").eval()
+    torch.testing.assert_close(peft_says(theirs, batch), said, **CLOSE)
+
+    theirs.save_pretrained(tmp_path / "theirs")
+    for directory in ("ours", "theirs"):
+        again = make_model(family)
+        loaded = load_adapter(again, tmp_path / directory)
+        assert {name for name, _ in adapters(again)} == set(loaded.targets) == set(targets)
+        torch.testing.assert_close(ours_says(again.eval(), batch), said, **CLOSE)
+        merge_adapters(again)
+        torch.testing.assert_close(ours_says(again, batch), said, **CLOSE)
+
+    torch.testing.assert_close(peft_says(theirs.merge_and_unload(), batch), said, **CLOSE)
+
+
+PEFTS = {
+    "suffixes": {"target_modules": ["query", "value"]},
+    "expression": {"target_modules": r".*layer\.[01]\.attention.*\.(query|key)"},
+    "all linear": {"target_modules": "all-linear"},
+    "all linear but": {"target_modules": "all-linear", "exclude_modules": ["pooler.dense", "intermediate.dense"]},
+    "expression but expression": {"target_modules": ".*dense", "exclude_modules": ".*(pooler|output).*"},
+    "layers": {"target_modules": ["query"], "layers_to_transform": [1]},
+    "layer and its list": {"target_modules": ["query"], "layers_to_transform": 0, "layers_pattern": "layer"},
+    "a full name in another layer": {
+        "target_modules": ["query", "bert.encoder.layer.0.attention.self.key"],
+        "layers_to_transform": [1],
+    },
+    "rank and alpha patterns": {
+        "target_modules": ["query", "key"],
+        "rank_pattern": {r"layer\.0.*query": 3, "query": 1},
+        "alpha_pattern": {"^bert.*key": 5},
+    },
+    "rslora, dora": {"target_modules": ["query"], "use_rslora": True, "use_dora": True, "bias": "lora_only"},
+    "all biases": {"target_modules": ["query"], "bias": "all"},
+    "pissa": {"target_modules": ["query"], "init_lora_weights": "pissa"},
+    "gaussian": {"target_modules": ["query"], "init_lora_weights": "gaussian"},
+    "pooler": {"target_modules": ["query"], "modules_to_save": ["pooler"]},
+}
+
+
+@pytest.mark.parametrize("settings", PEFTS.values(), ids=PEFTS)
+def test_pefts_adapters_load(make_model, batch, tmp_path, settings):
+    theirs = get_peft_model(make_model("bert"), LoraConfig(task_type="SEQ_CLS", r=2, lora_alpha=3, **settings))
+    said = peft_says(jitter(theirs), batch)
+    theirs.save_pretrained(tmp_path / "theirs")
+
+    ours = make_model("bert")
+    config = load_adapter(ours, tmp_path / "theirs")
+    assert {name for name, _ in adapters(ours)} == set(theirs.base_model.targeted_module_names)
+    torch.testing.assert_close(ours_says(ours.eval(), batch), said, **CLOSE)
+    assert ours_trains(ours).keys() == peft_trains(theirs).keys()
+
+    save_adapter(ours, config, tmp_path / "ours", base="tiny")
+    theirs = PeftModel.from_pretrained(make_model("bert"), tmp_path / "ours").eval()
+    torch.testing.assert_close(peft_says(theirs, batch), said, **CLOSE)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2", "opt", "gpt_neox", "bert", "roberta"])
+def test_pefts_default_targets_load(family, make_model, batch, tmp_path):
+    theirs = get_peft_model(make_model(family), LoraConfig(task_type="SEQ_CLS", r=2))
+    said = peft_says(jitter(theirs), batch)
+    theirs.save_pretrained(tmp_path)
+    ours = make_model(family)
+    load_adapter(ours, tmp_path)
+    torch.testing.assert_close(ours_says(ours.eval(), batch), said, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "complaint"),
+    [
+        ("llama", {"target_modules": ["q_proj"], "init_lora_weights": "olora"}, "found {'init_lora_weights': 'olora'}"),
+        ("bert", {"target_modules": ["query"], "lora_bias": True}, "found {'lora_bias': True}"),
+        ("llama", {"target_modules": ["embed_tokens"]}, "expected linear maps, found .*embed_tokens"),
+        (
+            "llama",
+            {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+            "trained in full, found .*embed",
+        ),
+        ("modernbert", {"target_modules": "all-linear"}, "expected adapters inside 'model', .*found .'head.dense'"),
+        ("modernbert", {"target_modules": ["Wo"]}, r"2 tensors are missing: base_model\.model\.head"),
+    ],
+)
+def test_what_cannot_be_read_right_is_refused(family, make_model, tmp_path, settings, complaint):
+    get_peft_model(make_model(family), LoraConfig(task_type="SEQ_CLS", r=2, **settings)).save_pretrained(tmp_path)
+    with pytest.raises(ArtifactError, match=complaint):
+        load_adapter(make_model(family), tmp_path)
+
+
+def test_settings_of_the_future_are_refused(make_model, tmp_path):
+    get_peft_model(make_model("llama"), LoraConfig(task_type="SEQ_CLS", r=2)).save_pretrained(tmp_path)
+    path = tmp_path / CONFIG_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"use_something_new": True}))
+    with pytest.raises(ArtifactError, match=r"expected LoRA .*, found {'use_something_new': True}"):
+        load_adapter(make_model("llama"), tmp_path)
+
+
+@pytest.mark.parametrize("bias", ["none", "all"])
+def test_learning_rates_are_loraplus(make_model, tmp_path, bias):
+    config = LoRAConfig(rank=2, bias=bias)
+    ours = make_model("bert")
+    inject(ours, config)
+    save_adapter(ours, config, tmp_path, base="tiny")
+    theirs = PeftModel.from_pretrained(make_model("bert"), tmp_path, is_trainable=True)
+    found, expected = (
+        {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        for optimizer in (
+            make_optimizer(ours, TrainingConfig(learning_rate=1e-3), b_ratio=16.0),
+            create_loraplus_optimizer(theirs, torch.optim.AdamW, lr=1e-3, loraplus_lr_ratio=16.0),
+        )
+    )
+    rates = {name: found[id(p)] for name, p in ours_trains(ours).items()}
+    assert rates == {name: expected[id(p)] for name, p in peft_trains(theirs).items()}
+    assert {rate for name, rate in rates.items() if "lora_B" in name} == {1.6e-2}
+    assert {rate for name, rate in rates.items() if "lora_A" in name} == {1e-3}
