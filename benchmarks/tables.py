@@ -21,7 +21,7 @@ DOCUMENTS = {
     "docs/benchmarks.md": ("results", "reference", "speed"),
     "docs/lora.md": ("lora",),
 }
-NAMES = {"teacher": "Teacher (LoRA)", "distilled": "Distilled student", "baseline": "Baseline student"}
+NAMES = {"teacher": "Teacher", "distilled": "Distilled student", "baseline": "Baseline student"}
 
 
 SPEED = {

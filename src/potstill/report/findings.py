@@ -107,13 +107,13 @@ def _examples_over_seeds(tests: list[McNemar]) -> str:
 
 
 def _savings(summary: Summary) -> list[str]:
-    """Say what LoRA and the small student save."""
+    """Say what the tuning and the small student save."""
     teacher, students = summary.teacher, summary.of("distilled")
     lines = []
-    if teacher is not None:
+    if teacher is not None and teacher.trainable_parameters < teacher.parameters:
         share = teacher.trainable_parameters / teacher.parameters
         lines.append(
-            f"**LoRA** tuning trains {magnitude(teacher.trainable_parameters)} of the teacher's "
+            f"**Tuning** trains {magnitude(teacher.trainable_parameters)} of the teacher's "
             f"{magnitude(teacher.parameters)} parameters ({percent(share)}): {percent(1 - share)} fewer."
         )
     if teacher is not None and students:

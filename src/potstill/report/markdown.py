@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import yaml
 
-from potstill.config import PotstillConfig
+from potstill.config import PotstillConfig, TeacherConfig
 from potstill.evaluation import McNemar, Role, Summary
 from potstill.evaluation.intervals import BOOTSTRAP_SAMPLES
 from potstill.report.findings import findings
@@ -78,13 +78,20 @@ def _model_descriptions(config: PotstillConfig) -> dict[Role, str]:
     direction = "bidirectional " if student.bidirectional else ""
     layers = f"{student.num_layers} layer" + ("s" if student.num_layers > 1 else "")
     return {
-        "teacher": f"the language model `{teacher.backbone}`, {weights}, tuned with LoRA adapters of rank "
-        f"{teacher.lora.rank} while its own weights stay frozen.",
+        "teacher": f"the language model `{teacher.backbone}`, {weights}, {_tuning(teacher)}.",
         "distilled": f"a small {direction}{student.cell.upper()} network ({layers} of {student.hidden_size} units) "
         f"that learns from the labels and from the teacher's answers (weight of the labels {distillation.alpha:g}, "
         f"temperature {distillation.temperature:g}).",
         "baseline": "the same small network and seeds, trained on the labels alone, to show what the teacher adds.",
     }
+
+
+def _tuning(teacher: TeacherConfig) -> str:
+    if teacher.method == "full":
+        return "all of whose weights were tuned"
+    if teacher.method == "head":
+        return "frozen under a head that was trained"
+    return f"tuned with LoRA adapters of rank {teacher.lora.rank} while its own weights stay frozen"
 
 
 def _results(summary: Summary, plots: str) -> str:

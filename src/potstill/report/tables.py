@@ -12,7 +12,7 @@ from rich.table import Table
 from potstill.evaluation import Metrics, ModelResult, Role, Spread, Summary
 
 ROLE_NAMES: dict[Role, str] = {
-    "teacher": "Teacher (LoRA)",
+    "teacher": "Teacher",
     "distilled": "Distilled student",
     "baseline": "Baseline student",
 }
