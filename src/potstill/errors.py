@@ -46,3 +46,7 @@ class MissingExtraError(PotstillError):
 
 class TrainingError(PotstillError):
     """Training can't go on, for instance because the loss is no longer finite."""
+
+
+class ServeError(PotstillError):
+    """The server can't start: models of one name, an address in use, an unreadable token."""

@@ -11,7 +11,7 @@ import yaml
 
 from potstill.cli import main
 
-COMMANDS = ("run", "finetune", "distill", "train", "evaluate", "predict", "merge", "params", "data")
+COMMANDS = ("run", "finetune", "distill", "train", "evaluate", "predict", "serve", "merge", "params", "data")
 
 TINY = """
 data: {{source: embedded, limit: 120}}

@@ -17,6 +17,7 @@ _COMMANDS = {
     "train": ("potstill.cli.training", "Train the same student on the labels alone (the baseline)."),
     "evaluate": ("potstill.cli.evaluate", "Score saved models on any labelled file."),
     "predict": ("potstill.cli.predict", "Classify texts with a saved model."),
+    "serve": ("potstill.cli.serve", "Answer over HTTP, with a page to try models."),
     "merge": ("potstill.cli.merge", "Write a teacher as a plain transformers model."),
     "params": ("potstill.cli.inspect", "Show what tuning a backbone trains and costs, by module."),
     "data": ("potstill.cli.inspect", "Show how a data set is read and split."),
@@ -27,6 +28,8 @@ _TRAIN_PACKAGES = {
     *("rich", "safetensors", "scipy", "sklearn", "torch", "transformers", "yaml"),
 }
 """What the extra `train` brings, by import name."""
+_SERVE_PACKAGES = {"fastapi", "prometheus_client", "uvicorn"}
+"""What the extra `serve` brings."""
 
 
 class _LazyGroup(click.Group):
@@ -77,9 +80,9 @@ def main(arguments: list[str] | None = None) -> Any:
         _fail(error)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
-        if package not in _TRAIN_PACKAGES:
+        if package not in _TRAIN_PACKAGES | _SERVE_PACKAGES:
             raise
-        _fail(MissingExtraError(package, "train"))
+        _fail(MissingExtraError(package, "serve" if package in _SERVE_PACKAGES else "train"))
 
 
 def _fail(error: PotstillError) -> None:

@@ -1,0 +1,135 @@
+"""What is served: saved models, named, opened, ready to answer. Students need no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from potstill.errors import ServeError
+from potstill.runtime import Classifier
+from potstill.runtime.directory import StudentFiles, find_student, is_teacher
+
+if TYPE_CHECKING:
+    from potstill.config import RuntimeConfig
+
+Text = str | tuple[str, str]
+"""A text, or a pair of texts."""
+
+Kind = Literal["student", "teacher"]
+
+_STUDENTS_OF_A_RUN: Final = ("distilled", "baseline")
+_WARM_UP: Final = "A first text, so that no client waits for what happens once."
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model, under the name that requests call it by."""
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    reads_pairs: bool
+    probabilities: Callable[[Sequence[Any]], npt.NDArray[np.float32]]
+    """Texts (pairs where it `reads_pairs`) to (texts, classes). Called from one thread at a time."""
+
+    def warm_up(self) -> None:
+        """Let what happens at a first call (allocations, choice of kernels) happen now."""
+        self.probabilities([(_WARM_UP, _WARM_UP) if self.reads_pairs else _WARM_UP])
+
+
+def find_models(arguments: Sequence[str], *, with_teacher: bool = False) -> dict[str, Path]:
+    """Find what `MODEL…` on the command line means.
+
+    Args:
+        arguments: Directories, or `NAME=DIRECTORY`. A model's directory is one model, called as the directory is. A
+            run's directory is its best distilled student and its best baseline in selection, called `distilled` and
+            `baseline`, or `NAME-distilled` and so on.
+        with_teacher: Take a run's best teacher too.
+
+    Returns:
+        Each model's directory by its name.
+
+    Raises:
+        ServeError: There is no directory, or no model in it, or two models have one name.
+    """
+    found: dict[str, Path] = {}
+    for argument in arguments:
+        for name, directory in _models_of(argument, with_teacher):
+            if name in found:
+                raise ServeError(
+                    f"expected models of different names, found {found[name]} and {directory}, both called {name!r}\n"
+                    f"  what to do: name them, as in first={found[name]}"
+                )
+            found[name] = directory
+    return found
+
+
+def _models_of(argument: str, with_teacher: bool) -> Iterator[tuple[str, Path]]:
+    name, path = "", Path(argument)
+    if not path.is_dir():
+        name, _, rest = argument.partition("=")
+        path = Path(rest)
+        if not name or not rest or not path.is_dir():
+            raise ServeError(
+                f"expected a directory, or NAME=DIRECTORY, found {argument!r}\n  what to do: check the path"
+            )
+    if _is_student(path) or is_teacher(path):
+        yield name or path.resolve().name, path
+        return
+    prefix = f"{name}-" if name else ""
+    students = {role: find_student(path / role) for role in _STUDENTS_OF_A_RUN}
+    of_a_run = [(f"{prefix}{role}", student) for role, student in students.items() if _is_student(student)]
+    if with_teacher and (path / "teacher").is_dir():
+        from potstill.models import find_teacher
+
+        of_a_run.append((f"{prefix}teacher", find_teacher(path / "teacher")))
+    if of_a_run:
+        yield from of_a_run
+    elif _is_student(best := find_student(path)):  # several seeds of one kind of student
+        yield name or path.resolve().name, best
+    else:
+        raise ServeError(
+            f"{path}: expected a model's directory, or a run's with students in it, found neither\n"
+            "  what to do: name what `potstill run`, `finetune`, `distill` or `train` wrote"
+        )
+
+
+def _is_student(directory: Path) -> bool:
+    return StudentFiles(directory).manifest.is_file()
+
+
+def open_models(directories: dict[str, Path], threads: int, runtime: Callable[[], RuntimeConfig]) -> list[ServedModel]:
+    """Load all models and let each answer once.
+
+    Args:
+        directories: By name.
+        threads: Threads of one call of a student.
+        runtime: Makes the settings of where teachers compute; called for teachers alone, since it needs their packages.
+
+    Raises:
+        PotstillError: One is incomplete or damaged, or its packages are missing.
+    """
+    models = []
+    for name, directory in directories.items():
+        model = _teacher(name, directory, runtime()) if is_teacher(directory) else _student(name, directory, threads)
+        model.warm_up()
+        models.append(model)
+    return models
+
+
+def _student(name: str, directory: Path, threads: int) -> ServedModel:
+    classifier = Classifier.load(directory, threads=threads)
+    return ServedModel(name, "student", classifier.labels, classifier.reads_pairs, classifier.predict_proba)
+
+
+def _teacher(name: str, directory: Path, runtime: RuntimeConfig) -> ServedModel:
+    from potstill.models import TeacherModel
+    from potstill.teacher import Teacher
+
+    model = TeacherModel(Teacher.load(directory, runtime))
+    return ServedModel(name, "teacher", model.label_names, model.reads_pairs, model.probabilities)
