@@ -120,14 +120,18 @@ def _train_apart(name: str, seed: int, sentences: int) -> dict[str, Any]:
 
 def _row(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     runs = sorted(runs, key=lambda run: run["seed"])
-    scores = [run["mcc"] for run in runs]
     return {
         "name": name,
-        "mcc": {"mean": float(np.mean(scores)), "std": float(np.std(scores, ddof=1)), "seeds": scores},
+        "mcc": _over_seeds([run["mcc"] for run in runs]),
+        "loss": _over_seeds([run["loss"] for run in runs]),
         "trainable_parameters": runs[0]["trainable_parameters"],
         "seconds": float(np.mean([run["seconds"] for run in runs])),
         "peak_mb": float(np.max([run["peak_mb"] for run in runs])),
     }
+
+
+def _over_seeds(values: list[float]) -> dict[str, Any]:
+    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)), "seeds": values}
 
 
 if __name__ == "__main__":

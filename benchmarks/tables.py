@@ -158,20 +158,21 @@ def lora() -> str:
     if (result := _load("lora")) is None:
         return "No result is committed yet."
     rows = [
-        f"| {row['name']} | {row['mcc']['mean']:.3f} ± {row['mcc']['std']:.3f} | {row['trainable_parameters']:,} | "
+        f"| {row['name']} | {row['mcc']['mean']:.3f} ± {row['mcc']['std']:.3f} | "
+        f"{row['loss']['mean']:.3f} ± {row['loss']['std']:.3f} | {row['trainable_parameters']:,} | "
         f"{row['seconds']:,.0f} | {row['peak_mb']:,.0f} |"
         for row in result["rows"]
     ]
     seeds = len(result["rows"][0]["mcc"]["seeds"])
     return "\n".join(
         [
-            "| setting | MCC | trained parameters | processor seconds | peak memory, MiB |",
-            "| --- | --: | --: | --: | --: |",
+            "| setting | MCC | loss | trained parameters | processor seconds | peak memory, MiB |",
+            "| --- | --: | --: | --: | --: | --: |",
             *rows,
             "",
             f"{result['sentences']:,} of CoLA's training sentences, {result['epochs']} epoch, {seeds} seeds (they draw "
-            f"sentences, split and weights); MCC on {result['selection']:,} other training sentences, mean ± sample "
-            "standard deviation; time and memory of a process with one thread.",
+            f"sentences, split and weights); MCC and loss on {result['selection']:,} other training sentences, mean ± "
+            "sample standard deviation; time and memory of a process with one thread.",
             _note(result),
         ]
     )
