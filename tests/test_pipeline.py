@@ -96,7 +96,7 @@ def test_saved_teacher_predicts_what_was_reported(finished, config):
 def test_a_run_never_overwrites_another(finished, config):
     _, directory = finished
     before = (directory / "summary.json").read_bytes()
-    with pytest.raises(ArtifactError, match="never overwrites"):
+    with pytest.raises(ArtifactError, match="nothing is ever overwritten"):
         potstill.run(config, directory)
     assert (directory / "summary.json").read_bytes() == before
 
