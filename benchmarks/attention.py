@@ -34,7 +34,7 @@ ROUNDS = 5
 def main() -> None:
     """Measure and write the result."""
     torch.manual_seed(0)
-    fabric = make_fabric(RuntimeConfig(device="cpu"), large=True)
+    fabric = make_fabric(RuntimeConfig(device="cpu"))
     classifier = build_classifier(EMBEDDED, num_classes=2)
     inject(classifier.model, LoRAConfig())
     if is_mixed(fabric):

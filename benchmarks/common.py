@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from potstill.artifacts import write_json
 from potstill.config import DataConfig, RuntimeConfig, TrainingConfig
 from potstill.data import Corpus, Examples
-from potstill.data.tokenised import TrainingSet, shuffled_batches
+from potstill.data.tokenised import TrainingSet
 from potstill.distillation.loss import Objective
 from potstill.environment import describe_environment
 from potstill.teacher import Teacher
@@ -187,13 +187,7 @@ class Steps:
 
 def learner(teacher: Teacher, training: TrainingConfig, steps: int) -> Learner:
     """Set up what `potstill.training.fit` takes its steps with."""
-    b_ratio = 1.0 if teacher.lora is None else teacher.lora.learning_rate_ratio
-    return Learner(teacher.classifier, Objective(), training, steps, teacher.fabric, b_ratio=b_ratio)
-
-
-def our_plan(lengths: NDArray[np.int64], training: TrainingConfig, generator: np.random.Generator) -> Batches:
-    """Plan an epoch as `potstill.training.fit` does."""
-    return shuffled_batches(lengths, training.batch_size, generator, by_tokens=training.batch_by == "tokens")
+    return Learner(teacher.classifier, Objective(), training, steps, teacher.fabric, b_ratio=teacher.b_ratio)
 
 
 def take_steps(teacher: Teacher, data: TrainingSet, batches: Batches, training: TrainingConfig) -> Steps:

@@ -34,7 +34,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        make_fabric(RUNTIME.model_copy(update={"compile": True}), large=True)  # says so where there is no compiler
+        make_fabric(RUNTIME.model_copy(update={"compile": True}))  # says so where there is no compiler
         classifier = build_classifier(EMBEDDED, num_classes=2)
         inject(classifier.model, LoRAConfig())
         classifier.model.set_attn_implementation("eager")  # as `Teacher` has it on a CPU

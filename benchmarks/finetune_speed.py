@@ -32,7 +32,6 @@ from common import (
     draw,
     in_turn,
     labelled_sentences,
-    our_plan,
     plot_over_size,
     rate,
     ratios,
@@ -45,6 +44,7 @@ from potstill.config import DataConfig, TeacherConfig, TrainingConfig
 from potstill.data import load_corpus
 from potstill.data.tokenised import TrainingSet
 from potstill.teacher import Teacher
+from potstill.training.loop import plan_epoch
 
 COMPARED_STEPS = 20
 
@@ -73,7 +73,7 @@ def main() -> None:
         return trainer_steps(peer, data, batches, SPEED_TRAINING)
 
     data = teacher.training_set(sentences)
-    plan = our_plan(data.tokens.lengths, SPEED_TRAINING, np.random.default_rng(args.seed))
+    plan = plan_epoch(data.tokens.lengths, SPEED_TRAINING, np.random.default_rng(args.seed))
     equal = [batch for batch in plan if len(batch) == SPEED_TRAINING.batch_size][: args.compare]
     pairs = zip(ours(data, equal).losses, theirs(data, equal).losses, strict=True)
     difference = max(abs(one - other) for one, other in pairs)
@@ -81,7 +81,7 @@ def main() -> None:
     contestants: dict[str, tuple[Plan, Tune]] = {
         "plain": (plain_plan, theirs),
         "grouped": (grouped_plan, theirs),
-        OURS: (our_plan, ours),
+        OURS: (plan_epoch, ours),
     }
     runs: list[Run] = []
     for size in args.sizes:

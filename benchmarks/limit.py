@@ -34,7 +34,6 @@ from common import (
     draw,
     in_turn,
     labelled_sentences,
-    our_plan,
     sample_batches,
     spread,
     take_steps,
@@ -47,7 +46,7 @@ from potstill.lora import adapters
 from potstill.lora.counting import flops_per_token
 from potstill.lora.layer import linear_shape
 from potstill.teacher import Teacher
-from potstill.training.loop import evaluation_tokens
+from potstill.training.loop import evaluation_tokens, plan_epoch
 
 Shapes = Counter[tuple[int, int]]
 """(in, out) of the linear maps in the blocks, and how many there are of each."""
@@ -73,7 +72,7 @@ def main() -> None:
 
     def batches(number: int) -> list[np.ndarray]:
         generator = np.random.default_rng((args.seed, number))
-        plan = our_plan(data.tokens.lengths, SPEED_TRAINING, generator)
+        plan = plan_epoch(data.tokens.lengths, SPEED_TRAINING, generator)
         return sample_batches(plan, data.tokens.lengths, args.steps, generator)
 
     def sample(number: int) -> Examples:

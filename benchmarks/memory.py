@@ -22,7 +22,6 @@ from common import (
     arguments,
     in_turn,
     labelled_sentences,
-    our_plan,
     peak_memory,
     ratios,
     sample_batches,
@@ -32,6 +31,7 @@ from common import (
 from potstill.config import DataConfig, TeacherConfig
 from potstill.data import load_corpus
 from potstill.teacher import Teacher
+from potstill.training.loop import plan_epoch
 
 GROUPED = "grouped"
 
@@ -60,7 +60,7 @@ def _tune(name: str, steps: int, seed: int) -> None:
     corpus = load_corpus(DataConfig())
     data = peers.training_set(labelled_sentences(corpus))
     lengths = data.tokens.lengths
-    plan = (our_plan if name == OURS else peers.grouped_plan)(lengths, SPEED_TRAINING, generator)
+    plan = (plan_epoch if name == OURS else peers.grouped_plan)(lengths, SPEED_TRAINING, generator)
     largest = max(plan, key=lambda batch: int(lengths[batch].max()) * len(batch))
     batches = [largest, *sample_batches(plan, lengths, steps - 1, generator)]
     if name == OURS:

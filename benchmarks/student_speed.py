@@ -50,7 +50,7 @@ def main() -> None:
                 *parts,
                 Objective(),
                 training,
-                fabric=make_fabric(RUNTIME, large=False),
+                fabric=make_fabric(RUNTIME),
                 seed=args.seed + number,
                 history_file=Path(directory) / "history.jsonl",
                 save=lambda: None,  # the peer saves nothing either

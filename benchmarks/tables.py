@@ -20,6 +20,7 @@ DOCUMENTS = {
     "README.md": ("results",),
     "docs/benchmarks.md": ("results", "reference", "speed"),
     "docs/lora.md": ("lora",),
+    "docs/transfer.md": ("students",),
 }
 NAMES = {"teacher": "Teacher", "distilled": "Distilled student", "baseline": "Baseline student"}
 
@@ -178,11 +179,44 @@ def lora() -> str:
     )
 
 
+def students() -> str:
+    """Lay out what each step gives a student, if it is there."""
+    if (result := _load("student_quality")) is None:
+        return "No result is committed yet."
+    rows = [
+        f"| {row['name']} | {row['mcc']['mean']:.3f} ± {row['mcc']['std']:.3f} | {row['parameters'] / 1e6:.2f}M | "
+        f"{row['transfer_sentences']:,} | {_difference(row)} |"
+        for row in result["rows"]
+    ]
+    seeds = len(result["rows"][0]["mcc"]["seeds"])
+    teachers = ", ".join(f"{score:.3f}" for score in result["teachers"]["mcc"].values())
+    return "\n".join(
+        [
+            "| student | MCC | parameters | transfer sentences | against labels alone |",
+            "| --- | --: | --: | --: | --- |",
+            *rows,
+            "",
+            f"CoLA's in-domain development split, {seeds} seeds, mean ± sample standard deviation; paired t-test over "
+            f"seeds. The teachers' MCC there: {teachers}; of their mean probability, which taught: "
+            f"{result['teachers']['average']:.3f}.",
+            _note(result),
+        ]
+    )
+
+
+def _difference(row: dict[str, Any]) -> str:
+    if (test := row.get("paired_test")) is None:
+        return "–"
+    p_value = test["p_value"]
+    return f"{test['difference']:+.3f}" + ("" if p_value is None else f", p = {p_value:.2g}")
+
+
 CONTENTS: dict[str, Callable[[], str]] = {
     "results": lambda: table(_load("cola") or {}),
     "reference": lambda: table(_load("reference") or {}),
     "speed": speed,
     "lora": lora,
+    "students": students,
 }
 """What stands between the markers of a name."""
 

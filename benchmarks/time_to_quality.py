@@ -30,13 +30,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common import OURS, RUNTIME, Run, arguments, in_turn, learner, our_plan, plot, ratios, write_result
+from common import OURS, RUNTIME, Run, arguments, in_turn, learner, plot, ratios, write_result
 from peers import Stopwatch, trainer, twin
 from potstill.config import PotstillConfig, TeacherConfig
 from potstill.data import Corpus, load_corpus
 from potstill.evaluation.metrics import compute_metrics
 from potstill.teacher import Teacher
-from potstill.training.loop import predict_logits
+from potstill.training.loop import plan_epoch, predict_logits
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -118,7 +118,7 @@ def _ours(teacher: Teacher, config: TeacherConfig, corpus: Corpus, args: argpars
     with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, POTSTILL_CACHE=cache):
         started = time.perf_counter()
         data = teacher.tuning_set(corpus.train)  # with what frozen blocks compute, if there are any
-        plans = [our_plan(data.tokens.lengths, training, generator) for _ in range(training.epochs)]
+        plans = [plan_epoch(data.tokens.lengths, training, generator) for _ in range(training.epochs)]
         batches = [batch for plan in plans for batch in plan]
         ours = learner(teacher, training, len(batches))
         seconds = time.perf_counter() - started

@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # RoBERTa's order
-VOCABULARY = {token: i for i, token in enumerate([*SPECIAL, *(f"w{n}" for n in range(60))])}
+from tiny_words import SPECIAL, VOCABULARY, tiny_tokenizer
+
 IDS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2}
 POSITIONS = 40
 
@@ -109,14 +108,3 @@ def batch() -> tuple[Tensor, Tensor]:
     mask = torch.arange(7) < torch.tensor([[7], [3], [5]])
     ids = torch.randint(len(SPECIAL), len(VOCABULARY), mask.shape, generator=generator)
     return ids.where(mask, IDS["pad_token_id"]), mask.long()
-
-
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from potstill import artifacts
 from potstill import frozen_states as module
 from potstill.artifacts import cache_directory
 from potstill.config import LoRAConfig, RuntimeConfig, TeacherConfig
@@ -32,7 +33,7 @@ def make(backbone, seed=0, runtime=CPU, **lora):
 
 
 def files():
-    return sorted((cache_directory() / "states").glob("*/states.npy"))
+    return sorted((cache_directory() / "states").glob("*/array.npy"))
 
 
 def test_states_are_computed_once_and_shared_by_seeds(teacher, tiny_backbone, monkeypatch):
@@ -70,10 +71,10 @@ def test_nothing_is_stored_where_all_blocks_are_trained(tiny_backbone):
 
 def test_nothing_is_stored_where_the_disk_is_too_small(teacher, monkeypatch):
     size = 4 * len(teacher.training_set(EXAMPLES).tokens.ids) * teacher.classifier.model.config.hidden_size
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * size - 1))
+    monkeypatch.setattr(artifacts.shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * size - 1))
     assert teacher.tuning_set(EXAMPLES).states is None
     assert not files()
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * size))
+    monkeypatch.setattr(artifacts.shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * size))
     assert teacher.tuning_set(EXAMPLES).states is not None
 
 

@@ -4,12 +4,15 @@ import csv
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 import potstill
 from potstill.config import PotstillConfig
 from potstill.errors import ArtifactError, SourceError
-from potstill.evaluation import Summary
+from potstill.evaluation import Calibration, Summary, compute_metrics
+from potstill.evaluation.calibration import fit_temperature
+from potstill.models import StudentModel
 from potstill.runtime import Classifier
 from potstill.teacher import Teacher
 
@@ -40,7 +43,7 @@ def test_run_directory_holds_everything(finished):
     _, directory = finished
     names = {path.name for path in directory.iterdir()}
     assert {"config.yaml", "environment.json", "summary.json", "report.md", "predictions.csv", "plots"} <= names
-    assert len(list((directory / "plots").glob("*.png"))) == 10
+    assert len(list((directory / "plots").glob("*.png"))) == 11
     for model in [*directory.glob("teacher/*"), *directory.glob("distilled/*"), *directory.glob("baseline/*")]:
         records = [json.loads(line) for line in (model / "history.jsonl").read_text().splitlines()]
         assert [record["epoch"] for record in records] == [1, 2]
@@ -84,6 +87,46 @@ def test_saved_student_predicts_what_was_reported(finished):
     assert classifier.predict([row["text"] for row in rows]).tolist() == [row["distilled 0"] for row in rows]
 
 
+def test_students_are_calibrated_on_the_selection_split(finished, config):
+    """The saved temperature is the best one for the saved network's own logits there; the epoch kept is the best."""
+    summary, directory = finished
+    corpus = potstill.load_corpus(config.data)
+    for model in (*summary.of("distilled"), *summary.of("baseline")):
+        classifier = Classifier.load(directory / model.role / f"seed-{model.seed}")
+        logits = classifier.logits(corpus.selection.texts)
+        assert classifier.temperature == pytest.approx(fit_temperature(logits, corpus.selection.labels), rel=1e-2)
+        assert classifier.threshold is None
+        evaluated = classifier.logits(corpus.evaluation.texts)
+        assert model.calibration == Calibration.of(evaluated, corpus.evaluation.labels, classifier.temperature)
+
+
+def test_a_teachers_calibration_is_that_of_its_logits(finished, config):
+    summary, directory = finished
+    corpus = potstill.load_corpus(config.data)
+    teacher = potstill.open_model(directory / "teacher" / "seed-0", config.runtime)
+    expected = Calibration.of(teacher.logits(corpus.evaluation), corpus.evaluation.labels)
+    assert summary.of("teacher")[0].calibration == expected
+
+
+def test_a_tuned_threshold_is_saved_and_measured(config, tmp_path):
+    corpus = potstill.load_corpus(config.data)
+    student = config.student.model_copy(update={"threshold": "tuned"})
+    trained = potstill.train(config.model_copy(update={"student": student}), corpus, tmp_path)
+    classifier = Classifier.load(tmp_path)
+    selection = corpus.selection
+    shares = classifier.predict_proba(selection.texts)[:, 1]
+    tuned, plain = (
+        compute_metrics(selection.labels, (shares > threshold).astype(int), 2).mcc
+        for threshold in (classifier.threshold, 0.5)
+    )
+    assert tuned >= plain == pytest.approx(trained.record.best["mcc"])
+    forced = classifier.threshold = float(np.median(classifier.predict_proba(corpus.evaluation.texts)[:, 1]))
+    measured = potstill.measure(StudentModel(classifier), corpus.evaluation)
+    expected = classifier.predict_proba(corpus.evaluation.texts)[:, 1] > forced
+    assert measured.predictions.tolist() == expected.astype(int).tolist()
+    assert len(set(measured.predictions)) == 2
+
+
 def test_saved_teacher_predicts_what_was_reported(finished, config):
     summary, directory = finished
     corpus = potstill.load_corpus(config.data)
@@ -108,8 +151,9 @@ def test_alpha_1_gives_the_baseline_bit_for_bit(finished, config, tmp_path):
     teacher = Teacher.load(finished[1] / "teacher" / "seed-0", config.runtime)
     potstill.distill(config.model_copy(update={"distillation": distillation}), corpus, teacher, tmp_path / "distilled")
     potstill.train(config, corpus, tmp_path / "baseline")
-    weights = [(tmp_path / role / "model.safetensors").read_bytes() for role in ("distilled", "baseline")]
-    assert weights[0] == weights[1]
+    for name in ("model.safetensors", "student.json"):
+        distilled, baseline = ((tmp_path / role / name).read_bytes() for role in ("distilled", "baseline"))
+        assert distilled == baseline
 
 
 def test_the_saved_configuration_names_the_data_that_auto_found(tmp_path, config, monkeypatch):

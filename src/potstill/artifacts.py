@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -13,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from numpy.typing import NDArray
 from safetensors import numpy as safetensors
 
@@ -65,6 +69,62 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_directory_atomically(path: Path, fill: Callable[[Path], object]) -> None:
+    """Let `fill` fill a temporary directory beside `path`, then rename it: readers see all of it or nothing.
+
+    Where `path` is there already, another process was faster and its directory stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        fill(temporary)
+        temporary.chmod(0o755)  # mkdtemp's are private; these are meant to be read
+        if not path.exists():
+            temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def mapped_array(
+    path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike, fill: Callable[[NDArray[Any]], object]
+) -> NDArray[Any] | None:
+    """Return the array that is kept at `path`, memory-mapped: it may be larger than memory.
+
+    Args:
+        path: A directory of the cache, named by everything that decides the content.
+        shape: The array's.
+        dtype: The array's.
+        fill: Writes the content into the mapped array; called where it is not there yet, or is damaged.
+
+    Returns:
+        The array, read-only. None: it would take more than half of the disk's free space. (A mapped file that outgrows
+        its disk ends the process without a word.)
+    """
+    file, checksum = path / "array.npy", path / "sha256"
+
+    def write(directory: Path) -> None:
+        array = np.lib.format.open_memmap(directory / file.name, mode="w+", dtype=dtype, shape=shape)
+        fill(array)
+        array.flush()
+        (directory / checksum.name).write_text(file_digest(directory / file.name), encoding="ascii")
+
+    if not _is_intact(file, checksum):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if np.dtype(dtype).itemsize * math.prod(shape) > shutil.disk_usage(path.parent).free // 2:
+            return None
+        shutil.rmtree(path, ignore_errors=True)  # what was found damaged
+        write_directory_atomically(path, write)
+    mapped: NDArray[Any] = np.load(file, mmap_mode="r")
+    return mapped
+
+
+def _is_intact(file: Path, checksum: Path) -> bool:
+    try:
+        return file_digest(file) == checksum.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return False
 
 
 def write_text(path: Path, text: str) -> None:

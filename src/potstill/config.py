@@ -8,13 +8,27 @@ refused.
 from __future__ import annotations
 
 import difflib
+import math
+import types
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, Union, get_args, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from potstill.artifacts import write_text
 from potstill.errors import ConfigError
@@ -25,6 +39,10 @@ def _different(seeds: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(seeds)) < len(seeds):
         raise ValueError("every seed may stand there only once")
     return seeds
+
+
+def _ascending(values: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(sorted(set(values)))
 
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -148,6 +166,9 @@ class TrainingConfig(Settings):
     """Stop after this many epochs without a better `metric`; none: run all epochs (the best one is kept anyway)."""
     metric: Literal["mcc", "accuracy", "f1", "loss"] = "mcc"
     """What decides the best epoch, on the selection split. MCC is 0 for a model that always says the same."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """Weigh the labels' loss by class: `balanced` lets every class count the same, however rare. None: a model that
+    knows how frequent a class is has better probabilities, and a threshold can be chosen afterwards."""
 
 
 class TeacherConfig(Settings):
@@ -172,7 +193,7 @@ class TeacherConfig(Settings):
     lora: LoRAConfig = LoRAConfig()
     training: TrainingConfig = TrainingConfig()
     seeds: Seeds = (0,)
-    """One teacher per seed; the one that is best on the selection split teaches."""
+    """One teacher per seed; see `distillation.teachers`."""
 
     @model_validator(mode="after")
     def _bits_suit(self) -> Self:
@@ -182,6 +203,21 @@ class TeacherConfig(Settings):
         if self.base_bits is not None and self.method == "lora" and self.lora.init == "pissa":
             raise ValueError("base_bits and lora.init: pissa exclude each other: the residual it leaves is not saved")
         return self
+
+
+class PretrainingConfig(Settings):
+    """Language modelling before classification: each direction learns to foretell the token that it reads next.
+
+    On sentences that the teacher's language model wrote, this is distillation of its next-token distributions by
+    samples from them (Kim and Rush 2016, "Sequence-Level Knowledge Distillation", arXiv 1606.07947).
+    """
+
+    epochs: Annotated[int, Field(ge=0)] = 0
+    """Passes over the training and transfer texts. 0: without a transfer set there is little to learn from."""
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    """Texts per step."""
+    learning_rate: Annotated[float, Field(gt=0.0)] = 2e-3
+    """Peak learning rate. The networks are small and start from nothing, so it is twice the classifier's."""
 
 
 class StudentConfig(Settings):
@@ -197,16 +233,30 @@ class StudentConfig(Settings):
     """Recurrent layers on top of each other."""
     bidirectional: bool = True
     """Read the text in both directions."""
-    pooling: Literal["last", "mean", "max"] = "max"
-    """How the hidden states become one vector: the last one (the reference's), their mean or their maximum."""
+    pooling: Literal["last", "mean", "max", "attention"] = "max"
+    """How the hidden states become one vector: the last one (the reference's), their mean, their maximum, or a mean
+    with learnt weights (Yang et al. 2016, section 2.2)."""
     dropout: Fraction = 0.2
     """Dropout on embeddings, between layers and before the last linear map."""
+    word_dropout: Fraction = 0.0
+    """Share of tokens whose embedding is blanked in training (Iyyer et al. 2015, "Deep Unordered Composition Rivals
+    Syntactic Methods", section 2.2); what stays is not scaled. 0: a blanked word can make an acceptable sentence
+    unacceptable."""
+    embedding_init: Literal["random", "teacher"] = "random"
+    """Start of the embeddings: `teacher` takes the backbone's, reduced to `embedding_size` by a singular value
+    decomposition; a token that the teacher does not have begins as the mean of its pieces. `random` needs no
+    teacher, and the baseline has none."""
+    pretraining: PretrainingConfig = PretrainingConfig()
+    """What the student learns before it learns to classify."""
     tokenizer: str = "bpe"
     """`bpe` (own subwords, trained on the training texts), `teacher` (the teacher's), or a hub name or directory."""
     vocab_size: Annotated[int, Field(ge=257)] = 6000
     """Size of the own vocabulary (256 bytes and the padding at least); ten thousand short texts do not fill a larger
     one."""
     training: TrainingConfig = TrainingConfig(epochs=10, learning_rate=1e-3, patience=3)
+    threshold: Literal["argmax", "tuned"] = "argmax"
+    """How two classes are told apart: the more probable one, or the second where its probability is above a threshold
+    that gives the best MCC on the selection split. With more classes the most probable one is always the answer."""
     seeds: Seeds = (0, 1, 2, 3, 4)
     """One distilled student and one baseline per seed; five give the spread that a claim needs."""
 
@@ -218,6 +268,51 @@ class DistillationConfig(Settings):
     """Weight of the labels: alpha * CE + (1 - alpha) * T^2 * KL. 1 ignores the teacher, 0 the labels."""
     temperature: Annotated[float, Field(gt=0.0)] = 2.0
     """Softens both distributions; 2 is the reference experiment's."""
+    objective: Literal["kl", "mse", "hard"] = "kl"
+    """How the student is drawn to the teacher: `kl` as above; `mse`, the squared distance of the logits (Ba and Caruana
+    2014, arXiv 1312.6184); `hard`, the teacher's answers taken as labels. Texts without a label learn from this alone.
+    """
+    hidden_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of matching the teacher's last hidden state at the end of every word, through a linear projection of the
+    student's (Romero et al. 2015, "FitNets", arXiv 1412.6550). 0: the teacher's states take gigabytes on disk."""
+    source_weights: dict[str, Annotated[float, Field(ge=0.0)]] = {}
+    """Weights of transfer texts by patterns of their source, e.g. `perturbed:*=0.5`; the first one that matches
+    decides. None: each text counts as much as a labelled one."""
+    teachers: Literal["best", "average"] = "best"
+    """Who teaches where there are several seeds: the teacher that is best on the selection split, or all of them, their
+    probabilities averaged (Hinton et al. 2015, section 5), at the price of asking each."""
+
+
+class TransferConfig(Settings):
+    """More text for the student, judged by the teacher: the transfer set. Without these settings there is none."""
+
+    files: tuple[str, ...] = ()
+    """Files of unlabelled text: `.txt` with a text per line, or what `data.source` may be, whose labels are ignored."""
+    sampled: Annotated[int, Field(ge=0)] = 0
+    """Texts to sample from the teacher's backbone as a language model that was tuned on the training texts (Tang et al.
+    2019, "Natural Language Generation for Effective Knowledge Distillation")."""
+    perturbed: Annotated[int, Field(ge=0)] = 0
+    """Texts to make from the training texts and those above by swapping, dropping, replacing and inserting words, by
+    joining two texts and by breaking agreement."""
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    """Divides the language model's logits. 1: what it learnt."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
+    """Sample from the most probable tokens that have this probability together (nucleus sampling, Holtzman et al. 2020,
+    arXiv 1904.09751; they find 0.95 to be like human text)."""
+    similarity: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
+    """Texts this much like one of the selection or the evaluation split are dropped: 1 is equal but for case, spaces
+    and punctuation, 0.9 about one word in ten replaced (normalised indel similarity; see `transfer.overlap`)."""
+    lora: LoRAConfig = LoRAConfig(rank=16, alpha=32)
+    """The language model's adapters, of a higher rank than the teacher's: it has to learn what texts are about."""
+    training: TrainingConfig = TrainingConfig(epochs=2, metric="loss")
+    """How the language model is tuned; what it learns in more epochs is to repeat its training texts."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Decides the language model and all that is drawn."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is to be a transfer set at all."""
+        return bool(self.files or self.sampled or self.perturbed)
 
 
 class RuntimeConfig(Settings):
@@ -233,13 +328,258 @@ class RuntimeConfig(Settings):
     Off: compiling takes longer than a training on a few thousand sentences gains by it (benchmarks/compile.py)."""
 
 
+class Candidates(Settings):
+    """What a search may set one setting to: a number from `low` to `high`, both included, or one of `choices`.
+
+    A value alone stands for itself as the only choice: it fixes the setting.
+    """
+
+    low: float | None = None
+    """Smallest number."""
+    high: float | None = None
+    """Largest number."""
+    log: bool = False
+    """Draw evenly by order of magnitude, not by size: what suits learning rates."""
+    step: Annotated[float, Field(gt=0.0)] | None = None
+    """Draw `low`, `low` + `step` and so on; none: any number, or any whole one where the setting takes these."""
+    choices: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
+    """Values without an order."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _value_alone(cls, given: Any) -> Any:
+        if isinstance(given, list):  # [128, 256] could mean either
+            raise ValueError("expected {low: …, high: …}, {choices: […]} or a single value")
+        return given if isinstance(given, dict | Candidates) else {"choices": (given,)}
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        """Refuse what is neither numbers between two ends nor choices."""
+        if self.choices is not None:
+            if self.model_fields_set != {"choices"}:
+                raise ValueError("choices stand alone: they have no low, high, log or step")
+        elif self.low is None or self.high is None:
+            raise ValueError("expected low and high, or choices")
+        else:
+            _check_range(self.low, self.high, log=self.log, step=self.step)
+        return self
+
+    @model_serializer
+    def _said(self) -> Any:
+        """Leave out what was left out: a saved space reads as it was written."""
+        if self.choices is not None and self.fixed:
+            return self.choices[0]
+        return {name: value for name, value in self if value is not None and value is not False}
+
+    @property
+    def fixed(self) -> bool:
+        """Whether there is nothing to choose."""
+        return self.choices is not None and len(self.choices) == 1
+
+    def has(self, value: Any) -> bool:
+        """Say whether `value` is one of these candidates."""
+        if self.choices is not None or self.low is None or self.high is None:
+            return value in (self.choices or ())
+        steps = 0.0 if self.step is None or value is None else (value - self.low) / self.step
+        return value is not None and self.low <= value <= self.high and math.isclose(steps, round(steps), abs_tol=1e-9)
+
+    def within(self, setting: FieldInfo) -> Self:
+        """Return these candidates as values of `setting`.
+
+        Raises:
+            ValidationError: One of them is no value of it, or there are two ends and it takes no numbers.
+        """
+        takes: TypeAdapter[Any] = TypeAdapter(setting.rebuild_annotation())
+        if self.choices is not None:
+            choices = _checked({("choices", place): (takes, choice) for place, choice in enumerate(self.choices)})
+            if len(set(choices.values())) < len(choices):
+                raise _refusal(self, "every choice may stand there only once")
+            return self.model_copy(update={"choices": tuple(choices.values())})
+        kinds = _kinds(setting.annotation)
+        if not kinds & {int, float}:
+            raise _refusal(self, "expected {choices: […]}: this setting takes no numbers between two ends")
+        ends: dict[Place, tuple[TypeAdapter[Any], Any]] = {("low",): (takes, self.low), ("high",): (takes, self.high)}
+        if self.step is not None:
+            ends["step",] = (TypeAdapter(int if int in kinds else float), self.step)
+        return self.model_copy(update={str(place[0]): number for place, number in _checked(ends).items()})
+
+
+Place = tuple[str | int, ...]
+
+
+def _checked(values: dict[Place, tuple[TypeAdapter[Any], Any]]) -> dict[Place, Any]:
+    """Validate each value by its adapter.
+
+    Raises:
+        ValidationError: With every problem that was found.
+    """
+    found: dict[Place, Any] = {}
+    problems: list[InitErrorDetails] = []
+    for place, (adapter, given) in values.items():
+        try:
+            found[place] = adapter.validate_python(given)
+        except ValidationError as error:
+            problems += _details(error, place)
+    if problems:
+        raise ValidationError.from_exception_data("candidates", problems)
+    return found
+
+
+def _fields(stage: type[Settings], section: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
+    """List all sections and settings with their paths."""
+    for name, field in stage.model_fields.items():
+        yield (*section, name), field
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
+            yield from _fields(field.annotation, (*section, name))
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """Return the kinds that a setting's value may be of: types, and `Literal` for words."""
+    origin = get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        return {kind for option in get_args(annotation) for kind in _kinds(option)}
+    return _kinds(get_args(annotation)[0]) if origin is Annotated else {origin or annotation}
+
+
+def _details(error: ValidationError, place: Place) -> list[InitErrorDetails]:
+    """Return the problems of `error` as those of what stands at `place`."""
+    return [
+        InitErrorDetails(
+            type=PydanticCustomError("search", "{message}", {"message": _message(item)}),
+            loc=(*place, *item["loc"]),
+            input=item["input"],
+        )
+        for item in error.errors()
+    ]
+
+
+def _refusal(given: Candidates, message: str) -> ValidationError:
+    problem = PydanticCustomError("search", "{message}", {"message": message})
+    return ValidationError.from_exception_data("candidates", [InitErrorDetails(type=problem, input=given.model_dump())])
+
+
+def _check_range(low: float, high: float, *, log: bool, step: float | None) -> None:
+    if low >= high:
+        raise ValueError("low must be below high; a single value fixes a setting")
+    if log and low <= 0.0:
+        raise ValueError("log: true needs a low above 0")
+    if log and step is not None:
+        raise ValueError("log and step exclude each other; choose one")
+    if step is not None and not math.isclose(steps := (high - low) / step, round(steps)):
+        raise ValueError("step must lead from low to high")
+
+
+def searchable() -> dict[str, FieldInfo]:
+    """Return the settings of student and distillation that a search can try values of, by dotted name."""
+    kinds = {int, float, bool, type(None), Literal}
+    return {
+        name: field
+        for stage, section in ((StudentConfig, "student"), (DistillationConfig, "distillation"))
+        for path, field in _fields(stage, (section,))
+        if (name := ".".join(path)) not in _NOT_TRIED and _kinds(field.annotation) <= kinds
+    }
+
+
+_NOT_TRIED: Final = {
+    "distillation.teachers": "who teaches is settled before the first trial",
+    "student.threshold": "a threshold is chosen after the MCC that a trial is judged by",
+}
+"""What no trial can choose, and why."""
+
+_SPACE: Final = {
+    "distillation.alpha": Candidates(low=0.0, high=1.0),
+    "distillation.temperature": Candidates(low=1.0, high=8.0, log=True),
+    "student.dropout": Candidates(low=0.0, high=0.5),
+    "student.embedding_size": Candidates(low=32, high=256, step=32),
+    "student.hidden_size": Candidates(low=64, high=512, step=64),
+    "student.training.learning_rate": Candidates(low=3e-4, high=1e-2, log=True),
+}
+"""What is searched where nothing else is said."""
+
+
+def _unknown(name: str, given: Candidates) -> ValidationError:
+    """Refuse what can't be tried: say what it was meant to be, or why a setting that there is can't be searched."""
+    if name in {".".join(path) for path, _ in _fields(PotstillConfig)}:
+        others = "a search tries the numbers, switches and choices of student and distillation alone"
+        return _refusal(given, _NOT_TRIED.get(name, others))
+    like = difflib.get_close_matches(name, searchable(), n=1)
+    like = like or [other for other in searchable() if other.endswith(f".{name.rpartition('.')[2]}")]
+    return _refusal(given, "there is no such setting" + (f" (did you mean {like[0]}?)" if like else ""))
+
+
+class SearchConfig(Settings):
+    """How `potstill search` looks for settings of student and distillation; they are chosen on the selection split."""
+
+    trials: Annotated[int, Field(ge=1)] = 40
+    """Settings to try. The first ten are drawn at random, what these taught decides the others: forty leave it three
+    quarters. An ended search goes on when it is given more."""
+    space: Annotated[dict[str, Candidates], Field(validate_default=True)] = {}
+    """What to try, by the dotted name of any number, switch or choice of `student` or `distillation`: `{low: 0, high:
+    1}`, also with `log: true` or `step: 0.1`; `{choices: [rnn, lstm]}`; or a value, which fixes the setting. Without
+    a word here, alpha is searched over its whole range, the temperature from 1 (nothing softened) to 8 (where the loss
+    comes close to its limit), and dropout, learning rate and the two sizes around their defaults."""
+    seeds_per_trial: Annotated[int, Field(ge=1)] = 1
+    """Students per trial, with the first of `student.seeds`; their mean MCC counts. 1: for the same time, more settings
+    tell more than the same settings again. What is found is compared on the other seeds of `student.seeds` anyway."""
+    max_parameters: Annotated[int, Field(ge=1)] | None = None
+    """Largest student, in parameters. Larger ones are not trained, and not counted as trials. None: any that the space
+    allows."""
+    pruning: Literal["median", "none"] = "median"
+    """`median` stops a training whose best MCC so far is below the median of the others at that epoch (after Golovin et
+    al. 2017, "Google Vizier", section 3.2.2), which leaves time for better settings; `none` trains all to the end."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Decides what is drawn."""
+    grid: bool = False
+    """Try all of `alphas` with all of `temperatures` instead, each to its end and with nothing else changed: a map
+    without gaps. Off: a few sizes and learning rates matter more."""
+    alphas: Annotated[
+        tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...], Field(min_length=1), AfterValidator(_ascending)
+    ] = (0.0, 0.25, 0.5, 0.75, 0.9)
+    """The grid's. Without 1, which looks at no teacher and is the same for each temperature."""
+    temperatures: Annotated[
+        tuple[Annotated[float, Field(gt=0.0)], ...], Field(min_length=1), AfterValidator(_ascending)
+    ] = (1.0, 2.0, 4.0, 8.0)
+    """The grid's. Powers of two, since a temperature acts as a factor."""
+
+    @field_validator("space")
+    @classmethod
+    def _names_settings(cls, given: dict[str, Candidates]) -> dict[str, Candidates]:
+        """Check names and values against the settings themselves, and add what is searched by default.
+
+        In the order of the names: what is drawn depends on it.
+        """
+        settings = searchable()
+        found: dict[str, Candidates] = {}
+        problems: list[InitErrorDetails] = []
+        for name, candidates in sorted((_SPACE | given).items()):
+            try:
+                if name not in settings:
+                    raise _unknown(name, candidates)
+                found[name] = candidates.within(settings[name])
+            except ValidationError as error:
+                problems += _details(error, (name,))
+        if problems:
+            raise ValidationError.from_exception_data("space", problems)
+        return found
+
+    @model_validator(mode="after")
+    def _grid_is_free(self) -> Self:
+        """Refuse a grid over what is fixed."""
+        for name, axis in (("distillation.alpha", "alphas"), ("distillation.temperature", "temperatures")):
+            if self.grid and self.space[name].fixed:
+                raise ValueError(f"the grid varies {name}, which is fixed; give the one value as {axis} instead")
+        return self
+
+
 class PotstillConfig(Settings):
     """A whole run."""
 
     data: DataConfig = DataConfig()
     teacher: TeacherConfig = TeacherConfig()
+    transfer: TransferConfig = TransferConfig()
     student: StudentConfig = StudentConfig()
     distillation: DistillationConfig = DistillationConfig()
+    search: SearchConfig = SearchConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
     @classmethod
@@ -293,23 +633,19 @@ def _describe(item: Any) -> str:
     if item["type"] == "extra_forbidden":
         nearest = _nearest(location)
         return f"{path}: there is no such setting" + (f"; did you mean {nearest}?" if nearest else "")
-    message = str(item.get("ctx", {}).get("error", item["msg"]))  # our own checks' words, without pydantic's prefix
-    return f"{path}: {message}; found {item['input']!r}"
+    return f"{path}: {_message(item)}; found {item['input']!r}"
+
+
+def _message(item: Any) -> str:
+    """Return the words of our own checks without pydantic's prefix, and pydantic's where it checked."""
+    return str(item.get("ctx", {}).get("error", item["msg"]))
 
 
 def _nearest(location: Sequence[str]) -> str | None:
     """Find the setting that a name stands for: a like name in the same section, else the same name in another."""
     *section, name = location
-    settings = list(_names(PotstillConfig))
+    settings = [path for path, _ in _fields(PotstillConfig)]
     siblings = {path[-1]: path for path in settings if list(path[:-1]) == section}
     if like := difflib.get_close_matches(name, siblings, n=1):
         return ".".join(siblings[like[0]])
     return next((".".join(path) for path in settings if path[-1] == name), None)
-
-
-def _names(stage: type[Settings], section: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """List the paths of all sections and settings."""
-    for name, field in stage.model_fields.items():
-        yield (*section, name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
-            yield from _names(field.annotation, (*section, name))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,9 @@ from potstill.artifacts import read_json, write_json
 from potstill.config import RuntimeConfig
 from potstill.data import Examples
 from potstill.errors import ArtifactError
-from potstill.evaluation import Intervals, Metrics, Role, bootstrap_intervals, compute_metrics
+from potstill.evaluation import Calibration, Intervals, Metrics, Role, bootstrap_intervals, compute_metrics
 from potstill.runtime import Classifier
+from potstill.runtime.decision import decide, softmax
 from potstill.runtime.directory import TEACHER_MANIFEST, TRAINING_FILE, StudentFiles, is_teacher
 from potstill.teacher import Teacher
 
@@ -62,17 +63,25 @@ class TrainingRecord:
 
 
 class SavedModel(Protocol):
-    """Anything that turns texts into scores."""
+    """Anything that turns texts into scores, and scores into answers.
+
+    Its probabilities are softmax(logits / `temperature`), its answers what `decide` makes of them and `threshold`.
+    """
 
     label_names: tuple[str, ...]
     reads_pairs: bool
+    temperature: float
+    threshold: float | None
 
     def logits(self, examples: Examples) -> NDArray[np.float32]:
-        """Return the scores before the softmax, (texts, classes); the labels are not looked at."""
+        """Return the scores before temperature and softmax, (texts, classes); the labels are not looked at."""
 
 
 class TeacherModel:
-    """A saved teacher, computed by PyTorch."""
+    """A saved teacher, computed by PyTorch; its probabilities are as training left them."""
+
+    temperature: float = 1.0
+    threshold: float | None = None
 
     def __init__(self, teacher: Teacher) -> None:
         self._teacher = teacher
@@ -101,9 +110,11 @@ class StudentModel:
         self._classifier = classifier
         self.label_names = classifier.labels
         self.reads_pairs = classifier.reads_pairs
+        self.temperature = classifier.temperature
+        self.threshold = classifier.threshold
 
     def logits(self, examples: Examples) -> NDArray[np.float32]:
-        """Return the scores before the softmax, (texts, classes)."""
+        """Return the scores before temperature and softmax, (texts, classes)."""
         if examples.pairs is None:
             return self._classifier.logits(examples.texts)
         return self._classifier.logits(list(zip(examples.texts, examples.pairs, strict=True)))
@@ -118,12 +129,14 @@ class Measurement:
         metrics: Scores.
         intervals: 95 % interval of each score.
         sentences_per_second: Speed end to end, from strings.
+        calibration: How good the probabilities are.
     """
 
     predictions: NDArray[np.int64]
     metrics: Metrics
     intervals: Intervals
     sentences_per_second: float
+    calibration: Calibration
 
 
 def model_directories(path: Path) -> list[Path]:
@@ -144,15 +157,31 @@ def model_directories(path: Path) -> list[Path]:
     return found
 
 
+def load_teachers(path: Path, runtime: RuntimeConfig, which: Literal["best", "average"]) -> list[Teacher]:
+    """Load the teachers at `path` that shall judge: the best in selection, or all of them.
+
+    Raises:
+        ArtifactError: There is none, or one is damaged.
+        SourceError: A backbone can't be found or reached.
+    """
+    directories = _teacher_directories(path) if which == "average" else [find_teacher(path)]
+    return [Teacher.load(directory, runtime) for directory in directories]
+
+
+def _teacher_directories(path: Path) -> list[Path]:
+    teachers = [directory for directory in model_directories(path) if is_teacher(directory)]
+    if not teachers:
+        raise ArtifactError(f"{path}: expected a tuned teacher, found students\n  what to do: `potstill finetune`")
+    return teachers
+
+
 def find_teacher(path: Path) -> Path:
     """Return the teacher's directory at `path`: itself, or the best in selection of the teachers in it.
 
     Raises:
         ArtifactError: There is none.
     """
-    teachers = [directory for directory in model_directories(path) if is_teacher(directory)]
-    if not teachers:
-        raise ArtifactError(f"{path}: expected a tuned teacher, found students\n  what to do: `potstill finetune`")
+    teachers = _teacher_directories(path)
     if len(teachers) == 1:
         return teachers[0]
     finished = [directory for directory in teachers if (directory / TRAINING_FILE).is_file()]
@@ -185,7 +214,8 @@ def measure(model: SavedModel, examples: Examples) -> Measurement:
     require_same_kind(examples, reads_pairs=model.reads_pairs)
     _warm_up(model, examples)
     started = time.perf_counter()
-    predictions = model.logits(examples).argmax(axis=1)
+    logits = model.logits(examples)
+    predictions = decide(softmax(logits, model.temperature), model.threshold)
     seconds = time.perf_counter() - started
     classes = len(model.label_names)
     return Measurement(
@@ -193,6 +223,7 @@ def measure(model: SavedModel, examples: Examples) -> Measurement:
         metrics=compute_metrics(examples.labels, predictions, classes),
         intervals=bootstrap_intervals(examples.labels, predictions, classes),
         sentences_per_second=len(examples) / seconds,
+        calibration=Calibration.of(logits, examples.labels, model.temperature),
     )
 
 

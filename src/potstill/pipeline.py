@@ -4,33 +4,41 @@ from __future__ import annotations
 
 import csv
 import shlex
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from potstill.artifacts import new_run_directory, write_atomically, write_json
-from potstill.config import PotstillConfig
+from potstill.artifacts import digest, new_run_directory, write_atomically, write_json
+from potstill.config import PotstillConfig, PretrainingConfig, TrainingConfig
 from potstill.data import Corpus, load_corpus
 from potstill.data.tokenised import TrainingSet
-from potstill.distillation.loss import Objective
-from potstill.distillation.teacher_logits import teacher_logits
+from potstill.distillation.hidden import Matching, MatchingObjective, with_hidden_states
+from potstill.distillation.loss import Objective, balanced_weights
+from potstill.distillation.teacher_logits import judgement
 from potstill.environment import describe_environment
 from potstill.errors import ArtifactError, ConfigError
 from potstill.evaluation import DataSummary, McNemar, ModelResult, Role, Summary, mcnemar
+from potstill.lora.counting import count_parameters
 from potstill.models import Measurement, StudentModel, TeacherModel, TrainingRecord, measure, require_same_kind
 from potstill.report import write_report
 from potstill.runtime import Classifier
 from potstill.student.model import Student, check_tokenizer, student_bytes
-from potstill.teacher import Teacher, check_sources, count_parameters, teacher_bytes
+from potstill.student.pretraining import pretrain
+from potstill.teacher import Teacher, check_sources, teacher_bytes
 from potstill.training.compute import describe_compute, make_fabric
-from potstill.training.loop import FitResult, fit
+from potstill.training.loop import FitResult, Record, fit, predict_logits
 from potstill.training.progress import console
+from potstill.transfer.build import build_transfer_set
+from potstill.transfer.sets import TRANSFER_FILE, TransferSet
 
 CONFIG_FILE = "config.yaml"
 HISTORY_FILE = "history.jsonl"
+PRETRAINING_FILE = "pretraining.jsonl"
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,7 @@ class Trained:
             best_epoch=self.fit.best["epoch"],
             epochs=len(self.fit.history),
             history=self.fit.history,
+            calibration=measured.calibration,
         )
 
 
@@ -81,56 +90,144 @@ def finetune(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int 
     train_set, selection = map(teacher.tuning_set, (corpus.train, corpus.selection))
     if config.runtime.compile:
         teacher.classifier.compile_blocks()
-    directory.mkdir(parents=True, exist_ok=True)
     fitted = fit(
         teacher.classifier,
         train_set,
         selection,
-        Objective(),
+        Objective(class_weights=_class_weights(config.teacher.training, corpus)),
         config.teacher.training,
         fabric=teacher.fabric,
         seed=seed,
         history_file=directory / HISTORY_FILE,
         save=lambda: teacher.save(directory),
         title=f"teacher {seed}",
-        b_ratio=1.0 if teacher.lora is None else teacher.lora.learning_rate_ratio,
+        b_ratio=teacher.b_ratio,
     )
     size = teacher_bytes(directory, teacher.parameters[0])
     return teacher, _finish("teacher", seed, directory, fitted, teacher.parameters, size)
 
 
-def distill(config: PotstillConfig, corpus: Corpus, teacher: Teacher, directory: Path, seed: int = 0) -> Trained:
+def distill(
+    config: PotstillConfig,
+    corpus: Corpus,
+    teacher: Teacher | Sequence[Teacher],
+    directory: Path,
+    seed: int = 0,
+    *,
+    transfer: TransferSet | None = None,
+    on_student: Callable[[Student], object] | None = None,
+    on_epoch: Callable[[Record], object] | None = None,
+) -> Trained:
     """Train a student on the labels and the teacher's softened judgement.
 
     Args:
         config: `data`, `student`, `distillation` and `runtime` are used.
         corpus: The task.
-        teacher: Who judges; its classes must be the corpus's.
+        teacher: Who judges; its classes must be the corpus's. Several judge together, their probabilities averaged.
         directory: Where to save the student; made if need be.
         seed: Decides weights, batches and dropout.
+        transfer: More texts, without labels, for the student to learn the teacher's judgement of.
+        on_student: Gets the student before anything is trained; what it raises ends all.
+        on_epoch: See `fit`.
 
     Raises:
         ArtifactError: The teacher knows other classes, or judges pairs of texts where the corpus has single ones.
+        ConfigError: There are transfer texts, but no teacher is to be learnt from; or hidden states of pairs of texts
+            are to be matched.
     """
-    if not corpus.has_classes(teacher.manifest.label_names):
-        raise ArtifactError(
-            f"expected a teacher of the classes {list(corpus.label_names)}, found one of "
-            f"{list(teacher.manifest.label_names)}\n  what to do: tune a teacher on this data first"
+    teachers = (teacher,) if isinstance(teacher, Teacher) else tuple(teacher)
+    for one in teachers:
+        if not corpus.has_classes(one.manifest.label_names):
+            raise ArtifactError(
+                f"expected a teacher of the classes {list(corpus.label_names)}, found one of "
+                f"{list(one.manifest.label_names)}\n  what to do: tune a teacher on this data first"
+            )
+        require_same_kind(corpus.train, reads_pairs=one.manifest.pairs)
+    settings = config.distillation
+    objective = Objective(
+        settings.alpha, settings.temperature, settings.objective, _class_weights(config.student.training, corpus)
+    )
+    if transfer is not None and not objective.needs_teacher:
+        raise ConfigError(["distillation.alpha: 1 looks at no teacher, and a transfer set has no labels; lower it"])
+    if settings.hidden_weight and corpus.in_pairs:
+        raise ConfigError(
+            ["distillation.hidden_weight: single texts' words can be matched, pairs' can't; leave it at 0"]
         )
-    require_same_kind(corpus.train, reads_pairs=teacher.manifest.pairs)
-    student = _new_student(config, corpus, teacher.manifest.tokenizer, seed)
-    objective = Objective(config.distillation.alpha, config.distillation.temperature)
-    parts = (corpus.train, corpus.selection)
-    judged = [teacher_logits(teacher, part) if objective.needs_teacher else None for part in parts]
+    texts, weights = corpus.train, None
+    if transfer is not None:
+        require_same_kind(transfer.examples, reads_pairs=corpus.in_pairs)
+        texts = corpus.train.joined(transfer.examples)
+        weights = torch.cat([torch.ones(len(corpus.train)), transfer.weights(settings.source_weights)])
+    student = Student.create(
+        config.student,
+        corpus,
+        config.data.max_tokens,
+        teachers[0].manifest.tokenizer,
+        seed,
+        more_texts=() if transfer is None else transfer.examples.all_texts,
+        backbone=teachers[0].manifest.backbone,
+    )
+    if on_student is not None:
+        on_student(student)
+    parts = (texts, corpus.selection)
+    judged = [judgement(teachers, part) if objective.needs_teacher else None for part in parts]
     train_set, selection = map(student.training_set, parts, judged)
-    return _fit_student(config, student, train_set, selection, objective, "distilled", directory, seed)
+    if weights is not None:
+        train_set = replace(train_set, weights=weights / weights.mean())
+    pretrain(
+        student.network,
+        train_set,
+        selection,
+        config.student.pretraining,
+        fabric=make_fabric(config.runtime),
+        seed=seed,
+        history_file=directory / PRETRAINING_FILE,
+        title=f"language modelling {seed}",
+    )
+    if settings.hidden_weight:
+        train_set = with_hidden_states(train_set, student, teachers[0], texts)
+    return _fit_student(config, student, train_set, selection, objective, "distilled", directory, seed, on_epoch)
 
 
 def train(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int = 0) -> Trained:
-    """Train the same student from the labels alone: the baseline. Arguments as for `distill`."""
-    student = _new_student(config, corpus, config.teacher.tokenizer or config.teacher.backbone, seed)
+    """Train the same student from the labels alone: the baseline. Arguments as for `distill`.
+
+    Nothing of a teacher goes into it: no embeddings, and no language modelling first.
+    """
+    alone = {"embedding_init": "random", "pretraining": PretrainingConfig()}
+    config = config.model_copy(update={"student": config.student.model_copy(update=alone)})
+    tokenizer = config.teacher.tokenizer or config.teacher.backbone
+    student = Student.create(config.student, corpus, config.data.max_tokens, tokenizer, seed)
     train_set, selection = map(student.training_set, (corpus.train, corpus.selection))
-    return _fit_student(config, student, train_set, selection, Objective(), "baseline", directory, seed)
+    objective = Objective(class_weights=_class_weights(config.student.training, corpus))
+    return _fit_student(config, student, train_set, selection, objective, "baseline", directory, seed)
+
+
+def transfer_set(
+    config: PotstillConfig, corpus: Corpus, teacher: Teacher | Sequence[Teacher] | None, directory: Path
+) -> TransferSet | None:
+    """Build the transfer set that `config` asks for, and have it judged; None where it asks for none.
+
+    Args:
+        config: `data`, `transfer`, `teacher` (the backbone) and `runtime` are used.
+        corpus: The task.
+        teacher: Who judges; None: nobody yet.
+        directory: Where to keep it. What a call that was interrupted left there is gone on with.
+
+    Raises:
+        PotstillError: See `build_transfer_set`.
+    """
+    if not config.transfer.wanted:
+        return None
+    built = build_transfer_set(config, corpus, directory)
+    if teacher is None:
+        return built
+    teachers = (teacher,) if isinstance(teacher, Teacher) else tuple(teacher)
+    key = digest([one.key() for one in teachers])
+    if built.teacher != key:
+        built = built.judged(judgement(teachers, built.examples), key)
+        built.save(directory / TRANSFER_FILE)
+    return built
 
 
 def run(
@@ -151,7 +248,7 @@ def run(
         PotstillError: Data, backbone or settings can't be used; nothing is trained then.
     """
     corpus = load_corpus(config.data)
-    config = _resolved(config, corpus)
+    config = resolved(config, corpus)
     check_sources(config.teacher)
     check_tokenizer(config.student)
     directory = new_run_directory(out, name or corpus.name)
@@ -167,18 +264,18 @@ def run(
         answers[trained.record.role, trained.record.seed] = measured.predictions
         results.append(trained.result(measured))
 
-    best: tuple[Teacher, Trained] | None = None
+    tuned: list[tuple[Teacher, Trained]] = []
     for seed in config.teacher.seeds:
         teacher, trained = finetune(config, corpus, directory / "teacher" / f"seed-{seed}", seed)
         keep(trained, measure(TeacherModel(teacher), corpus.evaluation))
-        if best is None or trained.fit.best["mcc"] > best[1].fit.best["mcc"]:
-            best = teacher, trained
-    if best is None:
-        raise ConfigError(["teacher.seeds: expected at least one"])
-    teacher, chosen = best
+        tuned.append((teacher, trained))
+    best = max(tuned, key=lambda pair: pair[1].fit.best["mcc"])  # the first of equals
+    teachers = [teacher for teacher, _ in (tuned if config.distillation.teachers == "average" else [best])]
+    transfer = transfer_set(config, corpus, teachers, directory / "transfer")
     for seed in config.student.seeds:
+        target = directory / "distilled" / f"seed-{seed}"
         pair = (
-            distill(config, corpus, teacher, directory / "distilled" / f"seed-{seed}", seed),
+            distill(config, corpus, teachers, target, seed, transfer=transfer),
             train(config, corpus, directory / "baseline" / f"seed-{seed}", seed),
         )
         for trained in pair:
@@ -188,25 +285,38 @@ def run(
     summary = Summary(
         data=DataSummary.of(corpus),
         models=tuple(results),
-        teacher_seed=chosen.record.seed,
+        teacher_seed=best[1].record.seed,
         comparisons=dict(_comparisons(corpus, config.student.seeds, answers)),
         command=command or shlex.join(["potstill", "run", "--config", str(directory / CONFIG_FILE)]),
         config=config.model_dump(mode="json"),
         environment=environment,
+        transfer=None if transfer is None else transfer.summary,
     )
     write_report(summary, directory)
     return summary, directory
 
 
-def _resolved(config: PotstillConfig, corpus: Corpus) -> PotstillConfig:
+def resolved(config: PotstillConfig, corpus: Corpus) -> PotstillConfig:
     """Say which data `auto` came down to, so that the saved configuration repeats this run on any machine."""
     if config.data.source != "auto":
         return config
     return config.model_copy(update={"data": config.data.model_copy(update={"source": corpus.name})})
 
 
-def _new_student(config: PotstillConfig, corpus: Corpus, teacher_tokenizer: str, seed: int) -> Student:
-    return Student.create(config.student, corpus, config.data.max_tokens, teacher_tokenizer, seed)
+def _matching(
+    student: Student, train_set: TrainingSet, objective: Objective, weight: float
+) -> tuple[nn.Module, Objective | MatchingObjective]:
+    """Return what is fitted and to what: with the projection to the teacher's hidden states where there are any."""
+    if train_set.hidden is None:
+        return student.network, objective
+    model = Matching(student.network, train_set.hidden.values.shape[1])
+    return model, MatchingObjective(objective, weight, model.projection)
+
+
+def _class_weights(config: TrainingConfig, corpus: Corpus) -> Tensor | None:
+    if config.class_weights == "none":
+        return None
+    return balanced_weights(torch.from_numpy(corpus.train.labels), corpus.num_classes)
 
 
 def _fit_student(
@@ -218,21 +328,28 @@ def _fit_student(
     role: Role,
     directory: Path,
     seed: int,
+    on_epoch: Callable[[Record], object] | None = None,
 ) -> Trained:
-    """Fit a student; distilled and baseline differ in `objective` and in nothing else."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """Fit a student and calibrate it; distilled and baseline differ in `objective` and in nothing else."""
+    fabric = make_fabric(config.runtime)
+    model, loss = _matching(student, train_set, objective, config.distillation.hidden_weight)
     fitted = fit(
-        student.network,
+        model,
         train_set,
         selection,
-        objective,
+        loss,
         config.student.training,
-        fabric=make_fabric(config.runtime, large=False),
+        fabric=fabric,
         seed=seed,
         history_file=directory / HISTORY_FILE,
         save=lambda: student.save(directory),
         title=f"{role} {seed}",
+        on_epoch=on_epoch,
     )
+    exact = make_fabric(config.runtime.model_copy(update={"precision": "32-true"}))  # as the runtime will compute
+    logits = predict_logits(student.network, selection, exact).numpy()  # of the best epoch
+    tuned = config.student.threshold == "tuned"
+    student.calibrated(logits, selection.labels.numpy(), tune_threshold=tuned).save(directory)
     student.prove(directory)
     size = student_bytes(directory)
     return _finish(role, seed, directory, fitted, count_parameters(student.network), size)

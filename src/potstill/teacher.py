@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -32,7 +32,8 @@ from potstill.data.tokenised import TrainingSet, tokenise
 from potstill.errors import ArtifactError
 from potstill.frozen_states import frozen_states
 from potstill.lora import CONFIG_FILE, adapters, inject, load_adapter, merged, save_adapter
-from potstill.lora.quantised import QuantisedLinear, kernels, pack_weights, round_weights
+from potstill.lora.counting import count_parameters
+from potstill.lora.quantised import kernels, pack_weights, round_weights
 from potstill.runtime.directory import TEACHER_MANIFEST
 from potstill.teacher_manifest import TeacherManifest
 from potstill.tensors import load_tensors, save_tensors
@@ -185,6 +186,11 @@ class Teacher:
         return digest([self.manifest.base, json.dumps(config, sort_keys=True, default=str), settings])
 
     @property
+    def b_ratio(self) -> float:
+        """Learning rate of the adapters' B over that of all else, see `make_optimizer`; 1 where there are none."""
+        return 1.0 if self.lora is None else self.lora.learning_rate_ratio
+
+    @property
     def parameters(self) -> tuple[int, int]:
         """Count all parameters and those that are trained."""
         return count_parameters(self.classifier)
@@ -212,10 +218,16 @@ class Teacher:
     def logits(self, examples: Examples, title: str | None = None, *, cached: bool = True) -> Tensor:
         """Judge texts; returns (texts, classes), float32. A `title` shows a progress bar."""
         data = self.training_set(examples, cached=cached)
-        # Merging costs about what it saves on a thousand tokens. In bfloat16 it would round the update away.
-        merge = len(data.tokens.ids) > 4096 and not is_mixed(self.fabric) and self.manifest.base_bits is None
-        with merged(self.classifier) if merge else nullcontext():
+        worthwhile = len(data.tokens.ids) > 4096  # merging costs about what it saves on a thousand tokens
+        with self.merged() if worthwhile else nullcontext():
             return predict_logits(self.classifier, data, self.fabric, title=title)
+
+    def merged(self) -> AbstractContextManager[None]:
+        """Keep the adapters in the weights for a while, where they can be: a forward pass then costs less.
+
+        In bfloat16 a merged weight is rounded once, as the base's is anyway.
+        """
+        return merged(self.classifier) if self.manifest.base_bits is None else nullcontext()
 
 
 def prepare(model: PreTrainedModel, config: TeacherConfig) -> None:
@@ -244,13 +256,6 @@ def check_sources(config: TeacherConfig) -> None:
         kernels()
     load_config(config.backbone, random_init=config.random_init)
     load_tokenizer(config.tokenizer or config.backbone)
-
-
-def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
-    """Count all parameters of a model, packed or not, and those that require a gradient."""
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    packed = sum(module.numel for module in model.modules() if isinstance(module, QuantisedLinear))
-    return packed + sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
 
 
 def teacher_bytes(directory: Path, parameters: int) -> int:
@@ -289,7 +294,7 @@ def _prepend(tokenizer: Tokenizer, bos: str, bos_id: int) -> None:
 
 def _place(classifier: TextClassifier, runtime: RuntimeConfig) -> Fabric:
     """Choose device and precision and move the model there."""
-    fabric = make_fabric(runtime, large=True)
+    fabric = make_fabric(runtime)
     if fabric.device.type == "cpu":
         # PyTorch's fused attention is made for long sequences: with the plain one a training step on texts of 16 to
         # 128 tokens is faster on a CPU (benchmarks/attention.py).

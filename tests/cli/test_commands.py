@@ -9,24 +9,28 @@ import sys
 import pytest
 import yaml
 
-from potstill.cli import main
+from commandline import potstill
 
-COMMANDS = ("run", "finetune", "distill", "train", "evaluate", "predict", "serve", "merge", "params", "data")
+COMMANDS = (
+    "run",
+    "finetune",
+    "transfer",
+    "distill",
+    "search",
+    "train",
+    "evaluate",
+    "predict",
+    "serve",
+    "merge",
+    "params",
+    "data",
+)
 
 TINY = """
 data: {{source: embedded, limit: 120}}
 teacher: {{backbone: {backbone}, training: {{epochs: 1}}}}
 student: {{embedding_size: 8, hidden_size: 8, vocab_size: 300, training: {{epochs: 1}}, seeds: [0]}}
 """
-
-
-def potstill(*arguments):
-    """Run the command line in this process; return its exit status."""
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as exit_:
-        return exit_.code
-    return 0
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +210,8 @@ def test_evaluate_scores_every_model_of_a_run(run_directory, capsys):
     assert {(row["role"], row["seed"]): row["metrics"]["mcc"] for row in rows} == pytest.approx(reported)
     costs = {(m["role"], m["seed"]): (m["parameters"], m["bytes_on_disk"]) for m in summary["models"]}
     assert {(row["role"], row["seed"]): (row["parameters"], row["bytes_on_disk"]) for row in rows} == costs
+    calibrated = {(m["role"], m["seed"]): m["calibration"]["nll"] for m in summary["models"]}
+    assert {(row["role"], row["seed"]): row["calibration"]["nll"] for row in rows} == pytest.approx(calibrated)
     distilled = next(row for row in rows if row["role"] == "distilled")
     assert distilled["compared_with"] == "baseline/seed-0"
     assert distilled["mcnemar"] == summary["comparisons"]["0"]

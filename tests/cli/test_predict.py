@@ -9,22 +9,14 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from commandline import potstill
 
-from potstill.cli import main
-from potstill.runtime import stream
+from potstill.runtime import Classifier, stream
 
 SMALL = ("--embedding-size", "4", "--hidden-size", "4", "--vocab-size", "300", "--epochs", "1", "--seeds", "0")
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "another", "dog"]
-
-
-def potstill(*arguments):
-    """Run the command line in this process; return its exit status."""
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as exit_:
-        return exit_.code
-    return 0
 
 
 def train(directory, rows, *flags):
@@ -50,6 +42,27 @@ def pair_student(tmp_path_factory):
 def short_chunks(monkeypatch):
     """Many chunks in a small file."""
     monkeypatch.setattr(stream, "CHUNK_TEXTS", 4)
+
+
+def test_a_tuned_threshold_decides_the_labels(tmp_path, capsys):
+    rows = [f"{WORDS[i % 10]} {WORDS[i % 7]},{'yes' if i % 2 else 'no'}" for i in range(40)]
+    model = train(tmp_path, ["text,label", *rows], "--threshold", "tuned")
+    manifest = json.loads((model / "student.json").read_text())
+    assert 0 < manifest["threshold"] < 1
+    texts = sentences(20)
+    shares = Classifier.load(model).predict_proba(texts)[:, 1]
+    manifest["threshold"] = float(np.median(shares))  # this student's own says the same to everything, maybe
+    (model / "student.json").write_text(json.dumps(manifest))
+    capsys.readouterr()
+    file = tmp_path / "texts.txt"
+    file.write_text("\n".join(texts))
+    assert potstill("predict", model, file) == 0
+    found = answers(capsys.readouterr().out)
+    above = shares > manifest["threshold"]
+    assert [answer["label"] for answer in found] == ["yes" if one else "no" for one in above]
+    assert {answer["label"] for answer in found} == {"yes", "no"}
+    told = np.where(above, shares, 1 - shares)
+    assert [answer["probability"] for answer in found] == pytest.approx(told, abs=1e-4)
 
 
 def sentences(count):

@@ -108,7 +108,7 @@ def test_a_batch_is_padded_on_the_right_to_its_longest_text():
 def test_a_batch_takes_along_what_is_known_of_its_texts():
     tokens = TokenisedTexts(np.array([5, 6, 7, 8, 9, 5], np.int32), np.array([0, 3, 4, 6]))
     states, logits = np.arange(12, dtype=np.float32).reshape(6, 2), torch.tensor([[1.0], [2.0], [3.0]])
-    batch = TrainingSet(tokens, torch.tensor([1, 0, 1]), 2, logits, states).batch([2, 0]).to(torch.device("cpu"))
+    batch = TrainingSet(tokens, torch.tensor([1, 0, 1]), 2, logits, states=states).batch([2, 0]).to(torch.device("cpu"))
     assert batch.teacher_logits.tolist() == [[3.0], [1.0]]
     assert len(batch.inputs) == 3
     assert batch.states.shape == (2, 3, 2)

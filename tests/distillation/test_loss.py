@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,16 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import entropy
 from torch.nn.functional import cross_entropy
 
+from potstill.data import UNLABELLED
 from potstill.distillation import Objective, soft_divergence
+from potstill.distillation.loss import balanced_weights, soft_divergences
 from potstill.errors import TrainingError
 
 TEMPERATURES = [0.5, 1.0, 2.0, 5.0]
+
+
+def targets(labels: torch.Tensor, teacher_logits: torch.Tensor | None = None, weights=None) -> SimpleNamespace:
+    return SimpleNamespace(labels=labels, teacher_logits=teacher_logits, weights=weights)
 
 
 def make_logits(seed: int, batch: int = 6, classes: int = 3) -> torch.Tensor:
@@ -59,12 +67,12 @@ def test_the_gradient_is_that_of_finite_differences(alpha, temperature):
     objective = Objective(alpha, temperature)
     labels, teacher = torch.tensor([0, 2, 1, 1, 0, 2]), make_logits(2)
     student = make_logits(1).requires_grad_()
-    assert torch.autograd.gradcheck(lambda logits: objective(logits, labels, teacher)["loss"], (student,))
+    assert torch.autograd.gradcheck(lambda logits: objective(logits, targets(labels, teacher))["loss"], (student,))
 
 
 def test_the_whole_loss_weighs_its_parts():
     student, teacher, labels = make_logits(1), make_logits(2), torch.tensor([0, 2, 1, 1, 0, 2])
-    parts = Objective(alpha=0.3, temperature=2.0)(student, labels, teacher)
+    parts = Objective(alpha=0.3, temperature=2.0)(student, targets(labels, teacher))
     ce = -log_softmax(student.numpy(), axis=1)[np.arange(6), labels.numpy()].mean()
     assert parts["ce"].item() == pytest.approx(ce)
     assert parts["kl"].item() == pytest.approx(soft_divergence(student, teacher, 2.0).item())
@@ -74,7 +82,7 @@ def test_the_whole_loss_weighs_its_parts():
 def test_alpha_1_is_cross_entropy_and_looks_at_no_teacher():
     student, labels = make_logits(1), torch.tensor([0, 2, 1, 1, 0, 2])
     for teacher in (None, torch.full((6, 3), torch.nan)):
-        parts = Objective(alpha=1.0, temperature=2.0)(student, labels, teacher)
+        parts = Objective(alpha=1.0, temperature=2.0)(student, targets(labels, teacher))
         assert sorted(parts) == ["ce", "loss"]
         assert torch.equal(parts["loss"], cross_entropy(student, labels))
 
@@ -82,7 +90,7 @@ def test_alpha_1_is_cross_entropy_and_looks_at_no_teacher():
 def test_alpha_0_learns_nothing_from_the_labels():
     student, teacher = make_logits(1).requires_grad_(), make_logits(2)
     gradients = [
-        torch.autograd.grad(Objective(alpha=0.0)(student, torch.full((6,), label), teacher)["loss"], student)[0]
+        torch.autograd.grad(Objective(0.0)(student, targets(torch.full((6,), label), teacher))["loss"], student)[0]
         for label in (0, 1)
     ]
     assert torch.equal(*gradients)
@@ -90,4 +98,48 @@ def test_alpha_0_learns_nothing_from_the_labels():
 
 def test_a_missing_teacher_is_named():
     with pytest.raises(TrainingError, match=r"alpha = 0\.5 needs a teacher"):
-        Objective(alpha=0.5)(make_logits(1), torch.zeros(6, dtype=torch.long), None)
+        Objective(alpha=0.5)(make_logits(1), targets(torch.zeros(6, dtype=torch.long)))
+
+
+def test_a_text_without_a_label_learns_from_the_teacher_alone():
+    student, teacher = make_logits(1), make_logits(2)
+    labels = torch.tensor([0, UNLABELLED, 1, UNLABELLED, 0, 2])
+    parts = Objective(alpha=0.3, temperature=2.0)(student, targets(labels, teacher))
+    known = labels != UNLABELLED
+    ce = cross_entropy(student[known], labels[known], reduction="none")
+    divergences = soft_divergences(student, teacher, 2.0)
+    expected = (0.3 * ce + 0.7 * divergences[known]).sum() + divergences[~known].sum()
+    torch.testing.assert_close(parts["loss"], expected / 6)
+    torch.testing.assert_close(parts["ce"], ce.mean())
+
+
+def test_weights_scale_each_texts_loss():
+    student, teacher, labels = make_logits(1), make_logits(2), torch.tensor([0, UNLABELLED, 1, 1, 0, 2])
+    weights = torch.tensor([0.0, 2.0, 1.0, 0.0, 3.0, 0.0])
+    objective = Objective(alpha=0.5, temperature=2.0)
+    alone = [float(objective(student[[i]], targets(labels[[i]], teacher[[i]]))["loss"]) for i in range(6)]
+    loss = float(objective(student, targets(labels, teacher, weights))["loss"])
+    assert loss == pytest.approx(np.dot(weights, alone) / 6)
+
+
+def test_half_the_squared_distance_of_the_logits():
+    student, teacher = make_logits(1), make_logits(2)
+    parts = Objective(alpha=0.0, imitation="mse")(student, targets(torch.zeros(6, dtype=torch.long), teacher))
+    assert parts["loss"].item() == pytest.approx(0.5 * np.square(student - teacher).sum(axis=1).mean().item())
+
+
+def test_hard_labels_are_the_teachers_answers():
+    student, teacher = make_logits(1), make_logits(2)
+    parts = Objective(alpha=0.0, imitation="hard")(student, targets(torch.zeros(6, dtype=torch.long), teacher))
+    assert parts["hard"].item() == pytest.approx(cross_entropy(student, teacher.argmax(dim=1)).item())
+
+
+def test_balanced_weights_let_every_class_count_the_same():
+    labels = torch.tensor([0] * 6 + [1] * 3 + [UNLABELLED] * 5)
+    weights = balanced_weights(labels, 3)
+    assert weights.tolist() == pytest.approx([0.75, 1.5, 0.0])
+    assert float(weights[labels[:9]].mean()) == pytest.approx(1.0)
+    logits = make_logits(3, 14)
+    parts = Objective(class_weights=weights)(logits.float(), targets(labels))
+    expected = cross_entropy(logits.float(), labels, weights, ignore_index=UNLABELLED, reduction="none").sum() / 14
+    torch.testing.assert_close(parts["loss"], expected)

@@ -10,7 +10,7 @@ from potstill.export.onnx import build_model, prove_parity
 from potstill.runtime.session import open_session, run
 from potstill.student.network import DistilRNN, StudentSpec
 
-SHAPES = list(itertools.product(("rnn", "gru", "lstm"), (False, True), (1, 2, 3), ("last", "mean", "max")))
+SHAPES = list(itertools.product(("rnn", "gru", "lstm"), (False, True), (1, 2, 3), ("last", "mean", "max", "attention")))
 
 
 def make_student(cell="lstm", bidirectional=True, num_layers=1, pooling="max", **changes) -> DistilRNN:
@@ -49,7 +49,7 @@ def test_one_session_takes_any_batch_size_and_length():
     assert [node.type for node in session.get_inputs()] == ["tensor(int64)", "tensor(int32)"]
 
 
-@pytest.mark.parametrize("pooling", ["last", "mean", "max"])
+@pytest.mark.parametrize("pooling", ["last", "mean", "max", "attention"])
 def test_padding_changes_nothing_whatever_stands_in_it(pooling):
     session = open_session(build_model(make_student(pooling=pooling, num_layers=2)))
     alone = run(session, [[5, 6, 7]], padding_id=2)
@@ -58,12 +58,13 @@ def test_padding_changes_nothing_whatever_stands_in_it(pooling):
         np.testing.assert_allclose(beside_a_longer[:1], alone, atol=1e-6)
 
 
-def test_only_dynamic_axes_and_used_nodes_are_in_the_graph():
-    model = onnx.load_from_string(build_model(make_student(num_layers=3, pooling="last")))
+@pytest.mark.parametrize("pooling", ["last", "mean", "max", "attention"])
+def test_only_dynamic_axes_and_used_nodes_are_in_the_graph(pooling):
+    model = onnx.load_from_string(build_model(make_student(num_layers=3, pooling=pooling)))
     read = {name for node in model.graph.node for name in node.input}
-    states_of_the_top, lower_finals = 1, 2
+    states_or_final_of_the_top, lower_finals = 1, 2
     unread = [name for node in model.graph.node for name in node.output if name not in read | {"logits"}]
-    assert len(unread) == states_of_the_top + lower_finals
+    assert len(unread) == states_or_final_of_the_top + lower_finals
     assert {tensor.name for tensor in model.graph.initializer} <= read
 
 

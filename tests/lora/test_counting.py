@@ -4,8 +4,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from potstill.config import LoRAConfig, TeacherConfig
-from potstill.lora.counting import ModuleRow, cost, flops_per_token, module_rows, parameter_groups
-from potstill.teacher import count_parameters, prepare
+from potstill.lora.counting import ModuleRow, cost, count_parameters, flops_per_token, module_rows, parameter_groups
+from potstill.teacher import prepare
 
 OPTIONS = {
     "lora": {},

@@ -11,6 +11,7 @@ import pytest
 from potstill.config import PotstillConfig
 from potstill.data.examples import Corpus, Examples
 from potstill.evaluation import (
+    Calibration,
     DataSummary,
     ModelResult,
     Role,
@@ -70,7 +71,14 @@ def make_model(role: Role, seed: int, error_rate: float, epochs: int) -> ModelRe
         best_epoch=epochs,
         epochs=epochs,
         history=make_history(epochs, seed, distilled=role == "distilled"),
+        calibration=make_calibration(predictions, seed),
     )
+
+
+def make_calibration(predictions: np.ndarray, seed: int) -> Calibration:
+    """Let a model be sure of these answers to different degrees."""
+    certainty = np.random.default_rng(seed).gamma(2.0, 1.0, predictions.size)
+    return Calibration.of(np.where(predictions[:, None] == [0, 1], certainty[:, None], 0.0), LABELS)
 
 
 def build_summary(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,15 +9,18 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
+from potstill.config import PotstillConfig
 from potstill.evaluation import Summary
 from potstill.report import write_report
 from potstill.report.findings import findings
-from potstill.report.plots import draw_plots
+from potstill.report.markdown import report_text
+from potstill.report.plots import draw_plots, reliability
+from potstill.report.tables import ROLE_NAMES, percent
 
 MakeSummary = Callable[..., Summary]
 
 NO_BETTER = 'no better than always answering "acceptable"'
-PLOTS = {"comparison.png"} | {
+PLOTS = {"comparison.png", "reliability.png"} | {
     f"{role}_{kind}.png"
     for role in ("teacher", "distilled", "baseline")
     for kind in ("training_loss", "validation_loss", "accuracy")
@@ -38,7 +42,7 @@ def test_a_report_is_complete_and_its_links_lead_somewhere(make_summary: MakeSum
 
 
 @pytest.mark.parametrize(("seeds", "epochs"), [((0,), 1), ((0, 1, 2), 4)])
-def test_ten_plots_are_drawn(make_summary: MakeSummary, tmp_path: Path, seeds: tuple[int, ...], epochs: int) -> None:
+def test_eleven_plots_are_drawn(make_summary: MakeSummary, tmp_path: Path, seeds: tuple[int, ...], epochs: int) -> None:
     files = draw_plots(make_summary(seeds=seeds, epochs=epochs), tmp_path)
 
     assert {file.name for file in files} == PLOTS
@@ -51,6 +55,52 @@ def test_seeds_may_stop_at_different_epochs(make_summary: MakeSummary, tmp_path:
     models = tuple(replace(m, history=m.history[: 2 + m.seed % 2], best_epoch=2) for m in summary.models)
 
     assert len(draw_plots(replace(summary, models=models), tmp_path)) == len(PLOTS)
+
+
+def test_a_summary_of_before_calibration_is_reported_without(make_summary: MakeSummary, tmp_path: Path) -> None:
+    summary = make_summary(seeds=(0, 1))
+    content = json.loads(summary.to_json())
+    for model in content["models"]:
+        del model["calibration"]
+
+    write_report(Summary.from_json(json.dumps(content)), tmp_path)
+
+    assert {file.name for file in (tmp_path / "plots").iterdir()} == PLOTS - {"reliability.png"}
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "reliability.png" not in text
+    assert json.loads((tmp_path / "summary.json").read_text())["aggregate"]["distilled"]["ece"] is None
+
+
+def test_the_reliability_diagram_shows_error_points_and_counts(make_summary: MakeSummary) -> None:
+    summary = make_summary(seeds=(0, 1, 2))
+
+    figure = reliability(summary)
+
+    *diagrams, _, _, baseline_texts = figure.axes
+    assert len(figure.axes) == 6
+    assert [axes.get_title() for axes in diagrams] == [
+        f"{ROLE_NAMES[role]}: ECE {percent(summary.aggregate[role].ece.mean)}" for role in summary.roles
+    ]
+    diagonal, *seeds, pooled = diagrams[2].lines
+    assert diagonal.get_xydata().tolist() == [[0, 0], [100, 100]]
+    for line, model in zip(seeds, summary.of("baseline"), strict=True):
+        expected = [[100 * item.confidence, 100 * item.accuracy] for item in model.calibration.bins]
+        assert line.get_xydata().tolist() == expected
+    assert len(pooled.get_xdata()) == len(baseline_texts.patches)
+    assert sum(bar.get_height() for bar in baseline_texts.patches) == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "labels", "told"), [("tuned", 2, True), ("tuned", 3, False), ("argmax", 2, False)]
+)
+def test_a_tuned_threshold_is_told(make_summary: MakeSummary, threshold: str, labels: int, told: bool) -> None:
+    summary = make_summary()
+    config = PotstillConfig.build({"student": {"threshold": threshold}}).model_dump(mode="json")
+    data = replace(summary.data, label_names=("a", "b", "c")[:labels])
+
+    text = report_text(replace(summary, config=config, data=data), "plots")
+
+    assert ("above the student's threshold" in text) is told
 
 
 def test_names_are_no_formulas(make_summary: MakeSummary, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from potstill.evaluation import Summary
 from potstill.report import summary_table
-from potstill.report.tables import duration, magnitude, model_table
+from potstill.report.tables import duration, magnitude, model_table, percent, seed_table
 
 MakeSummary = Callable[..., Summary]
 
@@ -33,7 +33,20 @@ def test_several_seeds_show_their_spread_and_one_its_interval(make_summary: Make
     assert "[" in teacher
     assert "(3 seeds)" in distilled
     assert "±" in distilled
-    assert majority == '| always "acceptable" | 0 | 0 | – | 69.3 % | 0.000 | 0.818 | – | – |'
+    assert majority == '| always "acceptable" | 0 | 0 | – | 69.3 % | 0.000 | 0.818 | – | – | – |'
+
+
+def test_calibration_is_shown_with_its_spread(make_summary: MakeSummary) -> None:
+    summary = make_summary(seeds=(0, 1, 2))
+    ece = summary.aggregate["distilled"].ece
+    teacher = summary.of("teacher")[0].calibration
+    assert ece is not None
+    assert teacher is not None
+
+    models, seeds = (table(summary).to_markdown().splitlines() for table in (model_table, seed_table))
+
+    assert f"| {percent(ece.mean)} ± {percent(ece.std).removesuffix(' %')} |" in models[3]
+    assert f"| {percent(teacher.ece)} | {teacher.nll:.3f} |" in seeds[2]
 
 
 def test_a_label_with_a_bar_does_not_split_a_markdown_row(make_summary: MakeSummary) -> None:

@@ -35,6 +35,13 @@ def test_csv():
     ]
 
 
+@pytest.mark.parametrize(("threshold", "label", "probability"), [(0.7, "bad", 0.75), (0.8, "good", 0.25)])
+def test_a_threshold_decides_the_label_and_which_probability_is_told(threshold, label, probability):
+    writing = Writing("jsonl", LABELS, in_pairs=False, threshold=threshold)
+    answer = json.loads(writing.answers(TEXTS[:1], PROBABILITIES[:1]))
+    assert (answer["label"], answer["probability"]) == (label, probability)
+
+
 def test_pairs():
     pair = [Text(2, ("a", "b"), BEGINNING)]
     answer = json.loads(Writing("jsonl", LABELS, in_pairs=True).answers(pair, PROBABILITIES[:1]))

@@ -3,7 +3,7 @@ import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -95,6 +95,48 @@ def test_probabilities_are_the_softmax(student, classifier):
     found = classifier.predict_proba(TEXTS)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.fixture
+def tuned(student, tmp_path) -> Classifier:
+    """The same network cut down to two classes, with a temperature and a threshold."""
+    two = DistilRNN(StudentSpec(**(asdict(student.spec) | {"num_classes": 2})))
+    two.load_state_dict(student.state_dict() | {name: tensor[:2] for name, tensor in head_of(student).items()})
+    files = StudentFiles(tmp_path)
+    Manifest(asdict(two.spec), LABELS[:2], MAX_TOKENS, temperature=2.5, threshold=0.3).save(files.manifest)
+    files.model.write_bytes(build_model(two))
+    make_tokenizer().save(str(files.tokenizer))
+    return Classifier.load(tmp_path, batch_size=4, threads=1)
+
+
+def head_of(student):
+    return {name: tensor for name, tensor in student.state_dict().items() if name.startswith("head.")}
+
+
+def test_temperature_and_threshold_make_the_answers(student, tuned):
+    expected = torch.from_numpy(torch_logits(student, TEXTS)[:, :2])
+    probabilities = tuned.predict_proba(TEXTS)
+    np.testing.assert_allclose(tuned.logits(TEXTS), expected, atol=1e-5)  # the graph's own
+    np.testing.assert_allclose(probabilities, (expected / 2.5).softmax(dim=1), atol=1e-5)
+    found = tuned.predict(TEXTS).tolist()
+    assert found == [LABELS[int(share > 0.3)] for share in probabilities[:, 1]]
+    assert found != [LABELS[place] for place in probabilities.argmax(axis=1)]  # the comparison says something
+
+
+def test_eight_threads_get_the_same_thresholded_answers(tuned):
+    inputs = [TEXTS, TEXTS[:3]] * 40
+    expected = [tuned.predict(texts).tolist() for texts in inputs]
+    with ThreadPoolExecutor(8) as pool:
+        assert [found.tolist() for found in pool.map(tuned.predict, inputs)] == expected
+
+
+def test_a_student_of_before_temperatures_answers_with_the_softmax(directory, classifier):
+    path = directory / "student.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({key: content[key] for key in content.keys() - {"temperature", "threshold"}}))
+    old = Classifier.load(directory, batch_size=4, threads=1)
+    assert (old.temperature, old.threshold) == (1.0, None)
+    np.testing.assert_array_equal(old.predict_proba(TEXTS), classifier.predict_proba(TEXTS))
 
 
 def test_pairs_are_read_together(student, pair_classifier):
@@ -213,6 +255,17 @@ class TestDamage:
             ({"label_names": ["good", "bad", "bad"]}, "expected 3 different label_names"),
             ({"pairs": "no"}, "expected true or false as pairs, found 'no'"),
             ({"max_tokens": 0}, "expected a positive whole number as max_tokens, found 0"),
+            ({"temperature": 0}, "expected a finite number above 0 as temperature, found 0"),
+            ({"temperature": -1.5}, r"a finite number above 0 as temperature, found -1\.5"),
+            ({"temperature": float("inf")}, "a finite number above 0 as temperature, found inf"),
+            ({"temperature": float("nan")}, "a finite number above 0 as temperature, found nan"),
+            ({"temperature": None}, "a finite number above 0 as temperature, found None"),
+            ({"temperature": True}, "a finite number above 0 as temperature, found True"),
+            ({"threshold": 0}, "a number above 0 and below 1, or null, as threshold, found 0"),
+            ({"threshold": 1.0}, r"a number above 0 and below 1, or null, as threshold, found 1\.0"),
+            ({"threshold": float("nan")}, "a number above 0 and below 1, or null, as threshold, found nan"),
+            ({"threshold": "0.5"}, "a number above 0 and below 1, or null, as threshold, found '0.5'"),
+            ({"threshold": 0.5}, r"expected null as threshold of 3 classes, found 0\.5"),
         ],
     )
     def test_manifest_that_can_not_be_used(self, directory, changes, message):
@@ -242,6 +295,8 @@ class TestDamage:
 
 
 def test_the_manifest_reads_back_what_it_wrote(tmp_path):
-    manifest = Manifest({"vocab_size": 9, "num_classes": 2, "padding_id": 0}, ("não", "sim"), 5)
-    manifest.save(tmp_path / "student.json")
-    assert Manifest.load(tmp_path / "student.json") == manifest
+    spec = {"vocab_size": 9, "num_classes": 2, "padding_id": 0}
+    plain = Manifest(spec, ("não", "sim"), 5)
+    for manifest in (plain, replace(plain, pairs=True, temperature=1 / 3, threshold=0.1 + 0.2)):
+        manifest.save(tmp_path / "student.json")
+        assert Manifest.load(tmp_path / "student.json") == manifest

@@ -29,8 +29,8 @@ SMALL = ("--embedding-size", "4", "--hidden-size", "4", "--vocab-size", "300", "
 class Rule:
     """A model whose answer anyone can work out: a text with the word "good" is good. It can be held up, or fail."""
 
-    def __init__(self, name: str = "rule", *, reads_pairs: bool = False) -> None:
-        self.name, self.reads_pairs = name, reads_pairs
+    def __init__(self, name: str = "rule", *, reads_pairs: bool = False, threshold: float | None = None) -> None:
+        self.name, self.reads_pairs, self.threshold = name, reads_pairs, threshold
         self.batches: list[int] = []
         self.entered = threading.Semaphore(0)
         self.gate = threading.Event()
@@ -48,7 +48,7 @@ class Rule:
         return np.stack([1 - share, share], axis=1).astype(np.float32)
 
     def served(self) -> ServedModel:
-        return ServedModel(self.name, "student", LABELS, self.reads_pairs, self.probabilities)
+        return ServedModel(self.name, "student", LABELS, self.reads_pairs, self.probabilities, self.threshold)
 
 
 Client = httpx.AsyncClient

@@ -63,6 +63,20 @@ class TestAnswers:
         named = [[answer["model"] for answer in response.json()["answers"]] for response in (several, default, one)]
         assert named == [["c", "a"], ["a"], ["b"]]
 
+    async def test_a_threshold_decides_the_label(self, serve, make_rule):
+        plain, eager, strict = (make_rule(name, threshold=at) for name, at in (("a", None), ("b", 0.1), ("c", 0.95)))
+        async with serve(plain, eager, strict) as client:
+            response = await ask(client, "good", "so", model=["a", "b", "c"])
+            listed = (await client.get("/v1/models")).json()["models"]
+        found = [
+            [(one["label"], one["probability"]) for one in answer["predictions"]]
+            for answer in response.json()["answers"]
+        ]
+        assert found[0] == [("good", 0.9), ("bad", 0.8)]
+        assert found[1] == [("good", 0.9), ("good", 0.2)]
+        assert found[2] == [("bad", 0.1), ("bad", 0.8)]
+        assert [model["threshold"] for model in listed] == [None, 0.1, 0.95]
+
     async def test_pairs(self, serve, make_rule):
         pairs, texts = make_rule("pairs", reads_pairs=True), make_rule("texts")
         async with serve(pairs, texts) as client:
@@ -88,7 +102,7 @@ class TestAnswers:
         async with serve(rule, limits=Limits(max_texts=7), examples=["Is it so?"]) as client:
             listed = (await client.get("/v1/models")).json()
         assert listed["models"] == [
-            {"name": "rule", "kind": "student", "labels": ["bad", "good"], "reads_pairs": False}
+            {"name": "rule", "kind": "student", "labels": ["bad", "good"], "reads_pairs": False, "threshold": None}
         ]
         assert listed["limits"]["max_texts"] == 7
         assert listed["examples"] == ["Is it so?"]

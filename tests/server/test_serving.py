@@ -12,9 +12,12 @@ import threading
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 
 from potstill.cli import main
 from potstill.errors import ServeError
+from potstill.runtime import Classifier
+from potstill.server import create_app
 from potstill.server.models import find_models, open_models
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,6 +70,26 @@ class TestFinding:
     def test_what_can_not_be_served(self, student, tmp_path, arguments, message):
         with pytest.raises(ServeError, match=rf"(?s){message}.*\n  what to do: "):
             find_models([argument.format(empty=tmp_path, student=student) for argument in arguments])
+
+
+def test_a_students_temperature_and_threshold_are_served(student, tmp_path):
+    """Of texts with the same most probable class, the threshold calls one so and the other not."""
+    texts = ["the cat", "a dog", "the mat"]
+    tuned = tmp_path / "tuned"
+    shutil.copytree(student, tuned)
+    manifest = json.loads((tuned / "student.json").read_text()) | {"temperature": 0.5}
+    (tuned / "student.json").write_text(json.dumps(manifest))
+    shares = Classifier.load(tuned).predict_proba(texts)[:, 1]
+    low, middle, high = sorted(shares.tolist())
+    manifest["threshold"] = (low + middle) / 2 if middle < 0.5 else (middle + high) / 2
+    (tuned / "student.json").write_text(json.dumps(manifest))
+    (model,) = open_models({"tuned": tuned}, 1, lambda: None)
+    with TestClient(create_app([model])) as client:
+        (answer,) = client.post("/v1/predict", json={"texts": texts}).json()["answers"]
+    expected = ["yes" if share > manifest["threshold"] else "no" for share in shares]
+    assert expected != ["yes" if share > 0.5 else "no" for share in shares]
+    assert [one["label"] for one in answer["predictions"]] == expected
+    assert [one["probabilities"]["yes"] for one in answer["predictions"]] == pytest.approx(shares, abs=1e-4)
 
 
 def test_a_teacher_is_served_as_it_judges(tiny_backbone, tmp_path):

@@ -1,13 +1,19 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from potstill.config import RuntimeConfig, StudentConfig
 from potstill.data import Corpus, Examples
+from potstill.errors import ConfigError
 from potstill.runtime import Classifier
-from potstill.runtime.directory import StudentFiles
+from potstill.runtime.directory import Manifest, StudentFiles
+from potstill.student import StudentSpec
 from potstill.student import model as student_model
+from potstill.student.embeddings import teacher_embeddings
 from potstill.student.model import PADDING_TOKEN, Student, student_bytes, train_vocabulary
 from potstill.training import make_fabric, predict_logits
 
@@ -25,13 +31,15 @@ def make_corpus(pairs: tuple[str, ...] | None = None) -> Corpus:
     return Corpus("toy", "made up", ("no", "yes"), train, train, train)
 
 
-def make_student(seed: int = 0, pairs: tuple[str, ...] | None = None, **settings) -> Student:
+def make_student(
+    seed: int = 0, pairs: tuple[str, ...] | None = None, more_texts=(), teacher="teacher's", backbone=None, **settings
+) -> Student:
     config = StudentConfig(**{"embedding_size": 6, "hidden_size": 5, "vocab_size": 300} | settings)
-    return Student.create(config, make_corpus(pairs), max_tokens=16, teacher_tokenizer="teacher's", seed=seed)
+    return Student.create(config, make_corpus(pairs), 16, teacher, seed=seed, more_texts=more_texts, backbone=backbone)
 
 
 def logits(student: Student, examples: Examples) -> np.ndarray:
-    fabric = make_fabric(RuntimeConfig(device="cpu"), large=False)
+    fabric = make_fabric(RuntimeConfig(device="cpu", precision="32-true"))
     return predict_logits(student.network, student.training_set(examples), fabric).numpy()
 
 
@@ -51,6 +59,27 @@ def test_the_runtime_answers_as_the_trained_student_does(tmp_path, pairs):
     np.testing.assert_allclose(found, logits(student, examples), atol=1e-5)
 
 
+def test_calibration_reaches_the_runtime(tmp_path):
+    student, corpus = make_student(), make_corpus()
+    own = logits(student, corpus.train)
+    one_sided = np.stack([own[:, 0], own[:, 0] - 1.0 + own[:, 1] * 1e-3], axis=1)  # class 1 is never the more probable
+    plain, tuned = (student.calibrated(one_sided, corpus.train.labels, tune_threshold=tune) for tune in (False, True))
+    assert plain.temperature == tuned.temperature != 1.0
+    assert plain.threshold is None
+    assert 0 < tuned.threshold < 0.5
+    tuned.save(tmp_path)
+    classifier = Classifier.load(tmp_path)
+    assert (classifier.temperature, classifier.threshold) == (tuned.temperature, tuned.threshold)
+    np.testing.assert_allclose(classifier.logits(corpus.train.texts), own, atol=1e-5)
+
+
+def test_more_than_two_classes_have_no_threshold():
+    student = dataclasses.replace(make_student(), label_names=("a", "b", "c"))
+    calibrated = student.calibrated(np.eye(3, dtype=np.float32), np.array([0, 1, 1]), tune_threshold=True)
+    assert calibrated.threshold is None
+    assert calibrated.temperature != 1.0
+
+
 def test_size_on_disk_leaves_out_what_prediction_does_not_need(tmp_path):
     make_student().save(tmp_path)
     files = StudentFiles(tmp_path)
@@ -67,7 +96,7 @@ def test_teacher_logits_travel_with_the_texts():
 
 
 def test_the_vocabulary_is_deterministic_and_knows_every_text():
-    first, second = (train_vocabulary(make_corpus().train, 300) for _ in range(2))
+    first, second = (train_vocabulary(make_corpus().train.all_texts, 300) for _ in range(2))
     assert first.to_str() == second.to_str()
     assert first.get_vocab_size() <= 300
     for text in ("unseen words", "ßþ漢字", "🙂\t\n"):
@@ -75,15 +104,66 @@ def test_the_vocabulary_is_deterministic_and_knows_every_text():
 
 
 def test_the_smallest_allowed_vocabulary_is_bytes_and_padding():
-    tokenizer = train_vocabulary(make_corpus().train, 257)
+    tokenizer = train_vocabulary(make_corpus().train.all_texts, 257)
     assert tokenizer.get_vocab_size() == 257
     assert tokenizer.token_to_id(PADDING_TOKEN) is not None
 
 
 def test_second_texts_count_for_the_vocabulary():
     pairs = ("zyzzyva zyzzyva",) * 6
-    tokens = [train_vocabulary(make_corpus(p).train, 300).encode("zyzzyva").tokens for p in (None, pairs)]
+    tokens = [train_vocabulary(make_corpus(p).train.all_texts, 300).encode("zyzzyva").tokens for p in (None, pairs)]
     assert len(tokens[1]) < len(tokens[0])
+
+
+def test_more_texts_count_for_the_vocabulary_and_none_change_nothing():
+    plain, alike, more = (make_student(more_texts=texts).tokenizer for texts in ((), [], ["zyzzyva"] * 6))
+    assert plain.to_str() == alike.to_str() == train_vocabulary(make_corpus().train.texts, 300).to_str()
+    assert len(more.encode("zyzzyva").ids) < len(plain.encode("zyzzyva").ids)
+
+
+@pytest.mark.parametrize("tokenizer", ["bpe", "teacher"])
+def test_embeddings_may_begin_as_the_teachers(tiny_backbone, tmp_path, tokenizer):
+    words = ["the", "cat", "sat", "a", "dog", "ran", "away", "birds", "sing", "wet", "grass"]
+    vocabulary = Tokenizer(models.WordLevel({word: n for n, word in enumerate(["<unk>", *words])}, "<unk>"))
+    vocabulary.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=vocabulary, unk_token="<unk>", pad_token="<unk>").save_pretrained(tmp_path)
+    names = {"backbone": str(tiny_backbone), "teacher": str(tmp_path)}
+    more = ("the dog sat", "birds ran") * 5
+    fresh, started = (
+        make_student(more_texts=more, vocab_size=400, embedding_init=start, tokenizer=tokenizer, **names)
+        for start in ("random", "teacher")
+    )
+    texts = (*make_corpus().train.texts, *more)
+    spec = started.network.spec
+    read = started.training_set(Examples(texts, np.zeros(len(texts), np.int64))).tokens.ids
+    expected = teacher_embeddings(
+        started.tokenizer,
+        np.bincount(read, minlength=spec.vocab_size),
+        spec.embedding_size,
+        spec.padding_id,
+        backbone=names["backbone"],
+        teacher_tokenizer=names["teacher"],
+    )
+    assert torch.equal(started.network.embedding.weight, expected)
+    assert started.network.embedding.weight.requires_grad
+    for name, tensor in fresh.network.state_dict().items():
+        assert torch.equal(tensor, started.network.state_dict()[name]) == (name != "embedding.weight")
+
+
+def test_a_random_start_asks_for_no_backbone_and_the_teachers_does(monkeypatch):
+    monkeypatch.setattr(student_model, "teacher_embeddings", None)  # calling it would fail
+    make_student()
+    with pytest.raises(ConfigError, match="embedding_init: `teacher` needs a teacher, found none; choose `random`"):
+        make_student(embedding_init="teacher")
+
+
+def test_the_pooling_and_the_word_dropout_reach_the_network_and_the_manifest(tmp_path):
+    student = make_student(pooling="attention", word_dropout=0.3)
+    student.save(tmp_path)
+    spec = StudentSpec(**Manifest.load(StudentFiles(tmp_path).manifest).spec)
+    assert spec == student.network.spec
+    assert (spec.pooling, spec.word_dropout) == ("attention", 0.3)
+    student.prove(tmp_path)
 
 
 class LoadedTokenizer:

@@ -7,24 +7,24 @@ from potstill.errors import ConfigError
 from potstill.training import compute
 
 
-@pytest.mark.parametrize(("fast", "large", "mixed"), [(True, True, True), (True, False, False), (False, True, False)])
-def test_auto_takes_bfloat16_for_large_models_where_it_is_fast(monkeypatch, fast, large, mixed):
+@pytest.mark.parametrize("fast", [True, False])
+def test_auto_takes_bfloat16_where_it_is_fast(monkeypatch, fast):
     monkeypatch.setattr(compute, "has_fast_bfloat16", lambda device: fast)
-    fabric = compute.make_fabric(RuntimeConfig(device="cpu"), large=large)
-    assert compute.is_mixed(fabric) is mixed
+    fabric = compute.make_fabric(RuntimeConfig(device="cpu"))
+    assert compute.is_mixed(fabric) is fast
     assert fabric.device.type == "cpu"
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_a_named_precision_is_taken_as_it_is(precision):
-    fabric = compute.make_fabric(RuntimeConfig(device="cpu", precision=precision), large=True)
+    fabric = compute.make_fabric(RuntimeConfig(device="cpu", precision=precision))
     assert compute.is_mixed(fabric) is (precision == "bf16-mixed")
 
 
 def test_a_missing_device_is_refused_with_what_there_is(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"runtime\.device: 'cuda' is not available here, found cpu"):
-        compute.make_fabric(RuntimeConfig(device="cuda"), large=True)
+        compute.make_fabric(RuntimeConfig(device="cuda"))
 
 
 def test_the_probe_answers_for_every_device():

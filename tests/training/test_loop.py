@@ -12,9 +12,10 @@ from potstill.distillation import Objective
 from potstill.errors import TrainingError
 from potstill.student import DistilRNN, StudentSpec
 from potstill.training import fit, make_fabric, predict_logits
+from potstill.training.progress import silence
 
 VOCABULARY = 30
-FABRIC = make_fabric(RuntimeConfig(device="cpu"), large=False)
+FABRIC = make_fabric(RuntimeConfig(device="cpu", precision="32-true"))
 LABEL_KEYS = ["epoch", "train_loss", "train_ce", "selection_loss", "selection_ce", "accuracy", "mcc", "f1"]
 PACE_KEYS = ["learning_rate", "seconds", "tokens_per_second", "sentences_per_second"]
 
@@ -71,7 +72,9 @@ def one_thread():
 def train(tmp_path):
     """Return a function that fits a model with small settings."""
 
-    def run(model, data, selection=None, loss=None, *, seed=0, save=lambda: None, b_ratio=1.0, **settings):
+    def run(
+        model, data, selection=None, loss=None, *, seed=0, save=lambda: None, b_ratio=1.0, on_epoch=None, **settings
+    ):
         config = TrainingConfig(**{"epochs": 2, "batch_size": 4, "learning_rate": 1e-2} | settings)
         return fit(
             model,
@@ -85,6 +88,7 @@ def train(tmp_path):
             save=save,
             title="trial",
             b_ratio=b_ratio,
+            on_epoch=on_epoch,
         )
 
     return run
@@ -172,6 +176,36 @@ def test_stops_early_and_ends_with_the_best_epoch_which_is_saved(train):
     assert float(loss) == pytest.approx(result.best["selection_loss"], rel=1e-6)
 
 
+def test_every_epochs_record_is_handed_on_after_it_is_saved(train):
+    seen, saved = [], []
+    result = train(
+        make_network(), make_set(12), save=lambda: saved.append(len(seen)), on_epoch=lambda record: seen.append(record)
+    )
+    assert tuple(seen) == result.history
+    assert saved[0] == 0
+
+
+def test_who_looks_on_may_end_the_training(train, tmp_path):
+    class EnoughError(Exception):
+        pass
+
+    def stop(record):
+        if record["epoch"] == 2:
+            raise EnoughError
+
+    with pytest.raises(EnoughError):
+        train(make_network(), make_set(12), epochs=5, on_epoch=stop)
+    assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_training_can_be_silent(train, capsys):
+    with silence():
+        train(AlwaysTheSame(), make_set(10))  # which would be warned of
+    assert capsys.readouterr().err == ""
+    train(make_network(), make_set(10))
+    assert "epoch 2/2" in capsys.readouterr().err
+
+
 def test_between_equal_scores_the_lower_loss_wins(train):
     result = train(AlwaysTheSame(), make_set(10), metric="mcc", epochs=3)
     assert {record["mcc"] for record in result.history} == {0.0}
@@ -244,9 +278,11 @@ class BreaksDown:
     def __init__(self, *, call: int, training: bool):
         self.left, self.training = call, training
 
-    def __call__(self, logits, labels, teacher_logits):
+    score = Objective.score
+
+    def __call__(self, logits, targets):
         self.left -= logits.requires_grad == self.training
-        parts = Objective()(logits, labels, teacher_logits)
+        parts = Objective()(logits, targets)
         return {name: value * (math.nan if self.left <= 0 else 1.0) for name, value in parts.items()}
 
 

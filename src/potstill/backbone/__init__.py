@@ -3,7 +3,14 @@
 from potstill.backbone.classifier import TextClassifier, build_classifier
 from potstill.backbone.head import head_modules
 from potstill.backbone.prefix import FrozenPrefix
-from potstill.backbone.sources import EMBEDDED, load_config, load_tokenizer, padding_id
+from potstill.backbone.sources import (
+    EMBEDDED,
+    load_config,
+    load_embeddings,
+    load_language_model,
+    load_tokenizer,
+    padding_id,
+)
 
 __all__ = [
     "EMBEDDED",
@@ -12,6 +19,8 @@ __all__ = [
     "build_classifier",
     "head_modules",
     "load_config",
+    "load_embeddings",
+    "load_language_model",
     "load_tokenizer",
     "padding_id",
 ]

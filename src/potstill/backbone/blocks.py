@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import nn
 from transformers import PreTrainedModel
 
+from potstill.backbone.head import head_modules
+
 
 def block_names(model: PreTrainedModel) -> list[str]:
     """Return the dotted names of the blocks from first to last: the members of the outermost module lists."""
@@ -15,15 +17,14 @@ def block_names(model: PreTrainedModel) -> list[str]:
     return blocks
 
 
-def frozen_depth(model: PreTrainedModel, head: dict[str, nn.Module]) -> int:
+def frozen_depth(model: PreTrainedModel) -> int:
     """Count the leading blocks whose output never changes, because nothing in them or before them is trained.
 
     Args:
         model: A classification model, frozen as it will be trained.
-        head: What turns hidden states into logits, by dotted name: it comes after all blocks.
     """
     blocks = block_names(model)
-    after = tuple(f"{name}." for name in (*head, *blocks))
+    after = tuple(f"{name}." for name in (*head_modules(model), *blocks))  # the head comes after all blocks
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     if any(not name.startswith(after) for name in trained):
         return 0  # embeddings, say

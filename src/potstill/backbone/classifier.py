@@ -88,15 +88,19 @@ class TextClassifier(nn.Module):
                 stack.enter_context(self.prefix.recall(states))
             return self._classify(*pad_right(input_ids, attention_mask))
 
+    def states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the last hidden state of every token, (batch, length, hidden); the padding is on the right."""
+        # Without padding no mask is passed: attention then takes its fastest causal kernel.
+        mask = None if bool(attention_mask.all()) else attention_mask
+        options = {"use_cache": False} if self.is_decoder else {}
+        states: Tensor = self.model.base_model(input_ids=input_ids, attention_mask=mask, **options).last_hidden_state
+        return states
+
     def _classify(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         if not self.is_decoder:
             encoded: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
             return encoded.float()
-        # Without padding no mask is passed: attention then takes its fastest causal kernel.
-        mask = None if bool(attention_mask.all()) else attention_mask
-        states: Tensor = self.model.base_model(
-            input_ids=input_ids, attention_mask=mask, use_cache=False
-        ).last_hidden_state  # (batch, length, hidden)
+        states = self.states(input_ids, attention_mask)
         last = attention_mask.sum(dim=1) - 1
         pooled = states[torch.arange(len(states), device=states.device), last]  # (batch, hidden)
         logits: Tensor = self.model.get_submodule("score")(pooled)

@@ -27,15 +27,14 @@ class FrozenPrefix:
     Attributes:
         classifier: The whole model.
         blocks: The frozen blocks, from first to last.
-        trained: What of the pretrained base comes behind them and is trained.
+        trained: What comes behind them and is trained: the other blocks and the head.
     """
 
     def __init__(self, classifier: TextClassifier, depth: int) -> None:
         modules = [classifier.model.get_submodule(name) for name in block_names(classifier.model)]
-        pooler = getattr(classifier.model.base_model, "pooler", None)
         self.classifier = classifier
         self.blocks = modules[:depth]
-        self.trained = [*modules[depth:], *([pooler] if isinstance(pooler, nn.Module) else [])]
+        self.trained = [*modules[depth:], *head_modules(classifier.model).values()]
         self._also_returned: tuple[None, ...] | None = None  # some families' blocks return a tuple: (states, …)
 
     @classmethod
@@ -45,8 +44,7 @@ class FrozenPrefix:
         None where the first block is trained already, and where the family can't be resumed from the states alone (it
         runs a block more than once, as ALBERT does, or packs its batches): a trial on a few tokens tells.
         """
-        model = classifier.model
-        depth = frozen_depth(model, head_modules(model))
+        depth = frozen_depth(classifier.model)
         if depth == 0:
             return None
         prefix = cls(classifier, depth)

@@ -6,8 +6,6 @@ import contextlib
 import functools
 import importlib.util
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,8 @@ import transformers
 from safetensors import SafetensorError
 from transformers import (
     CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
@@ -28,7 +28,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from potstill.artifacts import cache_directory, file_digest
+from potstill.artifacts import cache_directory, file_digest, write_directory_atomically
 from potstill.backbone.head import head_modules
 from potstill.errors import SourceError
 from potstill.hub import hub_answers
@@ -156,14 +156,49 @@ def load_model(name: str, config: PretrainedConfig, *, random_init: bool = False
             f"backbone {name!r}: transformers has no sequence classification model for {config.model_type!r}\n"
             f"  what to do: choose a decoder or encoder that has one (gpt2, llama, qwen2, opt, bert, roberta …)"
         )
+    model, loading = _load(AutoModelForSequenceClassification, name, config, random_init=random_init)
+    head = tuple(f"{module}." for module in head_modules(model))
+    _audit(model, loading, name, may_be_random=head)
+    return model
+
+
+def load_language_model(name: str, config: PretrainedConfig, *, random_init: bool = False) -> PreTrainedModel:
+    """Load a causal language model, float32. Arguments and errors as for `load_model`."""
+    # Encoders have such a class too, for a decoder with their layers that nobody trained.
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or type(config) in MODEL_FOR_MASKED_LM_MAPPING:
+        raise SourceError(
+            f"backbone {name!r}: expected a decoder, which can write text; found {config.model_type!r}\n"
+            f"  what to do: choose one (gpt2, llama, qwen2, opt …), or sample nothing"
+        )
+    model, loading = _load(AutoModelForCausalLM, name, config, random_init=random_init)
+    _audit(model, loading, name, may_be_random=())
+    return model
+
+
+def load_embeddings(name: str) -> torch.Tensor:
+    """Load a backbone's input embeddings, (vocabulary, width), float32. Arguments and errors as for `load_model`."""
+    model = load_model(name, load_config(name))
+    table = model.get_input_embeddings().get_parameter("weight")
+    return table.detach().clone()  # a copy, which lets go of the rest of the model
+
+
+def _load(
+    kind: Any,
+    name: str,
+    config: PretrainedConfig,
+    *,
+    random_init: bool,
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Build a model and say what its checkpoint lacked."""
     model: PreTrainedModel
+    loading: dict[str, Any]
     if random_init:
         with _quiet():
-            model = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
-        return model
+            model = kind.from_config(config)
+        return model, {"missing_keys": (), "mismatched_keys": ()}
     source = find_source(name)
     with _explained(f"backbone {name!r}", source), _quiet():
-        model, loading = AutoModelForSequenceClassification.from_pretrained(
+        model, loading = kind.from_pretrained(
             source.location,
             config=config,
             dtype=torch.float32,
@@ -171,15 +206,13 @@ def load_model(name: str, config: PretrainedConfig, *, random_init: bool = False
             ignore_mismatched_sizes=True,  # a head for another number of classes; the rest is audited
             **source.options(),
         )
-    _audit(model, loading, name)
-    return model
+    return model, loading
 
 
-def _audit(model: PreTrainedModel, loading: dict[str, Any], name: str) -> None:
-    """Refuse a checkpoint that left any weight random but the head's: `transformers` says so in a log line only."""
-    head = tuple(f"{module}." for module in head_modules(model))
+def _audit(model: PreTrainedModel, loading: dict[str, Any], name: str, may_be_random: tuple[str, ...]) -> None:
+    """Refuse a checkpoint that left any other weight random: `transformers` says so in a log line only."""
     random = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
-    if lost := sorted(key for key in random if not key.startswith(head)):
+    if lost := sorted(key for key in random if not key.startswith(may_be_random)):
         raise SourceError(
             f"backbone {name!r}: expected all weights of {type(model).__name__}; {len(lost)} are missing or of another "
             f"shape, such as {', '.join(lost[:3])}\n"
@@ -213,16 +246,8 @@ def _converted(file: Path) -> Source:
     key = _content_key(file.resolve(), state.st_size, state.st_mtime_ns)
     target = cache_directory() / "backbones" / f"{key}-{_CONVERSION}"
     if not (target / "config.json").is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting-"))
-        try:
-            with _quiet():
-                _convert(file, temporary)
-            temporary.chmod(0o755)
-            if not target.exists():
-                temporary.rename(target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with _quiet():
+            write_directory_atomically(target, lambda directory: _convert(file, directory))
     return Source(str(target), offline=True)
 
 

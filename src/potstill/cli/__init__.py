@@ -13,7 +13,9 @@ from potstill.errors import MissingExtraError, PotstillError
 _COMMANDS = {
     "run": ("potstill.cli.training", "The whole experiment: teacher, distilled student, baseline, report."),
     "finetune": ("potstill.cli.training", "Tune a teacher: a pretrained model with LoRA."),
+    "transfer": ("potstill.cli.training", "Find, sample and perturb more text for students to learn from."),
     "distill": ("potstill.cli.training", "Train a student on the labels and a teacher's judgement."),
+    "search": ("potstill.cli.search", "Search settings of student and distillation."),
     "train": ("potstill.cli.training", "Train the same student on the labels alone (the baseline)."),
     "evaluate": ("potstill.cli.evaluate", "Score saved models on any labelled file."),
     "predict": ("potstill.cli.predict", "Classify texts with a saved model."),
@@ -25,11 +27,13 @@ _COMMANDS = {
 
 _TRAIN_PACKAGES = {
     *("datasets", "gguf", "huggingface_hub", "lightning_fabric", "matplotlib", "onnx", "pyarrow", "pydantic"),
-    *("rich", "safetensors", "scipy", "sklearn", "torch", "transformers", "yaml"),
+    *("rapidfuzz", "rich", "safetensors", "scipy", "sklearn", "torch", "transformers", "yaml"),
 }
 """What the extra `train` brings, by import name."""
 _SERVE_PACKAGES = {"fastapi", "prometheus_client", "uvicorn"}
 """What the extra `serve` brings."""
+_SEARCH_PACKAGES = {"filelock", "optuna", "sqlalchemy"}
+"""What the extra `search` brings beside."""
 
 
 class _LazyGroup(click.Group):
@@ -80,9 +84,11 @@ def main(arguments: list[str] | None = None) -> Any:
         _fail(error)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
-        if package not in _TRAIN_PACKAGES | _SERVE_PACKAGES:
+        extras = {"train": _TRAIN_PACKAGES, "serve": _SERVE_PACKAGES, "search": _SEARCH_PACKAGES}
+        extra = next((name for name, packages in extras.items() if package in packages), None)
+        if extra is None:
             raise
-        _fail(MissingExtraError(package, "serve" if package in _SERVE_PACKAGES else "train"))
+        _fail(MissingExtraError(package, extra))
 
 
 def _fail(error: PotstillError) -> None:

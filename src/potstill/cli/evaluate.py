@@ -43,6 +43,7 @@ class _Row:
             "sentences_per_second": self.measured.sentences_per_second,
             "metrics": asdict(self.measured.metrics),
             "intervals": self.measured.intervals,
+            "calibration": asdict(self.measured.calibration),
             "verdict": self.verdict,
             "compared_with": self.opponent,
             "mcnemar": None if self.mcnemar is None else asdict(self.mcnemar),

@@ -55,6 +55,8 @@ class _Model:
     probabilities: Callable[[Any], NDArray[np.float32]]
     key: str
     """Digest of what decides its answers."""
+    threshold: float | None = None
+    """See `decide`."""
 
 
 @click.command()
@@ -122,7 +124,8 @@ def predict(
     config = None if config_file is None else _load_config(config_file)
     flags = {name: value for name, value in (("device", device), ("precision", precision)) if value is not None}
     opened = _open(model, config, flags)
-    writing = Writing(output_format or _format_by_suffix(out), opened.labels, opened.reads_pairs)
+    answer_format = output_format or _format_by_suffix(out)
+    writing = Writing(answer_format, opened.labels, opened.reads_pairs, opened.threshold)
     stdout = sys.stdout.buffer  # bytes: answers are UTF-8, whatever the terminal's encoding
     if file is None:
         items = from_arguments(texts, in_pairs=opened.reads_pairs)
@@ -173,7 +176,13 @@ def _open(model: Path, config: PotstillConfig | None, flags: dict[str, str]) -> 
         return _Model(judge.label_names, judge.reads_pairs, judge.probabilities, teacher.key())
     directory = find_student(model)
     classifier = Classifier.load(directory)
-    return _Model(classifier.labels, classifier.reads_pairs, classifier.predict_proba, _digest(directory))
+    return _Model(
+        classifier.labels,
+        classifier.reads_pairs,
+        classifier.predict_proba,
+        _digest(directory),
+        classifier.threshold,
+    )
 
 
 def _digest(student: Path) -> str:

@@ -24,8 +24,27 @@ _FLAGS = {
     "teacher.lora.dropout": "lora-dropout",
     "teacher.lora.init": "lora-init",
     "student.tokenizer": "student-tokenizer",
+    "student.pretraining.epochs": "pretraining-epochs",
+    "student.pretraining.batch_size": "pretraining-batch-size",
+    "student.pretraining.learning_rate": "pretraining-learning-rate",
+    "search.seed": "search-seed",
+    "transfer.files": "transfer-files",
+    "transfer.seed": "transfer-seed",
+    "transfer.temperature": "sampling-temperature",
 }
 """Settings whose flag is not their own name, since that would be unclear or is taken by another."""
+
+TRANSFER = (
+    *("transfer.files", "transfer.sampled", "transfer.perturbed", "transfer.temperature", "transfer.top_p"),
+    *("transfer.similarity", "transfer.seed"),
+)
+"""The transfer set's settings with flags; those of its language model are left to configuration files."""
+
+SEARCH = (
+    *("search.trials", "search.seeds_per_trial", "search.max_parameters", "search.pruning", "search.seed"),
+    *("search.grid", "search.alphas", "search.temperatures"),
+)
+"""The search's settings with flags; its space is left to configuration files."""
 
 
 @dataclass(frozen=True)

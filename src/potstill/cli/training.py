@@ -1,15 +1,15 @@
-"""The commands that train: run, finetune, distill, train."""
+"""The commands that train: run, finetune, transfer, distill, train."""
 
 from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 
-from potstill.cli.settings import SettingsCommand, with_settings
+from potstill.cli.settings import TRANSFER, SettingsCommand, with_settings
 from potstill.config import PotstillConfig
 
 _OUT = click.option(
@@ -22,12 +22,13 @@ _OUT = click.option(
 
 @click.command(cls=SettingsCommand)
 @_OUT
-@with_settings("data", "teacher", "student", "distillation", "runtime")
+@with_settings("data", "teacher", *TRANSFER, "student", "distillation", "runtime")
 def run(config: PotstillConfig, config_file: Path | None, out: Path | None) -> None:
     """The whole experiment, in one new directory.
 
-    Tunes the teacher with LoRA, distils it into students, trains the same students on the labels alone, measures all of
-    them on text that none has seen, and writes models, histories, plots, summary.json and report.md.
+    Tunes the teacher with LoRA, builds a transfer set where one is asked for, distils the teacher into students, trains
+    the same students on the labels alone, measures all of them on text that none has seen, and writes models,
+    histories, plots, summary.json and report.md.
     """
     from rich.console import Console
 
@@ -60,36 +61,87 @@ def finetune(config: PotstillConfig, config_file: Path | None, out: Path | None)
     click.echo(directory)
 
 
+def _teacher(*, required: bool, note: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option(
+        "--teacher",
+        "teacher_directory",
+        required=required,
+        metavar="DIR",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        help=f"A tuned teacher, or a directory of several (a run's, say): see --teachers.{note}",
+    )
+
+
 @click.command(cls=SettingsCommand)
+@_teacher(required=False, note="  [default: the set is judged by the one who distils]")
 @click.option(
-    "--teacher",
-    "teacher_directory",
-    required=True,
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="A tuned teacher, or a directory of several (a run's, say): then the best in selection.",
+    required=True,
+    help="Where to write; a set that was begun there with the same settings is gone on with.",
+)
+@with_settings("data", *TRANSFER, "teacher.backbone", "teacher.tokenizer", "distillation.teachers", "runtime")
+def transfer(config: PotstillConfig, config_file: Path | None, teacher_directory: Path | None, out: Path) -> None:
+    """Build a transfer set: more text for students to learn a teacher's judgement of.
+
+    Reads --transfer-files, samples from the backbone as a language model tuned on the training texts, and perturbs
+    training texts; leaves out whatever is like a text of the selection or evaluation split; and writes
+    transfer.parquet, where every text stands with its source and, with --teacher, the teacher's logits. The language
+    model's own settings (adapters, epochs) are taken from --config, section transfer.
+    """
+    from potstill.data import load_corpus
+    from potstill.models import load_teachers
+    from potstill.pipeline import transfer_set
+
+    if not config.transfer.wanted:
+        raise click.UsageError("name what to build the set from: --transfer-files, --sampled or --perturbed")
+    corpus = load_corpus(config.data)
+    _resumable_directory(config, out)
+    teachers = None
+    if teacher_directory is not None:
+        teachers = load_teachers(teacher_directory, config.runtime, config.distillation.teachers)
+    transfer_set(config, corpus, teachers, out)
+    click.echo(out)
+
+
+@click.command(cls=SettingsCommand)
+@_teacher(required=True)
+@click.option(
+    "--transfer",
+    "transfer_path",
+    metavar="PATH",
+    type=click.Path(exists=True, path_type=Path),
+    help="A transfer set, as `potstill transfer` writes it: more texts to learn the teacher's judgement of.",
 )
 @_OUT
 @with_settings("data", "student", "distillation", "runtime")
-def distill(config: PotstillConfig, config_file: Path | None, teacher_directory: Path, out: Path | None) -> None:
+def distill(
+    config: PotstillConfig,
+    config_file: Path | None,
+    teacher_directory: Path,
+    transfer_path: Path | None,
+    out: Path | None,
+) -> None:
     """Train students on the labels and a teacher's softened judgement.
 
     The loss is alpha * CE + (1 - alpha) * T^2 * KL(teacher || student). The teacher judges each text once; its answers
     are kept and used again.
     """
     from potstill.data import load_corpus
-    from potstill.models import find_teacher
+    from potstill.models import load_teachers
     from potstill.pipeline import distill as distill_student
     from potstill.student.model import check_tokenizer
-    from potstill.teacher import Teacher
+    from potstill.transfer.sets import TransferSet
 
     corpus = load_corpus(config.data)
     check_tokenizer(config.student)
-    teacher = Teacher.load(find_teacher(teacher_directory), config.runtime)
-    config = config.model_copy(update={"teacher": teacher.describe(config.teacher)})
+    transfer = None if transfer_path is None else TransferSet.load(transfer_path)
+    teachers = load_teachers(teacher_directory, config.runtime, config.distillation.teachers)
+    config = config.model_copy(update={"teacher": teachers[0].describe(config.teacher)})
     directory = _new_directory(config, out, f"{corpus.name}-distilled")
     for seed, target in _targets(directory, config.student.seeds):
-        distill_student(config, corpus, teacher, target, seed)
+        distill_student(config, corpus, teachers, target, seed, transfer=transfer)
     click.echo(directory)
 
 
@@ -120,6 +172,25 @@ def _new_directory(config: PotstillConfig, out: Path | None, name: str) -> Path:
     directory = new_run_directory(out, name)
     config.save(directory / CONFIG_FILE)
     return directory
+
+
+def _resumable_directory(config: PotstillConfig, directory: Path) -> None:
+    """Make `directory`, or check that what was begun there was begun with the same settings.
+
+    Raises:
+        ArtifactError: It holds something else.
+    """
+    from potstill.artifacts import new_run_directory
+    from potstill.errors import ArtifactError
+    from potstill.pipeline import CONFIG_FILE
+
+    known = directory / CONFIG_FILE
+    if not known.is_file():
+        config.save(new_run_directory(directory, directory.name) / CONFIG_FILE)
+    elif PotstillConfig.load(known) != config:
+        raise ArtifactError(
+            f"{directory} was begun with other settings, see {known}\n  what to do: give the same, or another --out"
+        )
 
 
 def _targets(directory: Path, seeds: tuple[int, ...]) -> Iterator[tuple[int, Path]]:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+UNLABELLED = -1
+"""The class index of a text that nobody has labelled."""
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -15,7 +18,7 @@ class Examples:
 
     Attributes:
         texts: One text per example.
-        labels: Class index per example, int64, shape (examples,).
+        labels: Class index per example, int64, shape (examples,); `UNLABELLED` where nobody has given one.
         pairs: The second text per example for sentence-pair tasks, else None.
     """
 
@@ -32,6 +35,16 @@ class Examples:
     def __len__(self) -> int:
         """Count the examples."""
         return len(self.texts)
+
+    @property
+    def all_texts(self) -> tuple[str, ...]:
+        """First and second texts."""
+        return (*self.texts, *(self.pairs or ()))
+
+    def joined(self, other: Examples) -> Examples:
+        """Return these examples, then the other ones, which must be of the same kind: pairs, or single texts."""
+        pairs = None if self.pairs is None or other.pairs is None else self.pairs + other.pairs
+        return Examples(self.texts + other.texts, np.concatenate([self.labels, other.labels]), pairs)
 
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> Examples:
         """Return the examples at `indices`, in that order."""

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from potstill.artifacts import cache_directory, digest, read_arrays, write_arrays
-from potstill.data.examples import Examples
+from potstill.data.examples import UNLABELLED, Examples
 from potstill.tokens import encode, limit
 
 
@@ -80,8 +80,11 @@ class Batch:
     Attributes:
         input_ids: (batch, length), int64, padded on the right.
         attention_mask: (batch, length), int64, 1 at real tokens.
-        labels: Class indices, (batch,), int64.
+        labels: Class indices, (batch,), int64; `UNLABELLED` where nobody has given one.
         teacher_logits: (batch, classes), float32, where a teacher has judged these texts.
+        weights: How much each text counts, (batch,), float32; None: all the same.
+        hidden: A teacher's hidden states at the ends of words, (words, its hidden size), float32.
+        hidden_places: Which tokens these words end with, as indices into (batch · length), int64, (words,).
         states: (batch, length, hidden), float32, where the frozen blocks have been computed before.
     """
 
@@ -89,6 +92,9 @@ class Batch:
     attention_mask: Tensor
     labels: Tensor
     teacher_logits: Tensor | None = None
+    weights: Tensor | None = None
+    hidden: Tensor | None = None
+    hidden_places: Tensor | None = None
     states: Tensor | None = None
 
     @property
@@ -104,14 +110,42 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class HiddenStates:
+    """A teacher's hidden states at the ends of words; see `distillation.hidden`.
+
+    Attributes:
+        values: The states of all words of all texts, (words, hidden), float16. May lie on disk, memory-mapped.
+        places: Which of its text's tokens each word ends with, (words,).
+        offsets: Where each text's words begin, and the end of the last, (texts + 1,).
+    """
+
+    values: NDArray[np.float16]
+    places: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+
+    def of(self, texts: NDArray[np.int64], length: int) -> dict[str, Tensor]:
+        """Return `hidden` and `hidden_places` of a batch of texts that is `length` tokens long."""
+        counts = self.offsets[texts + 1] - self.offsets[texts]
+        rows = np.repeat(np.arange(len(texts)), counts)
+        starts = np.cumsum(counts) - counts
+        words = np.arange(counts.sum()) - np.repeat(starts - self.offsets[texts], counts)
+        return {
+            "hidden": torch.from_numpy(self.values[words].astype(np.float32)),
+            "hidden_places": torch.from_numpy(rows * length + self.places[words]),
+        }
+
+
+@dataclass(frozen=True)
 class TrainingSet:
     """Tokenised, labelled texts, ready to be cut into batches.
 
     Attributes:
         tokens: The texts.
-        labels: Class indices, (texts,), int64.
+        labels: Class indices, (texts,), int64; `UNLABELLED` where nobody has given one.
         padding_id: What fills short sequences up.
         teacher_logits: (texts, classes), float32, for distillation.
+        weights: How much each text counts, (texts,), float32, 1 on average; None: all the same.
+        hidden: A teacher's hidden states, for distillation.
         states: What the frozen blocks make of each token, (tokens, hidden), float32; see `backbone.prefix`. May lie on
             disk, memory-mapped.
     """
@@ -120,6 +154,8 @@ class TrainingSet:
     labels: Tensor
     padding_id: int
     teacher_logits: Tensor | None = None
+    weights: Tensor | None = None
+    hidden: HiddenStates | None = None
     states: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
@@ -129,22 +165,25 @@ class TrainingSet:
     @property
     def majority_share(self) -> float:
         """Share of the most frequent class: the accuracy of a model that answers it to everything."""
-        return int(self.labels.bincount().max()) / len(self)
+        return int(self.labels[self.labels != UNLABELLED].bincount(minlength=1).max()) / len(self)
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """Collate the texts at `indices` into one batch, padded on the right to the longest of them."""
         chosen = np.asarray(indices, dtype=np.int64)
-        lengths = self.tokens.lengths[chosen]
+        starts = self.tokens.offsets[chosen]
+        lengths = self.tokens.offsets[chosen + 1] - starts  # not `lengths`, which goes through all texts
         column = np.arange(lengths.max())
         mask = column < lengths[:, None]  # (batch, length)
         # Padded places point at the text's first token: any place that exists will do.
-        places = self.tokens.offsets[chosen][:, None] + np.where(mask, column, 0)
+        places = starts[:, None] + np.where(mask, column, 0)
         rows = torch.from_numpy(chosen)
         return Batch(
             input_ids=torch.from_numpy(np.where(mask, self.tokens.ids[places], self.padding_id).astype(np.int64)),
             attention_mask=torch.from_numpy(mask.astype(np.int64)),
             labels=self.labels[rows],
             teacher_logits=None if self.teacher_logits is None else self.teacher_logits[rows],
+            weights=None if self.weights is None else self.weights[rows],
+            **({} if self.hidden is None else self.hidden.of(chosen, mask.shape[1])),
             states=None if self.states is None else torch.from_numpy(self.states[places]),
         )
 

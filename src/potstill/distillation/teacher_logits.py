@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -12,6 +15,9 @@ from torch import Tensor
 from potstill.artifacts import DIGEST_BYTES, cache_directory, digest, read_arrays, write_arrays
 from potstill.data import Examples
 from potstill.teacher import Teacher
+
+_CHUNK: Final = 1 << 14
+"""Texts judged before the answers are kept: some minutes' work, which is all that an interruption can lose."""
 
 
 def teacher_logits(teacher: Teacher, examples: Examples) -> Tensor:
@@ -34,11 +40,33 @@ def teacher_logits(teacher: Teacher, examples: Examples) -> Tensor:
     for number, key in enumerate(keys):
         if key not in known:
             missing.setdefault(key, number)
-    if missing:
-        judged = teacher.logits(examples.take(list(missing.values())), title="teacher's judgement").numpy()
-        known |= dict(zip(missing, judged, strict=True))
+    new = list(missing)
+    for start in range(0, len(new), _CHUNK):
+        chunk = new[start : start + _CHUNK]
+        title = f"teacher's judgement {start:,}/{len(new):,}" if len(new) > _CHUNK else "teacher's judgement"
+        judged = teacher.logits(examples.take([missing[key] for key in chunk]), title=title).numpy()
+        known |= dict(zip(chunk, judged, strict=True))
         _write(path, known)
     return torch.from_numpy(np.stack([known[key] for key in keys]))
+
+
+def judgement(teachers: Sequence[Teacher], examples: Examples) -> Tensor:
+    """Return the logits of one teacher, or those of the mean of several teachers' probabilities.
+
+    Hinton et al. 2015 (arXiv 1503.02531), section 5, distil an ensemble: the logarithm of the mean probability is a
+    logit, which a temperature softens like a single teacher's.
+
+    Args:
+        teachers: Who judge.
+        examples: The texts.
+
+    Returns:
+        Logits, (texts, classes), float32.
+    """
+    logits = [teacher_logits(teacher, examples) for teacher in teachers]
+    if len(logits) == 1:
+        return logits[0]
+    return torch.stack(logits).log_softmax(dim=2).logsumexp(dim=0) - math.log(len(logits))
 
 
 def _text_key(examples: Examples, number: int) -> bytes:

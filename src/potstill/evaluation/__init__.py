@@ -1,5 +1,6 @@
 """Scores, their uncertainty and comparisons, all from a whole split's predictions."""
 
+from potstill.evaluation.calibration import Calibration, ReliabilityBin
 from potstill.evaluation.comparison import McNemar, PairedTest, majority_verdict, mcnemar, paired_test
 from potstill.evaluation.intervals import Intervals, bootstrap_intervals
 from potstill.evaluation.metrics import Metrics, compute_metrics
@@ -8,12 +9,14 @@ from potstill.evaluation.results import ROLES, Aggregate, DataSummary, ModelResu
 __all__ = [
     "ROLES",
     "Aggregate",
+    "Calibration",
     "DataSummary",
     "Intervals",
     "McNemar",
     "Metrics",
     "ModelResult",
     "PairedTest",
+    "ReliabilityBin",
     "Role",
     "Spread",
     "Summary",

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from potstill.data.examples import Corpus
 from potstill.errors import ArtifactError
+from potstill.evaluation.calibration import Calibration
 from potstill.evaluation.comparison import McNemar, PairedTest, majority_verdict, paired_test
 from potstill.evaluation.intervals import Intervals
 from potstill.evaluation.metrics import Metrics, compute_metrics
@@ -82,6 +83,7 @@ class ModelResult:
         best_epoch: The epoch that was kept, counted from 1.
         epochs: Epochs that were run.
         history: One record per epoch, as in `history.jsonl`.
+        calibration: How good its probabilities are on the evaluation split; None in summaries of before there was this.
     """
 
     role: Role
@@ -97,6 +99,7 @@ class ModelResult:
     best_epoch: int
     epochs: int
     history: tuple[dict[str, Any], ...]
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)
@@ -116,23 +119,34 @@ class Spread:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """One role over its seeds."""
+    """One role over its seeds; `ece` and `nll` are those of `Calibration`, None where they were not measured."""
 
     accuracy: Spread
     mcc: Spread
     f1: Spread
     parameters: int
     trainable_parameters: int
+    ece: Spread | None = None
+    nll: Spread | None = None
 
     @classmethod
-    def of(cls, metrics: Sequence[Metrics], parameters: int, trainable_parameters: int) -> Aggregate:
-        """Summarise the metrics of one or more seeds."""
+    def of(
+        cls,
+        metrics: Sequence[Metrics],
+        parameters: int,
+        trainable_parameters: int,
+        calibrations: Sequence[Calibration | None] = (),
+    ) -> Aggregate:
+        """Summarise the scores of one or more seeds."""
+        measured = [calibration for calibration in calibrations if calibration is not None]
         return cls(
             accuracy=Spread.of([m.accuracy for m in metrics]),
             mcc=Spread.of([m.mcc for m in metrics]),
             f1=Spread.of([m.f1 for m in metrics]),
             parameters=parameters,
             trainable_parameters=trainable_parameters,
+            ece=Spread.of([calibration.ece for calibration in measured]) if measured else None,
+            nll=Spread.of([calibration.nll for calibration in measured]) if measured else None,
         )
 
 
@@ -148,6 +162,8 @@ class Summary:
         command: Command line that repeats the run.
         config: All settings, as `PotstillConfig.model_dump(mode="json")` gives them.
         environment: Versions and hardware, by name.
+        transfer: Number of texts of the transfer set by kind of source, and of those left out by reason
+            (`left out: …`); None where there was no transfer set.
     """
 
     data: DataSummary
@@ -157,6 +173,7 @@ class Summary:
     command: str
     config: dict[str, Any]
     environment: dict[str, Any]
+    transfer: dict[str, int] | None = None
 
     @property
     def roles(self) -> tuple[Role, ...]:
@@ -178,8 +195,12 @@ class Summary:
         roles: dict[str, Aggregate] = {}
         for role in self.roles:
             models = self.of(role)
-            metrics = [model.metrics for model in models]
-            roles[role] = Aggregate.of(metrics, models[0].parameters, models[0].trainable_parameters)
+            roles[role] = Aggregate.of(
+                [model.metrics for model in models],
+                models[0].parameters,
+                models[0].trainable_parameters,
+                [model.calibration for model in models],
+            )
         return roles | {"majority": Aggregate.of([self.data.majority], 0, 0)}
 
     @property

@@ -7,7 +7,7 @@ time axis at the size it saw (pytorch #41774, #49936, #126339); here there is no
 from __future__ import annotations
 
 import copy
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from potstill.errors import ArtifactError
 from potstill.runtime.session import INPUT_IDS, LENGTHS, LOGITS, open_session, pad, run
-from potstill.student.network import Cell, DistilRNN
+from potstill.student.network import Cell, DistilRNN, WordAttention
 
 TOLERANCE: Final = 1e-4
 """Largest difference of a logit that passes: far above float32's rounding, far below what changes a prediction."""
@@ -56,7 +56,7 @@ def build_model(student: DistilRNN) -> bytes:
     if spec.pooling == "last":
         pooled = _join_final(graph, final, spec.state_size)  # (batch, state)
     else:
-        pooled = _add_pooling(graph, spec.pooling, _join_states(graph, states, spec.state_size))  # (batch, state)
+        pooled = _add_pooling(graph, student, _join_states(graph, states, spec.state_size))  # (batch, state)
     head = (graph.weights("head.weight", student.head.weight), graph.weights("head.bias", student.head.bias))
     graph.add("Gemm", pooled, *head, output=LOGITS, transB=1)
 
@@ -194,7 +194,7 @@ def _reorder(parameter: Tensor, cell: Cell) -> Tensor:
     return torch.cat([gates[place] for place in _GATES[cell]])
 
 
-def _add_pooling(graph: _Graph, pooling: Literal["mean", "max"], states: str) -> str:
+def _add_pooling(graph: _Graph, student: DistilRNN, states: str) -> str:
     """Reduce (length, batch, state) over the real tokens to (batch, state).
 
     The specification leaves open what stands behind a sequence's end, so it is masked.
@@ -205,13 +205,27 @@ def _add_pooling(graph: _Graph, pooling: Literal["mean", "max"], states: str) ->
     steps = graph.add("Unsqueeze", graph.add("Range", zero, length, one), graph.integers("step_axes", 1, 2))
     ends = graph.add("Unsqueeze", graph.add("Cast", LENGTHS, to=TensorProto.INT64), graph.integers("end_axes", 0, 2))
     mask = graph.add("Less", steps, ends)  # (length, 1, 1) < (1, batch, 1) -> (length, batch, 1)
-    if pooling == "max":
+    if student.spec.pooling == "max":
         lowest = graph.constant("lowest", np.array(-np.inf, np.float32))
         return graph.add("ReduceMax", graph.add("Where", mask, states, lowest), time_axis, keepdims=0)
     nothing = graph.constant("nothing", np.array(0, np.float32))
-    total = graph.add("ReduceSum", graph.add("Where", mask, states, nothing), time_axis, keepdims=0)
+    states = graph.add("Where", mask, states, nothing)
+    if student.attention is not None:
+        weighted = graph.add("Mul", states, _add_attention(graph, student.attention, states, mask))
+        return graph.add("ReduceSum", weighted, time_axis, keepdims=0)
+    total = graph.add("ReduceSum", states, time_axis, keepdims=0)
     count = graph.add("Cast", graph.add("Unsqueeze", LENGTHS, graph.integers("count_axis", 1)), to=TensorProto.FLOAT)
     return graph.add("Div", total, count)
+
+
+def _add_attention(graph: _Graph, attention: WordAttention, states: str, mask: str) -> str:
+    """Weigh the tokens' states, (length, batch, state), where `mask`, (length, batch, 1), is true: the same shape."""
+    turned = graph.add("MatMul", states, graph.weights("attention.W", attention.hidden.weight.T))
+    turned = graph.add("Add", turned, graph.weights("attention.b", attention.hidden.bias))
+    context = graph.weights("attention.c", attention.context.weight.T)  # (state, 1)
+    scores = graph.add("MatMul", graph.add("Tanh", turned), context)  # (length, batch, 1)
+    lowest = graph.constant("lowest", np.array(-np.inf, np.float32))
+    return graph.add("Softmax", graph.add("Where", mask, scores, lowest), axis=0)
 
 
 def _torch_logits(student: DistilRNN, sequences: list[list[int]]) -> npt.NDArray[np.float32]:

@@ -56,6 +56,13 @@ class Cost:
     training_flops: int
 
 
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """Count all parameters of a model, packed or not, and those that require a gradient."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    packed = sum(module.numel for module in _packed(model))
+    return packed + sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
+
+
 def parameter_groups(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
     """Count parameters by part: (all, trained).
 
@@ -95,7 +102,7 @@ def cost(model: PreTrainedModel) -> Cost:
     """Work out what training `model` takes."""
     forward, training = flops_per_token(model)
     packed = sum(module.nbytes for module in _packed(model))
-    trained = sum(trained for _, trained in parameter_groups(model).values())
+    _, trained = count_parameters(model)
     return Cost(
         weight_bytes=packed + sum(parameter.nbytes for parameter in model.parameters()),
         optimizer_bytes=(4 + 4 + 4) * trained,

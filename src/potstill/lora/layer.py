@@ -42,6 +42,18 @@ def linear_shape(base: LinearLike) -> tuple[int, int]:
     return base.weight.shape[0], base.weight.shape[1]
 
 
+def linear_weight(base: LinearLike) -> Tensor:
+    """Return the weight as (out, in), without gradient; a view where it is kept unpacked."""
+    weight = base.weight.detach()
+    return weight if isinstance(base, nn.Linear) else weight.T
+
+
+def set_linear_weight(base: LinearLike, weight: Tensor) -> None:
+    """Give a linear map another weight, (out, in), in the type and layout of its own."""
+    layout = weight if isinstance(base, nn.Linear) else weight.T
+    base.weight.data = layout.to(base.weight.dtype).contiguous()
+
+
 class LoRALinear(nn.Module):
     """A frozen `nn.Linear` or `Conv1D` plus its low-rank update.
 
@@ -196,15 +208,13 @@ class LoRALinear(nn.Module):
 
     def _weight(self) -> Tensor:
         """Return the base's weight in float32 as (out, in)."""
-        weight = self.base.weight.detach().float()
-        return weight if isinstance(self.base, nn.Linear) else weight.T
+        return linear_weight(self.base).float()
 
     def _set_weight(self, weight: Tensor) -> None:
         """Give the base another weight, (out, in)."""
         if not isinstance(self.base.weight, nn.Parameter):
             raise TypeError("a packed weight can't be changed; unpack the base first (quantised.py)")
-        layout = weight if isinstance(self.base, nn.Linear) else weight.T
-        self.base.weight.data = layout.to(self.base.weight.dtype).contiguous()
+        set_linear_weight(self.base, weight)
 
     def extra_repr(self) -> str:
         """Show the adapter's settings in the model's printout."""

@@ -14,12 +14,13 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from potstill.backbone.head import head_modules
 from potstill.config import LoRAConfig
 from potstill.errors import ArtifactError
 from potstill.lora.inject import adapters, norm_layers, trained_modules
-from potstill.lora.layer import LinearLike, LoRALinear
+from potstill.lora.layer import LinearLike
 
 _READ: Final = {
     *("peft_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "init_lora_weights", "bias"),
@@ -61,7 +62,7 @@ def peft_settings(model: PreTrainedModel, config: LoRAConfig, base: str) -> dict
         "use_rslora": config.rank_stabilised,
         "use_dora": config.dora,
         "bias": config.bias,
-        "fan_in_fan_out": any(_is_transposed(adapter) for adapter in adapted.values()),
+        "fan_in_fan_out": any(isinstance(adapter.base, Conv1D) for adapter in adapted.values()),
         "target_modules": list(adapted),
         "modules_to_save": list(trained_modules(model, config)),
         "inference_mode": True,
@@ -71,10 +72,6 @@ def peft_settings(model: PreTrainedModel, config: LoRAConfig, base: str) -> dict
 def _exact(values: Mapping[str, float]) -> dict[str, float]:
     """Turn names into the patterns that match these names alone: PEFT reads them as regular expressions."""
     return {f"^{re.escape(name)}": value for name, value in values.items()}
-
-
-def _is_transposed(adapter: LoRALinear) -> bool:
-    return type(adapter.base).__name__ == "Conv1D"
 
 
 def read_peft_settings(

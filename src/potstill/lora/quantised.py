@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 
 from potstill.errors import MissingExtraError
 from potstill.lora.inject import find_targets
-from potstill.lora.layer import LinearLike
+from potstill.lora.layer import linear_weight, set_linear_weight
 
 _BLOCK = 64
 """Weights that share a scale; QLoRA's choice (section 4)."""
@@ -54,12 +54,13 @@ class QuantisedLinear(nn.Linear):
         nn.Module.__init__(self)  # not nn.Linear's, which would make room for a float weight
         self.out_features, self.in_features = weight.shape
         self.bits = bits
-        matrix = weight.detach().float().contiguous()
+        # Flat: with AVX512, bitsandbytes 0.50 unpacks a matrix wrongly where a block runs on into the next row.
+        values = weight.detach().float().flatten()
         if bits == 4:
-            packed, self._scales = kernels().quantize_4bit(matrix, blocksize=_BLOCK, quant_type="nf4")
+            packed, self._scales = kernels().quantize_4bit(values, blocksize=_BLOCK, quant_type="nf4")
         else:
             levels = kernels().create_linear_map(signed=True, total_bits=8)
-            packed, self._scales = kernels().quantize_blockwise(matrix, code=levels, blocksize=_BLOCK)
+            packed, self._scales = kernels().quantize_blockwise(values, code=levels, blocksize=_BLOCK)
         self.register_buffer("packed", packed, persistent=False)
         self.bias = bias  # type: ignore[assignment]  # as in nn.Linear, it may be None
 
@@ -77,8 +78,8 @@ class QuantisedLinear(nn.Linear):
     def weight(self) -> Tensor:  # type: ignore[override]
         """The weight that is computed with, (out, in), float32; unpacked for whoever asks, so no parameter."""
         unpack = kernels().dequantize_4bit if self.bits == 4 else kernels().dequantize_blockwise
-        weight: Tensor = unpack(self.packed, self._scales)
-        return weight
+        values: Tensor = unpack(self.packed, self._scales)
+        return values.view(self.out_features, self.in_features)
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
@@ -117,7 +118,7 @@ def pack_weights(model: PreTrainedModel, bits: int) -> None:
         MissingExtraError: bitsandbytes is not installed.
     """
     for name, linear in find_targets(model, "all-linear").items():
-        model.set_submodule(name, QuantisedLinear(_matrix(linear), linear.bias, bits))
+        model.set_submodule(name, QuantisedLinear(linear_weight(linear), linear.bias, bits))
     # Weights that were loaded are views of the mapped file, whose pages all stay as long as one of them does.
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
@@ -130,8 +131,7 @@ def round_weights(model: PreTrainedModel, bits: int) -> None:
         MissingExtraError: bitsandbytes is not installed.
     """
     for linear in find_targets(model, "all-linear").values():
-        rounded = QuantisedLinear(_matrix(linear), None, bits).weight
-        linear.weight.data = rounded if isinstance(linear, nn.Linear) else rounded.T.contiguous()
+        set_linear_weight(linear, QuantisedLinear(linear_weight(linear), None, bits).weight)
 
 
 def kernels() -> Any:
@@ -145,9 +145,3 @@ def kernels() -> Any:
     except ImportError:
         raise MissingExtraError("bitsandbytes", "quantise") from None
     return functional
-
-
-def _matrix(linear: LinearLike) -> Tensor:
-    """Return the weight as (out, in), a view."""
-    weight = linear.weight.detach()
-    return weight if isinstance(linear, nn.Linear) else weight.T

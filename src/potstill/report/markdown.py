@@ -8,7 +8,7 @@ from potstill.config import PotstillConfig, TeacherConfig
 from potstill.evaluation import McNemar, Role, Summary
 from potstill.evaluation.intervals import BOOTSTRAP_SAMPLES
 from potstill.report.findings import findings
-from potstill.report.plots import COMPARISON_FILE, curve_files
+from potstill.report.plots import COMPARISON_FILE, RELIABILITY_FILE, curve_files, has_reliability
 from potstill.report.tables import ROLE_NAMES, model_table, percent, probability, seed_table
 
 DEFINITIONS = f"""\
@@ -20,6 +20,10 @@ of epochs has seen.
   guessing or always giving the same answer reaches. Matthews 1975; for several classes Gorodkin 2004.
 - **F1:** harmonic mean of precision and recall of the second class where there are two classes, else the mean of the
   F1 of all classes (macro). Always giving the same answer can score high here too.
+- **ECE** (expected calibration error; Guo et al. 2017): how far the probability of the most probable class is from the
+  share of right answers, on average; 0 is perfect. **NLL:** mean negative log-likelihood of the labels, in nats;
+  knowing nothing but that there are two classes gives 0.693. Students' probabilities are softmax(logits / T) with one
+  temperature T from the selection split, a teacher's are as training left them.
 - **[low, high]:** 95 % percentile bootstrap interval over the examples ({BOOTSTRAP_SAMPLES} samples; Efron and
   Tibshirani 1993): how far the score could be off because the split holds only so many examples.
 - **±:** sample standard deviation over seeds: how much the score depends on the luck of initialisation and batch order.
@@ -60,14 +64,42 @@ def _what_was_done(summary: Summary) -> str:
     """Describe the data and the models that were trained."""
     data = summary.data
     labels = ", ".join(f'"{name}"' for name in data.label_names)
-    models = _model_descriptions(PotstillConfig.build(summary.config, "the configuration in the summary"))
+    config = PotstillConfig.build(summary.config, "the configuration in the summary")
+    models = _model_descriptions(config)
     described = "\n".join(f"- **{ROLE_NAMES[role]}:** {models[role]}" for role in summary.roles)
     return (
         f"The task: tell apart the classes {labels} of the data set **{data.name}** (source: {data.source}). "
         f"{data.train:,} examples trained the models, {data.selection:,} chose the best epoch of each, and "
         f"{data.evaluation:,}, used for nothing else, gave the results below. "
         f'{percent(data.majority.accuracy)} of these are "{data.majority_label}": always giving this answer is that '
-        f"accurate without any model.\n\n{described}"
+        f"accurate without any model.\n\n{described}{_transfer(summary)}{_threshold(config, len(data.label_names))}"
+    )
+
+
+def _transfer(summary: Summary) -> str:
+    """Tell what distilled students read beside the training examples."""
+    if summary.transfer is None:
+        return ""
+    origins = {
+        "file": "from files",
+        "sampled": "sampled from the teacher's backbone, tuned as a language model on the training texts",
+        "perturbed": "made by perturbing training texts",
+    }
+    parts = [f"{summary.transfer[kind]:,} {origin}" for kind, origin in origins.items() if kind in summary.transfer]
+    return (
+        f"\n\nThe distilled students also learnt the teacher's judgement of texts without labels, the transfer set: "
+        f"{', '.join(parts)}. {summary.transfer['left out: held-out']:,} texts were left out because they are like one "
+        "of the selection or evaluation split."
+    )
+
+
+def _threshold(config: PotstillConfig, classes: int) -> str:
+    """Say so where students don't answer with the most probable class."""
+    if config.student.threshold == "argmax" or classes != 2:
+        return ""
+    return (
+        "\n\nA student's answer is the second class where that one's probability is above the student's threshold, "
+        "which gave the best MCC on the selection split; else it is the first."
     )
 
 
@@ -121,7 +153,7 @@ def _comparison_line(seed: int, test: McNemar) -> str:
 
 
 def _plots(summary: Summary, directory: str) -> str:
-    """Embed the three plots of each model."""
+    """Embed the three plots of each model, and the one of their probabilities."""
     names = ("training loss", "validation loss", "accuracy and MCC")
     images = []
     for role in summary.roles:
@@ -130,6 +162,8 @@ def _plots(summary: Summary, directory: str) -> str:
             f"![{ROLE_NAMES[role]}: {name}]({directory}/{file})"
             for name, file in zip(names, curve_files(role), strict=True)
         ]
+    if has_reliability(summary):
+        images += ["### Probabilities", f"![Reliability diagrams]({directory}/{RELIABILITY_FILE})"]
     return "\n\n".join(images)
 
 

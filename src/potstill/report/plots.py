@@ -1,4 +1,4 @@
-"""The plots of a run: three per model, and one that compares the models.
+"""The plots of a run: three per model, one that compares the models, and one of how far they can be believed.
 
 Figures are built without pyplot: no global state, no window, and safe in any thread.
 """
@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from potstill.evaluation import ModelResult, Role, Spread, Summary
+from potstill.evaluation import Calibration, ModelResult, Role, Spread, Summary
+from potstill.evaluation.calibration import BINS, pool
 from potstill.report.tables import ROLE_NAMES, magnitude, percent, score
 
 # Okabe and Ito's palette stays apart in every common kind of colour blindness, the markers in shades of grey.
@@ -24,6 +25,7 @@ REFERENCE = "#555555"
 DPI = 160
 LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8}
 COMPARISON_FILE = "comparison.png"
+RELIABILITY_FILE = "reliability.png"
 
 
 def curve_files(role: Role) -> tuple[str, str, str]:
@@ -41,6 +43,8 @@ def draw_plots(summary: Summary, directory: Path) -> list[Path]:
         drawn = (training_loss(models), validation_loss(models), accuracy(models, majority))
         figures |= dict(zip(curve_files(role), drawn, strict=True))
     figures[COMPARISON_FILE] = comparison(summary)
+    if has_reliability(summary):
+        figures[RELIABILITY_FILE] = reliability(summary)
 
     for name, figure in figures.items():
         figure.savefig(directory / name, dpi=DPI)
@@ -135,6 +139,73 @@ def comparison(summary: Summary) -> Figure:
     return figure
 
 
+def has_reliability(summary: Summary) -> bool:
+    """Say whether the probabilities were judged; in summaries of before they are not."""
+    return any(_calibrations(summary, role) for role in summary.roles)
+
+
+def reliability(summary: Summary) -> Figure:
+    """Draw a reliability diagram per role (Guo et al. 2017, figure 1), and below it where its texts are."""
+    judged = {role: found for role in summary.roles if (found := _calibrations(summary, role))}
+    figure = Figure(figsize=(0.6 + 3.4 * len(judged), 4.6), layout="constrained")
+    grid = figure.subplots(2, len(judged), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1))
+    for (role, calibrations), (axes, texts) in zip(judged.items(), grid.T, strict=True):
+        _diagram(axes, role, calibrations)
+        _confidences(texts, role, calibrations)
+    left, below = grid[:, 0]
+    left.set_ylabel("right answers (%)")
+    below.set_ylabel("texts (%)")
+    # No text is less certain than if all classes were equally probable.
+    left.set_xlim(100 / len(summary.data.label_names) - 2, 102)
+    left.set_ylim(-2, 102)
+    figure.supxlabel("probability of the most probable class (%)", fontsize=10)
+    figure.suptitle(
+        f"Can the probabilities be believed? Evaluation split, {summary.data.evaluation} examples", fontsize=12
+    )
+    return figure
+
+
+def _calibrations(summary: Summary, role: Role) -> list[Calibration]:
+    """Return what is known of the probabilities of one role's models."""
+    return [model.calibration for model in summary.of(role) if model.calibration is not None]
+
+
+def _diagram(axes: Axes, role: Role, calibrations: Sequence[Calibration]) -> None:
+    """Draw accuracy over confidence: a thin line per seed and, of several seeds, a thick one for all texts together."""
+    axes.plot([0, 100], [0, 100], linestyle="--", linewidth=1.2, color=REFERENCE, label="as sure as right")
+    diagrams = [calibration.bins for calibration in calibrations]
+    for position, bins in enumerate(diagrams if len(diagrams) > 1 else ()):
+        label = f"single seeds ({len(diagrams)})" if position == 0 else None
+        points = [(100 * item.confidence, 100 * item.accuracy) for item in bins]
+        axes.plot(*zip(*points, strict=True), color=COLOURS[role], alpha=0.35, linewidth=1, label=label)
+    pooled = pool(diagrams)
+    points = [(100 * item.confidence, 100 * item.accuracy) for item in pooled]
+    label = "all seeds together" if len(diagrams) > 1 else "this model"
+    axes.plot(
+        *zip(*points, strict=True), color=COLOURS[role], linewidth=1.8, marker=MARKERS[role], markersize=4, label=label
+    )
+    error = Spread.of([calibration.ece for calibration in calibrations]).mean
+    axes.set_title(f"{ROLE_NAMES[role]}: ECE {percent(error)}", fontsize=11)
+    axes.legend(loc="lower right", **LEGEND)
+    _tidy(axes)
+
+
+def _confidences(axes: Axes, role: Role, calibrations: Sequence[Calibration]) -> None:
+    """Draw which share of the texts each point stands for."""
+    pooled = pool(calibration.bins for calibration in calibrations)
+    total = sum(item.count for item in pooled)
+    starts = [100 * item.index / BINS for item in pooled]
+    shares = [100 * item.count / total for item in pooled]
+    axes.bar(starts, shares, width=100 / BINS, align="edge", color=COLOURS[role], edgecolor="white")
+    _tidy(axes)
+
+
+def _tidy(axes: Axes) -> None:
+    axes.grid(color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def _curve(model: ModelResult, key: str) -> dict[int, float]:
     """Return one value per epoch, leaving out epochs that don't have it."""
     return {int(record["epoch"]): float(record[key]) for record in model.history if record.get(key) is not None}
@@ -178,9 +249,7 @@ def _finish(axes: Axes, title: str, label: str) -> None:
     low, high = axes.dataLim.intervalx
     axes.set_xlim(low - 0.3, high + 0.3)
     axes.margins(y=0.12)
-    axes.grid(color="#DDDDDD", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    _tidy(axes)
 
 
 def _score_row(axes: Axes, row: int, models: Sequence[ModelResult], name: str, scale: float) -> None:

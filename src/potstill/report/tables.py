@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from potstill.evaluation import Metrics, ModelResult, Role, Spread, Summary
+from potstill.evaluation import Calibration, Metrics, ModelResult, Role, Spread, Summary
 
 ROLE_NAMES: dict[Role, str] = {
     "teacher": "Teacher",
@@ -76,22 +76,35 @@ class ResultTable:
 
 def model_table(summary: Summary) -> ResultTable:
     """Show one row per role: the mean and standard deviation over seeds, or one seed's value and its interval."""
-    headers = ("model", "parameters", "trainable", "on disk", "accuracy", "MCC", "F1", "training time", "sentences/s")
+    headers = (
+        "model",
+        "parameters",
+        "trainable",
+        "on disk",
+        "accuracy",
+        "MCC",
+        "F1",
+        "ECE",
+        "training time",
+        "sentences/s",
+    )
     rows = [_model_row(ROLE_NAMES[role], summary.of(role)) for role in summary.roles]
     majority = summary.data.majority
     always = (Cell(f'always "{summary.data.majority_label}"'), Cell("0"), Cell("0"), EMPTY)
     scores = (Cell(percent(majority.accuracy)), Cell(score(majority.mcc)), Cell(score(majority.f1)))
-    return ResultTable(headers, (*rows, (*always, *scores, EMPTY, EMPTY)))
+    return ResultTable(headers, (*rows, (*always, *scores, EMPTY, EMPTY, EMPTY)))
 
 
 def seed_table(summary: Summary) -> ResultTable:
     """Show one row per trained model, each score with its interval."""
-    headers = ("model", "seed", "accuracy", "MCC", "F1", "MCC on selection", "epoch kept")
+    headers = ("model", "seed", "accuracy", "MCC", "F1", "ECE", "NLL", "MCC on selection", "epoch kept")
     rows = tuple(
         (
             Cell(ROLE_NAMES[model.role]),
             Cell(str(model.seed)),
             *_scores([model]),
+            _calibration([model], lambda calibration: calibration.ece, percent),
+            _calibration([model], lambda calibration: calibration.nll, score),
             Cell(score(model.selection_mcc)),
             Cell(f"{model.best_epoch} of {model.epochs}"),
         )
@@ -159,9 +172,20 @@ def _model_row(name: str, models: Sequence[ModelResult]) -> tuple[Cell, ...]:
         Cell(magnitude(first.trainable_parameters), f"({percent(share)})" if share < 1 else ""),
         Cell(f"{first.bytes_on_disk / 1e6:.1f} MB"),
         *_scores(models),
+        _calibration(models, lambda calibration: calibration.ece, percent),
         Cell(duration(Spread.of([model.train_seconds for model in models]).mean)),
         Cell(f"{Spread.of([model.sentences_per_second for model in models]).mean:,.0f}"),
     )
+
+
+def _calibration(models: Sequence[ModelResult], read: Callable[[Calibration], float], number: Number) -> Cell:
+    """Write a number of the probabilities, of several seeds with its standard deviation."""
+    measured = [model.calibration for model in models if model.calibration is not None]
+    if not measured:
+        return EMPTY
+    spread = Spread.of([read(calibration) for calibration in measured])
+    deviation = f"± {number(spread.std).removesuffix(' %')}" if len(measured) > 1 else ""
+    return Cell(number(spread.mean), deviation)
 
 
 def _scores(models: Sequence[ModelResult]) -> tuple[Cell, Cell, Cell]:

@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from potstill.errors import ArtifactError
+from potstill.runtime.decision import decide
 from potstill.runtime.stream import BEGINNING, Position, Text
 
 AnswerFormat = Literal["jsonl", "csv"]
 ANSWER_FORMATS: Final[tuple[str, ...]] = get_args(AnswerFormat)
 
-_DIGITS: Final = 4
+DIGITS: Final = 4
 """Digits of a probability: finer differences between a model's answers mean nothing."""
 
 
@@ -32,6 +33,8 @@ class Writing:
     labels: tuple[str, ...]
     """Name of each class."""
     in_pairs: bool
+    threshold: float | None = None
+    """The model's, where it has one; see `decide`."""
 
     def header(self) -> bytes:
         """Return what stands before the first answer."""
@@ -45,8 +48,8 @@ class Writing:
             probabilities: (texts, classes).
         """
         rows = [
-            (text.line, *_parts(text.value), self.labels[best], round(float(row[best]), _DIGITS))
-            for text, row, best in zip(texts, probabilities, probabilities.argmax(axis=1), strict=True)
+            (text.line, *_parts(text.value), self.labels[place], round(float(row[place]), DIGITS))
+            for text, row, place in zip(texts, probabilities, decide(probabilities, self.threshold), strict=True)
         ]
         if self.format == "csv":
             return _csv(rows)

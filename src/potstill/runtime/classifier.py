@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from potstill import tokens
 from potstill.errors import ArtifactError
+from potstill.runtime.decision import decide, softmax
 from potstill.runtime.directory import Manifest, StudentFiles
 from potstill.runtime.session import INPUT_IDS, LENGTHS, LOGITS, open_session, run
 
@@ -43,6 +44,8 @@ class Classifier:
         self.reads_pairs = manifest.pairs
         self.labels = manifest.label_names
         self.classes_: npt.NDArray[np.str_] = np.array(manifest.label_names)
+        self.temperature = manifest.temperature
+        self.threshold = manifest.threshold
 
     @classmethod
     def load(cls, path: Path | str, *, batch_size: int = 64, threads: int | None = None) -> Classifier:
@@ -64,19 +67,20 @@ class Classifier:
         return cls(session, tokenizer, manifest, batch_size)
 
     def predict(self, texts: Texts) -> npt.NDArray[np.str_]:
-        """Name the most probable class of each text; returns (texts,)."""
-        names: npt.NDArray[np.str_] = self.classes_[self.logits(texts).argmax(axis=1)]
+        """Name each text's class; returns (texts,).
+
+        It is the most probable one. Only for a student with a `threshold` of its own it need not be: of its two classes
+        the second is named where that one's probability is above the threshold.
+        """
+        names: npt.NDArray[np.str_] = self.classes_[decide(self.predict_proba(texts), self.threshold)]
         return names
 
     def predict_proba(self, texts: Texts) -> npt.NDArray[np.float32]:
-        """Return each class's probability, (texts, classes), in the order of `classes_`."""
-        logits = self.logits(texts)
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))  # (texts, classes); 1 at most, so no overflow
-        probabilities: npt.NDArray[np.float32] = odds / odds.sum(axis=1, keepdims=True)
-        return probabilities
+        """Return each class's probability at the student's temperature, (texts, classes), in `classes_`' order."""
+        return softmax(self.logits(texts), self.temperature)
 
     def logits(self, texts: Texts) -> npt.NDArray[np.float32]:
-        """Return the scores before the softmax, (texts, classes).
+        """Return the scores that come out of the network, before temperature and softmax, (texts, classes).
 
         Raises:
             TypeError: `texts` is a single text, or holds anything but texts (of a student of pairs: pairs of texts).

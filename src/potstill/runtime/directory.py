@@ -66,6 +66,10 @@ class Manifest:
     """Longer texts are cut to this many tokens."""
     pairs: bool = False
     """Whether the student classifies pairs of texts."""
+    temperature: float = 1.0
+    """What the logits are divided by before the softmax; see `evaluation.calibration`."""
+    threshold: float | None = None
+    """Of two classes, the second is the answer where its probability is above this. None: the most probable class."""
 
     def save(self, path: Path) -> None:
         """Write `student.json`."""
@@ -90,7 +94,9 @@ class Manifest:
             raise ArtifactError(
                 f"{path} is damaged: " + "; ".join(problems) + "\n  what to do: restore it, or save the student again"
             )
-        return cls(content["spec"], tuple(content["label_names"]), content["max_tokens"], content["pairs"])
+        fields = ("spec", "max_tokens", "pairs", "temperature", "threshold")
+        known = {key: content[key] for key in fields if key in content}  # the last two were not always there
+        return cls(label_names=tuple(content["label_names"]), **known)
 
 
 def find_student(path: Path) -> Path:
@@ -151,7 +157,26 @@ def _problems(content: dict[str, Any]) -> list[str]:
         problems.append(f"expected true or false as pairs, found {content.get('pairs')!r}")
     if not _is_count(max_tokens) or max_tokens == 0:
         problems.append(f"expected a positive whole number as max_tokens, found {max_tokens!r}")
+    return problems + _decision_problems(content)
+
+
+def _decision_problems(content: dict[str, Any]) -> list[str]:
+    temperature, threshold = content.get("temperature", 1.0), content.get("threshold")
+    problems = []
+    if not _is_number(temperature) or temperature <= 0:
+        problems.append(f"expected a finite number above 0 as temperature, found {temperature!r}")
+    if threshold is None:
+        return problems
+    if not _is_number(threshold) or not 0 < threshold < 1:
+        problems.append(f"expected a number above 0 and below 1, or null, as threshold, found {threshold!r}")
+    names = content.get("label_names")
+    if isinstance(names, list) and len(names) != 2:
+        problems.append(f"expected null as threshold of {len(names)} classes, found {threshold!r}")
     return problems
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_count(value: object) -> bool:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from potstill.runtime.answers import DIGITS
+from potstill.runtime.decision import decide
 from potstill.server.batching import Answer
 from potstill.server.limits import Limits
 from potstill.server.models import Kind, ServedModel
-
-_DIGITS: Final = 4
-"""Digits of a probability, as in `predict`: finer differences between a model's answers mean nothing."""
 
 
 class _Documented(BaseModel):
@@ -23,7 +20,7 @@ class Prediction(_Documented):
     """A model's answer to one text."""
 
     label: str
-    """The most probable class."""
+    """The most probable class, unless the model has a threshold."""
     probability: float
     """Its probability."""
     probabilities: dict[str, float]
@@ -43,8 +40,8 @@ class ModelAnswer(_Documented):
     @classmethod
     def of(cls, model: ServedModel, answer: Answer) -> ModelAnswer:
         """Write an answer down."""
-        rows = answer.probabilities.astype(np.float64).round(_DIGITS).tolist()  # (texts, classes)
-        best = answer.probabilities.argmax(axis=1).tolist()
+        rows = answer.probabilities.astype(np.float64).round(DIGITS).tolist()  # (texts, classes)
+        places = decide(answer.probabilities, model.threshold).tolist()
         return cls(
             model=model.name,
             latency_ms=round(answer.seconds * 1e3, 3),
@@ -54,7 +51,7 @@ class ModelAnswer(_Documented):
                     probability=row[place],
                     probabilities=dict(zip(model.labels, row, strict=True)),
                 )
-                for row, place in zip(rows, best, strict=True)
+                for row, place in zip(rows, places, strict=True)
             ],
         )
 
@@ -76,6 +73,8 @@ class ModelCard(_Documented):
     """Its classes."""
     reads_pairs: bool
     """Whether it classifies pairs of texts."""
+    threshold: float | None
+    """Of two classes, the second is the label where its probability is above this; null: the most probable class is."""
 
 
 class Models(_Documented):

@@ -187,7 +187,13 @@ def _add_api(app: FastAPI, service: _Service, guarded: dict[str, Any], examples:
     @app.get("/v1/models", **guarded, summary="What there is to ask")
     async def models() -> Models:
         cards = [
-            ModelCard(name=model.name, kind=model.kind, labels=list(model.labels), reads_pairs=model.reads_pairs)
+            ModelCard(
+                name=model.name,
+                kind=model.kind,
+                labels=list(model.labels),
+                reads_pairs=model.reads_pairs,
+                threshold=model.threshold,
+            )
             for model in service.models.values()
         ]
         return Models(models=cards, limits=service.limits, examples=examples)

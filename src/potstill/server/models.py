@@ -36,6 +36,8 @@ class ServedModel:
     reads_pairs: bool
     probabilities: Callable[[Sequence[Any]], npt.NDArray[np.float32]]
     """Texts (pairs where it `reads_pairs`) to (texts, classes). Called from one thread at a time."""
+    threshold: float | None = None
+    """Which class the probabilities stand for; see `decide`."""
 
     def warm_up(self) -> None:
         """Let what happens at a first call (allocations, choice of kernels) happen now."""
@@ -124,7 +126,8 @@ def open_models(directories: dict[str, Path], threads: int, runtime: Callable[[]
 
 def _student(name: str, directory: Path, threads: int) -> ServedModel:
     classifier = Classifier.load(directory, threads=threads)
-    return ServedModel(name, "student", classifier.labels, classifier.reads_pairs, classifier.predict_proba)
+    labels, probabilities = classifier.labels, classifier.predict_proba
+    return ServedModel(name, "student", labels, classifier.reads_pairs, probabilities, classifier.threshold)
 
 
 def _teacher(name: str, directory: Path, runtime: RuntimeConfig) -> ServedModel:

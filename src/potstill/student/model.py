@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from potstill.artifacts import write_atomically
 from potstill.backbone import load_tokenizer, padding_id
 from potstill.config import StudentConfig
-from potstill.data import Corpus, Examples
+from potstill.data import UNLABELLED, Corpus, Examples
 from potstill.data.tokenised import TrainingSet, tokenise
+from potstill.errors import ConfigError
+from potstill.evaluation.calibration import best_threshold, fit_temperature
 from potstill.export.onnx import build_model, prove_parity
+from potstill.runtime.decision import softmax
 from potstill.runtime.directory import Manifest, StudentFiles
+from potstill.student.embeddings import teacher_embeddings
 from potstill.student.network import DistilRNN, StudentSpec
 
 PADDING_TOKEN = "<pad>"  # noqa: S105 — a token of text, not a secret
@@ -30,24 +37,40 @@ class Student:
     label_names: tuple[str, ...]
     max_tokens: int
     pairs: bool
+    temperature: float = 1.0
+    """What the runtime divides the logits by; the network's own are as they are."""
+    threshold: float | None = None
+    """Of two classes, the second is the answer where its probability is above this."""
 
     @classmethod
     def create(
-        cls, config: StudentConfig, corpus: Corpus, max_tokens: int, teacher_tokenizer: str, seed: int
+        cls,
+        config: StudentConfig,
+        corpus: Corpus,
+        max_tokens: int,
+        teacher_tokenizer: str,
+        seed: int,
+        *,
+        more_texts: Sequence[str] = (),
+        backbone: str | None = None,
     ) -> Student:
-        """Build a student with fresh weights.
+        """Build a student with fresh weights, but for embeddings that begin as the teacher's.
 
         Args:
-            config: Its shape and tokenizer.
+            config: Its shape, its tokenizer and the start of its embeddings.
             corpus: Its classes; an own vocabulary is learnt from the training texts.
             max_tokens: Longer texts are cut.
             teacher_tokenizer: Name of the tokenizer that `tokenizer: teacher` stands for.
             seed: Decides the weights.
+            more_texts: What an own vocabulary is learnt from beside the training texts: those of a transfer set.
+            backbone: Name of the teacher's; only `embedding_init: teacher` needs it.
 
         Raises:
-            SourceError: A named tokenizer can't be found or reached.
+            SourceError: A named tokenizer or backbone can't be found or reached.
+            ConfigError: `embedding_init: teacher` without a backbone, or see `teacher_embeddings`.
         """
-        tokenizer, padding = _tokenizer(config, corpus.train, teacher_tokenizer)
+        texts = (*corpus.train.all_texts, *more_texts)
+        tokenizer, padding = _tokenizer(config, texts, teacher_tokenizer)
         spec = StudentSpec(
             cell=config.cell,
             vocab_size=1 + max(tokenizer.get_vocab().values()),  # more than there are tokens where ids have gaps
@@ -59,16 +82,21 @@ class Student:
             dropout=config.dropout,
             num_classes=corpus.num_classes,
             padding_id=padding,
+            word_dropout=config.word_dropout,
         )
         torch.manual_seed(seed)
-        return cls(DistilRNN(spec), tokenizer, corpus.label_names, max_tokens, corpus.in_pairs)
+        student = cls(DistilRNN(spec), tokenizer, corpus.label_names, max_tokens, corpus.in_pairs)
+        if config.embedding_init == "teacher":
+            student._start_embeddings(texts, backbone, teacher_tokenizer)
+        return student
 
     def save(self, directory: Path) -> None:
         """Write weights, tokenizer, manifest and the ONNX graph that `potstill.runtime` predicts with."""
         files = StudentFiles(directory)
         tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
         graph = build_model(self.network)
-        manifest = Manifest(asdict(self.network.spec), self.label_names, self.max_tokens, self.pairs)
+        spec, labels = asdict(self.network.spec), self.label_names
+        manifest = Manifest(spec, labels, self.max_tokens, self.pairs, self.temperature, self.threshold)
         write_atomically(files.weights, lambda path: save_file(tensors, path))
         write_atomically(files.tokenizer, lambda path: self.tokenizer.save(str(path)))
         write_atomically(files.model, lambda path: path.write_bytes(graph))
@@ -82,11 +110,45 @@ class Student:
         """
         prove_parity(self.network, StudentFiles(directory).model.read_bytes(), seed=0)
 
+    def calibrated(
+        self, logits: NDArray[np.float32], labels: NDArray[np.int64], *, tune_threshold: bool = False
+    ) -> Student:
+        """Return this student with the temperature and, of two classes, the threshold that suit these texts best.
+
+        Args:
+            logits: Its own on the selection split, (texts, classes).
+            labels: Class indices, (texts,).
+            tune_threshold: Whether there is to be a threshold; with more than two classes there is none.
+        """
+        temperature = fit_temperature(logits, labels)
+        threshold = None
+        if tune_threshold and len(self.label_names) == 2:
+            threshold = best_threshold(softmax(logits, temperature)[:, 1], labels)
+        return replace(self, temperature=temperature, threshold=threshold)
+
     def training_set(self, examples: Examples, teacher_logits: torch.Tensor | None = None) -> TrainingSet:
         """Tokenise `examples` for this student; `teacher_logits`, (texts, classes), go along unchanged."""
         padding = self.network.spec.padding_id
         tokens = tokenise(examples, self.tokenizer, self.max_tokens, empty_id=padding)
         return TrainingSet(tokens, torch.from_numpy(examples.labels), padding, teacher_logits)
+
+    @torch.no_grad()
+    def _start_embeddings(self, texts: tuple[str, ...], backbone: str | None, teacher_tokenizer: str) -> None:
+        """Give the embeddings the teacher's as their start; `texts` say which tokens matter."""
+        if backbone is None:
+            raise ConfigError(["student.embedding_init: `teacher` needs a teacher, found none; choose `random`"])
+        spec = self.network.spec
+        examples = Examples(texts, np.full(len(texts), UNLABELLED))
+        ids = tokenise(examples, self.tokenizer, self.max_tokens, empty_id=spec.padding_id).ids
+        start = teacher_embeddings(
+            self.tokenizer,
+            np.bincount(ids, minlength=spec.vocab_size),
+            spec.embedding_size,
+            spec.padding_id,
+            backbone=backbone,
+            teacher_tokenizer=teacher_tokenizer,
+        )
+        self.network.embedding.weight.copy_(start)
 
 
 def check_tokenizer(config: StudentConfig) -> None:
@@ -105,7 +167,7 @@ def student_bytes(directory: Path) -> int:
     return sum(path.stat().st_size for path in (files.model, files.tokenizer, files.manifest))
 
 
-def train_vocabulary(examples: Examples, size: int) -> Tokenizer:
+def train_vocabulary(texts: Sequence[str], size: int) -> Tokenizer:
     """Learn a byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909) over the bytes of the texts.
 
     Starting from bytes, as GPT-2 does, no text is ever unknown. Training is deterministic.
@@ -120,14 +182,14 @@ def train_vocabulary(examples: Examples, size: int) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([*examples.texts, *(examples.pairs or ())], trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 
-def _tokenizer(config: StudentConfig, train: Examples, teacher_tokenizer: str) -> tuple[Tokenizer, int]:
+def _tokenizer(config: StudentConfig, texts: Sequence[str], teacher_tokenizer: str) -> tuple[Tokenizer, int]:
     """Return the student's tokenizer and its padding id."""
     if config.tokenizer == "bpe":
-        tokenizer = train_vocabulary(train, config.vocab_size)
+        tokenizer = train_vocabulary(texts, config.vocab_size)
         return tokenizer, tokenizer.get_vocab()[PADDING_TOKEN]
     loaded = load_tokenizer(teacher_tokenizer if config.tokenizer == "teacher" else config.tokenizer)
     return loaded.backend_tokenizer, padding_id(loaded)

@@ -14,12 +14,11 @@ from potstill.config import RuntimeConfig
 from potstill.errors import ConfigError
 
 
-def make_fabric(config: RuntimeConfig, *, large: bool) -> Fabric:
+def make_fabric(config: RuntimeConfig) -> Fabric:
     """Set up device and precision.
 
     Args:
         config: What was asked for.
-        large: Whether the model is large enough to gain from bfloat16. Students are not: they stay in float32.
 
     Raises:
         ConfigError: The device is not there, or the compiler that was asked for.
@@ -37,12 +36,12 @@ def make_fabric(config: RuntimeConfig, *, large: bool) -> Fabric:
     if precision == "auto":
         precision = "bf16-mixed" if has_fast_bfloat16(device) else "32-true"
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what it says stands in environment.json
-    return Fabric(accelerator=device, devices=1, precision=precision if large else "32-true")
+    return Fabric(accelerator=device, devices=1, precision=precision)
 
 
 def describe_compute(config: RuntimeConfig) -> dict[str, str]:
-    """Return what `auto` comes down to on this machine: the device, and the precision of the teacher."""
-    fabric = make_fabric(config, large=True)
+    """Return what `auto` comes down to on this machine: the device, and the precision."""
+    fabric = make_fabric(config)
     return {"device": fabric.device.type, "precision": str(fabric._precision.precision)}
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,17 +18,25 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from potstill.config import TrainingConfig
-from potstill.data.tokenised import TrainingSet, sequential_batches, shuffled_batches
+from potstill.data.examples import UNLABELLED
+from potstill.data.tokenised import Batch, TrainingSet, sequential_batches, shuffled_batches
 from potstill.errors import TrainingError
-from potstill.evaluation.metrics import compute_metrics
-from potstill.training.progress import progress_bar, report_epoch, warn_nothing_learnt
+from potstill.training.progress import progress_bar, report_epoch, scores, warn_nothing_learnt
 from potstill.training.schedule import learning_rate_factor, make_optimizer
-
-Loss = Callable[[Tensor, Tensor, Tensor | None], dict[str, Tensor]]
-"""(logits, labels, teacher's logits or None) → `loss` and its parts, each a mean over the batch."""
 
 Record = dict[str, Any]
 """One line of history.jsonl. `learning_rate` is the one of the epoch's last step; the speeds are those of training."""
+
+
+class Loss(Protocol):
+    """What a model is fitted to."""
+
+    def __call__(self, outputs: Any, batch: Batch, /) -> dict[str, Tensor]:
+        """Return `loss` and its parts, means over the batch, from what the model returns in training."""
+
+    def score(self, outputs: Tensor, data: TrainingSet, /) -> Record:
+        """Return `selection_loss` and the scores of a whole split, from what the model returns in evaluation."""
+
 
 Indices = NDArray[np.int64]
 
@@ -69,6 +77,7 @@ def fit(
     save: Callable[[], None],
     title: str,
     b_ratio: float = 1.0,
+    on_epoch: Callable[[Record], object] | None = None,
 ) -> FitResult:
     """Train `model` and leave it with the weights of its best epoch.
 
@@ -80,25 +89,24 @@ def fit(
         config: Epochs, optimiser, schedule, stopping.
         fabric: Device and precision.
         seed: Decides batches and dropout. Same seed, same machine, same numbers.
-        history_file: Gets one JSON record per epoch.
+        history_file: Gets one JSON record per epoch; its directory is made if need be.
         save: Writes the model; called whenever an epoch is the best so far, so that an interruption loses little.
         title: What the progress bar calls this fit.
         b_ratio: See `make_optimizer`.
+        on_epoch: Gets every epoch's record, after `save`; what it raises ends the fit there and goes to the caller.
 
     Raises:
         TrainingError: The loss is no longer finite.
     """
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
-    plans = [
-        shuffled_batches(train.tokens.lengths, config.batch_size, generator, by_tokens=config.batch_by == "tokens")
-        for _ in range(config.epochs)
-    ]
+    plans = [plan_epoch(train.tokens.lengths, config, generator) for _ in range(config.epochs)]
     steps = sum(math.ceil(len(plan) / config.accumulation) for plan in plans)
     learner = Learner(model, loss, config, steps, fabric, b_ratio=b_ratio)
     best = _BestEpoch(model, config.metric)
     history: list[Record] = []
     started = time.perf_counter()
+    history_file.parent.mkdir(parents=True, exist_ok=True)
     with progress_bar() as progress, history_file.open("w", encoding="utf-8") as lines:
         task = progress.add_task(title, total=steps, loss="", scores="")
         for epoch, batches in enumerate(plans, start=1):
@@ -116,16 +124,23 @@ def fit(
             lines.write(json.dumps(record) + "\n")
             lines.flush()
             improved = best.offer(record)
-            progress.update(task, scores=f"accuracy {record['accuracy']:.1%}, MCC {record['mcc']:.3f}")
+            progress.update(task, scores=scores(record, selection.majority_share))
             report_epoch(title, record, config.epochs, selection.majority_share, improved=improved)
             if improved:
                 save()
-            elif config.patience is not None and epoch - best.record["epoch"] >= config.patience:
+            if on_epoch is not None:
+                on_epoch(record)
+            if config.patience is not None and epoch - best.record["epoch"] >= config.patience:
                 break
     best.restore()
-    if best.record["mcc"] <= 0.0:
+    if best.record.get("mcc", 1.0) <= 0.0:
         warn_nothing_learnt(title, selection.majority_share)
     return FitResult(tuple(history), best.record, time.perf_counter() - started)
+
+
+def plan_epoch(lengths: Indices, config: TrainingConfig, generator: np.random.Generator) -> list[Indices]:
+    """Plan an epoch's batches as `config` has it, for texts of these `lengths` in tokens; see `shuffled_batches`."""
+    return shuffled_batches(lengths, config.batch_size, generator, by_tokens=config.batch_by == "tokens")
 
 
 @torch.no_grad()
@@ -176,25 +191,23 @@ class Learner:
         self._seconds = 0.0
 
     def train(self, data: TrainingSet, batches: Sequence[Indices], on_step: Callable[[float], None]) -> Record:
-        """Go through `batches` once; return the mean over the examples of the loss and its parts."""
+        """Go through `batches` once; return the mean over the texts of the loss and its parts."""
         started = time.perf_counter()
         self._model.train()
         seen: list[dict[str, Tensor]] = []
         for first in range(0, len(batches), self._config.accumulation):
             seen += self._step(data, batches[first : first + self._config.accumulation])
             on_step(float(seen[-1]["loss"]))
-        means = _weighted_means(seen, [len(batch) for batch in batches])
+        labelled = [int((data.labels[batch] != UNLABELLED).sum()) for batch in batches]
+        means = _weighted_means(seen, [len(batch) for batch in batches], labelled)
         self._seconds = time.perf_counter() - started
         return {f"train_{name}": mean for name, mean in means.items()}
 
     def evaluate(self, data: TrainingSet) -> Record:
-        """Score a split from its whole predictions: a mean of batch means would weigh a short last batch double."""
-        logits = predict_logits(self._model, data, self._fabric)
-        parts = {name: float(value) for name, value in self._loss(logits, data.labels, data.teacher_logits).items()}
-        _require_finite(parts["loss"], "the loss on the selection split")
-        metrics = compute_metrics(data.labels.numpy(), logits.argmax(dim=1).numpy(), logits.shape[1])
-        scores = {"accuracy": metrics.accuracy, "mcc": metrics.mcc, "f1": metrics.f1}
-        return {f"selection_{name}": value for name, value in parts.items()} | scores
+        """Score a split."""
+        record = self._loss.score(predict_logits(self._model, data, self._fabric), data)
+        _require_finite(record["selection_loss"], "the loss on the selection split")
+        return record
 
     def pace(self, data: TrainingSet) -> Record:
         """Tell how the latest `train`, which was on `data`, went forward."""
@@ -215,7 +228,7 @@ class Learner:
         seen: list[dict[str, Tensor]] = []
         for indices in batches:
             batch = data.batch(indices).to(self._fabric.device)
-            parts = self._loss(self._model(*batch.inputs), batch.labels, batch.teacher_logits)
+            parts = self._loss(self._model(*batch.inputs), batch)
             _require_finite(parts["loss"].item(), "the loss")  # before the step: the weights stay usable
             self._fabric.backward(parts["loss"] * (len(indices) / examples))
             seen.append({name: value.detach() for name, value in parts.items()})
@@ -260,12 +273,16 @@ class _BestEpoch:
         return (lower_loss if self._metric == "loss" else record[self._metric], lower_loss)
 
 
-def _weighted_means(parts: Sequence[dict[str, Tensor]], weights: Sequence[int]) -> dict[str, float]:
-    """Average each named value over batches of different sizes."""
-    return {
-        name: float(np.average(torch.stack([part[name] for part in parts]).cpu().double().numpy(), weights=weights))
-        for name in parts[0]
-    }
+def _weighted_means(
+    parts: Sequence[dict[str, Tensor]], sizes: Sequence[int], labelled: Sequence[int]
+) -> dict[str, float]:
+    """Average each named value over batches of different sizes; `ce` is a mean over the labelled texts."""
+    means: dict[str, float] = {}
+    for name in parts[0]:
+        weights = labelled if name == "ce" and any(labelled) else sizes
+        values = torch.stack([part[name] for part in parts]).cpu().double().numpy()
+        means[name] = float(np.average(values, weights=weights))
+    return means
 
 
 def _require_finite(value: float, what: str) -> None:

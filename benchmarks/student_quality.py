@@ -1,0 +1,200 @@
+"""What makes a student good: each step from labels alone to the shipped recipe, over seeds.
+
+    python benchmarks/student_quality.py
+
+Teachers are tuned once (or taken from --teachers), the transfer set is built and judged once, then every row trains
+its students, each in a process of its own with one thread, as many at a time as there are cores. Scores are those on
+CoLA's development split, which chooses nothing: rows and settings are fixed here, epochs come from the selection split.
+What is finished stands in --work; the same command goes on with it. The result is
+`benchmarks/results/student_quality.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common import RESULTS, write_result
+from potstill.artifacts import write_json
+from potstill.config import PotstillConfig
+from potstill.data import Corpus, load_corpus
+from potstill.distillation.teacher_logits import judgement
+from potstill.evaluation import compute_metrics, paired_test
+from potstill.models import StudentModel, TeacherModel, load_teachers, measure
+from potstill.pipeline import Trained, distill, finetune, train, transfer_set
+from potstill.runtime import Classifier
+from potstill.transfer.sets import TransferSet
+
+SIZE = {"embedding_size": 128, "hidden_size": 256, "vocab_size": 8000, "pooling": "max"}
+RNN = {"cell": "rnn", "embedding_size": 128, "hidden_size": 256, "bidirectional": False, "pooling": "last"}
+"""The reference experiment's network (configs/reference.yaml)."""
+TRAINING = {"epochs": 4, "batch_size": 64, "learning_rate": 2e-3, "patience": None}
+"""For all rows, so that they differ in what they learn from alone; small students bear a high rate."""
+SVD = {"embedding_init": "teacher"}
+PRETRAINED = {"pretraining": {"epochs": 2}}
+
+ROWS: dict[str, dict[str, Any]] = {
+    "labels alone": {"alone": True, "student": SIZE},
+    "distilled on the training sentences": {"student": SIZE, "sources": ()},
+    "+ sampled and perturbed sentences": {"student": SIZE, "sources": ("*",)},
+    "+ the teacher's embeddings": {"student": SIZE | SVD, "sources": ("*",)},
+    "+ language modelling first": {"student": SIZE | SVD | PRETRAINED, "sources": ("*",)},
+    "vanilla RNN, labels alone": {"alone": True, "student": RNN},
+    "vanilla RNN, distilled": {"student": RNN | SVD | PRETRAINED, "sources": ("*",)},
+}
+"""By name: whether only the labels are learnt from, the student's settings, and which sources of the transfer set are
+read."""
+
+AGAINST = {"vanilla RNN, distilled": "vanilla RNN, labels alone"}
+"""What a row is compared with; the others with `labels alone`."""
+
+
+def main() -> None:
+    """Make what is missing, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sampled", type=int, default=50_000, help="sentences to sample")
+    parser.add_argument("--perturbed", type=int, default=50_000, help="sentences to perturb")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds per row, from 0")
+    parser.add_argument(
+        "--rows", nargs="+", metavar="ROW", choices=list(ROWS), default=list(ROWS), help="rows to train"
+    )
+    parser.add_argument("--teachers", type=Path, help="tuned teachers; default: three are tuned")
+    parser.add_argument("--work", type=Path, default=Path("runs") / "student-quality", help="keeps what is finished")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time")
+    parser.add_argument("--train", nargs=2, metavar=("ROW", "SEED"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    teachers = args.teachers or args.work / "teachers"
+    config = base_config(args.sampled, args.perturbed)
+    if args.train:
+        name, seed = args.train
+        sys.stdout.write(json.dumps(train_row(config, name, int(seed), teachers, args.work)))
+        return
+    prepare(config, load_corpus(config.data), teachers, args.work)
+    finished = args.work / "finished.jsonl"
+    runs = [json.loads(line) for line in finished.read_text().splitlines()] if finished.is_file() else []
+    done = {(run["name"], run["seed"]) for run in runs}
+    missing = [(name, seed) for seed in range(args.seeds) for name in args.rows if (name, seed) not in done]
+    flags = ["--sampled", str(args.sampled), "--perturbed", str(args.perturbed), "--work", str(args.work)]
+    flags += ["--teachers", str(teachers)]
+    with ThreadPoolExecutor(args.jobs) as pool, finished.open("a") as file:
+        for run in pool.map(lambda pair: train_apart(pair[0], pair[1], flags), missing):
+            file.write(json.dumps(run) + "\n")
+            file.flush()
+            sys.stderr.write(f"{run}\n")
+            runs.append(run)
+    names = [name for name in ROWS if any(run["name"] == name for run in runs)]
+    teacher = json.loads((args.work / "teachers.json").read_text())
+    write_result(
+        RESULTS / "student_quality.json",
+        runs,
+        rows=[summarise(name, runs) for name in names],
+        teachers=teacher,
+        transfer=TransferSet.load(args.work / "transfer").summary,
+    )
+
+
+def base_config(sampled: int, perturbed: int) -> PotstillConfig:
+    """Return what all rows share: CoLA, the teachers of configs/cola.yaml, and the transfer set."""
+    shipped = PotstillConfig.load(Path(__file__).parent.parent / "configs" / "cola.yaml")
+    values = shipped.model_dump()
+    values["transfer"] |= {"sampled": sampled, "perturbed": perturbed}
+    values["student"]["training"] |= TRAINING
+    values["teacher"]["seeds"] = (0, 1)  # two say more than one, at twice the price
+    values["distillation"]["teachers"] = "average"
+    return PotstillConfig.build(values)
+
+
+def prepare(config: PotstillConfig, corpus: Corpus, teachers: Path, work: Path) -> None:
+    """Tune the teachers and build and judge the transfer set, where that has not been done; measure the teachers."""
+    if not teachers.is_dir():
+        for seed in config.teacher.seeds:
+            finetune(config, corpus, teachers / f"seed-{seed}", seed)
+    loaded = load_teachers(teachers, config.runtime, "average")
+    transfer_set(config, corpus, loaded, work / "transfer")
+    if not (work / "teachers.json").is_file():
+        measured = {f"teacher {n}": measure(TeacherModel(one), corpus.evaluation) for n, one in enumerate(loaded)}
+        average = judgement(loaded, corpus.evaluation).argmax(dim=1).numpy()
+        single = {name: one.metrics.mcc for name, one in measured.items()}
+        together = compute_metrics(corpus.evaluation.labels, average, corpus.num_classes).mcc
+        write_json(work / "teachers.json", {"mcc": single, "average": together})
+
+
+def train_row(config: PotstillConfig, name: str, seed: int, teachers: Path, work: Path) -> dict[str, Any]:
+    """Train one row with one seed and return what came of it."""
+    row = ROWS[name]
+    values = config.model_dump()
+    values["student"] |= row["student"]
+    values["distillation"] |= row.get("distillation", {})
+    config = PotstillConfig.build(values)
+    corpus = load_corpus(config.data)
+    directory = work / "students" / name.replace(" ", "-") / f"seed-{seed}"
+    read = 0
+    if row.get("alone"):
+        trained = train(config, corpus, directory, seed)
+    else:
+        loaded = load_teachers(teachers, config.runtime, "average")
+        transfer = TransferSet.load(work / "transfer").only(row["sources"])
+        read = len(transfer)
+        trained = distill(config, corpus, loaded, directory, seed, transfer=transfer if read else None)
+    return {"name": name, "seed": seed, **scores(trained, corpus), "transfer_sentences": read}
+
+
+def scores(trained: Trained, corpus: Corpus) -> dict[str, Any]:
+    """Return what is told of one student."""
+    measured = measure(StudentModel(Classifier.load(trained.directory)), corpus.evaluation)
+    return {
+        "mcc": measured.metrics.mcc,
+        "accuracy": measured.metrics.accuracy,
+        "selection_mcc": trained.fit.best["mcc"],
+        "best_epoch": trained.fit.best["epoch"],
+        "parameters": trained.record.parameters,
+        "seconds": trained.record.train_seconds,
+    }
+
+
+def train_apart(name: str, seed: int, flags: list[str]) -> dict[str, Any]:
+    """Train in a process of its own, with one thread."""
+    command = [sys.executable, __file__, *flags, "--train", name, str(seed)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    if result.returncode:
+        raise RuntimeError(f"{name}, seed {seed}:\n{result.stderr}")
+    run: dict[str, Any] = json.loads(result.stdout)
+    return run
+
+
+def summarise(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a row of the table: mean, spread, and the paired test against what it is compared with."""
+    own = {run["seed"]: run for run in runs if run["name"] == name}
+    against = AGAINST.get(name, "labels alone")
+    other = {run["seed"]: run for run in runs if run["name"] == against}
+    common = sorted(own.keys() & other.keys())
+    row: dict[str, Any] = {
+        "name": name,
+        "mcc": over_seeds([own[seed]["mcc"] for seed in sorted(own)]),
+        "selection_mcc": over_seeds([own[seed]["selection_mcc"] for seed in sorted(own)]),
+        "parameters": own[min(own)]["parameters"],
+        "transfer_sentences": own[min(own)]["transfer_sentences"],
+    }
+    if name != against and len(common) > 1:
+        test = paired_test([own[seed]["mcc"] for seed in common], [other[seed]["mcc"] for seed in common])
+        row["paired_test"] = {"against": against, "difference": test.mean_difference, "p_value": test.p_value}
+    return row
+
+
+def over_seeds(values: list[float]) -> dict[str, Any]:
+    """Return mean, sample standard deviation and the values."""
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return {"mean": float(np.mean(values)), "std": spread, "seeds": values}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""`potstill search`: settings of student and distillation, chosen on the selection split."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from potstill.cli.settings import SEARCH, SettingsCommand, with_settings
+from potstill.config import PotstillConfig
+
+
+@click.command(cls=SettingsCommand)
+@click.option(
+    "--teacher",
+    "teacher_directory",
+    required=True,
+    metavar="DIR",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A tuned teacher, or a directory of several (a run's, say): see --teachers.",
+)
+@click.option(
+    "--transfer",
+    "transfer_path",
+    metavar="PATH",
+    type=click.Path(exists=True, path_type=Path),
+    help="A transfer set, as `potstill transfer` writes it: more texts to learn the teacher's judgement of.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Where to write; a search that was begun there with the same settings is gone on with.  "
+    "[default: runs/NAME-search-DATE-TIME]",
+)
+@with_settings("data", *SEARCH, "student", "distillation", "runtime")
+def search(
+    config: PotstillConfig,
+    config_file: Path | None,
+    teacher_directory: Path,
+    transfer_path: Path | None,
+    out: Path | None,
+) -> None:
+    """Search settings of student and distillation.
+
+    Each trial distils a student with other settings, from one teacher that judges every text once; the MCC on the
+    selection split decides. The evaluation split is not looked at.
+
+    \b
+      potstill search --teacher runs/teacher --out runs/search
+      potstill search --teacher runs/teacher --out runs/grid --grid
+
+    What is searched stands in --config, by the dotted name of any number, switch or choice of student or distillation.
+    Without it that is alpha, temperature, learning rate, dropout and the sizes of embedding and state.
+
+    \b
+      search:
+        trials: 60
+        max_parameters: 1000000
+        space:
+          student.training.learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}
+          student.hidden_size: {low: 64, high: 256, step: 64}
+          student.cell: {choices: [gru, lstm]}
+          student.dropout: 0.2         # a value alone fixes the setting
+
+    A flag fixes its setting too: --dropout 0.2 is the last line.
+
+    Writes search.md (is alpha 0.5 with T = 2 a good choice?), best.yaml for `run` and `distill`, trials.csv,
+    search.json and alpha-temperature.png. Every trial is kept in search.db as it ends: after an interruption of any
+    kind the same command with the same --out goes on, and an ended search does with a larger --trials.
+    """
+    from potstill.artifacts import new_run_directory
+    from potstill.data import load_corpus
+    from potstill.models import load_teachers
+    from potstill.report.search import REPORT_FILE
+    from potstill.search import search as search_settings
+    from potstill.student.model import check_tokenizer
+    from potstill.transfer.sets import TransferSet
+
+    config = _with_fixed(config)
+    corpus = load_corpus(config.data)
+    check_tokenizer(config.student)
+    transfer = None if transfer_path is None else TransferSet.load(transfer_path)
+    teachers = load_teachers(teacher_directory, config.runtime, config.distillation.teachers)
+    directory = out or new_run_directory(None, f"{corpus.name}-search")
+    command = _command_line(directory, given=out is not None)
+    try:
+        search_settings(config, corpus, teachers, directory, transfer=transfer, command=command)
+    except KeyboardInterrupt:
+        click.echo(f"interrupted; the trials that ended are kept. To go on:\n  {command}", err=True)
+        sys.exit(130)
+    click.echo(f"report: {directory / REPORT_FILE}")
+
+
+def _with_fixed(config: PotstillConfig) -> PotstillConfig:
+    """Fix what would be searched and has a flag on the command line: a flag that changes nothing would be a trap."""
+    context = click.get_current_context()
+    values = config.model_dump(mode="json")
+    for name in config.search.space:
+        if context.get_parameter_source(name.replace(".", "__")) is ParameterSource.COMMANDLINE:
+            value = values
+            for part in name.split("."):
+                value = value[part]
+            values["search"]["space"][name] = value
+    return PotstillConfig.build(values, "the flags given")
+
+
+def _command_line(directory: Path, *, given: bool) -> str:
+    """Return the command that goes on with this search: with its directory, which may not have been named."""
+    return shlex.join(["potstill", *sys.argv[1:], *([] if given else ["--out", str(directory)])])

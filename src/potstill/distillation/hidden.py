@@ -1,0 +1,137 @@
+"""Matching the teacher's hidden states, word by word.
+
+The student and the teacher cut a text into different tokens, but both have read a word when they have read its last
+token. There the student's state, through a linear projection that is thrown away afterwards, is drawn to the teacher's
+last hidden state (Romero et al. 2015, "FitNets: Hints for Thin Deep Nets", arXiv 1412.6550, section 2.2):
+
+    L + weight · mean over words and components of (W s + b - h)²
+
+with h standardised per component, so that the weight means the same for every teacher: a student that knows nothing
+pays 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from potstill.artifacts import cache_directory, digest, mapped_array
+from potstill.data import Examples
+from potstill.data.tokenised import Batch, HiddenStates, TrainingSet, sequential_batches
+from potstill.distillation.loss import Objective
+from potstill.distillation.words import WordEnds
+from potstill.student.model import Student
+from potstill.student.network import DistilRNN
+from potstill.teacher import Teacher
+from potstill.training.loop import Record, evaluation_tokens
+from potstill.training.progress import progress_bar
+
+
+def with_hidden_states(train_set: TrainingSet, student: Student, teacher: Teacher, texts: Examples) -> TrainingSet:
+    """Give a student's training set the teacher's hidden states at the words' ends.
+
+    Args:
+        train_set: The student's tokens of `texts`.
+        student: Whose tokens they are.
+        teacher: Whose states they are to match.
+        texts: Single texts.
+
+    Returns:
+        The set with `hidden`. Where the disk has no room for the states, without: see `mapped_array`.
+    """
+    own = WordEnds.find(student.tokenizer, texts.texts, student.max_tokens)
+    ends = WordEnds.find(teacher.tokenizer, texts.texts, teacher.manifest.max_tokens)
+    counts = np.minimum(own.counts, ends.counts)  # one of them may cut earlier
+    own, ends = own.first(counts), ends.first(counts)
+    values = _teacher_states(teacher, texts, ends)
+    return train_set if values is None else replace(train_set, hidden=HiddenStates(values, own.places, own.offsets))
+
+
+def _teacher_states(teacher: Teacher, texts: Examples, ends: WordEnds) -> NDArray[np.float16] | None:
+    """Return the teacher's standardised last hidden states at `ends`, (words, hidden), from the cache or computed."""
+    key = digest([teacher.key(), *texts.texts, ends.places.tobytes(), ends.offsets.tobytes()])
+    shape = (len(ends.places), teacher.classifier.model.config.hidden_size)
+    # Half precision: standardised states lie between -10 and 10, and the student is far from matching three digits.
+    return mapped_array(
+        cache_directory() / "hidden" / key, shape, np.float16, lambda values: _fill(values, teacher, texts, ends)
+    )
+
+
+@torch.inference_mode()
+def _fill(values: NDArray[np.float16], teacher: Teacher, texts: Examples, ends: WordEnds) -> None:
+    data = teacher.training_set(texts, cached=False)
+    teacher.classifier.eval()
+    total, squares = torch.zeros(values.shape[1]).double(), torch.zeros(values.shape[1]).double()
+    with teacher.merged(), progress_bar() as progress:
+        task = progress.add_task("teacher's hidden states", total=len(data), loss="", scores="")
+        for indices in sequential_batches(data.tokens.lengths, evaluation_tokens(teacher.fabric)):
+            batch = data.batch(indices).to(teacher.fabric.device)
+            with teacher.fabric.autocast():
+                states = teacher.classifier.states(batch.input_ids, batch.attention_mask).float().cpu()
+            for row, index in enumerate(indices):
+                words = slice(*ends.offsets[[index, index + 1]])
+                found = states[row, ends.places[words].astype(np.int64)]
+                values[words] = found.numpy()
+                total += found.sum(dim=0)
+                squares += found.double().square().sum(dim=0)
+            progress.update(task, advance=len(indices))
+    count = max(1, len(values))
+    mean = total / count
+    deviation = (squares / count - mean.square()).clamp(min=1e-12).sqrt()
+    for start in range(0, len(values), 1 << 16):
+        part = values[start : start + (1 << 16)]
+        part[:] = (part.astype(np.float32) - mean.float().numpy()) / deviation.float().numpy()
+
+
+class Matching(nn.Module):
+    """A student with the projection of its states to the teacher's.
+
+    Attributes:
+        network: The student's.
+        projection: W and b.
+    """
+
+    def __init__(self, network: DistilRNN, hidden_size: int) -> None:
+        super().__init__()
+        self.network = network
+        self.projection = nn.Linear(network.spec.state_size, hidden_size)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Return logits, (batch, classes), and in training the states too, (batch, length, state)."""
+        states, last = self.network.read(input_ids, attention_mask)
+        logits = self.network.classify(states, last, attention_mask)
+        return (logits, states) if self.training else logits
+
+
+@dataclass(frozen=True)
+class MatchingObjective:
+    """An objective plus the distance of the hidden states.
+
+    Attributes:
+        objective: What the logits are fitted to.
+        weight: Of the distance.
+        projection: From the student's states to the teacher's.
+    """
+
+    objective: Objective
+    weight: float
+    projection: nn.Linear
+
+    def __call__(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:
+        """Return `loss` and its parts; `hidden` is the mean squared distance."""
+        logits, states = outputs
+        parts = self.objective(logits, batch)
+        if batch.hidden is None or batch.hidden_places is None:
+            return parts
+        found = self.projection(states.flatten(0, 1)[batch.hidden_places])  # (words, hidden)
+        distance = (found - batch.hidden).square().mean()
+        return {**parts, "loss": parts["loss"] + self.weight * distance, "hidden": distance}
+
+    def score(self, logits: Tensor, data: TrainingSet) -> Record:
+        """Score a split by its logits."""
+        return self.objective.score(logits, data)

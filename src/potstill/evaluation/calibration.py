@@ -1,0 +1,211 @@
+"""How far probabilities can be believed, and what is set on the selection split: a temperature, a threshold.
+
+Guo et al. 2017, "On Calibration of Modern Neural Networks" (arXiv 1706.04599).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+
+from potstill.evaluation.metrics import Classes, ConfusionCells, Floats
+
+BINS = 15
+"""Bins of the confidence, as in the paper's table 1."""
+
+TEMPERATURES = (0.05, 20.0)
+"""Where the temperature is looked for. A split without a mistake has its least loss at T = 0, one about whose labels
+the logits say nothing at T = infinity; there these bounds decide."""
+
+_EQUAL = 1e-12
+"""MCCs that differ by less are equal but for the rounding of their quotients."""
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Texts that a model is about equally sure of: a point of the reliability diagram.
+
+    Attributes:
+        index: Which bin, from 0.
+        confidence: Mean probability of the most probable class.
+        accuracy: Share of texts of which that class is the right one.
+        count: Number of texts.
+    """
+
+    index: int
+    confidence: float
+    accuracy: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How good probabilities are on one split. A decision threshold plays no part in it.
+
+    Attributes:
+        ece: Expected calibration error, between 0 and 1.
+        nll: Negative log-likelihood of the labels, in nats, the mean over the texts.
+        bins: The reliability diagram, without the bins that hold no text.
+    """
+
+    ece: float
+    nll: float
+    bins: tuple[ReliabilityBin, ...]
+
+    @classmethod
+    def of(cls, logits: NDArray[np.floating[Any]], labels: Classes, temperature: float = 1.0) -> Calibration:
+        """Judge softmax(logits / temperature).
+
+        Args:
+            logits: (texts, classes).
+            labels: Class indices, (texts,).
+            temperature: T.
+
+        Raises:
+            ValueError: There are no texts, the shapes don't fit, a logit is not finite, or a label is no class.
+        """
+        _check(logits, labels)
+        log_probabilities = _log_probabilities(logits, temperature)
+        bins = reliability(np.exp(log_probabilities), labels)
+        return cls(expected_calibration_error(bins), _nll(log_probabilities, labels), bins)
+
+
+def fit_temperature(logits: NDArray[np.floating[Any]], labels: Classes) -> float:
+    """Find the T > 0 with the least negative log-likelihood of softmax(logits / T): temperature scaling (section 4.2).
+
+    The loss is convex in 1 / T, so what is found within `TEMPERATURES` is the only minimum there. It is 1 where no
+    other T is better, as for logits that are all equal.
+
+    Args:
+        logits: (texts, classes), of texts that the model was not trained on.
+        labels: Class indices, (texts,).
+
+    Raises:
+        ValueError: There are no texts, the shapes don't fit, a logit is not finite, or a label is no class.
+    """
+    _check(logits, labels)
+
+    def loss(log_temperature: float) -> float:
+        return _nll(_log_probabilities(logits, math.exp(log_temperature)), labels)
+
+    found = minimize_scalar(loss, bounds=tuple(map(math.log, TEMPERATURES)), method="bounded")
+    return math.exp(found.x) if found.fun < loss(0.0) else 1.0
+
+
+def reliability(probabilities: Floats, labels: Classes, bins: int = BINS) -> tuple[ReliabilityBin, ...]:
+    """Compare confidence and accuracy in bins of equal width, ((m - 1) / bins, m / bins] (section 2).
+
+    Args:
+        probabilities: (texts, classes).
+        labels: Class indices, (texts,).
+        bins: How many bins.
+
+    Returns:
+        The bins that hold a text, the least confident first.
+    """
+    confidences = probabilities.max(axis=1)  # (texts,)
+    right = probabilities.argmax(axis=1) == labels  # (texts,)
+    places = np.searchsorted(np.arange(1, bins) / bins, confidences, side="left")  # (texts,)
+    return tuple(
+        ReliabilityBin(
+            index=int(place),
+            confidence=float(confidences[places == place].mean()),
+            accuracy=float(right[places == place].mean()),
+            count=int(np.count_nonzero(places == place)),
+        )
+        for place in np.unique(places)
+    )
+
+
+def pool(diagrams: Iterable[Iterable[ReliabilityBin]]) -> tuple[ReliabilityBin, ...]:
+    """Return one reliability diagram of the texts of several with the same bins, such as those of a few seeds."""
+    together: dict[int, list[ReliabilityBin]] = {}
+    for item in chain.from_iterable(diagrams):
+        together.setdefault(item.index, []).append(item)
+    pooled = []
+    for index, items in sorted(together.items()):
+        counts = [item.count for item in items]
+        confidence, accuracy = (
+            float(np.average(values, weights=counts))
+            for values in ([item.confidence for item in items], [item.accuracy for item in items])
+        )
+        pooled.append(ReliabilityBin(index, confidence, accuracy, sum(counts)))
+    return tuple(pooled)
+
+
+def expected_calibration_error(bins: Iterable[ReliabilityBin]) -> float:
+    """Compute Σ (count / texts) · |accuracy - confidence| over the bins (equation 3)."""
+    bins = tuple(bins)
+    total = sum(item.count for item in bins)
+    return sum(item.count * abs(item.accuracy - item.confidence) for item in bins) / total
+
+
+def best_threshold(probabilities: NDArray[np.floating[Any]], labels: Classes) -> float:
+    """Find the threshold with the best MCC where class 1 is answered when its probability is above the threshold.
+
+    Tried are 0.5 and the middle between every two neighbouring probabilities; others give the answers of one of these,
+    or the same answer to everything. Of equally good ones the nearest to 0.5 is taken, of two as near the lower. The
+    confusion counts of all thresholds come from one sorting: O(n log n).
+
+    Args:
+        probabilities: Of class 1, (texts,), each in [0, 1].
+        labels: 0 or 1, (texts,).
+
+    Returns:
+        A threshold above 0 and below 1.
+
+    Raises:
+        ValueError: There are no texts, the shapes don't fit, or a value is out of its range.
+    """
+    if probabilities.shape != labels.shape or labels.ndim != 1 or labels.size == 0:
+        raise ValueError(f"expected two equally long vectors, found {probabilities.shape} and {labels.shape}")
+    if not ((probabilities >= 0) & (probabilities <= 1)).all() or not np.isin(labels, (0, 1)).all():
+        raise ValueError("expected probabilities in [0, 1] and labels 0 or 1, found others")
+    order = np.argsort(probabilities)
+    ordered = probabilities[order].astype(np.float64)  # (texts,)
+    positives = np.concatenate([[0], np.cumsum(labels[order] == 1)])  # (texts + 1,): class 1 among the first so many
+    thresholds = _between(ordered)  # (thresholds,)
+    below = np.searchsorted(ordered, thresholds, side="right")  # answered with class 0
+    misses = positives[below]  # of these, class 1
+    texts, total = labels.size, positives[-1]
+    # Label and answer of each column: 0 and 0, 0 and 1, 1 and 0, 1 and 1.
+    counts = np.stack([below - misses, texts - below - (total - misses), misses, total - misses], axis=1)
+    classes = np.eye(2)
+    mcc = ConfusionCells(counts, classes[[0, 0, 1, 1]], classes[[0, 1, 0, 1]]).scores(counts)["mcc"]
+    best = thresholds[mcc >= mcc.max() - _EQUAL]
+    return float(best[np.abs(best - 0.5).argmin()])
+
+
+def _between(ordered: Floats) -> Floats:
+    """Return 0.5 and a threshold between every two neighbours of ascending values, ascending, (thresholds,)."""
+    values = np.unique(ordered)
+    # Between values that are neighbours as numbers there is no middle; the lower one then parts them as well.
+    middles = np.minimum((values[:-1] + values[1:]) / 2, np.nextafter(values[1:], 0.0))
+    return np.unique(np.concatenate([middles[middles > 0.0], [0.5]]))
+
+
+def _check(logits: NDArray[np.floating[Any]], labels: Classes) -> None:
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or labels.size == 0:
+        raise ValueError(f"expected logits (texts, classes) and labels (texts,), found {logits.shape}, {labels.shape}")
+    if not np.isfinite(logits).all():
+        raise ValueError("expected finite logits, found others")
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise ValueError(f"labels must be in 0..{logits.shape[1] - 1}, found {labels.min()}..{labels.max()}")
+
+
+def _log_probabilities(logits: NDArray[np.floating[Any]], temperature: float) -> Floats:
+    """Return log softmax(logits / temperature), (texts, classes), finite even where a probability is rounded to 0."""
+    values: Floats = log_softmax(logits.astype(np.float64) / temperature, axis=1)
+    return values
+
+
+def _nll(log_probabilities: Floats, labels: Classes) -> float:
+    return -float(np.take_along_axis(log_probabilities, labels[:, None], axis=1).mean())

@@ -1,0 +1,212 @@
+"""Building a transfer set: texts found, sampled and perturbed, then freed of what is held out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from potstill.artifacts import write_atomically
+from potstill.config import PotstillConfig
+from potstill.data import Corpus, Examples
+from potstill.errors import ConfigError, DataError
+from potstill.runtime import stream
+from potstill.tensors import load_tensors, save_tensors
+from potstill.training.progress import console, progress_bar
+from potstill.transfer.language_model import SEPARATOR, LanguageModel
+from potstill.transfer.overlap import near
+from potstill.transfer.perturb import perturb
+from potstill.transfer.sets import TRANSFER_FILE, TransferSet
+
+Pair = tuple[str, str | None]
+Found = Iterator[tuple[Pair, str]]
+"""Texts, each with its second one for sentence-pair tasks, and their source."""
+
+BATCH: Final = 256
+"""Texts sampled at once: enough to keep two cores busy. Of a larger batch more would be thrown away at the end."""
+
+_FRUITLESS: Final = 0.01
+"""A round of sampling that brings fewer new texts than this share ends it: the language model repeats itself."""
+
+_SAMPLES: Final = "sampled"
+_LANGUAGE_MODEL: Final = "language-model.safetensors"
+
+
+def build_transfer_set(config: PotstillConfig, corpus: Corpus, directory: Path) -> TransferSet:
+    """Build the transfer set that `config.transfer` describes, or go on with one that was begun.
+
+    Args:
+        config: `transfer`, `data`, `teacher` (the backbone) and `runtime` are used.
+        corpus: The task. Only its training texts are learnt from; its selection and evaluation texts are kept out.
+        directory: Gets `transfer.parquet` and, until it is there, what a later call needs to go on.
+
+    Returns:
+        The set, not judged yet.
+
+    Raises:
+        DataError: A file can't be read.
+        ConfigError: Pairs of texts are to be perturbed, or the backbone's tokenizer can't end a text.
+        SourceError: The backbone can't be found or reached, or writes no text.
+    """
+    if (directory / TRANSFER_FILE).is_file():
+        return TransferSet.load(directory)
+    if config.transfer.perturbed and corpus.in_pairs:
+        raise ConfigError(["transfer.perturbed: single texts can be perturbed, pairs can't; leave it at 0"])
+    directory.mkdir(parents=True, exist_ok=True)
+    known = set(_pairs(corpus.train))
+    found: dict[Pair, str] = {}
+    repeated = 0
+    for pair, source in _gather(config, corpus, directory, found):
+        if pair in known or pair in found:
+            repeated += 1
+        else:
+            found[pair] = source
+    held_out = [_joined(pair) for part in (corpus.selection, corpus.evaluation) for pair in _pairs(part)]
+    like = near([_joined(pair) for pair in found], held_out, config.transfer.similarity)
+    kept = [item for item, dropped in zip(found.items(), like, strict=True) if not dropped]
+    built = TransferSet(
+        texts=tuple(text for (text, _), _ in kept),
+        pairs=tuple(second or "" for (_, second), _ in kept) if corpus.in_pairs else None,
+        sources=tuple(source for _, source in kept),
+        dropped={"held-out": int(like.sum()), "repeated": repeated},
+    )
+    built.save(directory / TRANSFER_FILE)
+    shutil.rmtree(directory / _SAMPLES, ignore_errors=True)
+    (directory / _LANGUAGE_MODEL).unlink(missing_ok=True)
+    describe(built)
+    return built
+
+
+def describe(built: TransferSet) -> None:
+    """Say what a transfer set holds and what was kept out of it."""
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in built.counts.items()) or "nothing"
+    console.print(
+        f"transfer set: {counts}; left out: {built.dropped['held-out']:,} like a text that is held out, "
+        f"{built.dropped['repeated']:,} that were there already",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _gather(config: PotstillConfig, corpus: Corpus, directory: Path, found: Mapping[Pair, str]) -> Found:
+    """Yield what the settings ask for. What has been `found` by then is perturbed like the training texts."""
+    for name in config.transfer.files:
+        yield from _read(Path(name), config, in_pairs=corpus.in_pairs)
+    if config.transfer.sampled:
+        yield from _sampled(config, corpus, directory)
+    if config.transfer.perturbed:
+        texts = [*corpus.train.texts, *(text for text, _ in found)]
+        for text, kind in perturb(texts, config.transfer.perturbed, config.transfer.seed):
+            yield (text, None), f"perturbed:{kind}"
+
+
+def _read(path: Path, config: PotstillConfig, *, in_pairs: bool) -> Found:
+    """Read a file of unlabelled text; what other columns it has is ignored."""
+    formats: dict[str, stream.Format] = {".csv": "csv", ".jsonl": "jsonl"}
+    data = config.data
+    columns = (data.text_column, data.pair_column) if in_pairs and data.pair_column else (data.text_column,)
+    layout = stream.Layout(formats.get(path.suffix, "text"), in_pairs, columns)
+    try:
+        with path.open("rb") as file:
+            for item in stream.read(file, layout, str(path)):
+                if isinstance(item, stream.Broken):
+                    raise DataError(item.problem, file=path, line=item.line, remedy="mend the line, or leave it out")
+                pair = (item.value, None) if isinstance(item.value, str) else item.value
+                yield pair, f"file:{path.name}"
+    except OSError as error:
+        raise DataError(
+            f"expected a file of texts, found none that can be read ({error.strerror})", file=path, remedy="check it"
+        ) from None
+
+
+def _sampled(config: PotstillConfig, corpus: Corpus, directory: Path) -> Found:
+    """Sample from the tuned language model, a class at a time in turn, until there are enough different texts."""
+    wanted, names = config.transfer.sampled, corpus.label_names
+    samples = _Samples(config, corpus, directory)
+    known = set(_pairs(corpus.train))
+    distinct = new = 0
+    with progress_bar() as progress:
+        task = progress.add_task("sampling", total=wanted, loss="", scores="")
+        for number in range(wanted * len(names)):  # an end even where nothing new comes
+            label = number % len(names)
+            if label == 0 and number > 0:
+                if new < _FRUITLESS * BATCH * len(names):
+                    _warn_repetition(distinct, wanted)
+                    return
+                new = 0
+            for pair in samples.batch(number, names[label]):
+                if pair not in known:
+                    if distinct == wanted:
+                        return
+                    known.add(pair)
+                    new, distinct = new + 1, distinct + 1
+                yield pair, f"sampled:{names[label]}"
+            progress.update(task, completed=distinct)
+
+
+class _Samples:
+    """Batches of sampled texts, each kept on disk as soon as it is there; the language model is tuned when asked."""
+
+    def __init__(self, config: PotstillConfig, corpus: Corpus, directory: Path) -> None:
+        self._config, self._corpus, self._directory = config, corpus, directory
+        self._model: LanguageModel | None = None
+
+    def batch(self, number: int, label: str) -> list[Pair]:
+        """Return batch `number`, of texts that were asked for as `label`: drawn before, or now."""
+        path = self._directory / _SAMPLES / f"{number:06}.parquet"
+        if not path.is_file():
+            settings = self._config.transfer
+            texts = list(
+                self._tuned().sample(
+                    label,
+                    BATCH,
+                    temperature=settings.temperature,
+                    top_p=settings.top_p,
+                    seed=(settings.seed << 32) + number,
+                )
+            )
+            table = pa.table({"text": pa.array(texts, pa.string())})
+            write_atomically(path, lambda temporary: pq.write_table(table, temporary))
+        return list(self._split(pq.read_table(path)["text"].to_pylist()))
+
+    def _split(self, texts: Iterable[str]) -> Iterator[Pair]:
+        """Yield what is well formed: one line, or two where texts come in pairs."""
+        for text in texts:
+            lines = [line.strip() for line in text.split(SEPARATOR)]
+            if all(lines) and len(lines) == 1 + self._corpus.in_pairs:
+                yield lines[0], lines[1] if self._corpus.in_pairs else None
+
+    def _tuned(self) -> LanguageModel:
+        if self._model is None:
+            self._model = LanguageModel.load(self._config)
+            path = self._directory / _LANGUAGE_MODEL
+            if path.is_file():
+                load_tensors(self._model.trained, path)
+            else:
+                self._model.tune(self._config, self._corpus, self._directory / "history.jsonl")
+                save_tensors(self._model.trained, path)
+            self._model.merge()
+        return self._model
+
+
+def _warn_repetition(distinct: int, wanted: int) -> None:
+    console.print(
+        f"WARNING: the language model hardly writes anything new any more: {distinct:,} of {wanted:,} texts sampled. "
+        "More training texts, a higher --sampling-temperature or --top-p would give more.",
+        style="bold red",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _pairs(examples: Examples) -> Iterator[Pair]:
+    seconds: Iterable[str | None] = examples.pairs or (None,) * len(examples)
+    return zip(examples.texts, seconds, strict=True)
+
+
+def _joined(pair: Pair) -> str:
+    return pair[0] if pair[1] is None else SEPARATOR.join((pair[0], pair[1]))

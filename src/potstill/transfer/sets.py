@@ -1,0 +1,136 @@
+"""The transfer set: texts without labels, each with the source it came from, and the teacher's judgement of them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from potstill.artifacts import write_atomically
+from potstill.data import UNLABELLED, Examples
+from potstill.errors import ArtifactError
+
+TRANSFER_FILE: Final = "transfer.parquet"
+
+_METADATA: Final = b"potstill"
+_FORMAT: Final = 1
+
+
+@dataclass(frozen=True)
+class TransferSet:
+    """Texts for the student to learn from, kept as Parquet.
+
+    Attributes:
+        texts: One text per row.
+        pairs: The second text per row for sentence-pair tasks, else None.
+        sources: Where each text comes from: `file:NAME`, `sampled:CLASS` (the class that the language model was asked
+            for, which is no label) or `perturbed:KIND`.
+        dropped: Number of texts that were left out, by reason: `held-out` for those like a text of the selection or
+            evaluation split, `repeated` for those that were there already, in the training texts too.
+        logits: The teacher's judgement, (texts, classes), float32, where it was asked.
+        teacher: Content key of who judged, see `Teacher.key`.
+    """
+
+    texts: tuple[str, ...]
+    pairs: tuple[str, ...] | None
+    sources: tuple[str, ...]
+    dropped: Mapping[str, int]
+    logits: NDArray[np.float32] | None = None
+    teacher: str | None = None
+
+    def __len__(self) -> int:
+        """Count the texts."""
+        return len(self.texts)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Count the texts by kind of source (`file`, `sampled`, `perturbed`)."""
+        return dict(Counter(source.partition(":")[0] for source in self.sources))
+
+    @property
+    def summary(self) -> dict[str, int]:
+        """What it holds and what was left out, for reports."""
+        return self.counts | {f"left out: {reason}": count for reason, count in self.dropped.items()}
+
+    @property
+    def examples(self) -> Examples:
+        """The texts, all `UNLABELLED`."""
+        return Examples(self.texts, np.full(len(self), UNLABELLED, dtype=np.int64), self.pairs)
+
+    def weights(self, patterns: Mapping[str, float]) -> Tensor:
+        """Return each text's weight, (texts,), float32: that of the first pattern its source matches, else 1."""
+        found = {
+            source: next((weight for pattern, weight in patterns.items() if fnmatchcase(source, pattern)), 1.0)
+            for source in set(self.sources)
+        }
+        return torch.tensor([found[source] for source in self.sources], dtype=torch.float32)
+
+    def only(self, patterns: Sequence[str]) -> Self:
+        """Return the texts whose source matches one of `patterns`."""
+        kept = [n for n, source in enumerate(self.sources) if any(fnmatchcase(source, p) for p in patterns)]
+        return replace(
+            self,
+            texts=tuple(self.texts[n] for n in kept),
+            pairs=None if self.pairs is None else tuple(self.pairs[n] for n in kept),
+            sources=tuple(self.sources[n] for n in kept),
+            logits=None if self.logits is None else self.logits[kept],
+        )
+
+    def judged(self, logits: Tensor, teacher: str) -> Self:
+        """Return the set with a teacher's logits, (texts, classes)."""
+        return replace(self, logits=logits.numpy(), teacher=teacher)
+
+    def save(self, path: Path) -> None:
+        """Write the set as Parquet, atomically: columns `text`, `pair`, `source` and, where judged, `logits`."""
+        columns: dict[str, Any] = {"text": self.texts, "source": pa.array(self.sources).dictionary_encode()}
+        if self.pairs is not None:
+            columns["pair"] = self.pairs
+        if self.logits is not None:
+            flat = pa.array(self.logits.ravel())
+            columns["logits"] = pa.FixedSizeListArray.from_arrays(flat, self.logits.shape[1])
+        notes = {"format": _FORMAT, "dropped": dict(self.dropped), "teacher": self.teacher}
+        table = pa.table(columns).replace_schema_metadata({_METADATA: json.dumps(notes)})
+        write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote.
+
+        Args:
+            path: The file, or the directory it is in.
+
+        Raises:
+            ArtifactError: It is missing or damaged, or is no transfer set.
+        """
+        file = path / TRANSFER_FILE if path.is_dir() else path
+        try:
+            table = pq.read_table(file)
+            notes = json.loads((table.schema.metadata or {})[_METADATA])
+            if notes["format"] != _FORMAT:
+                raise ValueError(f"format {notes['format']}")
+            columns = {name: table[name] for name in table.column_names}
+            logits = columns.get("logits")
+            return cls(
+                texts=tuple(columns["text"].to_pylist()),
+                pairs=tuple(columns["pair"].to_pylist()) if "pair" in columns else None,
+                sources=tuple(columns["source"].to_pylist()),
+                dropped=notes["dropped"],
+                logits=None if logits is None else np.stack(logits.to_numpy()).astype(np.float32),
+                teacher=notes["teacher"],
+            )
+        except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
+            raise ArtifactError(
+                f"{file}: expected a transfer set, found none that can be read ({type(error).__name__}: {error})\n"
+                f"  what to do: name what `potstill transfer` wrote, or let it write the set again"
+            ) from None

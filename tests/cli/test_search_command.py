@@ -1,0 +1,165 @@
+"""`potstill search` as a user calls it: killed, interrupted, gone on with, and its best configuration used."""
+
+import csv
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from commandline import potstill
+from potstill.config import PotstillConfig
+
+TINY = """
+data: {{source: {data}}}
+teacher: {{backbone: {backbone}, training: {{epochs: 1}}}}
+student:
+  {{embedding_size: 8, hidden_size: 8, vocab_size: 300, training: {{epochs: 2, learning_rate: 0.03}}, seeds: [0]}}
+search:
+  trials: 8
+  space:
+    student.training.learning_rate: {{low: 0.01, high: 0.1, log: true}}
+    student.embedding_size: 8
+    student.hidden_size: {{choices: [4, 8]}}
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory, tiny_backbone):
+    directory = tmp_path_factory.mktemp("config")
+    rows = [f"w{i % 7} {('good', 'bad')[i % 2]} w{i % 5},{('yes', 'no')[i % 2]}" for i in range(60)]
+    (directory / "rated.csv").write_text("\n".join(["text,label", *rows]))
+    file = directory / "tiny.yaml"
+    file.write_text(TINY.format(data=directory / "rated.csv", backbone=tiny_backbone))
+    return file
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny, tmp_path_factory):
+    out = tmp_path_factory.mktemp("teachers") / "teacher"
+    assert potstill("finetune", "--config", tiny, "--out", out) == 0
+    return out
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Leave the training out: every student scores the same."""
+    trained = SimpleNamespace(fit=SimpleNamespace(best={"mcc": 0.5}))
+    monkeypatch.setattr("potstill.search.distill", lambda *arguments, **options: trained)
+
+
+def trials_of(directory):
+    with (directory / "trials.csv").open(encoding="utf-8", newline="") as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+def finished_trials(database):
+    """Look into a study that another process writes."""
+    if not database.exists():
+        return 0
+    try:
+        with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+            return connection.execute("select count(*) from trials where state = 'COMPLETE'").fetchone()[0]
+    except sqlite3.OperationalError:  # its tables are not there yet
+        return 0
+
+
+def test_a_killed_search_goes_on_to_the_same_trials(tiny, teacher, tmp_path, capsys):
+    command = ("search", "--config", tiny, "--teacher", teacher, "--out")
+    assert potstill(*command, tmp_path / "undisturbed") == 0
+    python = (sys.executable, "-c", "from potstill.cli import main; main()")
+    with subprocess.Popen([*python, *map(str, command), tmp_path / "killed"]) as process:
+        while finished_trials(tmp_path / "killed" / "search.db") < 2:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "trials.csv").exists()
+    capsys.readouterr()
+    assert potstill(*command, tmp_path / "killed") == 0
+    assert "of 8 trials are done; going on" in capsys.readouterr().err
+    assert trials_of(tmp_path / "killed") == trials_of(tmp_path / "undisturbed")
+    assert not list((tmp_path / "killed").glob(".trial-*"))
+
+
+def test_the_best_configuration_is_one_for_distill(tiny, teacher, tmp_path, capsys):
+    out, student = tmp_path / "search", tmp_path / "student"
+    assert potstill("search", "--config", tiny, "--teacher", teacher, "--out", out, "--trials", "3") == 0
+    assert capsys.readouterr().out == f"report: {out / 'search.md'}\n"
+    best = max(float(row["mcc"]) for row in trials_of(out))
+    assert potstill("distill", "--config", out / "best.yaml", "--teacher", teacher, "--out", student) == 0
+    assert yaml.safe_load((student / "training.json").read_text())["best"]["mcc"] == best
+    assert PotstillConfig.load(student / "config.yaml") == PotstillConfig.load(out / "best.yaml")
+
+
+def test_an_interruption_says_how_to_go_on(tiny, teacher, tmp_path, monkeypatch, capsys):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("potstill.search.distill", interrupted)
+    arguments = ["search", "--config", str(tiny), "--teacher", str(teacher)]
+    monkeypatch.setattr(sys, "argv", ["potstill", *arguments])
+    assert potstill(*arguments) == 130
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    (out,) = (tmp_path / "runs").iterdir()
+    assert out.name.startswith("rated-search-")
+    assert f"potstill search --config {tiny} --teacher {teacher} --out runs/{out.name}" in error
+
+
+@pytest.mark.usefixtures("untrained")
+def test_a_flag_fixes_its_setting(tiny, teacher, tmp_path):
+    flags = ("--dropout", "0.3", "--alpha", "0.25", "--trials", "2")
+    assert potstill("search", "--config", tiny, "--teacher", teacher, "--out", tmp_path / "out", *flags) == 0
+    rows = trials_of(tmp_path / "out")
+    assert {row["student.dropout"] for row in rows} == {"0.3"}
+    assert {row["distillation.alpha"] for row in rows} == {"0.25"}
+    assert len({row["distillation.temperature"] for row in rows}) == 2
+    space = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())["search"]["space"]
+    assert space["student.dropout"] == 0.3
+
+
+@pytest.mark.usefixtures("untrained")
+def test_the_grid_by_flags(tiny, teacher, tmp_path, capsys):
+    flags = ("--grid", "--alphas", "0,0.5", "--temperatures", "2,4", "--seeds-per-trial", "1")
+    command = ("search", "--config", tiny, "--teacher", teacher, "--out", tmp_path / "out")
+    assert potstill(*command, *flags) == 0
+    points = [(row["distillation.alpha"], row["distillation.temperature"]) for row in trials_of(tmp_path / "out")]
+    assert points == [("0.0", "2.0"), ("0.0", "4.0"), ("0.5", "2.0"), ("0.5", "4.0")]
+    assert potstill(*command, *flags, "--alpha", "0.1") == 1
+    assert "the grid varies distillation.alpha, which is fixed" in capsys.readouterr().err
+
+
+def test_mistakes_are_told_before_anything_is_written(tiny, teacher, tmp_path, capsys):
+    file = tmp_path / "bad.yaml"
+    file.write_text(tiny.read_text() + "    student.hiden_size: 4\n    student.dropout: 1.5\n")
+    assert potstill("search", "--config", file, "--teacher", teacher, "--out", tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert "student.hiden_size: there is no such setting (did you mean student.hidden_size?)" in error
+    assert "search.space.student.dropout.choices.0: Input should be less than 1; found 1.5" in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("untrained")
+def test_another_configuration_in_the_directory_is_refused(tiny, teacher, tmp_path, capsys):
+    command = ("search", "--config", tiny, "--teacher", teacher, "--out", tmp_path / "out", "--trials", "2")
+    assert potstill(*command) == 0
+    assert potstill(*command, "--cell", "gru") == 1
+    assert "found other ones: student\n" in capsys.readouterr().err
+    other = shutil.copytree(tmp_path / "out", tmp_path / "copy")
+    assert potstill(*command[:-3], other, "--trials", "3") == 0
+    assert len(trials_of(other)) == 3
+
+
+def test_a_missing_package_names_the_install_line(tiny, teacher, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.delitem(sys.modules, "potstill.search", raising=False)
+    assert potstill("search", "--teacher", teacher, "--out", tmp_path / "out") == 1
+    assert "pip install 'potstill[search]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

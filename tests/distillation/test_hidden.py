@@ -1,0 +1,110 @@
+"""The teacher's hidden states: the right ones, at the right tokens, and a student that learns them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import potstill
+from potstill.config import PotstillConfig
+from potstill.distillation import Objective
+from potstill.distillation.hidden import Matching, MatchingObjective, with_hidden_states
+from potstill.distillation.words import WordEnds
+from potstill.errors import ConfigError
+from potstill.student.model import Student
+from potstill.teacher import Teacher
+
+
+@pytest.fixture(scope="module")
+def config(tiny_backbone):
+    return PotstillConfig.build(
+        {
+            "data": {"source": "embedded", "limit": 60},
+            "teacher": {"backbone": str(tiny_backbone)},
+            "student": {"embedding_size": 8, "hidden_size": 8, "vocab_size": 300, "training": {"epochs": 3}},
+            "distillation": {"hidden_weight": 1.0},
+            "runtime": {"device": "cpu", "precision": "32-true"},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def corpus(config):
+    return potstill.load_corpus(config.data)
+
+
+@pytest.fixture(scope="module")
+def teacher(config, corpus):
+    return Teacher.create(config.teacher, config.runtime, corpus, config.data.max_tokens, seed=0)
+
+
+@pytest.fixture
+def student(config, corpus):
+    return Student.create(config.student, corpus, config.data.max_tokens, config.teacher.backbone, seed=0)
+
+
+def test_states_are_the_teachers_standardised(corpus, teacher, student):
+    found = with_hidden_states(student.training_set(corpus.train), student, teacher, corpus.train).hidden
+    data = teacher.training_set(corpus.train)
+    ends = WordEnds.find(teacher.tokenizer, corpus.train.texts, teacher.manifest.max_tokens)
+    expected = []
+    for number in range(len(corpus.train)):
+        batch = data.batch([number])
+        with torch.inference_mode():
+            states = teacher.classifier.model.base_model(input_ids=batch.input_ids).last_hidden_state[0]
+        expected.append(states[ends.places[slice(*ends.offsets[[number, number + 1]])].astype(int)].numpy())
+    expected = np.concatenate(expected)
+    expected = (expected - expected.mean(axis=0)) / expected.std(axis=0)
+    np.testing.assert_allclose(found.values, expected, atol=2e-2)
+    assert found.values.std() == pytest.approx(1.0, abs=1e-2)
+
+
+def test_a_batch_gets_the_states_of_its_words_at_their_last_tokens(corpus, teacher, student):
+    data = with_hidden_states(student.training_set(corpus.train), student, teacher, corpus.train)
+    ends = WordEnds.find(student.tokenizer, corpus.train.texts, student.max_tokens)
+    chosen = [7, 3, 11]
+    batch = data.batch(chosen)
+    expected_ids, expected_states = [], []
+    for number in chosen:
+        words = slice(*ends.offsets[[number, number + 1]])
+        expected_ids += data.tokens[number][ends.places[words]].tolist()
+        expected_states.append(data.hidden.values[words])
+    assert batch.input_ids.flatten()[batch.hidden_places].tolist() == expected_ids
+    np.testing.assert_array_equal(batch.hidden.numpy(), np.concatenate(expected_states).astype(np.float32))
+
+
+def test_the_distance_is_added_with_its_weight(corpus, teacher, student):
+    data = with_hidden_states(student.training_set(corpus.train), student, teacher, corpus.train)
+    batch = data.batch(range(6))
+    model = Matching(student.network, batch.hidden.shape[1]).train()
+    student.network.dropout.p = 0.0
+    outputs = model(*batch.inputs)
+    parts = MatchingObjective(Objective(), 0.25, model.projection)(outputs, batch)
+    logits, states = outputs
+    distances = [
+        (model.projection(state) - target).square().mean()
+        for state, target in zip(states.flatten(0, 1)[batch.hidden_places], batch.hidden, strict=True)
+    ]
+    assert float(parts["hidden"]) == pytest.approx(float(torch.stack(distances).mean()), rel=1e-5)
+    alone = Objective()(logits, batch)["loss"]
+    assert float(parts["loss"]) == pytest.approx(float(alone + 0.25 * parts["hidden"]), rel=1e-6)
+    assert torch.equal(model.eval()(*batch.inputs), student.network.eval()(*batch.inputs))
+
+
+def test_a_student_comes_nearer_to_its_teacher(config, corpus, teacher, tmp_path):
+    settings = config.student.training.model_copy(update={"epochs": 12, "learning_rate": 1e-2, "patience": None})
+    student = config.student.model_copy(update={"training": settings, "hidden_size": 32})
+    trained = potstill.distill(config.model_copy(update={"student": student}), corpus, teacher, tmp_path / "student")
+    distances = [record["train_hidden"] for record in trained.fit.history]
+    assert distances[-1] < 0.9 * distances[0]
+    assert "projection.weight" not in load_file(tmp_path / "student" / "model.safetensors")
+
+
+def test_pairs_are_refused(config, corpus, teacher, tmp_path):
+    paired = [replace(part, pairs=part.texts) for part in (corpus.train, corpus.selection, corpus.evaluation)]
+    corpus = replace(corpus, train=paired[0], selection=paired[1], evaluation=paired[2])
+    teacher = replace(teacher, manifest=replace(teacher.manifest, pairs=True))
+    with pytest.raises(ConfigError, match="hidden_weight"):
+        potstill.distill(config, corpus, teacher, tmp_path / "student")

@@ -1,0 +1,54 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from potstill.distillation.words import WordEnds
+from potstill.student.model import train_vocabulary
+
+TEXTS = ("The cat sat.", "", "  two   words ", "naïve café 😀!", "one", "\n", "unbelievable antidisestablishment")
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    return train_vocabulary(TEXTS, 300)
+
+
+def letters():
+    """A tokenizer that cuts every character: another reading of the same words."""
+    tokenizer = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    return tokenizer
+
+
+def test_the_last_token_of_each_word(bpe):
+    ends = WordEnds.find(bpe, TEXTS, 64)
+    assert ends.counts.tolist() == [len(text.split()) for text in TEXTS]
+    for number, text in enumerate(TEXTS):
+        ids = bpe.encode(text).ids
+        starts = [0, *(ends.places[slice(*ends.offsets[[number, number + 1]])] + 1)]
+        read = [bpe.decode(ids[a:b]).strip() for a, b in itertools.pairwise(starts)]
+        assert read == text.split()
+
+
+@given(text=st.text(max_size=30))
+def test_two_tokenizers_agree_on_the_number_of_words(bpe, text):
+    normal = text.replace("\x00", "")
+    counts = [WordEnds.find(tokenizer, [normal], 1000).counts[0] for tokenizer in (bpe, letters())]
+    assert counts[1] == len(normal.split())
+    assert counts[0] <= counts[1]
+
+
+def test_words_that_are_cut_off_are_left_out():
+    ends = WordEnds.find(letters(), ["abc de f"], 5)
+    assert ends.places.tolist() == [2]  # "abc", " ", "d": the second word's end is not there
+
+
+def test_the_first_words_of_each_text():
+    ends = WordEnds.find(letters(), ["a b c", "d", "e f"], 64)
+    kept = ends.first(np.array([2, 0, 1]))
+    assert kept.counts.tolist() == [2, 0, 1]
+    assert kept.places.tolist() == [0, 2, 0]

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import log_loss, matthews_corrcoef
+
+from potstill.evaluation import Calibration
+from potstill.evaluation.calibration import (
+    TEMPERATURES,
+    ReliabilityBin,
+    best_threshold,
+    expected_calibration_error,
+    fit_temperature,
+    pool,
+    reliability,
+)
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return odds / odds.sum(axis=1, keepdims=True)
+
+
+def drawn(temperature: float, classes: int, count: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
+    """Draw labels from a softmax; return its logits times `temperature`, and them."""
+    generator = np.random.default_rng(0)
+    logits = generator.normal(0, 1.5, (count, classes))
+    labels = (generator.random((count, 1)) > softmax(logits).cumsum(axis=1)).sum(axis=1)
+    return temperature * logits, labels
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+def test_the_temperature_of_made_up_logits_is_found(temperature: float, classes: int) -> None:
+    logits, labels = drawn(temperature, classes)
+
+    found = fit_temperature(logits.astype(np.float32), labels)
+
+    assert found == pytest.approx(temperature, rel=0.05)
+    before, after = Calibration.of(logits, labels), Calibration.of(logits, labels, found)
+    assert after.nll <= before.nll
+    assert after.ece < 0.015
+    assert before.ece > 0.1 or temperature == 1.0
+
+
+@given(SEEDS, st.integers(2, 4), st.integers(1, 40))
+def test_no_temperature_on_a_grid_has_a_lower_loss(seed: int, classes: int, count: int) -> None:
+    generator = np.random.default_rng(seed)
+    logits, labels = generator.normal(0, 3, (count, classes)), generator.integers(0, classes, count)
+
+    found = fit_temperature(logits, labels)
+
+    assert TEMPERATURES[0] <= found <= TEMPERATURES[1]
+    grid = np.geomspace(*TEMPERATURES, 60)
+    least = min(Calibration.of(logits, labels, temperature).nll for temperature in grid)
+    assert Calibration.of(logits, labels, found).nll <= least + 1e-4  # at a bound the search ends shortly before it
+
+
+def test_where_the_labels_tell_nothing_of_a_temperature_it_is_1() -> None:
+    assert fit_temperature(np.zeros((4, 2)), np.array([0, 1, 1, 1])) == 1.0
+
+
+def test_bounds_decide_where_the_loss_has_no_minimum() -> None:
+    logits = np.array([[0.3, -0.1], [-0.2, 0.1]])
+
+    assert fit_temperature(logits, np.array([0, 1])) == pytest.approx(TEMPERATURES[0], rel=1e-3)
+    assert fit_temperature(logits, np.array([1, 0])) == pytest.approx(TEMPERATURES[1], rel=1e-3)
+
+
+def naive_error(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> float:
+    """Guo et al. 2017, equation 3, text by text."""
+    error = 0.0
+    for m in range(1, bins + 1):
+        inside = []
+        for row, label in zip(probabilities, labels, strict=True):
+            if (m - 1) / bins < max(row) <= m / bins:
+                inside.append((max(row), row.argmax() == label))
+        if inside:
+            confidence, accuracy = (sum(values) / len(inside) for values in zip(*inside, strict=True))
+            error += len(inside) / len(labels) * abs(accuracy - confidence)
+    return error
+
+
+@given(SEEDS, st.integers(2, 5), st.integers(1, 60), st.integers(1, 20))
+def test_the_calibration_error_is_that_of_a_naive_loop(seed: int, classes: int, count: int, bins: int) -> None:
+    generator = np.random.default_rng(seed)
+    # Twentieths lie on the edges of bins; so do those of other numbers of bins now and then.
+    probabilities = generator.multinomial(20, generator.dirichlet(np.ones(classes)), count) / 20
+    labels = generator.integers(0, classes, count)
+
+    found = reliability(probabilities, labels, bins)
+
+    assert expected_calibration_error(found) == pytest.approx(naive_error(probabilities, labels, bins))
+    assert sum(item.count for item in found) == count
+    assert all(item.index / bins - 1e-12 <= item.confidence <= (item.index + 1) / bins + 1e-12 for item in found)
+
+
+def test_likelihood_and_error_are_those_of_the_probabilities() -> None:
+    logits, labels = drawn(2.0, 3, count=500)
+
+    found = Calibration.of(logits, labels, temperature=1.7)
+
+    probabilities = softmax(logits / 1.7)
+    assert found.nll == pytest.approx(log_loss(labels, probabilities))
+    assert found.ece == pytest.approx(naive_error(probabilities, labels, 15))
+
+
+def test_a_certain_mistake_has_a_finite_likelihood() -> None:
+    assert Calibration.of(np.array([[2000.0, 0.0]], dtype=np.float32), np.array([1])).nll == pytest.approx(2000.0)
+
+
+def test_the_diagram_of_two_halves_is_that_of_the_whole() -> None:
+    logits, labels = drawn(2.0, 2, count=400)
+    probabilities = softmax(logits)
+
+    together = pool([reliability(probabilities[:100], labels[:100]), reliability(probabilities[100:], labels[100:])])
+
+    for found, expected in zip(together, reliability(probabilities, labels), strict=True):
+        assert vars(found) == pytest.approx(vars(expected))
+    assert pool([[ReliabilityBin(3, 0.25, 0.5, 2)]]) == (ReliabilityBin(3, 0.25, 0.5, 2),)
+
+
+def brute_force(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    values = sorted(set(probabilities.tolist()))
+    candidates = sorted({0.5, *((low + high) / 2 for low, high in pairwise(values))})
+    scores = [matthews_corrcoef(labels, probabilities > threshold) for threshold in candidates]
+    best = [c for c, score in zip(candidates, scores, strict=True) if score >= max(scores) - 1e-9]
+    return min(best, key=lambda threshold: abs(threshold - 0.5))
+
+
+@pytest.mark.filterwarnings("ignore:A single label was found")
+@given(SEEDS, st.integers(1, 40), st.sampled_from([4, 100, 10**6]))
+def test_the_threshold_is_that_of_brute_force(seed: int, count: int, steps: int) -> None:
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 2, count)
+    places = np.clip(generator.integers(0, steps + 1, count) + labels * steps // 3, 0, steps)
+    probabilities = (places / steps).astype(np.float32)  # with few steps many are equal, and some 0 or 1
+
+    found = best_threshold(probabilities, labels)
+
+    assert found == brute_force(probabilities.astype(np.float64), labels)
+    assert 0 < found < 1
+
+
+def test_a_threshold_by_hand() -> None:
+    probabilities, labels = np.array([0.7, 0.9, 0.6, 0.8]), np.array([0, 1, 0, 1])
+
+    assert best_threshold(probabilities, labels) == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "labels"),
+    [
+        ([0.9, 0.2], [1, 1]),  # one class alone: every threshold scores 0
+        ([0.3, 0.3], [0, 1]),  # no threshold parts them
+        ([0.45, 0.6, 0.65], [0, 1, 1]),  # it is among the best
+    ],
+)
+def test_without_a_better_one_the_threshold_is_the_middle(probabilities: list[float], labels: list[int]) -> None:
+    assert best_threshold(np.array(probabilities), np.array(labels)) == 0.5
+
+
+def test_rounding_breaks_no_tie() -> None:
+    """Above 0.85 are 2 of 6 and 0 of 4, above 0.57 are 4 of 6 and 1 of 4: both MCCs are 1 / sqrt(6)."""
+    probabilities = np.array([0.95, 0.9, 0.8, 0.7, 0.6, 0.54, 0.3, 0.2, 0.1, 0.05])
+    labels = np.array([1, 1, 0, 1, 1, 0, 0, 0, 1, 1])
+
+    assert best_threshold(probabilities, labels) == pytest.approx(0.57)
+
+
+@pytest.mark.parametrize("low", [0.0, 0.25, 1.0])
+def test_neighbouring_numbers_are_parted_where_a_threshold_can(low: float) -> None:
+    low, high = sorted((low, float(np.nextafter(low, 0.5))))
+    probabilities, labels = np.array([low, high]), np.array([0, 1])
+
+    threshold = best_threshold(probabilities, labels)
+
+    assert 0 < threshold < 1
+    if low > 0:  # no number lies between 0 and its neighbour
+        assert (probabilities > threshold).tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "labels", "message"),
+    [
+        ([], [], "two equally long vectors"),
+        ([0.1, 0.2], [0], "two equally long vectors"),
+        ([0.1, 1.2], [0, 1], r"in \[0, 1\]"),
+        ([0.1, np.nan], [0, 1], r"in \[0, 1\]"),
+        ([0.1, 0.2], [0, -1], "labels 0 or 1"),
+    ],
+)
+def test_what_has_no_threshold_is_refused(probabilities: list[float], labels: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        best_threshold(np.array(probabilities), np.array(labels, dtype=np.int64))
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "message"),
+    [
+        (np.zeros((0, 2)), [], "found"),
+        (np.zeros((2, 2)), [0], "labels"),
+        (np.zeros(2), [0, 1], "logits"),
+        (np.array([[0.0, np.inf]]), [0], "finite"),
+        (np.zeros((2, 2)), [0, 2], r"0\.\.1, found 0\.\.2"),
+        (np.zeros((2, 2)), [-1, 0], r"0\.\.1, found -1\.\.0"),
+    ],
+)
+def test_what_can_not_be_calibrated_is_refused(logits: np.ndarray, labels: list[int], message: str) -> None:
+    for judge in (fit_temperature, Calibration.of):
+        with pytest.raises(ValueError, match=message):
+            judge(logits, np.array(labels, dtype=np.int64))

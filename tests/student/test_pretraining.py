@@ -1,0 +1,208 @@
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from potstill.config import PretrainingConfig, RuntimeConfig
+from potstill.data import UNLABELLED
+from potstill.data.tokenised import TokenisedTexts, TrainingSet
+from potstill.student import DistilRNN, StudentSpec, pretraining
+from potstill.student.pretraining import ReadingAhead, first_layer, pretrain
+from potstill.training import make_fabric
+
+VOCABULARY, PADDING = 20, 7
+LENGTHS = (5, 1, 9, 3)
+SHAPES = list(itertools.product(("rnn", "gru", "lstm"), (False, True), (1, 2)))
+
+
+def make_network(cell="lstm", bidirectional=True, num_layers=1, **changes) -> DistilRNN:
+    fields = {
+        "cell": cell,
+        "vocab_size": VOCABULARY,
+        "embedding_size": 6,
+        "hidden_size": 4,
+        "num_layers": num_layers,
+        "bidirectional": bidirectional,
+        "pooling": "max",
+        "dropout": 0.0,
+        "num_classes": 2,
+        "padding_id": PADDING,
+    }
+    torch.manual_seed(0)
+    return DistilRNN(StudentSpec(**(fields | changes)))
+
+
+def make_model(network: DistilRNN, counts=None) -> ReadingAhead:
+    """Return a model whose projections are not 0, in evaluation mode."""
+    model = ReadingAhead(network, torch.arange(network.spec.vocab_size) if counts is None else counts)
+    for parameter in model.projections.parameters():
+        torch.nn.init.normal_(parameter)
+    return model.eval()
+
+
+def make_batch(filler: int = PADDING):
+    torch.manual_seed(1)
+    mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS).unsqueeze(1)
+    return torch.randint(8, 20, mask.shape).masked_fill(~mask, filler), mask.long()
+
+
+def counting(texts: int = 60, vocabulary: int = VOCABULARY, seed: int = 0, label: int = UNLABELLED) -> TrainingSet:
+    """Texts that count: after 8 comes 9, after the last token 8 again."""
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(1, 9, size=texts)
+    starts = generator.integers(0, vocabulary, size=texts)
+    ids = np.concatenate([start + np.arange(n) for start, n in zip(starts, lengths, strict=True)])
+    ids = 8 + ids % (vocabulary - 8)
+    return TrainingSet(
+        TokenisedTexts(ids.astype(np.int32), np.cumsum([0, *lengths])), torch.full((texts,), label), PADDING
+    )
+
+
+@pytest.fixture
+def learn(tmp_path):
+    """Return a function that pretrains a network."""
+
+    def run(network, data=None, *, selection=None, seed=0, **settings):
+        config = PretrainingConfig(**{"epochs": 2, "batch_size": 8, "learning_rate": 2e-2} | settings)
+        return pretrain(
+            network,
+            counting() if data is None else data,
+            counting(seed=1) if selection is None else selection,
+            config,
+            fabric=make_fabric(RuntimeConfig(device="cpu", precision="32-true")),
+            seed=seed,
+            history_file=tmp_path / "pretraining.jsonl",
+            title="reading ahead",
+        )
+
+    return run
+
+
+@pytest.mark.parametrize(("cell", "bidirectional", "num_layers"), SHAPES)
+@torch.no_grad()
+def test_each_direction_foretells_from_what_it_has_read_alone(cell, bidirectional, num_layers):
+    network = make_network(cell, bidirectional, num_layers)
+    model, layer = make_model(network), first_layer(network)
+    table, frequencies = network.embedding.weight, torch.arange(VOCABULARY) + 1.0
+    frequencies[PADDING] = 0.0
+    ids, mask = make_batch()
+    costs = model(ids, mask)
+    assert torch.equal(model(*make_batch(filler=11)), costs)
+    for row, length in enumerate(LENGTHS):
+        expected, text = 0.0, ids[row, :length]
+        for place, direction in itertools.product(range(length), range(2 if bidirectional else 1)):
+            read = text[:place] if direction == 0 else text[place + 1 :]  # a recurrence of what comes before, alone
+            if not len(read):
+                continue
+            states, _ = layer(table[read])
+            state = states[-1, :4] if direction == 0 else states[0, 4:]
+            scores = table @ model.projections[direction](state) + frequencies.log()
+            expected += (scores.logsumexp(0) - scores[text[place]]).item()
+        assert float(costs[row, 0]) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        assert int(costs[row, 1]) == (length - 1) * (2 if bidirectional else 1)
+
+
+@pytest.mark.parametrize(("cell", "bidirectional", "num_layers"), SHAPES)
+def test_the_first_layer_shares_its_parameters(cell, bidirectional, num_layers):
+    network = make_network(cell, bidirectional, num_layers)
+    layer = first_layer(network)
+    for name, parameter in layer.named_parameters():
+        assert parameter is getattr(network.recurrence, name)
+    assert len(list(layer.parameters())) == 4 * (2 if bidirectional else 1)
+    if num_layers == 1:
+        inputs = torch.randn(2, 5, 6)
+        assert torch.equal(layer(inputs)[0], network.recurrence(inputs)[0])
+
+
+@torch.no_grad()
+def test_the_first_guess_is_the_tokens_frequency():
+    counts = torch.randint(1, 50, (VOCABULARY,), generator=torch.Generator().manual_seed(2))
+    ids, mask = make_batch()
+    costs = ReadingAhead(make_network(), counts).eval()(ids, mask)
+    shares = (counts + 1.0) / (counts.sum() - counts[PADDING] + VOCABULARY - 1)
+    text = -shares[ids[2]].log()  # the longest one
+    assert float(costs[2, 0]) == pytest.approx(float(text[1:].sum() + text[:-1].sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("candidates", [5, 1024])
+def test_the_paddings_embedding_stays_0_and_nothing_is_expected_of_it(monkeypatch, candidates, learn):
+    monkeypatch.setattr(pretraining, "CANDIDATES", candidates)
+    network = make_network()
+    data = counting()
+    data.tokens.ids[data.tokens.offsets[1:] - 1] = PADDING  # as where the end of a text is also what pads
+    learn(network, data)
+    assert not network.embedding.weight[PADDING].any()
+    costs = make_model(network)(torch.tensor([[9, 10, PADDING]]), torch.tensor([[1, 1, 1]]))
+    assert costs.isfinite().all()
+    assert costs[0, 1] == 3  # 10 after 9; 10 and 9 from the right
+
+
+@torch.no_grad()
+def test_the_estimated_sum_is_right_on_average(monkeypatch):
+    monkeypatch.setattr(pretraining, "CANDIDATES", 15)
+    vocabulary, targets = 80, 40
+    torch.manual_seed(3)
+    model = make_model(make_network(vocab_size=vocabulary), counts=torch.randint(1, 300, (vocabulary,)))
+    guess, right = torch.randn(1, 6), torch.tensor([30])
+    exact = float(model._surprise(guess, right).exp())  # Z / exp(the right token's logit)
+    model.train()
+    estimates = []
+    for _ in range(4000):
+        others = model.log_frequencies.exp().multinomial(targets - 1, replacement=True)
+        costs = model._surprise(guess.expand(targets, -1), torch.cat([right, others]))
+        estimates.append(float(costs[0].exp()))
+    error = np.std(estimates) / math.sqrt(len(estimates))
+    assert error < 0.02 * exact  # else the next line says little
+    assert np.mean(estimates) == pytest.approx(exact, abs=4 * error + 0.01 * exact)
+
+
+@pytest.mark.parametrize("vocabulary", [VOCABULARY, 60])
+@pytest.mark.parametrize(("cell", "bidirectional", "num_layers"), [("lstm", True, 2), ("gru", False, 1)])
+def test_learns_what_comes_next(monkeypatch, learn, cell, bidirectional, num_layers, vocabulary):
+    monkeypatch.setattr(pretraining, "CANDIDATES", 30)  # of the larger vocabulary, the sum is estimated
+    network = make_network(cell, bidirectional, num_layers, vocab_size=vocabulary, embedding_size=16, hidden_size=24)
+    data, selection = (counting(400, vocabulary, seed) for seed in (0, 1))
+    result = learn(network, data, selection=selection, epochs=12)
+    assert result.best["perplexity"] < 1.2  # knowing frequencies alone: the number of tokens
+    assert result.best["perplexity"] == pytest.approx(math.exp(result.best["selection_loss"]))
+
+
+def test_only_embeddings_and_first_layer_are_trained_and_the_seed_decides(learn, tmp_path):
+    fresh = make_network(num_layers=2, dropout=0.3).state_dict()
+    networks = [make_network(num_layers=2, dropout=0.3) for _ in range(3)]
+    results = [learn(network, seed=seed) for network, seed in zip(networks, (4, 4, 5), strict=True)]
+    for name, tensor in networks[0].state_dict().items():
+        is_pretrained = name.startswith("embedding") or "_l0" in name
+        assert torch.equal(tensor, fresh[name]) != is_pretrained
+        assert torch.equal(tensor, networks[1].state_dict()[name])
+    assert not torch.equal(networks[0].embedding.weight, networks[2].embedding.weight)
+    records = [json.loads(line) for line in (tmp_path / "pretraining.jsonl").read_text().splitlines()]
+    assert records == list(results[2].history)
+    assert results[2].best["selection_loss"] == min(record["selection_loss"] for record in records)
+
+
+def test_labels_and_the_teachers_judgement_are_not_looked_at(learn):
+    plain, judged = make_network(), make_network()
+    data = counting(label=1)
+    learn(plain)
+    learn(judged, TrainingSet(data.tokens, data.labels, PADDING, torch.randn(60, 2), torch.rand(60)))
+    assert torch.equal(plain.embedding.weight, judged.embedding.weight)
+
+
+def test_texts_of_one_token_teach_nothing(learn):
+    network, before = make_network(), make_network()
+    alone = TrainingSet(
+        TokenisedTexts(np.arange(8, 14, dtype=np.int32), np.arange(7)), torch.full((6,), UNLABELLED), PADDING
+    )
+    assert learn(network, alone).best["train_loss"] == 0.0
+    assert torch.equal(network.recurrence.weight_hh_l0, before.recurrence.weight_hh_l0)
+
+
+def test_0_epochs_do_nothing(learn, tmp_path):
+    network = make_network()
+    assert learn(network, epochs=0) is None
+    assert torch.equal(network.embedding.weight, make_network().embedding.weight)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,169 @@
+"""Whole transfer sets, with a tiny backbone: what goes in, what stays out, and going on after an interruption."""
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import potstill
+from commandline import potstill as command
+from potstill.config import PotstillConfig
+from potstill.data import Corpus, Examples
+from potstill.errors import ConfigError, DataError
+from potstill.transfer import build
+from potstill.transfer.build import build_transfer_set
+from potstill.transfer.sets import TRANSFER_FILE, TransferSet
+
+TRAIN = tuple(f"w{i} w{i + 1} w{i + 2} w{i + 3}" for i in range(1, 33))
+HELD_OUT = ("w40 w41 w42 w43 w44 w45 w46 w47 w48 w49", "w50 w51")
+
+
+@pytest.fixture
+def corpus():
+    labels = np.arange(len(TRAIN)) % 2
+    held_out = Examples(HELD_OUT, np.array([0, 1]))
+    return Corpus("tiny", "here", ("w1", "w2"), Examples(TRAIN, labels), held_out, held_out)
+
+
+@pytest.fixture
+def settings(model_directory, monkeypatch):
+    monkeypatch.setattr(build, "BATCH", 8)
+
+    def build_settings(**transfer):
+        return PotstillConfig.build(
+            {
+                "teacher": {"backbone": str(model_directory("gpt2"))},
+                "transfer": {"training": {"epochs": 1, "metric": "loss"}} | transfer,
+                "runtime": {"device": "cpu", "precision": "32-true"},
+            }
+        )
+
+    return build_settings
+
+
+def test_files_are_read_and_what_is_held_out_or_known_is_left_out(corpus, settings, tmp_path):
+    plain, table = tmp_path / "more.txt", tmp_path / "more.csv"
+    near = HELD_OUT[0].replace("w49", "w59")
+    plain.write_text("\n".join(["something new", TRAIN[3], HELD_OUT[1].upper(), near, "", "something new"]))
+    table.write_text('text,label\n"a text, with a comma",whatever\n')
+    config = settings(files=[str(plain), str(table)])
+    built = build_transfer_set(config, corpus, tmp_path / "set")
+    assert dict(zip(built.texts, built.sources, strict=True)) == {
+        "something new": "file:more.txt",
+        "a text, with a comma": "file:more.csv",
+    }
+    assert built.dropped == {"held-out": 2, "repeated": 2}
+    assert {path.name for path in (tmp_path / "set").iterdir()} == {TRANSFER_FILE}
+
+
+def test_a_broken_file_is_named(corpus, settings, tmp_path):
+    broken = tmp_path / "more.jsonl"
+    broken.write_text('{"text": "fine"}\n{"text": \n')
+    with pytest.raises(DataError, match=r"more\.jsonl:2"):
+        build_transfer_set(settings(files=[str(broken)]), corpus, tmp_path / "set")
+    with pytest.raises(DataError, match="nowhere"):
+        build_transfer_set(settings(files=[str(tmp_path / "nowhere.txt")]), corpus, tmp_path / "set")
+
+
+def test_all_kinds_together(corpus, settings, tmp_path):
+    built = build_transfer_set(settings(sampled=20, perturbed=12), corpus, tmp_path / "set")
+    assert built.counts["perturbed"] == 12
+    assert 0 < built.counts["sampled"] <= 20
+    assert {source for source in built.sources if source.startswith("sampled")} == {"sampled:w1", "sampled:w2"}
+    assert not set(built.texts) & {*TRAIN, *HELD_OUT}
+    assert len(set(built.texts)) == len(built)
+
+
+def test_an_interrupted_sampling_is_gone_on_with(corpus, settings, tmp_path, monkeypatch):
+    """The batches that are there are not drawn again, and the set is that of an undisturbed run."""
+    config = settings(sampled=30)
+    whole = build_transfer_set(config, corpus, tmp_path / "whole")
+    write, written = pq.write_table, []
+
+    def interrupted(table, path, **options):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(path)
+        write(table, path, **options)
+
+    monkeypatch.setattr(pq, "write_table", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build_transfer_set(config, corpus, tmp_path / "set")
+    monkeypatch.setattr(pq, "write_table", write)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "set" / "sampled").glob("*.parquet")}
+    assert len(kept) == 2
+    tuned = []
+    monkeypatch.setattr(build.LanguageModel, "tune", lambda *arguments: tuned.append(arguments))
+    assert build_transfer_set(config, corpus, tmp_path / "set") == whole
+    assert not tuned, "the language model was tuned again"
+
+
+def test_a_model_that_repeats_itself_ends_the_sampling(corpus, settings, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(build.LanguageModel, "sample", lambda *_, **__: iter(["w60 w61"] * 8))
+    built = build_transfer_set(settings(sampled=50), corpus, tmp_path / "set")
+    assert built.texts == ("w60 w61",)
+    assert "hardly writes anything new" in capsys.readouterr().err
+
+
+def test_pairs_can_be_sampled_but_not_perturbed(corpus, settings, tmp_path, monkeypatch):
+    paired = [Examples(part.texts, part.labels, part.texts) for part in (corpus.train, corpus.selection)]
+    corpus = Corpus("tiny", "here", ("w1", "w2"), paired[0], paired[1], paired[1])
+    lines = ["a\nb", "only one", "a\nb\nc", " \nb", "c\n d "]
+    monkeypatch.setattr(build.LanguageModel, "sample", lambda *_, **__: iter(lines))
+    built = build_transfer_set(settings(sampled=2), corpus, tmp_path / "set")
+    assert list(zip(built.texts, built.pairs, strict=True)) == [("a", "b"), ("c", "d")]
+    with pytest.raises(ConfigError, match=r"transfer\.perturbed"):
+        build_transfer_set(settings(perturbed=2), corpus, tmp_path / "other")
+
+
+def test_the_command_the_judgement_and_the_student(tiny_backbone, tmp_path, capsys):
+    """`finetune`, `transfer`, `distill`: the set is judged once, by the teacher that is named."""
+    data = ("--data", "embedded", "--limit", "60")
+    assert command("finetune", *data, "--backbone", tiny_backbone, "--epochs", "1", "--out", tmp_path / "t") == 0
+    build_it = ("transfer", *data, "--perturbed", "25", "--teacher", tmp_path / "t", "--out", tmp_path / "set")
+    assert command(*build_it) == 0
+    judged = TransferSet.load(tmp_path / "set")
+    assert judged.logits.shape == (25, 2)
+    capsys.readouterr()
+    assert command(*build_it) == 0  # nothing is left to do
+    assert "teacher's judgement" not in capsys.readouterr().err
+    assert command(*build_it, "--perturbed", "26") == 1
+    assert "begun with other settings" in capsys.readouterr().err
+    small = ("--embedding-size", "4", "--hidden-size", "4", "--vocab-size", "300", "--epochs", "1", "--seeds", "0")
+    models = ("--teacher", tmp_path / "t", "--transfer", tmp_path / "set", "--out", tmp_path / "s")
+    assert command("distill", *data, *small, *models) == 0
+    assert command("predict", tmp_path / "s", "--text", "The cat sat.") == 0
+
+
+def test_a_run_with_all_there_is_to_learn_from(tiny_backbone, tmp_path):
+    config = PotstillConfig.build(
+        {
+            "data": {"source": "embedded", "limit": 60},
+            "teacher": {"backbone": str(tiny_backbone), "training": {"epochs": 1}, "seeds": [0, 1]},
+            "transfer": {"perturbed": 30},
+            "student": {
+                "embedding_size": 4,
+                "hidden_size": 4,
+                "vocab_size": 300,
+                "training": {"epochs": 1, "class_weights": "balanced"},
+                "pooling": "attention",
+                "word_dropout": 0.1,
+                "pretraining": {"epochs": 1},
+                "threshold": "tuned",
+                "seeds": [0],
+            },
+            "distillation": {
+                "teachers": "average",
+                "source_weights": {"perturbed:*": 0.5},
+                "objective": "mse",
+                "hidden_weight": 0.5,
+            },
+        }
+    )
+    summary, directory = potstill.run(config, tmp_path / "run")
+    assert summary.transfer["perturbed"] == 30
+    assert "30 made by perturbing training texts" in (directory / "report.md").read_text()
+    assert TransferSet.load(directory / "transfer").teacher is not None
+    (epoch,) = summary.of("distilled")[0].history
+    assert {"train_ce", "train_mse", "train_hidden", "selection_mse"} <= epoch.keys()
+    assert (directory / "distilled" / "seed-0" / "pretraining.jsonl").is_file()
+    assert not (directory / "baseline" / "seed-0" / "pretraining.jsonl").exists()

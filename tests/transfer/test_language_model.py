@@ -1,0 +1,134 @@
+"""The language model's loss against `transformers`' own, its sampling against the definition of the nucleus."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
+
+from potstill import load_corpus
+from potstill.config import PotstillConfig
+from potstill.data import Corpus, Examples
+from potstill.errors import SourceError
+from potstill.transfer.language_model import LanguageModel, NextTokenLoss, draw
+
+
+def corpus_of(texts, labels=None):
+    labels = np.zeros(len(texts), np.int64) if labels is None else np.array(labels)
+    part = Examples(tuple(texts), labels)
+    return Corpus("tiny", "here", ("w1", "w2"), part, part, part)
+
+
+@pytest.fixture
+def backbone(model_directory):
+    """A decoder whose output layer shares its embeddings: a checkpoint without a head is complete."""
+    return model_directory("gpt2")
+
+
+def settings(backbone, **transfer):
+    runtime = {"device": "cpu", "precision": "32-true"}
+    return PotstillConfig.build({"teacher": {"backbone": str(backbone)}, "transfer": transfer, "runtime": runtime})
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "gpt_neox"])
+def test_the_loss_is_that_of_transformers(family, model_directory, batch):
+    torch.manual_seed(0)  # some of them lack the output layer
+    model = AutoModelForCausalLM.from_pretrained(model_directory(family)).eval()
+    ids, mask = batch
+    found = NextTokenLoss(model)(ids, mask)
+    for row, (total, count) in enumerate(found):
+        text = ids[[row]][:, : int(mask[row].sum())]
+        assert count == text.shape[1] - 1
+        torch.testing.assert_close(total / count, model(input_ids=text, labels=text).loss)
+
+
+@given(
+    seed=st.integers(0, 1000),
+    size=st.integers(1, 40),
+    top_p=st.floats(0.05, 1.0),
+    sharpness=st.sampled_from([0.1, 3.0]),
+)
+def test_what_is_drawn_is_in_the_nucleus(seed, size, top_p, sharpness):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(1, size, generator=generator) * sharpness
+    probabilities = logits.softmax(dim=1)[0]
+    order = probabilities.argsort(descending=True)
+    needed = int((probabilities[order].cumsum(dim=0) < top_p - 1e-6).sum()) + 1
+    drawn = {int(draw(logits, top_p, generator)) for _ in range(30)}
+    assert drawn <= set(order[:needed].tolist())
+
+
+def test_tokens_are_drawn_by_their_probability_within_the_nucleus():
+    logits = torch.tensor([0.5, 0.1, 0.25, 0.15]).log().repeat(20_000, 1)
+    drawn = draw(logits, 0.8, torch.Generator().manual_seed(0)).bincount(minlength=4) / 20_000
+    np.testing.assert_allclose(drawn, [0.5 / 0.9, 0.0, 0.25 / 0.9, 0.15 / 0.9], atol=0.015)
+
+
+def test_tuning_teaches_the_adapters_alone_and_merging_changes_nothing(backbone, tmp_path, batch):
+    config = settings(backbone, training={"epochs": 3, "learning_rate": 1e-2, "batch_size": 8, "metric": "loss"})
+    model = LanguageModel.load(config)
+    before = {name: parameter.clone() for name, parameter in model.model.named_parameters()}
+    model.tune(config, corpus_of(["w10 w11 w12", "w20 w21"] * 30, [0, 1] * 30), tmp_path / "history.jsonl")
+    changed = {name for name, parameter in model.model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert changed == set(model.trained)
+    assert all(".lora_" in name for name in changed)
+    first, *_, last = map(json.loads, (tmp_path / "history.jsonl").read_text().splitlines())
+    assert last["selection_loss"] < first["selection_loss"]
+    assert last["perplexity"] == pytest.approx(math.exp(last["selection_loss"]))
+    expected = NextTokenLoss(model.model)(*batch)
+    model.merge()
+    torch.testing.assert_close(NextTokenLoss(model.model)(*batch), expected)
+
+
+def test_a_seed_decides_what_is_written(backbone):
+    model = LanguageModel.load(settings(backbone))
+    first, again, other = (list(model.sample("w1", 8, temperature=1.0, top_p=0.95, seed=seed)) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+def test_sampling_with_the_cache_equals_reading_the_whole_text(backbone, monkeypatch):
+    """Each drawn token's logits are those of a plain forward pass over everything before it, rows gone or not."""
+    from potstill.transfer import language_model
+
+    model = LanguageModel.load(settings(backbone))
+    seen = []
+
+    def record(logits, top_p, generator):
+        seen.append(logits.clone())
+        chosen = draw(logits, top_p, generator)
+        rows.append(chosen.clone())
+        return chosen
+
+    rows = []
+    monkeypatch.setattr(language_model, "draw", record)
+    list(model.sample("w1", 6, temperature=1.0, top_p=1.0, seed=3))
+    assert len(rows[-1]) < len(rows[0]), "no text ended before the others: the test shows nothing"
+    start = [model.bos_id, *model.tokenizer.encode("w1\n", add_special_tokens=False).ids]
+    texts = [list(start) for _ in range(len(rows[0]))]
+    for logits, chosen in zip(seen, rows, strict=True):
+        with torch.inference_mode():
+            whole = model.model(input_ids=torch.tensor(texts)).logits[:, -1]
+        torch.testing.assert_close(logits, whole, atol=1e-4, rtol=1e-4)
+        texts = [[*text, int(token)] for text, token in zip(texts, chosen, strict=True) if token != model.eos_id]
+
+
+def test_an_encoder_writes_nothing(model_directory):
+    with pytest.raises(SourceError, match="expected a decoder"):
+        LanguageModel.load(settings(model_directory("bert")))
+
+
+@pytest.mark.slow
+def test_the_embedded_model_writes_sentences(tmp_path):
+    config = PotstillConfig.build(
+        {"data": {"source": "embedded", "limit": 64}, "transfer": {"training": {"epochs": 1, "metric": "loss"}}}
+    )
+    model = LanguageModel.load(config)
+    model.tune(config, load_corpus(config.data), tmp_path / "history.jsonl")
+    model.merge()
+    written = list(model.sample("acceptable", 8, temperature=1.0, top_p=0.95, seed=0))
+    assert sum(" " in text for text in written) >= 4

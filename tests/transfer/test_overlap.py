@@ -1,0 +1,122 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from rapidfuzz.distance import Indel, Levenshtein
+
+from potstill.transfer import overlap
+from potstill.transfer.overlap import near, normal_form
+
+# Few letters, so that texts are often alike; the others are what normal forms and string buffers stumble over.
+TEXTS = st.lists(st.one_of(st.text("ab ,.", max_size=12), st.text(max_size=8)), max_size=12)
+SIMILARITIES = st.fractions(Fraction(1, 30), 1, max_denominator=30)  # those that short texts have, to the last bit
+
+TEN_WORDS = " ".join(letter * 4 for letter in "abcdefghij")
+
+
+def _by_brute_force(texts, held_out, similarity):
+    """Judge one pair at a time, without a cutoff and in whole numbers."""
+    held = [normal_form(text) for text in held_out]
+    return [
+        any(Indel.similarity(text, other) >= similarity * (len(text) + len(other)) for other in held)
+        for text in map(normal_form, texts)
+    ]
+
+
+def _indel_of_two(first, second):
+    return Indel.normalized_similarity(normal_form(first), normal_form(second))
+
+
+@settings(deadline=None)
+@given(texts=TEXTS, held_out=TEXTS, similarity=SIMILARITIES, chunk=st.integers(1, 5))
+@example(texts=["\ud800", ""], held_out=["\ud800!"], similarity=Fraction(1), chunk=1)
+@example(texts=["a"], held_out=["a" * 19], similarity=Fraction(1, 10), chunk=1)
+def test_near_is_what_comparing_every_pair_finds(texts, held_out, similarity, chunk):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(overlap, "CHUNK", chunk)
+        found = near(texts, held_out, float(similarity))
+    assert found.dtype == np.bool_
+    assert found.tolist() == _by_brute_force(texts, held_out, similarity)
+
+
+@settings(deadline=None)
+@given(first=st.text("abc ", max_size=15), second=st.text("abc ", max_size=15))
+def test_it_is_never_laxer_than_levenshtein(first, second):
+    assert Indel.normalized_similarity(first, second) >= Levenshtein.normalized_similarity(first, second) - 1e-12
+    likeness = Levenshtein.normalized_similarity(normal_form(first), normal_form(second))
+    if likeness > 1e-6:
+        assert near([first], [second], likeness).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "likeness"),
+    [
+        (TEN_WORDS.replace("cccc", "xxxx"), 1 - 8 / 98),  # replaced
+        (TEN_WORDS.replace("cccc dddd", "dddd cccc"), 1 - 10 / 98),  # moved
+        (TEN_WORDS.replace("cccc ", ""), 1 - 5 / 93),  # left out
+        (TEN_WORDS, 1.0),
+    ],
+)
+def test_boundary_belongs_to_it(text, likeness):
+    assert _indel_of_two(text, TEN_WORDS) == pytest.approx(likeness)
+    assert near([text], [TEN_WORDS], likeness).all()
+    assert likeness == 1.0 or not near([text], [TEN_WORDS], likeness + 1e-5).any()
+
+
+@pytest.mark.parametrize("tenths", range(1, 10))
+def test_rounding_does_not_move_the_boundary(tenths):
+    """In floating point, 1 - 0.9 is less than 0.1."""
+    text, held = "a" * tenths, "a" * tenths + "b" * (20 - 2 * tenths)  # likeness: 2 tenths / 20
+    assert near([text], [held], tenths / 10).all()
+    assert not near([text], [held + "b"], tenths / 10).any()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["the cat sat", "The cat, sat!", "  THE\tCAT\n SAT ", "“The” cat—sat…", "ＴＨＥ cat sat", "the cat sat ?"],
+)
+def test_case_space_and_punctuation_make_no_difference(text):
+    assert near([text], ["The cat sat."], 1.0).all()
+
+
+@pytest.mark.parametrize("text", ["the cats sat", "thecat sat", "the cat + sat", "", "sat"])
+def test_letters_words_and_symbols_make_one(text):
+    assert not near([text], ["The cat sat."], 1.0).any()
+
+
+def test_case_is_folded_and_not_only_lowered():
+    assert near(["STRASSE", "Σίσυφος"], ["straße", "ΣΊΣΥΦΟΣ"], 1.0).all()
+
+
+def test_nothing_is_like_nothing_but_nothing():
+    assert near([], ["a"], 0.5).shape == (0,)
+    assert near(["a", ""], [], 0.5).tolist() == [False, False]
+    assert near(["", "!", "a"], ["..."], 0.01).tolist() == [True, True, False]
+
+
+def test_every_text_of_every_chunk_gets_its_own_answer():
+    """In an order that sorting by length undoes, over several chunks and the borders between them."""
+    held_out = ["x" * length for length in range(1, 2 * overlap.CHUNK, 3)]
+    texts = [letter * length for length in range(2 * overlap.CHUNK, 0, -1) for letter in "xy"]
+    expected = [text[0] == "x" and len(text) % 3 == 1 and len(text) < 2 * overlap.CHUNK for text in texts]
+    assert near(texts, held_out, 1.0).tolist() == expected
+
+
+def test_memory_stays_bounded(monkeypatch):
+    cells = []
+
+    def counting_cdist(queries, choices, **options):
+        cells.append(len(queries) * len(choices))
+        return cdist(queries, choices, **options)
+
+    cdist = overlap.process.cdist
+    monkeypatch.setattr(overlap.process, "cdist", counting_cdist)
+    texts = [f"{number:03}" for number in range(500)]
+    assert near(texts, texts, 1.0).all()
+    assert max(cells) == overlap.CHUNK * 500
+    cells.clear()
+    monkeypatch.setattr(overlap, "CELLS", 1700)
+    assert near(texts, texts, 1.0).all()
+    assert max(cells) == 3 * 500

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from potstill.data import UNLABELLED
+from potstill.errors import ArtifactError
+from potstill.transfer.sets import TRANSFER_FILE, TransferSet
+
+SOURCES = ("file:a.txt", "sampled:yes", "sampled:no", "perturbed:swap")
+
+
+def make_set(**changes):
+    values = {"texts": ("a", "b", "c", "d"), "pairs": None, "sources": SOURCES, "dropped": {"held-out": 1}}
+    return TransferSet(**(values | changes))
+
+
+@pytest.mark.parametrize("pairs", [None, ("1", "2", "3", "4")])
+@pytest.mark.parametrize("judged", [True, False])
+def test_round_trip(tmp_path, pairs, judged):
+    made = make_set(pairs=pairs)
+    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    if judged:
+        made = made.judged(logits, "who")
+    made.save(tmp_path / TRANSFER_FILE)
+    for place in (tmp_path, tmp_path / TRANSFER_FILE):
+        found = TransferSet.load(place)
+        assert (found.texts, found.pairs, found.sources, found.dropped) == (
+            made.texts,
+            made.pairs,
+            made.sources,
+            made.dropped,
+        )
+        assert found.teacher == ("who" if judged else None)
+        assert (found.logits is None) != judged
+        if found.logits is not None:
+            np.testing.assert_array_equal(found.logits, logits.numpy())
+
+
+@given(texts=st.lists(st.text(), max_size=8))
+def test_any_text_comes_back(texts, tmp_path_factory):
+    path = tmp_path_factory.mktemp("set") / TRANSFER_FILE
+    texts = [text.encode("utf-8", "replace").decode() for text in texts]
+    make_set(texts=tuple(texts), sources=("file:a",) * len(texts)).save(path)
+    assert TransferSet.load(path).texts == tuple(texts)
+
+
+def test_counts_weights_and_examples():
+    made = make_set()
+    assert made.counts == {"file": 1, "sampled": 2, "perturbed": 1}
+    assert made.weights({"sampled:y*": 2.0, "sampled:*": 0.5, "perturbed:*": 0.0}).tolist() == [1.0, 2.0, 0.5, 0.0]
+    assert made.examples.labels.tolist() == [UNLABELLED] * 4
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"text"])
+def test_what_is_no_transfer_set_is_refused(tmp_path, content):
+    (tmp_path / TRANSFER_FILE).write_bytes(content)
+    with pytest.raises(ArtifactError, match="expected a transfer set"):
+        TransferSet.load(tmp_path)
+
+
+def test_a_missing_one_is_named(tmp_path):
+    with pytest.raises(ArtifactError, match="nowhere"):
+        TransferSet.load(tmp_path / "nowhere")
+
+
+def test_every_flipped_byte_is_noticed_or_harmless(tmp_path):
+    """Parquet's own checks, and ours of what is read: never another error than ours."""
+    made = make_set()
+    path = tmp_path / TRANSFER_FILE
+    made.save(path)
+    content = path.read_bytes()
+    for place in range(0, len(content), 7):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        try:
+            TransferSet.load(path)
+        except ArtifactError:
+            continue
