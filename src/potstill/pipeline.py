@@ -33,7 +33,7 @@ from potstill.teacher import Teacher, check_sources, teacher_bytes
 from potstill.training.compute import describe_compute, make_fabric
 from potstill.training.loop import FitResult, Record, fit, predict_logits
 from potstill.training.progress import console
-from potstill.transfer.build import build_transfer_set
+from potstill.transfer.build import build_transfer_set, check_transfer
 from potstill.transfer.sets import TRANSFER_FILE, TransferSet
 
 CONFIG_FILE = "config.yaml"
@@ -147,12 +147,7 @@ def distill(
     objective = Objective(
         settings.alpha, settings.temperature, settings.objective, _class_weights(config.student.training, corpus)
     )
-    if transfer is not None and not objective.needs_teacher:
-        raise ConfigError(["distillation.alpha: 1 looks at no teacher, and a transfer set has no labels; lower it"])
-    if settings.hidden_weight and corpus.in_pairs:
-        raise ConfigError(
-            ["distillation.hidden_weight: single texts' words can be matched, pairs' can't; leave it at 0"]
-        )
+    _check_distillation(config, corpus, with_transfer=transfer is not None)
     texts, weights = corpus.train, None
     if transfer is not None:
         require_same_kind(transfer.examples, reads_pairs=corpus.in_pairs)
@@ -251,6 +246,8 @@ def run(
     config = resolved(config, corpus)
     check_sources(config.teacher)
     check_tokenizer(config.student)
+    check_transfer(config, corpus)
+    _check_distillation(config, corpus, with_transfer=config.transfer.wanted)
     directory = new_run_directory(out, name or corpus.name)
     environment = describe_environment() | describe_compute(config.runtime)
     config.save(directory / CONFIG_FILE)
@@ -301,6 +298,17 @@ def resolved(config: PotstillConfig, corpus: Corpus) -> PotstillConfig:
     if config.data.source != "auto":
         return config
     return config.model_copy(update={"data": config.data.model_copy(update={"source": corpus.name})})
+
+
+def _check_distillation(config: PotstillConfig, corpus: Corpus, *, with_transfer: bool) -> None:
+    """Refuse settings that contradict each other or the data."""
+    problems = []
+    if with_transfer and config.distillation.alpha == 1.0:
+        problems.append("distillation.alpha: 1 looks at no teacher, and a transfer set has no labels; lower it")
+    if config.distillation.hidden_weight and corpus.in_pairs:
+        problems.append("distillation.hidden_weight: single texts' words can be matched, pairs' can't; leave it at 0")
+    if problems:
+        raise ConfigError(problems)
 
 
 def _matching(

@@ -8,7 +8,7 @@ import potstill
 from commandline import potstill as command
 from potstill.config import PotstillConfig
 from potstill.data import Corpus, Examples
-from potstill.errors import ConfigError, DataError
+from potstill.errors import ConfigError, DataError, PotstillError
 from potstill.transfer import build
 from potstill.transfer.build import build_transfer_set
 from potstill.transfer.sets import TRANSFER_FILE, TransferSet
@@ -167,3 +167,21 @@ def test_a_run_with_all_there_is_to_learn_from(tiny_backbone, tmp_path):
     assert {"train_ce", "train_mse", "train_hidden", "selection_mse"} <= epoch.keys()
     assert (directory / "distilled" / "seed-0" / "pretraining.jsonl").is_file()
     assert not (directory / "baseline" / "seed-0" / "pretraining.jsonl").exists()
+    assert "all, their probabilities averaged" in (directory / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"transfer": {"files": ["nowhere.txt"]}}, "expected a file of texts"),
+        ({"transfer": {"perturbed": 5}, "distillation": {"alpha": 1.0}}, "looks at no teacher"),
+        ({"transfer": {"sampled": 5}, "teacher": {"backbone": "bert"}}, "expected a decoder"),
+    ],
+)
+def test_a_run_refuses_before_anything_is_tuned(settings, complaint, model_directory, tmp_path):
+    family = settings.get("teacher", {}).get("backbone", "gpt2")
+    teacher = {"backbone": str(model_directory(family))}
+    config = PotstillConfig.build({"data": {"source": "embedded", "limit": 60}} | settings | {"teacher": teacher})
+    with pytest.raises(PotstillError, match=complaint):
+        potstill.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

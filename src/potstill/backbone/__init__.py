@@ -5,6 +5,7 @@ from potstill.backbone.head import head_modules
 from potstill.backbone.prefix import FrozenPrefix
 from potstill.backbone.sources import (
     EMBEDDED,
+    check_language_model,
     load_config,
     load_embeddings,
     load_language_model,
@@ -17,6 +18,7 @@ __all__ = [
     "FrozenPrefix",
     "TextClassifier",
     "build_classifier",
+    "check_language_model",
     "head_modules",
     "load_config",
     "load_embeddings",

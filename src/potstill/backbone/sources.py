@@ -162,14 +162,23 @@ def load_model(name: str, config: PretrainedConfig, *, random_init: bool = False
     return model
 
 
-def load_language_model(name: str, config: PretrainedConfig, *, random_init: bool = False) -> PreTrainedModel:
-    """Load a causal language model, float32. Arguments and errors as for `load_model`."""
+def check_language_model(name: str, config: PretrainedConfig) -> None:
+    """Check that a backbone can write text.
+
+    Raises:
+        SourceError: It is no decoder.
+    """
     # Encoders have such a class too, for a decoder with their layers that nobody trained.
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or type(config) in MODEL_FOR_MASKED_LM_MAPPING:
         raise SourceError(
             f"backbone {name!r}: expected a decoder, which can write text; found {config.model_type!r}\n"
             f"  what to do: choose one (gpt2, llama, qwen2, opt …), or sample nothing"
         )
+
+
+def load_language_model(name: str, config: PretrainedConfig, *, random_init: bool = False) -> PreTrainedModel:
+    """Load a causal language model, float32. Arguments and errors as for `load_model`."""
+    check_language_model(name, config)
     model, loading = _load(AutoModelForCausalLM, name, config, random_init=random_init)
     _audit(model, loading, name, may_be_random=())
     return model

@@ -157,7 +157,8 @@ class Summary:
     Attributes:
         data: The task.
         models: Every trained model, in the order of its seeds.
-        teacher_seed: Seed of the teacher that taught: the best one on the selection split.
+        teacher_seed: Seed of the teacher that taught, the best one on the selection split; with
+            `distillation.teachers: average`, of the best one of those that taught together.
         comparisons: Distilled student against the baseline of the same seed, by seed.
         command: Command line that repeats the run.
         config: All settings, as `PotstillConfig.model_dump(mode="json")` gives them.

@@ -137,7 +137,10 @@ def _results(summary: Summary, plots: str) -> str:
 
 def _seeds(summary: Summary) -> str:
     """Show every model and every comparison of two."""
-    text = f"Teacher that taught the students: seed {summary.teacher_seed}.\n\n{seed_table(summary).to_markdown()}"
+    config = PotstillConfig.build(summary.config, "the configuration in the summary")
+    together = config.distillation.teachers == "average" and len(summary.of("teacher")) > 1
+    taught = "all, their probabilities averaged" if together else f"seed {summary.teacher_seed}"
+    text = f"Teacher that taught the students: {taught}.\n\n{seed_table(summary).to_markdown()}"
     if summary.comparisons:
         lines = [_comparison_line(seed, test) for seed, test in sorted(summary.comparisons.items())]
         text += "\n\nDistilled student against the baseline of the same seed:\n\n" + "\n".join(lines)

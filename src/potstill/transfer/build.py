@@ -17,7 +17,7 @@ from potstill.errors import ConfigError, DataError
 from potstill.runtime import stream
 from potstill.tensors import load_tensors, save_tensors
 from potstill.training.progress import console, progress_bar
-from potstill.transfer.language_model import SEPARATOR, LanguageModel
+from potstill.transfer.language_model import SEPARATOR, LanguageModel, find_writer
 from potstill.transfer.overlap import near
 from potstill.transfer.perturb import perturb
 from potstill.transfer.sets import TRANSFER_FILE, TransferSet
@@ -54,8 +54,7 @@ def build_transfer_set(config: PotstillConfig, corpus: Corpus, directory: Path) 
     """
     if (directory / TRANSFER_FILE).is_file():
         return TransferSet.load(directory)
-    if config.transfer.perturbed and corpus.in_pairs:
-        raise ConfigError(["transfer.perturbed: single texts can be perturbed, pairs can't; leave it at 0"])
+    check_transfer(config, corpus)
     directory.mkdir(parents=True, exist_ok=True)
     known = set(_pairs(corpus.train))
     found: dict[Pair, str] = {}
@@ -79,6 +78,17 @@ def build_transfer_set(config: PotstillConfig, corpus: Corpus, directory: Path) 
     (directory / _LANGUAGE_MODEL).unlink(missing_ok=True)
     describe(built)
     return built
+
+
+def check_transfer(config: PotstillConfig, corpus: Corpus) -> None:
+    """Refuse what can't be built, before anything is tuned. Errors as for `build_transfer_set`."""
+    if config.transfer.perturbed and corpus.in_pairs:
+        raise ConfigError(["transfer.perturbed: single texts can be perturbed, pairs can't; leave it at 0"])
+    for name in config.transfer.files:
+        if not Path(name).is_file():
+            raise DataError("expected a file of texts, found none", file=name, remedy="check transfer.files")
+    if config.transfer.sampled:
+        find_writer(config.teacher)
 
 
 def describe(built: TransferSet) -> None:

@@ -18,10 +18,17 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from potstill.backbone import head_modules, load_config, load_language_model, load_tokenizer, padding_id
-from potstill.config import PotstillConfig
+from potstill.backbone import (
+    check_language_model,
+    head_modules,
+    load_config,
+    load_language_model,
+    load_tokenizer,
+    padding_id,
+)
+from potstill.config import PotstillConfig, TeacherConfig
 from potstill.data import Corpus, Examples
 from potstill.data.tokenised import TrainingSet, tokenise
 from potstill.errors import ConfigError
@@ -99,15 +106,9 @@ class LanguageModel:
             SourceError: The backbone can't be found or reached, or writes no text.
             ConfigError: Its tokenizer has no token that ends a text.
         """
-        name, seed = config.teacher.backbone, config.transfer.seed
-        torch.manual_seed(seed)
-        settings = load_config(name, random_init=config.teacher.random_init)
-        tokenizer = load_tokenizer(config.teacher.tokenizer or name)
-        if tokenizer.eos_token is None:
-            raise ConfigError([f"transfer.sampled: the tokenizer of {name!r} has no token that ends a text"])
-        if config.teacher.random_init:
-            settings.vocab_size = len(tokenizer)
-        model = load_language_model(name, settings, random_init=config.teacher.random_init)
+        settings, tokenizer = find_writer(config.teacher)
+        torch.manual_seed(config.transfer.seed)
+        model = load_language_model(config.teacher.backbone, settings, random_init=config.teacher.random_init)
         inject(model, config.transfer.lora, frozen=tuple(head_modules(model)))
         fabric = make_fabric(config.runtime)
         if is_mixed(fabric):
@@ -200,6 +201,23 @@ class LanguageModel:
                 chosen, written = chosen[going_on], written[going_on]
             inputs = chosen[:, None]
             written = torch.cat([written, inputs], dim=1)
+
+
+def find_writer(config: TeacherConfig) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
+    """Find the backbone's settings and its tokenizer, whose weights are not read yet.
+
+    Raises:
+        SourceError: The backbone can't be found or reached, or writes no text.
+        ConfigError: Its tokenizer has no token that ends a text.
+    """
+    settings = load_config(config.backbone, random_init=config.random_init)
+    check_language_model(config.backbone, settings)
+    tokenizer = load_tokenizer(config.tokenizer or config.backbone)
+    if tokenizer.eos_token is None:
+        raise ConfigError([f"transfer.sampled: the tokenizer of {config.backbone!r} has no token that ends a text"])
+    if config.random_init:
+        settings.vocab_size = len(tokenizer)
+    return settings, tokenizer
 
 
 def next_token_logits(model: PreTrainedModel, states: Tensor) -> Tensor:
