@@ -164,9 +164,13 @@ def distill(
     )
     if on_student is not None:
         on_student(student)
-    parts = (texts, corpus.selection)
-    judged = [judgement(teachers, part) if objective.needs_teacher else None for part in parts]
-    train_set, selection = map(student.training_set, parts, judged)
+    train_logits = selection_logits = None
+    if objective.needs_teacher:
+        train_logits, selection_logits = judgement(teachers, corpus.train), judgement(teachers, corpus.selection)
+        if transfer is not None:
+            train_logits = torch.cat([train_logits, _transfer_logits(teachers, transfer)])
+    train_set = student.training_set(texts, train_logits)
+    selection = student.training_set(corpus.selection, selection_logits)
     if weights is not None:
         train_set = replace(train_set, weights=weights / weights.mean())
     pretrain(
@@ -218,11 +222,21 @@ def transfer_set(
     if teacher is None:
         return built
     teachers = (teacher,) if isinstance(teacher, Teacher) else tuple(teacher)
-    key = digest([one.key() for one in teachers])
-    if built.teacher != key:
-        built = built.judged(judgement(teachers, built.examples), key)
+    if built.teacher != _joint_key(teachers):
+        built = built.judged(judgement(teachers, built.examples), _joint_key(teachers))
         built.save(directory / TRANSFER_FILE)
     return built
+
+
+def _transfer_logits(teachers: Sequence[Teacher], transfer: TransferSet) -> Tensor:
+    """Return what the teachers say of a transfer set, (texts, classes): as it stands there where it is theirs."""
+    if transfer.logits is not None and transfer.teacher == _joint_key(teachers):
+        return torch.from_numpy(transfer.logits)
+    return judgement(teachers, transfer.examples)
+
+
+def _joint_key(teachers: Sequence[Teacher]) -> str:
+    return digest([teacher.key() for teacher in teachers])
 
 
 def run(

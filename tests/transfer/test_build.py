@@ -6,9 +6,11 @@ import pytest
 
 import potstill
 from commandline import potstill as command
+from potstill import pipeline
 from potstill.config import PotstillConfig
 from potstill.data import Corpus, Examples
 from potstill.errors import ConfigError, DataError, PotstillError
+from potstill.teacher import Teacher
 from potstill.transfer import build
 from potstill.transfer.build import build_transfer_set
 from potstill.transfer.sets import TRANSFER_FILE, TransferSet
@@ -168,6 +170,26 @@ def test_a_run_with_all_there_is_to_learn_from(tiny_backbone, tmp_path):
     assert (directory / "distilled" / "seed-0" / "pretraining.jsonl").is_file()
     assert not (directory / "baseline" / "seed-0" / "pretraining.jsonl").exists()
     assert "all, their probabilities averaged" in (directory / "report.md").read_text()
+
+
+def test_the_sets_own_judgement_is_used_where_it_is_the_teachers(tiny_backbone, tmp_path, monkeypatch):
+    config = PotstillConfig.build(
+        {
+            "data": {"source": "embedded", "limit": 60},
+            "teacher": {"backbone": str(tiny_backbone)},
+            "transfer": {"perturbed": 10},
+            "student": {"embedding_size": 4, "hidden_size": 4, "training": {"epochs": 1}},
+        }
+    )
+    corpus = potstill.load_corpus(config.data)
+    teachers = [Teacher.create(config.teacher, config.runtime, corpus, 128, seed) for seed in (0, 1)]
+    judged = pipeline.transfer_set(config, corpus, teachers[0], tmp_path / "set")
+    asked, judgement = [], pipeline.judgement
+    monkeypatch.setattr(pipeline, "judgement", lambda who, part: asked.append(part.texts) or judgement(who, part))
+    for teacher, others in zip(teachers, ([], [judged.texts]), strict=True):
+        potstill.distill(config, corpus, teacher, tmp_path / teacher.key(), transfer=judged)
+        assert asked == [corpus.train.texts, corpus.selection.texts, *others]
+        asked.clear()
 
 
 @pytest.mark.parametrize(
