@@ -124,11 +124,10 @@ def test_an_encoder_writes_nothing(model_directory):
 
 @pytest.mark.slow
 def test_the_embedded_model_writes_sentences(tmp_path):
-    config = PotstillConfig.build(
-        {"data": {"source": "embedded", "limit": 64}, "transfer": {"training": {"epochs": 1, "metric": "loss"}}}
-    )
+    training = {"epochs": 1, "batch_size": 8, "metric": "loss"}
+    config = PotstillConfig.build({"data": {"source": "embedded", "limit": 64}, "transfer": {"training": training}})
     model = LanguageModel.load(config)
     model.tune(config, load_corpus(config.data), tmp_path / "history.jsonl")
     model.merge()
-    written = list(model.sample("acceptable", 8, temperature=1.0, top_p=0.95, seed=0))
-    assert sum(" " in text for text in written) >= 4
+    written = list(model.sample("acceptable", 8, temperature=0.7, top_p=0.95, seed=0))
+    assert sum(" " in text for text in written) >= 6
