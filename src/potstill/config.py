@@ -287,7 +287,8 @@ class TransferConfig(Settings):
     """More text for the student, judged by the teacher: the transfer set. Without these settings there is none."""
 
     files: tuple[str, ...] = ()
-    """Files of unlabelled text: `.txt` with a text per line, or what `data.source` may be, whose labels are ignored."""
+    """Files of unlabelled text: `.csv`, `.tsv` or `.jsonl` with the columns of `data`, anything else with a text per
+    line. Other columns are ignored."""
     sampled: Annotated[int, Field(ge=0)] = 0
     """Texts to sample from the teacher's backbone as a language model that was tuned on the training texts (Tang et al.
     2019, "Natural Language Generation for Effective Knowledge Distillation")."""

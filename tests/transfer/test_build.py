@@ -47,11 +47,14 @@ def test_files_are_read_and_what_is_held_out_or_known_is_left_out(corpus, settin
     near = HELD_OUT[0].replace("w49", "w59")
     plain.write_text("\n".join(["something new", TRAIN[3], HELD_OUT[1].upper(), near, "", "something new"]))
     table.write_text('text,label\n"a text, with a comma",whatever\n')
-    config = settings(files=[str(plain), str(table)])
+    tabbed = tmp_path / "more.TSV"
+    tabbed.write_text('text\tother\na "quoted" text\tx\n')
+    config = settings(files=[str(plain), str(table), str(tabbed)])
     built = build_transfer_set(config, corpus, tmp_path / "set")
     assert dict(zip(built.texts, built.sources, strict=True)) == {
         "something new": "file:more.txt",
         "a text, with a comma": "file:more.csv",
+        'a "quoted" text': "file:more.TSV",
     }
     assert built.dropped == {"held-out": 2, "repeated": 2}
     assert {path.name for path in (tmp_path / "set").iterdir()} == {TRANSFER_FILE}

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import click
@@ -28,7 +27,17 @@ from potstill.runtime.answers import (
     require_absent,
 )
 from potstill.runtime.directory import StudentFiles, find_student, is_teacher
-from potstill.runtime.stream import FORMATS, Broken, Format, Layout, Text, chunks, from_arguments, read
+from potstill.runtime.stream import (
+    FORMATS,
+    Broken,
+    Format,
+    Layout,
+    Text,
+    chunks,
+    format_by_suffix,
+    from_arguments,
+    read,
+)
 
 if TYPE_CHECKING:
     from potstill.config import PotstillConfig
@@ -37,8 +46,6 @@ _SOME_BROKEN: Final = 3
 """Exit status when all was answered but broken lines: not 1 (it failed) nor 2 (the command line is wrong)."""
 _INTERRUPTED: Final = 130
 """Exit status after Ctrl-C, as shells have it."""
-
-_BY_SUFFIX: Final[Mapping[str, Format]] = MappingProxyType({".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl"})
 
 _REDRAWN: Final = 0.1
 """Seconds between two looks of the progress on a terminal: an eye does not follow more."""
@@ -124,7 +131,7 @@ def predict(
     config = None if config_file is None else _load_config(config_file)
     flags = {name: value for name, value in (("device", device), ("precision", precision)) if value is not None}
     opened = _open(model, config, flags)
-    answer_format = output_format or _format_by_suffix(out)
+    answer_format = output_format or _answer_format(out)
     writing = Writing(answer_format, opened.labels, opened.reads_pairs, opened.threshold)
     stdout = sys.stdout.buffer  # bytes: answers are UTF-8, whatever the terminal's encoding
     if file is None:
@@ -132,7 +139,7 @@ def predict(
         _classify(items, opened, writing, AnswerStream(stdout, opened.key), _Report("--text"), strict=True)
         return
     name = "standard input" if file.name == "<stdin>" else file.name
-    source: Format = input_format or _BY_SUFFIX.get(Path(name).suffix.lower(), "text")
+    source: Format = input_format or format_by_suffix(Path(name))
     layout = Layout(source, opened.reads_pairs, _columns(source, opened, text_column, pair_column, config))
     task = f"model {opened.key}, {' '.join((source, *layout.columns))} to {writing.format}"
     answers: Answers = AnswerStream(stdout, task) if out is None else AnswerFile(out, task)
@@ -193,7 +200,7 @@ def _digest(student: Path) -> str:
     return state.hexdigest()
 
 
-def _format_by_suffix(out: Path | None) -> AnswerFormat:
+def _answer_format(out: Path | None) -> AnswerFormat:
     return "csv" if out is not None and out.suffix.lower() == ".csv" else "jsonl"
 
 

@@ -24,6 +24,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal, NamedTuple, Protocol, get_args
 
 from potstill.errors import DataError
@@ -91,6 +92,12 @@ class Broken(NamedTuple):
     line: int
     problem: str
     end: Position
+
+
+def format_by_suffix(path: Path) -> Format:
+    """Return how a file is read: `.csv`, `.tsv` and `.jsonl` say so, all else is a text per line."""
+    formats: dict[str, Format] = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl"}
+    return formats.get(path.suffix.lower(), "text")
 
 
 def read(stream: ByteStream, layout: Layout, name: str, start: Position = BEGINNING) -> Iterator[Text | Broken]:

@@ -116,10 +116,9 @@ def _gather(config: PotstillConfig, corpus: Corpus, directory: Path, found: Mapp
 
 def _read(path: Path, config: PotstillConfig, *, in_pairs: bool) -> Found:
     """Read a file of unlabelled text; what other columns it has is ignored."""
-    formats: dict[str, stream.Format] = {".csv": "csv", ".jsonl": "jsonl"}
     data = config.data
     columns = (data.text_column, data.pair_column) if in_pairs and data.pair_column else (data.text_column,)
-    layout = stream.Layout(formats.get(path.suffix, "text"), in_pairs, columns)
+    layout = stream.Layout(stream.format_by_suffix(path), in_pairs, columns)
     try:
         with path.open("rb") as file:
             for item in stream.read(file, layout, str(path)):
