@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
+import os
 import shlex
 import statistics
 import subprocess
@@ -96,6 +98,23 @@ def ratios(runs: Iterable[Run], field: str, *, inverse: bool = False) -> dict[st
         for peer, value in values.items():
             found.setdefault(f"vs_{peer}", []).append(value / ours if inverse else ours / value)
     return {peer: spread(values) for peer, values in found.items()}
+
+
+def over_seeds(values: Sequence[float]) -> dict[str, Any]:
+    """Return mean, sample standard deviation (0 for one value) and the values, in the order of their seeds."""
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return {"mean": float(np.mean(values)), "std": deviation, "seeds": list(values)}
+
+
+def train_apart(flags: Sequence[str], **environment: str) -> Run:
+    """Run this script with `flags` in a process of its own, with one thread; return the JSON that it prints."""
+    command = [sys.executable, sys.argv[0], *flags]
+    variables = os.environ | {"OMP_NUM_THREADS": "1", **environment}
+    result = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)  # noqa: S603
+    if result.returncode:
+        raise RuntimeError(f"{shlex.join(flags)}:\n{result.stderr}")
+    run: Run = json.loads(result.stdout)
+    return run
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

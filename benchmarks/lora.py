@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from common import RESULTS, write_result
+from common import RESULTS, over_seeds, train_apart, write_result
 from potstill.artifacts import cache_directory
 from potstill.config import DataConfig, PotstillConfig, TeacherConfig
 from potstill.data import load_corpus
@@ -109,29 +108,20 @@ def _train_apart(name: str, seed: int, sentences: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         # The states of frozen blocks are part of a row's time: none may be left over from an earlier run.
         (Path(directory) / "backbones").symlink_to(cache_directory() / "backbones")
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "POTSTILL_CACHE": directory}
-        command = [sys.executable, __file__, "--train", name, str(seed), "--sentences", str(sentences)]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
-    if result.returncode:
-        raise RuntimeError(f"{name}, seed {seed}:\n{result.stderr}")
-    run: dict[str, Any] = json.loads(result.stdout)
-    return run
+        flags = ["--train", name, str(seed), "--sentences", str(sentences)]
+        return train_apart(flags, POTSTILL_CACHE=directory)
 
 
 def _row(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     runs = sorted(runs, key=lambda run: run["seed"])
     return {
         "name": name,
-        "mcc": _over_seeds([run["mcc"] for run in runs]),
-        "loss": _over_seeds([run["loss"] for run in runs]),
+        "mcc": over_seeds([run["mcc"] for run in runs]),
+        "loss": over_seeds([run["loss"] for run in runs]),
         "trainable_parameters": runs[0]["trainable_parameters"],
         "seconds": float(np.mean([run["seconds"] for run in runs])),
         "peak_mb": float(np.max([run["peak_mb"] for run in runs])),
     }
-
-
-def _over_seeds(values: list[float]) -> dict[str, Any]:
-    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)), "seeds": values}
 
 
 if __name__ == "__main__":

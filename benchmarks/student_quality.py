@@ -14,15 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from common import RESULTS, write_result
+from common import RESULTS, over_seeds, train_apart, write_result
 from potstill.artifacts import write_json
 from potstill.config import PotstillConfig
 from potstill.data import Corpus, load_corpus
@@ -85,7 +82,7 @@ def main() -> None:
     flags = ["--sampled", str(args.sampled), "--perturbed", str(args.perturbed), "--work", str(args.work)]
     flags += ["--teachers", str(teachers)]
     with ThreadPoolExecutor(args.jobs) as pool, finished.open("a") as file:
-        for run in pool.map(lambda pair: train_apart(pair[0], pair[1], flags), missing):
+        for run in pool.map(lambda pair: train_apart([*flags, "--train", pair[0], str(pair[1])]), missing):
             file.write(json.dumps(run) + "\n")
             file.flush()
             sys.stderr.write(f"{run}\n")
@@ -161,17 +158,6 @@ def scores(trained: Trained, corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def train_apart(name: str, seed: int, flags: list[str]) -> dict[str, Any]:
-    """Train in a process of its own, with one thread."""
-    command = [sys.executable, __file__, *flags, "--train", name, str(seed)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
-    if result.returncode:
-        raise RuntimeError(f"{name}, seed {seed}:\n{result.stderr}")
-    run: dict[str, Any] = json.loads(result.stdout)
-    return run
-
-
 def summarise(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return a row of the table: mean, spread, and the paired test against what it is compared with."""
     own = {run["seed"]: run for run in runs if run["name"] == name}
@@ -189,12 +175,6 @@ def summarise(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
         test = paired_test([own[seed]["mcc"] for seed in common], [other[seed]["mcc"] for seed in common])
         row["paired_test"] = {"against": against, "difference": test.mean_difference, "p_value": test.p_value}
     return row
-
-
-def over_seeds(values: list[float]) -> dict[str, Any]:
-    """Return mean, sample standard deviation and the values."""
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return {"mean": float(np.mean(values)), "std": spread, "seeds": values}
 
 
 if __name__ == "__main__":

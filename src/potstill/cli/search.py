@@ -10,25 +10,13 @@ import click
 from click.core import ParameterSource
 
 from potstill.cli.settings import SEARCH, SettingsCommand, with_settings
+from potstill.cli.training import teacher_option, transfer_option
 from potstill.config import PotstillConfig
 
 
 @click.command(cls=SettingsCommand)
-@click.option(
-    "--teacher",
-    "teacher_directory",
-    required=True,
-    metavar="DIR",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="A tuned teacher, or a directory of several (a run's, say): see --teachers.",
-)
-@click.option(
-    "--transfer",
-    "transfer_path",
-    metavar="PATH",
-    type=click.Path(exists=True, path_type=Path),
-    help="A transfer set, as `potstill transfer` writes it: more texts to learn the teacher's judgement of.",
-)
+@teacher_option(required=True)
+@transfer_option
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),

@@ -61,7 +61,8 @@ def finetune(config: PotstillConfig, config_file: Path | None, out: Path | None)
     click.echo(directory)
 
 
-def _teacher(*, required: bool, note: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
+def teacher_option(*, required: bool, note: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command `--teacher`."""
     return click.option(
         "--teacher",
         "teacher_directory",
@@ -72,8 +73,18 @@ def _teacher(*, required: bool, note: str = "") -> Callable[[Callable[..., None]
     )
 
 
+transfer_option = click.option(
+    "--transfer",
+    "transfer_path",
+    metavar="PATH",
+    type=click.Path(exists=True, path_type=Path),
+    help="A transfer set, as `potstill transfer` writes it: more texts to learn the teacher's judgement of.",
+)
+"""Gives a command `--transfer`."""
+
+
 @click.command(cls=SettingsCommand)
-@_teacher(required=False, note="  [default: the set is judged by the one who distils]")
+@teacher_option(required=False, note="  [default: the set is judged by the one who distils]")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -106,14 +117,8 @@ def transfer(config: PotstillConfig, config_file: Path | None, teacher_directory
 
 
 @click.command(cls=SettingsCommand)
-@_teacher(required=True)
-@click.option(
-    "--transfer",
-    "transfer_path",
-    metavar="PATH",
-    type=click.Path(exists=True, path_type=Path),
-    help="A transfer set, as `potstill transfer` writes it: more texts to learn the teacher's judgement of.",
-)
+@teacher_option(required=True)
+@transfer_option
 @_OUT
 @with_settings("data", "student", "distillation", "runtime")
 def distill(
