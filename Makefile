@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test check torture format clean
 
 help:
 	@echo 'make setup   the environment in $(VENV), with the embedded backbone'
 	@echo 'make demo    the whole experiment on a bounded part of the data, with its report'
 	@echo 'make test    all tests'
 	@echo 'make check   ruff and mypy'
+	@echo 'make torture kill, damage, starve and fuzz everything; hours (docs/reliability.md)'
 	@echo 'make format  let ruff lay out the code'
 	@echo 'make clean   remove the environment'
 
@@ -36,6 +37,22 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# What each of these does, and how long it takes, stands at its beginning. `make torture SECONDS=20 …` for a try.
+KILLS := 50
+FLIPS := 2000
+SECONDS := 600
+RUNS := 200
+MINUTES := 60
+
+torture: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[benchmarks]'
+	$(BIN)/python benchmarks/torture/kills.py --kills $(KILLS)
+	$(BIN)/python benchmarks/torture/flips.py --flips $(FLIPS)
+	$(BIN)/python benchmarks/torture/faults.py
+	$(BIN)/python benchmarks/torture/fuzz.py --seconds $(SECONDS)
+	$(BIN)/python benchmarks/torture/soak.py --runs $(RUNS) --serve-minutes $(MINUTES)
+	$(BIN)/python benchmarks/tables.py
 
 format: setup
 	$(BIN)/ruff format .

@@ -124,7 +124,10 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 def write_result(path: Path, runs: Sequence[Run], **content: Any) -> None:
     """Write a result: how it was made, on what, every run, and what follows from them."""
-    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    script = Path(sys.argv[0]).resolve()
+    root = RESULTS.parents[1]
+    name = script.relative_to(root) if script.is_relative_to(root) else Path("benchmarks", script.name)
+    command = shlex.join(["python", name.as_posix(), *sys.argv[1:]])
     write_json(path, {"command": command, "environment": describe_environment(), "runs": list(runs), **content})
     sys.stderr.write(f"written: {path}\n")
 
@@ -247,3 +250,13 @@ def peak_memory(command: Sequence[str]) -> float:
     probe = [sys.executable, "-c", _PROBE, *command]
     kilobytes = int(subprocess.run(probe, check=True, stdout=subprocess.PIPE, text=True).stdout)  # noqa: S603
     return kilobytes / (1024**2 if sys.platform == "darwin" else 1024)  # macOS counts bytes
+
+
+def resident_mb(pid: int) -> float:
+    """Return the memory that a process holds resident, in MB; 0 where it has ended."""
+    import psutil
+
+    try:
+        return float(psutil.Process(pid).memory_info().rss) / 1e6
+    except psutil.Error:
+        return 0.0

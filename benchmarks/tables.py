@@ -1,6 +1,6 @@
 """Write the committed results into the documents, between their markers, so that no number is typed by hand.
 
-python benchmarks/tables.py            rewrite README.md and docs/benchmarks.md
+python benchmarks/tables.py            rewrite README.md and docs/
 python benchmarks/tables.py --check    fail if they don't show what benchmarks/results/ holds
 """
 
@@ -10,16 +10,18 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = {
-    "README.md": ("results",),
+    "README.md": ("results", "inference-plot"),
     "docs/benchmarks.md": ("results", "reference", "speed"),
     "docs/lora.md": ("lora",),
+    "docs/reliability.md": ("torture",),
+    "docs/production.md": ("inference", "load", "stream"),
     "docs/transfer.md": ("students",),
 }
 NAMES = {"teacher": "Teacher", "distilled": "Distilled student", "baseline": "Baseline student"}
@@ -39,6 +41,16 @@ PEERS = {
     "vs_every_step": "the teacher run at every step",
 }
 OURS = "ours"
+CONTESTANTS = {
+    OURS: "**exported student**",
+    f"{OURS}_int8": "**exported student, 8 bits**",
+    "teacher": "its teacher, torch",
+    "minilm": "MiniLM-L6, onnxruntime",
+    "minilm_int8": "MiniLM-L6, onnxruntime, 8 bits",
+    "tfidf": "TF-IDF, logistic regression",
+    "fasttext": "fastText",
+    "static": "static embeddings (model2vec)",
+}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -211,12 +223,204 @@ def _difference(row: dict[str, Any]) -> str:
     return f"{test['difference']:+.3f}" + ("" if p_value is None else f", p = {p_value:.2g}")
 
 
+def inference() -> str:
+    """Lay out speed against quality, if it is there."""
+    if (result := _load("inference")) is None:
+        return "No result is committed yet."
+    header = ["", "MCC", "MB", "load, ms", "sentences/s", "on 2 cores", "one sentence, ms (p50)", "(p99)", "memory, MB"]
+    rows = [
+        [
+            CONTESTANTS[row["name"]],
+            f"{row['mcc']:.3f} [{row['mcc_interval'][0]:.3f}, {row['mcc_interval'][1]:.3f}]",
+            f"{row['bytes'] / 1e6:.1f}",
+            f"{row['load_ms']:,.0f}",
+            *(f"{row['sentences_per_s'][threads]:,.0f}" for threads in ("1", "2")),
+            *(f"{row[delay]:.3g}" for delay in ("p50_ms", "p99_ms")),
+            f"{row['rss_mb']:,.0f}",
+        ]
+        for row in result["rows"]
+    ]
+    ratios = [
+        f"{CONTESTANTS[name].strip('*')} against {CONTESTANTS[peer.removeprefix('vs_')]}: {_spread(ratio)}".replace(
+            " | ", ", "
+        )
+        for name, peers in result["ratios"].items()
+        for peer, ratio in peers.items()
+    ]
+    return "\n".join(
+        [
+            *_markdown(header, rows),
+            "",
+            f"CoLA's in-domain development split, {result['sentences']:,} sentences as strings; [low, high]: 95 % "
+            "bootstrap interval; medians over rounds. Speed is on one core where nothing else is said.",
+            _note(result),
+            "",
+            *_targets(result, CONTESTANTS),
+            "",
+            "Times as many sentences a second, one core (median, least, most over rounds):",
+            "",
+            *(f"- {ratio}" for ratio in ratios),
+        ]
+    )
+
+
+def inference_plot() -> str:
+    """Show speed against quality as a plot, if it is there."""
+    if (result := _load("inference")) is None:
+        return "No result is committed yet."
+    return f"![MCC over sentences a second](benchmarks/results/inference.png)\n\n{_note(result)}"
+
+
+def load() -> str:
+    """Lay out what the server did under load, if it is there."""
+    if (result := _load("load")) is None:
+        return "No result is committed yet."
+    header = ["", "clients", "requests/s", "texts/s", "p50, ms", "p99, ms", "by status", "memory, MB"]
+    rows = [
+        [
+            run["name"],
+            str(run.get("connections", "")),
+            *(
+                f"{run[key]:,.0f}" if key in run else ""
+                for key in ("requests_per_s", "texts_per_s", "p50_ms", "p99_ms")
+            ),
+            ", ".join(f"{status}: {count:,}" for status, count in sorted(run.get("by_status", {}).items())),
+            f"{run['rss_mb']:,.0f}",
+        ]
+        for run in result["runs"]
+    ]
+    note = f"{result['texts_per_request']} texts a request; status 0 is a connection that broke. {_note(result)}"
+    return "\n".join([*_markdown(header, rows), "", note, "", *_targets(result)])
+
+
+def stream() -> str:
+    """Lay out what became of the lines, if it is there."""
+    if (result := _load("predict_stream")) is None:
+        return "No result is committed yet."
+    header = ["", "seconds", "answered before", "memory early, MB", "late, MB"]
+    rows = [
+        [
+            run["name"],
+            f"{run['seconds']:,.0f}",
+            f"{run['answered_before']:,}",
+            *(f"{run[key]:,.0f}" for key in ("rss_mb_early", "rss_mb_late")),
+        ]
+        for run in result["runs"]
+    ]
+    return "\n".join([*_markdown(header, rows), "", _note(result), "", *_targets(result)])
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Write a table whose first column holds words."""
+    rule = ["---", *["--:"] * (len(header) - 1)]
+    return [f"| {' | '.join(cells)} |" for cells in (header, rule, *rows)]
+
+
+def _targets(result: dict[str, Any], names: dict[str, str] | None = None) -> list[str]:
+    """Show what was wanted and what was found; several contestants' with their names."""
+
+    def words(target: dict[str, Any]) -> str:
+        return f"{names[target['name']].strip('*')}: {target['what']}" if names else target["what"]
+
+    rows = [
+        [words(target), f"{target['wanted']:,g}", f"{target['found']:,.4g}", "yes" if target["met"] else "**no**"]
+        for target in result["targets"]
+    ]
+    return _markdown(["", "wanted", "found", "met"], rows)
+
+
+def torture() -> str:
+    """Lay out what was broken on purpose, how often, and what happened; as far as results are there."""
+    parts = [
+        (f"torture_{name}", lay_out)
+        for name, lay_out in (
+            *(("kills", _kills), ("flips", _flips), ("faults", _faults)),
+            *(("fuzz", _fuzz), ("soak", _soak)),
+        )
+    ]
+    found = [(lay_out, result) for name, lay_out in parts if (result := _load(name)) is not None]
+    if not found:
+        return "No result is committed yet."
+    rows = [row for lay_out, result in found for row in lay_out(result)]
+    header = ["| what was broken | how often | what happened |", "| --- | --: | --- |"]
+    commands = ",\n".join(f"`{result['command']}`" for _, result in found)
+    return "\n".join([*header, *rows, "", f"{commands}."])
+
+
+def _kills(result: dict[str, Any]) -> Iterator[str]:
+    words = f"{result['identical']:,} end bit for bit as an undisturbed run"
+    yield f"| runs killed at random moments, gone on with | {result['trials']:,} | {words} |"
+
+
+def _flips(result: dict[str, Any]) -> Iterator[str]:
+    """Put the files of a kind together: the run's own, each role's, the transfer set, each cache."""
+    places: dict[str, dict[str, int]] = {}
+    for run in result["runs"]:
+        top, place, *_ = run["name"].split("/")
+        name = f"the cache's {place}" if top == "cache" else _PLACES.get(place, "a run's own files")
+        counts = places.setdefault(name, {})
+        for outcome in _OUTCOMES:
+            counts[outcome] = counts.get(outcome, 0) + run.get(outcome, 0)
+    for name, counts in places.items():
+        words = "bits, bytes and blocks changed, cut, removed"
+        yield f"| {name}: {words} | {sum(counts.values()):,} | {_outcomes(counts)} |"
+
+
+def _faults(result: dict[str, Any]) -> Iterator[str]:
+    for run in result["runs"]:
+        yield f"| writing refused: {run['name']} | {run['faults']:,} | {_outcomes(run)} |"
+
+
+def _outcomes(counts: dict[str, Any]) -> str:
+    return ", ".join(f"{counts[name]:,} {words}" for name, words in _OUTCOMES.items() if counts.get(name))
+
+
+_PLACES = {
+    "teacher": "teachers",
+    "distilled": "students",
+    "baseline": "students",
+    "transfer": "transfer sets",
+    "plots": "plots",
+}
+_OUTCOMES = {
+    "refused": "refused with one message",
+    "rebuilt": "made again",
+    "harmless": "with exactly the answers of before",
+    "done": "done all the same",
+    "unread": "that nothing reads",
+    "failed": "**FAILED**",
+}
+"""What may come of it, in words."""
+
+
+def _fuzz(result: dict[str, Any]) -> Iterator[str]:
+    for run in result["runs"]:
+        found = len(run["findings"])
+        words = f"{found} findings" if found else "errors of ours or none"
+        yield f"| parser fuzzed for {run['seconds']:,} s: {run['name']} | {run['executions'] or 0:,} | {words} |"
+
+
+def _soak(result: dict[str, Any]) -> Iterator[str]:
+    for run in result["runs"]:
+        grown = ", ".join(f"{_GROWTH[name]} {run[name]['growth']:+.1f}" for name in _GROWTH)
+        often = f"{run['answers']:,} answers" if "answers" in run else f"{run['looks']:,} runs"
+        yield f"| {run['name']} | {often} | growth over the second half: {grown} |"
+
+
+_GROWTH = {"rss_mb": "memory, MiB", "files": "open files", "threads": "threads", "temporary": "temporary files"}
+
+
 CONTENTS: dict[str, Callable[[], str]] = {
     "results": lambda: table(_load("cola") or {}),
     "reference": lambda: table(_load("reference") or {}),
     "speed": speed,
     "lora": lora,
     "students": students,
+    "torture": torture,
+    "inference": inference,
+    "inference-plot": inference_plot,
+    "load": load,
+    "stream": stream,
 }
 """What stands between the markers of a name."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, which happens below
 
@@ -46,6 +47,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 MakeModel = Callable[..., PreTrainedModel]
 ModelDirectory = Callable[[str], Path]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def heard_interrupts() -> Iterator[None]:
+    """Hear Ctrl-C as in a terminal, also where a shell has started the tests in the background, deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session", autouse=True)

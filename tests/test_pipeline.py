@@ -6,8 +6,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 import potstill
+from potstill import pipeline
 from potstill.config import PotstillConfig
 from potstill.errors import ArtifactError, SourceError
 from potstill.evaluation import Calibration, Summary, compute_metrics
@@ -134,6 +136,16 @@ def test_saved_teacher_predicts_what_was_reported(finished, config):
         potstill.open_model(directory / "teacher" / "seed-0", config.runtime), corpus.evaluation
     )
     assert measured.metrics == summary.of("teacher")[0].metrics
+
+
+def test_a_run_judges_with_what_a_later_one_would_load(config, tmp_path):
+    """PiSSA's adapters move the base, and back: the tuned model and the saved one differ in last bits."""
+    teacher = config.teacher.model_copy(update={"lora": config.teacher.lora.model_copy(update={"init": "pissa"})})
+    pissa, corpus = config.model_copy(update={"teacher": teacher}), potstill.load_corpus(config.data)
+    (first, trained), (second, again) = (pipeline._teacher(pissa, corpus, tmp_path, 0) for _ in range(2))
+    assert again == trained
+    assert torch.equal(first.logits(corpus.evaluation), second.logits(corpus.evaluation))
+    assert first.key() == second.key()
 
 
 def test_a_run_never_overwrites_another(finished, config):

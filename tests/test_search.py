@@ -8,16 +8,18 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
-from filelock import FileLock
 from matplotlib.figure import Figure
 
 import potstill
 from potstill import search as searching
 from potstill.config import PotstillConfig
+from potstill.directories import locked
 from potstill.errors import ArtifactError, ConfigError, TrainingError
 from potstill.evaluation.trials import REFERENCE
 from potstill.search import search
 from potstill.teacher import Teacher
+from potstill.training.checkpoint import Keeper
+from potstill.training.loop import Learner
 from potstill.transfer.sets import TransferSet
 
 TRAINING = {"epochs": 2, "learning_rate": 3e-2}
@@ -101,7 +103,8 @@ def told(monkeypatch):
         for epoch, score in enumerate(scores, start=1):
             if on_epoch is not None:
                 on_epoch({"epoch": epoch, "mcc": score})
-        return SimpleNamespace(fit=SimpleNamespace(best={"mcc": max(scores)}))
+        fit, record = SimpleNamespace(best={"mcc": max(scores)}), SimpleNamespace(parameters=None)
+        return SimpleNamespace(fit=fit, record=record)
 
     monkeypatch.setattr(searching, "distill", distill)
     monkeypatch.setattr("potstill.report.search.heat_map", lambda result: Figure(figsize=(1, 1)))
@@ -110,9 +113,9 @@ def told(monkeypatch):
 
 def test_a_search_writes_what_it_found_and_leaves_nothing_else(undisturbed):
     _, directory = undisturbed
-    names = {path.name for path in directory.iterdir()} - {".search.lock"}
+    names = {path.name for path in directory.iterdir()} - {"potstill.lock"}
     results = {"search.md", "search.json", "trials.csv", "best.yaml", "alpha-temperature.png"}
-    assert names == results | {"search.db", "config.yaml"}
+    assert names == results | {"search.db", "config.yaml", "begun.json", "environment.json"}
     assert (directory / "alpha-temperature.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -233,16 +236,16 @@ def test_a_killed_first_trial_is_the_configuration_again(config, corpus, teacher
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"student": {"cell": "gru"}}, "student"),
-        ({"distillation": {"alpha": 0.4}}, "distillation"),
-        ({"seed": 3}, "search"),
-        ({"space": SETTINGS | {"student.dropout": 0.1}}, "search"),
+        ({"student": {"cell": "gru"}}, "student.cell"),
+        ({"distillation": {"alpha": 0.4}}, "distillation.alpha"),
+        ({"seed": 3}, "search.seed"),
+        ({"space": SETTINGS | {"student.dropout": 0.1}}, "search.space.student.dropout.*"),
     ],
 )
 def test_other_settings_are_refused(undisturbed, config, corpus, teacher, change, named):
     _, directory = undisturbed
     before = (directory / "search.db").read_bytes(), (directory / "config.yaml").read_bytes()
-    with pytest.raises(ArtifactError, match=rf"found other ones: {named}\n.*config\.yaml"):
+    with pytest.raises(ArtifactError, match=rf"begun with other settings: {named}; see .*config\.yaml"):
         search(changed(config, **change), corpus, [teacher], directory)
     assert before == ((directory / "search.db").read_bytes(), (directory / "config.yaml").read_bytes())
 
@@ -250,13 +253,13 @@ def test_other_settings_are_refused(undisturbed, config, corpus, teacher, change
 def test_other_inputs_are_refused(undisturbed, config, corpus, teacher, tmp_path):
     _, directory = undisturbed
     other_texts = dataclasses.replace(corpus, train=corpus.train.take(range(len(corpus.train) - 1)))
-    with pytest.raises(ArtifactError, match="found other ones: texts"):
+    with pytest.raises(ArtifactError, match="other settings: texts"):
         search(config, other_texts, [teacher], directory)
     potstill.finetune(config, corpus, tmp_path, seed=1)
-    with pytest.raises(ArtifactError, match="found other ones: teacher's weights"):
+    with pytest.raises(ArtifactError, match="other settings: teacher's weights"):
         search(config, corpus, [Teacher.load(tmp_path, config.runtime)], directory)
     transfer = TransferSet(texts=("A cat.",), pairs=None, sources=("file:x",), dropped={})
-    with pytest.raises(ArtifactError, match="found other ones: transfer set"):
+    with pytest.raises(ArtifactError, match="other settings: transfer set"):
         search(config, corpus, [teacher], directory, transfer=transfer)
 
 
@@ -265,15 +268,67 @@ def test_what_is_no_search_is_refused_and_left_alone(config, corpus, teacher, tm
     with pytest.raises(ArtifactError, match="not empty"):
         search(config, corpus, [teacher], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-    (tmp_path / "search.db").write_bytes(b"no database" * 100)
+
+
+def test_a_damaged_study_is_told(undisturbed, config, corpus, teacher, tmp_path):
+    copy = shutil.copytree(undisturbed[1], tmp_path / "copy")
+    (copy / "search.db").write_bytes(b"no database" * 100)
     with pytest.raises(ArtifactError, match=r"search\.db: expected a study of Optuna, found none that can be read"):
-        search(config, corpus, [teacher], tmp_path)
+        search(config, corpus, [teacher], copy)
 
 
 def test_two_searches_in_one_directory_are_refused(undisturbed, config, corpus, teacher):
     _, directory = undisturbed
-    with FileLock(directory / ".search.lock"), pytest.raises(ArtifactError, match="expected no other search at work"):
+    with locked(directory), pytest.raises(ArtifactError, match="expected no other process at work there, found one"):
         search(config, corpus, [teacher], directory)
+
+
+def test_a_kill_before_there_was_a_study_is_no_obstacle(config, corpus, teacher, told, tmp_path):
+    (tmp_path / "potstill.lock").touch()
+    search(changed(config, trials=1), corpus, [teacher], tmp_path)
+    assert (tmp_path / "search.db").is_file()
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL."""
+
+
+@pytest.mark.parametrize(("seeds", "kept"), [(1, 8), (2, 9)], ids=["in the second trial", "in the second seed"])
+def test_a_killed_trial_goes_on_between_two_steps(config, corpus, teacher, tmp_path, monkeypatch, seeds, kept):
+    """No step is taken twice, and Optuna is told all epochs: of an epoch and of a student that had ended, too."""
+    steps, writes = [], []
+    take, write = Learner._step, Keeper.write
+
+    def step(learner, *arguments):
+        steps.append(None)
+        return take(learner, *arguments)
+
+    def writing(keeper, state):
+        write(keeper, state)
+        writes.append(None)
+        if len(writes) == kept:
+            raise KilledError
+
+    eager = config.model_copy(update={"runtime": config.runtime.model_copy(update={"checkpoint_seconds": 0.0})})
+    settings = changed(eager, trials=2, seeds_per_trial=seeds, student={"seeds": list(range(seeds))})
+    monkeypatch.setattr(Learner, "_step", step)
+    expected = search(settings, corpus, [teacher], tmp_path / "expected")
+    taken = len(steps)
+    monkeypatch.setattr(Keeper, "write", writing)
+    with pytest.raises(KilledError):
+        search(settings, corpus, [teacher], tmp_path / "killed")
+    found = search(settings, corpus, [teacher], tmp_path / "killed")
+    assert without_times(found) == without_times(expected)
+    assert [trial.epochs for trial in found.trials] == [2, 2]
+    assert len(steps) == 2 * taken
+    assert not list((tmp_path / "killed").glob(".trial-*"))
+
+
+def test_how_often_checkpoints_are_written_is_no_other_search(config, corpus, teacher, told, tmp_path):
+    rare = config.model_copy(update={"runtime": config.runtime.model_copy(update={"checkpoint_seconds": 1e6})})
+    search(changed(config, trials=1), corpus, [teacher], tmp_path)
+    search(changed(rare, trials=2), corpus, [teacher], tmp_path)
+    assert {called.runtime.checkpoint_seconds for called, _ in told.calls} == {60.0, 1e6}
 
 
 def test_any_directory_name_will_do(config, corpus, teacher, told, tmp_path):

@@ -8,14 +8,19 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from potstill import teacher as module
 from potstill.config import LoRAConfig, PotstillConfig, RuntimeConfig, TeacherConfig
 from potstill.data import Corpus, Examples
 from potstill.errors import ArtifactError, ConfigError, SourceError
 from potstill.lora import adapters
 from potstill.lora.quantised import QuantisedLinear
 from potstill.lora.state import CONFIG_FILE
+from potstill.models import TrainingRecord, find_teacher, load_teachers
 from potstill.runtime.directory import TEACHER_MANIFEST as MANIFEST
+from potstill.runtime.directory import TRAINING_FILE
 from potstill.teacher import TRAINED_FILE, Teacher, teacher_bytes
+from potstill.teacher_manifest import TeacherManifest
+from resealed import reseal
 
 CPU = RuntimeConfig(device="cpu", precision="32-true")
 EXAMPLES = Examples(("w1 w2 w3", "w4", "", "w5 w6 w7 w8 w9"), np.array([0, 1, 0, 1]))
@@ -143,11 +148,16 @@ def test_a_base_that_is_gone_is_refused(base, saved):
 
 def test_an_incomplete_or_foreign_manifest_is_refused(saved):
     manifest = json.loads((saved / MANIFEST).read_text())
-    others = ({"format": 99}, {"surplus": 1}, {"method": "prompt"}, {"base_bits": 3})
+    others = (
+        *({"format": 99}, {"surplus": 1}, {"method": "prompt"}, {"base_bits": 3}, {"seed": 1 << 70}, {"pairs": "no"}),
+        *({"label_names": "ab"}, {"label_names": []}, {"max_tokens": 0}, {"backbone": 3}, {"lora": {"rank": "many"}}),
+    )
     for damaged in (*(manifest | other for other in others), {"format": manifest["format"]}):
         (saved / MANIFEST).write_text(json.dumps(damaged))
-        with pytest.raises(ArtifactError, match=MANIFEST):
+        with pytest.raises(ArtifactError, match=f"{MANIFEST} was (altered|cut short)"):
             Teacher.load(saved, CPU)
+        with pytest.raises(ArtifactError, match=rf"{MANIFEST}(:| is damaged)"):
+            Teacher.load(reseal(saved), CPU)
     (saved / MANIFEST).unlink()
     with pytest.raises(ArtifactError, match=MANIFEST):
         Teacher.load(saved, CPU)
@@ -162,7 +172,7 @@ def test_a_damaged_file_of_trained_weights_is_refused(method, base, tmp_path):
 
     def refused(message):
         with pytest.raises(ArtifactError, match=message):
-            Teacher.load(tmp_path, CPU)
+            Teacher.load(reseal(tmp_path), CPU)
 
     headless = {name: tensor for name, tensor in tensors.items() if name != "score.weight"}
     save_file(headless, path)
@@ -174,7 +184,20 @@ def test_a_damaged_file_of_trained_weights_is_refused(method, base, tmp_path):
     path.write_bytes(whole[:-8])
     refused("expected safetensors")
     path.unlink()
-    refused("expected safetensors")
+    refused(f"expected {TRAINED_FILE} among the sealed files")
+
+
+def test_files_of_two_teachers_do_not_belong_together(base, saved, tmp_path):
+    make(base, seed=1).save(tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "adapter_model.safetensors", saved)
+    with pytest.raises(ArtifactError, match=r"adapter_model\.safetensors was altered, or is of another save"):
+        Teacher.load(saved, CPU)
+
+
+def test_a_sealed_teacher_without_its_manifest_is_no_adapter_of_peft(saved):
+    (saved / MANIFEST).unlink()
+    with pytest.raises(ArtifactError, match=f"{MANIFEST}, found none"):
+        Teacher.load(saved, CPU)
 
 
 def test_the_key_follows_everything_that_is_trained(saved):
@@ -305,3 +328,70 @@ def test_the_key_follows_the_bases_settings(base, saved):
     settings = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(settings | {"layer_norm_epsilon": 1e-3}))
     assert Teacher.load(saved, CPU).key() != before
+
+
+@pytest.mark.parametrize("lost", [MANIFEST, TRAINING_FILE])
+def test_the_best_teacher_is_refused_where_it_is_incomplete(tiny_backbone, tmp_path, lost):
+    """Another seed would judge in its place without a word."""
+    for seed in (0, 1):
+        teacher = make(tiny_backbone, seed=seed)
+        teacher.save(tmp_path / f"seed-{seed}")
+        record = {"parameters": 2, "trainable_parameters": 1, "bytes_on_disk": 3, "train_seconds": 1.0}
+        TrainingRecord(role="teacher", seed=seed, best={"mcc": 0.1 + seed}, **record).save(tmp_path / f"seed-{seed}")
+    assert find_teacher(tmp_path) == tmp_path / "seed-1"
+    (tmp_path / "seed-1" / lost).unlink()
+    with pytest.raises(ArtifactError, match=lost):
+        load_teachers(tmp_path, CPU, "best")
+
+
+def finish(directory, seed=0):
+    record = {"parameters": 2, "trainable_parameters": 1, "bytes_on_disk": 3, "train_seconds": 1.0}
+    TrainingRecord(role="teacher", seed=seed, best={"mcc": 0.1}, **record).save(directory)
+
+
+def test_only_finished_teachers_are_averaged_and_those_left_out_are_named(tiny_backbone, tmp_path, capsys):
+    for seed in (0, 1, 2):
+        make(tiny_backbone, seed=seed).save(tmp_path / f"seed-{seed}")
+    with pytest.raises(ArtifactError, match="expected a teacher whose training has ended, found 3 interrupted"):
+        load_teachers(tmp_path, CPU, "average")
+    for seed in (0, 2):
+        finish(tmp_path / f"seed-{seed}", seed)
+    assert [teacher.manifest.seed for teacher in load_teachers(tmp_path, CPU, "average")] == [0, 2]
+    assert f"WARNING: not asked, since their training was interrupted: {tmp_path / 'seed-1'}\n" in "".join(
+        capsys.readouterr()
+    )
+
+
+@pytest.mark.parametrize("which", ["best", "average"])
+def test_a_single_interrupted_teacher_judges_with_a_warning(tiny_backbone, tmp_path, capsys, which):
+    make(tiny_backbone).save(tmp_path)
+    assert len(load_teachers(tmp_path, CPU, which)) == 1
+    assert f"WARNING: the training of the teacher in {tmp_path} was interrupted" in "".join(capsys.readouterr())
+    finish(tmp_path)
+    load_teachers(tmp_path, CPU, which)
+    assert "WARNING" not in "".join(capsys.readouterr())
+
+
+def test_an_adapter_of_peft_is_no_interrupted_one(foreign, capsys):
+    load_teachers(foreign[0], CPU, "average")
+    assert "WARNING" not in "".join(capsys.readouterr())
+
+
+def test_a_teacher_is_found_in_a_first_save_that_was_killed(tiny_backbone, tmp_path):
+    make(tiny_backbone).save(tmp_path / "made")
+    finish(tmp_path / "made")
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "made").rename(tmp_path / "teacher" / ".saving-x")
+    copy = shutil.copytree(tmp_path / "teacher", tmp_path / "copy")
+    assert TrainingRecord.find(copy) is not None
+    TeacherManifest.load(shutil.copytree(tmp_path / "teacher", tmp_path / "another"))
+    Teacher.load(tmp_path / "teacher", CPU)
+
+
+def test_a_teacher_that_is_saved_again_while_it_is_read_is_refused(tiny_backbone, tmp_path, monkeypatch):
+    """What was compared is not what was read then."""
+    make(tiny_backbone).save(tmp_path / "teacher")
+    later, load = make(tiny_backbone, seed=1), module.load_adapter
+    monkeypatch.setattr(module, "load_adapter", lambda *arguments: later.save(tmp_path / "teacher") or load(*arguments))
+    with pytest.raises(ArtifactError, match="was saved again while it was read"):
+        Teacher.load(tmp_path / "teacher", CPU)

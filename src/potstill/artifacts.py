@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
 import itertools
-import json
 import math
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock
 from numpy.typing import NDArray
 from safetensors import numpy as safetensors
 
 from potstill.errors import ArtifactError
+from potstill.files import cache_directory, read_json, sync, write_atomically, write_json, write_text, written
+
+__all__ = [
+    "cache_directory",  # these are defined in `files`, which needs no package
+    "read_json",
+    "write_atomically",
+    "write_json",
+    "write_text",
+]
 
 Arrays = dict[str, NDArray[Any]]
 
 DIGEST_BYTES = 16
 """Length of a content key: 128 bits, so that two contents never meet by chance."""
 
-
-def cache_directory() -> Path:
-    """Return where computed things are kept: `$POTSTILL_CACHE`, else `potstill` in the user's cache directory."""
-    if named := os.environ.get("POTSTILL_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "potstill"
+_DRAWN = "?" * 8
+"""What `mkdtemp` adds to a name."""
 
 
 def digest(parts: Iterable[bytes | str]) -> str:
@@ -52,39 +59,87 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it: readers see the old file or the new one.
-
-    What `write` returns is not looked at, so that `lambda file: file.write_text(...)` will do.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp's files are private; these are meant to be read
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_directory_atomically(path: Path, fill: Callable[[Path], object]) -> None:
+def write_directory_atomically(path: Path, fill: Callable[[Path], object], *, durable: bool = False) -> bool:
     """Let `fill` fill a temporary directory beside `path`, then rename it: readers see all of it or nothing.
 
-    Where `path` is there already, another process was faster and its directory stays.
+    Args:
+        path: The directory.
+        fill: Writes the files into the directory that it is given.
+        durable: Wait until all of it is on the disk. A cache need not: what a crash of the machine left incomplete
+            there is computed again.
+
+    Returns:
+        Whether it stands at `path` now. Where something is there already, another process was faster and that stays.
+
+    Raises:
+        ArtifactError: The system refuses.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
-        fill(temporary)
-        temporary.chmod(0o755)  # mkdtemp's are private; these are meant to be read
-        if not path.exists():
+    with written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        try:
+            fill(temporary)
+            temporary.chmod(0o755)  # mkdtemp's are private; these are meant to be read
+            if durable:
+                for written_file in (*temporary.rglob("*"), temporary):
+                    sync(written_file)
+            if path.exists():
+                return False
             temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        if durable:
+            sync(path.parent)
+    return True
+
+
+def write_new_directory(path: Path, fill: Callable[[Path], object]) -> None:
+    """Let `fill` fill a directory that nothing stands in the place of, all of it or nothing, and wait for the disk.
+
+    Raises:
+        ArtifactError: The system refuses, or another process made `path` meanwhile.
+    """
+    if not write_directory_atomically(path, fill, durable=True):
+        raise ArtifactError(f"{path} was made by another process meanwhile\n  what to do: name another with --out")
+
+
+def vacate(path: Path) -> None:
+    """Make sure that a directory can be put at `path` as a whole.
+
+    Raises:
+        ArtifactError: Something stands there, or it is empty but has to stay: it is worked in, or a disk of its own.
+    """
+    new_run_directory(path, path.name)
+    try:
+        if path.samefile("."):  # most systems let it go, and no relative path leads anywhere then
+            raise OSError(errno.EBUSY, "it is the working directory")
+        path.rmdir()
+    except OSError as error:
+        raise ArtifactError(
+            f"{path} can't be replaced by a complete directory: {error.strerror}\n"
+            f"  what to do: name a new directory with --out, such as {path / 'model'}"
+        ) from None
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Let no other process look at or make the directory `path` of the cache meanwhile.
+
+    What was left there half made, by a process that was killed, is removed first.
+
+    Raises:
+        ArtifactError: The system refuses.
+    """
+    with written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(f".{path.name}.lock"))
+        lock.acquire()
+    try:
+        for abandoned in path.parent.glob(f".{glob.escape(path.name)}.{_DRAWN}"):
+            shutil.rmtree(abandoned, ignore_errors=True)
+        yield
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        lock.release()
 
 
 def mapped_array(
@@ -106,18 +161,30 @@ def mapped_array(
 
     def write(directory: Path) -> None:
         array = np.lib.format.open_memmap(directory / file.name, mode="w+", dtype=dtype, shape=shape)
+        _reserve(directory / file.name)
         fill(array)
         array.flush()
         (directory / checksum.name).write_text(file_digest(directory / file.name), encoding="ascii")
 
-    if not _is_intact(file, checksum):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if np.dtype(dtype).itemsize * math.prod(shape) > shutil.disk_usage(path.parent).free // 2:
-            return None
-        shutil.rmtree(path, ignore_errors=True)  # what was found damaged
-        write_directory_atomically(path, write)
+    if not _is_intact(file, checksum):  # what is intact is read without a lock: the cache may be one to read only
+        with alone(path):
+            if not _is_intact(file, checksum):
+                if np.dtype(dtype).itemsize * math.prod(shape) > shutil.disk_usage(path.parent).free // 2:
+                    return None
+                shutil.rmtree(path, ignore_errors=True)  # what was found damaged
+                write_directory_atomically(path, write)
     mapped: NDArray[Any] = np.load(file, mmap_mode="r")
     return mapped
+
+
+def _reserve(file: Path) -> None:
+    """Have a mapped file's space set aside: a disk that is full by then is an error that can be told.
+
+    Without it the error comes when a page is written, and ends the process.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with file.open("rb+") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
 
 
 def _is_intact(file: Path, checksum: Path) -> bool:
@@ -125,35 +192,6 @@ def _is_intact(file: Path, checksum: Path) -> bool:
         return file_digest(file) == checksum.read_text(encoding="ascii")
     except (OSError, ValueError):
         return False
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, atomically."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        ArtifactError: The file is missing, or holds no JSON object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ArtifactError(f"expected the file {path}, found none\n  what to do: check the path") from None
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} is not readable as JSON ({error})\n  what to do: make it again") from None
-    if not isinstance(value, dict):
-        raise ArtifactError(
-            f"{path}: expected a JSON object, found {type(value).__name__}\n  what to do: make it again"
-        )
-    return value
 
 
 def new_run_directory(out: Path | None, name: str) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import reprlib
 import types
 from collections.abc import Iterator, Sequence
 from itertools import combinations
@@ -327,6 +328,10 @@ class RuntimeConfig(Settings):
     compile: bool = False
     """Compile the teacher's trained blocks with `torch.compile` (needs a C++ compiler), which joins small operations.
     Off: compiling takes longer than a training on a few thousand sentences gains by it (benchmarks/compile.py)."""
+    checkpoint_seconds: Annotated[float, Field(ge=0.0)] | None = 60.0
+    """Time between two checkpoints of a training, from which it goes on after an interruption. 60: a minute's work is
+    little to lose, and writing a state once a minute costs next to nothing; where writing takes long, checkpoints are
+    rarer, so that it never takes more than a fiftieth of the time. 0: after every step. None: no checkpoints."""
 
 
 class Candidates(Settings):
@@ -617,7 +622,8 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     """
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    # Of values: what is no UTF-8, or no date, or a number of too many digits. Recursion: a thousand brackets.
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError([f"it can't be read as YAML: {error}"], str(path)) from None
     if values is None:
         return {}
@@ -626,15 +632,23 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     return values
 
 
+_shown: Final = reprlib.Repr()
+"""Shows the beginning of a value: YAML's aliases can write a gigabyte in a line."""
+_shown.maxlevel, _shown.maxlist, _shown.maxtuple, _shown.maxdict = 2, 12, 12, 12
+_shown.maxstring = _shown.maxother = _shown.maxlong = 200
+
+
 def _describe(item: Any) -> str:
     """Say in one line which setting is wrong, what was expected and what was found."""
     # Where a setting may be of several kinds, pydantic adds the kind tried ("tuple[str, ...]") to its path.
-    location = [str(part) for part in item["loc"] if "[" not in str(part)]
-    path = ".".join(location)
+    names = [str(part) for part in item["loc"]]
     if item["type"] == "extra_forbidden":
+        location = [*(name for name in names[:-1] if "[" not in name), names[-1]]  # the last is what the user wrote
         nearest = _nearest(location)
+        path = ".".join(location)
         return f"{path}: there is no such setting" + (f"; did you mean {nearest}?" if nearest else "")
-    return f"{path}: {_message(item)}; found {item['input']!r}"
+    path = ".".join(name for name in names if "[" not in name)
+    return f"{path}: {_message(item)}; found {_shown.repr(item['input'])}"
 
 
 def _message(item: Any) -> str:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from potstill.artifacts import cache_directory, mapped_array
 from potstill.backbone.prefix import FrozenPrefix
 from potstill.data.tokenised import TrainingSet, sequential_batches
-from potstill.training.loop import evaluation_tokens
+from potstill.training.loop import evaluation_tokens, memory_explained
 from potstill.training.progress import progress_bar
 
 States = NDArray[np.float32]
@@ -37,7 +37,7 @@ def frozen_states(prefix: FrozenPrefix, data: TrainingSet, fabric: Fabric, key: 
 def _compute(prefix: FrozenPrefix, data: TrainingSet, fabric: Fabric, states: States) -> None:
     """Fill in the states, (tokens, hidden)."""
     prefix.classifier.eval()
-    with progress_bar() as progress:
+    with memory_explained(data), progress_bar() as progress:
         task = progress.add_task("frozen blocks", total=len(data), loss="", scores="")
         for indices in sequential_batches(data.tokens.lengths, evaluation_tokens(fabric)):
             batch = data.batch(indices).to(fabric.device)

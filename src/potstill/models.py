@@ -10,16 +10,27 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
-from potstill.artifacts import read_json, write_json
 from potstill.config import RuntimeConfig
 from potstill.data import Examples
 from potstill.errors import ArtifactError
 from potstill.evaluation import Calibration, Intervals, Metrics, Role, bootstrap_intervals, compute_metrics
+from potstill.files import write_json
 from potstill.runtime import Classifier
 from potstill.runtime.decision import decide, softmax
-from potstill.runtime.directory import TEACHER_MANIFEST, TRAINING_FILE, StudentFiles, is_teacher
+from potstill.runtime.directory import (
+    TEACHER_MANIFEST,
+    TRAINING_FILE,
+    StudentFiles,
+    holds,
+    is_model,
+    is_teacher,
+    models_in,
+)
+from potstill.runtime.seal import read, sealing
 from potstill.teacher import Teacher
+from potstill.training.progress import print_line
 
 
 @dataclass(frozen=True)
@@ -38,25 +49,26 @@ class TrainingRecord:
     best: dict[str, Any]
 
     def save(self, directory: Path) -> None:
-        """Write the record."""
-        write_json(directory / TRAINING_FILE, vars(self))
+        """Write the record, and seal it and the histories with the model."""
+        with sealing(directory, also=[file.name for file in directory.glob("*.jsonl")]) as staged:
+            write_json(staged / TRAINING_FILE, vars(self))
 
     @classmethod
     def find(cls, directory: Path) -> TrainingRecord | None:
         """Read the record if there is one."""
-        return cls.load(directory) if (directory / TRAINING_FILE).is_file() else None
+        return cls.load(directory) if holds(directory, TRAINING_FILE) else None
 
     @classmethod
     def load(cls, directory: Path) -> TrainingRecord:
         """Read the record.
 
         Raises:
-            ArtifactError: There is none, or it lacks a field.
+            ArtifactError: There is none, or it was altered, or a field is missing or of the wrong kind.
         """
-        values = read_json(directory / TRAINING_FILE)
+        content = read(directory, [TRAINING_FILE])[TRAINING_FILE]
         try:
-            return cls(**values)
-        except TypeError as error:
+            return TypeAdapter(cls).validate_json(content)
+        except ValidationError as error:
             raise ArtifactError(
                 f"{directory / TRAINING_FILE} is damaged: {error}\n  what to do: restore the file, or train again"
             ) from None
@@ -145,9 +157,9 @@ def model_directories(path: Path) -> list[Path]:
     Raises:
         ArtifactError: There is none.
     """
-    if _is_model(path):
+    if is_model(path):
         return [path]
-    found = sorted(child for child in (*path.glob("*/seed-*"), *path.glob("seed-*")) if _is_model(child))
+    found = models_in(path)
     if not found:
         raise ArtifactError(
             f"{path}: expected a model directory (with {TEACHER_MANIFEST} or {StudentFiles(path).manifest.name}) or a "
@@ -160,11 +172,16 @@ def model_directories(path: Path) -> list[Path]:
 def load_teachers(path: Path, runtime: RuntimeConfig, which: Literal["best", "average"]) -> list[Teacher]:
     """Load the teachers at `path` that shall judge: the best in selection, or all of them.
 
+    One whose training was interrupted judges only where it is the only one, and not without a warning.
+
     Raises:
-        ArtifactError: There is none, or one is damaged.
+        ArtifactError: There is none, or of several none is finished, or one is damaged.
         SourceError: A backbone can't be found or reached.
     """
-    directories = _teacher_directories(path) if which == "average" else [find_teacher(path)]
+    directories = _finished_teachers(path) if which == "average" else [find_teacher(path)]
+    for directory in directories:
+        if not _is_finished(directory):
+            _warn(f"the training of the teacher in {directory} was interrupted: its best epoch so far judges")
     return [Teacher.load(directory, runtime) for directory in directories]
 
 
@@ -173,6 +190,35 @@ def _teacher_directories(path: Path) -> list[Path]:
     if not teachers:
         raise ArtifactError(f"{path}: expected a tuned teacher, found students\n  what to do: `potstill finetune`")
     return teachers
+
+
+def _finished_teachers(path: Path) -> list[Path]:
+    """List the teachers whose training has ended, or the only one there is."""
+    teachers = _teacher_directories(path)
+    if len(teachers) == 1:
+        return teachers
+    finished = [directory for directory in teachers if _is_finished(directory)]
+    if not finished:
+        raise _none_finished(path, teachers)
+    if left_out := [str(directory) for directory in teachers if directory not in finished]:
+        _warn(f"not asked, since their training was interrupted: {', '.join(left_out)}")
+    return finished
+
+
+def _is_finished(teacher: Path) -> bool:
+    """Say whether a training has ended; what `peft` wrote says nothing of its own and is taken as it is."""
+    return holds(teacher, TRAINING_FILE) or not holds(teacher, TEACHER_MANIFEST)
+
+
+def _none_finished(path: Path, teachers: Sequence[Path]) -> ArtifactError:
+    return ArtifactError(
+        f"{path}: expected a teacher whose training has ended, found {len(teachers)} interrupted ones\n"
+        f"  what to do: name one of them, such as {teachers[0]}, or train again"
+    )
+
+
+def _warn(text: str) -> None:
+    print_line(f"WARNING: {text}", style="bold yellow")
 
 
 def find_teacher(path: Path) -> Path:
@@ -184,12 +230,9 @@ def find_teacher(path: Path) -> Path:
     teachers = _teacher_directories(path)
     if len(teachers) == 1:
         return teachers[0]
-    finished = [directory for directory in teachers if (directory / TRAINING_FILE).is_file()]
+    finished = [directory for directory in teachers if holds(directory, TRAINING_FILE)]
     if not finished:
-        raise ArtifactError(
-            f"{path}: expected a teacher whose training has ended, found {len(teachers)} interrupted ones\n"
-            f"  what to do: name one of them, such as {teachers[0]}, or train again"
-        )
+        raise _none_finished(path, teachers)
     return max(finished, key=lambda directory: float(TrainingRecord.load(directory).best["mcc"]))
 
 
@@ -244,7 +287,3 @@ def require_same_kind(examples: Examples, *, reads_pairs: bool) -> None:
 def _warm_up(model: SavedModel, examples: Examples) -> None:
     """Keep what happens once (allocations, kernel choice) out of the measured time."""
     model.logits(examples.take(range(min(16, len(examples)))))
-
-
-def _is_model(path: Path) -> bool:
-    return is_teacher(path) or StudentFiles(path).manifest.is_file()

@@ -13,32 +13,38 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from potstill.artifacts import digest, new_run_directory, write_atomically, write_json
+from potstill.artifacts import digest, read_json, write_atomically
 from potstill.config import PotstillConfig, PretrainingConfig, TrainingConfig
-from potstill.data import Corpus, load_corpus
+from potstill.data import Corpus, Examples, load_corpus
 from potstill.data.tokenised import TrainingSet
+from potstill.directories import CONFIG_FILE as CONFIG_FILE
+from potstill.directories import ENVIRONMENT_FILE, Work, working_directory
 from potstill.distillation.hidden import Matching, MatchingObjective, with_hidden_states
 from potstill.distillation.loss import Objective, balanced_weights
 from potstill.distillation.teacher_logits import judgement
-from potstill.environment import describe_environment
 from potstill.errors import ArtifactError, ConfigError
 from potstill.evaluation import DataSummary, McNemar, ModelResult, Role, Summary, mcnemar
 from potstill.lora.counting import count_parameters
 from potstill.models import Measurement, StudentModel, TeacherModel, TrainingRecord, measure, require_same_kind
-from potstill.report import write_report
+from potstill.report import is_reported, write_report
 from potstill.runtime import Classifier
+from potstill.runtime.directory import TRAINING_FILE
+from potstill.runtime.seal import read
 from potstill.student.model import Student, check_tokenizer, student_bytes
 from potstill.student.pretraining import pretrain
 from potstill.teacher import Teacher, check_sources, teacher_bytes
-from potstill.training.compute import describe_compute, make_fabric
-from potstill.training.loop import FitResult, Record, fit, predict_logits
-from potstill.training.progress import console
-from potstill.transfer.build import build_transfer_set, check_transfer
+from potstill.training.checkpoint import CHECKPOINT_FILE, Checkpointing
+from potstill.training.compute import make_fabric
+from potstill.training.loop import FitResult, Record, fit, parse_history, predict_logits
+from potstill.training.progress import print_line
+from potstill.transfer.build import build_transfer_set, check_transfer, files_key
 from potstill.transfer.sets import TRANSFER_FILE, TransferSet
 
-CONFIG_FILE = "config.yaml"
 HISTORY_FILE = "history.jsonl"
 PRETRAINING_FILE = "pretraining.jsonl"
+PRETRAINING_CHECKPOINT_FILE = "pretraining-checkpoint.safetensors"
+
+_CHECKPOINTS = (CHECKPOINT_FILE, PRETRAINING_CHECKPOINT_FILE)
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,25 @@ class Trained:
     directory: Path
     record: TrainingRecord
     fit: FitResult
+
+    @classmethod
+    def find(cls, directory: Path) -> Trained | None:
+        """Return the model whose training in `directory` has ended, if there is one.
+
+        Raises:
+            ArtifactError: Its record or its history is damaged.
+        """
+        record = TrainingRecord.find(directory)
+        if record is None:
+            return None
+        _remove_checkpoints(directory)  # an interruption may have come between record and removal
+        history = parse_history(read(directory, [HISTORY_FILE])[HISTORY_FILE], directory / HISTORY_FILE)
+        return cls(directory, record, FitResult(history, record.best, record.train_seconds))
+
+    @staticmethod
+    def is_complete(directory: Path) -> bool:
+        """Say whether a training has ended in `directory`, and its checkpoints are removed."""
+        return (directory / TRAINING_FILE).is_file() and not any((directory / name).exists() for name in _CHECKPOINTS)
 
     def result(self, measured: Measurement) -> ModelResult:
         """Put together what the report tells about this model."""
@@ -77,7 +102,8 @@ def finetune(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int 
     Args:
         config: `data`, `teacher` and `runtime` are used.
         corpus: The task.
-        directory: Where to save the teacher; made if need be.
+        directory: Where to save the teacher; made if need be. The same training is gone on with there, if it was
+            interrupted.
         seed: Decides head, adapters, batches and dropout.
 
     Returns:
@@ -102,6 +128,7 @@ def finetune(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int 
         save=lambda: teacher.save(directory),
         title=f"teacher {seed}",
         b_ratio=teacher.b_ratio,
+        checkpointing=Checkpointing.of(config.runtime, directory / CHECKPOINT_FILE, config.teacher),
     )
     size = teacher_bytes(directory, teacher.parameters[0])
     return teacher, _finish("teacher", seed, directory, fitted, teacher.parameters, size)
@@ -124,7 +151,8 @@ def distill(
         config: `data`, `student`, `distillation` and `runtime` are used.
         corpus: The task.
         teacher: Who judges; its classes must be the corpus's. Several judge together, their probabilities averaged.
-        directory: Where to save the student; made if need be.
+        directory: Where to save the student; made if need be. The same training is gone on with there, if it was
+            interrupted.
         seed: Decides weights, batches and dropout.
         transfer: More texts, without labels, for the student to learn the teacher's judgement of.
         on_student: Gets the student before anything is trained; what it raises ends all.
@@ -182,6 +210,7 @@ def distill(
         seed=seed,
         history_file=directory / PRETRAINING_FILE,
         title=f"language modelling {seed}",
+        checkpointing=Checkpointing.of(config.runtime, directory / PRETRAINING_CHECKPOINT_FILE, config.student),
     )
     if settings.hidden_weight:
         train_set = with_hidden_states(train_set, student, teachers[0], texts)
@@ -240,15 +269,19 @@ def _joint_key(teachers: Sequence[Teacher]) -> str:
 
 
 def run(
-    config: PotstillConfig, out: Path | None = None, *, name: str | None = None, command: str = ""
+    config: PotstillConfig, out: Path | None = None, *, name: str | None = None, command: str = "", fresh: bool = False
 ) -> tuple[Summary, Path]:
-    """Do the whole experiment into a new run directory: config, environment, models, histories, plots, report.
+    """Do the whole experiment in a run directory: config, models, histories, plots, report.
+
+    A run of the same settings and data that was interrupted is gone on with, and ends as if nothing had happened.
 
     Args:
         config: All settings.
-        out: The run directory; none: `runs/NAME-DATE-TIME`.
+        out: The run directory: new or empty, or that of the interrupted run. None: that of the newest interrupted one
+            among `runs/NAME-*`, else `runs/NAME-DATE-TIME`.
         name: What to call it; none: the data's name.
         command: Command line that repeats the run, for the report.
+        fresh: Begin anew, whatever was interrupted.
 
     Returns:
         Everything that was found out, as in `summary.json`, and the run directory.
@@ -262,12 +295,16 @@ def run(
     check_tokenizer(config.student)
     check_transfer(config, corpus)
     _check_distillation(config, corpus, with_transfer=config.transfer.wanted)
-    directory = new_run_directory(out, name or corpus.name)
-    environment = describe_environment() | describe_compute(config.runtime)
-    config.save(directory / CONFIG_FILE)
-    write_json(directory / "environment.json", environment)
-    console.print(f"{corpus.name} ({corpus.source}) → {directory}", markup=False, highlight=False, soft_wrap=True)
+    inputs = {"texts": corpus_key(corpus), "transfer files": files_key(config)}
+    work = Work("run", name or corpus.name, config, inputs, is_reported)
+    with working_directory(work, out, fresh=fresh) as directory:
+        print_line(f"{corpus.name} ({corpus.source}) → {directory}")
+        return _experiment(config, corpus, directory, command), directory
 
+
+def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command: str) -> Summary:
+    """Do what is not done yet of the experiment in `directory`."""
+    _tell_finished(config, directory)
     answers: dict[tuple[Role, int], NDArray[np.int64]] = {}
     results: list[ModelResult] = []
 
@@ -277,17 +314,17 @@ def run(
 
     tuned: list[tuple[Teacher, Trained]] = []
     for seed in config.teacher.seeds:
-        teacher, trained = finetune(config, corpus, directory / "teacher" / f"seed-{seed}", seed)
+        teacher, trained = _teacher(config, corpus, _place(directory, "teacher", seed), seed)
         keep(trained, measure(TeacherModel(teacher), corpus.evaluation))
         tuned.append((teacher, trained))
     best = max(tuned, key=lambda pair: pair[1].fit.best["mcc"])  # the first of equals
     teachers = [teacher for teacher, _ in (tuned if config.distillation.teachers == "average" else [best])]
     transfer = transfer_set(config, corpus, teachers, directory / "transfer")
     for seed in config.student.seeds:
-        target = directory / "distilled" / f"seed-{seed}"
+        distilled, baseline = (_place(directory, role, seed) for role in ("distilled", "baseline"))
         pair = (
-            distill(config, corpus, teachers, target, seed, transfer=transfer),
-            train(config, corpus, directory / "baseline" / f"seed-{seed}", seed),
+            Trained.find(distilled) or distill(config, corpus, teachers, distilled, seed, transfer=transfer),
+            Trained.find(baseline) or train(config, corpus, baseline, seed),
         )
         for trained in pair:
             keep(trained, measure(StudentModel(Classifier.load(trained.directory)), corpus.evaluation))
@@ -300,11 +337,56 @@ def run(
         comparisons=dict(_comparisons(corpus, config.student.seeds, answers)),
         command=command or shlex.join(["potstill", "run", "--config", str(directory / CONFIG_FILE)]),
         config=config.model_dump(mode="json"),
-        environment=environment,
+        environment=read_json(directory / ENVIRONMENT_FILE),
         transfer=None if transfer is None else transfer.summary,
     )
     write_report(summary, directory)
-    return summary, directory
+    return summary
+
+
+def _place(directory: Path, role: Role, seed: int) -> Path:
+    """Return where a run keeps a model."""
+    return directory / role / f"seed-{seed}"
+
+
+def _teacher(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int) -> tuple[Teacher, Trained]:
+    """Tune a teacher, unless its tuning has ended there, and load what was saved.
+
+    What was tuned is not used on: with PiSSA adapters the base that is loaded differs from it in its last bits, and a
+    run that was interrupted must judge as an undisturbed one does.
+    """
+    trained = Trained.find(directory) or finetune(config, corpus, directory, seed)[1]
+    return Teacher.load(directory, config.runtime), trained
+
+
+def _tell_finished(config: PotstillConfig, directory: Path) -> None:
+    """Say which models need no training any more."""
+    seeds: list[tuple[Role, int]] = [("teacher", seed) for seed in config.teacher.seeds]
+    seeds += [(role, seed) for seed in config.student.seeds for role in ("distilled", "baseline")]
+    done = [f"{role} {seed}" for role, seed in seeds if TrainingRecord.find(_place(directory, role, seed)) is not None]
+    if done:
+        print_line(f"finished before: {', '.join(done)}")
+
+
+def corpus_key(corpus: Corpus) -> str:
+    """Return a digest of all texts and labels."""
+    parts = (corpus.train, corpus.selection, corpus.evaluation)
+    return digest([*corpus.label_names, *(piece for part in parts for piece in content(part))])
+
+
+def input_keys(teachers: Sequence[Teacher], transfer: TransferSet | None) -> dict[str, str | None]:
+    """Return digests of what a student learns from beside the corpus, by what to call it."""
+    return {
+        "teacher's weights": digest([teacher.key() for teacher in teachers]),
+        "transfer set": None if transfer is None else digest([*transfer.sources, *content(transfer.examples)]),
+    }
+
+
+def content(examples: Examples) -> Iterator[bytes | str]:
+    """List what tells these examples from others, for a digest."""
+    yield str(len(examples))
+    yield from examples.all_texts
+    yield examples.labels.tobytes()
 
 
 def resolved(config: PotstillConfig, corpus: Corpus) -> PotstillConfig:
@@ -326,11 +408,12 @@ def _check_distillation(config: PotstillConfig, corpus: Corpus, *, with_transfer
 
 
 def _matching(
-    student: Student, train_set: TrainingSet, objective: Objective, weight: float
+    student: Student, train_set: TrainingSet, objective: Objective, weight: float, seed: int
 ) -> tuple[nn.Module, Objective | MatchingObjective]:
     """Return what is fitted and to what: with the projection to the teacher's hidden states where there are any."""
     if train_set.hidden is None:
         return student.network, objective
+    torch.manual_seed(seed)  # whatever came before: a language modelling that an interrupted call had finished, or not
     model = Matching(student.network, train_set.hidden.values.shape[1])
     return model, MatchingObjective(objective, weight, model.projection)
 
@@ -354,7 +437,7 @@ def _fit_student(
 ) -> Trained:
     """Fit a student and calibrate it; distilled and baseline differ in `objective` and in nothing else."""
     fabric = make_fabric(config.runtime)
-    model, loss = _matching(student, train_set, objective, config.distillation.hidden_weight)
+    model, loss = _matching(student, train_set, objective, config.distillation.hidden_weight, seed)
     fitted = fit(
         model,
         train_set,
@@ -367,6 +450,9 @@ def _fit_student(
         save=lambda: student.save(directory),
         title=f"{role} {seed}",
         on_epoch=on_epoch,
+        checkpointing=Checkpointing.of(
+            config.runtime, directory / CHECKPOINT_FILE, config.student, config.distillation
+        ),
     )
     exact = make_fabric(config.runtime.model_copy(update={"precision": "32-true"}))  # as the runtime will compute
     logits = predict_logits(student.network, selection, exact).numpy()  # of the best epoch
@@ -380,7 +466,7 @@ def _fit_student(
 def _finish(
     role: Role, seed: int, directory: Path, fitted: FitResult, parameters: tuple[int, int], size: int
 ) -> Trained:
-    """Write `training.json`, for whoever meets the model without its run."""
+    """Write `training.json`, for whoever meets the model without its run: the training has ended."""
     total, trainable = parameters
     record = TrainingRecord(
         role=role,
@@ -392,7 +478,13 @@ def _finish(
         best=fitted.best,
     )
     record.save(directory)
+    _remove_checkpoints(directory)
     return Trained(directory, record, fitted)
+
+
+def _remove_checkpoints(directory: Path) -> None:
+    for name in _CHECKPOINTS:
+        (directory / name).unlink(missing_ok=True)
 
 
 def _comparisons(

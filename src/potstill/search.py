@@ -10,31 +10,31 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import optuna
-from filelock import FileLock, Timeout
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from potstill.artifacts import digest, new_run_directory
+from potstill.artifacts import digest
 from potstill.config import Candidates, PotstillConfig
-from potstill.data import Corpus, Examples
+from potstill.data import Corpus
+from potstill.directories import CONFIG_FILE, Work, working_directory
 from potstill.distillation.teacher_logits import judgement
 from potstill.errors import ArtifactError, ConfigError, TrainingError
 from potstill.evaluation.trials import ALPHA, REFERENCE, TEMPERATURE, Rematch, SearchResult, Trial, best_of
+from potstill.interruption import Stopped
 from potstill.lora.counting import count_parameters
-from potstill.pipeline import CONFIG_FILE, distill, resolved
+from potstill.pipeline import Trained, content, distill, input_keys, resolved
 from potstill.report.search import BEST_FILE, TRIALS_FILE, settings_words, write_search
 from potstill.report.tables import duration, magnitude, score
 from potstill.student.model import Student
@@ -55,10 +55,8 @@ nothing."""
 _DRAWS: Final = 100
 """Draws in a row that may be too large. If one student in twenty fits, so many miss it in one case of 170."""
 _SCRATCH: Final = ".trial-"
-"""How the directories' names begin in which trials keep their students while these are trained."""
+"""How the directories' names begin in which a trial keeps its students until it is told."""
 _ENDED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
-_BEGUN: Final = "begun with"
-"""Where a study keeps what it was begun with."""
 _TOLD: Final = "told"
 """Where a trial keeps what came of it."""
 
@@ -96,8 +94,8 @@ def search(
         TrainingError: No trial could be trained to its end.
     """
     _check(config, transfer)
-    config = resolved(config, corpus).model_copy(update={"teacher": teachers[0].describe(config.teacher)})
-    with _study(config, _inputs(corpus, teachers, transfer), directory) as study:
+    config = _complete(config, corpus, teachers)
+    with _study(planned(config, corpus, teachers, transfer), directory) as study:
         print_line(f"{corpus.name} ({corpus.source}) → {directory}")
         work = _Search(config, corpus, tuple(teachers), transfer, directory, study)
         work.judge()
@@ -113,6 +111,7 @@ def search(
             rematch=work.rematch(),
             command=command,
         )
+        work.clear()
         write_search(result, directory)
         if result.best is None:
             raise TrainingError(
@@ -121,6 +120,23 @@ def search(
             )
         with_settings(config, result.best.settings).save(directory / BEST_FILE)
     return result
+
+
+def planned(config: PotstillConfig, corpus: Corpus, teachers: Sequence[Teacher], transfer: TransferSet | None) -> Work:
+    """Describe a search by what decides its trials; their number does not. Arguments as for `search`."""
+    return Work(
+        command="search",
+        name=f"{corpus.name}-search",
+        config=_complete(config, corpus, teachers),
+        inputs=_inputs(corpus, teachers, transfer),
+        is_finished=lambda directory: (directory / BEST_FILE).is_file(),
+        free=("search.trials",),
+    )
+
+
+def _complete(config: PotstillConfig, corpus: Corpus, teachers: Sequence[Teacher]) -> PotstillConfig:
+    """Put in what data and teachers say for themselves."""
+    return resolved(config, corpus).model_copy(update={"teacher": teachers[0].describe(config.teacher)})
 
 
 def with_settings(config: PotstillConfig, settings: dict[str, Any]) -> PotstillConfig:
@@ -217,6 +233,11 @@ class _Search:
                 trials = self.trials()
                 self._report(trials)
 
+    def clear(self) -> None:
+        """Remove what was kept of students whose MCC the study knows."""
+        for left in self.directory.glob(f"{_SCRATCH}*"):
+            shutil.rmtree(left)
+
     def rematch(self) -> Rematch | None:
         """Train the best settings, and these with the reference's alpha and T, with the seeds that no trial had."""
         best = best_of(self.trials())
@@ -264,6 +285,7 @@ class _Search:
         except BaseException:  # KeyboardInterrupt too
             self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
             raise
+        self.clear()
 
     def _try(self, trial: optuna.Trial) -> None:
         """Train with the settings of `trial`, and tell what came of it."""
@@ -276,7 +298,9 @@ class _Search:
                 seen |= twin.seeds
                 told |= {"note": f"the same as trial {twin.number}", "parameters": twin.parameters}
             for seed in () if seen else self.config.student.seeds[: self.config.search.seeds_per_trial]:
-                seen[seed] = self._mcc(settings, seed, **({} if seen else self._watch(trial, settings, told)))
+                trained = self._student(settings, seed, **({} if seen else self._watch(trial, settings, told)))
+                seen[seed] = float(trained.fit.best["mcc"])
+                told["parameters"] = trained.record.parameters
         except optuna.TrialPruned as error:
             told |= {"outcome": "stopped", "note": str(error)}
         except _TooLargeError as error:
@@ -314,26 +338,34 @@ class _Search:
 
         return {"on_student": on_student, "on_epoch": on_epoch}
 
-    def _mcc(self, settings: dict[str, Any], seed: int, **watch: Callable[[Any], None]) -> float:
-        """Distil a student with these settings; return its MCC on the selection split, and keep nothing else of it."""
+    def _student(self, settings: dict[str, Any], seed: int, **watch: Callable[[Any], None]) -> Trained:
+        """Distil a student with these settings, or go on with what an interruption left of it.
+
+        It stays until the study knows its MCC, then `clear` removes it.
+        """
+        scratch = self.directory / f"{_SCRATCH}{_key(settings, seed)}"
+        if (trained := Trained.find(scratch)) is not None:
+            for record in trained.fit.history if "on_epoch" in watch else ():
+                watch["on_epoch"](record)
+            return trained
         config = with_settings(self.config, settings)
-        with tempfile.TemporaryDirectory(dir=self.directory, prefix=_SCRATCH) as scratch, silence():
-            trained = distill(config, self.corpus, self.teachers, Path(scratch), seed, transfer=self.transfer, **watch)
-        return float(trained.fit.best["mcc"])
+        with silence():
+            return distill(config, self.corpus, self.teachers, scratch, seed, transfer=self.transfer, **watch)
 
     def _again(self, settings: dict[str, Any], seed: int) -> float:
         """Return the MCC of these settings with a seed that no trial had, kept in the study.
 
         A training that breaks down counts as one that learnt nothing.
         """
-        key = f"again {digest([json.dumps(settings, sort_keys=True), str(seed)])}"
+        key = f"again {_key(settings, seed)}"
         known: float | None = self.study.user_attrs.get(key)
         if known is None:
             try:
-                known = self._mcc(settings, seed)
+                known = float(self._student(settings, seed).fit.best["mcc"])
             except TrainingError:
                 known = 0.0
             self.study.set_user_attr(key, known)
+            self.clear()
             where = settings_words({name: settings[name] for name in REFERENCE})
             print_line(f"the best settings with seed {seed} and {where}  MCC {score(known)}")
         return known
@@ -350,33 +382,23 @@ class _Search:
 
 
 @contextmanager
-def _study(config: PotstillConfig, inputs: dict[str, Any], directory: Path) -> Iterator[optuna.Study]:
+def _study(work: Work, directory: Path) -> Iterator[optuna.Study]:
     """Open the study in `directory`, or begin one; nobody else works on it meanwhile.
 
-    What an interruption left is cleared away: a trial that was running has failed, and is made again.
+    A trial that an interruption left running has failed, and is made again: it gets the same settings, and goes on with
+    what its students left.
     """
-    file = directory / STUDY_FILE
-    if not file.exists():
-        new_run_directory(directory, directory.name)
-    lock = FileLock(directory / ".search.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ArtifactError(
-            f"{directory}: expected no other search at work there, found one\n"
-            f"  what to do: wait for its end, or name another --out"
-        ) from None
-    try:
-        study = _open(file)
-        _same_search(study, config, inputs, directory)
-        config.save(directory / CONFIG_FILE)
+    # A search that has ended is written again, or goes on with more trials.
+    with working_directory(replace(work, is_finished=lambda _: False), directory):
+        study = _open(directory / STUDY_FILE)
+        work.config.save(directory / CONFIG_FILE)  # with the present number of trials
         for running in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             study.tell(running.number, state=TrialState.FAIL)
-        for left in directory.glob(f"{_SCRATCH}*"):
-            shutil.rmtree(left)
-        yield study
-    finally:
-        lock.release()
+        try:
+            yield study
+        except Stopped as stopped:
+            stopped.kept = ", and ".join(filter(None, ["the trials that ended are kept", stopped.kept]))
+            raise
 
 
 def _open(file: Path) -> optuna.Study:
@@ -395,40 +417,17 @@ def _open(file: Path) -> optuna.Study:
         ) from None
 
 
-def _same_search(study: optuna.Study, config: PotstillConfig, inputs: dict[str, Any], directory: Path) -> None:
-    """Note what the search is begun with, or check that it was begun with the same.
-
-    Raises:
-        ArtifactError: It was not.
-    """
-    begun = study.user_attrs.get(_BEGUN)
-    if begun is None:
-        study.set_user_attr(_BEGUN, {"config": config.model_dump(mode="json"), **inputs})
-        return
-    known = PotstillConfig.build(begun["config"], str(directory / STUDY_FILE))
-    known = known.model_copy(update={"search": known.search.model_copy(update={"trials": config.search.trials})})
-    differing = [stage for stage, value in config if getattr(known, stage) != value]
-    differing += [name for name, value in inputs.items() if begun[name] != value]
-    if differing:
-        raise ArtifactError(
-            f"{directory}: expected the settings and inputs that its search was begun with, found other ones: "
-            f"{', '.join(differing)}\n  what to do: give the same ({directory / CONFIG_FILE}), or name another --out"
-        )
+def _key(settings: dict[str, Any], seed: int) -> str:
+    """Return a digest of what tells a student of this search from others."""
+    return digest([json.dumps(settings, sort_keys=True), str(seed)])
 
 
-def _inputs(corpus: Corpus, teachers: Sequence[Teacher], transfer: TransferSet | None) -> dict[str, Any]:
+def _inputs(corpus: Corpus, teachers: Sequence[Teacher], transfer: TransferSet | None) -> dict[str, str | None]:
     """Return digests of what decides a trial's MCC beside the settings, by what to call it."""
     return {
-        "texts": digest([*corpus.label_names, *_content(corpus.train), *_content(corpus.selection)]),
-        "teacher's weights": digest([teacher.key() for teacher in teachers]),
-        "transfer set": transfer and digest([*transfer.sources, *_content(transfer.examples)]),
+        "texts": digest([*corpus.label_names, *content(corpus.train), *content(corpus.selection)]),
+        **input_keys(teachers, transfer),
     }
-
-
-def _content(examples: Examples) -> Iterator[bytes | str]:
-    yield str(len(examples))
-    yield from examples.all_texts
-    yield examples.labels.tobytes()
 
 
 def _check(config: PotstillConfig, transfer: TransferSet | None) -> None:

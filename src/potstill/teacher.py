@@ -35,14 +35,12 @@ from potstill.lora import CONFIG_FILE, adapters, inject, load_adapter, merged, s
 from potstill.lora.counting import count_parameters
 from potstill.lora.quantised import kernels, pack_weights, round_weights
 from potstill.runtime.directory import TEACHER_MANIFEST
-from potstill.teacher_manifest import TeacherManifest
+from potstill.runtime.seal import sealing, undisturbed
+from potstill.teacher_manifest import TRAINED_FILE, TeacherManifest
 from potstill.tensors import load_tensors, save_tensors
 from potstill.tokens import limit
 from potstill.training.compute import compress_frozen_matrices, is_mixed, make_fabric
-from potstill.training.loop import predict_logits
-
-TRAINED_FILE: Final = "trained.safetensors"
-"""What `full` and `head` trained, under the names of `transformers`; PEFT's layout has no place for it."""
+from potstill.training.loop import predict_logits, trained_parameters
 
 _WITHOUT_EFFECT: Final = {
     *("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "problem_type"),
@@ -123,10 +121,16 @@ class Teacher:
                 which adapters can be merged.
 
         Raises:
-            ArtifactError: The directory is incomplete or damaged, or the base is not the one it was trained on.
+            ArtifactError: The directory is incomplete, altered or damaged, or the base is not the one it was trained
+                on.
             SourceError: The base can't be found or reached.
             MissingExtraError: The base is to be packed, and the package for it is missing.
         """
+        with undisturbed(directory):  # what was compared is read again, by its names
+            return cls._load(directory, runtime, pack=pack)
+
+    @classmethod
+    def _load(cls, directory: Path, runtime: RuntimeConfig, *, pack: bool) -> Teacher:
         manifest = TeacherManifest.load(directory)
         classifier, tokenizer = _base(
             manifest.backbone,
@@ -152,16 +156,21 @@ class Teacher:
             lora = load_adapter(model, directory)
         else:
             _freeze(model, manifest.method)
-            load_tensors(_trained(model), directory / TRAINED_FILE)
+            load_tensors(trained_parameters(model), directory / TRAINED_FILE)
         return cls(classifier, tokenizer, lora, manifest, _place(classifier, runtime))
 
     def save(self, directory: Path) -> None:
-        """Write what was trained and the manifest; the base is not copied."""
-        if self.lora is not None:
-            save_adapter(self.classifier.model, self.lora, directory, base=self.manifest.backbone)
-        else:
-            save_tensors(_trained(self.classifier.model), directory / TRAINED_FILE)
-        self.manifest.save(directory)
+        """Write what was trained and the manifest, sealed; the base is not copied.
+
+        Raises:
+            ArtifactError: The system refuses. What was saved there before stands.
+        """
+        with sealing(directory) as staged:
+            if self.lora is not None:
+                save_adapter(self.classifier.model, self.lora, staged, base=self.manifest.backbone)
+            else:
+                save_tensors(trained_parameters(self.classifier.model), staged / TRAINED_FILE)
+            self.manifest.save(staged)
 
     def describe(self, config: TeacherConfig) -> TeacherConfig:
         """Return `config` with what is known of this teacher in place of what was said there."""
@@ -175,7 +184,8 @@ class Teacher:
         scalings = [adapter.scaling for _, adapter in adapters(self.classifier)]
         start = None if self.lora is None else self.lora.init  # PiSSA's moves the base
         settings = str((scalings, start, self.manifest.max_tokens, self.classifier.padding_id))
-        return digest([self._base_key(), _digest(_trained(self.classifier)), self.tokenizer.to_str(), settings])
+        trained = _digest(trained_parameters(self.classifier))
+        return digest([self._base_key(), trained, self.tokenizer.to_str(), settings])
 
     def _base_key(self) -> str:
         """Return a digest of everything that decides what the base computes: weights, settings, bits, precision."""
@@ -310,11 +320,6 @@ def _freeze(model: PreTrainedModel, method: Method) -> None:
     model.requires_grad_(method == "full")
     for module in head_modules(model).values():
         module.requires_grad_(True)
-
-
-def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return what is trained, by dotted name."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def _base_digest(model: PreTrainedModel) -> str:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Annotated, Any, Final, Literal
 
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForSequenceClassification
 
-from potstill.artifacts import read_json, write_json
 from potstill.backbone import head_modules, load_config
-from potstill.config import DataConfig, Method
+from potstill.config import DataConfig, LoRAConfig, Method
 from potstill.errors import ArtifactError
-from potstill.lora import CONFIG_FILE, WEIGHTS_FILE, tensor_name
+from potstill.files import parse_json, read_json, write_json
+from potstill.lora import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE, tensor_name
 from potstill.runtime.directory import TEACHER_MANIFEST
+from potstill.runtime.seal import is_sealed, read, settle, verify
 from potstill.tensors import MARK
 
+TRAINED_FILE: Final = "trained.safetensors"
+"""What `full` and `head` trained, under the names of `transformers`; PEFT's layout has no place for it."""
+
 _FORMAT: Final = 2
+_SHOWN: Final = 5
+"""Problems that are told; more of them say nothing more."""
 
 
 @dataclass(frozen=True)
@@ -45,37 +53,61 @@ class TeacherManifest:
     tokenizer: str
     add_bos: bool
     random_init: bool
-    seed: int
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)]
     method: Method
-    base_bits: int | None
+    base_bits: Literal[4, 8] | None
     lora: dict[str, Any] | None
     base: str
-    label_names: tuple[str, ...]
-    max_tokens: int
+    label_names: Annotated[tuple[str, ...], Field(min_length=1)]
+    max_tokens: Annotated[int, Field(ge=1)]
     pairs: bool
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the files that hold what was trained."""
+        return ADAPTER_FILES if self.method == "lora" else (TRAINED_FILE,)
 
     @classmethod
     def load(cls, directory: Path) -> TeacherManifest:
-        """Read a teacher's manifest, or make one for an adapter that `peft` wrote.
+        """Read a teacher's manifest, having compared its directory with its seal, or make one for a `peft` adapter.
 
         Raises:
-            ArtifactError: It is missing or damaged, or of another version.
+            ArtifactError: A file is missing, altered or damaged, or the manifest is of another version.
             SourceError: The base of `peft`'s adapter can't be found or reached.
         """
+        settle(directory)
         path = directory / TEACHER_MANIFEST
-        if not path.is_file() and (directory / CONFIG_FILE).is_file():
-            return _of_peft(directory)
-        values: dict[str, Any] = read_json(path)
+        if not path.is_file():
+            if (directory / CONFIG_FILE).is_file() and not is_sealed(directory):
+                return _of_peft(directory)
+            raise ArtifactError(f"expected the file {path}, found none\n  what to do: check the path, or tune again")
+        manifest = cls.parse(read(directory, [TEACHER_MANIFEST])[TEACHER_MANIFEST], path)
+        verify(directory, (TEACHER_MANIFEST, *manifest.files))
+        return manifest
+
+    @classmethod
+    def parse(cls, content: bytes, path: Path) -> TeacherManifest:
+        """Read the content of `teacher.json` that was found at `path`.
+
+        Raises:
+            ArtifactError: It is no JSON, of another version, or a field is missing, unknown or of the wrong kind.
+        """
+        values = parse_json(content, path)
         if values.pop("format", None) != _FORMAT:
             raise ArtifactError(
                 f"{path}: expected a teacher of format {_FORMAT}\n  what to do: tune again with this version"
             )
+        problems = [f"unknown field {name!r}" for name in sorted(values.keys() - {field.name for field in fields(cls)})]
         try:
-            manifest = cls(**values | {"label_names": tuple(values["label_names"])})
-            if manifest.method not in get_args(Method) or manifest.base_bits not in (None, 4, 8):
-                raise ValueError(f"unknown method {manifest.method!r} or base_bits {manifest.base_bits!r}")
-        except (KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(f"{path} is damaged: {error}\n  what to do: restore the file, or tune again") from None
+            manifest = TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
+            if manifest.lora is not None:
+                LoRAConfig.model_validate(manifest.lora)
+        except ValidationError as error:
+            problems += [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        if problems:
+            raise ArtifactError(
+                f"{path} is damaged: {'; '.join(problems[:_SHOWN])}\n  what to do: restore the file, or tune again"
+            )
         return manifest
 
     def save(self, directory: Path) -> None:
@@ -113,7 +145,9 @@ def _count_classes(directory: Path, base: str) -> int:
     config = load_config(base)
     config.num_labels = unlikely = 7919
     with torch.device("meta"):  # shapes alone, no weights
-        model = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+        model = AutoModelForSequenceClassification.from_config(  # type: ignore[no-untyped-call]
+            config, trust_remote_code=False
+        )
     last = [
         tensor_name(f"{module}.{name}")
         for module, head in head_modules(model).items()

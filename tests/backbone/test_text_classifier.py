@@ -88,11 +88,11 @@ def test_architectures_whose_padding_id_is_not_the_tokenizers_can_be_drawn(name,
 
 class _OnMeta:
     @staticmethod
-    def from_config(config):
+    def from_config(config, **options):
         from transformers import AutoModelForSequenceClassification
 
         with torch.device("meta"):
-            return AutoModelForSequenceClassification.from_config(config)
+            return AutoModelForSequenceClassification.from_config(config, **options)
 
 
 def test_a_tokenizer_that_is_too_large_for_the_backbone_is_refused(model_directory):

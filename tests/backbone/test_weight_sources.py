@@ -217,6 +217,24 @@ def test_a_gguf_file_is_converted_once(make_model, tmp_path, monkeypatch):
     assert "quantization_config" not in json.loads((converted / "config.json").read_text())
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json", "checksums.json"])
+def test_a_damaged_conversion_is_made_again(make_model, tmp_path, monkeypatch, name):
+    monkeypatch.setenv("POTSTILL_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "tiny.gguf"
+    write_gguf(file, make_model("llama").base_model)
+    damaged = Path(sources.find_source(str(file)).location) / name
+    whole = damaged.read_bytes()
+    (damaged.parent.parent / f".{damaged.parent.name}.abcd1234").mkdir()  # of a process that was killed
+    damaged.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    monkeypatch.setattr(sources, "_intact", set())  # as another process finds it
+    assert Path(sources.find_source(str(file)).location) == damaged.parent
+    assert damaged.read_bytes() == whole
+    assert {one.name for one in damaged.parent.parent.iterdir()} == {
+        damaged.parent.name,
+        f".{damaged.parent.name}.lock",
+    }
+
+
 def test_a_gguf_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
     file = tmp_path / "model.gguf"
     file.write_bytes(b"one")

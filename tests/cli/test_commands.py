@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from commandline import potstill
+from resealed import reseal
 
 COMMANDS = (
     "run",
@@ -21,6 +22,7 @@ COMMANDS = (
     "evaluate",
     "predict",
     "serve",
+    "export",
     "merge",
     "params",
     "data",
@@ -156,6 +158,7 @@ def test_an_interrupted_run_can_be_used(run_directory, tmp_path, capsys):
     """`training.json` is written when a training ends; a model without it is usable all the same."""
     copy = shutil.copytree(run_directory, tmp_path / "run")
     (copy / "distilled" / "seed-0" / "training.json").unlink()
+    reseal(copy / "distilled" / "seed-0")
     assert potstill("predict", copy, "--text", "The cat sat.") == 0
     assert potstill("evaluate", copy / "distilled" / "seed-0", "--data", "embedded") == 0
 

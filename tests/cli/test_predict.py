@@ -5,15 +5,18 @@ import io
 import json
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from commandline import potstill
 
+from commandline import potstill
 from potstill.runtime import Classifier, stream
+from potstill.runtime.seal import sealing
+from resealed import reseal
 
 SMALL = ("--embedding-size", "4", "--hidden-size", "4", "--vocab-size", "300", "--epochs", "1", "--seeds", "0")
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "another", "dog"]
@@ -53,6 +56,7 @@ def test_a_tuned_threshold_decides_the_labels(tmp_path, capsys):
     shares = Classifier.load(model).predict_proba(texts)[:, 1]
     manifest["threshold"] = float(np.median(shares))  # this student's own says the same to everything, maybe
     (model / "student.json").write_text(json.dumps(manifest))
+    reseal(model)
     capsys.readouterr()
     file = tmp_path / "texts.txt"
     file.write_text("\n".join(texts))
@@ -293,3 +297,19 @@ def test_ctrl_c_says_how_to_go_on(student, tmp_path, capsys, monkeypatch):
     monkeypatch.undo()
     assert potstill("predict", student, file, "--out", out) == 0
     assert len(out.read_text().splitlines()) == 1
+
+
+def test_a_student_that_is_saved_again_while_it_is_loaded_is_refused(student, tmp_path, monkeypatch, capsys):
+    """What an interrupted command goes on with is known by the files' digest: it has to be that of what answers."""
+    model = shutil.copytree(student, tmp_path / "model")
+    load = Classifier.load
+
+    def saved_meanwhile(*arguments, **options):
+        classifier = load(*arguments, **options)
+        with sealing(model) as staged:
+            (staged / "more").touch()
+        return classifier
+
+    monkeypatch.setattr(Classifier, "load", saved_meanwhile)
+    assert potstill("predict", model, "--text", "the cat") == 1
+    assert "was saved again while it was read" in capsys.readouterr().err

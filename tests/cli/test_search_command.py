@@ -49,7 +49,7 @@ def teacher(tiny, tmp_path_factory):
 @pytest.fixture
 def untrained(monkeypatch):
     """Leave the training out: every student scores the same."""
-    trained = SimpleNamespace(fit=SimpleNamespace(best={"mcc": 0.5}))
+    trained = SimpleNamespace(fit=SimpleNamespace(best={"mcc": 0.5}), record=SimpleNamespace(parameters=None))
     monkeypatch.setattr("potstill.search.distill", lambda *arguments, **options: trained)
 
 
@@ -99,7 +99,7 @@ def test_the_best_configuration_is_one_for_distill(tiny, teacher, tmp_path, caps
 
 def test_an_interruption_says_how_to_go_on(tiny, teacher, tmp_path, monkeypatch, capsys):
     def interrupted(*arguments, **options):
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("potstill.search.distill", interrupted)
@@ -111,6 +111,13 @@ def test_an_interruption_says_how_to_go_on(tiny, teacher, tmp_path, monkeypatch,
     (out,) = (tmp_path / "runs").iterdir()
     assert out.name.startswith("rated-search-")
     assert f"potstill search --config {tiny} --teacher {teacher} --out runs/{out.name}" in error
+    assert potstill(*arguments) == 130
+    assert f"going on in runs/{out.name}" in capsys.readouterr().err
+    assert potstill(*arguments, "--trials", "9") == 130  # more trials are no other search
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [out.name]
+    for other in (("--fresh",), ("--alpha", "0.1")):
+        assert potstill(*arguments, *other) == 130
+    assert len(list((tmp_path / "runs").iterdir())) == 3
 
 
 @pytest.mark.usefixtures("untrained")
@@ -151,7 +158,7 @@ def test_another_configuration_in_the_directory_is_refused(tiny, teacher, tmp_pa
     command = ("search", "--config", tiny, "--teacher", teacher, "--out", tmp_path / "out", "--trials", "2")
     assert potstill(*command) == 0
     assert potstill(*command, "--cell", "gru") == 1
-    assert "found other ones: student\n" in capsys.readouterr().err
+    assert "begun with other settings: student.cell; see" in capsys.readouterr().err
     other = shutil.copytree(tmp_path / "out", tmp_path / "copy")
     assert potstill(*command[:-3], other, "--trials", "3") == 0
     assert len(trials_of(other)) == 3

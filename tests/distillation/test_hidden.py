@@ -1,5 +1,6 @@
 """The teacher's hidden states: the right ones, at the right tokens, and a student that learns them."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from potstill.config import PotstillConfig
 from potstill.distillation import Objective
 from potstill.distillation.hidden import Matching, MatchingObjective, with_hidden_states
 from potstill.distillation.words import WordEnds
-from potstill.errors import ConfigError
+from potstill.errors import ArtifactError, ConfigError
 from potstill.student.model import Student
 from potstill.teacher import Teacher
 
@@ -100,6 +101,15 @@ def test_a_student_comes_nearer_to_its_teacher(config, corpus, teacher, tmp_path
     distances = [record["train_hidden"] for record in trained.fit.history]
     assert distances[-1] < 0.9 * distances[0]
     assert "projection.weight" not in load_file(tmp_path / "student" / "model.safetensors")
+
+
+def test_a_disk_without_room_for_the_states_is_told(corpus, teacher, student, monkeypatch, tmp_path):
+    """To leave them out without a word would be to train another student than was asked for."""
+    monkeypatch.setenv("POTSTILL_CACHE", str(tmp_path))
+    usage = type(shutil.disk_usage(tmp_path))(total=1 << 30, used=0, free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
+    with pytest.raises(ArtifactError, match=r"expected room .*\n.*POTSTILL_CACHE .*hidden_weight to 0"):
+        with_hidden_states(student.training_set(corpus.train), student, teacher, corpus.train)
 
 
 def test_pairs_are_refused(config, corpus, teacher, tmp_path):

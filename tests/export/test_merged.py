@@ -121,6 +121,20 @@ def test_the_files_know_classes_and_length(tiny_backbone, tmp_path):
     assert next(adapters(model), None) is None
 
 
+def test_a_directory_that_another_process_makes_meanwhile_is_not_called_ours(tiny_backbone, tmp_path, monkeypatch):
+    tuned(tiny_backbone).save(tmp_path / "teacher")
+    load = Teacher.load.__func__
+
+    def slow(cls, *arguments, **options):
+        (tmp_path / "plain").mkdir()
+        return load(cls, *arguments, **options)
+
+    monkeypatch.setattr(Teacher, "load", classmethod(slow))
+    with pytest.raises(ArtifactError, match="made by another process meanwhile"):
+        write_merged(tmp_path / "teacher", tmp_path / "plain")
+    assert not list((tmp_path / "plain").iterdir())
+
+
 def test_what_is_there_is_not_overwritten(tiny_backbone, tmp_path):
     tuned(tiny_backbone).save(tmp_path / "teacher")
     (tmp_path / "plain").mkdir()

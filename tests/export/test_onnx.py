@@ -95,3 +95,12 @@ def test_the_proof_refuses_weights_that_are_not_finite():
         student.head.bias[1] = torch.nan
     with pytest.raises(ArtifactError, match="nan found"):
         prove_parity(student, build_model(student), seed=0)
+
+
+def test_the_proof_looks_at_the_batches_it_is_given():
+    student = make_student()
+    model = build_model(student)
+    with torch.no_grad():
+        student.embedding.weight[7:] += 1.0
+    with pytest.raises(ArtifactError, match=r"lengths \[90, 2\]"):
+        prove_parity(student, model, seed=0, batches=[(90, 2)])

@@ -1,11 +1,13 @@
 import json
 import random
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
@@ -16,6 +18,7 @@ from potstill.export.onnx import build_model
 from potstill.runtime import Classifier
 from potstill.runtime.directory import Manifest, StudentFiles
 from potstill.student.network import DistilRNN, StudentSpec
+from resealed import reseal
 
 LABELS = ("good", "bad", "so-so")
 MAX_TOKENS = 12
@@ -63,7 +66,7 @@ def directory(student, tmp_path):
     Manifest(asdict(student.spec), LABELS, MAX_TOKENS).save(files.manifest)
     files.model.write_bytes(build_model(student))
     make_tokenizer().save(str(files.tokenizer))
-    return tmp_path
+    return reseal(tmp_path)
 
 
 @pytest.fixture
@@ -74,7 +77,7 @@ def classifier(directory) -> Classifier:
 @pytest.fixture
 def pair_classifier(student, directory) -> Classifier:
     Manifest(asdict(student.spec), LABELS, MAX_TOKENS, pairs=True).save(StudentFiles(directory).manifest)
-    return Classifier.load(directory, batch_size=4, threads=1)
+    return Classifier.load(reseal(directory), batch_size=4, threads=1)
 
 
 def torch_logits(student, texts, seconds=None):
@@ -106,7 +109,7 @@ def tuned(student, tmp_path) -> Classifier:
     Manifest(asdict(two.spec), LABELS[:2], MAX_TOKENS, temperature=2.5, threshold=0.3).save(files.manifest)
     files.model.write_bytes(build_model(two))
     make_tokenizer().save(str(files.tokenizer))
-    return Classifier.load(tmp_path, batch_size=4, threads=1)
+    return Classifier.load(reseal(tmp_path), batch_size=4, threads=1)
 
 
 def head_of(student):
@@ -134,7 +137,7 @@ def test_a_student_of_before_temperatures_answers_with_the_softmax(directory, cl
     path = directory / "student.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps({key: content[key] for key in content.keys() - {"temperature", "threshold"}}))
-    old = Classifier.load(directory, batch_size=4, threads=1)
+    old = Classifier.load(reseal(directory), batch_size=4, threads=1)
     assert (old.temperature, old.threshold) == (1.0, None)
     np.testing.assert_array_equal(old.predict_proba(TEXTS), classifier.predict_proba(TEXTS))
 
@@ -239,7 +242,37 @@ class TestDamage:
     def test_cut_short(self, directory, name, keep):
         path = directory / name
         path.write_bytes(path.read_bytes()[:keep])
-        self.refused(directory, rf"{name}.*expected .*found")
+        self.refused(directory, rf"{name} was cut short: expected \d+ bytes, found {keep}")
+        self.refused(reseal(directory), rf"{name}.*(expected|not readable)")  # by who parses it
+
+    def test_altered(self, directory):
+        for name in ("student.json", "model.onnx", "tokenizer.json"):
+            path = directory / name
+            whole = path.read_bytes()
+            path.write_bytes(whole[:50] + bytes([whole[50] ^ 1]) + whole[51:])
+            self.refused(directory, f"{name} was altered, or is of another save")
+            path.write_bytes(whole)
+        assert Classifier.load(directory).predict(TEXTS[:1]).shape == (1,)
+
+    def test_a_save_without_its_seal(self, directory):
+        (directory / "checksums.json").unlink()
+        self.refused(directory, "expected checksums.json")
+
+    def test_a_model_that_names_other_files(self, directory, monkeypatch):
+        """Its values would be read from wherever it says."""
+        path = directory / "model.onnx"
+        model = onnx.load(path)
+        weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+        (directory / "secret").write_bytes(weight.raw_data)
+        onnx.external_data_helper.set_external_data(weight, "secret")
+        weight.ClearField("raw_data")
+        weight.data_location = onnx.TensorProto.EXTERNAL
+        path.write_bytes(model.SerializeToString())
+        monkeypatch.chdir(directory)
+        reseal(directory)
+        self.refused(
+            directory, r"model\.onnx does not belong .* a model that is whole, found one that names other files"
+        )
 
     def test_no_directory(self, tmp_path):
         self.refused(tmp_path / "nothing", "holds no saved student")
@@ -271,22 +304,31 @@ class TestDamage:
     def test_manifest_that_can_not_be_used(self, directory, changes, message):
         path = directory / "student.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-        self.refused(directory, message)
+        self.refused(reseal(directory), message)
 
     def test_manifest_that_is_no_mapping(self, directory):
         (directory / "student.json").write_text("[]")
-        self.refused(directory, "found format None")
+        self.refused(reseal(directory), "expected a JSON object, found list")
+
+    def test_manifest_with_a_number_that_is_none(self, directory):
+        path = directory / "student.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"temperature": 10**400}))
+        self.refused(reseal(directory), "expected a finite number above 0 as temperature")
+
+    def test_manifest_nested_without_end(self, directory):
+        (directory / "student.json").write_text("[" * 100_000)
+        self.refused(reseal(directory), "not readable as JSON")
 
     def test_tokenizer_of_another_student(self, directory):
         tokenizer = make_tokenizer()
         tokenizer.add_tokens(["one more"])
         tokenizer.save(str(directory / "tokenizer.json"))
-        self.refused(directory, r"tokenizer\.json does not belong to this student: expected at most \d+ tokens")
+        self.refused(reseal(directory), r"tokenizer\.json does not belong to this student: expected at most \d+ tokens")
 
     def test_model_of_another_student(self, directory, student):
         other = DistilRNN(StudentSpec(**(asdict(student.spec) | {"num_classes": 2})))
         (directory / "model.onnx").write_bytes(build_model(other))
-        self.refused(directory, r"model\.onnx does not belong to this student")
+        self.refused(reseal(directory), r"model\.onnx does not belong to this student")
 
     @staticmethod
     def refused(directory, message):
@@ -299,4 +341,16 @@ def test_the_manifest_reads_back_what_it_wrote(tmp_path):
     plain = Manifest(spec, ("não", "sim"), 5)
     for manifest in (plain, replace(plain, pairs=True, temperature=1 / 3, threshold=0.1 + 0.2)):
         manifest.save(tmp_path / "student.json")
-        assert Manifest.load(tmp_path / "student.json") == manifest
+        assert Manifest.load(reseal(tmp_path) / "student.json") == manifest
+
+
+def test_the_same_student_loaded_again_shares_its_tokenizer(directory, tmp_path):
+    """`tokenizers` keeps what it has met until the process ends: loading again and again must not add to that."""
+    first, second = Classifier.load(directory), Classifier.load(shutil.copytree(directory, tmp_path / "copy"))
+    assert first._tokenizer is second._tokenizer
+    manifest = json.loads((directory / "student.json").read_text())
+    (directory / "student.json").write_text(json.dumps(manifest | {"max_tokens": 2}))
+    shorter = Classifier.load(reseal(directory))
+    assert shorter._tokenizer is not first._tokenizer
+    lengths = [len(one._tokenizer.encode("the cat sat on the mat").ids) for one in (first, shorter)]
+    assert lengths[0] > lengths[1] == 2

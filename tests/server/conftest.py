@@ -70,6 +70,17 @@ def serve() -> Serve:
     return _serve
 
 
+@pytest.fixture
+def another() -> Callable[[Client], Client]:
+    """Make a client of the same application that comes from another address."""
+
+    def make(client: Client) -> Client:
+        transport = httpx.ASGITransport(client._transport.app, raise_app_exceptions=False, client=("192.0.2.7", 1))
+        return Client(transport=transport, base_url="http://test")
+
+    return make
+
+
 @asynccontextmanager
 async def _serve(*models: Rule, **options: Any) -> AsyncIterator[Client]:
     """Run the application in this event loop, without a socket."""

@@ -12,6 +12,7 @@ import pytest
 from potstill.server import create_app
 from potstill.server.limits import Limits
 from potstill.server.middleware import JsonLines
+from potstill.server.shares import Share, ShareTakenError
 
 pytestmark = pytest.mark.anyio
 
@@ -264,7 +265,7 @@ class TestLoad:
 
     async def test_a_full_queue_sheds_load_and_recovers(self, serve, rule):
         rule.gate.clear()
-        async with serve(rule, limits=Limits(max_texts=2, max_queue=4)) as client:
+        async with serve(rule, limits=Limits(max_texts=2, max_queue=4, client_share=1)) as client:
             first = asyncio.create_task(ask(client, "first"))
             await asyncio.to_thread(rule.entered.acquire)
             burst = [asyncio.create_task(ask(client, "a", "b")) for _ in range(20)]
@@ -281,7 +282,7 @@ class TestLoad:
 
     async def test_more_requests_than_allowed_are_refused_unread(self, serve, rule):
         rule.gate.clear()
-        async with serve(rule, limits=Limits(max_requests=2)) as client:
+        async with serve(rule, limits=Limits(max_requests=2, client_share=1)) as client:
             held = [asyncio.create_task(ask(client, "held")) for _ in range(2)]
             await asyncio.to_thread(rule.entered.acquire)
             await asyncio.sleep(0.05)
@@ -292,10 +293,55 @@ class TestLoad:
             assert [response.status_code for response in await asyncio.gather(*held)] == [200, 200]
             assert (await ask(client, "next")).status_code == 200
 
+    async def test_one_client_leaves_half_of_the_requests_to_others(self, serve, rule, another):
+        rule.gate.clear()
+        async with serve(rule, limits=Limits(max_requests=4)) as client, another(client) as other:
+            held = [asyncio.create_task(ask(client, "held")) for _ in range(2)]
+            await asyncio.to_thread(rule.entered.acquire)
+            await asyncio.sleep(0.05)
+            refused = await client.post(PREDICT, content=b"no JSON", headers=JSON)
+            assert_explained(refused, 429, expected="at most 2 requests at a time from one address", found="2 there")
+            assert int(refused.headers["Retry-After"]) >= 1
+            held += [asyncio.create_task(ask(other, "other's")) for _ in range(2)]
+            await asyncio.sleep(0.05)
+            assert not any(request.done() for request in held)
+            rule.gate.set()
+            assert [response.status_code for response in await asyncio.gather(*held)] == [200] * 4
+            assert (await ask(client, "next")).status_code == 200
+
+    async def test_one_client_leaves_half_of_the_queue_to_others(self, serve, rule, another):
+        rule.gate.clear()
+        async with serve(rule, limits=Limits(max_texts=2, max_queue=8)) as client, another(client) as other:
+            held = [asyncio.create_task(ask(client, "a", "b")) for _ in range(2)]
+            await asyncio.to_thread(rule.entered.acquire)
+            await asyncio.sleep(0.05)
+            refused = await ask(client, "c")
+            assert_explained(refused, 429, expected="at most 4 texts under way in rule", found="4 there and 1 more")
+            assert refused.headers["Retry-After"]
+            held.append(asyncio.create_task(ask(other, "a", "b")))
+            await asyncio.sleep(0.05)
+            assert not held[-1].done()
+            rule.gate.set()
+            assert [response.status_code for response in await asyncio.gather(*held)] == [200] * 3
+            assert (await ask(client, "c")).status_code == 200
+
+    async def test_nothing_is_kept_of_clients_that_have_gone(self, rule):
+        share = Share(limit=4, share=0.5)
+        with share.hold("one", 2), share.hold("other"):
+            assert len(share) == 2
+            with pytest.raises(ShareTakenError, match="2 of 2 taken, 1 more"), share.hold("one"):
+                pass
+        assert len(share) == 0
+
+    async def test_a_full_request_is_taken_from_whomever_it_comes(self, serve, rule):
+        """Though it is more than half of the queue."""
+        async with serve(rule, limits=Limits(max_texts=3, max_queue=4)) as client:
+            assert (await ask(client, "a", "b", "c")).status_code == 200
+
     async def test_when_one_model_is_full_none_is_asked(self, serve, make_rule):
         busy, idle = make_rule("busy"), make_rule("idle")
         busy.gate.clear()
-        async with serve(busy, idle, limits=Limits(max_texts=1, max_queue=1)) as client:
+        async with serve(busy, idle, limits=Limits(max_texts=1, max_queue=1, client_share=1)) as client:
             held = [asyncio.create_task(ask(client, "a", model="busy"))]
             await asyncio.to_thread(busy.entered.acquire)
             held.append(asyncio.create_task(ask(client, "b", model="busy")))

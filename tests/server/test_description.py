@@ -57,6 +57,15 @@ def client(listen):
         yield client
 
 
+def test_ten_megabytes_are_refused_while_they_come(client):
+    """Through a socket, whose other end is still sending when the answer is clear."""
+    for text in ("a", "漢", "\U0001f600"):
+        response = client.post("/v1/predict", json={"text": text * (10_000_000 // len(text.encode()))})
+        assert response.status_code == 413
+        assert response.json()["expected"] == "at most 3000 bytes"
+    assert client.post("/v1/predict", json={"text": "a"}).status_code == 200
+
+
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=9),
     lambda inner: (

@@ -12,13 +12,19 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 from fastapi.testclient import TestClient
 
 from potstill.cli import main
-from potstill.errors import ServeError
+from potstill.errors import ArtifactError, ServeError
+from potstill.export.int8 import quantise
+from potstill.export.onnx import build_model
 from potstill.runtime import Classifier
+from potstill.runtime.directory import find_student
 from potstill.server import create_app
 from potstill.server.models import find_models, open_models
+from potstill.student.saved import load_network
+from resealed import reseal
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,6 +38,7 @@ def run(student, tmp_path_factory):
         record = json.loads((student / "training.json").read_text())
         record["best"]["mcc"] = mcc
         (directory / place / "training.json").write_text(json.dumps(record))
+        reseal(directory / place)
     (directory / "teacher" / "seed-0").mkdir(parents=True)
     (directory / "teacher" / "seed-0" / "teacher.json").write_text("{}")
     return directory
@@ -51,6 +58,14 @@ class TestFinding:
 
     def test_several_seeds(self, run):
         assert find_models([str(run / "distilled")]) == {"distilled": run / "distilled" / "seed-1"}
+
+    @pytest.mark.parametrize("lost", ["student.json", "training.json"])
+    def test_the_best_one_is_refused_where_it_is_incomplete(self, run, tmp_path, lost):
+        """Another seed's answers in its place would come without a word."""
+        copy = shutil.copytree(run, tmp_path / "run")
+        (copy / "distilled" / "seed-1" / lost).unlink()
+        with pytest.raises(ArtifactError, match=lost):
+            Classifier.load(find_student(copy))
 
     def test_a_directory_with_an_equals_sign(self, student, tmp_path):
         odd = tmp_path / "a=b"
@@ -79,17 +94,38 @@ def test_a_students_temperature_and_threshold_are_served(student, tmp_path):
     shutil.copytree(student, tuned)
     manifest = json.loads((tuned / "student.json").read_text()) | {"temperature": 0.5}
     (tuned / "student.json").write_text(json.dumps(manifest))
-    shares = Classifier.load(tuned).predict_proba(texts)[:, 1]
+    shares = Classifier.load(reseal(tuned)).predict_proba(texts)[:, 1]
     low, middle, high = sorted(shares.tolist())
     manifest["threshold"] = (low + middle) / 2 if middle < 0.5 else (middle + high) / 2
     (tuned / "student.json").write_text(json.dumps(manifest))
-    (model,) = open_models({"tuned": tuned}, 1, lambda: None)
+    (model,) = open_models({"tuned": reseal(tuned)}, 1, lambda: None)
     with TestClient(create_app([model])) as client:
         (answer,) = client.post("/v1/predict", json={"texts": texts}).json()["answers"]
     expected = ["yes" if share > manifest["threshold"] else "no" for share in shares]
     assert expected != ["yes" if share > 0.5 else "no" for share in shares]
     assert [one["label"] for one in answer["predictions"]] == expected
     assert [one["probabilities"]["yes"] for one in answer["predictions"]] == pytest.approx(shares, abs=1e-4)
+
+
+def test_8_bit_variants_are_served_where_that_is_asked_for(student, tmp_path):
+    with pytest.raises(ArtifactError, match="holds no 8-bit variant"):
+        open_models({"little": student}, 1, lambda: None, int8=True)
+    reduced = shutil.copytree(student, tmp_path / "reduced")
+    network = load_network(student)
+    with torch.no_grad():
+        network.head.bias[1] += Classifier.load(student).temperature  # so that it can't be taken for the other one
+    (reduced / "model.int8.onnx").write_bytes(quantise(build_model(network)))
+    reseal(reduced)
+    texts = ["the cat sat", "the dog", "another mat"]
+    (exact,), (found,) = (open_models({"m": reduced}, 1, lambda: None, int8=int8) for int8 in (False, True))
+    expected = found.probabilities(texts)[:, 1]
+    assert (expected > exact.probabilities(texts)[:, 1] + 0.1).all()
+    with Process(reduced, "--int8") as server:
+        _, content = server.request("POST", "/v1/predict", json.dumps({"texts": texts}))
+        server.end(signal.SIGTERM)
+    (answer,) = json.loads(content)["answers"]
+    shares = [one["probabilities"]["yes"] for one in answer["predictions"]]
+    assert shares == pytest.approx(expected.tolist(), abs=1e-4)
 
 
 def test_a_teacher_is_served_as_it_judges(tiny_backbone, tmp_path):
@@ -185,7 +221,7 @@ def slow(opened):
 
 import potstill.cli.serve as serve
 real = serve.open_models
-serve.open_models = lambda *arguments: [slow(model) for model in real(*arguments)]
+serve.open_models = lambda *arguments, **options: [slow(model) for model in real(*arguments, **options)]
 main()
 """
     with Process(student, program=program) as server:

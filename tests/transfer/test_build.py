@@ -1,7 +1,6 @@
 """Whole transfer sets, with a tiny backbone: what goes in, what stays out, and going on after an interruption."""
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 import potstill
@@ -82,24 +81,44 @@ def test_an_interrupted_sampling_is_gone_on_with(corpus, settings, tmp_path, mon
     """The batches that are there are not drawn again, and the set is that of an undisturbed run."""
     config = settings(sampled=30)
     whole = build_transfer_set(config, corpus, tmp_path / "whole")
-    write, written = pq.write_table, []
+    write, written = build.write_arrays, []
 
-    def interrupted(table, path, **options):
-        if len(written) == 2:
+    def interrupted(path, arrays):
+        if len(written) == 3:  # the language model and two batches
             raise KeyboardInterrupt
         written.append(path)
-        write(table, path, **options)
+        write(path, arrays)
 
-    monkeypatch.setattr(pq, "write_table", interrupted)
+    monkeypatch.setattr(build, "write_arrays", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build_transfer_set(config, corpus, tmp_path / "set")
-    monkeypatch.setattr(pq, "write_table", write)
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "set" / "sampled").glob("*.parquet")}
-    assert len(kept) == 2
+    monkeypatch.setattr(build, "write_arrays", write)
+    assert len(list((tmp_path / "set" / "sampled").iterdir())) == 2
     tuned = []
     monkeypatch.setattr(build.LanguageModel, "tune", lambda *arguments: tuned.append(arguments))
     assert build_transfer_set(config, corpus, tmp_path / "set") == whole
     assert not tuned, "the language model was tuned again"
+
+
+@pytest.mark.parametrize("damaged", ["language-model", "sampled/000000"])
+def test_what_an_interruption_left_damaged_is_made_again(corpus, settings, tmp_path, monkeypatch, damaged):
+    config = settings(sampled=30)
+    whole = build_transfer_set(config, corpus, tmp_path / "whole")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(build, "near", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build_transfer_set(config, corpus, tmp_path / "set")
+    path = tmp_path / "set" / damaged
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    if damaged == "language-model":  # which is asked for where a batch is missing
+        (tmp_path / "set" / "sampled" / "000001").unlink()
+    assert build_transfer_set(config, corpus, tmp_path / "set") == whole
 
 
 def test_a_model_that_repeats_itself_ends_the_sampling(corpus, settings, tmp_path, monkeypatch, capsys):

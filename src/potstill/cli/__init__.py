@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import shlex
+import signal
 import sys
 from typing import Any
 
 import click
 
 from potstill.errors import MissingExtraError, PotstillError
+from potstill.interruption import Stopped
 
 _COMMANDS = {
     "run": ("potstill.cli.training", "The whole experiment: teacher, distilled student, baseline, report."),
@@ -20,19 +23,22 @@ _COMMANDS = {
     "evaluate": ("potstill.cli.evaluate", "Score saved models on any labelled file."),
     "predict": ("potstill.cli.predict", "Classify texts with a saved model."),
     "serve": ("potstill.cli.serve", "Answer over HTTP, with a page to try models."),
+    "export": ("potstill.cli.export", "Write a student as a directory to hand on, with a card."),
     "merge": ("potstill.cli.merge", "Write a teacher as a plain transformers model."),
     "params": ("potstill.cli.inspect", "Show what tuning a backbone trains and costs, by module."),
     "data": ("potstill.cli.inspect", "Show how a data set is read and split."),
+    "doctor": ("potstill.cli.doctor", "Check the installation, or a run or model."),
 }
 
 _TRAIN_PACKAGES = {
-    *("datasets", "gguf", "huggingface_hub", "lightning_fabric", "matplotlib", "onnx", "pyarrow", "pydantic"),
+    *("datasets", "filelock", "gguf", "huggingface_hub", "lightning_fabric", "matplotlib", "onnx", "pyarrow"),
+    "pydantic",
     *("rapidfuzz", "rich", "safetensors", "scipy", "sklearn", "torch", "transformers", "yaml"),
 }
 """What the extra `train` brings, by import name."""
 _SERVE_PACKAGES = {"fastapi", "prometheus_client", "uvicorn"}
 """What the extra `serve` brings."""
-_SEARCH_PACKAGES = {"filelock", "optuna", "sqlalchemy"}
+_SEARCH_PACKAGES = {"optuna", "sqlalchemy"}
 """What the extra `search` brings beside."""
 
 
@@ -77,9 +83,8 @@ def main(arguments: list[str] | None = None) -> Any:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; what was being trained keeps its best finished epoch", err=True)
-        sys.exit(130)
+    except (click.Abort, KeyboardInterrupt) as error:
+        _stop(error.__cause__ or error, sys.argv[1:] if arguments is None else arguments)
     except PotstillError as error:
         _fail(error)
     except ModuleNotFoundError as error:
@@ -89,6 +94,21 @@ def main(arguments: list[str] | None = None) -> Any:
         if extra is None:
             raise
         _fail(MissingExtraError(package, extra))
+
+
+def _stop(error: BaseException, arguments: list[str]) -> None:
+    """Say what an end on request leaves, and how to go on, where there is a way; exit as a shell expects it."""
+    stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
+    by = "Ctrl-C" if stopped.number == signal.SIGINT else "SIGTERM"
+    if stopped.directory is None:
+        click.echo(f"stopped by {by}", err=True)
+    else:
+        named = any(argument == "--out" or argument.startswith("--out=") for argument in arguments)
+        arguments = [argument for argument in arguments if argument != "--fresh"]
+        command = shlex.join(["potstill", *arguments, *([] if named else ["--out", str(stopped.directory)])])
+        kept = stopped.kept or "all that is finished is kept"
+        click.echo(f"stopped by {by}; {kept}. To go on:\n  {command}", err=True)
+    sys.exit(stopped.status)
 
 
 def _fail(error: PotstillError) -> None:

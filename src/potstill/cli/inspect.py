@@ -156,12 +156,12 @@ def _some_texts(part: Examples, label: int, count: int) -> list[str]:
 
 
 def _write_parts(corpus: Corpus, target: Path, config: PotstillConfig) -> None:
-    from potstill.artifacts import new_run_directory
+    from potstill.artifacts import new_run_directory, write_text
 
     new_run_directory(target, corpus.name)
     for name, part in (("train", corpus.train), ("selection", corpus.selection), ("test", corpus.evaluation)):
-        with (target / f"{name}.jsonl").open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(corpus, part, config))
+        rows = (json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(corpus, part, config))
+        write_text(target / f"{name}.jsonl", "".join(rows))
 
 
 def _rows(corpus: Corpus, part: Examples, config: PotstillConfig) -> Iterator[dict[str, str]]:

@@ -27,6 +27,7 @@ from potstill.runtime.answers import (
     require_absent,
 )
 from potstill.runtime.directory import StudentFiles, find_student, is_teacher
+from potstill.runtime.seal import undisturbed
 from potstill.runtime.stream import (
     FORMATS,
     Broken,
@@ -100,6 +101,7 @@ class _Model:
     help="YAML file whose part `runtime` says where a teacher computes, and whose part `data` names the columns; flags "
     "go over it.",
 )
+@click.option("--int8", is_flag=True, help="Take a student's 8-bit variant, which `potstill export` writes.")
 @click.option("--device", metavar="NAME", help="Where a teacher computes: auto, cpu, cuda or mps.  [default: auto]")
 @click.option("--precision", metavar="NAME", help="A teacher's: auto, 32-true or bf16-mixed.  [default: auto]")
 def predict(
@@ -113,6 +115,7 @@ def predict(
     pair_column: str | None,
     strict: bool,
     config_file: Path | None,
+    int8: bool,
     device: str | None,
     precision: str | None,
 ) -> None:
@@ -130,7 +133,7 @@ def predict(
     _check_usage(file, texts, out)
     config = None if config_file is None else _load_config(config_file)
     flags = {name: value for name, value in (("device", device), ("precision", precision)) if value is not None}
-    opened = _open(model, config, flags)
+    opened = _open(model, config, flags, int8=int8)
     answer_format = output_format or _answer_format(out)
     writing = Writing(answer_format, opened.labels, opened.reads_pairs, opened.threshold)
     stdout = sys.stdout.buffer  # bytes: answers are UTF-8, whatever the terminal's encoding
@@ -170,9 +173,11 @@ def _load_config(file: Path) -> PotstillConfig:
     return PotstillConfig.load(file)
 
 
-def _open(model: Path, config: PotstillConfig | None, flags: dict[str, str]) -> _Model:
+def _open(model: Path, config: PotstillConfig | None, flags: dict[str, str], *, int8: bool) -> _Model:
     """Load a student without torch; only a teacher brings it in, and with it the settings."""
     if is_teacher(model):
+        if int8:
+            raise click.UsageError("--int8 goes with students; a teacher has no 8-bit variant")
         from potstill.config import PotstillConfig
         from potstill.models import TeacherModel
         from potstill.teacher import Teacher
@@ -182,20 +187,16 @@ def _open(model: Path, config: PotstillConfig | None, flags: dict[str, str]) -> 
         judge = TeacherModel(teacher)
         return _Model(judge.label_names, judge.reads_pairs, judge.probabilities, teacher.key())
     directory = find_student(model)
-    classifier = Classifier.load(directory)
-    return _Model(
-        classifier.labels,
-        classifier.reads_pairs,
-        classifier.predict_proba,
-        _digest(directory),
-        classifier.threshold,
-    )
+    with undisturbed(directory):  # so that the digest is that of what was loaded
+        classifier = Classifier.load(directory, int8=int8)
+        key = _digest(directory, int8=int8)
+    return _Model(classifier.labels, classifier.reads_pairs, classifier.predict_proba, key, classifier.threshold)
 
 
-def _digest(student: Path) -> str:
+def _digest(student: Path, *, int8: bool) -> str:
     files = StudentFiles(student)
     state = hashlib.blake2b(digest_size=16)
-    for file in (files.manifest, files.tokenizer, files.model):
+    for file in (files.manifest, files.tokenizer, files.int8_model if int8 else files.model):
         state.update(hashlib.blake2b(file.read_bytes()).digest())
     return state.hexdigest()
 

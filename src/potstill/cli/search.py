@@ -10,8 +10,9 @@ import click
 from click.core import ParameterSource
 
 from potstill.cli.settings import SEARCH, SettingsCommand, with_settings
-from potstill.cli.training import teacher_option, transfer_option
+from potstill.cli.training import fresh_option, teacher_option, transfer_option
 from potstill.config import PotstillConfig
+from potstill.interruption import stoppable_command
 
 
 @click.command(cls=SettingsCommand)
@@ -22,15 +23,18 @@ from potstill.config import PotstillConfig
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
     help="Where to write; a search that was begun there with the same settings is gone on with.  "
-    "[default: runs/NAME-search-DATE-TIME]",
+    "[default: the newest runs/NAME-search-* where this search was interrupted, else runs/NAME-search-DATE-TIME]",
 )
+@fresh_option
 @with_settings("data", *SEARCH, "student", "distillation", "runtime")
+@stoppable_command
 def search(
     config: PotstillConfig,
     config_file: Path | None,
     teacher_directory: Path,
     transfer_path: Path | None,
     out: Path | None,
+    fresh: bool,
 ) -> None:
     """Search settings of student and distillation.
 
@@ -58,12 +62,14 @@ def search(
 
     Writes search.md (is alpha 0.5 with T = 2 a good choice?), best.yaml for `run` and `distill`, trials.csv,
     search.json and alpha-temperature.png. Every trial is kept in search.db as it ends: after an interruption of any
-    kind the same command with the same --out goes on, and an ended search does with a larger --trials.
+    kind the same command goes on, and with its --out an ended search does with a larger --trials.
     """
     from potstill.artifacts import new_run_directory
     from potstill.data import load_corpus
+    from potstill.directories import find_unfinished
     from potstill.models import load_teachers
     from potstill.report.search import REPORT_FILE
+    from potstill.search import planned
     from potstill.search import search as search_settings
     from potstill.student.model import check_tokenizer
     from potstill.transfer.sets import TransferSet
@@ -73,13 +79,13 @@ def search(
     check_tokenizer(config.student)
     transfer = None if transfer_path is None else TransferSet.load(transfer_path)
     teachers = load_teachers(teacher_directory, config.runtime, config.distillation.teachers)
-    directory = out or new_run_directory(None, f"{corpus.name}-search")
+    work = planned(config, corpus, teachers, transfer)
+    if fresh:
+        directory = new_run_directory(out, work.name)
+    else:
+        directory = out or find_unfinished(work) or new_run_directory(None, work.name)
     command = _command_line(directory, given=out is not None)
-    try:
-        search_settings(config, corpus, teachers, directory, transfer=transfer, command=command)
-    except KeyboardInterrupt:
-        click.echo(f"interrupted; the trials that ended are kept. To go on:\n  {command}", err=True)
-        sys.exit(130)
+    search_settings(config, corpus, teachers, directory, transfer=transfer, command=command)
     click.echo(f"report: {directory / REPORT_FILE}")
 
 
@@ -98,4 +104,5 @@ def _with_fixed(config: PotstillConfig) -> PotstillConfig:
 
 def _command_line(directory: Path, *, given: bool) -> str:
     """Return the command that goes on with this search: with its directory, which may not have been named."""
-    return shlex.join(["potstill", *sys.argv[1:], *([] if given else ["--out", str(directory)])])
+    arguments = [argument for argument in sys.argv[1:] if argument != "--fresh"]
+    return shlex.join(["potstill", *arguments, *([] if given else ["--out", str(directory)])])

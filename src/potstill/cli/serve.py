@@ -68,6 +68,7 @@ def _with_limits(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Threads of one student's computation. 1: its matrices are too small to be worth sharing out, and the other "
     "cores are for HTTP and the other models.",
 )
+@click.option("--int8", is_flag=True, help="Serve students' 8-bit variants, which `potstill export` writes.")
 @click.option(
     "--examples",
     type=click.File(encoding="utf-8"),
@@ -84,6 +85,7 @@ def serve(
     token_file: Path | None,
     with_teacher: bool,
     threads: int,
+    int8: bool,
     examples: Any,
     device: str | None,
     precision: str | None,
@@ -110,7 +112,7 @@ def serve(
     directories = find_models(models, with_teacher=with_teacher)
     listener = _listen(host, port)
     log = _log()
-    served = open_models(directories, threads, lambda: _runtime(device, precision))
+    served = open_models(directories, threads, lambda: _runtime(device, precision), int8=int8)
     if host not in _LOOPBACK and token is None:
         log.warning("other machines can reach this server, and it has no token; see --token-file")
     address, listening_port = listener.getsockname()[:2]

@@ -5,26 +5,43 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from potstill.cli.settings import TRANSFER, SettingsCommand, with_settings
 from potstill.config import PotstillConfig
+from potstill.interruption import stoppable_command
 
-_OUT = click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Where to write; must be new or empty.  [default: runs/NAME-DATE-TIME]",
-)
+if TYPE_CHECKING:
+    from potstill.data import Corpus
+    from potstill.directories import Work
+
+
+def _out(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command `--out` and `--fresh`."""
+    out = click.option(
+        "--out",
+        type=click.Path(file_okay=False, path_type=Path),
+        metavar="DIR",
+        help="Where to write: new or empty, or where this command was interrupted; there it goes on.  "
+        "[default: the newest runs/NAME-* where this command was interrupted, else runs/NAME-DATE-TIME]",
+    )
+    return out(fresh_option(command))
+
+
+fresh_option = click.option("--fresh", is_flag=True, help="Begin anew, although this command was interrupted before.")
+"""Gives a command `--fresh`."""
 
 
 @click.command(cls=SettingsCommand)
-@_OUT
+@_out
 @with_settings("data", "teacher", *TRANSFER, "student", "distillation", "runtime")
-def run(config: PotstillConfig, config_file: Path | None, out: Path | None) -> None:
-    """The whole experiment, in one new directory.
+@stoppable_command
+def run(config: PotstillConfig, config_file: Path | None, out: Path | None, fresh: bool) -> None:
+    """The whole experiment, in one directory. After an interruption the same command goes on.
 
     Tunes the teacher with LoRA, builds a transfer set where one is asked for, distils the teacher into students, trains
     the same students on the labels alone, measures all of them on text that none has seen, and writes models,
@@ -36,28 +53,32 @@ def run(config: PotstillConfig, config_file: Path | None, out: Path | None) -> N
     from potstill.report import summary_table
 
     name = config_file.stem if config_file is not None else None
-    summary, directory = run_experiment(config, out, name=name, command=_command_line())
+    summary, directory = run_experiment(config, out, name=name, command=_command_line(), fresh=fresh)
     Console().print(summary_table(summary))
     click.echo(f"report: {directory / 'report.md'}")
 
 
 @click.command(cls=SettingsCommand)
-@_OUT
+@_out
 @with_settings("data", "teacher", "runtime")
-def finetune(config: PotstillConfig, config_file: Path | None, out: Path | None) -> None:
+@stoppable_command
+def finetune(config: PotstillConfig, config_file: Path | None, out: Path | None, fresh: bool) -> None:
     """Tune a teacher: a pretrained model, by LoRA or, with --method, as a whole or its head alone.
 
     Writes what was trained and its history; with several seeds, one directory each.
     """
     from potstill.data import load_corpus
+    from potstill.directories import working_directory
     from potstill.pipeline import finetune as finetune_teacher
     from potstill.teacher import check_sources
 
     corpus = load_corpus(config.data)
     check_sources(config.teacher)
-    directory = _new_directory(config, out, f"{corpus.name}-teacher")
-    for seed, target in _targets(directory, config.teacher.seeds):
-        finetune_teacher(config, corpus, target, seed)
+    work = _work("finetune", f"{corpus.name}-teacher", config, corpus, config.teacher.seeds)
+    with working_directory(work, out, fresh=fresh) as directory:
+        for seed, target in _targets(directory, config.teacher.seeds):
+            if not _finished(target, f"teacher {seed}"):
+                finetune_teacher(config, corpus, target, seed)
     click.echo(directory)
 
 
@@ -93,6 +114,7 @@ transfer_option = click.option(
     help="Where to write; a set that was begun there with the same settings is gone on with.",
 )
 @with_settings("data", *TRANSFER, "teacher.backbone", "teacher.tokenizer", "distillation.teachers", "runtime")
+@stoppable_command
 def transfer(config: PotstillConfig, config_file: Path | None, teacher_directory: Path | None, out: Path) -> None:
     """Build a transfer set: more text for students to learn a teacher's judgement of.
 
@@ -102,31 +124,38 @@ def transfer(config: PotstillConfig, config_file: Path | None, teacher_directory
     model's own settings (adapters, epochs) are taken from --config, section transfer.
     """
     from potstill.data import load_corpus
+    from potstill.directories import Work, working_directory
     from potstill.models import load_teachers
-    from potstill.pipeline import transfer_set
+    from potstill.pipeline import corpus_key, transfer_set
+    from potstill.transfer.build import files_key
 
     if not config.transfer.wanted:
         raise click.UsageError("name what to build the set from: --transfer-files, --sampled or --perturbed")
     corpus = load_corpus(config.data)
-    _resumable_directory(config, out)
-    teachers = None
-    if teacher_directory is not None:
-        teachers = load_teachers(teacher_directory, config.runtime, config.distillation.teachers)
-    transfer_set(config, corpus, teachers, out)
+    inputs = {"texts": corpus_key(corpus), "transfer files": files_key(config)}
+    # Never finished: another teacher may judge the set, or the same one again, who has nothing to do then.
+    work = Work("transfer", out.name, config, inputs, lambda _: False)
+    with working_directory(work, out):
+        teachers = None
+        if teacher_directory is not None:
+            teachers = load_teachers(teacher_directory, config.runtime, config.distillation.teachers)
+        transfer_set(config, corpus, teachers, out)
     click.echo(out)
 
 
 @click.command(cls=SettingsCommand)
 @teacher_option(required=True)
 @transfer_option
-@_OUT
+@_out
 @with_settings("data", "student", "distillation", "runtime")
+@stoppable_command
 def distill(
     config: PotstillConfig,
     config_file: Path | None,
     teacher_directory: Path,
     transfer_path: Path | None,
     out: Path | None,
+    fresh: bool,
 ) -> None:
     """Train students on the labels and a teacher's softened judgement.
 
@@ -134,8 +163,10 @@ def distill(
     are kept and used again.
     """
     from potstill.data import load_corpus
+    from potstill.directories import working_directory
     from potstill.models import load_teachers
     from potstill.pipeline import distill as distill_student
+    from potstill.pipeline import input_keys
     from potstill.student.model import check_tokenizer
     from potstill.transfer.sets import TransferSet
 
@@ -144,58 +175,59 @@ def distill(
     transfer = None if transfer_path is None else TransferSet.load(transfer_path)
     teachers = load_teachers(teacher_directory, config.runtime, config.distillation.teachers)
     config = config.model_copy(update={"teacher": teachers[0].describe(config.teacher)})
-    directory = _new_directory(config, out, f"{corpus.name}-distilled")
-    for seed, target in _targets(directory, config.student.seeds):
-        distill_student(config, corpus, teachers, target, seed, transfer=transfer)
+    work = _work("distill", f"{corpus.name}-distilled", config, corpus, config.student.seeds)
+    work = replace(work, inputs=work.inputs | input_keys(teachers, transfer))
+    with working_directory(work, out, fresh=fresh) as directory:
+        for seed, target in _targets(directory, config.student.seeds):
+            if not _finished(target, f"distilled {seed}"):
+                distill_student(config, corpus, teachers, target, seed, transfer=transfer)
     click.echo(directory)
 
 
 @click.command(cls=SettingsCommand)
-@_OUT
+@_out
 @with_settings("data", "student", "runtime", "teacher.backbone", "teacher.tokenizer")
-def train(config: PotstillConfig, config_file: Path | None, out: Path | None) -> None:
+@stoppable_command
+def train(config: PotstillConfig, config_file: Path | None, out: Path | None, fresh: bool) -> None:
     """Train the same students on the labels alone: the baseline.
 
     A teacher's backbone or tokenizer matters only to --student-tokenizer teacher.
     """
     from potstill.data import load_corpus
+    from potstill.directories import working_directory
     from potstill.pipeline import train as train_student
     from potstill.student.model import check_tokenizer
 
     corpus = load_corpus(config.data)
     check_tokenizer(config.student)
-    directory = _new_directory(config, out, f"{corpus.name}-baseline")
-    for seed, target in _targets(directory, config.student.seeds):
-        train_student(config, corpus, target, seed)
+    work = _work("train", f"{corpus.name}-baseline", config, corpus, config.student.seeds)
+    with working_directory(work, out, fresh=fresh) as directory:
+        for seed, target in _targets(directory, config.student.seeds):
+            if not _finished(target, f"baseline {seed}"):
+                train_student(config, corpus, target, seed)
     click.echo(directory)
 
 
-def _new_directory(config: PotstillConfig, out: Path | None, name: str) -> Path:
-    from potstill.artifacts import new_run_directory
-    from potstill.pipeline import CONFIG_FILE
+def _work(command: str, name: str, config: PotstillConfig, corpus: Corpus, seeds: tuple[int, ...]) -> Work:
+    """Describe the training of a model per seed; it is finished when each has its record and nothing to remove."""
+    from potstill.directories import Work
+    from potstill.pipeline import Trained, corpus_key
 
-    directory = new_run_directory(out, name)
-    config.save(directory / CONFIG_FILE)
-    return directory
+    def is_finished(directory: Path) -> bool:
+        return all(Trained.is_complete(target) for _, target in _targets(directory, seeds))
+
+    return Work(command, name, config, {"texts": corpus_key(corpus)}, is_finished)
 
 
-def _resumable_directory(config: PotstillConfig, directory: Path) -> None:
-    """Make `directory`, or check that what was begun there was begun with the same settings.
+def _finished(directory: Path, title: str) -> bool:
+    """Say whether a model's training has ended before, and tell the user."""
+    from potstill.pipeline import Trained
+    from potstill.training.progress import print_line
 
-    Raises:
-        ArtifactError: It holds something else.
-    """
-    from potstill.artifacts import new_run_directory
-    from potstill.errors import ArtifactError
-    from potstill.pipeline import CONFIG_FILE
-
-    known = directory / CONFIG_FILE
-    if not known.is_file():
-        config.save(new_run_directory(directory, directory.name) / CONFIG_FILE)
-    elif PotstillConfig.load(known) != config:
-        raise ArtifactError(
-            f"{directory} was begun with other settings, see {known}\n  what to do: give the same, or another --out"
-        )
+    finished = Trained.find(directory) is not None
+    if finished:
+        print_line(f"finished before: {title}")
+    return finished
 
 
 def _targets(directory: Path, seeds: tuple[int, ...]) -> Iterator[tuple[int, Path]]:
@@ -205,8 +237,8 @@ def _targets(directory: Path, seeds: tuple[int, ...]) -> Iterator[tuple[int, Pat
 
 
 def _command_line() -> str:
-    """Return the command that repeats this one: without `--out`, which would be refused."""
-    arguments = sys.argv[1:]
+    """Return the command that repeats this one: without `--out`, where it would be refused."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--fresh"]
     kept = [
         argument
         for number, argument in enumerate(arguments)

@@ -19,6 +19,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -292,16 +293,28 @@ def _read_jsonl(path: Path, config: DataConfig) -> Iterator[Record]:
 
 
 def _read_parquet(path: Path, config: DataConfig) -> Iterator[Record]:
-    try:
+    with _parquet_refusals(path):
         with pq.ParquetFile(path) as file:
             check_columns(file.schema_arrow.names, config, path)
             table = file.read(columns=list(named_columns(config).values()))
         table.validate(full=True)  # strings that are no UTF-8 surface here, not in the middle of the loop
-    except (OSError, pa.ArrowException) as error:
+    row = 0
+    for batch in table.to_batches():
+        with _parquet_refusals(path):
+            records = batch.to_pylist()  # not every value of Parquet's types is one of Python's
+        for record in records:
+            row += 1
+            yield row, record
+
+
+@contextmanager
+def _parquet_refusals(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
         raise DataError(
             f"this can't be read as Parquet: {error}", file=path, remedy="check the path, or write the file again"
         ) from None
-    yield from enumerate((record for batch in table.to_batches() for record in batch.to_pylist()), start=1)
 
 
 _READERS: Mapping[str, Callable[[Path, DataConfig], Iterator[Record]]] = MappingProxyType(

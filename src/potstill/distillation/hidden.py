@@ -12,6 +12,7 @@ pays 1.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,10 +26,11 @@ from potstill.data import Examples
 from potstill.data.tokenised import Batch, HiddenStates, TrainingSet, sequential_batches
 from potstill.distillation.loss import Objective
 from potstill.distillation.words import WordEnds
+from potstill.errors import ArtifactError
 from potstill.student.model import Student
 from potstill.student.network import DistilRNN
 from potstill.teacher import Teacher
-from potstill.training.loop import Record, evaluation_tokens
+from potstill.training.loop import Record, evaluation_tokens, memory_explained
 from potstill.training.progress import progress_bar
 
 
@@ -42,24 +44,34 @@ def with_hidden_states(train_set: TrainingSet, student: Student, teacher: Teache
         texts: Single texts.
 
     Returns:
-        The set with `hidden`. Where the disk has no room for the states, without: see `mapped_array`.
+        The set with `hidden`.
+
+    Raises:
+        ArtifactError: The states would take too much of the disk's free space: see `mapped_array`.
     """
     own = WordEnds.find(student.tokenizer, texts.texts, student.max_tokens)
     ends = WordEnds.find(teacher.tokenizer, texts.texts, teacher.manifest.max_tokens)
     counts = np.minimum(own.counts, ends.counts)  # one of them may cut earlier
     own, ends = own.first(counts), ends.first(counts)
     values = _teacher_states(teacher, texts, ends)
-    return train_set if values is None else replace(train_set, hidden=HiddenStates(values, own.places, own.offsets))
+    return replace(train_set, hidden=HiddenStates(values, own.places, own.offsets))
 
 
-def _teacher_states(teacher: Teacher, texts: Examples, ends: WordEnds) -> NDArray[np.float16] | None:
+def _teacher_states(teacher: Teacher, texts: Examples, ends: WordEnds) -> NDArray[np.float16]:
     """Return the teacher's standardised last hidden states at `ends`, (words, hidden), from the cache or computed."""
     key = digest([teacher.key(), *texts.texts, ends.places.tobytes(), ends.offsets.tobytes()])
     shape = (len(ends.places), teacher.classifier.model.config.hidden_size)
     # Half precision: standardised states lie between -10 and 10, and the student is far from matching three digits.
-    return mapped_array(
-        cache_directory() / "hidden" / key, shape, np.float16, lambda values: _fill(values, teacher, texts, ends)
-    )
+    place, kind = cache_directory() / "hidden", np.dtype(np.float16)
+    states = mapped_array(place / key, shape, kind, lambda values: _fill(values, teacher, texts, ends))
+    if states is None:
+        raise ArtifactError(
+            f"{place}: expected room for the teacher's hidden states, {kind.itemsize * math.prod(shape) / 1e9:.2g} GB "
+            f"in no more than half of the disk's free space, found less\n"
+            f"  what to do: make room, or set POTSTILL_CACHE to a directory of a larger disk, or set "
+            f"distillation.hidden_weight to 0"
+        )
+    return states
 
 
 @torch.inference_mode()
@@ -67,7 +79,7 @@ def _fill(values: NDArray[np.float16], teacher: Teacher, texts: Examples, ends: 
     data = teacher.training_set(texts, cached=False)
     teacher.classifier.eval()
     total, squares = torch.zeros(values.shape[1]).double(), torch.zeros(values.shape[1]).double()
-    with teacher.merged(), progress_bar() as progress:
+    with memory_explained(data), teacher.merged(), progress_bar() as progress:
         task = progress.add_task("teacher's hidden states", total=len(data), loss="", scores="")
         for indices in sequential_batches(data.tokens.lengths, evaluation_tokens(teacher.fabric)):
             batch = data.batch(indices).to(teacher.fabric.device)

@@ -7,11 +7,12 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from potstill.artifacts import new_run_directory
+from potstill.artifacts import vacate, write_new_directory
 from potstill.backbone import load_tokenizer
 from potstill.config import RuntimeConfig
 from potstill.lora import adapters
 from potstill.teacher import Teacher
+from potstill.tensors import system_errors
 
 _FLOAT32 = RuntimeConfig(device="cpu", precision="32-true")
 
@@ -38,7 +39,7 @@ def write_merged(directory: Path, out: Path) -> list[Path]:
         SourceError: The base can't be found or reached.
         MissingExtraError: The base was packed, and the package for it is missing.
     """
-    new_run_directory(out, out.name)
+    vacate(out)  # whatever it can't be, is told before anything is computed
     teacher = Teacher.load(directory, _FLOAT32, pack=False)
     tokenizer = _plain_tokenizer(teacher)
     model = teacher.classifier.model
@@ -52,8 +53,13 @@ def write_merged(directory: Path, out: Path) -> list[Path]:
     # An encoder pools by position and keeps its id: RoBERTa counts positions from it.
     if teacher.classifier.is_decoder or model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+
+    def write(place: Path) -> None:
+        with system_errors():
+            model.save_pretrained(place)
+        tokenizer.save_pretrained(place)
+
+    write_new_directory(out, write)
     return sorted(out.iterdir())
 
 

@@ -9,8 +9,18 @@ from potstill.evaluation import Summary
 from potstill.report.markdown import report_text
 from potstill.report.plots import draw_plots
 from potstill.report.tables import summary_table
+from potstill.runtime.directory import run_files
+from potstill.runtime.seal import SEAL, read, seal
 
-__all__ = ["PLOTS_DIRECTORY", "REPORT_FILE", "SUMMARY_FILE", "summary_table", "write_report"]
+__all__ = [
+    "PLOTS_DIRECTORY",
+    "REPORT_FILE",
+    "SUMMARY_FILE",
+    "is_reported",
+    "read_summary",
+    "summary_table",
+    "write_report",
+]
 
 SUMMARY_FILE = "summary.json"
 REPORT_FILE = "report.md"
@@ -18,7 +28,7 @@ PLOTS_DIRECTORY = "plots"
 
 
 def write_report(summary: Summary, run_dir: Path) -> None:
-    """Write `summary.json`, `report.md` and `plots/*.png` into `run_dir`.
+    """Write `summary.json`, `report.md` and `plots/*.png` into `run_dir`, and seal the files that stand there.
 
     Everything comes from `summary`, so a report can be written again from its file at any time.
 
@@ -29,3 +39,18 @@ def write_report(summary: Summary, run_dir: Path) -> None:
     write_text(run_dir / SUMMARY_FILE, summary.to_json())
     draw_plots(summary, run_dir / PLOTS_DIRECTORY)
     write_text(run_dir / REPORT_FILE, report_text(summary, PLOTS_DIRECTORY))
+    seal(run_dir, run_files(run_dir))
+
+
+def is_reported(run_dir: Path) -> bool:
+    """Say whether `write_report` came to its end there: the seal is the last that it writes."""
+    return all((run_dir / name).is_file() for name in (REPORT_FILE, SEAL))
+
+
+def read_summary(run_dir: Path) -> Summary:
+    """Read the summary of a run, provided that it is what its directory's seal says.
+
+    Raises:
+        ArtifactError: There is none, or it was altered.
+    """
+    return Summary.from_json(read(run_dir, [SUMMARY_FILE])[SUMMARY_FILE].decode("utf-8"))

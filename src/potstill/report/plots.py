@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from potstill.artifacts import write_atomically
 from potstill.evaluation import Calibration, ModelResult, Role, Spread, Summary
 from potstill.evaluation.calibration import BINS, pool
 from potstill.report.tables import ROLE_NAMES, magnitude, percent, score
@@ -47,8 +48,13 @@ def draw_plots(summary: Summary, directory: Path) -> list[Path]:
         figures[RELIABILITY_FILE] = reliability(summary)
 
     for name, figure in figures.items():
-        figure.savefig(directory / name, dpi=DPI)
+        save_figure(figure, directory / name)
     return [directory / name for name in figures]
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, atomically."""
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=DPI))
 
 
 def training_loss(models: Sequence[ModelResult]) -> Figure:

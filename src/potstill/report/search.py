@@ -56,7 +56,7 @@ def write_search(result: SearchResult, directory: Path) -> None:
     _write_table(result, directory / TRIALS_FILE)
     if result.best is not None:
         figure = heat_map(result)
-        write_atomically(directory / MAP_FILE, lambda file: figure.savefig(file, format="png", dpi=plots.DPI))
+        plots.save_figure(figure, directory / MAP_FILE)
         write_text(directory / REPORT_FILE, search_text(result, result.best))
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from potstill.errors import ArtifactError
+from potstill.files import written
 from potstill.runtime.decision import decide
 from potstill.runtime.stream import BEGINNING, Position, Text
 
@@ -145,18 +146,28 @@ class AnswerFile:
             raise ArtifactError(f"{path} can't be written: {error}\n  what to do: name another --out") from None
 
     def append(self, content: bytes, progress: Progress) -> None:
-        """Write answers, then note how far they go."""
-        self._file.write(content)
-        self._file.flush()
-        os.fsync(self._file.fileno())  # the note must not survive a power cut that its answers don't
-        self.progress = replace(progress, written=self._file.tell())
-        self._save(self.progress)
+        """Write answers, then note how far they go.
+
+        Raises:
+            ArtifactError: The system refuses. The same task goes on from what was noted before.
+        """
+        with written(self._path):
+            self._file.write(content)
+            self._file.flush()
+            os.fsync(self._file.fileno())  # the note must not survive a power cut that its answers don't
+            self.progress = replace(progress, written=self._file.tell())
+            self._save(self.progress)
 
     def finish(self) -> None:
-        """Give the file its name."""
-        self._file.close()
-        self._part.replace(self._path)
-        self._note.unlink()
+        """Give the file its name.
+
+        Raises:
+            ArtifactError: The system refuses. The same task goes on from what is written.
+        """
+        with written(self._path):
+            self._file.close()
+            self._part.replace(self._path)
+            self._note.unlink()
 
     def _begun(self, task: str) -> Progress:
         """Read how far an interrupted run came."""
@@ -181,8 +192,11 @@ class AnswerFile:
     def _save(self, progress: Progress) -> None:
         """Replace the note in one step, so that a reader sees the old one or the new."""
         temporary = self._note.with_name(f"{self._note.name}.new")
-        temporary.write_text(json.dumps(asdict(progress)), encoding="utf-8")
-        temporary.replace(self._note)
+        try:
+            temporary.write_text(json.dumps(asdict(progress)), encoding="utf-8")
+            temporary.replace(self._note)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def require_absent(path: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +15,17 @@ from tokenizers import Tokenizer
 from potstill import tokens
 from potstill.errors import ArtifactError
 from potstill.runtime.decision import decide, softmax
-from potstill.runtime.directory import Manifest, StudentFiles
-from potstill.runtime.session import INPUT_IDS, LENGTHS, LOGITS, open_session, run
+from potstill.runtime.directory import Manifest, StudentFiles, require_student
+from potstill.runtime.seal import read
+from potstill.runtime.session import EXTERNAL, INPUT_IDS, LENGTHS, LOGITS, open_session, run
 
 Texts = Iterable[str] | Iterable[tuple[str, str]]
 """Texts to classify, or pairs of texts for a student of sentence pairs."""
+
+_SHARED_TOKENIZERS: Final = 16
+"""Tokenizers that are used again where the same student is loaded again. `tokenizers` (0.23) keeps the words that one
+has met, up to ten thousand, until the process ends, also when the tokenizer is gone: a process that loads a student
+again and again would grow without end."""
 
 
 class Classifier:
@@ -48,7 +55,9 @@ class Classifier:
         self.threshold = manifest.threshold
 
     @classmethod
-    def load(cls, path: Path | str, *, batch_size: int = 64, threads: int | None = None) -> Classifier:
+    def load(
+        cls, path: Path | str, *, batch_size: int = 64, threads: int | None = None, int8: bool = False
+    ) -> Classifier:
         """Read a saved student.
 
         Args:
@@ -56,14 +65,21 @@ class Classifier:
             batch_size: Most texts that are computed at once; bounds the memory, together with the student's
                 `max_tokens`.
             threads: Threads of one call; none: one per core.
+            int8: Compute with weights of 8 bits, where `potstill export` found that worth writing. Not the default:
+                there a text's probabilities move a little with the texts that it is computed with.
 
         Raises:
             ArtifactError: The directory is missing or incomplete, or its files are damaged or don't belong together.
         """
         files = StudentFiles(Path(path))
-        manifest = Manifest.load(files.manifest)
-        tokenizer = _load_tokenizer(files.tokenizer, vocab_size=manifest.spec["vocab_size"])
-        session = _load_model(files.model, num_classes=len(manifest.label_names), threads=threads)
+        require_student(files.directory)
+        model = _int8_model(files) if int8 else files.model
+        found = read(files.directory, [file.name for file in (files.manifest, files.tokenizer, model)])
+        manifest = Manifest.parse(found[files.manifest.name], files.manifest)
+        tokenizer = _load_tokenizer(
+            found[files.tokenizer.name], files.tokenizer, manifest.spec["vocab_size"], manifest.max_tokens
+        )
+        session = _load_model(found[model.name], model, len(manifest.label_names), threads)
         return cls(session, tokenizer, manifest, batch_size)
 
     def predict(self, texts: Texts) -> npt.NDArray[np.str_]:
@@ -119,10 +135,18 @@ def _describe(value: object) -> str:
     return f"{type(value).__name__} {repr(value)[:40]}"
 
 
-def _load_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
-    _require(path)
+def _int8_model(files: StudentFiles) -> Path:
+    if not files.int8_model.is_file():
+        raise ArtifactError(
+            f"{files.directory} holds no 8-bit variant: expected a file {files.int8_model.name}, found none\n"
+            "  what to do: `potstill export` the student, which says whether one is worth having; or leave int8 out"
+        )
+    return files.int8_model
+
+
+def _load_tokenizer(content: bytes, path: Path, vocab_size: int, max_tokens: int) -> Tokenizer:
     try:
-        tokenizer: Tokenizer = Tokenizer.from_file(str(path))
+        tokenizer = _shared_tokenizer(content, max_tokens)
     except Exception as error:  # tokenizers raises bare Exceptions
         raise _damaged(path, "a tokenizer", error) from None
     found = tokenizer.get_vocab_size(with_added_tokens=True)
@@ -131,10 +155,18 @@ def _load_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def _load_model(path: Path, num_classes: int, threads: int | None) -> onnxruntime.InferenceSession:
-    _require(path)
+@functools.lru_cache(maxsize=_SHARED_TOKENIZERS)
+def _shared_tokenizer(content: bytes, max_tokens: int) -> Tokenizer:
+    tokenizer = Tokenizer.from_str(content.decode("utf-8"))
+    tokens.limit(tokenizer, max_tokens)  # now, and never otherwise: it may be another classifier's too
+    return tokenizer
+
+
+def _load_model(content: bytes, path: Path, num_classes: int, threads: int | None) -> onnxruntime.InferenceSession:
+    if EXTERNAL in content:
+        raise _foreign(path, "a model that is whole", "one that names other files")
     try:
-        session = open_session(path, threads)
+        session = open_session(content, threads)
     except Exception as error:  # onnxruntime's errors share no public base class
         raise _damaged(path, "an ONNX model", error) from None
     inputs = {node.name for node in session.get_inputs()}
@@ -143,14 +175,6 @@ def _load_model(path: Path, num_classes: int, threads: int | None) -> onnxruntim
     if (inputs, outputs) != expected:
         raise _foreign(path, f"inputs and outputs {expected}", f"{(inputs, outputs)}")
     return session
-
-
-def _require(path: Path) -> None:
-    if not path.is_file():
-        raise ArtifactError(
-            f"{path.parent} is incomplete: expected a file {path.name}, found none\n"
-            "  what to do: restore it, or save the student again"
-        )
 
 
 def _damaged(path: Path, expected: str, error: Exception) -> ArtifactError:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from potstill.errors import ArtifactError
+from potstill.files import parse_json, write_json
+from potstill.runtime.seal import SEAL, read, sealed_names, settle
 
 TEACHER_MANIFEST: Final = "teacher.json"
 ADAPTER_CONFIG: Final = "adapter_config.json"
@@ -18,13 +19,57 @@ ADAPTER_CONFIG: Final = "adapter_config.json"
 TRAINING_FILE: Final = "training.json"
 """How a model came about; written when its training ends."""
 
+CONFIG_FILE: Final = "config.yaml"
+"""The settings of whatever a command does in its directory."""
+
+LOCK_FILE: Final = "potstill.lock"
+"""Locked by the process that works in the directory."""
+
+SUMMARY_FILE: Final = "summary.json"
+REPORT_FILE: Final = "report.md"
+"""A run's results, for programs and for people."""
+
+LABELS_FILE: Final = "labels.json"
+HUB_CONFIG_FILE: Final = "config.json"
+"""Only exported students have one of these beside `student.json`."""
+
 FORMAT: Final = 1
 """Version of the directory's format; raised when an older Potstill could misread a newer directory."""
 
 
+_RUN_FILES: Final = (".json", ".yaml", ".csv", ".md")
+
+
 def is_teacher(directory: Path) -> bool:
     """Say whether a directory holds a teacher, or an adapter that `peft` wrote. It is told without torch."""
-    return any((directory / name).is_file() for name in (TEACHER_MANIFEST, ADAPTER_CONFIG))
+    return any(holds(directory, name) for name in (TEACHER_MANIFEST, ADAPTER_CONFIG))
+
+
+def is_student(directory: Path) -> bool:
+    """Say whether a directory holds a student."""
+    return holds(directory, StudentFiles(directory).manifest.name)
+
+
+def is_model(directory: Path) -> bool:
+    """Say whether a directory holds a student or a teacher."""
+    return is_student(directory) or is_teacher(directory)
+
+
+def is_exported(student: Path) -> bool:
+    """Say whether a student was handed on by `potstill export`, which leaves out what was of its training."""
+    return any(holds(student, name) for name in (LABELS_FILE, HUB_CONFIG_FILE))
+
+
+def models_in(directory: Path) -> list[Path]:
+    """List the models of a run, or of several seeds; `is_model` tells of `directory` itself."""
+    places = (place for pattern in ("*/seed-*", "seed-*") for place in directory.glob(pattern))
+    return sorted(place for place in places if is_model(place))
+
+
+def run_files(directory: Path) -> list[str]:
+    """Name a run's own files that its numbers rest on. The plots say nothing that is not in the summary."""
+    names = (file.name for file in directory.iterdir() if file.suffix in _RUN_FILES and file.is_file())
+    return sorted(name for name in names if name != SEAL and not name.startswith("."))
 
 
 @dataclass(frozen=True)
@@ -49,9 +94,19 @@ class StudentFiles:
         return self.directory / "model.onnx"
 
     @property
+    def int8_model(self) -> Path:
+        """The same with weights of 8 bits; `potstill export` writes it where it pays."""
+        return self.directory / "model.int8.onnx"
+
+    @property
     def tokenizer(self) -> Path:
         """The tokenizer, as `tokenizers.Tokenizer` saves it."""
         return self.directory / "tokenizer.json"
+
+    @property
+    def needed(self) -> tuple[Path, Path, Path]:
+        """What prediction reads: manifest, tokenizer and network."""
+        return self.manifest, self.tokenizer, self.model
 
 
 @dataclass(frozen=True)
@@ -73,17 +128,26 @@ class Manifest:
 
     def save(self, path: Path) -> None:
         """Write `student.json`."""
-        content = {"format": FORMAT, **asdict(self)}
-        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(path, {"format": FORMAT, **asdict(self)})
 
     @classmethod
     def load(cls, path: Path) -> Manifest:
-        """Read `student.json`.
+        """Read `student.json`, provided that it is what its directory's seal says.
 
         Raises:
-            ArtifactError: It is missing, no JSON, of another format, or a field is missing or of the wrong kind.
+            ArtifactError: It is missing, altered, of another format, or a field is missing or of the wrong kind.
         """
-        content = _read_json(path)
+        require_student(path.parent)
+        return cls.parse(read(path.parent, [path.name])[path.name], path)
+
+    @classmethod
+    def parse(cls, data: bytes, path: Path) -> Manifest:
+        """Read the content of `student.json` that was found at `path`.
+
+        Raises:
+            ArtifactError: It is no JSON, of another format, or a field is missing or of the wrong kind.
+        """
+        content = parse_json(data, path)
         if content.get("format") != FORMAT:
             raise ArtifactError(
                 f"{path}: expected a student of format {FORMAT}, found format {content.get('format')!r}\n"
@@ -106,35 +170,46 @@ def find_student(path: Path) -> Path:
 
     Returns `path` unchanged where neither is found: reading its manifest says what is missing.
     """
-    if StudentFiles(path).manifest.is_file():
+    if is_student(path):
         return path
-    manifests = sorted(path.glob("distilled/seed-*/student.json")) or sorted(path.glob("seed-*/student.json"))
-    students = [manifest.parent for manifest in manifests]
-    return max(students, key=_selection_mcc, default=path)
+    for pattern in ("distilled/seed-*", "seed-*"):
+        if students := [one for one in sorted(path.glob(pattern)) if is_student(one)]:
+            return max(students, key=_selection_mcc)
+    return path
+
+
+def holds(directory: Path, name: str) -> bool:
+    """Say whether a file stands in a directory, or is missing from what was sealed there.
+
+    Whoever chooses among models takes an incomplete one for one that is there: reading it says what is wrong, where
+    another one's answers would come without a word. A save that was killed once it counted is ended first.
+    """
+    settle(directory)
+    return (directory / name).is_file() or name in sealed_names(directory)
 
 
 def _selection_mcc(directory: Path) -> float:
     file = directory / TRAINING_FILE
-    if not file.is_file():  # its training was interrupted: any finished student is preferred
+    if not holds(directory, TRAINING_FILE):  # its training was interrupted: any finished student is preferred
         return -math.inf
-    best = _read_json(file).get("best")
-    return float(best.get("mcc", -math.inf)) if isinstance(best, dict) else -math.inf
+    best = parse_json(read(directory, [file.name])[file.name], file).get("best")
+    mcc = best.get("mcc") if isinstance(best, dict) else None
+    return float(mcc) if _is_number(mcc) else -math.inf
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+def require_student(directory: Path) -> None:
+    """Check that a directory looks like a student's, before its seal is asked for.
+
+    Raises:
+        ArtifactError: It does not.
+    """
+    settle(directory)
+    name = StudentFiles(directory).manifest.name
+    if not (directory / name).is_file():
         raise ArtifactError(
-            f"{path.parent} holds no saved student: expected a file {path.name}, found none\n"
+            f"{directory} holds no saved student: expected a file {name}, found none\n"
             "  what to do: give the directory that the student was saved to"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ArtifactError(
-            f"{path}: expected JSON, found what can't be read: {error}\n"
-            "  what to do: restore the file, or save the student again"
-        ) from None
-    return content if isinstance(content, dict) else {}
+        )
 
 
 def _problems(content: dict[str, Any]) -> list[str]:
@@ -175,8 +250,11 @@ def _decision_problems(content: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _is_number(value: object) -> TypeGuard[float]:
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
 def _is_count(value: object) -> bool:

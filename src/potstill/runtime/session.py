@@ -17,6 +17,10 @@ LENGTHS: Final = "lengths"
 LOGITS: Final = "logits"
 """float32 (batch, classes)."""
 
+EXTERNAL: Final = b"location"
+"""The key under which an ONNX tensor names the file that its values are in. The format keeps a string in one piece: a
+model without these bytes names no file. https://github.com/onnx/onnx/blob/main/docs/ExternalData.md"""
+
 _ERRORS_ONLY: Final = 3
 
 
@@ -31,6 +35,7 @@ def open_session(model: Path | bytes, threads: int | None = None) -> onnxruntime
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     options.intra_op_num_threads = threads or 0  # 0 is onnxruntime's own choice
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # not what the first bytes make it guess
     source = model if isinstance(model, bytes) else str(model)
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 

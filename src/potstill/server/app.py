@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -24,6 +24,7 @@ from potstill.server.middleware import CLIENT_GONE, Observed, request_id
 from potstill.server.models import ServedModel
 from potstill.server.page import page
 from potstill.server.problems import RETRY_AFTER, Refusal, documented
+from potstill.server.shares import Share, ShareTakenError
 
 
 def create_app(
@@ -70,6 +71,8 @@ class _Service:
         self.models = {model.name: model for model in models}
         self.workers = {model.name: Worker(model, limits, self.metrics) for model in models}
         self._requests = 0
+        self._clients = Share(limits.max_requests, limits.client_share)
+        self._queued = {name: Share(limits.max_queue, limits.client_share, limits.max_texts) for name in self.models}
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
@@ -86,8 +89,22 @@ class _Service:
         return {name: worker.is_alive for name, worker in self.workers.items()}
 
     @contextmanager
-    def admit(self) -> Iterator[None]:
+    def admit(self, client: str) -> Iterator[None]:
         """Count a request as being dealt with, or refuse it."""
+        with _shared(self._clients, client, 1, "requests at a time"), self._counted():
+            yield
+
+    @contextmanager
+    def share(self, client: str, asked: query.Query) -> Iterator[None]:
+        """Count a request's texts for its client in the queues of all models asked, or refuse it."""
+        with ExitStack() as stack:
+            for model in asked.models:
+                what = f"texts under way in {model.name}"
+                stack.enter_context(_shared(self._queued[model.name], client, len(asked.texts), what))
+            yield
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
         if self._requests >= self.limits.max_requests:
             raise _overloaded(f"at most {self.limits.max_requests} requests at a time", "as many already")
         self._requests += 1
@@ -170,15 +187,17 @@ class _Service:
 def _add_api(app: FastAPI, service: _Service, guarded: dict[str, Any], examples: list[str]) -> None:
     body = {"schema": query.schema(service.models, service.limits), "examples": query.examples(service.models)}
     described = {"requestBody": {"required": True, "content": {"application/json": body}}}
-    refusals = documented(400, 408, 413, 415, 422, 500, 503, 504) | guarded.get("responses", {})
+    refusals = documented(400, 408, 413, 415, 422, 429, 500, 503, 504) | guarded.get("responses", {})
     guards = guarded | {"responses": refusals}
 
     @app.post("/v1/predict", **guards, openapi_extra=described, response_model=PredictAnswer, summary="Classify texts")
     async def predict(request: Request) -> Any:
-        with service.admit():
+        client = request.client.host if request.client is not None else ""
+        with service.admit(client):
             asked = await service.read(request)
             request.state.logged.update(texts=len(asked.texts), models=[model.name for model in asked.models])
-            answers = await service.ask(asked, request)
+            with service.share(client, asked):
+                answers = await service.ask(asked, request)
         return PredictAnswer(
             request_id=request_id(request),
             answers=[ModelAnswer.of(model, answer) for model, answer in zip(asked.models, answers, strict=True)],
@@ -276,6 +295,24 @@ async def _refuse_route(request: Request, error: Exception) -> Response:
         headers=error.headers,
     )
     return refusal.response(request_id(request))
+
+
+@contextmanager
+def _shared(share: Share, client: str, amount: int, what: str) -> Iterator[None]:
+    """Hold a client's share, or refuse."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(share.hold(client, amount))
+        except ShareTakenError as error:
+            raise Refusal(
+                429,
+                "too much from one client",
+                expected=f"at most {error.most} {what} from one address",
+                found=f"{error.taken} there and {error.amount} more",
+                what_to_do="wait for answers before you ask for more; try again after the seconds of Retry-After",
+                headers=RETRY_AFTER,
+            ) from None
+        yield
 
 
 def _overloaded(expected: str, found: str) -> Refusal:

@@ -27,6 +27,11 @@ class Limits(BaseModel):
     max_queue: Count = 4096
     """Texts that wait for one model. 16 full requests; what comes beyond is refused with 503 at once, which serves a
     client better than an answer that comes too late."""
+    client_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    """Largest part of `max_requests`, and of a model's `max_queue`, that one client (one address) may take at a time,
+    but one full request in any case; what it sends beyond is refused with 429. Half: one that floods the server leaves
+    as much to all others. 1: whoever comes first; for a server behind a proxy on another machine, whose clients all
+    seem to be one."""
     batch_texts: Count = 256
     """Texts computed at once: what waits is taken together up to this, so that one batch takes no longer than one full
     request."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from potstill.errors import ServeError
 from potstill.runtime import Classifier
-from potstill.runtime.directory import StudentFiles, find_student, is_teacher
+from potstill.runtime.directory import StudentFiles, find_student, holds, is_teacher
 
 if TYPE_CHECKING:
     from potstill.config import RuntimeConfig
@@ -102,30 +102,36 @@ def _models_of(argument: str, with_teacher: bool) -> Iterator[tuple[str, Path]]:
 
 
 def _is_student(directory: Path) -> bool:
-    return StudentFiles(directory).manifest.is_file()
+    return holds(directory, StudentFiles(directory).manifest.name)
 
 
-def open_models(directories: dict[str, Path], threads: int, runtime: Callable[[], RuntimeConfig]) -> list[ServedModel]:
+def open_models(
+    directories: dict[str, Path], threads: int, runtime: Callable[[], RuntimeConfig], *, int8: bool = False
+) -> list[ServedModel]:
     """Load all models and let each answer once.
 
     Args:
         directories: By name.
         threads: Threads of one call of a student.
         runtime: Makes the settings of where teachers compute; called for teachers alone, since it needs their packages.
+        int8: Take the students' 8-bit variants.
 
     Raises:
         PotstillError: One is incomplete or damaged, or its packages are missing.
     """
     models = []
     for name, directory in directories.items():
-        model = _teacher(name, directory, runtime()) if is_teacher(directory) else _student(name, directory, threads)
+        if is_teacher(directory):
+            model = _teacher(name, directory, runtime())
+        else:
+            model = _student(name, directory, threads, int8=int8)
         model.warm_up()
         models.append(model)
     return models
 
 
-def _student(name: str, directory: Path, threads: int) -> ServedModel:
-    classifier = Classifier.load(directory, threads=threads)
+def _student(name: str, directory: Path, threads: int, *, int8: bool) -> ServedModel:
+    classifier = Classifier.load(directory, threads=threads, int8=int8)
     labels, probabilities = classifier.labels, classifier.predict_proba
     return ServedModel(name, "student", labels, classifier.reads_pairs, probabilities, classifier.threshold)
 

@@ -76,6 +76,7 @@ _MEANINGS: Final = {
     413: "The body is too long.",
     415: "The body is not declared as JSON.",
     422: "The body is JSON of another shape than expected, or beyond a limit.",
+    429: "This client has too much under way already (see `Retry-After`).",
     500: "The model failed.",
     503: "Too much waits already (see `Retry-After`), or the model's worker has died.",
     504: "The answer took longer than the deadline.",

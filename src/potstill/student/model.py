@@ -9,10 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from potstill.artifacts import write_atomically
 from potstill.backbone import load_tokenizer, padding_id
 from potstill.config import StudentConfig
 from potstill.data import UNLABELLED, Corpus, Examples
@@ -22,8 +20,10 @@ from potstill.evaluation.calibration import best_threshold, fit_temperature
 from potstill.export.onnx import build_model, prove_parity
 from potstill.runtime.decision import softmax
 from potstill.runtime.directory import Manifest, StudentFiles
+from potstill.runtime.seal import read, sealing
 from potstill.student.embeddings import teacher_embeddings
 from potstill.student.network import DistilRNN, StudentSpec
+from potstill.tensors import save_tensors
 
 PADDING_TOKEN = "<pad>"  # noqa: S105 — a token of text, not a secret
 
@@ -91,24 +91,28 @@ class Student:
         return student
 
     def save(self, directory: Path) -> None:
-        """Write weights, tokenizer, manifest and the ONNX graph that `potstill.runtime` predicts with."""
-        files = StudentFiles(directory)
-        tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
-        graph = build_model(self.network)
+        """Write weights, tokenizer, manifest and the ONNX graph that `potstill.runtime` predicts with, sealed.
+
+        Raises:
+            ArtifactError: The system refuses. What was saved there before stands.
+        """
         spec, labels = asdict(self.network.spec), self.label_names
         manifest = Manifest(spec, labels, self.max_tokens, self.pairs, self.temperature, self.threshold)
-        write_atomically(files.weights, lambda path: save_file(tensors, path))
-        write_atomically(files.tokenizer, lambda path: self.tokenizer.save(str(path)))
-        write_atomically(files.model, lambda path: path.write_bytes(graph))
-        write_atomically(files.manifest, manifest.save)
+        with sealing(directory) as staged:
+            files = StudentFiles(staged)
+            save_tensors(self.network.state_dict(), files.weights)
+            files.tokenizer.write_text(self.tokenizer.to_str(pretty=True), encoding="utf-8")
+            files.model.write_bytes(build_model(self.network))
+            manifest.save(files.manifest)
 
     def prove(self, directory: Path) -> None:
         """Check that the saved graph computes what this network computes.
 
         Raises:
-            ArtifactError: It does not.
+            ArtifactError: It does not, or is not what was saved.
         """
-        prove_parity(self.network, StudentFiles(directory).model.read_bytes(), seed=0)
+        name = StudentFiles(directory).model.name
+        prove_parity(self.network, read(directory, [name])[name], seed=0)
 
     def calibrated(
         self, logits: NDArray[np.float32], labels: NDArray[np.int64], *, tune_threshold: bool = False
@@ -164,7 +168,7 @@ def check_tokenizer(config: StudentConfig) -> None:
 def student_bytes(directory: Path) -> int:
     """Return what a student takes on disk to predict: graph, tokenizer and manifest."""
     files = StudentFiles(directory)
-    return sum(path.stat().st_size for path in (files.model, files.tokenizer, files.manifest))
+    return sum(path.stat().st_size for path in files.needed)
 
 
 def train_vocabulary(texts: Sequence[str], size: int) -> Tokenizer:

@@ -22,6 +22,7 @@ from torch.nn.functional import cross_entropy, embedding, linear
 from potstill.config import PretrainingConfig, TrainingConfig
 from potstill.data.tokenised import TrainingSet
 from potstill.student.network import DistilRNN, recur
+from potstill.training.checkpoint import Checkpointing
 from potstill.training.language_modelling import Surprise, sum_per_text
 from potstill.training.loop import FitResult, fit
 
@@ -41,6 +42,7 @@ def pretrain(
     seed: int,
     history_file: Path,
     title: str,
+    checkpointing: Checkpointing | None = None,
 ) -> FitResult | None:
     """Train embeddings and first layer of `network` as language models, and leave it with its best epoch's weights.
 
@@ -53,6 +55,7 @@ def pretrain(
         seed: Decides batches, dropout and candidates.
         history_file: Gets one JSON record per epoch.
         title: What the progress bar calls it.
+        checkpointing: See `fit`. What is left there when this returns is the result's only copy on disk.
 
     Returns:
         How it went; none with 0 epochs.
@@ -75,6 +78,7 @@ def pretrain(
         history_file=history_file,
         save=lambda: None,  # the student is saved when it can classify
         title=title,
+        checkpointing=checkpointing,
     )
 
 

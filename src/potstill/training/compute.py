@@ -41,7 +41,11 @@ def make_fabric(config: RuntimeConfig) -> Fabric:
 
 def describe_compute(config: RuntimeConfig) -> dict[str, str]:
     """Return what `auto` comes down to on this machine: the device, and the precision."""
-    fabric = make_fabric(config)
+    return describe_fabric(make_fabric(config))
+
+
+def describe_fabric(fabric: Fabric) -> dict[str, str]:
+    """Return device and precision by name."""
     return {"device": fabric.device.type, "precision": str(fabric._precision.precision)}
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
@@ -17,12 +18,25 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
+from potstill.artifacts import write_text
 from potstill.config import TrainingConfig
 from potstill.data.examples import UNLABELLED
 from potstill.data.tokenised import Batch, TrainingSet, sequential_batches, shuffled_batches
-from potstill.errors import TrainingError
-from potstill.training.progress import progress_bar, report_epoch, scores, warn_nothing_learnt
-from potstill.training.schedule import learning_rate_factor, make_optimizer
+from potstill.errors import ArtifactError, TrainingError
+from potstill.interruption import Request, postponed
+from potstill.training.checkpoint import (
+    Checkpointing,
+    Keeper,
+    State,
+    joined,
+    random_state,
+    require_finite,
+    restore_random_state,
+    training_key,
+)
+from potstill.training.compute import describe_fabric
+from potstill.training.progress import print_line, progress_bar, report_epoch, scores, warn_nothing_learnt
+from potstill.training.schedule import learning_rate_factor, make_optimizer, skip_to
 
 Record = dict[str, Any]
 """One line of history.jsonl. `learning_rate` is the one of the epoch's last step; the speeds are those of training."""
@@ -39,6 +53,9 @@ class Loss(Protocol):
 
 
 Indices = NDArray[np.int64]
+
+_NAMED: Final = 32
+"""Texts that a message names: a batch of usual size."""
 
 
 def evaluation_tokens(fabric: Fabric) -> int:
@@ -78,6 +95,7 @@ def fit(
     title: str,
     b_ratio: float = 1.0,
     on_epoch: Callable[[Record], object] | None = None,
+    checkpointing: Checkpointing | None = None,
 ) -> FitResult:
     """Train `model` and leave it with the weights of its best epoch.
 
@@ -94,48 +112,198 @@ def fit(
         title: What the progress bar calls this fit.
         b_ratio: See `make_optimizer`.
         on_epoch: Gets every epoch's record, after `save`; what it raises ends the fit there and goes to the caller.
+            A fit that is gone on with tells the epochs before the interruption first.
+        checkpointing: Where to keep the state now and then. What an interrupted fit of the same model, data and
+            settings left there is gone on with, and ends as if nothing had happened, bit for bit on a CPU.
 
     Raises:
-        TrainingError: The loss is no longer finite.
+        TrainingError: The loss is no longer finite, or memory is used up.
+        ArtifactError: The disk is full.
+        Stopped: Ctrl-C or SIGTERM, where somebody handles them; with `checkpointing` after a step, when it is kept.
     """
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
     plans = [plan_epoch(train.tokens.lengths, config, generator) for _ in range(config.epochs)]
     steps = sum(math.ceil(len(plan) / config.accumulation) for plan in plans)
-    learner = Learner(model, loss, config, steps, fabric, b_ratio=b_ratio)
-    best = _BestEpoch(model, config.metric)
-    history: list[Record] = []
-    started = time.perf_counter()
-    history_file.parent.mkdir(parents=True, exist_ok=True)
-    with progress_bar() as progress, history_file.open("w", encoding="utf-8") as lines:
-        task = progress.add_task(title, total=steps, loss="", scores="")
-        for epoch, batches in enumerate(plans, start=1):
-            try:
-                trained = learner.train(
-                    train, batches, lambda value: progress.update(task, advance=1, loss=f"loss {value:.3f}")
-                )
-                record = {"epoch": epoch, **trained, **learner.evaluate(selection), **learner.pace(train)}
-            except FloatingPointError as error:
-                raise TrainingError(
-                    f"{title}: {error} in epoch {epoch} at learning rate {learner.learning_rate:.2e}\n"
-                    f"  what to do: lower the learning rate or set clip_norm; {best.whereabouts}"
-                ) from None
-            history.append(record)
-            lines.write(json.dumps(record) + "\n")
-            lines.flush()
-            improved = best.offer(record)
+    keeper = None
+    if checkpointing is not None:
+        settings = (str(seed), str(b_ratio), config.model_dump_json(), *describe_fabric(fabric).values())
+        tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}  # packed weights are buffers
+        keeper = Keeper(checkpointing, training_key(tensors, (train, selection), settings))
+    course = _Course(model, Learner(model, loss, config, steps, fabric, b_ratio=b_ratio), config, title, keeper)
+    course.resume(steps)
+    write_text(history_file, _lines(course.history))
+    if on_epoch is not None:
+        for record in course.history:
+            on_epoch(record)
+    postponement: AbstractContextManager[Request] = postponed() if keeper is not None else nullcontext(lambda: None)
+    with progress_bar() as progress, postponement as course.request:
+        task = progress.add_task(title, total=steps, completed=course.learner.steps, loss="", scores="")
+        while not course.ended:
+            record = course.epoch(
+                train,
+                selection,
+                plans[len(course.history)],
+                lambda value: progress.update(task, advance=1, loss=f"loss {value:.3f}"),
+            )
+            write_text(history_file, _lines(course.history))
+            improved = course.best.offer(record)
             progress.update(task, scores=scores(record, selection.majority_share))
             report_epoch(title, record, config.epochs, selection.majority_share, improved=improved)
             if improved:
                 save()
             if on_epoch is not None:
                 on_epoch(record)
-            if config.patience is not None and epoch - best.record["epoch"] >= config.patience:
-                break
-    best.restore()
-    if best.record.get("mcc", 1.0) <= 0.0:
+        best = course.end()
+    if best.get("mcc", 1.0) <= 0.0:
         warn_nothing_learnt(title, selection.majority_share)
-    return FitResult(tuple(history), best.record, time.perf_counter() - started)
+    return FitResult(tuple(course.history), best, course.seconds)
+
+
+def parse_history(content: bytes, path: Path) -> tuple[Record, ...]:
+    """Read a fit's records, which were found at `path`.
+
+    Raises:
+        ArtifactError: They are none.
+    """
+    try:
+        return tuple(json.loads(line) for line in content.decode("utf-8").splitlines())
+    except ValueError as error:
+        raise ArtifactError(
+            f"{path}: expected a record of each epoch, found none that can be read ({error})\n"
+            f"  what to do: restore the file, or remove {path.parent} to have it trained again"
+        ) from None
+
+
+def _lines(history: Sequence[Record]) -> str:
+    return "".join(json.dumps(record) + "\n" for record in history)
+
+
+class _Course:
+    """How far a fit has come, and what is needed to go on from there.
+
+    Attributes:
+        learner: What takes the steps.
+        best: The best epoch so far.
+        history: The records of the epochs that are done.
+        request: Says whether somebody asked for the end.
+    """
+
+    def __init__(
+        self, model: nn.Module, learner: Learner, config: TrainingConfig, title: str, keeper: Keeper | None
+    ) -> None:
+        self._trained = trained_parameters(model)
+        self.learner = learner
+        self.best = _BestEpoch(self._trained, config.metric)
+        self.history: list[Record] = []
+        self.request: Request = lambda: None
+        self._config, self._title, self._keeper = config, title, keeper
+        self._is_complete = False
+        self._started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in all, before an interruption too."""
+        return time.perf_counter() - self._started
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is no epoch left to train."""
+        done, patience = len(self.history), self._config.patience
+        tired = patience is not None and done > 0 and done - self.best.record["epoch"] >= patience
+        return self._is_complete or tired or done == self._config.epochs
+
+    def resume(self, steps: int) -> None:
+        """Go back to where an interrupted fit was, of `steps` in all."""
+        state = None if self._keeper is None else self._keeper.read()
+        if state is None:
+            return
+        self.history = state.notes["course"]["history"]
+        self._is_complete = state.notes["course"]["complete"]
+        self._started -= state.notes["course"]["seconds"]
+        self.best.restore_state(state.part("best"))
+        if self._is_complete:
+            print_line(f"{self._title}  was trained to its end before")
+            return
+        self.learner.restore(state.part("learner"))
+        restore_random_state(state.part("random"), self.learner.device)
+        print_line(f"{self._title}  goes on after step {self.learner.steps} of {steps}")
+
+    def epoch(
+        self, train: TrainingSet, selection: TrainingSet, batches: Sequence[Indices], on_step: Callable[[float], object]
+    ) -> Record:
+        """Train an epoch, or what is left of it, and return its record, which is the history's latest then."""
+        number = len(self.history) + 1
+
+        def after_step(value: float) -> None:
+            on_step(value)
+            if self._keeper is not None and self._keeper.is_due:
+                self._keep()
+            self._stop_if_asked()
+
+        with self._explained(train, number):
+            trained = self.learner.train(train, batches, after_step)
+            scored = self.learner.evaluate(selection, self._stop_if_asked)
+        record = {"epoch": number, **trained, **scored, **self.learner.pace(train)}
+        self.history.append(record)
+        return record
+
+    def end(self) -> Record:
+        """Give the model its best epoch's weights, keep the result, and return that epoch's record."""
+        self.best.restore()
+        if self._keeper is not None and not self._is_complete:
+            self._is_complete = True
+            self._keeper.write(joined(course=self._state(), best=self.best.state()))
+        return self.best.record
+
+    def _stop_if_asked(self) -> None:
+        """Keep the state and end, where somebody asked for it. The last step's state is the present one."""
+        if (stopped := self.request()) is not None:
+            self._keep()
+            stopped.kept = f"{self._title} is kept as it was after step {self.learner.steps}"
+            raise stopped
+
+    def _keep(self) -> None:
+        if self._keeper is not None:
+            require_finite(self._trained.values())
+            parts = {"learner": self.learner.state(), "random": random_state(self.learner.device)}
+            self._keeper.write(joined(course=self._state(), best=self.best.state(), **parts))
+
+    def _state(self) -> State:
+        return State({"history": self.history, "complete": self._is_complete, "seconds": self.seconds}, {})
+
+    @contextmanager
+    def _explained(self, train: TrainingSet, epoch: int) -> Iterator[None]:
+        """Say where a training broke down, and what is left of it.
+
+        Raises:
+            TrainingError: In place of what says that numbers are no longer finite, or memory is used up.
+        """
+        try:
+            yield
+        except FloatingPointError as error:
+            raise TrainingError(
+                f"{self._title}: {error} in epoch {epoch} at learning rate {self.learner.learning_rate:.2e}"
+                f"{self.learner.whereabouts}\n"
+                f"  what to do: lower the learning rate or set clip_norm; {self._left()}"
+            ) from None
+        except TrainingError as error:  # of the evaluation
+            raise TrainingError(f"{self._title}: {error}; {self._left()}") from error
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingError(
+                f"{self._title}: memory is used up in epoch {epoch}{self.learner.whereabouts}, texts of up to "
+                f"{train.tokens.lengths.max()} tokens ({_first_line(error)})\n"
+                f"  what to do: lower batch_size and raise accumulation by as much, which takes the same steps in less "
+                f"memory; or lower max_tokens; {self._left()}"
+            ) from error
+
+    def _left(self) -> str:
+        kept = self.best.whereabouts
+        if self._keeper is not None and self._keeper.path.is_file():
+            kept += f", and the last good state, in {self._keeper.path}"
+        return kept
 
 
 def plan_epoch(lengths: Indices, config: TrainingConfig, generator: np.random.Generator) -> list[Indices]:
@@ -144,7 +312,14 @@ def plan_epoch(lengths: Indices, config: TrainingConfig, generator: np.random.Ge
 
 
 @torch.no_grad()
-def predict_logits(model: nn.Module, data: TrainingSet, fabric: Fabric, *, title: str | None = None) -> Tensor:
+def predict_logits(
+    model: nn.Module,
+    data: TrainingSet,
+    fabric: Fabric,
+    *,
+    title: str | None = None,
+    on_batch: Callable[[], object] | None = None,
+) -> Tensor:
     """Classify all texts without gradients.
 
     Args:
@@ -152,15 +327,20 @@ def predict_logits(model: nn.Module, data: TrainingSet, fabric: Fabric, *, title
         data: The texts.
         fabric: Device and precision.
         title: Name for a progress bar; None: no bar.
+        on_batch: Called after each batch; what it raises ends all.
 
     Returns:
         Logits in the texts' order, float32, on the CPU, (texts, classes).
+
+    Raises:
+        TrainingError: Memory is used up.
     """
     model.eval()
     parts: list[Tensor] = []
     order: list[Indices] = []
     # What is compiled is compiled for training; a graph of its own for this would cost more than it gains.
-    with progress_bar(shown=title is not None) as progress, torch.compiler.set_stance("force_eager"):
+    eager = torch.compiler.set_stance("force_eager")
+    with memory_explained(data), progress_bar(shown=title is not None) as progress, eager:
         task = progress.add_task(title or "", total=len(data), loss="", scores="")
         for indices in sequential_batches(data.tokens.lengths, evaluation_tokens(fabric)):
             batch = data.batch(indices).to(fabric.device)
@@ -168,8 +348,36 @@ def predict_logits(model: nn.Module, data: TrainingSet, fabric: Fabric, *, title
                 parts.append(model(*batch.inputs).float().cpu())
             order.append(indices)
             progress.update(task, advance=len(indices))
+            if on_batch is not None:
+                on_batch()
     logits = torch.cat(parts)
     return torch.empty_like(logits).index_copy_(0, torch.from_numpy(np.concatenate(order)), logits)
+
+
+@contextmanager
+def memory_explained(data: TrainingSet) -> Iterator[None]:
+    """Say what to do where memory is used up by passes over `data` without gradients.
+
+    Their batches hold `evaluation_tokens` or one text, whatever `batch_size` is.
+
+    Raises:
+        TrainingError: In place of what says that memory is used up.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"memory is used up while texts of up to {data.tokens.lengths.max()} tokens are read without training "
+            f"({_first_line(error)})\n"
+            f"  what to do: lower max_tokens, which decides the size here, not batch_size; or end what else uses the "
+            f"memory; or compute where there is more of it, with --device"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 class Learner:
@@ -183,29 +391,54 @@ class Learner:
     ) -> None:
         optimizer = make_optimizer(model, config, b_ratio=b_ratio)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(config, steps))
+        self._moments = optimizer.state  # what the optimiser knows of each parameter
         self._model, self._optimizer = fabric.setup(model, optimizer)  # the same weights behind device and precision
-        self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._trained = trained_parameters(model)
         self._loss, self._config, self._fabric = loss, config, fabric
         self.learning_rate = config.learning_rate
         """Learning rate of the latest step."""
-        self._seconds = 0.0
+        self.steps = 0
+        """Steps taken in all."""
+        self._seen: list[dict[str, Tensor]] = []  # loss and parts of the epoch's batches so far
+        self._seconds = 0.0  # spent on them
+        self._is_between = False  # whether the next `train` goes on with the epoch of these
+        self._at: tuple[int, int, Indices] | None = None  # where in the epoch it is
 
-    def train(self, data: TrainingSet, batches: Sequence[Indices], on_step: Callable[[float], None]) -> Record:
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._fabric.device
+
+    @property
+    def whereabouts(self) -> str:
+        """Say which step was being taken, on which texts."""
+        if self._at is None:
+            return ""
+        step, steps, texts = self._at
+        numbers = ", ".join(map(str, texts[:_NAMED])) + (" …" if len(texts) > _NAMED else "")
+        return f", step {step} of {steps}, on a batch of {len(texts)} texts (counted from 0: {numbers})"
+
+    def train(self, data: TrainingSet, batches: Sequence[Indices], on_step: Callable[[float], object]) -> Record:
         """Go through `batches` once; return the mean over the texts of the loss and its parts."""
-        started = time.perf_counter()
+        if not self._is_between:
+            self._seen, self._seconds = [], 0.0
+        self._is_between = False
+        started = time.perf_counter() - self._seconds
         self._model.train()
-        seen: list[dict[str, Tensor]] = []
-        for first in range(0, len(batches), self._config.accumulation):
-            seen += self._step(data, batches[first : first + self._config.accumulation])
-            on_step(float(seen[-1]["loss"]))
+        steps = math.ceil(len(batches) / self._config.accumulation)
+        for first in range(len(self._seen), len(batches), self._config.accumulation):
+            self._at = (first // self._config.accumulation + 1, steps, batches[first])
+            self._seen += self._step(data, batches[first : first + self._config.accumulation])
+            self._seconds = time.perf_counter() - started
+            on_step(float(self._seen[-1]["loss"]))
+        self._at = None
         labelled = [int((data.labels[batch] != UNLABELLED).sum()) for batch in batches]
-        means = _weighted_means(seen, [len(batch) for batch in batches], labelled)
-        self._seconds = time.perf_counter() - started
+        means = _weighted_means(self._seen, [len(batch) for batch in batches], labelled)
         return {f"train_{name}": mean for name, mean in means.items()}
 
-    def evaluate(self, data: TrainingSet) -> Record:
+    def evaluate(self, data: TrainingSet, on_batch: Callable[[], object] | None = None) -> Record:
         """Score a split."""
-        record = self._loss.score(predict_logits(self._model, data, self._fabric), data)
+        record = self._loss.score(predict_logits(self._model, data, self._fabric, on_batch=on_batch), data)
         _require_finite(record["selection_loss"], "the loss on the selection split")
         return record
 
@@ -218,6 +451,36 @@ class Learner:
             "sentences_per_second": len(data) / self._seconds,
         }
 
+    def state(self) -> State:
+        """Return what the latest step left: weights, the optimiser's moments, and what the epoch has brought so far."""
+        tensors: dict[str, Tensor] = {f"weight/{name}": weight for name, weight in self._trained.items()}
+        for name, weight in self._trained.items():
+            tensors |= {f"moment/{kind}/{name}": value for kind, value in self._moments.get(weight, {}).items()}
+        parts = list(self._seen[0])
+        tensors |= {f"seen/{part}": torch.stack([batch[part] for batch in self._seen]) for part in parts}
+        notes = {"steps": self.steps, "learning_rate": self.learning_rate, "seconds": self._seconds, "parts": parts}
+        return State(notes, tensors)
+
+    @torch.no_grad()
+    def restore(self, state: State) -> None:
+        """Go back to a `state`; the next `train` takes the rest of its epoch's steps."""
+        for name, weight in self._trained.items():
+            weight.copy_(state.tensors[f"weight/{name}"])
+        for key, value in state.tensors.items():
+            kind, _, rest = key.partition("/")
+            if kind == "moment":
+                moment, _, name = rest.partition("/")
+                weight = self._trained[name]
+                like = torch.empty_like(weight) if value.shape == weight.shape else torch.empty_like(value)
+                self._moments[weight][moment] = like.to(weight.device).copy_(value)
+        parts = state.notes["parts"]  # in the order in which the records name them
+        batches = zip(*(state.tensors[f"seen/{part}"].to(self.device).clone() for part in parts), strict=True)
+        self._seen = [dict(zip(parts, values, strict=True)) for values in batches]
+        self._is_between = True
+        self.steps = state.notes["steps"]
+        self.learning_rate, self._seconds = state.notes["learning_rate"], state.notes["seconds"]
+        skip_to(self._schedule, self.steps)
+
     def _step(self, data: TrainingSet, batches: Sequence[Indices]) -> list[dict[str, Tensor]]:
         """Take one optimiser step on the mean over all examples of `batches`; return each batch's loss and parts."""
         self.learning_rate = float(min(self._schedule.get_last_lr()))  # LoRA+ gives B more
@@ -227,25 +490,28 @@ class Learner:
         examples = self._config.batch_size * len(batches) if by_tokens else sum(map(len, batches))
         seen: list[dict[str, Tensor]] = []
         for indices in batches:
+            self._at = None if self._at is None else (*self._at[:2], indices)
             batch = data.batch(indices).to(self._fabric.device)
             parts = self._loss(self._model(*batch.inputs), batch)
             _require_finite(parts["loss"].item(), "the loss")  # before the step: the weights stay usable
             self._fabric.backward(parts["loss"] * (len(indices) / examples))
             seen.append({name: value.detach() for name, value in parts.items()})
         if self._config.clip_norm is not None:
-            clip_grad_norm_(self._trained, self._config.clip_norm)
+            norm = clip_grad_norm_(list(self._trained.values()), self._config.clip_norm)
+            _require_finite(norm.item(), "the gradient's norm")
         self._optimizer.step()
         self._schedule.step()
+        self.steps += 1
         return seen
 
 
 class _BestEpoch:
     """The best epoch so far, and a copy of what was trained until then."""
 
-    def __init__(self, model: nn.Module, metric: str) -> None:
-        self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    def __init__(self, trained: dict[str, nn.Parameter], metric: str) -> None:
+        self._trained = trained
         self._metric = metric
-        self._weights: list[Tensor] = []
+        self._weights: dict[str, Tensor] = {}
         self.record: Record = {}
 
     @property
@@ -258,19 +524,40 @@ class _BestEpoch:
         if self.record and self._score(record) <= self._score(self.record):
             return False
         self.record = record
-        self._weights = [parameter.detach().clone() for parameter in self._trained]
+        self._weights = {name: parameter.detach().clone() for name, parameter in self._trained.items()}
         return True
 
     @torch.no_grad()
     def restore(self) -> None:
         """Give the model the kept weights; the frozen rest never changed."""
-        for parameter, weight in zip(self._trained, self._weights, strict=True):
-            parameter.copy_(weight)
+        for name, weight in self._weights.items():
+            self._trained[name].copy_(weight)
+
+    def state(self) -> State:
+        """Return record and weights."""
+        return State({"record": self.record}, dict(self._weights))
+
+    def restore_state(self, state: State) -> None:
+        """Go back to a `state`."""
+        self.record = state.notes["record"]
+        self._weights = {
+            name: torch.empty_like(self._trained[name]).copy_(weight) for name, weight in state.tensors.items()
+        }
 
     def _score(self, record: Record) -> tuple[float, float]:
         """Return what to maximise; between equal scores (an MCC of 0, say) the lower loss wins."""
         lower_loss = -record["selection_loss"]
         return (lower_loss if self._metric == "loss" else record[self._metric], lower_loss)
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return what is trained of a model, by dotted name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether memory was used up: a GPU's, or the machine's, which PyTorch tells in words alone."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _weighted_means(

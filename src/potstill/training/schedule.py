@@ -58,3 +58,13 @@ def learning_rate_factor(config: TrainingConfig, total_steps: int) -> Callable[[
         return 1.0
 
     return factor
+
+
+def skip_to(schedule: torch.optim.lr_scheduler.LambdaLR, steps: int) -> None:
+    """Put a fresh schedule where `steps` of its steps would have: the rate follows from their number alone."""
+    rates = [base * factor(steps) for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
+    schedule.load_state_dict(
+        schedule.state_dict() | {"last_epoch": steps, "_step_count": steps + 1, "_last_lr": list(rates)}
+    )
+    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
+import torch
 
-from potstill.artifacts import write_atomically
+from potstill.artifacts import digest, file_digest, read_arrays, write_arrays
 from potstill.config import PotstillConfig
 from potstill.data import Corpus, Examples
 from potstill.errors import ConfigError, DataError
 from potstill.runtime import stream
-from potstill.tensors import load_tensors, save_tensors
+from potstill.training.checkpoint import CHECKPOINT_FILE
 from potstill.training.progress import console, progress_bar
 from potstill.transfer.language_model import SEPARATOR, LanguageModel, find_writer
 from potstill.transfer.overlap import near
@@ -33,7 +34,7 @@ _FRUITLESS: Final = 0.01
 """A round of sampling that brings fewer new texts than this share ends it: the language model repeats itself."""
 
 _SAMPLES: Final = "sampled"
-_LANGUAGE_MODEL: Final = "language-model.safetensors"
+_LANGUAGE_MODEL: Final = "language-model"
 
 
 def build_transfer_set(config: PotstillConfig, corpus: Corpus, directory: Path) -> TransferSet:
@@ -53,6 +54,7 @@ def build_transfer_set(config: PotstillConfig, corpus: Corpus, directory: Path) 
         SourceError: The backbone can't be found or reached, or writes no text.
     """
     if (directory / TRANSFER_FILE).is_file():
+        _clear(directory)  # a call may have been interrupted before it did
         return TransferSet.load(directory)
     check_transfer(config, corpus)
     directory.mkdir(parents=True, exist_ok=True)
@@ -74,10 +76,16 @@ def build_transfer_set(config: PotstillConfig, corpus: Corpus, directory: Path) 
         dropped={"held-out": int(like.sum()), "repeated": repeated},
     )
     built.save(directory / TRANSFER_FILE)
-    shutil.rmtree(directory / _SAMPLES, ignore_errors=True)
-    (directory / _LANGUAGE_MODEL).unlink(missing_ok=True)
+    _clear(directory)
     describe(built)
     return built
+
+
+def _clear(directory: Path) -> None:
+    """Remove what nobody needs when the set is there."""
+    shutil.rmtree(directory / _SAMPLES, ignore_errors=True)
+    for name in (_LANGUAGE_MODEL, CHECKPOINT_FILE):
+        (directory / name).unlink(missing_ok=True)
 
 
 def check_transfer(config: PotstillConfig, corpus: Corpus) -> None:
@@ -89,6 +97,21 @@ def check_transfer(config: PotstillConfig, corpus: Corpus) -> None:
             raise DataError("expected a file of texts, found none", file=name, remedy="check transfer.files")
     if config.transfer.sampled:
         find_writer(config.teacher)
+
+
+def files_key(config: PotstillConfig) -> str | None:
+    """Return a digest of what the files of `transfer.files` hold; None where none is named.
+
+    Raises:
+        DataError: One of them can't be read.
+    """
+    digests = []
+    for name in config.transfer.files:
+        try:
+            digests.append(file_digest(Path(name)))
+        except OSError as error:
+            raise _unreadable(Path(name), error) from None
+    return digest(digests) if digests else None
 
 
 def describe(built: TransferSet) -> None:
@@ -127,9 +150,13 @@ def _read(path: Path, config: PotstillConfig, *, in_pairs: bool) -> Found:
                 pair = (item.value, None) if isinstance(item.value, str) else item.value
                 yield pair, f"file:{path.name}"
     except OSError as error:
-        raise DataError(
-            f"expected a file of texts, found none that can be read ({error.strerror})", file=path, remedy="check it"
-        ) from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(
+        f"expected a file of texts, found none that can be read ({error.strerror})", file=path, remedy="check it"
+    )
 
 
 def _sampled(config: PotstillConfig, corpus: Corpus, directory: Path) -> Found:
@@ -158,7 +185,10 @@ def _sampled(config: PotstillConfig, corpus: Corpus, directory: Path) -> Found:
 
 
 class _Samples:
-    """Batches of sampled texts, each kept on disk as soon as it is there; the language model is tuned when asked."""
+    """Batches of sampled texts, each kept on disk as soon as it is there; the language model is tuned when asked.
+
+    What is found damaged is made again, the same.
+    """
 
     def __init__(self, config: PotstillConfig, corpus: Corpus, directory: Path) -> None:
         self._config, self._corpus, self._directory = config, corpus, directory
@@ -166,21 +196,19 @@ class _Samples:
 
     def batch(self, number: int, label: str) -> list[Pair]:
         """Return batch `number`, of texts that were asked for as `label`: drawn before, or now."""
-        path = self._directory / _SAMPLES / f"{number:06}.parquet"
-        if not path.is_file():
+        path = self._directory / _SAMPLES / f"{number:06}"
+        if (kept := read_arrays(path)) is None:
             settings = self._config.transfer
-            texts = list(
-                self._tuned().sample(
-                    label,
-                    BATCH,
-                    temperature=settings.temperature,
-                    top_p=settings.top_p,
-                    seed=(settings.seed << 32) + number,
-                )
+            texts = self._tuned().sample(
+                label,
+                BATCH,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                seed=(settings.seed << 32) + number,
             )
-            table = pa.table({"text": pa.array(texts, pa.string())})
-            write_atomically(path, lambda temporary: pq.write_table(table, temporary))
-        return list(self._split(pq.read_table(path)["text"].to_pylist()))
+            kept = {"texts": np.frombuffer(json.dumps(list(texts)).encode(), dtype=np.uint8)}
+            write_arrays(path, kept)
+        return list(self._split(json.loads(kept["texts"].tobytes())))
 
     def _split(self, texts: Iterable[str]) -> Iterator[Pair]:
         """Yield what is well formed: one line, or two where texts come in pairs."""
@@ -192,12 +220,15 @@ class _Samples:
     def _tuned(self) -> LanguageModel:
         if self._model is None:
             self._model = LanguageModel.load(self._config)
-            path = self._directory / _LANGUAGE_MODEL
-            if path.is_file():
-                load_tensors(self._model.trained, path)
-            else:
+            path, trained = self._directory / _LANGUAGE_MODEL, self._model.trained
+            if (kept := read_arrays(path)) is None:
                 self._model.tune(self._config, self._corpus, self._directory / "history.jsonl")
-                save_tensors(self._model.trained, path)
+                write_arrays(path, {name: weight.detach().cpu().numpy() for name, weight in trained.items()})
+            else:
+                with torch.no_grad():
+                    for name, weight in trained.items():
+                        weight.copy_(torch.from_numpy(kept[name]))
+            (self._directory / CHECKPOINT_FILE).unlink(missing_ok=True)
             self._model.merge()
         return self._model
 

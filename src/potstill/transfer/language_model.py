@@ -33,9 +33,10 @@ from potstill.data import Corpus, Examples
 from potstill.data.tokenised import TrainingSet, tokenise
 from potstill.errors import ConfigError
 from potstill.lora.inject import inject, merge_adapters
+from potstill.training.checkpoint import CHECKPOINT_FILE, Checkpointing
 from potstill.training.compute import compress_frozen_matrices, is_mixed, make_fabric
 from potstill.training.language_modelling import Surprise, sum_per_text
-from potstill.training.loop import fit
+from potstill.training.loop import fit, trained_parameters
 
 SEPARATOR = "\n"
 """Between class, text and second text: texts are put on one line first."""
@@ -132,24 +133,34 @@ class LanguageModel:
         )
 
     def tune(self, config: PotstillConfig, corpus: Corpus, history_file: Path) -> None:
-        """Learn to write the corpus's training texts, each after the name of its class."""
+        """Learn to write the corpus's training texts, each after the name of its class.
+
+        Args:
+            config: `transfer` and `runtime` are used.
+            corpus: The task.
+            history_file: Gets one JSON record per epoch. Beside it the state is kept, `CHECKPOINT_FILE`; the result
+                stays there until the caller, who has kept it elsewhere, removes it.
+        """
         fit(
             NextTokenLoss(self.model),
             self._training_set(corpus.train, corpus.label_names),
             self._training_set(corpus.selection, corpus.label_names),
             Surprise(),
-            config.transfer.training,
+            config.transfer.training.model_copy(update={"metric": "loss"}),  # it answers nothing that could be right
             fabric=self.fabric,
             seed=config.transfer.seed,
             history_file=history_file,
             save=lambda: None,
             title="language model",
+            checkpointing=Checkpointing.of(
+                config.runtime, history_file.with_name(CHECKPOINT_FILE), config.transfer.lora
+            ),
         )
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
         """What `tune` trains, by dotted name."""
-        return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        return trained_parameters(self.model)
 
     def merge(self) -> None:
         """Put the adapters into the weights: before sampling, where each token costs a pass over all of them."""

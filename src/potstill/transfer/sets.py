@@ -17,14 +17,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from potstill.artifacts import write_atomically
+from potstill.artifacts import digest, write_atomically
 from potstill.data import UNLABELLED, Examples
 from potstill.errors import ArtifactError
 
 TRANSFER_FILE: Final = "transfer.parquet"
 
 _METADATA: Final = b"potstill"
-_FORMAT: Final = 1
+_FORMAT: Final = 2
+
+
+_DAMAGES: Final = (OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError, pa.ArrowException)
+"""What reading a file that is no transfer set, or no longer one, can end with."""
 
 
 @dataclass(frozen=True)
@@ -92,16 +96,31 @@ class TransferSet:
         return replace(self, logits=logits.numpy(), teacher=teacher)
 
     def save(self, path: Path) -> None:
-        """Write the set as Parquet, atomically: columns `text`, `pair`, `source` and, where judged, `logits`."""
+        """Write the set as Parquet, atomically: columns `text`, `pair`, `source` and, where judged, `logits`.
+
+        The file carries the digest of its content, so that it can be moved and checked by itself.
+
+        Raises:
+            ArtifactError: The system refuses. What stood at `path` before is as it was.
+        """
         columns: dict[str, Any] = {"text": self.texts, "source": pa.array(self.sources).dictionary_encode()}
         if self.pairs is not None:
             columns["pair"] = self.pairs
         if self.logits is not None:
             flat = pa.array(self.logits.ravel())
             columns["logits"] = pa.FixedSizeListArray.from_arrays(flat, self.logits.shape[1])
-        notes = {"format": _FORMAT, "dropped": dict(self.dropped), "teacher": self.teacher}
+        notes = {
+            "format": _FORMAT,
+            "dropped": dict(self.dropped),
+            "teacher": self.teacher,
+            "digest": self._digest(),
+        }
         table = pa.table(columns).replace_schema_metadata({_METADATA: json.dumps(notes)})
-        write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+        write_atomically(
+            path,
+            # A page that was altered is noticed before it is unpacked.
+            lambda temporary: pq.write_table(table, temporary, compression="zstd", write_page_checksum=True),
+        )
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -111,17 +130,18 @@ class TransferSet:
             path: The file, or the directory it is in.
 
         Raises:
-            ArtifactError: It is missing or damaged, or is no transfer set.
+            ArtifactError: It is missing, altered or damaged, or is no transfer set.
         """
         file = path / TRANSFER_FILE if path.is_dir() else path
         try:
-            table = pq.read_table(file)
+            table = pq.ParquetFile(file, page_checksum_verification=True).read()
+            table.validate(full=True)  # strings that are no UTF-8 surface here
             notes = json.loads((table.schema.metadata or {})[_METADATA])
             if notes["format"] != _FORMAT:
                 raise ValueError(f"format {notes['format']}")
             columns = {name: table[name] for name in table.column_names}
             logits = columns.get("logits")
-            return cls(
+            found = cls(
                 texts=tuple(columns["text"].to_pylist()),
                 pairs=tuple(columns["pair"].to_pylist()) if "pair" in columns else None,
                 sources=tuple(columns["source"].to_pylist()),
@@ -129,8 +149,18 @@ class TransferSet:
                 logits=None if logits is None else np.stack(logits.to_numpy()).astype(np.float32),
                 teacher=notes["teacher"],
             )
-        except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
+            if found._digest() != notes["digest"]:
+                raise ValueError("it was altered: its digest is not that of its content")
+        except _DAMAGES as error:
             raise ArtifactError(
                 f"{file}: expected a transfer set, found none that can be read ({type(error).__name__}: {error})\n"
                 f"  what to do: name what `potstill transfer` wrote, or let it write the set again"
             ) from None
+        return found
+
+    def _digest(self) -> str:
+        """Return a digest of all that is kept."""
+        logits = None if self.logits is None else (self.logits.dtype.str, self.logits.shape)
+        shape = (len(self), self.pairs is not None, sorted(self.dropped.items()), self.teacher, logits)
+        values = b"" if self.logits is None else self.logits.tobytes()
+        return digest([str(shape), *self.texts, *(self.pairs or ()), *self.sources, values])

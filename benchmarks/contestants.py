@@ -1,0 +1,178 @@
+"""A contestant of `inference.py`, in a process of its own: loaded, asked, measured; the result is printed as JSON.
+
+    python benchmarks/contestants.py KIND DIRECTORY --texts FILE --threads 1 --seconds 3 --calls 1000
+
+Only the standard library is imported before the clock runs, so that `load_ms` is what a user's program waits for:
+imports and weights. All contestants get the same texts as strings, and answer with class indices. The process is kept
+to `--threads` cores, since not every library asks how many threads it may take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+Predict = Callable[[list[str]], list[int]]
+
+FEWEST_CALLS = 200
+"""Single texts at least, however slow: two of so many are slower than the 99th percentile."""
+BATCH = 64
+"""Texts at a time, where a library leaves that to its user."""
+
+
+def student(directory: Path, threads: int, *, int8: bool = False) -> Predict:
+    """Load an exported student, or whatever is laid out like one: the runtime, without torch.
+
+    Several threads share the texts out, each computing with one: a recurrent network's steps are too small to be
+    shared themselves.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    from potstill.runtime import Classifier
+
+    classifier = Classifier.load(directory, threads=1, int8=int8)
+    labels = {name: number for number, name in enumerate(classifier.labels)}
+
+    def predict(texts: list[str]) -> list[int]:
+        return [labels[name] for name in classifier.predict(texts)]
+
+    if threads == 1:
+        return predict
+    pool = ThreadPoolExecutor(threads)
+
+    def shared(texts: list[str]) -> list[int]:
+        size = -(-len(texts) // threads)
+        parts = [texts[start : start + size] for start in range(0, len(texts), size)]
+        return [answer for answers in pool.map(predict, parts) for answer in answers]
+
+    return shared
+
+
+def student_int8(directory: Path, threads: int) -> Predict:
+    """Load an exported student's 8-bit variant."""
+    return student(directory, threads, int8=True)
+
+
+def teacher(directory: Path, threads: int) -> Predict:
+    """Load a teacher, with its adapters in its weights; precision as `auto` chooses it for this machine."""
+    import torch
+
+    from potstill.config import RuntimeConfig
+    from potstill.models import TeacherModel
+    from potstill.teacher import Teacher
+
+    torch.set_num_threads(threads)
+    loaded = Teacher.load(directory, RuntimeConfig(device="cpu"))
+    loaded.merged().__enter__()  # for the life of this process
+    model = TeacherModel(loaded)
+    return lambda texts: model.probabilities(texts).argmax(axis=1).tolist()
+
+
+def sklearn(directory: Path, threads: int) -> Predict:
+    """Load scikit-learn's pipeline as its users keep it."""
+    import joblib
+
+    pipeline = joblib.load(directory / "pipeline.joblib")
+    return lambda texts: pipeline.predict(texts).tolist()
+
+
+def fasttext(directory: Path, threads: int) -> Predict:
+    """Load fastText's own file."""
+    import fasttext as library
+
+    model = library.load_model(str(directory / "model.bin"))
+
+    def predict(texts: list[str]) -> list[int]:
+        labels, _ = model.predict([text.replace("\n", " ") for text in texts])
+        return [int(label[0].removeprefix("__label__")) for label in labels]
+
+    return predict
+
+
+def static(directory: Path, threads: int) -> Predict:
+    """Load model2vec's static embeddings, and the linear map on top."""
+    import numpy as np
+    from model2vec import StaticModel
+
+    model = StaticModel.from_pretrained(directory)
+    head = np.load(directory / "head.npz")
+    weights, bias = head["weights"], head["bias"]  # (width,), ()
+    return lambda texts: (model.encode(texts, use_multiprocessing=False) @ weights + bias > 0).astype(int).tolist()
+
+
+KINDS: dict[str, Callable[[Path, int], Predict]] = {
+    "student": student,
+    "student_int8": student_int8,
+    "teacher": teacher,
+    "sklearn": sklearn,
+    "fasttext": fasttext,
+    "static": static,
+}
+
+
+def main() -> None:
+    """Load, ask, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--texts", type=Path, required=True, help="JSON file with a list of texts")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=3.0, help="ask all texts again and again for so long")
+    parser.add_argument("--size", type=int, help="texts a call (default: all)")
+    parser.add_argument("--calls", type=int, default=0, help="then ask so many single texts")
+    args = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-args.threads :])
+    texts: list[str] = json.loads(args.texts.read_text(encoding="utf-8"))
+    started = time.perf_counter()
+    predict = KINDS[args.kind](args.directory, args.threads)
+    measured = {"load_ms": 1e3 * (time.perf_counter() - started)}
+    predict(texts[:BATCH])  # what happens once
+    measured |= _rate(predict, texts, args.size or len(texts), args.seconds)
+    measured["predictions"] = predict(texts)
+    if args.calls:
+        measured |= _delays(predict, texts, args.calls, args.seconds)
+    sys.stdout.write(json.dumps(measured | {"rss_mb": _peak_bytes() / 1e6}))
+
+
+def _rate(predict: Predict, texts: list[str], size: int, seconds: float) -> dict[str, float]:
+    """Ask all texts, `size` a call, and again until the time is over."""
+    passes, started = 0, time.perf_counter()
+    while not passes or time.perf_counter() - started < seconds:
+        for start in range(0, len(texts), size):
+            predict(texts[start : start + size])
+        passes += 1
+    return {"sentences_per_s": passes * len(texts) / (time.perf_counter() - started), "passes": passes}
+
+
+def _delays(predict: Predict, texts: list[str], calls: int, seconds: float) -> dict[str, float]:
+    """Ask single texts, each a call."""
+    delays: list[float] = []
+    begun = time.perf_counter()
+    while len(delays) < calls and (len(delays) < FEWEST_CALLS or time.perf_counter() - begun < seconds):
+        text = [texts[len(delays) % len(texts)]]
+        started = time.perf_counter()
+        predict(text)
+        delays.append(1e3 * (time.perf_counter() - started))
+    delays.sort()
+    return {"p50_ms": delays[len(delays) // 2], "p99_ms": delays[int(0.99 * len(delays))], "calls": len(delays)}
+
+
+def _peak_bytes() -> int:
+    """Return the most memory that this process has held resident."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # `getrusage` counts what the process that forked this one held
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""`potstill predict` on a million lines: killed half way, gone on with, and every answer looked at.
+
+    python benchmarks/predict_stream.py --student runs/NAME
+
+Lines are generated: each says its own number, so that an answer which is lost, repeated or out of its place is found.
+The command is killed (SIGKILL, no chance to tidy up) when half is answered, then called again. Resident memory is
+sampled: it must not grow with the lines. The result is `benchmarks/results/predict_stream.json`.
+
+What this needs beside Potstill: pip install 'potstill[benchmarks]'
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from common import Run, arguments, resident_mb, write_result
+from potstill.runtime.directory import find_student
+
+WORDS = [
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "who",
+    "that",
+    "sat",
+    "saw",
+    "ran",
+    "slept",
+    "grass",
+    "tree",
+    "naïve",
+    "漢字",
+    "🙂",
+    "and",
+    "or",
+    "not",
+    "quickly",
+    "never",
+    "was",
+    "has",
+    "been",
+]
+SAMPLED = 0.25
+"""Seconds between two looks at memory and progress."""
+GROWTH = 1.1
+"""Memory in the last third over that in the first, at most; what is left is the allocator's."""
+PREDICT = "import sys; from potstill.cli import main; main(sys.argv[1:])"
+
+
+def main() -> None:
+    """Generate, predict, kill, go on, check, write the result."""
+    parser = arguments(__doc__)
+    parser.add_argument("--student", type=Path, required=True, help="an export, a student or a run")
+    parser.add_argument("--int8", action="store_true", help="take its 8-bit variant")
+    parser.add_argument("--lines", type=int, default=1_000_000)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        source, answers = Path(work) / "lines.txt", Path(work) / "answers.jsonl"
+        with source.open("w", encoding="utf-8") as file:
+            file.writelines(f"{line(number)}\n" for number in range(1, args.lines + 1))
+        command = [sys.executable, "-c", PREDICT, "predict", str(find_student(args.student)), str(source)]
+        command += ["--out", str(answers), *(["--int8"] if args.int8 else [])]
+        note = answers.with_name(f"{answers.name}.part.json")
+        runs = [_watch("killed", command, note, args.lines // 2), _watch("gone on with", command, note, None)]
+        found = check(answers, args.lines)
+    write_result(args.out, runs, lines=args.lines, check=found, targets=_targets(runs, found, args.lines))
+
+
+def line(number: int) -> str:
+    """Make a text of 2 to 20 words that no other line has."""
+    generator = random.Random(number)  # noqa: S311 - nothing secret
+    return " ".join([str(number), *generator.choices(WORDS, k=generator.randint(1, 19))])
+
+
+def check(answers: Path, lines: int) -> dict[str, int]:
+    """Count the answers, those in their place with their own text, and those that are no whole line."""
+    counted, right, broken = 0, 0, 0
+    with answers.open(encoding="utf-8") as file:
+        for number, content in enumerate(file, start=1):
+            counted += 1
+            try:
+                answer = json.loads(content)
+            except ValueError:
+                broken += 1
+                continue
+            right += answer["line"] == number and answer["text"] == line(number)
+    return {"expected": lines, "answers": counted, "right": right, "broken": broken}
+
+
+def _watch(name: str, command: Sequence[str], note: Path, until: int | None) -> Run:
+    """Run the command, sample its memory, and kill it when `until` lines are answered."""
+    begun = _answered(note)
+    started = time.monotonic()
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)  # noqa: S603
+    memory: list[float] = []
+    last = begun
+    while process.poll() is None:
+        last = max(last, _answered(note))
+        if until is not None and last >= until:
+            process.send_signal(signal.SIGKILL)
+            break
+        if rss := resident_mb(process.pid):
+            memory.append(rss)
+        time.sleep(SAMPLED)
+    _, errors = process.communicate()
+    if until is None and process.returncode:
+        sys.exit(f"expected the command to end well, found status {process.returncode}:\n{errors}")
+    if until is not None and process.returncode != -signal.SIGKILL:
+        sys.exit(f"expected to kill the command when {until} lines were answered; it ended before:\n{errors}")
+    third = max(1, len(memory) // 3)
+    early, late = (max(part, default=0.0) for part in (memory[:third], memory[-third:]))
+    return {
+        "name": name,
+        "seconds": time.monotonic() - started,
+        "answered_before": begun,
+        "answered_at_least": last,
+        "rss_mb_early": early,
+        "rss_mb_late": late,
+        "rss_mb": max(memory, default=0.0),
+        "told": errors.strip().splitlines()[-1:],
+    }
+
+
+def _answered(note: Path) -> int:
+    """Read how far the command says that it has come."""
+    try:
+        return int(json.loads(note.read_text(encoding="utf-8"))["answered"])
+    except FileNotFoundError:
+        return 0
+
+
+def _targets(runs: Sequence[Run], found: dict[str, int], lines: int) -> list[dict[str, Any]]:
+    """Say what was wanted, what was found, and whether that will do."""
+    growth = max(run["rss_mb_late"] / max(run["rss_mb_early"], 1e-9) for run in runs)
+    resumed = runs[1]["answered_before"]
+    rows = [
+        ("answers", lines, found["answers"], found["answers"] == lines),
+        ("answers in their place, to their own text", lines, found["right"], found["right"] == lines),
+        ("answered before the kill, at least", lines // 2, resumed, resumed >= lines // 2),
+        ("growth of memory, at most", GROWTH, growth, growth <= GROWTH),
+    ]
+    return [{"what": what, "wanted": wanted, "found": value, "met": met} for what, wanted, value, met in rows]
+
+
+if __name__ == "__main__":
+    main()

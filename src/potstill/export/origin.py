@@ -1,0 +1,103 @@
+"""Where a student comes from, as far as the files around it tell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from potstill.config import PotstillConfig
+from potstill.data import Corpus, load_corpus
+from potstill.errors import ArtifactError, PotstillError
+from potstill.evaluation import ModelResult, Role, Summary
+from potstill.models import TrainingRecord
+from potstill.report import SUMMARY_FILE, read_summary
+from potstill.runtime.directory import Manifest, holds
+
+_STUDENTS: Final[tuple[Role, ...]] = ("distilled", "baseline")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is known of a student's making.
+
+    Attributes:
+        config: The settings, where `config.yaml` is beside it or above it.
+        summary: What its run found out, where it is of a run.
+        record: How its training went, where that has ended.
+        corpus: The data of `config`, where it can be read and is of the student's task.
+        no_corpus: Why there is no corpus; empty where there is one.
+    """
+
+    config: PotstillConfig | None
+    summary: Summary | None
+    record: TrainingRecord | None
+    corpus: Corpus | None
+    no_corpus: str
+
+    @classmethod
+    def find(cls, student: Path, manifest: Manifest, config_name: str) -> Origin:
+        """Look around a student's directory.
+
+        Args:
+            student: The directory.
+            manifest: The student's.
+            config_name: What a file of settings is called.
+
+        Raises:
+            PotstillError: A file is there, but damaged.
+        """
+        places = _places(student.resolve())
+        config_file = next((file for place in places if (file := place / config_name).is_file()), None)
+        run_dir = next((place for place in places if holds(place, SUMMARY_FILE)), None)
+        config = None if config_file is None else PotstillConfig.load(config_file)
+        corpus, problem = _corpus(config, manifest)
+        return cls(
+            config=config,
+            summary=None if run_dir is None else _summary(run_dir),
+            record=TrainingRecord.find(student),
+            corpus=corpus,
+            no_corpus=problem,
+        )
+
+    @property
+    def result(self) -> ModelResult | None:
+        """The student in its run's summary."""
+        if self.summary is None or self.record is None:
+            return None
+        models = self.summary.of(self.record.role)
+        return next((model for model in models if model.seed == self.record.seed), None)
+
+
+def _places(student: Path) -> list[Path]:
+    """Return the student's directory, and those above that are its run's or its sibling seeds'."""
+    places = [student]
+    if student.name.startswith("seed-"):
+        places.append(student.parent)
+        if student.parent.name in _STUDENTS:
+            places.append(student.parent.parent)
+    return places
+
+
+def _summary(run_dir: Path) -> Summary:
+    try:
+        return read_summary(run_dir)
+    except (UnicodeDecodeError, ArtifactError) as error:
+        raise ArtifactError(
+            f"{run_dir / SUMMARY_FILE}: expected a run's summary, found what can't be read: "
+            f"{str(error).splitlines()[0]}\n"
+            f"  what to do: restore it (`potstill doctor {run_dir}` says more); or copy the student alone to another "
+            f"place, and export that"
+        ) from None
+
+
+def _corpus(config: PotstillConfig | None, manifest: Manifest) -> tuple[Corpus | None, str]:
+    if config is None:
+        return None, "there are no settings beside the student that would name its data"
+    try:
+        corpus = load_corpus(config.data)
+    except PotstillError as error:
+        return None, f"its data can't be read: {str(error).splitlines()[0]}"
+    if not corpus.has_classes(manifest.label_names) or corpus.in_pairs != manifest.pairs:
+        return None, "what its settings call its data is now of another task"
+    return corpus, ""

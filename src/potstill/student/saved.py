@@ -1,0 +1,35 @@
+"""A saved student's network, read back for PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from potstill.errors import ArtifactError
+from potstill.runtime.directory import Manifest, StudentFiles, require_student
+from potstill.runtime.seal import read
+from potstill.student.network import DistilRNN, StudentSpec
+from potstill.tensors import load_tensors
+
+
+def load_network(directory: Path | str) -> DistilRNN:
+    """Read the weights of a student, in evaluation mode.
+
+    Args:
+        directory: A student's, or what `potstill export --format torch` or `--format huggingface` wrote.
+
+    Raises:
+        ArtifactError: It is incomplete or damaged, or its files don't belong together.
+    """
+    files = StudentFiles(Path(directory))
+    require_student(files.directory)
+    found = read(files.directory, (files.manifest.name, files.weights.name))
+    manifest = Manifest.parse(found[files.manifest.name], files.manifest)
+    try:
+        network = DistilRNN(StudentSpec(**manifest.spec))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ArtifactError(
+            f"{files.manifest} is damaged: expected a student's shape as spec, found {error}\n"
+            "  what to do: restore it, or save the student again"
+        ) from None
+    load_tensors(dict(network.named_parameters()), files.weights, content=found[files.weights.name])
+    return network.eval()

@@ -1,0 +1,71 @@
+"""What the torture by kills makes of trials that go wrong; it is run by hand (`make torture`)."""
+
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+TORTURE = Path(__file__).resolve().parents[2] / "benchmarks" / "torture"
+MODULES = ("kills", "remains", "common")
+
+
+@pytest.fixture(scope="module")
+def kills():
+    path = list(sys.path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(TORTURE.parent)
+        patch.syspath_prepend(TORTURE)
+        yield __import__("kills")
+        for name in MODULES:
+            sys.modules.pop(name, None)
+    sys.path[:] = path
+
+
+@pytest.fixture
+def attempt(kills, tmp_path, monkeypatch):
+    """Return a function that makes a trial in which the run leaves `files`, or raises."""
+
+    def make(files, expected, error=None, sealed=True):
+        place = kills.Place(tmp_path / "trial", tmp_path / "config.yaml")
+
+        def end_and_go_on(place, seconds, generator, ends):
+            ends.append({"signal": "SIGKILL"})
+            place.run.mkdir(parents=True)
+            for name in files:
+                (place.run / name).write_text("1")
+            if error is not None:
+                raise error
+
+        monkeypatch.setattr(kills, "end_and_go_on", end_and_go_on)
+        if sealed:
+            monkeypatch.setattr(kills, "verify_all", lambda run: None)
+        found = kills.trial(place, 1.0, random.Random(0), expected)
+        return found, place
+
+    return make
+
+
+def test_a_run_like_the_undisturbed_one_is_removed(attempt):
+    made, place = attempt(["checksums.json"], {"checksums.json": "there"})
+    assert made == {"ends": [{"signal": "SIGKILL"}], "identical": True, "differing": [], "files": 1}
+    assert not place.root.exists()
+
+
+def test_a_seal_that_is_missing_is_a_difference(attempt):
+    made, place = attempt(["report.md"], {"report.md": "there", "checksums.json": "there"})
+    assert (made["identical"], made["differing"]) == (False, ["checksums.json"])
+    assert place.run.exists()
+
+
+def test_models_and_run_have_to_fit_their_seals(attempt):
+    made, _ = attempt(["report.md"], {"report.md": "there"}, sealed=False)
+    assert (made["identical"], made["differing"]) == (False, [])
+    assert "error" in made
+
+
+def test_a_trial_that_fails_otherwise_is_told_and_ends_nothing(kills, attempt):
+    made, _ = attempt([], {}, error=kills.FailedError("expected status 143, found 1"))
+    assert made["identical"] is False
+    assert made["error"] == "expected status 143, found 1"
+    assert made["ends"] == [{"signal": "SIGKILL"}]

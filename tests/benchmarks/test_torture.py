@@ -1,0 +1,103 @@
+"""What the torture's programs compute; they themselves are run by hand (`make torture`)."""
+
+import json
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+TORTURE = Path(__file__).resolve().parents[2] / "benchmarks" / "torture"
+MODULES = ("flips", "soak", "small", "faults", "tables", "common")
+
+
+@pytest.fixture(scope="module")
+def torture():
+    path = list(sys.path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(TORTURE.parent)
+        patch.syspath_prepend(TORTURE)
+        yield {name: __import__(name) for name in MODULES}
+        for name in MODULES:
+            sys.modules.pop(name, None)
+    sys.path[:] = path
+
+
+def seen(memory, files=3):
+    return [{"rss_mb": value, "files": files, "threads": 1, "temporary": 0} for value in memory]
+
+
+def test_steady_growth_is_a_leak_and_a_beginning_is_none(torture):
+    verdict = torture["soak"].verdict
+    leaking = verdict(seen([100 + number for number in range(40)]))
+    assert leaking["rss_mb"]["growth"] == pytest.approx(19)
+    assert leaking["leaks"] == ["rss_mb"]
+    assert verdict(seen([100, 160, 190] + [200 + number % 2 for number in range(40)]))["leaks"] == []
+    growing = [one | {"files": number} for number, one in enumerate(seen([100] * 10))]
+    assert verdict(growing)["leaks"] == ["files"]
+
+
+def test_a_look_at_this_process(torture, tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    found = torture["soak"].look("self", tmp_path)
+    assert found["rss_mb"] > 10
+    assert found["files"] > 2
+    assert found["temporary"] == 2
+
+
+def test_every_kind_of_damage_changes_the_file(torture, tmp_path):
+    damage, draw, kinds = torture["flips"].damage, random.Random(0), set()
+    file, sibling = tmp_path / "file", tmp_path / "sibling"
+    sibling.write_bytes(b"other")
+    for _ in range(200):
+        file.write_bytes(b"\x01content")
+        kinds.add(damage(file, [sibling], draw).split()[0])
+        assert not file.exists() or file.read_bytes() != b"\x01content"
+    assert kinds == {"bit", "byte", "cut", "longer", "zeroed", "sibling", "removed"}
+
+
+def test_files_of_a_kind_are_counted_together(torture):
+    label, work = torture["flips"].label, Path("/work")
+    assert label(work / "cache" / "tokens" / ("0" * 32), work) == "cache/tokens/*"
+    assert label(work / "run" / "teacher" / "seed-3" / "teacher.json", work) == "run/teacher/*/teacher.json"
+
+
+def test_each_fault_comes_once(torture):
+    faults = torture["faults"].faults
+    every = list(faults(4, 100, 3, random.Random(0)))
+    assert len({how for how, fault in every if fault.at}) == 4 * 3
+    assert len([fault for _, fault in every if fault.largest]) == 3
+    assert len(list(faults(1000, 20, 0, random.Random(0)))) == 20
+
+
+def test_the_table_tells_each_result(torture, tmp_path, monkeypatch):
+    tables = torture["tables"]
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    assert tables.torture() == "No result is committed yet."
+    growth = {name: {"growth": 0.25} for name in ("rss_mb", "files", "threads", "temporary")}
+    results = {
+        "kills": {"trials": 50, "identical": 49},
+        "flips": {
+            "runs": [
+                {"name": "run/teacher/*/teacher.json", "damaged": 3, "refused": 2, "failed": 1},
+                {"name": "run/teacher/*/training.json", "damaged": 4, "refused": 4},
+                {"name": "cache/tokens/*", "damaged": 5, "rebuilt": 5},
+            ]
+        },
+        "faults": {"runs": [{"name": "teacher", "calls": 9, "faults": 30, "refused": 28, "done": 2}]},
+        "fuzz": {"runs": [{"name": "csv", "seconds": 600, "executions": 12345, "findings": []}]},
+        "soak": {"runs": [{"name": "serving", "answers": 140, "looks": 7, **growth}]},
+    }
+    for name, result in results.items():
+        (tmp_path / f"torture_{name}.json").write_text(json.dumps({"command": f"python {name}.py", **result}))
+    shown = tables.torture()
+    assert "| 50 | 49 end bit for bit" in shown
+    assert (
+        "| teachers: bits, bytes and blocks changed, cut, removed | 7 | 6 refused with one message, 1 **FAILED** |"
+        in shown
+    )
+    assert "| the cache's tokens: bits, bytes and blocks changed, cut, removed | 5 | 5 made again |" in shown
+    assert "| writing refused: teacher | 30 | 28 refused with one message, 2 done all the same |" in shown
+    assert "| parser fuzzed for 600 s: csv | 12,345 | errors of ours or none |" in shown
+    assert "| serving | 140 answers | growth over the second half: memory, MiB +0.2" in shown
+    assert shown.endswith("`python soak.py`.")

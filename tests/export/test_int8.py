@@ -1,0 +1,81 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from potstill.data import Examples
+from potstill.export.int8 import Trial, compare, quantise
+from potstill.export.onnx import build_model
+from potstill.runtime import Classifier
+from potstill.runtime.directory import Manifest
+from potstill.runtime.session import EXTERNAL, open_session, run
+from potstill.student.model import train_vocabulary
+from potstill.student.network import DistilRNN, StudentSpec
+
+SHAPES = list(itertools.product(("rnn", "gru", "lstm"), ("last", "max", "attention")))
+
+
+def make_student(cell="lstm", pooling="max", **changes) -> DistilRNN:
+    fields = {"embedding_size": 32, "hidden_size": 24, "num_layers": 2, "bidirectional": True, "dropout": 0.0}
+    torch.manual_seed(0)
+    return DistilRNN(
+        StudentSpec(cell=cell, pooling=pooling, vocab_size=300, num_classes=2, padding_id=0, **(fields | changes))
+    ).eval()
+
+
+@pytest.mark.parametrize(("cell", "pooling"), SHAPES)
+def test_every_shape_has_a_smaller_variant_that_computes_nearly_the_same(cell, pooling, caplog):
+    graph = build_model(make_student(cell, pooling))
+    reduced = quantise(graph)
+    assert len(reduced) < 0.8 * len(graph)
+    assert EXTERNAL not in reduced  # else it would be refused on loading
+    sequences = [[5, 6, 7], [8] * 12, [9]]
+    exact, found = (run(open_session(content, threads=1), sequences, padding_id=0) for content in (graph, reduced))
+    assert 0 < np.abs(exact - found).max() < 0.02
+    assert not caplog.records
+
+
+def trial(**changes):
+    values = {"bytes_float32": 4000, "bytes_int8": 1000, "mcc_float32": 0.4, "mcc_int8": 0.4, "speed": 2.0}
+    return Trial(**(values | changes), agreement=1.0, texts=100)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({}, None),
+        ({"mcc_int8": 0.392, "speed": 0.95}, None),
+        ({"bytes_int8": 4000}, None),
+        ({"mcc_int8": 0.389}, "MCC"),
+        ({"mcc_int8": 0.411}, "MCC"),
+        ({"mcc_int8": float("nan")}, "MCC"),
+        ({"speed": 0.8}, "slower"),
+        ({"bytes_int8": 5000}, "larger"),
+        ({"bytes_int8": 3900, "speed": 1.05}, "neither"),
+    ],
+)
+def test_what_it_has_to_be_to_be_kept(changes, problem):
+    found = trial(**changes).problem
+    assert found is None if problem is None else problem in found
+
+
+def test_both_are_scored_as_the_runtime_answers():
+    texts = ("the cat sat", "a dog ran", "birds sing", "wet grass")
+    tokenizer = train_vocabulary(texts, 300)
+    manifest = Manifest({"padding_id": 0}, ("no", "yes"), 16)
+    network = make_student()
+    graphs = [build_model(network)]
+    with torch.no_grad():
+        network.head.bias[1] += 100.0  # always the second class
+    graphs.append(build_model(network))
+    first, second = (Classifier(open_session(graph, 1), tokenizer, manifest) for graph in graphs)
+    labels = (first.predict(texts) == "yes").astype(np.int64)
+    if len(set(labels)) == 1:  # so that an MCC is defined: one answer is called wrong
+        labels[0] = 1 - labels[0]
+    found = compare(first, second, (10, 5), Examples(texts, labels), rounds=1)
+    assert found.mcc_int8 == 0.0
+    assert (found.bytes_float32, found.bytes_int8, found.texts) == (10, 5, 4)
+    assert found.agreement == np.mean(first.predict(texts) == "yes")
+    assert found.speed > 0
+    assert "MCC" in found.describe()

@@ -1,0 +1,301 @@
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from potstill.errors import ArtifactError
+from potstill.runtime import seal as module
+from potstill.runtime.directory import holds, require_student
+from potstill.runtime.seal import SEAL, is_sealed, read, seal, sealing, undisturbed, verify
+
+FILES = {"weights": b"0123456789", "manifest.json": b'{"a": 1}', "empty": b""}
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return save(tmp_path / "model", FILES)
+
+
+def save(directory, files):
+    with sealing(directory) as staged:
+        for name, content in files.items():
+            (staged / name).write_bytes(content)
+    return directory
+
+
+def names_of(directory):
+    return {path.name for path in directory.iterdir()}
+
+
+def test_what_was_sealed_is_read_and_nothing_else_stands_there(directory):
+    assert read(directory, FILES) == FILES
+    assert set(verify(directory, FILES)) == set(FILES)
+    assert names_of(directory) == {*FILES, SEAL}
+    content = json.loads((directory / SEAL).read_text())
+    assert content["format"] == 1
+    assert content["files"]["weights"] == {
+        "bytes": 10,
+        "sha256": "84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882",
+    }
+
+
+@pytest.mark.parametrize("name", [*FILES, SEAL])
+@pytest.mark.parametrize("reader", [read, verify])
+def test_every_flip_and_every_truncation_is_refused_or_harmless(directory, name, reader):
+    """Harmless: what is read is what was saved, since white space of the seal was cut off, say."""
+    path = directory / name
+    whole = path.read_bytes()
+    intact = reader(directory, FILES)
+    cut = [whole[:place] for place in range(len(whole))]
+    flipped = [
+        whole[:place] + bytes([whole[place] ^ mask]) + whole[place + 1 :]
+        for place in range(len(whole))
+        for mask in (1, 0x10, 0x80)
+    ]
+    for content in (*cut, *flipped, whole + b"x"):
+        path.write_bytes(content)
+        try:
+            found = reader(directory, FILES)
+        except ArtifactError as error:
+            found = None
+            message = str(error)
+        if found is None:
+            assert str(path if name != SEAL else directory) in message
+        else:
+            assert name == SEAL
+            assert sorted(found) == sorted(intact)
+            assert not isinstance(found, dict) or found == intact
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: path.unlink(), r"is incomplete: expected a file weights, found none"),
+        (lambda path: path.write_bytes(b"012345678"), r"weights was cut short: expected 10 bytes, found 9"),
+        (lambda path: path.write_bytes(b"01234567890"), r"weights was altered: expected 10 bytes, found 11"),
+        (lambda path: path.write_bytes(b"012345678x"), r"weights was altered, or is of another save"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), r"is incomplete: expected a file weights"),
+    ],
+)
+def test_each_damage_is_told(directory, change, message):
+    change(directory / "weights")
+    with pytest.raises(ArtifactError, match=message):
+        read(directory, FILES)
+    with pytest.raises(ArtifactError, match=message):
+        verify(directory)
+
+
+def test_files_of_two_saves_do_not_fit_each_other(directory, tmp_path):
+    other = save(tmp_path / "other", FILES | {"weights": b"9876543210"})
+    shutil.copy(other / "weights", directory / "weights")
+    with pytest.raises(ArtifactError, match="weights was altered, or is of another save"):
+        verify(directory)
+
+
+def test_a_file_that_is_not_sealed_is_not_read(directory):
+    (directory / "more").write_bytes(b"x")
+    for reader in (read, verify):
+        with pytest.raises(ArtifactError, match="expected more among the sealed files"):
+            reader(directory, ["more"])
+    assert "more" not in verify(directory)
+
+
+def test_a_directory_without_a_seal_is_refused_until_somebody_vouches_for_it(directory):
+    (directory / SEAL).unlink()
+    assert not is_sealed(directory)
+    with pytest.raises(ArtifactError, match=r"expected checksums\.json"):
+        read(directory, FILES)
+    seal(directory, FILES)
+    assert read(directory, FILES) == FILES
+
+
+@pytest.mark.parametrize("name", ["../weights", "a/b", "..", ".", "", "/etc/passwd", "a\\b", "c:d", "a\0b", SEAL])
+def test_no_name_leads_out_of_the_directory(directory, name):
+    entry = {"bytes": 10, "sha256": "84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882"}
+    (directory / SEAL).write_text(json.dumps({"format": 1, "files": {name: entry}}))
+    with pytest.raises(ArtifactError, match="expected names of files in the same directory"):
+        verify(directory)
+    with pytest.raises(ArtifactError):
+        seal(directory, [name])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b"[" * 100_000,
+        b'{"format": 2, "files": {}}',
+        b'{"format": 1}',
+        b'{"format": 1, "files": {"weights": 3}}',
+        b'{"format": 1, "files": {"weights": {"bytes": true, "sha256": "' + b"0" * 64 + b'"}}}',
+        b'{"format": 1, "files": {"weights": {"bytes": 10, "sha256": "zz"}}}',
+        b'{"format": 1, "files": {"weights": {"bytes": 1' + b"0" * 5000 + b', "sha256": ""}}}',
+        b" " * (1 << 20) + b"{}",
+    ],
+    ids=lambda content: repr(content[:40]),
+)
+def test_a_seal_that_is_none_is_refused(directory, content):
+    (directory / SEAL).write_bytes(content)
+    with pytest.raises(ArtifactError, match=SEAL):
+        read(directory, ["weights"])
+
+
+def test_a_size_that_fits_in_no_memory_is_only_compared(directory):
+    content = json.loads((directory / SEAL).read_text())
+    content["files"]["weights"]["bytes"] = 10**18
+    (directory / SEAL).write_text(json.dumps(content))
+    with pytest.raises(ArtifactError, match="cut short"):
+        read(directory, ["weights"])
+
+
+def test_what_is_not_replaced_stays_sealed_and_damaged_where_it_was(directory):
+    (directory / "weights").write_bytes(b"damaged")
+    with sealing(directory) as staged:
+        (staged / "manifest.json").write_bytes(b"{}")
+    assert read(directory, ["manifest.json", "empty"]) == {"manifest.json": b"{}", "empty": b""}
+    with pytest.raises(ArtifactError, match="weights was cut short"):
+        verify(directory)
+
+
+def test_files_grown_by_other_means_are_sealed_on_request(directory):
+    (directory / "history").write_bytes(b"1\n2\n")
+    with sealing(directory, also=["history"]) as staged:
+        (staged / "end").write_bytes(b"")
+    assert set(verify(directory)) == {*FILES, "history", "end"}
+
+
+def write_half(path):
+    path.write_bytes(b"half")
+    raise RuntimeError("half")
+
+
+def test_a_save_that_fails_leaves_the_old_files_and_no_other(directory):
+    with pytest.raises(RuntimeError, match="half"), sealing(directory) as staged:
+        write_half(staged / "weights")
+    assert read(directory, FILES) == FILES
+    assert names_of(directory) == {*FILES, SEAL}
+
+
+class Killed(BaseException):
+    pass
+
+
+NEW = {"weights": b"new", "manifest.json": b'{"a": 2}', "empty": b"no more"}
+
+
+@pytest.mark.parametrize("moves", range(5))
+def test_a_save_killed_at_any_of_its_moves_leaves_the_old_model_or_the_new_one(directory, monkeypatch, moves):
+    """The first renaming is the seal's, among the files that wait: from then on the save counts."""
+    made = 0
+    replace = Path.replace
+
+    def counted(self, target):
+        nonlocal made
+        if made == moves:
+            raise Killed
+        made += 1
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", counted)
+        patch.setattr(shutil, "rmtree", lambda *arguments, **options: None)  # a killed process tidies nothing
+        with pytest.raises(Killed):
+            save(directory, NEW)
+    expected = FILES if moves == 0 else NEW
+    copy = shutil.copytree(directory, directory.parent / "copy")
+    assert read(directory, FILES) == expected
+    assert set(verify(copy, FILES)) == set(FILES)
+    save(directory, FILES)
+    assert names_of(directory) == {*FILES, SEAL}  # nothing of the killed one is left
+
+
+@pytest.fixture
+def waiting(directory):
+    """A directory whose first save was killed when it counted and nothing was moved yet."""
+    staged = directory / ".saving-x"
+    staged.mkdir()
+    for name in names_of(directory) - {staged.name}:
+        (directory / name).replace(staged / name)
+    return directory
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_waits_in_a_killed_save_is_there(waiting, name):
+    assert holds(waiting, name)
+    assert names_of(waiting) == {*FILES, SEAL}
+
+
+def test_a_student_is_found_in_a_killed_save(waiting):
+    (waiting / ".saving-x" / "student.json").write_bytes(b"")
+    require_student(waiting)
+
+
+def test_a_link_to_another_directory_is_not_taken_for_a_save(directory, tmp_path):
+    other = save(tmp_path / "other", NEW)
+    (directory / ".saving-x").symlink_to(other, target_is_directory=True)
+    assert read(directory, FILES) == FILES
+    assert names_of(other) == {*FILES, SEAL}
+    assert not (directory / "weights").is_symlink()
+
+
+def test_a_link_in_a_save_is_left_alone(waiting, tmp_path):
+    (tmp_path / "mine").write_bytes(b"mine")
+    (waiting / ".saving-x" / "link").symlink_to(tmp_path / "mine")
+    assert read(waiting, FILES) == FILES
+    assert not (waiting / "link").exists()
+
+
+@pytest.mark.parametrize("moved", [None, "weights", SEAL])
+def test_a_save_that_comes_in_between_is_noticed_however_far_it_is(directory, moved):
+    """None: none of its files is in place yet, but it counts."""
+    with undisturbed(directory):
+        verify(directory)
+
+    def read_while_it_is_saved():
+        with undisturbed(directory):
+            save(staged, NEW)
+            for name in ("weights", SEAL)[: ("weights", SEAL).index(moved) + 1 if moved else 0]:
+                (staged / name).replace(directory / name)
+
+    staged = directory / ".saving-x"
+    with pytest.raises(ArtifactError, match="was saved again while it was read"):
+        read_while_it_is_saved()
+
+
+def test_a_reader_that_meets_a_save_reads_again(directory, monkeypatch):
+    content, met = module._content, []
+
+    def meets_a_save(path, expected):
+        if not met:
+            met.append(path)
+            save(directory, NEW)
+        return content(path, expected)
+
+    monkeypatch.setattr(module, "_content", meets_a_save)
+    assert read(directory, FILES) == NEW
+
+
+def test_a_save_that_waits_in_a_directory_that_can_not_be_written_to_is_told(directory, monkeypatch):
+    staged = directory / ".saving-x"
+    shutil.copytree(directory, staged)
+
+    def refused(self, target):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "replace", refused)
+    with pytest.raises(ArtifactError, match="a save was interrupted, and can't be ended: Read-only file system"):
+        read(directory, FILES)
+
+
+@settings(max_examples=40, deadline=None)
+@given(files=st.dictionaries(st.text("abc.é", min_size=1, max_size=6), st.binary(max_size=40), max_size=4))
+def test_any_files_come_back(files, tmp_path_factory):
+    files = {name: content for name, content in files.items() if name not in (".", "..")}
+    directory = save(tmp_path_factory.mktemp("any"), files)
+    assert read(directory, files) == files

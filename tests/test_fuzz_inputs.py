@@ -1,0 +1,32 @@
+"""Every input that fuzzing found something with, given again to the parser it was found in (benchmarks/torture)."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+INPUTS = Path(__file__).parent / "fuzz_inputs"
+FINDINGS = sorted(INPUTS.glob("*/*"))
+TORTURE = Path(__file__).parents[1] / "benchmarks" / "torture"
+
+
+@pytest.fixture(scope="module")
+def targets():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(TORTURE)
+        import targets
+
+        yield targets
+        del sys.modules["targets"]
+
+
+@pytest.mark.parametrize("file", FINDINGS, ids=lambda file: f"{file.parent.name}-{file.name}")
+def test_what_was_found_is_refused_or_read(targets, file):
+    targets.attempt(file.parent.name, file.read_bytes())
+
+
+def test_every_target_accepts_one_of_its_seeds(targets):
+    """Else the fuzzer would begin in front of a closed door. No seed of an adapter's, say, is only refused."""
+    for name in targets.TARGETS.keys() - {"checksums"}:  # whose files are not there
+        assert any(targets.attempt(name, seed) for seed in targets.seeds(name)), name
+    assert not targets.attempt("checksums", targets.seeds("checksums")[0])

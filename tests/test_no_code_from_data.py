@@ -1,0 +1,110 @@
+"""Nothing that is read from a file is ever run: the ways to do so do not occur in the source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from potstill.backbone.sources import Source
+
+SOURCE = Path(__file__).parents[1] / "src" / "potstill"
+FILES = sorted(SOURCE.rglob("*.py"))
+
+MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "imp", "code"}
+"""They write what is a program when it is read."""
+NAMES = {"eval", "exec", "compile", "__import__"}
+CALLS = {
+    *("torch.load", "torch.save", "torch.jit.load", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "yaml.load_all"),
+    *("runpy.run_path", "subprocess.run", "subprocess.Popen", "os.system", "shutil.unpack_archive"),
+}
+FLAGS = {"allow_pickle": True, "trust_remote_code": True, "weights_only": False, "shell": True}
+METHODS = {"extractall"}
+"""Archives' names may lead out of the directory."""
+
+
+LOADS = "kind.from_pretrained"
+OPTIONS = "source.options()"
+
+
+def dotted(node: ast.expr) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def offences(tree: ast.AST):
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from (one.name for one in names if one.name.split(".")[0] in MODULES)
+            case ast.ImportFrom(module=str(module)) if module.split(".")[0] in MODULES:
+                yield module
+            case ast.Call(func=function, keywords=keywords):
+                name = dotted(function)
+                yield from [name] * (name in NAMES | CALLS or name.rpartition(".")[2] in METHODS)
+                yield from flags((keyword.arg, keyword.value) for keyword in keywords)
+            case ast.Dict(keys=keys, values=values):
+                yield from flags(zip((getattr(key, "value", None) for key in keys), values, strict=True))
+
+
+def flags(pairs):
+    for name, value in pairs:
+        if name in FLAGS and not is_constant(value, not FLAGS[name]):
+            yield f"{name}={ast.unparse(value)}"
+
+
+def trusting(tree: ast.AST):
+    """Find what loads by a name or a configuration without saying that code beside it is never run."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and dotted(node.func).endswith((".from_pretrained", ".from_config")):
+            said = any(k.arg == "trust_remote_code" and is_constant(k.value, False) for k in node.keywords)
+            # `Source.options` is the one place that says it for all.
+            if not said and not any(k.arg is None and ast.unparse(k.value) == OPTIONS for k in node.keywords):
+                yield ast.unparse(node)
+
+
+def is_constant(node: ast.expr, value: object) -> bool:
+    return isinstance(node, ast.Constant) and node.value is value
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE)))
+def test_no_file_runs_what_it_reads(file):
+    assert list(offences(ast.parse(file.read_text(encoding="utf-8")))) == []
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE)))
+def test_whatever_loads_a_model_says_that_its_code_is_not_run(file):
+    assert list(trusting(ast.parse(file.read_text(encoding="utf-8")))) == []
+
+
+def test_one_that_does_not_say_so_would_be_found():
+    assert list(trusting(ast.parse("AutoModel.from_pretrained(place, **options)")))
+    assert list(trusting(ast.parse("kind.from_config(config)")))
+    assert Source("place", offline=True).options()["trust_remote_code"] is False
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        *("import pickle", "from pickle import loads", "import joblib.memory", "eval(text)", "torch.load(path)"),
+        *("yaml.load(text)", "numpy.load(path, allow_pickle=True)", "numpy.load(path, allow_pickle=wanted)"),
+        *("options = {'trust_remote_code': flag}", "archive.extractall(path)", "torch.load(p, weights_only=False)"),
+        "build(name, trust_remote_code=True)",
+    ],
+)
+def test_each_of_these_would_be_found(program):
+    assert list(offences(ast.parse(program)))
+
+
+def test_what_is_safe_is_left_alone():
+    program = "yaml.safe_load(text); f(trust_remote_code=False, allow_pickle=False); re.compile('x')"
+    assert list(offences(ast.parse(program))) == []
+
+
+def test_backbones_are_read_from_safetensors_alone():
+    """Weights of older checkpoints are pickles; `transformers` would read them."""
+    tree = ast.parse((SOURCE / "backbone" / "sources.py").read_text(encoding="utf-8"))
+    loads = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and dotted(node.func) == LOADS]
+    assert loads
+    for call in loads:
+        assert any(k.arg == "use_safetensors" and is_constant(k.value, True) for k in call.keywords)

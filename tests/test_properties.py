@@ -1,0 +1,191 @@
+"""What holds for any input: of configurations, manifests, seals, adapters and the cache of tokens."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from potstill.config import PotstillConfig
+from potstill.data import Examples
+from potstill.data.tokenised import sequential_batches, tokenise
+from potstill.errors import ArtifactError, ConfigError
+from potstill.lora import LoRALinear
+from potstill.runtime.directory import Manifest
+from potstill.runtime.seal import SEAL, verify
+from potstill.teacher_manifest import TeacherManifest
+from tiny_words import tiny_tokenizer
+
+PATH = Path("somewhere")
+
+plain = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+names = st.text(max_size=8)
+anything = st.recursive(
+    plain, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=4), max_leaves=8
+)
+
+SPEC = {"vocab_size": 9, "num_classes": 2, "padding_id": 0}
+STUDENT = {"format": 1, "spec": SPEC, "label_names": ["a", "b"], "max_tokens": 5, "pairs": False, "temperature": 1.5}
+TEACHER = {
+    **{"format": 2, "backbone": "b", "tokenizer": "t", "add_bos": True, "random_init": False, "seed": 0},
+    **{"method": "lora", "base_bits": None, "lora": {"rank": 2}, "base": "", "label_names": ["a", "b"]},
+    **{"max_tokens": 9, "pairs": False},
+}
+
+
+@pytest.mark.parametrize(("parse", "values"), [(Manifest.parse, STUDENT), (TeacherManifest.parse, TEACHER)])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_manifest_with_anything_in_any_place_is_read_or_refused_by_name(parse, values, data):
+    assert parse(json.dumps(values).encode(), PATH)
+    changed = dict(values)
+    for name in data.draw(st.lists(st.sampled_from([*values, "surplus"]), min_size=1, max_size=3)):
+        changed[name] = data.draw(anything)
+    try:
+        parse(json.dumps(changed).encode(), PATH)
+    except ArtifactError as error:
+        assert str(PATH) in str(error)  # noqa: PT017 — it may be read, too
+
+
+@settings(max_examples=150, deadline=None)
+@given(content=anything | st.fixed_dictionaries({"format": st.just(1), "files": anything}))
+def test_a_seal_of_anything_is_read_or_refused(content, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("sealed")
+    (directory / SEAL).write_text(json.dumps(content))
+    try:
+        names = verify(directory)
+    except ArtifactError as error:
+        assert str(directory) in str(error)  # noqa: PT017
+    else:
+        assert names == ()  # nothing is there that could fit
+
+
+training = st.fixed_dictionaries(
+    {},
+    optional={
+        "epochs": st.integers(-1, 9),
+        "batch_size": st.integers(0, 99),
+        "learning_rate": st.floats(1e-8, 1.0) | st.floats(),
+        "schedule": st.sampled_from(["linear", "cosine", "constant", "steps"]),
+        "warmup": st.floats(0.0, 1.0),
+        "clip_norm": st.none() | st.floats(1e-3, 9.0),
+    },
+)
+configurations = st.fixed_dictionaries(
+    {},
+    optional={
+        "data": st.fixed_dictionaries(
+            {}, optional={"source": st.text(max_size=9), "limit": st.none() | st.integers(-1, 9)}
+        ),
+        "teacher": st.fixed_dictionaries(
+            {},
+            optional={
+                "backbone": st.text(max_size=9),
+                "training": training,
+                "seeds": st.lists(st.integers(0, 5), max_size=3),
+                "lora": st.fixed_dictionaries({}, optional={"rank": st.integers(0, 9), "targets": st.lists(st.text())}),
+            },
+        ),
+        "student": st.fixed_dictionaries({}, optional={"cell": st.sampled_from(["rnn", "gru"]), "training": training}),
+        "distillation": st.fixed_dictionaries({}, optional={"alpha": st.floats(-0.5, 1.5)}),
+    },
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(values=configurations)
+def test_a_configuration_comes_back_as_it_was_saved(values, tmp_path_factory):
+    try:
+        config = PotstillConfig.build(values)
+    except ConfigError as error:
+        assert error.problems  # noqa: PT017
+        return
+    path = tmp_path_factory.mktemp("config") / "config.yaml"
+    config.save(path)
+    assert PotstillConfig.load(path) == config
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 20_000, "{a: " * 20_000, "2001-13-45", "a: 2001-13-45", "- " * 5000, "1" * 5000, "!!python/name:os.system"],
+    ids=lambda text: text[:20],
+)
+def test_yaml_that_breaks_its_reader_is_refused(text, tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"bad\.yaml"):
+        PotstillConfig.load(path)
+
+
+def test_aliases_of_aliases_are_told_in_bounds(tmp_path):
+    """Nine times nine times … : written out, a gigabyte."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
+    path = tmp_path / "bomb.yaml"
+    path.write_text("\n".join(lines) + "\nteacher: *a8\nstudent: {seeds: *a8}\n")
+    with pytest.raises(ConfigError) as caught:
+        PotstillConfig.load(path)
+    assert len(str(caught.value)) < 50_000
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    texts=st.lists(st.text(max_size=20), min_size=1, max_size=6),
+    pairs=st.booleans(),
+    max_tokens=st.integers(3, 12),
+    place=st.integers(0, 10_000),
+)
+def test_the_cache_of_tokens_gives_what_encoding_gives_however_damaged(
+    texts, pairs, max_tokens, place, tmp_path_factory
+):
+    examples = Examples(tuple(texts), np.zeros(len(texts), np.int64), tuple(reversed(texts)) if pairs else None)
+    tokenizer = tiny_tokenizer().backend_tokenizer
+    expected = tokenise(examples, tokenizer, max_tokens, empty_id=1, cached=False)
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POTSTILL_CACHE", str(cache))
+        for number in range(3):
+            found = tokenise(examples, tokenizer, max_tokens, empty_id=1)
+            np.testing.assert_array_equal(found.ids, expected.ids)
+            np.testing.assert_array_equal(found.offsets, expected.offsets)
+            (file,) = cache.glob("tokens/*")
+            content = bytearray(file.read_bytes())
+            content[place % len(content)] ^= 1 + number
+            file.write_bytes(content)
+
+
+lengths_strategy = st.lists(st.integers(1, 60), min_size=1, max_size=120).map(lambda values: np.array(values, np.int64))
+
+
+@given(lengths=lengths_strategy, budget=st.integers(1, 400))
+def test_a_pass_covers_every_text_once_within_its_budget(lengths, budget):
+    batches = list(sequential_batches(lengths, budget))
+    assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * lengths[batch].max() <= budget
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 5)),
+    options=st.sampled_from([{}, {"dora": True}, {"rank_stabilised": True}]),
+    alpha=st.floats(0.1, 30),
+    seed=st.integers(0, 999),
+)
+def test_merging_changes_no_output_and_unmerging_gives_the_weight_back_to_the_bit(sizes, options, alpha, seed):
+    inputs, outputs, rank = sizes
+    torch.manual_seed(seed)
+    base = nn.Linear(inputs, outputs)
+    layer = LoRALinear(base, rank, alpha, **options)
+    nn.init.normal_(layer.lora_B)
+    x, weight = torch.randn(3, inputs), base.weight.detach().clone()
+    expected = layer(x)
+    layer.merge()
+    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-4)
+    layer.unmerge()
+    assert torch.equal(base.weight, weight)
+    torch.testing.assert_close(layer(x), expected, rtol=0, atol=0)
