@@ -188,7 +188,7 @@ def test_a_kill_while_it_was_begun_is_no_obstacle(tmp_path):
 def test_incomplete_files_are_removed_when_it_goes_on(tmp_path):
     out = begin(make(), tmp_path / "out")
     (out / "teacher").mkdir()
-    for name in (".checkpoint.safetensors.ab12cd_9", ".gitignore", "model.onnx", ".hidden.file"):
+    for name in (".checkpoint.safetensors.ab12cd_9", ".tmpGIw0DQ", ".gitignore", "model.onnx", ".hidden.file"):
         (out / "teacher" / name).write_text("")
     begin(make(), out)
     assert {path.name for path in (out / "teacher").iterdir()} == {".gitignore", "model.onnx", ".hidden.file"}

@@ -57,7 +57,7 @@ CPU = RuntimeConfig(device="cpu", precision="32-true")
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS)
 WRITES = set("wax+")
 FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-LEFT = re.compile(r"\..+\.[a-z0-9_]{8}|\.saving-.+")
+LEFT = re.compile(r"\..+\.[a-z0-9_]{8}|\.tmp[A-Za-z0-9]{6}|\.saving-.+")
 """What our temporary files and directories are called."""
 LARGEST = 400_000
 """Bytes of about the largest file that the small run writes."""

@@ -35,8 +35,9 @@ RUNS: Final = Path("runs")
 _FORMAT: Final = 1
 _LATER: Final = "later"
 """Where `environment.json` keeps what differed from its other values whenever the work went on in a new environment."""
-_TEMPORARY: Final = re.compile(r"\..+\.[a-z0-9_]{8}")
-"""What `write_atomically` calls a file that is not complete yet: after a kill it stays behind."""
+_TEMPORARY: Final = re.compile(r"\..+\.[a-z0-9_]{8}|\.tmp[A-Za-z0-9]{6}")
+"""What `write_atomically`, and inside it safetensors, calls a file that is not complete yet: after a kill it stays
+behind."""
 
 
 class BusyError(ArtifactError):
