@@ -141,12 +141,19 @@ def test_another_environment_is_told_and_noted_below_the_first(tmp_path, monkeyp
     assert noted == first | {"later": [{"threads": 77}, {"threads": 78}]}
 
 
-def test_what_is_finished_is_never_touched(tmp_path):
+def test_what_is_finished_is_named_and_never_touched(tmp_path, monkeypatch, capsys):
     named, unnamed = begin(make(), tmp_path / "out"), begin(make())
     for directory in (named, unnamed):
         (directory / "done").touch()
-    with pytest.raises(ArtifactError, match="finished; nothing is ever overwritten"):
-        begin(make(), named)
+    environment = (named / "environment.json").read_bytes()
+    monkeypatch.setattr("potstill.directories.describe_environment", lambda: {"threads": 77})
+    assert begin(make(), named) == named
+    assert "finished before" in capsys.readouterr().err
+    assert (named / "environment.json").read_bytes() == environment
+    with pytest.raises(ArtifactError, match=r"was begun with other settings: student\.seeds"):
+        begin(make(seed=1), named)
+    with pytest.raises(ArtifactError, match="nothing is ever overwritten"):
+        begin(make(), named, fresh=True)
     assert begin(make()) != unnamed
 
 

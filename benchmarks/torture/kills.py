@@ -41,6 +41,7 @@ import common
 from potstill.config import DataConfig
 from potstill.data import load_corpus
 from potstill.errors import PotstillError
+from potstill.report import is_reported
 
 PYTHON = (sys.executable, "-c", "import sys; from potstill.cli import main; main(sys.argv[1:])")
 ENDS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
@@ -187,7 +188,7 @@ def end_and_go_on(place: Place, seconds: float, generator: random.Random, ends: 
         except subprocess.TimeoutExpired:
             process.send_signal(number)
         status = process.wait()
-        if status == 0:  # it was faster than its end: the moment counts if something was ended before
+        if status == 0 or (number != signal.SIGKILL and is_reported(place.run)):  # it was finished before it was hit
             if ends:
                 return
             shutil.rmtree(place.root)

@@ -23,13 +23,13 @@ from potstill.config import PotstillConfig
 from potstill.environment import describe_environment
 from potstill.errors import ArtifactError
 from potstill.interruption import Stopped
+from potstill.runtime.directory import CONFIG_FILE as CONFIG_FILE
+from potstill.runtime.directory import LOCK_FILE as LOCK_FILE
 from potstill.training.compute import describe_compute
 from potstill.training.progress import print_line
 
-CONFIG_FILE: Final = "config.yaml"
 BEGUN_FILE: Final = "begun.json"
 ENVIRONMENT_FILE: Final = "environment.json"
-LOCK_FILE: Final = "potstill.lock"
 RUNS: Final = Path("runs")
 
 _FORMAT: Final = 1
@@ -83,7 +83,7 @@ class Work:
         return False
 
     def require_same(self, directory: Path) -> None:
-        """Check that what was begun in `directory` is this very work, and is not finished.
+        """Check that what was begun in `directory` is this very work, finished or not.
 
         Raises:
             ArtifactError: It is not; names what differs.
@@ -106,11 +106,6 @@ class Work:
                 f"digest in {BEGUN_FILE}, found another\n"
                 f"  what to do: undo the change of that file, or name another --out"
             )
-        if self.is_finished(directory):
-            raise ArtifactError(
-                f"{directory} holds what this command would make, finished; nothing is ever overwritten\n"
-                f"  what to do: name another with --out"
-            )
 
     def _settings(self, config: PotstillConfig) -> dict[str, Any]:
         """Return what decides a result, by dotted name: how often it is kept on the way does not."""
@@ -127,15 +122,16 @@ def working_directory(work: Work, out: Path | None, *, fresh: bool = False) -> I
 
     Args:
         work: What is to be done.
-        out: Where: a new or empty directory, or one where the same work was begun and is not finished. None: the newest
-            such directory under `runs` that nobody works in, else a new one.
+        out: Where: a new or empty directory, or one where the same work was begun; if it is finished there, whoever
+            asks finds nothing left to do. None: the newest directory under `runs` where the same work is not finished
+            and nobody works, else a new one.
         fresh: Go on with nothing, begin anew.
 
     Yields:
         The directory.
 
     Raises:
-        ArtifactError: `out` holds something else, or something finished, or another process is at work there.
+        ArtifactError: `out` holds something else, or another process is at work there.
         ConfigError: The device is not there; nothing is made then.
     """
     environment = describe_environment() | describe_compute(work.config.runtime)
@@ -143,6 +139,10 @@ def working_directory(work: Work, out: Path | None, *, fresh: bool = False) -> I
         directory = None
         if not fresh:
             directory = _unfinished(work, stack) if out is None else _begun_at(out, work, stack)
+        if directory is not None and work.is_finished(directory):
+            print_line(f"{directory} holds what this command makes, finished before; another --out makes it anew")
+            yield directory
+            return
         if directory is not None:
             hint = ", which was begun with the same settings; --fresh begins anew" if out is None else ""
             print_line(f"going on in {directory}{hint}")
@@ -220,7 +220,7 @@ def _begun_at(directory: Path, work: Work, stack: ExitStack) -> Path | None:
     """Lock `directory` and check that `work` goes on there; None where nothing was begun there.
 
     Raises:
-        ArtifactError: Something else was begun there, or it is finished.
+        ArtifactError: Something else was begun there.
     """
     if not _is_begun(directory):
         return None

@@ -333,7 +333,7 @@ def _checkpoints(name: str, directory: Path) -> Iterator[Finding]:
     try:
         from safetensors import SafetensorError, safe_open
 
-        from potstill.training.checkpoint import _checksum
+        from potstill.training.checkpoint import content_checksum
     except ImportError:
         yield Finding(f"{name}: checkpoint", "absent", "not looked at", "pip install 'potstill[train]'")
         return
@@ -342,7 +342,7 @@ def _checkpoints(name: str, directory: Path) -> Iterator[Finding]:
             with safe_open(file, framework="pt") as opened:
                 notes = opened.metadata() or {}
                 tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 — no mapping
-            fits = notes["checksum"] == _checksum(notes["key"], notes["notes"], tensors)
+            fits = notes["checksum"] == content_checksum(notes["key"], notes["notes"], tensors)
         except FileNotFoundError:
             continue  # the training has just ended
         except (OSError, SafetensorError, KeyError, ValueError):

@@ -26,7 +26,7 @@ from potstill.errors import ArtifactError, ConfigError
 from potstill.evaluation import DataSummary, McNemar, ModelResult, Role, Summary, mcnemar
 from potstill.lora.counting import count_parameters
 from potstill.models import Measurement, StudentModel, TeacherModel, TrainingRecord, measure, require_same_kind
-from potstill.report import is_reported, write_report
+from potstill.report import is_reported, read_summary, write_report
 from potstill.runtime import Classifier
 from potstill.runtime.directory import TRAINING_FILE
 from potstill.runtime.seal import read
@@ -277,8 +277,8 @@ def run(
 
     Args:
         config: All settings.
-        out: The run directory: new or empty, or that of the interrupted run. None: that of the newest interrupted one
-            among `runs/NAME-*`, else `runs/NAME-DATE-TIME`.
+        out: The run directory: new or empty, or that of the same run, interrupted or finished (then nothing is done
+            again). None: that of the newest interrupted one among `runs/NAME-*`, else `runs/NAME-DATE-TIME`.
         name: What to call it; none: the data's name.
         command: Command line that repeats the run, for the report.
         fresh: Begin anew, whatever was interrupted.
@@ -298,6 +298,8 @@ def run(
     inputs = {"texts": corpus_key(corpus), "transfer files": files_key(config)}
     work = Work("run", name or corpus.name, config, inputs, is_reported)
     with working_directory(work, out, fresh=fresh) as directory:
+        if is_reported(directory):
+            return read_summary(directory), directory
         print_line(f"{corpus.name} ({corpus.source}) → {directory}")
         return _experiment(config, corpus, directory, command), directory
 

@@ -160,9 +160,15 @@ def test_a_run_ended_in_every_way_ends_as_if_undisturbed(config, undisturbed, tm
     remains.verify_all(out)
 
 
-def test_a_finished_run_is_never_touched(config, undisturbed, capsys):
+@pytest.mark.usefixtures("untrained")
+def test_a_finished_run_is_shown_and_never_touched(config, undisturbed, capsys):
     before = {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()}
-    assert potstill("run", "--config", config, "--out", undisturbed) == 1
+    assert potstill("run", "--config", config, "--out", undisturbed) == 0
+    printed = capsys.readouterr()
+    assert f"{undisturbed} holds what this command makes, finished before" in printed.err
+    assert "training time" in printed.out
+    assert f"report: {undisturbed / 'report.md'}" in printed.out
+    assert potstill("run", "--config", config, "--out", undisturbed, "--fresh") == 1
     assert "nothing is ever overwritten" in capsys.readouterr().err
     del before[undisturbed / "potstill.lock"]
     assert all(path.read_bytes() == content for path, content in before.items())
@@ -253,8 +259,9 @@ def test_the_single_steps_go_on(command, config, tmp_path, signal_at, remains, c
     assert potstill(*arguments, out) == 0
     assert "finished before: " in capsys.readouterr().err
     assert remains.contents(out) == remains.contents(whole)
-    assert potstill(*arguments, out) == 1
-    assert "nothing is ever overwritten" in capsys.readouterr().err
+    assert potstill(*arguments, out) == 0
+    assert f"{out} holds what this command makes, finished before" in capsys.readouterr().err
+    assert remains.contents(out) == remains.contents(whole)
 
 
 def test_killed_before_its_checkpoint_was_removed_a_training_removes_it(config, undisturbed, tmp_path, capsys):
@@ -264,7 +271,9 @@ def test_killed_before_its_checkpoint_was_removed_a_training_removes_it(config, 
     left.write_bytes(b"")
     assert potstill(*arguments) == 0
     assert not left.exists()
-    assert potstill(*arguments) == 1
+    capsys.readouterr()
+    assert potstill(*arguments) == 0
+    assert "holds what this command makes, finished before" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["run", "transfer"])

@@ -26,7 +26,8 @@ def _out(command: Callable[..., None]) -> Callable[..., None]:
         "--out",
         type=click.Path(file_okay=False, path_type=Path),
         metavar="DIR",
-        help="Where to write: new or empty, or where this command was interrupted; there it goes on.  "
+        help="Where to write: new or empty, or where this command was interrupted; there it goes on. What is finished "
+        "there is not done again.  "
         "[default: the newest runs/NAME-* where this command was interrupted, else runs/NAME-DATE-TIME]",
     )
     return out(fresh_option(command))

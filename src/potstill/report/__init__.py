@@ -9,6 +9,8 @@ from potstill.evaluation import Summary
 from potstill.report.markdown import report_text
 from potstill.report.plots import draw_plots
 from potstill.report.tables import summary_table
+from potstill.runtime.directory import REPORT_FILE as REPORT_FILE
+from potstill.runtime.directory import SUMMARY_FILE as SUMMARY_FILE
 from potstill.runtime.directory import run_files
 from potstill.runtime.seal import SEAL, read, seal
 
@@ -22,8 +24,6 @@ __all__ = [
     "write_report",
 ]
 
-SUMMARY_FILE = "summary.json"
-REPORT_FILE = "report.md"
 PLOTS_DIRECTORY = "plots"
 
 

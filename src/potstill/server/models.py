@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from potstill.errors import ServeError
 from potstill.runtime import Classifier
-from potstill.runtime.directory import StudentFiles, find_student, holds, is_teacher
+from potstill.runtime.directory import find_student, is_student, is_teacher
 
 if TYPE_CHECKING:
     from potstill.config import RuntimeConfig
@@ -80,29 +80,25 @@ def _models_of(argument: str, with_teacher: bool) -> Iterator[tuple[str, Path]]:
             raise ServeError(
                 f"expected a directory, or NAME=DIRECTORY, found {argument!r}\n  what to do: check the path"
             )
-    if _is_student(path) or is_teacher(path):
+    if is_student(path) or is_teacher(path):
         yield name or path.resolve().name, path
         return
     prefix = f"{name}-" if name else ""
     students = {role: find_student(path / role) for role in _STUDENTS_OF_A_RUN}
-    of_a_run = [(f"{prefix}{role}", student) for role, student in students.items() if _is_student(student)]
+    of_a_run = [(f"{prefix}{role}", student) for role, student in students.items() if is_student(student)]
     if with_teacher and (path / "teacher").is_dir():
         from potstill.models import find_teacher
 
         of_a_run.append((f"{prefix}teacher", find_teacher(path / "teacher")))
     if of_a_run:
         yield from of_a_run
-    elif _is_student(best := find_student(path)):  # several seeds of one kind of student
+    elif is_student(best := find_student(path)):  # several seeds of one kind of student
         yield name or path.resolve().name, best
     else:
         raise ServeError(
             f"{path}: expected a model's directory, or a run's with students in it, found neither\n"
             "  what to do: name what `potstill run`, `finetune`, `distill` or `train` wrote"
         )
-
-
-def _is_student(directory: Path) -> bool:
-    return holds(directory, StudentFiles(directory).manifest.name)
 
 
 def open_models(

@@ -155,7 +155,7 @@ class Keeper:
         started = time.perf_counter()
         notes = json.dumps(state.notes)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
-        metadata = {"key": self._key, "notes": notes, "checksum": _checksum(self._key, notes, tensors)}
+        metadata = {"key": self._key, "notes": notes, "checksum": content_checksum(self._key, notes, tensors)}
         write_atomically(self.path, lambda temporary: _save(tensors, temporary, metadata))
         self._latest = time.perf_counter()
         if self._seconds > 0.0:
@@ -169,7 +169,7 @@ class Keeper:
             with safe_open(self.path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — no mapping
-            if metadata["checksum"] != _checksum(metadata["key"], metadata["notes"], tensors):
+            if metadata["checksum"] != content_checksum(metadata["key"], metadata["notes"], tensors):
                 raise ValueError("its checksum differs")
             state = State(json.loads(metadata["notes"]), tensors)
         except (OSError, SafetensorError, KeyError, ValueError) as error:
@@ -189,7 +189,8 @@ def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> N
         save_file(tensors, path, metadata=metadata)
 
 
-def _checksum(key: str, notes: str, tensors: Mapping[str, Tensor]) -> str:
+def content_checksum(key: str, notes: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the digest of all that a checkpoint holds."""
     return digest([key, notes, tensor_digest(tensors)])
 
 
