@@ -3,7 +3,8 @@
     python benchmarks/torture/fuzz.py --seconds 600
     python benchmarks/torture/fuzz.py --seconds 20 --targets config query
 
-Each target (see targets.py) has a process of its own. A finding is an exception that is none of ours, a hang of more
+Each target (see targets.py) has a process of its own; what the result file knows of targets that are not named stays
+there. A finding is an exception that is none of ours, a hang of more
 than ten seconds, or more than 2 GB of memory. Its input is kept in tests/fuzz_inputs/, where a test repeats it.
 """
 
@@ -21,6 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import RESULTS, arguments, write_result
+from potstill.files import read_json
 
 INPUTS = RESULTS.parents[1] / "tests" / "fuzz_inputs"
 HANG = 10
@@ -102,13 +104,14 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="targets at a time")
     parser.set_defaults(out=RESULTS / "torture_fuzz.json")
     options = parser.parse_args()
-    runs = []
+    known = read_json(options.out)["runs"] if options.out.is_file() else []
+    runs = {run["name"]: run for run in known}
     with ThreadPoolExecutor(options.jobs) as pool:
         for run in pool.map(lambda name: fuzz(name, options.seconds, options.seed), options.targets):
-            runs.append(run)
+            runs[run["name"]] = run
             sys.stderr.write(f"{run}\n")
-    write_result(options.out, runs)
-    sys.exit(1 if any("error" in run for run in runs) else 0)
+    write_result(options.out, [runs[name] for name in targets.TARGETS if name in runs])
+    sys.exit(1 if any("error" in run for run in runs.values()) else 0)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def encode(
     pairs: Sequence[str] | None,
     max_tokens: int,
     *,
-    empty_id: int,
+    empty_id: int | None,
 ) -> list[list[int]]:
     """Turn texts into ids, special tokens as the tokenizer's post-processor adds them, cut on the right, not padded.
 
@@ -32,9 +32,10 @@ def encode(
         max_tokens: Most ids of one text (or pair of texts), special tokens included.
         empty_id: The single id that stands for a text without any token (empty, or of characters that the tokenizer
             drops): a recurrent network can't read a sequence of length 0. Training and runtime pass the padding id.
+            None: such a text gets no id.
 
     Returns:
-        One list of 1 to `max_tokens` ids per text.
+        One list of at most `max_tokens` ids per text.
 
     Raises:
         ValueError: `texts` and `pairs` differ in length.
@@ -45,9 +46,10 @@ def encode(
     if pairs is not None:
         inputs = list(zip(first, map(_well_formed, pairs), strict=True))
     ids: list[list[int]] = []
+    nothing = [] if empty_id is None else [empty_id]
     for start in range(0, len(inputs), _CHUNK):
         chunk = list(inputs[start : start + _CHUNK])
-        ids.extend(encoding.ids or [empty_id] for encoding in tokenizer.encode_batch_fast(chunk))
+        ids.extend(encoding.ids or nothing for encoding in tokenizer.encode_batch_fast(chunk))
     return ids
 
 

@@ -152,7 +152,7 @@ def test_the_weights_compute_the_same(layout, run_directory, student, tmp_path):
     assert "training.json" not in names(model)
     manifest = Manifest.load(StudentFiles(model).manifest)
     classifier = Classifier.load(student)
-    ids = encode(classifier._tokenizer, TEXTS, None, manifest.max_tokens, empty_id=manifest.spec["padding_id"])
+    ids = encode(classifier._encoder.tokenizer, TEXTS, None, manifest.max_tokens, empty_id=manifest.spec["padding_id"])
     network = load_network(model)
     assert not network.training
     for sequence, expected in zip(ids, classifier.logits(TEXTS), strict=True):
@@ -170,7 +170,7 @@ def test_the_hub_layout_holds_what_transformers_reads(run_directory, student, tm
     tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
     texts = [text for text in TEXTS if text]
     found = tokenizer(texts, truncation=True, padding=True, return_tensors="pt")
-    expected = encode(classifier._tokenizer, texts, None, manifest.max_tokens, empty_id=0)
+    expected = encode(classifier._encoder.tokenizer, texts, None, manifest.max_tokens, empty_id=0)
     assert [
         row[mask.bool()].tolist() for row, mask in zip(found.input_ids, found.attention_mask, strict=True)
     ] == expected

@@ -10,6 +10,7 @@ from potstill.export.onnx import build_model
 from potstill.runtime import Classifier
 from potstill.runtime.directory import Manifest
 from potstill.runtime.session import EXTERNAL, open_session, run
+from potstill.runtime.words import WordEncoder
 from potstill.student.model import train_vocabulary
 from potstill.student.network import DistilRNN, StudentSpec
 
@@ -62,14 +63,14 @@ def test_what_it_has_to_be_to_be_kept(changes, problem):
 
 def test_both_are_scored_as_the_runtime_answers():
     texts = ("the cat sat", "a dog ran", "birds sing", "wet grass")
-    tokenizer = train_vocabulary(texts, 300)
+    encoder = WordEncoder(train_vocabulary(texts, 300), 16)
     manifest = Manifest({"padding_id": 0}, ("no", "yes"), 16)
     network = make_student()
     graphs = [build_model(network)]
     with torch.no_grad():
         network.head.bias[1] += 100.0  # always the second class
     graphs.append(build_model(network))
-    first, second = (Classifier(open_session(graph, 1), tokenizer, manifest) for graph in graphs)
+    first, second = (Classifier(open_session(graph, 1), encoder, manifest) for graph in graphs)
     labels = (first.predict(texts) == "yes").astype(np.int64)
     if len(set(labels)) == 1:  # so that an MCC is defined: one answer is called wrong
         labels[0] = 1 - labels[0]

@@ -347,10 +347,10 @@ def test_the_manifest_reads_back_what_it_wrote(tmp_path):
 def test_the_same_student_loaded_again_shares_its_tokenizer(directory, tmp_path):
     """`tokenizers` keeps what it has met until the process ends: loading again and again must not add to that."""
     first, second = Classifier.load(directory), Classifier.load(shutil.copytree(directory, tmp_path / "copy"))
-    assert first._tokenizer is second._tokenizer
+    assert first._encoder is second._encoder
     manifest = json.loads((directory / "student.json").read_text())
     (directory / "student.json").write_text(json.dumps(manifest | {"max_tokens": 2}))
     shorter = Classifier.load(reseal(directory))
-    assert shorter._tokenizer is not first._tokenizer
-    lengths = [len(one._tokenizer.encode("the cat sat on the mat").ids) for one in (first, shorter)]
+    assert shorter._encoder is not first._encoder
+    lengths = [len(one._encoder.tokenizer.encode("the cat sat on the mat").ids) for one in (first, shorter)]
     assert lengths[0] > lengths[1] == 2

@@ -32,6 +32,7 @@ from potstill.runtime import Classifier
 from potstill.runtime.directory import HUB_CONFIG_FILE, LABELS_FILE, Manifest, StudentFiles
 from potstill.runtime.seal import SEAL, read, seal, undisturbed
 from potstill.runtime.session import open_session
+from potstill.runtime.words import WordEncoder
 from potstill.student.saved import load_network
 
 CARDS: Final[dict[Layout, str]] = {"onnx": "card.md", "torch": "card.md", "huggingface": "README.md"}
@@ -175,7 +176,8 @@ def _try_int8(
 
 
 def _open(graph: bytes, tokenizer: Path, manifest: Manifest) -> Classifier:
-    return Classifier(open_session(graph, threads=1), Tokenizer.from_file(str(tokenizer)), manifest)
+    encoder = WordEncoder(Tokenizer.from_file(str(tokenizer)), manifest.max_tokens)
+    return Classifier(open_session(graph, threads=1), encoder, manifest)
 
 
 def _scores(classifier: Classifier, variant: Classifier | None, origin: Origin) -> Iterator[Score]:

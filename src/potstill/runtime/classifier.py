@@ -12,12 +12,12 @@ import numpy.typing as npt
 import onnxruntime
 from tokenizers import Tokenizer
 
-from potstill import tokens
 from potstill.errors import ArtifactError
 from potstill.runtime.decision import decide, softmax
 from potstill.runtime.directory import Manifest, StudentFiles, require_student
 from potstill.runtime.seal import read
 from potstill.runtime.session import EXTERNAL, INPUT_IDS, LENGTHS, LOGITS, open_session, run
+from potstill.runtime.words import WordEncoder
 
 Texts = Iterable[str] | Iterable[tuple[str, str]]
 """Texts to classify, or pairs of texts for a student of sentence pairs."""
@@ -38,14 +38,12 @@ class Classifier:
     """
 
     def __init__(
-        self, session: onnxruntime.InferenceSession, tokenizer: Tokenizer, manifest: Manifest, batch_size: int = 64
+        self, session: onnxruntime.InferenceSession, encoder: WordEncoder, manifest: Manifest, batch_size: int = 64
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size: expected a positive number, found {batch_size}")
-        tokens.limit(tokenizer, manifest.max_tokens)  # now, so that no thread has to change the tokenizer later
         self._session = session
-        self._tokenizer = tokenizer
-        self._max_tokens = manifest.max_tokens
+        self._encoder = encoder
         self._padding_id: int = manifest.spec["padding_id"]
         self._batch_size = batch_size
         self.reads_pairs = manifest.pairs
@@ -76,11 +74,11 @@ class Classifier:
         model = _int8_model(files) if int8 else files.model
         found = read(files.directory, [file.name for file in (files.manifest, files.tokenizer, model)])
         manifest = Manifest.parse(found[files.manifest.name], files.manifest)
-        tokenizer = _load_tokenizer(
+        encoder = _load_tokenizer(
             found[files.tokenizer.name], files.tokenizer, manifest.spec["vocab_size"], manifest.max_tokens
         )
         session = _load_model(found[model.name], model, len(manifest.label_names), threads)
-        return cls(session, tokenizer, manifest, batch_size)
+        return cls(session, encoder, manifest, batch_size)
 
     def predict(self, texts: Texts) -> npt.NDArray[np.str_]:
         """Name each text's class; returns (texts,).
@@ -102,7 +100,7 @@ class Classifier:
             TypeError: `texts` is a single text, or holds anything but texts (of a student of pairs: pairs of texts).
         """
         first, second = _split(texts, self.reads_pairs)
-        ids = tokens.encode(self._tokenizer, first, second, self._max_tokens, empty_id=self._padding_id)
+        ids = self._encoder.encode(first, second, empty_id=self._padding_id)
         logits = np.empty((len(ids), len(self.labels)), dtype=np.float32)
         # Texts of like length share a batch: padding, which is computed too, stays short.
         order = np.argsort([len(sequence) for sequence in ids], kind="stable")
@@ -144,22 +142,20 @@ def _int8_model(files: StudentFiles) -> Path:
     return files.int8_model
 
 
-def _load_tokenizer(content: bytes, path: Path, vocab_size: int, max_tokens: int) -> Tokenizer:
+def _load_tokenizer(content: bytes, path: Path, vocab_size: int, max_tokens: int) -> WordEncoder:
     try:
-        tokenizer = _shared_tokenizer(content, max_tokens)
+        encoder = _shared_encoder(content, max_tokens)
     except Exception as error:  # tokenizers raises bare Exceptions
         raise _damaged(path, "a tokenizer", error) from None
-    found = tokenizer.get_vocab_size(with_added_tokens=True)
+    found = encoder.tokenizer.get_vocab_size(with_added_tokens=True)
     if found > vocab_size:  # fewer is fine: some models' embeddings have rows to spare
         raise _foreign(path, f"at most {vocab_size} tokens", f"{found}")
-    return tokenizer
+    return encoder
 
 
 @functools.lru_cache(maxsize=_SHARED_TOKENIZERS)
-def _shared_tokenizer(content: bytes, max_tokens: int) -> Tokenizer:
-    tokenizer = Tokenizer.from_str(content.decode("utf-8"))
-    tokens.limit(tokenizer, max_tokens)  # now, and never otherwise: it may be another classifier's too
-    return tokenizer
+def _shared_encoder(content: bytes, max_tokens: int) -> WordEncoder:
+    return WordEncoder(Tokenizer.from_str(content.decode("utf-8")), max_tokens)
 
 
 def _load_model(content: bytes, path: Path, num_classes: int, threads: int | None) -> onnxruntime.InferenceSession:
