@@ -1,7 +1,7 @@
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from potstill.tokens import encode
+from potstill.tokens import encode, shared
 
 VOCABULARY = {"<pad>": 0, "<cls>": 1, "a": 2, "b": 3, "c": 4}
 
@@ -41,3 +41,14 @@ def test_texts_and_pairs_must_match(tokenizer):
 def test_more_texts_than_one_chunk_keep_their_order(tokenizer):
     texts = ["a", "b", "c"] * 1000
     assert encode(tokenizer, texts, None, 4, empty_id=0) == [[VOCABULARY[text]] for text in texts]
+
+
+def test_equal_tokenizers_are_one(tokenizer):
+    same, other = (Tokenizer.from_str(tokenizer.to_str()) for _ in range(2))
+    first = shared(tokenizer, 4)
+    assert shared(same, 4) is first
+    assert shared(other, 3) is not first
+    assert encode(first, ["a b c a b"], None, 4, empty_id=0) == [[2, 3, 4, 2]]
+    for number in range(20):  # the oldest are forgotten
+        shared(Tokenizer(models.WordLevel({f"{number}": 0}, unk_token="<none>")), 4)
+    assert shared(Tokenizer.from_str(tokenizer.to_str()), 4) is not first

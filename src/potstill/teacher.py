@@ -38,7 +38,7 @@ from potstill.runtime.directory import TEACHER_MANIFEST
 from potstill.runtime.seal import sealing, undisturbed
 from potstill.teacher_manifest import TRAINED_FILE, TeacherManifest
 from potstill.tensors import load_tensors, save_tensors
-from potstill.tokens import limit
+from potstill.tokens import shared
 from potstill.training.compute import compress_frozen_matrices, is_mixed, make_fabric
 from potstill.training.loop import predict_logits, trained_parameters
 
@@ -69,7 +69,7 @@ class Teacher:
 
     def __post_init__(self) -> None:
         """Set the tokenizer's limit at once: the first encoding would, and `key` depends on it."""
-        limit(self.tokenizer, self.manifest.max_tokens)
+        object.__setattr__(self, "tokenizer", shared(self.tokenizer, self.manifest.max_tokens))
 
     @classmethod
     def create(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 
@@ -13,6 +14,10 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 _CHUNK = 1024
 """Texts encoded at a time: an `Encoding` holds far more than its ids, so only this many are alive at once."""
+
+
+_MOST_SHARED = 16
+_shared: dict[bytes, Tokenizer] = {}
 
 
 def encode(
@@ -63,6 +68,20 @@ def limit(tokenizer: Tokenizer, max_tokens: int) -> None:
         tokenizer.enable_truncation(max_tokens, stride=0, strategy="longest_first", direction="right")
     if tokenizer.padding is not None:
         tokenizer.no_padding()
+
+
+def shared(tokenizer: Tokenizer, max_tokens: int) -> Tokenizer:
+    """Return the instance that was shared first among those equal to `tokenizer`, cut at `max_tokens`, padding off.
+
+    `tokenizers` (0.23) keeps the words that a tokenizer has met, up to ten thousand, until the process ends, also when
+    the tokenizer is gone: a process that makes the same one again and again would grow without end.
+    """
+    limit(tokenizer, max_tokens)
+    content = hashlib.sha256(tokenizer.to_str().encode("utf-8")).digest()
+    found = _shared.setdefault(content, tokenizer)
+    while len(_shared) > _MOST_SHARED:
+        _shared.pop(next(iter(_shared)), None)
+    return found
 
 
 def _well_formed(text: str) -> str:

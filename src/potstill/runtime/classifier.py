@@ -22,10 +22,9 @@ from potstill.runtime.words import WordEncoder
 Texts = Iterable[str] | Iterable[tuple[str, str]]
 """Texts to classify, or pairs of texts for a student of sentence pairs."""
 
-_SHARED_TOKENIZERS: Final = 16
-"""Tokenizers that are used again where the same student is loaded again. `tokenizers` (0.23) keeps the words that one
-has met, up to ten thousand, until the process ends, also when the tokenizer is gone: a process that loads a student
-again and again would grow without end."""
+_MOST_SHARED: Final = 16
+"""Encoders that are used again where the same student is loaded again, with the words they know; the reason stands in
+`potstill.tokens.shared`, and reading the file is saved, too."""
 
 
 class Classifier:
@@ -153,7 +152,7 @@ def _load_tokenizer(content: bytes, path: Path, vocab_size: int, max_tokens: int
     return encoder
 
 
-@functools.lru_cache(maxsize=_SHARED_TOKENIZERS)
+@functools.lru_cache(maxsize=_MOST_SHARED)
 def _shared_encoder(content: bytes, max_tokens: int) -> WordEncoder:
     return WordEncoder(Tokenizer.from_str(content.decode("utf-8")), max_tokens)
 

@@ -24,6 +24,7 @@ from potstill.runtime.seal import read, sealing
 from potstill.student.embeddings import teacher_embeddings
 from potstill.student.network import DistilRNN, StudentSpec
 from potstill.tensors import save_tensors
+from potstill.tokens import shared
 
 PADDING_TOKEN = "<pad>"  # noqa: S105 — a token of text, not a secret
 
@@ -71,6 +72,7 @@ class Student:
         """
         texts = (*corpus.train.all_texts, *more_texts)
         tokenizer, padding = _tokenizer(config, texts, teacher_tokenizer)
+        tokenizer = shared(tokenizer, max_tokens)
         spec = StudentSpec(
             cell=config.cell,
             vocab_size=1 + max(tokenizer.get_vocab().values()),  # more than there are tokens where ids have gaps
