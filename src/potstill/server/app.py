@@ -168,12 +168,16 @@ class _Service:
         )
 
     def _submit(self, asked: query.Query) -> list[asyncio.Future[Answer]]:
+        workers = [self.workers[model.name] for model in asked.models]
         futures: list[asyncio.Future[Answer]] = []
         try:
-            for model in asked.models:
-                futures.append(self.workers[model.name].submit(asked.texts))  # noqa: PERF401 - kept where one refuses
+            for worker in workers:  # all models or none
+                worker.require_room(len(asked.texts))
+            for worker in workers:
+                futures.append(worker.submit(asked.texts))  # noqa: PERF401 - kept where one has just died
+            return futures
         except (QueueFullError, WorkerError) as error:
-            for future in futures:  # all models or none
+            for future in futures:
                 future.cancel()
             if isinstance(error, WorkerError):
                 raise _worker_ended(error) from None
@@ -181,7 +185,6 @@ class _Service:
                 f"at most {error.limit} texts in the queue of {error.model}",
                 f"{error.waiting} there and {len(asked.texts)} more",
             ) from None
-        return futures
 
 
 def _add_api(app: FastAPI, service: _Service, guarded: dict[str, Any], examples: list[str]) -> None:

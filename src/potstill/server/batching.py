@@ -98,18 +98,26 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
-    def submit(self, texts: Sequence[Text]) -> asyncio.Future[Answer]:
-        """Queue one request's texts; cancel the future to give them up.
+    def require_room(self, texts: int) -> None:
+        """Check that so many texts would be taken now; from the event loop's thread that holds until it submits any.
 
         Raises:
             QueueFullError: They don't fit into the queue.
             WorkerError: The thread has ended.
         """
+        if not self.is_alive:
+            raise WorkerError(self.model.name)
+        if self._waiting + texts > self._limits.max_queue:
+            raise QueueFullError(self.model.name, self._waiting, self._limits.max_queue)
+
+    def submit(self, texts: Sequence[Text]) -> asyncio.Future[Answer]:
+        """Queue one request's texts; cancel the future to give them up.
+
+        Raises:
+            QueueFullError, WorkerError: See `require_room`.
+        """
         with self._changed:
-            if not self.is_alive:
-                raise WorkerError(self.model.name)
-            if self._waiting + len(texts) > self._limits.max_queue:
-                raise QueueFullError(self.model.name, self._waiting, self._limits.max_queue)
+            self.require_room(len(texts))
             job = _Job(texts, self._loop.create_future())
             self._jobs.append(job)
             self._waiting += len(texts)
