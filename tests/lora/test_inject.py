@@ -6,7 +6,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from potstill.backbone import TextClassifier, head_modules
 from potstill.config import LoRAConfig
 from potstill.errors import ConfigError
-from potstill.lora import LoRALinear, adapters, inject, merge_adapters, unmerge_adapters
+from potstill.lora import LoRALinear, adapters, inject, merge_adapters, merged, unmerge_adapters
 from potstill.lora.counting import parameter_groups
 
 LINEAR_MAPS_PER_BLOCK = {"gpt2": 4, "llama": 7, "qwen2": 7, "gpt_neox": 4, "bloom": 4, "modernbert": 4, "deberta-v2": 8}
@@ -77,6 +77,17 @@ def test_merged_logits_equal_unmerged_ones(family, make_model, batch):
         torch.testing.assert_close(classifier(*batch), unmerged, atol=1e-4, rtol=1e-4)
         unmerge_adapters(model)
         torch.testing.assert_close(classifier(*batch), unmerged, atol=1e-4, rtol=1e-4)
+
+
+def test_what_is_merged_already_stays_merged(make_model):
+    model = make_model("llama")
+    inject(model, LoRAConfig(rank=2))
+    for outer in (False, True):
+        if outer:
+            merge_adapters(model)
+        with merged(model):
+            assert all(adapter.merged for _, adapter in adapters(model))
+        assert all(adapter.merged == outer for _, adapter in adapters(model))
 
 
 def test_patterns_choose_among_the_linear_maps(make_model):

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -98,6 +99,15 @@ class TestFile:
         with pytest.raises(ArtifactError, match="is there already"):
             AnswerFile(path, "task")
         assert path.read_text() == "old"
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="files are not locked there")
+    def test_one_process_writes_it_at_a_time(self, path, begun):
+        answers = AnswerFile(path, "task")
+        with pytest.raises(ArtifactError, match="expected no other process"):
+            AnswerFile(path, "task")
+        answers.append(b"two\n", replace(answers.progress, answered=2))
+        answers.finish()
+        assert path.read_bytes() == b"one\ntwo\n"
 
     def test_another_task_is_not_gone_on_with(self, path, begun):
         with pytest.raises(ArtifactError, match="expected other, found task\n  what to do"):

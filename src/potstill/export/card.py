@@ -250,8 +250,8 @@ class Card:
             yield "Data and teacher: not known."
             return
         source = config.data.source
-        if source == "auto" and self._data is not None:
-            source = self._data.name
+        if self._data is not None and (source == "auto" or Path(source).name == self._data.name):
+            source = self._data.name  # wherever its files lie; a table of that name has an ending too
         yield _DATA_LICENCES.get(source, "The data's licence is not known to Potstill: see where it came from.")
         if self._has_teacher:
             name = _public(config.teacher.backbone)

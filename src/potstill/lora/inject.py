@@ -165,9 +165,12 @@ def unmerge_adapters(model: nn.Module) -> None:
 
 @contextmanager
 def merged(model: nn.Module) -> Iterator[None]:
-    """Keep every update in its base weight for a while."""
-    merge_adapters(model)
+    """Keep every update in its base weight for a while; what is there already stays there afterwards."""
+    parted = [adapter for _, adapter in adapters(model) if not adapter.merged]
+    for adapter in parted:
+        adapter.merge()
     try:
         yield
     finally:
-        unmerge_adapters(model)
+        for adapter in parted:
+            adapter.unmerge()

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -128,20 +129,26 @@ class AnswerFile:
         """Begin a file, or go on with one.
 
         Raises:
-            ArtifactError: The file is complete, belongs to another task, or can't be written.
+            ArtifactError: The file is complete, belongs to another task or process, or can't be written.
         """
         self._path = path
         self._part = path.with_name(f"{path.name}.part")
         self._note = path.with_name(f"{path.name}.part.json")
         require_absent(path)
         try:
-            self.progress = self._begun(task) if self._part.exists() else Progress(task)
             if not self._part.exists():
-                self._save(self.progress)  # first: a `.part` without it would belong to nobody
+                self._save(Progress(task))  # first: a `.part` without it would belong to nobody
                 self._part.touch()
             self._file = self._part.open("r+b")
-            self._file.truncate(self.progress.written)
-            self._file.seek(self.progress.written)
+            try:
+                _lock(self._file, path)
+                require_absent(path)  # another process may have ended the task meanwhile
+                self.progress = self._begun(task)
+                self._file.truncate(self.progress.written)
+                self._file.seek(self.progress.written)
+            except BaseException:
+                self._file.close()
+                raise
         except OSError as error:
             raise ArtifactError(f"{path} can't be written: {error}\n  what to do: name another --out") from None
 
@@ -197,6 +204,25 @@ class AnswerFile:
             temporary.replace(self._note)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    """Keep other processes from writing these answers too, until the file is closed, where the system can.
+
+    Raises:
+        ArtifactError: One does already.
+    """
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ArtifactError(
+            f"{path}: expected no other process to write these answers, found one\n"
+            f"  what to do: wait for its end, or name another --out"
+        ) from None
 
 
 def require_absent(path: Path) -> None:

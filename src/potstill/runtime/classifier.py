@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from potstill.errors import ArtifactError
 from potstill.runtime.decision import decide, softmax
-from potstill.runtime.directory import Manifest, StudentFiles, require_student
+from potstill.runtime.directory import Manifest, StudentFiles, require_graph, require_student
 from potstill.runtime.seal import read
 from potstill.runtime.session import EXTERNAL, INPUT_IDS, LENGTHS, LOGITS, open_session, run
 from potstill.runtime.words import WordEncoder
@@ -70,6 +70,7 @@ class Classifier:
         """
         files = StudentFiles(Path(path))
         require_student(files.directory)
+        require_graph(files.directory)
         model = _int8_model(files) if int8 else files.model
         found = read(files.directory, [file.name for file in (files.manifest, files.tokenizer, model)])
         manifest = Manifest.parse(found[files.manifest.name], files.manifest)

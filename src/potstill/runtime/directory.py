@@ -212,6 +212,20 @@ def require_student(directory: Path) -> None:
         )
 
 
+def require_graph(directory: Path) -> None:
+    """Check that a student was not exported without the graph that predicts.
+
+    Raises:
+        ArtifactError: It was.
+    """
+    name = StudentFiles(directory).model.name
+    if is_exported(directory) and name not in sealed_names(directory):
+        raise ArtifactError(
+            f"{directory} was exported to train on: expected {name} to predict with, found none\n"
+            f"  what to do: export the student with --format onnx"
+        )
+
+
 def _problems(content: dict[str, Any]) -> list[str]:
     """Say of every field that can't be used what was expected and what was found."""
     spec, names, max_tokens = (content.get(key) for key in ("spec", "label_names", "max_tokens"))

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from potstill import tokens
 
 _MOST_WORDS: Final = 1 << 15
-"""Words that are remembered, some five megabytes: English has fewer that come often. When there are more, all are
-forgotten; the common ones are back at once."""
+"""Words that are remembered, some five megabytes: English has fewer that come often. When the memory is full, all are
+forgotten before the next call; the common ones are back at once."""
 _LONGEST: Final = 40
 """Characters of a word that is remembered; longer ones are links and noise, which come once."""
 
@@ -64,16 +64,20 @@ class WordEncoder:
 
     def _remember(self, words: Iterable[str]) -> dict[str, list[int]]:
         """Return the ids of these words and of others."""
-        if len(self._known) > _MOST_WORDS:
+        if len(self._known) >= _MOST_WORDS:
             self._known = {}
         known = self._known
         new = list({word for word in words if word not in known})
         if not new:
             return known
-        found = tokens.encode(self.tokenizer, new, None, self.max_tokens, empty_id=None)
-        ids = dict(zip(new, found, strict=True))
-        known.update({word: ids[word] for word in new if len(word) <= _LONGEST})
-        return known if all(len(word) <= _LONGEST for word in new) else known | ids
+        found = dict(zip(new, tokens.encode(self.tokenizer, new, None, self.max_tokens, empty_id=None), strict=True))
+        lasting = [word for word in new if len(word) <= _LONGEST][: _MOST_WORDS - len(known)]
+        if len(lasting) == len(new):
+            known.update(found)
+            return known
+        this_call = known | found
+        known.update({word: found[word] for word in lasting})
+        return this_call
 
 
 def _cuts_at_spaces(tokenizer: Tokenizer) -> bool:
