@@ -48,7 +48,7 @@ from potstill.distillation.teacher_logits import judgement
 from potstill.errors import PotstillError
 from potstill.models import TrainingRecord
 from potstill.report import read_summary, write_report
-from potstill.runtime.seal import verify
+from potstill.runtime.seal import settle, verify
 from potstill.student.model import Student
 from potstill.teacher import Teacher
 from potstill.transfer.sets import TRANSFER_FILE, TransferSet
@@ -269,6 +269,8 @@ def _damage(work: Path) -> str:
         TransferSet.load(work / "run" / "transfer")
     except PotstillError as error:
         return f"not whole any more: {error}"
+    for place in work.rglob(".saving-*"):
+        settle(place.parent)  # as whoever reads there next: a save that was complete when the system refused counts
     left = [path for path in work.rglob(".*") if LEFT.fullmatch(path.name)]
     # Where its removal was what the system refused, an empty directory stays until the next save removes it.
     named = [str(path.relative_to(work)) for path in left if not path.is_dir() or any(path.iterdir())]
