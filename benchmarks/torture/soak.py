@@ -1,6 +1,7 @@
 """Many short runs in one process, and an hour of serving: memory, open files and temporary files must not grow.
 
     python benchmarks/torture/soak.py --runs 200 --serve-minutes 60
+    python benchmarks/torture/soak.py --runs 0 --serve-minutes 60     # what the result file knows of runs stays there
 
 A run is the whole of `potstill.run` on a small model. The server is `potstill serve` as a process of its own, asked a
 few times a second over HTTP, meanwhile. Both are looked at again and again. Growth is told by the second half of what
@@ -34,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import small
 
 from common import RESULTS, arguments, write_result
+from potstill.files import read_json
 from potstill.pipeline import run
 
 MEMORY_GROWTH = 0.02
@@ -42,6 +44,8 @@ PAUSE = 0.2
 """Seconds between two requests: light load, as most servers have it most of the time."""
 LOOK = 5.0
 """Seconds between two looks at the server."""
+WORDS = 1000
+"""Different words at the place where texts differ: a classifier remembers words, as many as a bound allows."""
 _SERVE = "import sys; from potstill.cli import main; main(sys.argv[1:])"
 
 
@@ -120,7 +124,7 @@ def serve(minutes: float, student: Path, temporary: Path) -> tuple[list[dict[str
         next_look = 0.0
         while time.monotonic() < until:
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-            body = json.dumps({"texts": [f"The {answers}th cat sat on the mat.", "A dog."]})
+            body = json.dumps({"texts": [f"The {answers % WORDS}th cat sat on the mat.", "A dog."]})
             connection.request("POST", "/v1/predict", body, {"Content-Type": "application/json"})
             response = connection.getresponse()
             content = response.read()
@@ -161,7 +165,9 @@ def main() -> None:
         if options.serve_minutes:
             seen, answers = serving.result()
             found.append({"name": "serving", "answers": answers, **verdict(seen), "seen": seen})
-    write_result(options.out, found, leaks={one["name"]: one["leaks"] for one in found})
+    known = {run["name"]: run for run in (read_json(options.out)["runs"] if options.out.is_file() else [])}
+    every = (known | {one["name"]: one for one in found}).values()
+    write_result(options.out, list(every), leaks={one["name"]: one["leaks"] for one in every})
     sys.exit(1 if any(one["leaks"] for one in found) else 0)
 
 

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from potstill import tokens
 
-_MOST_WORDS: Final = 1 << 15
+_MOST_WORDS: Final = 1 << 14
 """Words that are remembered, some five megabytes: English has fewer that come often. When the memory is full, all are
 forgotten before the next call; the common ones are back at once."""
 _LONGEST: Final = 40
