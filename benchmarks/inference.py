@@ -43,6 +43,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
@@ -329,10 +330,11 @@ def _fused_int8(float32: Path) -> bytes:
 
     with tempfile.TemporaryDirectory() as directory:
         fused, reduced = Path(directory) / "fused.onnx", Path(directory) / "reduced.onnx"
-        optimizer.optimize_model(str(float32), model_type="bert", num_heads=0, hidden_size=0).save_model_to_file(
+        optimizer.optimize_model(str(float32), model_type="bert", num_heads=12, hidden_size=384).save_model_to_file(
             str(fused)
         )
-        quantize_dynamic(fused, reduced, weight_type=QuantType.QInt8)
+        types = {"DefaultTensorType": onnx.TensorProto.FLOAT}  # of what the fused operators return
+        quantize_dynamic(fused, reduced, weight_type=QuantType.QInt8, extra_options=types)
         return reduced.read_bytes()
 
 
