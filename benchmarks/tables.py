@@ -289,7 +289,9 @@ def load() -> str:
         ]
         for run in result["runs"]
     ]
-    note = f"{result['texts_per_request']} texts a request; status 0 is a connection that broke. {_note(result)}"
+    size = result["texts_per_request"]
+    others = [f", {run['name']}: {n}" for run in result["runs"] if (n := run.get("texts_per_request", size)) != size]
+    note = f"{size} texts a request{''.join(others)}; broken, refused: connections that were. {_note(result)}"
     return "\n".join([*_markdown(header, rows), "", note, "", *_targets(result)])
 
 
@@ -334,7 +336,7 @@ def torture() -> str:
     parts = [
         (f"torture_{name}", lay_out)
         for name, lay_out in (
-            *(("kills", _kills), ("flips", _flips), ("faults", _faults)),
+            *(("kills", _kills), ("kills_embedded", _kills), ("flips", _flips), ("faults", _faults)),
             *(("fuzz", _fuzz), ("soak", _soak)),
         )
     ]
@@ -349,7 +351,8 @@ def torture() -> str:
 
 def _kills(result: dict[str, Any]) -> Iterator[str]:
     words = f"{result['identical']:,} end bit for bit as an undisturbed run"
-    yield f"| runs killed at random moments, gone on with | {result['trials']:,} | {words} |"
+    which = "runs of the embedded model" if "--embedded" in result["command"] else "runs"
+    yield f"| {which} killed at random moments, gone on with | {result['trials']:,} | {words} |"
 
 
 def _flips(result: dict[str, Any]) -> Iterator[str]:

@@ -149,10 +149,11 @@ def test_a_run_judges_with_what_a_later_one_would_load(config, tmp_path):
 
 
 def test_a_run_never_overwrites_another(finished, config):
-    _, directory = finished
+    summary, directory = finished
     before = (directory / "summary.json").read_bytes()
+    assert potstill.run(config, directory) == (summary, directory)
     with pytest.raises(ArtifactError, match="nothing is ever overwritten"):
-        potstill.run(config, directory)
+        potstill.run(config, directory, fresh=True)
     assert (directory / "summary.json").read_bytes() == before
 
 

@@ -79,15 +79,35 @@ class TestInference:
 
 
 class TestContestants:
-    def test_every_text_is_asked_in_calls_of_the_size_given(self, benchmarks):
+    @staticmethod
+    def asked(calls):
+        def predict(texts):
+            calls.append(len(texts))
+            return texts
+
+        return predict
+
+    def test_every_text_is_asked_once_in_calls_of_the_size_given(self, benchmarks):
         calls = []
-        found = benchmarks["contestants"]._rate(lambda texts: calls.append(len(texts)), ["a"] * 10, 4, seconds=0.0)
+        found = benchmarks["contestants"]._rate(self.asked(calls), ["a"] * 10, 4, seconds=60.0, repeat=False)
         assert calls == [4, 4, 2]
-        assert found["passes"] == 1
+        assert found["sentences"] == 10
+
+    @pytest.mark.parametrize("repeat", [False, True])
+    def test_the_clock_ends_it(self, benchmarks, repeat):
+        calls = []
+        found = benchmarks["contestants"]._rate(self.asked(calls), ["a"] * 10, 4, seconds=0.0, repeat=repeat)
+        assert calls == [4]
+        assert found["sentences"] == 4
+
+    def test_they_are_asked_again_on_demand(self, benchmarks):
+        calls = []
+        benchmarks["contestants"]._rate(self.asked(calls), ["a"] * 6, 4, seconds=0.01, repeat=True)
+        assert calls[:4] == [4, 2, 4, 2]
 
     def test_enough_single_texts_are_asked_for_a_percentile(self, benchmarks):
         calls = []
-        found = benchmarks["contestants"]._delays(calls.append, ["a", "b"], calls=1000, seconds=0.0)
+        found = benchmarks["contestants"]._delays(calls.append, ["a", "b"] * 200, seconds=0.0)
         assert len(calls) == found["calls"] == 200
         assert calls[:3] == [["a"], ["b"], ["a"]]
         assert found["p50_ms"] <= found["p99_ms"]

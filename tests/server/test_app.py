@@ -219,6 +219,9 @@ class TestRefusals:
     async def test_wrong_paths_and_methods(self, serve, rule):
         async with serve(rule) as client:
             assert_explained(await client.get("/nothing"), 404, found="GET /nothing")
+            elsewhere = {"Host": "elsewhere.example"}  # where a redirect would lead
+            response = await client.post(f"{PREDICT}/", json={"text": "a"}, headers=elsewhere)
+            assert_explained(response, 404, found=f"POST {PREDICT}/")
             response = await client.get(PREDICT)
             assert_explained(response, 405)
             assert response.headers["Allow"] == "POST"
@@ -364,6 +367,19 @@ class TestLoad:
             assert (await ask(client, "c")).status_code == 200
         assert sum(rule.batches) == 2  # the one that waited was dropped
 
+    async def test_a_slow_body_takes_from_the_time_for_the_answer(self, serve, rule):
+        async def body():
+            yield b'{"text": '
+            await asyncio.sleep(0.6)
+            yield b'"a"}'
+
+        rule.gate.clear()
+        async with serve(rule, limits=Limits(deadline=1)) as client:
+            started = asyncio.get_running_loop().time()
+            assert_explained(await client.post(PREDICT, content=body(), headers=JSON), 504, expected="within 1 s")
+            assert asyncio.get_running_loop().time() - started < 1.4
+            rule.gate.set()
+
     async def test_the_texts_of_a_client_that_has_gone_are_dropped(self, rule, caplog):
         """Spoken ASGI by hand: httpx's transport does not tell an application that a client goes."""
         app = create_app([rule.served()])
@@ -410,7 +426,20 @@ class TestTrouble:
             assert (await ask(client, "good")).status_code == 200
             assert (await client.get("/readyz")).status_code == 200
 
-    async def test_a_dead_worker_fails_its_requests_and_the_readiness(self, serve, make_rule):
+    async def test_a_batch_broken_off_is_an_explained_503_and_the_next_request_is_answered(self, serve, rule):
+        rule.error = SystemExit()
+        async with serve(rule) as client:
+            assert 'potstill_batches_broken_off_total{model="rule"} 0.0' in (await client.get("/metrics")).text
+            refused = await ask(client, "poison")
+            assert_explained(refused, 503, expected="a model rule at work", found="an error broke its work off")
+            assert refused.headers["Retry-After"]
+            assert (await ask(client, "good")).status_code == 200
+            assert (await client.get("/readyz")).status_code == 200
+            assert 'potstill_batches_broken_off_total{model="rule"} 1.0' in (await client.get("/metrics")).text
+
+    async def test_a_dead_worker_fails_its_requests_and_the_readiness(self, serve, make_rule, monkeypatch):
+        """It dies of an error in dealing with another."""
+        monkeypatch.setattr("potstill.server.batching.Worker._break_off", lambda *_: 1 / 0)
         dead, alive = make_rule("dead"), make_rule("alive")
         dead.error = SystemExit()
         async with serve(dead, alive) as client:

@@ -1,4 +1,4 @@
-"""The worker: batches, bounds, cancellation, failure, death."""
+"""The worker: batches, bounds, cancellation, failure, batches broken off."""
 
 import asyncio
 import ctypes
@@ -113,20 +113,45 @@ async def test_a_failure_is_told_to_whom_it_concerns_alone(rule, make_worker):
 
 
 @pytest.mark.parametrize("error", [SystemExit(), KeyboardInterrupt()])
-async def test_when_the_thread_dies_in_the_model_all_are_told(rule, make_worker, error):
+async def test_what_breaks_a_batch_off_is_told_to_it_alone(rule, make_worker, error, caplog):
     worker = make_worker()
     rule.error = error
+    await hold(rule, worker)
+    broken, waiting = worker.submit(["poison"]), worker.submit(["text"] * 300)
+    rule.gate.set()
+    found = await asyncio.gather(broken, waiting, return_exceptions=True)
+    assert isinstance(found[0], WorkerError)
+    assert len(found[1].probabilities) == 300
+    assert (worker.is_alive, worker.waiting) == (True, 0)
+    assert f"{type(error).__name__}" in caplog.text
+    assert (await worker.submit(["good"])).probabilities.shape == (1, 2)
+
+
+async def test_a_batch_that_is_answered_wrongly_is_told_and_the_next_is_answered(rule, make_worker, monkeypatch):
+    worker = make_worker()
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "split", lambda *_: 1 / 0)
+        with pytest.raises(WorkerError):
+            await worker.submit(["good"])
+    assert (await worker.submit(["good"])).probabilities.shape == (1, 2)
+
+
+async def test_a_thread_that_can_not_go_on_leaves_nobody_waiting(rule, make_worker, monkeypatch):
+    worker = make_worker()
+    monkeypatch.setattr(Metrics, "broken_off", lambda *_: 1 / 0)
+    rule.error = SystemExit()
     await hold(rule, worker)
     dying, waiting = worker.submit(["poison"]), worker.submit(["text"] * 300)
     rule.gate.set()
     found = await asyncio.gather(dying, waiting, return_exceptions=True)
     assert [type(one) for one in found] == [WorkerError, WorkerError]
+    await asyncio.to_thread(worker._thread.join)
     assert not worker.is_alive
     with pytest.raises(WorkerError):
         worker.submit(["text"])
 
 
-async def test_a_thread_killed_from_outside_answers_its_queue_with_an_error(rule, make_worker):
+async def test_a_thread_that_something_outside_interrupts_goes_on(rule, make_worker):
     worker = make_worker()
     first = await hold(rule, worker)
     waiting = worker.submit(["text"])
@@ -136,8 +161,9 @@ async def test_a_thread_killed_from_outside_answers_its_queue_with_an_error(rule
     assert killed == 1
     rule.gate.set()
     found = await asyncio.gather(first, waiting, return_exceptions=True)
-    assert isinstance(found[1], WorkerError)
-    assert not worker.is_alive
+    assert isinstance(found[0], WorkerError)
+    assert found[1].probabilities.shape == (1, 2)
+    assert worker.is_alive
 
 
 async def test_stopping_answers_what_was_accepted(rule, make_worker):

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import logging
 import re
 import shutil
 import signal
@@ -55,6 +56,11 @@ class TestFinding:
         assert find_models([f"x={run}"]) == {f"x-{name}": directory for name, directory in best.items()}
         teacher = {"teacher": run / "teacher" / "seed-0"}
         assert find_models([str(run)], with_teacher=True) == best | teacher
+
+    @pytest.mark.parametrize(("place", "told"), [("", False), ("teacher/seed-0", False), ("distilled", True)])
+    def test_a_teacher_that_is_asked_for_in_vain_is_told(self, run, place, told, caplog):
+        find_models([str(run / place)], with_teacher=True)
+        assert ("--with-teacher changes nothing for" in caplog.text) == told
 
     def test_several_seeds(self, run):
         assert find_models([str(run / "distilled")]) == {"distilled": run / "distilled" / "seed-1"}
@@ -240,13 +246,30 @@ main()
 
 def test_the_token_comes_from_a_file_or_the_environment(student, tmp_path, monkeypatch):
     (tmp_path / "token").write_text("from-file\n")
-    monkeypatch.setenv("POTSTILL_TOKEN", "from-environment")
+    monkeypatch.setenv("POTSTILL_TOKEN", " from-environment\n")
     for arguments, token in (((), "from-environment"), (("--token-file", tmp_path / "token"), "from-file")):
         with Process(student, *arguments) as server:
             assert server.request("GET", "/v1/models")[0] == 401
             assert server.request("GET", "/v1/models", headers={"Authorization": f"Bearer {token}"})[0] == 200
             server.end(signal.SIGTERM)
         assert token not in json.dumps(server.log)
+
+
+@pytest.mark.parametrize("believed", [False, True])
+def test_whom_a_request_is_forwarded_for_is_believed_of_the_proxy_alone(student, believed):
+    with Process(student, *(["--behind-proxy", "127.0.0.1"] if believed else [])) as server:
+        body, headers = json.dumps({"text": "the cat"}), {"X-Forwarded-For": "192.0.2.7"}
+        assert server.request("POST", "/v1/predict", body, headers)[0] == 200
+        server.end(signal.SIGTERM)
+    (line,) = (line for line in server.log if line["message"] == "request")
+    assert line["client"] == ("192.0.2.7" if believed else "127.0.0.1")
+
+
+def test_a_student_has_no_teacher_to_serve_and_says_so(student):
+    with Process(student, "--with-teacher") as server:
+        server.end(signal.SIGTERM)
+    (line,) = (line for line in server.log if line["level"] == "warning")
+    assert line["message"].startswith("--with-teacher changes nothing")
 
 
 def test_limits_and_examples_are_taken_from_the_flags(student, tmp_path):
@@ -257,6 +280,20 @@ def test_limits_and_examples_are_taken_from_the_flags(student, tmp_path):
     assert content["examples"] == ["first", "second\tpart"]
 
 
+@pytest.fixture
+def same_handlers():
+    """What the command does with signals and logs, undone."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    loggers = [logging.getLogger(name) for name in ("potstill", "uvicorn")]
+    logs = [(logger, logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    for logger, *was, level in logs:
+        logger.handlers, logger.propagate = was
+        logger.setLevel(level)
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -264,27 +301,43 @@ def test_limits_and_examples_are_taken_from_the_flags(student, tmp_path):
         (("{student}", "--max-texts", "9", "--max-queue", "8"), 2, "max_queue (8) must not be less than max_texts (9)"),
         (("{student}", "--port", "{taken}"), 1, "expected to listen at 127.0.0.1 port {taken}"),
         (("{student}", "--token-file", "{empty}"), 1, "expected a token in {empty}, found nothing"),
+        (("{student}", "--token-file", "{words}"), 1, "expected a token in {words}, found 2 words"),
+        (("{student}", "--token-file", "{latin}"), 1, "expected UTF-8 in {latin}, found the byte 0xf6 at 1"),
+        (("{student}", "--examples", "{latin}"), 1, "expected UTF-8 in {latin}, found the byte 0xf6 at 1"),
+        (("{student}", "--behind-proxy", "localhost"), 2, "expected an address or a network of them: 'localhost'"),
         (("{student}", "--device", "abacus"), 0, ""),
         (("nowhere",), 1, "expected a directory"),
         ((), 2, "MODEL"),
     ],
 )
+@pytest.mark.usefixtures("same_handlers")
 def test_what_it_refuses_to_begin_with(student, tmp_path, capsys, monkeypatch, arguments, status, message):
     monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
-    (tmp_path / "empty").touch()
+    files = {"empty": b"", "words": b"two words\n", "latin": "tökén".encode("latin-1")}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        values = {"student": student, "taken": taken.getsockname()[1], "empty": tmp_path / "empty"}
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        values = {"student": student, "taken": taken.getsockname()[1], **{name: tmp_path / name for name in files}}
         try:
             main(["serve", *(argument.format(**values) for argument in arguments)])
             found = 0
         except SystemExit as exit_:
             found = exit_.code
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
     assert found == status
     assert message.format(**values) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("token", "found"), [(" \n", "nothing"), ("a b", "2 words"), ("t\udcf6", "the byte 0xf6 at 1")]
+)
+@pytest.mark.usefixtures("same_handlers")
+def test_an_unfit_token_in_the_environment_is_refused(student, monkeypatch, capsys, token, found):
+    monkeypatch.setenv("POTSTILL_TOKEN", token)
+    with pytest.raises(SystemExit, match="1"):
+        main(["serve", str(student)])
+    told = capsys.readouterr().err
+    assert f"in POTSTILL_TOKEN, found {found}" in told
+    assert "what to do: " in told
 
 
 @pytest.mark.parametrize("missing", ["fastapi", "uvicorn", "prometheus_client"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import math
 import os
@@ -48,6 +49,19 @@ def _with_limits(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def _address(value: str) -> str:
+    """Check an address, or a network as `10.0.0.0/8`: uvicorn would take anything else for one that nobody has.
+
+    Raises:
+        click.BadParameter: It is neither.
+    """
+    try:
+        ipaddress.ip_network(value)
+    except ValueError as error:
+        raise click.BadParameter(f"expected an address or a network of them: {error}") from None
+    return value
+
+
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL…")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at: by default this machine's.")
@@ -58,6 +72,13 @@ def _with_limits(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="FILE",
     help=f"File with the bearer token that clients must send. (Or the environment's {_TOKEN_VARIABLE}; never a flag, "
     "which others on this machine could read.)  [default: no token]",
+)
+@click.option(
+    "--behind-proxy",
+    type=_address,
+    metavar="ADDRESS",
+    help="Address of the reverse proxy (or a network, as 10.0.0.0/8) whose X-Forwarded-For is believed, so that each "
+    "of its clients has a share of its own; others who send it could pretend to be many.  [default: none]",
 )
 @click.option("--with-teacher", is_flag=True, help="Serve a run's best teacher too; needs torch.")
 @click.option(
@@ -71,7 +92,7 @@ def _with_limits(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--int8", is_flag=True, help="Serve students' 8-bit variants, which `potstill export` writes.")
 @click.option(
     "--examples",
-    type=click.File(encoding="utf-8"),
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Texts that the page offers, one a line (pairs with a tab between).  [default: the page's own]",
 )
@@ -83,10 +104,11 @@ def serve(
     host: str,
     port: int,
     token_file: Path | None,
+    behind_proxy: str | None,
     with_teacher: bool,
     threads: int,
     int8: bool,
-    examples: Any,
+    examples: Path | None,
     device: str | None,
     precision: str | None,
     **limits: Any,
@@ -108,10 +130,10 @@ def serve(
         signal.signal(number, lambda *_: sys.exit(0))
     bounds = _limits(limits)
     token = _token(token_file)
-    lines = [line.strip("\n") for line in examples or () if line.strip()][:_MOST_EXAMPLES]
+    lines = _examples(examples)
+    log = _log()
     directories = find_models(models, with_teacher=with_teacher)
     listener = _listen(host, port)
-    log = _log()
     served = open_models(directories, threads, lambda: _runtime(device, precision), int8=int8)
     if host not in _LOOPBACK and token is None:
         log.warning("other machines can reach this server, and it has no token; see --token-file")
@@ -123,6 +145,9 @@ def serve(
         access_log=False,  # the application writes its own
         log_config=None,
         server_header=False,
+        # Uvicorn's own default believes every client on this machine.
+        proxy_headers=behind_proxy is not None,
+        forwarded_allow_ips=behind_proxy,
         # What is accepted ends by its deadline, answered or refused; a second more for writing that.
         timeout_graceful_shutdown=math.ceil(bounds.deadline) + 1,
     )
@@ -141,13 +166,47 @@ def _limits(values: dict[str, Any]) -> Limits:
 
 
 def _token(file: Path | None) -> str | None:
-    token = file.read_text(encoding="utf-8").strip() if file is not None else os.environ.get(_TOKEN_VARIABLE)
-    if token == "":
+    """Read the token, without the white space around it, if there is one.
+
+    Raises:
+        ServeError: It is no text, empty, or several words, which no client could send.
+    """
+    if file is not None:
+        content = file.read_bytes()
+    elif _TOKEN_VARIABLE in os.environ:
+        content = os.fsencode(os.environ[_TOKEN_VARIABLE])
+    else:
+        return None
+    where = file or _TOKEN_VARIABLE
+    words = _text(content, where).split()
+    if len(words) != 1:
+        found = f"{len(words)} words" if words else "nothing"
         raise ServeError(
-            f"expected a token in {file or _TOKEN_VARIABLE}, found nothing\n  what to do: write one there, such as "
-            "what `openssl rand -hex 32` prints"
+            f"expected a token in {where}, found {found}\n  what to do: write one there, such as what "
+            "`openssl rand -hex 32` prints"
         )
-    return token
+    return words[0]
+
+
+def _examples(file: Path | None) -> list[str]:
+    """Read the texts that the page offers.
+
+    Raises:
+        ServeError: They are not UTF-8.
+    """
+    if file is None:
+        return []
+    return [line for line in _text(file.read_bytes(), file).splitlines() if line.strip()][:_MOST_EXAMPLES]
+
+
+def _text(content: bytes, where: Path | str) -> str:
+    try:
+        return content.decode("utf-8-sig")  # some editors put a mark before it, which is part of no token
+    except UnicodeDecodeError as error:
+        raise ServeError(
+            f"expected UTF-8 in {where}, found the byte 0x{content[error.start]:02x} at {error.start}\n"
+            "  what to do: save it as UTF-8"
+        ) from None
 
 
 def _listen(host: str, port: int) -> socket.socket:

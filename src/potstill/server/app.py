@@ -49,6 +49,7 @@ def create_app(
         lifespan=service.lifespan,
         docs_url=None,  # these pages would load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would lead wherever the request's Host header says
     )
     app.add_middleware(Observed, metrics=service.metrics)
     app.add_exception_handler(Refusal, _refuse)
@@ -89,10 +90,10 @@ class _Service:
         return {name: worker.is_alive for name, worker in self.workers.items()}
 
     @contextmanager
-    def admit(self, client: str) -> Iterator[None]:
-        """Count a request as being dealt with, or refuse it."""
+    def admit(self, client: str) -> Iterator[float]:
+        """Count a request as being dealt with, or refuse it; give the time of the event loop's clock that it has."""
         with _shared(self._clients, client, 1, "requests at a time"), self._counted():
-            yield
+            yield asyncio.get_running_loop().time() + self.limits.deadline
 
     @contextmanager
     def share(self, client: str, asked: query.Query) -> Iterator[None]:
@@ -113,10 +114,15 @@ class _Service:
         finally:
             self._requests -= 1
 
-    async def read(self, request: Request) -> query.Query:
-        """Read a request within the limits."""
+    async def read(self, request: Request, deadline: float) -> query.Query:
+        """Read a request within the limits.
+
+        Raises:
+            Refusal: It is beyond them, or not as expected, or has not arrived by the deadline.
+            ClientDisconnect: The client has gone.
+        """
         try:
-            async with asyncio.timeout(self.limits.deadline):
+            async with asyncio.timeout_at(deadline):
                 body = await query.read_body(request, self.limits)
         except TimeoutError:
             raise Refusal(
@@ -129,18 +135,19 @@ class _Service:
             ) from None
         return query.parse(body, self.models, self.limits)
 
-    async def ask(self, asked: query.Query, request: Request) -> list[Answer]:
+    async def ask(self, asked: query.Query, request: Request, deadline: float) -> list[Answer]:
         """Queue the texts for all models asked, and wait.
 
         Raises:
-            Refusal: A queue is full, a model fails, a worker is dead, or the deadline passes.
+            Refusal: A queue is full, a model fails, its work is broken off, or the deadline passes.
             ClientDisconnect: The client has gone.
         """
         answers = asyncio.create_task(_all(self._submit(asked)))
         gone = asyncio.create_task(_until_gone(request))
         ends: set[asyncio.Task[Any]] = {answers, gone}
         try:
-            await asyncio.wait(ends, timeout=self.limits.deadline, return_when=asyncio.FIRST_COMPLETED)
+            left = deadline - asyncio.get_running_loop().time()
+            await asyncio.wait(ends, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if answers.done():
                 return await answers
             if gone.done():
@@ -196,11 +203,11 @@ def _add_api(app: FastAPI, service: _Service, guarded: dict[str, Any], examples:
     @app.post("/v1/predict", **guards, openapi_extra=described, response_model=PredictAnswer, summary="Classify texts")
     async def predict(request: Request) -> Any:
         client = request.client.host if request.client is not None else ""
-        with service.admit(client):
-            asked = await service.read(request)
+        with service.admit(client) as deadline:
+            asked = await service.read(request, deadline)
             request.state.logged.update(texts=len(asked.texts), models=[model.name for model in asked.models])
             with service.share(client, asked):
-                answers = await service.ask(asked, request)
+                answers = await service.ask(asked, request, deadline)
         return PredictAnswer(
             request_id=request_id(request),
             answers=[ModelAnswer.of(model, answer) for model, answer in zip(asked.models, answers, strict=True)],
@@ -334,7 +341,7 @@ def _worker_ended(error: WorkerError) -> Refusal:
         503,
         "model not available",
         expected=f"a model {error} at work",
-        found="that it has stopped, in trouble or with the server",
-        what_to_do="try again later; whoever runs the server: see its log, restart it",
+        found="that an error broke its work off, or that it has stopped with the server",
+        what_to_do="try again after the seconds that Retry-After says; whoever runs the server: see its log",
         headers=RETRY_AFTER,
     )

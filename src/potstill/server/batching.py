@@ -3,7 +3,8 @@
     requests ──submit──► queue, bounded in texts ──► worker thread: a batch, one computation ──► their futures
 
 A request's future is an asyncio future. Cancelling it (deadline, client gone) drops its texts from the queue. Every
-accepted future ends: with an answer, or with an error. That holds when the model fails and when the thread dies.
+accepted future ends: with an answer, or with an error. That holds when the model fails, and when something breaks a
+batch off: the thread goes on with what waits.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class QueueFullError(Exception):
 
 
 class WorkerError(Exception):
-    """A model's thread has ended, in trouble or because the server does."""
+    """A batch was broken off, or the model's thread has ended, mostly because the server does."""
 
 
 class ModelError(Exception):
@@ -58,6 +59,9 @@ class Observer(Protocol):
 
     def batch(self, model: str, texts: int, seconds: float) -> None:
         """Take note; called from the worker's thread."""
+
+    def broken_off(self, model: str) -> None:
+        """Take note that one came to nothing; called from the worker's thread."""
 
 
 @dataclass(frozen=True)
@@ -133,11 +137,18 @@ class Worker:
         self._thread.join()
 
     def _run(self) -> None:
-        """Work until stopped; however it ends, leave no future pending."""
+        """Work until stopped, whatever breaks a batch off; however it ends, leave no future pending."""
         batch: list[_Job] = []
         try:
-            while batch := self._take():
-                self._compute(batch)
+            while True:
+                batch = []  # a new one: the event loop may still settle the last
+                try:
+                    self._take(batch)
+                    if not batch:
+                        break
+                    self._compute(batch)
+                except BaseException:  # SystemExit too: without its thread the model would answer nobody any more
+                    self._break_off(batch)
         except BaseException:
             _logger.exception("the worker of model %r has died", self.model.name)
         finally:
@@ -149,23 +160,30 @@ class Worker:
             if left:  # else the event loop may be closed already
                 self._settle(left, WorkerError(self.model.name))
 
-    def _take(self) -> list[_Job]:
-        """Wait for texts; return up to `batch_texts` of them, but at least one job; none when there will be no more."""
+    def _break_off(self, batch: Sequence[_Job]) -> None:
+        """Deal with the error that a batch has ended with."""
+        _logger.exception("the worker of model %r broke a batch off, and goes on", self.model.name)
+        self._settle(batch, WorkerError(self.model.name))
+        self._observer.broken_off(self.model.name)
+        with self._changed:  # the error may have come between taking a job and counting it
+            self._waiting = sum(len(job.texts) for job in self._jobs)
+
+    def _take(self, batch: list[_Job]) -> None:
+        """Wait for texts; add up to `batch_texts` of them, but at least one job; none when there will be no more."""
         limit, texts = self._limits.batch_texts, 0
-        batch: list[_Job] = []
         with self._changed:
             while not batch:
                 self._changed.wait_for(lambda: self._jobs or self._stopping)
                 if not self._jobs:
-                    return []
+                    return
                 self._changed.wait_for(lambda: self._waiting >= limit or self._stopping, self._limits.batch_wait)
                 while self._jobs and (not batch or texts + len(self._jobs[0].texts) <= limit):
-                    job = self._jobs.popleft()
-                    self._waiting -= len(job.texts)
+                    job = self._jobs[0]
                     if not job.future.cancelled():
-                        batch.append(job)
+                        batch.append(job)  # before it leaves the queue: an error in between must not lose it
                         texts += len(job.texts)
-        return batch
+                    self._jobs.popleft()
+                    self._waiting -= len(job.texts)
 
     def _compute(self, jobs: Sequence[_Job]) -> None:
         texts = [text for job in jobs for text in job.texts]

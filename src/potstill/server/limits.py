@@ -39,8 +39,9 @@ class Limits(BaseModel):
     """Seconds that a batch which is not full waits for more. 0: while one batch is computed the next gathers by itself,
     so waiting would only delay the answers to a client that is alone."""
     deadline: Annotated[float, Field(gt=0.0)] = 30.0
-    """Seconds after which a request is given up, its texts dropped from the queue. Few clients wait longer, and a
-    teacher may need seconds for a full request on a CPU."""
+    """Seconds after which a request is given up, its texts dropped from the queue; they begin with its headers, so that
+    a slow body leaves less for the answer. Few clients wait longer, and a teacher may need seconds for a full request
+    on a CPU."""
 
     @model_validator(mode="after")
     def _queue_takes_a_request(self) -> Self:

@@ -34,6 +34,12 @@ class Metrics:
         self._batch_seconds = Histogram(
             "potstill_batch_seconds", "One computation.", ["model"], registry=self._registry, buckets=_SECONDS
         )
+        self._broken_off = Counter(
+            "potstill_batches_broken_off",
+            "Times that an error broke a worker's batch off; it went on.",
+            ["model"],
+            registry=self._registry,
+        )
         self._waiting = Gauge("potstill_queue_texts", "Texts that wait.", ["model"], registry=self._registry)
         self._alive = Gauge("potstill_worker_alive", "1 while it takes texts.", ["model"], registry=self._registry)
 
@@ -41,6 +47,7 @@ class Metrics:
         """Ask a worker how it is whenever `/metrics` is read."""
         self._waiting.labels(worker.model.name).set_function(lambda: worker.waiting)
         self._alive.labels(worker.model.name).set_function(lambda: worker.is_alive)
+        self._broken_off.labels(worker.model.name)  # shown from the start: a rate needs its 0
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count a request."""
@@ -51,6 +58,10 @@ class Metrics:
         """Count a batch; safe from any thread."""
         self._batch_texts.labels(model).observe(texts)
         self._batch_seconds.labels(model).observe(seconds)
+
+    def broken_off(self, model: str) -> None:
+        """Count a batch that came to nothing; safe from any thread."""
+        self._broken_off.labels(model).inc()
 
     def exposition(self) -> bytes:
         """Write all of it down as Prometheus reads it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from potstill.runtime.directory import find_student, is_student, is_teacher
 
 if TYPE_CHECKING:
     from potstill.config import RuntimeConfig
+
+_logger = logging.getLogger("potstill.server")
 
 Text = str | tuple[str, str]
 """A text, or a pair of texts."""
@@ -51,7 +54,7 @@ def find_models(arguments: Sequence[str], *, with_teacher: bool = False) -> dict
         arguments: Directories, or `NAME=DIRECTORY`. A model's directory is one model, called as the directory is. A
             run's directory is its best distilled student and its best baseline in selection, called `distilled` and
             `baseline`, or `NAME-distilled` and so on.
-        with_teacher: Take a run's best teacher too.
+        with_teacher: Take a run's best teacher too. What has none is told in the log.
 
     Returns:
         Each model's directory by its name.
@@ -61,7 +64,10 @@ def find_models(arguments: Sequence[str], *, with_teacher: bool = False) -> dict
     """
     found: dict[str, Path] = {}
     for argument in arguments:
-        for name, directory in _models_of(argument, with_teacher):
+        models = list(_models_of(argument, with_teacher))
+        if with_teacher and not any(is_teacher(directory) for _, directory in models):
+            _logger.warning("--with-teacher changes nothing for %s: it is no run with a teacher in it", argument)
+        for name, directory in models:
             if name in found:
                 raise ServeError(
                     f"expected models of different names, found {found[name]} and {directory}, both called {name!r}\n"

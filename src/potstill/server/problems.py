@@ -78,6 +78,6 @@ _MEANINGS: Final = {
     422: "The body is JSON of another shape than expected, or beyond a limit.",
     429: "This client has too much under way already (see `Retry-After`).",
     500: "The model failed.",
-    503: "Too much waits already (see `Retry-After`), or the model's worker has died.",
+    503: "Too much waits already, or an error broke the model's work off (see `Retry-After`).",
     504: "The answer took longer than the deadline.",
 }
