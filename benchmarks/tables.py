@@ -325,10 +325,15 @@ def _targets(result: dict[str, Any], names: dict[str, str] | None = None) -> lis
         return f"{names[target['name']].strip('*')}: {target['what']}" if names else target["what"]
 
     rows = [
-        [words(target), f"{target['wanted']:,g}", f"{target['found']:,.4g}", "yes" if target["met"] else "**no**"]
+        [words(target), _number(target["wanted"]), _number(target["found"]), "yes" if target["met"] else "**no**"]
         for target in result["targets"]
     ]
     return _markdown(["", "wanted", "found", "met"], rows)
+
+
+def _number(value: float) -> str:
+    """Write four digits of a number, or all of a larger one before its point."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.4g}"
 
 
 def torture() -> str:
