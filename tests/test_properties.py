@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -183,12 +183,14 @@ def test_merging_changes_no_output_and_unmerging_gives_the_weight_back_to_the_bi
     layer = LoRALinear(base, rank, alpha, **options)
     nn.init.normal_(layer.lora_B)
     x, weight = torch.randn(3, inputs), base.weight.detach().clone()
-    # DoRA's norms come from parts, see `_norms`; at these sizes some rows and their updates all but cancel.
-    parts = weight.norm(dim=1) + layer.scaling * (layer.lora_B.abs() @ layer.lora_A.norm(dim=1))
-    assume(bool(((weight + layer.delta()).norm(dim=1) > 0.1 * parts).all()) or not options.get("dora"))
     expected = layer(x)
     layer.merge()
-    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-4)
+    held = torch.ones(outputs, dtype=torch.bool)
+    if options.get("dora"):  # its norms come from parts, see `_norms`; at these sizes some rows all but cancel
+        parts = weight.norm(dim=1) + layer.scaling * (layer.lora_B.abs() @ layer.lora_A.norm(dim=1))
+        held = (weight + layer.delta()).norm(dim=1) > 0.1 * parts
+        torch.testing.assert_close(base.weight.norm(dim=1), layer.lora_magnitude_vector.detach())
+    torch.testing.assert_close(layer(x)[:, held], expected[:, held], rtol=1e-4, atol=1e-4)
     layer.unmerge()
     assert torch.equal(base.weight, weight)
     torch.testing.assert_close(layer(x), expected, rtol=0, atol=0)
