@@ -44,7 +44,7 @@ from potstill.data import Examples, load_corpus
 from potstill.data.tokenised import TrainingSet, sequential_batches
 from potstill.lora import adapters
 from potstill.lora.counting import flops_per_token
-from potstill.lora.layer import linear_shape
+from potstill.lora.linear import linear_shape
 from potstill.teacher import Teacher
 from potstill.training.loop import evaluation_tokens, plan_epoch
 

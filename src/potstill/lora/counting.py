@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 
 from potstill.backbone.head import head_modules
 from potstill.lora.inject import adapters, norm_layers
-from potstill.lora.layer import LinearLike, LoRALinear, linear_shape
+from potstill.lora.layer import LoRALinear
+from potstill.lora.linear import LinearLike, linear_shape
 from potstill.lora.quantised import QuantisedLinear
 
 PARTS = ("backbone", "normalisation", "adapters", "head")

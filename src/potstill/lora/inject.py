@@ -14,7 +14,8 @@ from potstill.backbone.blocks import block_names
 from potstill.backbone.head import head_modules
 from potstill.config import LoRAConfig
 from potstill.errors import ConfigError
-from potstill.lora.layer import LinearLike, LoRALinear, linear_shape
+from potstill.lora.layer import LoRALinear
+from potstill.lora.linear import LinearLike, linear_shape
 
 T = TypeVar("T")
 

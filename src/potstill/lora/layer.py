@@ -27,31 +27,11 @@ from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
-LinearLike = nn.Linear | Conv1D
+from potstill.lora.linear import LinearLike, frozen_linear, linear_shape, linear_weight, set_linear_weight
 
 _SMALLEST: Final = torch.finfo(torch.float32).tiny
 """What a norm is divided by at least, so that a row of zeros stays one."""
-
-
-def linear_shape(base: LinearLike) -> tuple[int, int]:
-    """Return (in, out) of a linear map; GPT-2's `Conv1D` stores its weight transposed, as (in, out)."""
-    if isinstance(base, nn.Linear):
-        return base.in_features, base.out_features
-    return base.weight.shape[0], base.weight.shape[1]
-
-
-def linear_weight(base: LinearLike) -> Tensor:
-    """Return the weight as (out, in), without gradient; a view where it is kept unpacked."""
-    weight = base.weight.detach()
-    return weight if isinstance(base, nn.Linear) else weight.T
-
-
-def set_linear_weight(base: LinearLike, weight: Tensor) -> None:
-    """Give a linear map another weight, (out, in), in the type and layout of its own."""
-    layout = weight if isinstance(base, nn.Linear) else weight.T
-    base.weight.data = layout.to(base.weight.dtype).contiguous()
 
 
 class LoRALinear(nn.Module):
@@ -120,14 +100,13 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x, (..., in), to (..., out)."""
-        if self.merged:
-            merged: Tensor = self.base(x)
-            return merged
         # Two dimensions already for the base: its result would else be a view, and for an in-place operation on a
         # view autograd copies the whole gradient.
         rows = x.reshape(-1, x.shape[-1])  # (tokens, in)
-        if self.lora_magnitude_vector is None:
-            y = self._add_update(self.base(rows), self.dropout(rows))
+        if self.merged:
+            y = frozen_linear(self.base, rows)
+        elif self.lora_magnitude_vector is None:
+            y = self._add_update(frozen_linear(self.base, rows), self.dropout(rows))
         else:
             y = self._dora(rows)
         return y.view(*x.shape[:-1], y.shape[-1])
@@ -144,13 +123,13 @@ class LoRALinear(nn.Module):
 
     def _dora(self, x: Tensor) -> Tensor:
         """Map x, (tokens, in), to m · (W0 + s B A) / ‖W0 + s B A‖ x + bias, (tokens, out)."""
-        y: Tensor = self.base(x)
+        y = frozen_linear(self.base, x)
         bias: Tensor | float = 0.0 if self.base.bias is None else self.base.bias
         rest = bias  # what the magnitude does not act on
         if self.training and self.dropout.p > 0.0:
             # As in PEFT: of W0 x too, the magnitude's change sees what dropout leaves, and the change alone.
             x, whole = self.dropout(x), y
-            y = self.base(x)
+            y = frozen_linear(self.base, x)
             rest = whole - y + bias
         gain = self.lora_magnitude_vector / self._norms()  # (out)
         # In float32 under autocast too: a gain near 1 moves by less than bfloat16 can tell.

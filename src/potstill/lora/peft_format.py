@@ -20,7 +20,7 @@ from potstill.backbone.head import head_modules
 from potstill.config import LoRAConfig
 from potstill.errors import ArtifactError
 from potstill.lora.inject import adapters, norm_layers, trained_modules
-from potstill.lora.layer import LinearLike
+from potstill.lora.linear import LinearLike
 
 _READ: Final = {
     *("peft_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "init_lora_weights", "bias"),

@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 
 from potstill.errors import MissingExtraError
 from potstill.lora.inject import find_targets
-from potstill.lora.layer import linear_weight, set_linear_weight
+from potstill.lora.linear import linear_weight, set_linear_weight
 
 _BLOCK = 64
 """Weights that share a scale; QLoRA's choice (section 4)."""

@@ -35,6 +35,7 @@ from potstill.training.checkpoint import (
     training_key,
 )
 from potstill.training.compute import describe_fabric
+from potstill.training.memory import kept_memory
 from potstill.training.progress import print_line, progress_bar, report_epoch, scores, warn_nothing_learnt
 from potstill.training.schedule import learning_rate_factor, make_optimizer, skip_to
 
@@ -356,7 +357,7 @@ def predict_logits(
 
 @contextmanager
 def memory_explained(data: TrainingSet) -> Iterator[None]:
-    """Say what to do where memory is used up by passes over `data` without gradients.
+    """Keep memory between passes over `data` without gradients, and say what to do where it is used up.
 
     Their batches hold `evaluation_tokens` or one text, whatever `batch_size` is.
 
@@ -364,7 +365,8 @@ def memory_explained(data: TrainingSet) -> Iterator[None]:
         TrainingError: In place of what says that memory is used up.
     """
     try:
-        yield
+        with kept_memory():
+            yield
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -426,11 +428,12 @@ class Learner:
         started = time.perf_counter() - self._seconds
         self._model.train()
         steps = math.ceil(len(batches) / self._config.accumulation)
-        for first in range(len(self._seen), len(batches), self._config.accumulation):
-            self._at = (first // self._config.accumulation + 1, steps, batches[first])
-            self._seen += self._step(data, batches[first : first + self._config.accumulation])
-            self._seconds = time.perf_counter() - started
-            on_step(float(self._seen[-1]["loss"]))
+        with kept_memory():
+            for first in range(len(self._seen), len(batches), self._config.accumulation):
+                self._at = (first // self._config.accumulation + 1, steps, batches[first])
+                self._seen += self._step(data, batches[first : first + self._config.accumulation])
+                self._seconds = time.perf_counter() - started
+                on_step(float(self._seen[-1]["loss"]))
         self._at = None
         labelled = [int((data.labels[batch] != UNLABELLED).sum()) for batch in batches]
         means = _weighted_means(self._seen, [len(batch) for batch in batches], labelled)

@@ -1,0 +1,72 @@
+import pytest
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from potstill.lora import LoRALinear
+from potstill.lora.linear import frozen_linear, linear_weight
+
+IN, OUT = 160, 128  # large enough for the product to be ours
+KINDS = {"Linear": lambda: nn.Linear(IN, OUT), "Conv1D": lambda: Conv1D(OUT, IN)}
+
+
+@pytest.fixture(params=KINDS)
+def base(request):
+    torch.manual_seed(0)
+    base = KINDS[request.param]()
+    base.weight.requires_grad_(False)
+    return base
+
+
+def results(map_rows, base, x):
+    """Return the output, and the gradients of input and bias."""
+    x = x.clone().requires_grad_()
+    y = map_rows(x)
+    y.backward(torch.linspace(-1, 1, y.numel()).view_as(y))
+    gradients = (x.grad, base.bias.grad)
+    base.bias.grad = None
+    return (y, *gradients)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 33])
+def test_it_is_the_map_and_so_are_its_gradients(base, rows):
+    x = torch.randn(rows, IN)
+    for ours, own in zip(results(lambda x: frozen_linear(base, x), base, x), results(base, base, x), strict=True):
+        torch.testing.assert_close(ours, own, atol=1e-4, rtol=1e-5)
+
+
+def test_the_product_is_ours_where_it_is_faster(base):
+    def products(module, x):
+        with torch.profiler.profile() as profiler:
+            frozen_linear(module, x)
+        return sum(event.count for event in profiler.key_averages() if event.key == "potstill::product")
+
+    small = nn.Linear(8, 8).requires_grad_(False)
+    x = torch.randn(4, IN)
+    assert products(base, x) == torch.backends.mkldnn.is_available()
+    assert products(small, torch.randn(4, 8)) == 0
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert products(base, x) == 0
+    assert products(base.double(), x.double()) == 0
+
+
+def test_an_adapter_on_it_trains_as_on_the_map_in_double_precision(base):
+    layer = LoRALinear(base, 4, 8.0)
+    nn.init.normal_(layer.lora_B)
+    x = torch.randn(9, IN)
+    weight = (linear_weight(base).double() + layer.delta().double()).detach()
+    wanted = x.double().requires_grad_()
+    (wanted @ weight.T + base.bias.double()).square().sum().backward()
+    found = x.requires_grad_()
+    layer(found).square().sum().backward()
+    torch.testing.assert_close(found.grad.double(), wanted.grad, rtol=1e-4, atol=1e-2)
+    layer.merge()
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x).double(), x.double() @ weight.T + base.bias.double(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_compiler_takes_it_as_it_stands(base):
+    layer = LoRALinear(base, 4, 8.0)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    x = torch.randn(5, IN)
+    torch.testing.assert_close(compiled(x), layer(x))
