@@ -42,6 +42,8 @@ Batches = Sequence[NDArray[np.int64]]
 RESULTS = Path(__file__).resolve().parent / "results"
 RUNTIME = RuntimeConfig(device="cpu", precision="32-true")
 """The same arithmetic for all contestants."""
+AS_SHIPPED = RuntimeConfig(device="cpu")
+"""What Potstill computes with unless told otherwise: bfloat16 products where the processor has them."""
 MAX_TOKENS = DataConfig().max_tokens
 SPEED_TRAINING = TrainingConfig(epochs=1, schedule="constant", warmup=0.0)
 """Settings that Potstill and `transformers` mean alike, so that their losses can be compared step by step."""

@@ -7,6 +7,8 @@ score the selection split, and to save and prove the ONNX graph is counted in. T
 batches of 32, padded; at every step the PEFT teacher's forward pass without gradients, then the same student's. Both
 distil the same network from the same teacher on the same sentences, a sample of CoLA whose size `--sentences` gives.
 The teacher's adapters are fresh: how well it judges does not change what it costs.
+
+Ours computes in the precision that `auto` chooses on this machine, `precision` in the result; the peer in float32.
 """
 
 from __future__ import annotations
@@ -21,13 +23,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common import OURS, RUNTIME, Run, arguments, in_turn, ratios, write_result
+from common import AS_SHIPPED, OURS, Run, arguments, in_turn, ratios, write_result
 from peers import PlainStudent, pad, train_plain_student, twin
 from potstill import pipeline
 from potstill.config import PotstillConfig, TrainingConfig
 from potstill.data import load_corpus
 from potstill.student.model import Student
 from potstill.teacher import Teacher
+from potstill.training.compute import describe_compute
 
 SELECTION = 0.1  # as by default; given here because the flag counts the sentences that remain for training
 
@@ -42,7 +45,7 @@ def main() -> None:
         {
             "data": {"limit": round(args.sentences / (1 - SELECTION)), "selection_fraction": SELECTION},
             "student": {"training": _training(args.epochs).model_dump()},
-            "runtime": RUNTIME.model_dump(),
+            "runtime": AS_SHIPPED.model_dump(),
         }
     )
     corpus = load_corpus(config.data)
@@ -76,7 +79,8 @@ def main() -> None:
         return {"sentences": len(corpus.train), "seconds": time.perf_counter() - started}
 
     runs = in_turn({"every_step": every_step, OURS: ours}, args.rounds)
-    write_result(args.out, runs, epochs=args.epochs, ratios=ratios(runs, "seconds", inverse=True))
+    precision = describe_compute(config.runtime)["precision"]
+    write_result(args.out, runs, epochs=args.epochs, precision=precision, ratios=ratios(runs, "seconds", inverse=True))
 
 
 def _training(epochs: int) -> TrainingConfig:

@@ -7,11 +7,14 @@ linear map in the blocks, and for tuning also the gradients' products g W, as of
 many rows as our batches have tokens. Nothing stands between these products, and a matrix stays in the cache while it
 is repeated, so the model itself can't reach this rate.
 
-Ours is counted in useful operations per real token: 2 a parameter of these matrices for labelling, whose adapters are
-merged, and for tuning what `potstill.lora.counting.flops_per_token` counts (little more than 4: forward, and backward
-through frozen matrices). Padding, attention's products, the optimiser and merging take time and count for nothing.
+Ours is counted in useful operations per token that is computed: 2 a parameter of these matrices for labelling, whose
+adapters are merged, and for tuning what `potstill.lora.counting.flops_per_token` counts (little more than 4: forward,
+and backward through frozen matrices). Padding, attention's products, the optimiser and merging take time and count for
+nothing; nor does what a text shares with another of its batch, which is computed once (`potstill.data.trees`).
 
-`fraction` is ours over the limit, for each round; `profile` names the operations with the largest shares of the time.
+`fraction` is ours over the limit, for each round; `fraction_with_shared` counts every token of every text, computed or
+not; `faster_product` is the rate of oneDNN's product, which Potstill takes (`potstill.lora.linear`), over that of
+`torch.mm`; `profile` names the operations with the largest shares of the time.
 """
 
 from __future__ import annotations
@@ -19,9 +22,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.profiler import profile
 
 from common import (
@@ -41,7 +46,7 @@ from common import (
 )
 from potstill.config import DataConfig, TeacherConfig
 from potstill.data import Examples, load_corpus
-from potstill.data.tokenised import TrainingSet, sequential_batches
+from potstill.data.tokenised import Batch, TrainingSet
 from potstill.lora import adapters
 from potstill.lora.counting import flops_per_token
 from potstill.lora.linear import linear_shape
@@ -54,6 +59,10 @@ Shapes = Counter[tuple[int, int]]
 REPEATS = 8
 """Products per shape and measurement; the mean stands for all of the model's maps of that shape."""
 SHOWN = 12
+LIMIT, FASTER = "limit", "onednn"
+
+Product = Callable[..., Tensor]
+"""Takes x and Wᵀ, and a place for the result."""
 
 
 def main() -> None:
@@ -65,7 +74,7 @@ def main() -> None:
     corpus = load_corpus(DataConfig())
     teacher = Teacher.create(TeacherConfig(), RUNTIME, corpus, MAX_TOKENS, args.seed)
     sentences = labelled_sentences(corpus)
-    data = teacher.training_set(sentences)
+    data = teacher.tuning_set(sentences)
     shapes = Counter(linear_shape(adapter.base) for _, adapter in adapters(teacher.classifier))
     matrices = sum(fan_in * fan_out * count for (fan_in, fan_out), count in shapes.items())
     _, operations = flops_per_token(teacher.classifier.model)
@@ -81,31 +90,40 @@ def main() -> None:
     def tune(number: int) -> Run:
         chosen = batches(number)
         seconds = take_steps(teacher, data, chosen, SPEED_TRAINING).seconds
-        return _run("tuning", operations * sum(_rows(data, chosen)), seconds)
+        tokens = int(data.tokens.lengths[np.concatenate(chosen)].sum())
+        return _run("tuning", operations * sum(_rows(data, chosen)), seconds) | {"shared": operations * tokens}
 
     def label(number: int) -> Run:
-        chosen = teacher.training_set(sample(number))
+        chosen, plan = labelled(number)
         started = time.perf_counter()
         teacher.logits(sample(number))
-        return _run("labelling", 2 * matrices * len(chosen.tokens.ids), time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        run = _run("labelling", 2 * matrices * sum(_rows(chosen, plan)), seconds)
+        return run | {"shared": 2 * matrices * len(chosen.tokens.ids)}
 
-    def tuning_limit(number: int) -> Run:
-        return _products("tuning", shapes, _rows(data, batches(number)), backward=True)
+    def labelled(number: int) -> tuple[TrainingSet, list[np.ndarray]]:
+        chosen = replace(data, tokens=teacher.training_set(sample(number)).tokens)
+        return chosen, list(chosen.sequential_batches(evaluation_tokens(teacher.fabric)))
 
-    def labelling_limit(number: int) -> Run:
-        chosen = teacher.training_set(sample(number))
-        plan = list(sequential_batches(chosen.tokens.lengths, evaluation_tokens(teacher.fabric)))
-        return _products("labelling", shapes, _rows(chosen, plan), backward=False)
+    def tuning_limit(product: Product) -> Callable[[int], Run]:
+        return lambda number: _products("tuning", shapes, _rows(data, batches(number)), product, backward=True)
 
-    for warm_up in (tune, label, tuning_limit, labelling_limit):
-        warm_up(args.rounds)  # draws what no round draws
-    runs = in_turn({OURS: tune, "limit": tuning_limit}, args.rounds)
-    runs += in_turn({OURS: label, "limit": labelling_limit}, args.rounds)
+    def labelling_limit(product: Product) -> Callable[[int], Run]:
+        return lambda number: _products("labelling", shapes, _rows(*labelled(number)), product, backward=False)
+
+    runs: list[Run] = []
+    for ours, limit in ((tune, tuning_limit), (label, labelling_limit)):
+        contestants = {OURS: ours, LIMIT: limit(torch.mm), FASTER: limit(_onednn)}
+        in_turn(contestants, 1)  # warms up
+        runs += in_turn(contestants, args.rounds)
+    works = ("tuning", "labelling")
     shown = batches(0)[:2]
     write_result(
         args.out,
         runs,
-        fraction={work: spread(_fractions(runs, work)) for work in ("tuning", "labelling")},
+        fraction={work: spread(_fractions(runs, work)) for work in works},
+        fraction_with_shared={work: spread(_fractions(runs, work, "shared")) for work in works},
+        faster_product={work: spread(_fractions(runs, work, name=FASTER)) for work in works},
         profile={
             "tuning": _profile(lambda: take_steps(teacher, data, shown, SPEED_TRAINING)),
             "labelling": _profile(lambda: teacher.logits(sentences.take(np.concatenate(shown)))),
@@ -114,11 +132,25 @@ def main() -> None:
 
 
 def _rows(data: TrainingSet, batches: list[np.ndarray]) -> list[int]:
-    """Count the real tokens of each batch."""
-    return [int(data.tokens.lengths[batch].sum()) for batch in batches]
+    """Count the tokens of each batch that are computed: those that some text's last one attends to."""
+    return [_real(data.batch(batch)) for batch in batches]
 
 
-def _products(work: str, shapes: Shapes, rows: list[int], *, backward: bool) -> Run:
+def _real(batch: Batch) -> int:
+    if batch.ends is None:
+        return int(batch.attention_mask.sum())
+    rows, ends = batch.ends
+    real = torch.zeros_like(batch.input_ids).index_add_(0, rows, batch.attention_mask[rows, 0, ends].long())
+    return int((real > 0).sum())
+
+
+def _onednn(x: Tensor, transposed: Tensor, *, out: Tensor) -> Tensor:
+    """Multiply as `torch.mm` does, but for `out`, which the kernel has no use for."""
+    product: Tensor = torch.ops.potstill.product(x, transposed.T)
+    return product
+
+
+def _products(work: str, shapes: Shapes, rows: list[int], product: Product, *, backward: bool) -> Run:
     """Time the matrix products of a pass over batches with so many rows each."""
     seconds, operations = 0.0, 0
     for (fan_in, fan_out), count in shapes.items():
@@ -128,9 +160,9 @@ def _products(work: str, shapes: Shapes, rows: list[int], *, backward: bool) -> 
             outputs, returned = torch.empty_like(gradients), torch.empty_like(inputs)
             started = time.perf_counter()
             for _ in range(REPEATS):
-                torch.mm(inputs, weight.T, out=outputs)
+                product(inputs, weight.T, out=outputs)
                 if backward:
-                    torch.mm(gradients, weight, out=returned)
+                    product(gradients, weight, out=returned)
             seconds += (time.perf_counter() - started) / REPEATS * count
             operations += (4 if backward else 2) * tokens * weight.numel() * count
     return _run(work, operations, seconds)
@@ -140,10 +172,13 @@ def _run(work: str, operations: int, seconds: float) -> Run:
     return {"work": work, "operations": operations, "seconds": seconds, "gflops": operations / seconds / 1e9}
 
 
-def _fractions(runs: list[Run], work: str) -> list[float]:
-    """Return ours over the limit for each round."""
-    gflops = {name: [r["gflops"] for r in runs if r["work"] == work and r["name"] == name] for name in (OURS, "limit")}
-    return [ours / limit for ours, limit in zip(gflops[OURS], gflops["limit"], strict=True)]
+def _fractions(runs: list[Run], work: str, counted: str = "operations", name: str = OURS) -> list[float]:
+    """Return the rate of `name`, in operations that are `counted`, over the limit for each round."""
+    rates = {
+        who: [run[what] / run["seconds"] for run in runs if run["work"] == work and run["name"] == who]
+        for who, what in ((name, counted), (LIMIT, "operations"))
+    }
+    return [rate / limit for rate, limit in zip(rates[name], rates[LIMIT], strict=True)]
 
 
 def _profile(work: Callable[[], object]) -> dict[str, float]:

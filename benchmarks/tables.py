@@ -39,6 +39,7 @@ PEERS = {
     "vs_plain": "the plain way",
     "vs_grouped": "length-grouped Trainer + PEFT",
     "vs_every_step": "the teacher run at every step",
+    "vs_eager": "Potstill without `--compile`",
 }
 OURS = "ours"
 CONTESTANTS = {
@@ -89,6 +90,10 @@ def speed() -> str:
         f"| {work}, operations/s | the matrix products' rate | {_spread(fraction)} |"
         for work, fraction in results.get("limit", {}).get("fraction", {}).items()
     ]
+    rows += [
+        f"| {work}, the same with what texts share | the matrix products' rate | {_spread(fraction)} |"
+        for work, fraction in results.get("limit", {}).get("fraction_with_shared", {}).items()
+    ]
     lines = ["| what | against | ratio (median) | min | max |", "| --- | --- | --: | --: | --: |", *rows, ""]
     for name, result in results.items():
         lines += [*_by_size(name, result), _note(result), ""]
@@ -117,7 +122,8 @@ def _by_size(name: str, result: dict[str, Any]) -> Iterator[str]:
             speeds.setdefault(run["sentences"], {}).setdefault(run["name"], []).append(run["tokens_per_second"])
     if len(speeds) < 2:
         return
-    names = [name for name in ("plain", "grouped", OURS) if any(name in of_size for of_size in speeds.values())]
+    contestants = ("plain", "grouped", "eager", OURS)
+    names = [name for name in contestants if any(name in of_size for of_size in speeds.values())]
     yield from (f"Tokens per second, `{name}`:", "", f"| sentences | {' | '.join(names)} |")
     yield f"| --: |{' --: |' * len(names)}"
     for size, found in sorted(speeds.items()):
@@ -135,6 +141,8 @@ def _note(result: dict[str, Any]) -> str:
             f" Losses of {result['compared_steps']} steps on equal batches differ by "
             f"{result['max_loss_difference']:.1e} at most."
         )
+    if "compile_seconds" in result:
+        line += f" Compiling took {result['compile_seconds']:.0f} s, which the rates leave out."
     late = [run for run in result["runs"] if run["name"] != OURS and not run.get("reached", True)]
     if late:
         line += f" {len(late)} runs did not get there and count with the time that they ran."

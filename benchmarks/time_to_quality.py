@@ -4,7 +4,8 @@
     python benchmarks/time_to_quality.py --config FILE --every 10    other settings for ours
 
 Good means an MCC of 0.40 on CoLA's selection split. Both are scored after every `--every` steps, with the clock
-stopped. Ours takes the settings of `--config`. The peer takes the same rank, alpha, epochs and batch size, Trainer's
+stopped. Ours takes the settings of `--config` and the precision that `auto` chooses on this machine. The peer takes
+float32 and the same rank, alpha, epochs and batch size, Trainer's
 default schedule (linear, no warm-up) and each of several learning rates; the best of them is compared, in each round
 (a round is a seed) anew.
 
@@ -30,9 +31,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common import OURS, RUNTIME, Run, arguments, in_turn, learner, plot, ratios, write_result
+from common import AS_SHIPPED, OURS, RUNTIME, Run, arguments, in_turn, learner, plot, ratios, write_result
 from peers import Stopwatch, trainer, twin
-from potstill.config import PotstillConfig, TeacherConfig
+from potstill.config import PotstillConfig, RuntimeConfig, TeacherConfig
 from potstill.data import Corpus, load_corpus
 from potstill.evaluation.metrics import compute_metrics
 from potstill.teacher import Teacher
@@ -83,11 +84,11 @@ def main() -> None:
     config = PotstillConfig.load(args.config)
     corpus = load_corpus(config.data)
 
-    def create(settings: TeacherConfig, number: int) -> Teacher:
-        return Teacher.create(settings, RUNTIME, corpus, config.data.max_tokens, args.seed + number)
+    def create(settings: TeacherConfig, number: int, runtime: RuntimeConfig = RUNTIME) -> Teacher:
+        return Teacher.create(settings, runtime, corpus, config.data.max_tokens, args.seed + number)
 
     def ours(number: int) -> Run:
-        return _ours(create(config.teacher, number), config.teacher, corpus, args, args.seed + number)
+        return _ours(create(config.teacher, number, AS_SHIPPED), config.teacher, corpus, args, args.seed + number)
 
     def plain(number: int) -> Run:
         tried: list[Run] = []

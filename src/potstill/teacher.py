@@ -26,6 +26,8 @@ from potstill.backbone import (
     load_tokenizer,
     padding_id,
 )
+from potstill.backbone.attention import attend_to_short_texts
+from potstill.backbone.trees import drops_out, reads_trees
 from potstill.config import LoRAConfig, Method, RuntimeConfig, TeacherConfig
 from potstill.data import Corpus, Examples
 from potstill.data.tokenised import TrainingSet, tokenise
@@ -220,14 +222,14 @@ class Teacher:
         with self.fabric.autocast():
             self.classifier.prefix = prefix = FrozenPrefix.find(self.classifier)
         if prefix is None:
-            return data
+            return replace(data, as_trees=self.classifier.takes_trees and not drops_out(self.classifier))
         depth = str(len(prefix.blocks))
         key = digest([self._base_key(), depth, data.tokens.ids.tobytes(), data.tokens.offsets.tobytes()])
         return replace(data, states=frozen_states(prefix, data, self.fabric, key))
 
     def logits(self, examples: Examples, title: str | None = None, *, cached: bool = True) -> Tensor:
         """Judge texts; returns (texts, classes), float32. A `title` shows a progress bar."""
-        data = self.training_set(examples, cached=cached)
+        data = replace(self.training_set(examples, cached=cached), as_trees=self.classifier.takes_trees)
         worthwhile = len(data.tokens.ids) > 4096  # merging costs about what it saves on a thousand tokens
         with self.merged() if worthwhile else nullcontext():
             return predict_logits(self.classifier, data, self.fabric, title=title)
@@ -306,12 +308,13 @@ def _place(classifier: TextClassifier, runtime: RuntimeConfig) -> Fabric:
     """Choose device and precision and move the model there."""
     fabric = make_fabric(runtime)
     if fabric.device.type == "cpu":
-        # PyTorch's fused attention is made for long sequences: with the plain one a training step on texts of 16 to
-        # 128 tokens is faster on a CPU (benchmarks/attention.py).
-        classifier.model.set_attn_implementation("eager")
+        attend_to_short_texts(classifier.model)
     if is_mixed(fabric):
         compress_frozen_matrices(classifier)
     fabric.to_device(classifier)
+    if fabric.device.type == "cpu":  # a GPU's fused attention takes no such mask
+        with fabric.autocast():
+            classifier.takes_trees = reads_trees(classifier, 0.05 if is_mixed(fabric) else 1e-3)
     return fabric
 
 

@@ -30,6 +30,7 @@ class TextClassifier(nn.Module):
         padding_id: What fills short sequences up; never looked at here.
         prefix: The leading blocks that are not trained, where their output is to be recalled. They stay in evaluation
             mode, so that what they hand on is the same every time.
+        takes_trees: Whether `forward` may be given trees of tokens; somebody must have tried, see `reads_trees`.
     """
 
     def __init__(self, model: PreTrainedModel, padding_id: int) -> None:
@@ -37,6 +38,7 @@ class TextClassifier(nn.Module):
         self.model = model
         self.padding_id = padding_id
         self.prefix: FrozenPrefix | None = None
+        self.takes_trees = False
 
     def train(self, mode: bool = True) -> Self:
         """Set training or evaluation mode."""
@@ -71,22 +73,43 @@ class TextClassifier(nn.Module):
         skipped = getattr(table, "padding_idx", None)
         return positions if skipped is None else positions - skipped - 1
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, states: Tensor | None = None) -> Tensor:
-        """Classify a batch.
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        states: Tensor | None = None,
+        positions: Tensor | None = None,
+        ends: Tensor | None = None,
+    ) -> Tensor:
+        """Classify a batch of texts, or of trees of tokens, in which texts share their beginnings (`data.trees`).
 
         Args:
-            input_ids: Token ids, (batch, length).
-            attention_mask: 1 at real tokens, (batch, length); padding may be on either side.
+            input_ids: Token ids, (batch, length); of trees, (trees, nodes).
+            attention_mask: 1 at real tokens, (batch, length); padding may be on either side. Of trees, which nodes each
+                attends to, (trees, 1, nodes, nodes), bool.
             states: What the `prefix` hands on, (batch, length, hidden), instead of computing it; the padding is on the
                 right then.
+            positions: Of trees: the place of each node in its texts, (trees, nodes).
+            ends: Of trees: tree and node of each text's last token, (2, batch).
 
         Returns:
             Logits in float32, (batch, classes).
         """
+        if positions is not None and ends is not None:
+            return self._score(self.tree_states(input_ids, attention_mask, positions)[ends[0], ends[1]])
         with contextlib.ExitStack() as stack:
             if self.prefix is not None and states is not None:
                 stack.enter_context(self.prefix.recall(states))
             return self._classify(*pad_right(input_ids, attention_mask))
+
+    def tree_states(self, input_ids: Tensor, attended: Tensor, positions: Tensor) -> Tensor:
+        """Return the last hidden state of every node, (trees, nodes, hidden); the arguments are those of `forward`."""
+        mask = torch.zeros(attended.shape, device=attended.device)
+        mask.masked_fill_(~attended, torch.finfo(mask.dtype).min)
+        states: Tensor = self.model.base_model(
+            input_ids=input_ids, attention_mask=mask, position_ids=positions, use_cache=False
+        ).last_hidden_state
+        return states
 
     def states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the last hidden state of every token, (batch, length, hidden); the padding is on the right."""
@@ -103,6 +126,10 @@ class TextClassifier(nn.Module):
         states = self.states(input_ids, attention_mask)
         last = attention_mask.sum(dim=1) - 1
         pooled = states[torch.arange(len(states), device=states.device), last]  # (batch, hidden)
+        return self._score(pooled)
+
+    def _score(self, pooled: Tensor) -> Tensor:
+        """Map a decoder's states, (batch, hidden), to logits, (batch, classes)."""
         logits: Tensor = self.model.get_submodule("score")(pooled)
         return logits.float()
 

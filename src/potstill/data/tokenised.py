@@ -13,6 +13,7 @@ from torch import Tensor
 
 from potstill.artifacts import cache_directory, digest, read_arrays, write_arrays
 from potstill.data.examples import UNLABELLED, Examples
+from potstill.data.trees import lexicographic_batches, plant
 from potstill.tokens import encode, limit
 
 
@@ -36,6 +37,10 @@ class TokenisedTexts:
     def lengths(self) -> NDArray[np.int64]:
         """Tokens per text, shape (texts,)."""
         return np.diff(self.offsets)
+
+    def __iter__(self) -> Iterator[NDArray[np.int32]]:
+        """Yield the ids of each text."""
+        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> NDArray[np.int32]:
         """Return the ids of one text."""
@@ -78,14 +83,17 @@ class Batch:
     """What one forward pass gets.
 
     Attributes:
-        input_ids: (batch, length), int64, padded on the right.
-        attention_mask: (batch, length), int64, 1 at real tokens.
+        input_ids: (batch, length), int64, padded on the right; of texts as trees, (trees, nodes).
+        attention_mask: (batch, length), int64, 1 at real tokens; of trees, which nodes each attends to, (trees, 1,
+            nodes, nodes), bool.
         labels: Class indices, (batch,), int64; `UNLABELLED` where nobody has given one.
         teacher_logits: (batch, classes), float32, where a teacher has judged these texts.
         weights: How much each text counts, (batch,), float32; None: all the same.
         hidden: A teacher's hidden states at the ends of words, (words, its hidden size), float32.
         hidden_places: Which tokens these words end with, as indices into (batch · length), int64, (words,).
         states: (batch, length, hidden), float32, where the frozen blocks have been computed before.
+        positions: Place of each node in its texts, (trees, nodes), int64.
+        ends: Tree and node of each text's last token, (2, batch), int64.
     """
 
     input_ids: Tensor
@@ -96,11 +104,15 @@ class Batch:
     hidden: Tensor | None = None
     hidden_places: Tensor | None = None
     states: Tensor | None = None
+    positions: Tensor | None = None
+    ends: Tensor | None = None
 
     @property
-    def inputs(self) -> tuple[Tensor, ...]:
+    def inputs(self) -> tuple[Tensor | None, ...]:
         """What a model is called with."""
         inputs = (self.input_ids, self.attention_mask)
+        if self.positions is not None:
+            return (*inputs, None, self.positions, self.ends)
         return inputs if self.states is None else (*inputs, self.states)
 
     def to(self, device: torch.device) -> Batch:
@@ -148,6 +160,7 @@ class TrainingSet:
         hidden: A teacher's hidden states, for distillation.
         states: What the frozen blocks make of each token, (tokens, hidden), float32; see `backbone.prefix`. May lie on
             disk, memory-mapped.
+        as_trees: Whether a batch's texts are read as trees, which share their beginnings; see `data.trees`.
     """
 
     tokens: TokenisedTexts
@@ -157,6 +170,7 @@ class TrainingSet:
     weights: Tensor | None = None
     hidden: HiddenStates | None = None
     states: NDArray[np.float32] | None = None
+    as_trees: bool = False
 
     def __len__(self) -> int:
         """Count the texts."""
@@ -170,6 +184,8 @@ class TrainingSet:
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """Collate the texts at `indices` into one batch, padded on the right to the longest of them."""
         chosen = np.asarray(indices, dtype=np.int64)
+        if self.as_trees:
+            return self._trees(chosen)
         starts = self.tokens.offsets[chosen]
         lengths = self.tokens.offsets[chosen + 1] - starts  # not `lengths`, which goes through all texts
         column = np.arange(lengths.max())
@@ -185,6 +201,25 @@ class TrainingSet:
             weights=None if self.weights is None else self.weights[rows],
             **({} if self.hidden is None else self.hidden.of(chosen, mask.shape[1])),
             states=None if self.states is None else torch.from_numpy(self.states[places]),
+        )
+
+    def sequential_batches(self, tokens_per_batch: int) -> Iterator[NDArray[np.int64]]:
+        """Plan a pass without gradients; see the function of this name, and `lexicographic_batches` for trees."""
+        if self.as_trees:
+            return lexicographic_batches([*self.tokens], tokens_per_batch)
+        return sequential_batches(self.tokens.lengths, tokens_per_batch)
+
+    def _trees(self, chosen: NDArray[np.int64]) -> Batch:
+        forest = plant([self.tokens[text] for text in chosen], self.padding_id)
+        rows = torch.from_numpy(chosen)
+        return Batch(
+            input_ids=torch.from_numpy(forest.ids),
+            attention_mask=torch.from_numpy(forest.attended).unsqueeze(1),
+            labels=self.labels[rows],
+            teacher_logits=None if self.teacher_logits is None else self.teacher_logits[rows],
+            weights=None if self.weights is None else self.weights[rows],
+            positions=torch.from_numpy(forest.depths),
+            ends=torch.from_numpy(np.stack([forest.rows, forest.ends])),
         )
 
 

@@ -21,7 +21,7 @@ from torch.nn.utils import clip_grad_norm_
 from potstill.artifacts import write_text
 from potstill.config import TrainingConfig
 from potstill.data.examples import UNLABELLED
-from potstill.data.tokenised import Batch, TrainingSet, sequential_batches, shuffled_batches
+from potstill.data.tokenised import Batch, TrainingSet, shuffled_batches
 from potstill.errors import ArtifactError, TrainingError
 from potstill.interruption import Request, postponed
 from potstill.training.checkpoint import (
@@ -343,7 +343,7 @@ def predict_logits(
     eager = torch.compiler.set_stance("force_eager")
     with memory_explained(data), progress_bar(shown=title is not None) as progress, eager:
         task = progress.add_task(title or "", total=len(data), loss="", scores="")
-        for indices in sequential_batches(data.tokens.lengths, evaluation_tokens(fabric)):
+        for indices in data.sequential_batches(evaluation_tokens(fabric)):
             batch = data.batch(indices).to(fabric.device)
             with fabric.autocast():
                 parts.append(model(*batch.inputs).float().cpu())
