@@ -5,12 +5,13 @@
 The limit is measured, in turn with ours, with `torch.mm` at the model's own shapes: the products x Wᵀ of each kind of
 linear map in the blocks, and for tuning also the gradients' products g W, as often as the model has each and with as
 many rows as our batches have tokens. Nothing stands between these products, and a matrix stays in the cache while it
-is repeated, so the model itself can't reach this rate.
+is repeated, so that a model that multiplies by it can't reach this rate.
 
 Ours is counted in useful operations per token that is computed: 2 a parameter of these matrices for labelling, whose
 adapters are merged, and for tuning what `potstill.lora.counting.flops_per_token` counts (little more than 4: forward,
 and backward through frozen matrices). Padding, attention's products, the optimiser and merging take time and count for
-nothing; nor does what a text shares with another of its batch, which is computed once (`potstill.data.trees`).
+nothing; nor does what a text to be labelled shares with another of its batch, which is computed once
+(`potstill.data.trees`).
 
 `fraction` is ours over the limit, for each round; `fraction_with_shared` counts every token of every text, computed or
 not; `faster_product` is the rate of oneDNN's product, which Potstill takes (`potstill.lora.linear`), over that of
@@ -49,9 +50,10 @@ from potstill.data import Examples, load_corpus
 from potstill.data.tokenised import Batch, TrainingSet
 from potstill.lora import adapters
 from potstill.lora.counting import flops_per_token
-from potstill.lora.linear import linear_shape
+from potstill.lora.linear import linear_shape, product
 from potstill.teacher import Teacher
 from potstill.training.loop import evaluation_tokens, plan_epoch
+from potstill.training.memory import kept_memory
 
 Shapes = Counter[tuple[int, int]]
 """(in, out) of the linear maps in the blocks, and how many there are of each."""
@@ -74,7 +76,7 @@ def main() -> None:
     corpus = load_corpus(DataConfig())
     teacher = Teacher.create(TeacherConfig(), RUNTIME, corpus, MAX_TOKENS, args.seed)
     sentences = labelled_sentences(corpus)
-    data = teacher.tuning_set(sentences)
+    data = teacher.training_set(sentences)
     shapes = Counter(linear_shape(adapter.base) for _, adapter in adapters(teacher.classifier))
     matrices = sum(fan_in * fan_out * count for (fan_in, fan_out), count in shapes.items())
     _, operations = flops_per_token(teacher.classifier.model)
@@ -90,8 +92,7 @@ def main() -> None:
     def tune(number: int) -> Run:
         chosen = batches(number)
         seconds = take_steps(teacher, data, chosen, SPEED_TRAINING).seconds
-        tokens = int(data.tokens.lengths[np.concatenate(chosen)].sum())
-        return _run("tuning", operations * sum(_rows(data, chosen)), seconds) | {"shared": operations * tokens}
+        return _run("tuning", operations * sum(_rows(data, chosen)), seconds)
 
     def label(number: int) -> Run:
         chosen, plan = labelled(number)
@@ -102,7 +103,7 @@ def main() -> None:
         return run | {"shared": 2 * matrices * len(chosen.tokens.ids)}
 
     def labelled(number: int) -> tuple[TrainingSet, list[np.ndarray]]:
-        chosen = replace(data, tokens=teacher.training_set(sample(number)).tokens)
+        chosen = replace(teacher.training_set(sample(number)), as_trees=teacher.classifier.takes_trees)
         return chosen, list(chosen.sequential_batches(evaluation_tokens(teacher.fabric)))
 
     def tuning_limit(product: Product) -> Callable[[int], Run]:
@@ -112,17 +113,19 @@ def main() -> None:
         return lambda number: _products("labelling", shapes, _rows(*labelled(number)), product, backward=False)
 
     runs: list[Run] = []
-    for ours, limit in ((tune, tuning_limit), (label, labelling_limit)):
-        contestants = {OURS: ours, LIMIT: limit(torch.mm), FASTER: limit(_onednn)}
-        in_turn(contestants, 1)  # warms up
-        runs += in_turn(contestants, args.rounds)
+    with kept_memory():  # as in a whole epoch, whose first step finds no memory yet, but no other
+        for ours, limit in ((tune, tuning_limit), (label, labelling_limit)):
+            contestants = {OURS: ours, LIMIT: limit(torch.mm), FASTER: limit(_onednn)}
+            for warm_up in contestants.values():
+                warm_up(args.rounds)  # draws what no round draws
+            runs += in_turn(contestants, args.rounds)
     works = ("tuning", "labelling")
     shown = batches(0)[:2]
     write_result(
         args.out,
         runs,
         fraction={work: spread(_fractions(runs, work)) for work in works},
-        fraction_with_shared={work: spread(_fractions(runs, work, "shared")) for work in works},
+        fraction_with_shared={"labelling": spread(_fractions(runs, "labelling", "shared"))},
         faster_product={work: spread(_fractions(runs, work, name=FASTER)) for work in works},
         profile={
             "tuning": _profile(lambda: take_steps(teacher, data, shown, SPEED_TRAINING)),
@@ -146,11 +149,10 @@ def _real(batch: Batch) -> int:
 
 def _onednn(x: Tensor, transposed: Tensor, *, out: Tensor) -> Tensor:
     """Multiply as `torch.mm` does, but for `out`, which the kernel has no use for."""
-    product: Tensor = torch.ops.potstill.product(x, transposed.T)
-    return product
+    return product(x, transposed.T)
 
 
-def _products(work: str, shapes: Shapes, rows: list[int], product: Product, *, backward: bool) -> Run:
+def _products(work: str, shapes: Shapes, rows: list[int], multiply: Product, *, backward: bool) -> Run:
     """Time the matrix products of a pass over batches with so many rows each."""
     seconds, operations = 0.0, 0
     for (fan_in, fan_out), count in shapes.items():
@@ -160,9 +162,9 @@ def _products(work: str, shapes: Shapes, rows: list[int], product: Product, *, b
             outputs, returned = torch.empty_like(gradients), torch.empty_like(inputs)
             started = time.perf_counter()
             for _ in range(REPEATS):
-                product(inputs, weight.T, out=outputs)
+                multiply(inputs, weight.T, out=outputs)
                 if backward:
-                    product(gradients, weight, out=returned)
+                    multiply(gradients, weight, out=returned)
             seconds += (time.perf_counter() - started) / REPEATS * count
             operations += (4 if backward else 2) * tokens * weight.numel() * count
     return _run(work, operations, seconds)

@@ -65,7 +65,7 @@ def _tune(name: str, steps: int, seed: int) -> None:
     batches = [largest, *sample_batches(plan, lengths, steps - 1, generator)]
     if name == OURS:
         teacher = Teacher.create(TeacherConfig(), RUNTIME, corpus, MAX_TOKENS, seed)
-        take_steps(teacher, teacher.tuning_set(labelled_sentences(corpus)), batches, SPEED_TRAINING)
+        take_steps(teacher, data, batches, SPEED_TRAINING)
     else:
         peers.trainer_steps(peers.peft_model(), data, batches, SPEED_TRAINING)
 

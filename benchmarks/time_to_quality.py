@@ -37,6 +37,7 @@ from potstill.config import PotstillConfig, RuntimeConfig, TeacherConfig
 from potstill.data import Corpus, load_corpus
 from potstill.evaluation.metrics import compute_metrics
 from potstill.teacher import Teacher
+from potstill.training.compute import describe_compute
 from potstill.training.loop import plan_epoch, predict_logits
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,7 +110,10 @@ def main() -> None:
     plot(args.out.with_suffix(".png"), series, "seconds of tuning", "MCC on the selection split")
     never = {"seconds": math.inf}
     counted = [run | never if run["name"] == OURS and not run["reached"] else run for run in runs]
-    write_result(args.out, runs, threshold=args.threshold, ratios=ratios(counted, "seconds", inverse=True))
+    precision = describe_compute(AS_SHIPPED)["precision"]
+    write_result(
+        args.out, runs, threshold=args.threshold, precision=precision, ratios=ratios(counted, "seconds", inverse=True)
+    )
 
 
 def _ours(teacher: Teacher, config: TeacherConfig, corpus: Corpus, args: argparse.Namespace, seed: int) -> Run:

@@ -53,6 +53,21 @@ def test_a_saved_teacher_judges_as_before(family, model_directory, tmp_path, ran
     assert loaded.parameters == teacher.parameters
 
 
+@pytest.mark.parametrize("merging", [False, True])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
+def test_what_texts_share_is_computed_once_and_judged_as_before(family, merging, model_directory, monkeypatch):
+    words = [" ".join(f"w{1 + (n * k) % 9}" for k in range(1 + n % 7)) for n in range(40)]
+    examples = Examples((*EXAMPLES.texts, *words), np.zeros(44, np.int64))
+    teacher = make(model_directory(family))
+    teacher.classifier.takes_trees, takes_trees = False, teacher.classifier.takes_trees
+    expected = teacher.logits(examples)
+    if merging:
+        monkeypatch.setattr(module, "_FEW_TOKENS", 1)
+    teacher.classifier.takes_trees = takes_trees
+    assert takes_trees == (family != "bert")
+    torch.testing.assert_close(teacher.logits(examples), expected, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize(
     "options",

@@ -27,10 +27,11 @@ from potstill.backbone import (
     padding_id,
 )
 from potstill.backbone.attention import attend_to_short_texts
-from potstill.backbone.trees import drops_out, reads_trees
+from potstill.backbone.trees import reads_trees
 from potstill.config import LoRAConfig, Method, RuntimeConfig, TeacherConfig
 from potstill.data import Corpus, Examples
 from potstill.data.tokenised import TrainingSet, tokenise
+from potstill.data.trees import are_worthwhile
 from potstill.errors import ArtifactError
 from potstill.frozen_states import frozen_states
 from potstill.lora import CONFIG_FILE, adapters, inject, load_adapter, merged, save_adapter
@@ -49,6 +50,9 @@ _WITHOUT_EFFECT: Final = {
     *("id2label", "label2id", "num_labels", "pad_token_id", "use_cache"),
 }
 """Settings of a model that change nothing of what its blocks compute."""
+
+_FEW_TOKENS: Final = 4096
+"""Up to which adapters are not merged: that costs about what it saves on a thousand tokens."""
 
 
 @dataclass(frozen=True)
@@ -222,16 +226,16 @@ class Teacher:
         with self.fabric.autocast():
             self.classifier.prefix = prefix = FrozenPrefix.find(self.classifier)
         if prefix is None:
-            return replace(data, as_trees=self.classifier.takes_trees and not drops_out(self.classifier))
+            return data
         depth = str(len(prefix.blocks))
         key = digest([self._base_key(), depth, data.tokens.ids.tobytes(), data.tokens.offsets.tobytes()])
         return replace(data, states=frozen_states(prefix, data, self.fabric, key))
 
     def logits(self, examples: Examples, title: str | None = None, *, cached: bool = True) -> Tensor:
         """Judge texts; returns (texts, classes), float32. A `title` shows a progress bar."""
-        data = replace(self.training_set(examples, cached=cached), as_trees=self.classifier.takes_trees)
-        worthwhile = len(data.tokens.ids) > 4096  # merging costs about what it saves on a thousand tokens
-        with self.merged() if worthwhile else nullcontext():
+        data = self.training_set(examples, cached=cached)
+        data = replace(data, as_trees=self.classifier.takes_trees and are_worthwhile([*data.tokens]))
+        with self.merged() if len(data.tokens.ids) > _FEW_TOKENS else nullcontext():
             return predict_logits(self.classifier, data, self.fabric, title=title)
 
     def merged(self) -> AbstractContextManager[None]:
@@ -308,13 +312,11 @@ def _place(classifier: TextClassifier, runtime: RuntimeConfig) -> Fabric:
     """Choose device and precision and move the model there."""
     fabric = make_fabric(runtime)
     if fabric.device.type == "cpu":
-        attend_to_short_texts(classifier.model)
+        attend_to_short_texts(classifier)
+        classifier.takes_trees = reads_trees(classifier)  # elsewhere fused attention is faster, which knows no trees
     if is_mixed(fabric):
         compress_frozen_matrices(classifier)
     fabric.to_device(classifier)
-    if fabric.device.type == "cpu":  # a GPU's fused attention takes no such mask
-        with fabric.autocast():
-            classifier.takes_trees = reads_trees(classifier, 0.05 if is_mixed(fabric) else 1e-3)
     return fabric
 
 

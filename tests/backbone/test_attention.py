@@ -52,18 +52,26 @@ def test_a_model_computes_what_it_did(family, make_model, batch, mode):
     classifier = TextClassifier(model, 1).eval()
     with torch.no_grad():
         expected = classifier(*batch)
-        model.train(mode)
-        attend_to_short_texts(model)
-        assert model.training is mode
-        model.eval()
+        classifier.train(mode)
+        attend_to_short_texts(classifier)
+        assert classifier.training is mode
+        classifier.eval()
         torch.testing.assert_close(classifier(*batch), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_usual_families_take_it(make_model):
     for family in ("gpt2", "llama", "qwen2", "opt", "gpt_neox", "bert"):
         model = make_model(family)
-        attend_to_short_texts(model)
+        model.config.pad_token_id = None  # as in most decoders' checkpoints
+        attend_to_short_texts(TextClassifier(model, 1))
         assert model.config._attn_implementation == SHORT, family
+
+
+@pytest.mark.parametrize("beyond", ["softcap", "s_aux"])
+def test_more_than_attention_is_refused(beyond):
+    q, k, v = torch.randn(3, 2, 2, LENGTH, SIZE)
+    with pytest.raises(TypeError, match=beyond):
+        short_attention(nn.Identity(), q, k, v, None, **{beyond: 50.0})
 
 
 def test_a_family_with_another_attention_keeps_its_own(make_model, monkeypatch):
@@ -78,5 +86,5 @@ def test_a_family_with_another_attention_keeps_its_own(make_model, monkeypatch):
         return own(self, *args, **kwargs)
 
     monkeypatch.setattr(type(attention), "forward", capped)
-    attend_to_short_texts(model)
+    attend_to_short_texts(TextClassifier(model, 1))
     assert model.config._attn_implementation == EAGER

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from potstill.data import trees
-from potstill.data.trees import lexicographic_batches, plant
+from potstill.data.trees import NODES, are_worthwhile, lexicographic_batches, plant
 
 TEXTS = [[5, 6, 7], [5, 6], [9], [5, 6, 8, 1], [5, 6, 7], [9, 300]]
 few_tokens = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=1, max_size=20)
@@ -61,3 +61,11 @@ def test_a_pass_holds_every_text_once(texts, nodes):
     assert sorted(np.concatenate(batches)) == list(range(len(texts)))
     longest = max(map(len, texts))
     assert all(len(beginnings([texts[i] for i in batch])) < nodes + 2 * longest for batch in batches)
+
+
+def test_trees_are_for_short_texts_that_share_something():
+    short = arrays([[1, 2, 3, n] for n in range(9)])
+    assert are_worthwhile(short)
+    assert not are_worthwhile([*short, np.arange(NODES + 1, dtype=np.int32)])
+    assert not are_worthwhile(arrays([[n, 1, 2, 3] for n in range(9)]))
+    assert not are_worthwhile([])

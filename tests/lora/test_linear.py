@@ -38,8 +38,8 @@ def test_it_is_the_map_and_so_are_its_gradients(base, rows):
 def test_the_product_is_ours_where_it_is_faster(base):
     def products(module, x):
         with torch.profiler.profile() as profiler:
-            frozen_linear(module, x)
-        return sum(event.count for event in profiler.key_averages() if event.key == "potstill::product")
+            frozen_linear(module, x.requires_grad_())
+        return sum(event.count for event in profiler.key_averages() if event.key == "mkldnn::_linear_pointwise")
 
     small = nn.Linear(8, 8).requires_grad_(False)
     x = torch.randn(4, IN)
@@ -67,6 +67,33 @@ def test_an_adapter_on_it_trains_as_on_the_map_in_double_precision(base):
 
 def test_a_compiler_takes_it_as_it_stands(base):
     layer = LoRALinear(base, 4, 8.0)
-    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    nn.init.normal_(layer.lora_B)
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph.code)
+        return graph
+
     x = torch.randn(5, IN)
-    torch.testing.assert_close(compiled(x), layer(x))
+    torch.testing.assert_close(torch.compile(layer, backend=backend, fullgraph=True)(x), layer(x))
+    assert len(graphs) == 1
+
+
+def test_a_compiled_product_has_the_same_gradients(base):
+    layer = LoRALinear(base, 4, 8.0)
+    nn.init.normal_(layer.lora_B)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+
+    def gradients(module):
+        layer.zero_grad()
+        x = torch.linspace(-1, 1, 5 * IN).view(5, IN).requires_grad_()
+        module(x).square().sum().backward()
+        return [x.grad, *(p.grad.clone() for p in layer.parameters() if p.requires_grad)]
+
+    for found, expected in zip(gradients(compiled), gradients(layer), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-2)
+
+
+def test_the_operator_keeps_the_rules():
+    inputs = (torch.randn(3, IN), torch.randn(OUT, IN))
+    torch.library.opcheck(torch.ops.potstill.product, inputs, test_utils=("test_schema", "test_faketensor"))

@@ -14,12 +14,16 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout as drop_out
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+
+from potstill.backbone.classifier import TextClassifier
 
 EAGER: Final = "eager"
 SHORT: Final = "potstill_short"
 """What `transformers` knows it by."""
+_BEYOND: Final = ("softcap", "s_aux", "head_mask", "position_bias")
+"""Arguments that change the scores or the weights: caps, sinks, masked heads, biases."""
 
 
 def short_attention(
@@ -30,7 +34,7 @@ def short_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **_: Any,
+    **more: Any,
 ) -> tuple[Tensor, Tensor]:
     """Attend; the signature is that of `transformers.AttentionInterface`.
 
@@ -42,10 +46,16 @@ def short_attention(
         attention_mask: What is added to the scores, (batch or 1, heads or 1, length, keys).
         scaling: s; None: 1 / √size.
         dropout: Share of the weights that is dropped in training.
+        more: What families add; most of it only repeats what the mask says.
 
     Returns:
         (batch, length, heads, size), and the weights, (batch, heads, length, keys).
+
+    Raises:
+        TypeError: A family asks for more than attention.
     """
+    if unknown := [name for name in _BEYOND if more.get(name) is not None]:
+        raise TypeError(f"expected plain attention, found {', '.join(unknown)}")
     batch, heads, length, size = query.shape
     groups, keys = key.shape[1:3]
     shared = (batch * groups, heads // groups * length)
@@ -64,25 +74,26 @@ def short_attention(
 
 
 @torch.no_grad()
-def attend_to_short_texts(model: PreTrainedModel) -> None:
-    """Let `model`, which is on a CPU, attend by `short_attention`, or plainly where its family does it another way.
+def attend_to_short_texts(classifier: TextClassifier) -> None:
+    """Let a model that is on a CPU attend by `short_attention`, or plainly where its family does it another way.
 
-    Some have more in their attention than its arguments tell (sinks, caps of the scores); a trial on a few tokens says
-    whether all that this model does is done.
+    A trial on a few tokens says whether all that it does is done.
     """
+    model = classifier.model
+    was_training = classifier.training
+    classifier.eval()
     model.set_attn_implementation(EAGER)
     ids = torch.arange(8).view(2, 4)  # no padding, whose embedding may be zero
-    was_training = model.training
-    model.train(False)
-    expected = model(input_ids=ids).logits
-    model.set_attn_implementation(SHORT)
+    expected = classifier(ids, torch.ones_like(ids))
     try:
-        same = torch.allclose(model(input_ids=ids).logits, expected, rtol=1e-3, atol=1e-4)
-    except (TypeError, RuntimeError):  # called with what it does not know
+        model.set_attn_implementation(SHORT)
+        same = torch.allclose(classifier(ids, torch.ones_like(ids)), expected, rtol=1e-3, atol=1e-4)
+    except Exception:
         same = False
-    if not same:
-        model.set_attn_implementation(EAGER)
-    model.train(was_training)
+    finally:
+        if not same:
+            model.set_attn_implementation(EAGER)
+        classifier.train(was_training)
 
 
 AttentionInterface.register(SHORT, short_attention)

@@ -6,26 +6,26 @@ from typing import Final
 
 import numpy as np
 import torch
-from torch import nn
+from transformers import PretrainedConfig
 
 from potstill.backbone.classifier import TextClassifier
 from potstill.data.trees import plant
 
 _TRIAL: Final = [np.array(ids, dtype=np.int32) for ids in ([*range(3, 15), 3, 4, 5], [*range(3, 15), 9, 8], [5, 4, 3])]
-"""Texts for a trial, two of which share more than they differ in. All models know such low ids."""
+"""Texts for a trial, two of which share more than they differ in. A model with fewer tokens fails it, no more."""
+
+_SAME: Final = 1e-3
+"""Norm of the difference of two states over that of a state, up to which they are the same in float32."""
 
 
 @torch.no_grad()
-def reads_trees(classifier: TextClassifier, tolerance: float) -> bool:
+def reads_trees(classifier: TextClassifier) -> bool:
     """Say whether a pass over trees gives the states of a pass over texts: a trial on a few tokens tells.
 
-    Some families count positions by themselves, or know the distance of two tokens from their places.
-
-    Args:
-        classifier: Any.
-        tolerance: Norm of the difference of two states over that of a state, up to which they are the same.
+    Some families count positions by themselves, or know the distance of two tokens from their places. That others see
+    no further than a window, no short trial can tell; their settings do.
     """
-    if not classifier.is_decoder:
+    if not classifier.is_decoder or _has_windows(classifier.model.config):
         return False
     device = next(classifier.parameters()).device
     was_training = classifier.training
@@ -37,18 +37,17 @@ def reads_trees(classifier: TextClassifier, tolerance: float) -> bool:
         for text, row, end in zip(_TRIAL, forest.rows, forest.ends, strict=True):
             alone = torch.from_numpy(text).long().to(device).unsqueeze(0)
             expected = classifier.states(alone, torch.ones_like(alone))[0, -1]
-            if not (states[row, end] - expected).norm() <= tolerance * expected.norm():  # nor where one is no number
+            if not (states[row, end] - expected).norm() <= _SAME * expected.norm():  # nor where one is no number
                 return False
-    except (TypeError, ValueError, RuntimeError):  # called with what it does not know
+    except Exception:
         return False
     finally:
         classifier.train(was_training)
     return True
 
 
-def drops_out(classifier: TextClassifier) -> bool:
-    """Say whether anything is dropped in training: what texts share would then be dropped for all of them at once."""
-    config = classifier.model.config.to_dict()
-    rates = [value for name, value in config.items() if "drop" in name and isinstance(value, float)]
-    modules = [module.p for module in classifier.modules() if isinstance(module, nn.Dropout)]
-    return any(rate > 0.0 for rate in (*rates, *modules))
+def _has_windows(config: PretrainedConfig) -> bool:
+    """Say whether some layer attends to the nearest tokens only."""
+    kinds = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None) or ()
+    sizes = (getattr(config, name, None) for name in ("sliding_window", "window_size"))
+    return any(kind not in ("full_attention", "global") for kind in kinds) or any(size is not None for size in sizes)

@@ -210,6 +210,8 @@ class TrainingSet:
         return sequential_batches(self.tokens.lengths, tokens_per_batch)
 
     def _trees(self, chosen: NDArray[np.int64]) -> Batch:
+        if self.states is not None or self.hidden is not None:
+            raise ValueError("states belong to the tokens of texts; expected none beside trees")
         forest = plant([self.tokens[text] for text in chosen], self.padding_id)
         rows = torch.from_numpy(chosen)
         return Batch(

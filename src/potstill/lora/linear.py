@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
 LinearLike = nn.Linear | Conv1D
@@ -20,14 +21,22 @@ _SMALLEST: Final = 1 << 14
 """Weights below which a call of our own costs more than a faster product saves."""
 
 
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """Return x Wᵀ by oneDNN, (tokens, out); x, (tokens, in), and W, (out, in), are float32 and on a CPU."""
+    if torch.compiler.is_compiling():
+        compiled: Tensor = _opaque_product(x, weight)
+        return compiled
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return y
+
+
 @torch.library.custom_op("potstill::product", mutates_args=(), device_types="cpu")
-def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """Return x Wᵀ: an operator of its own, since inductor's use of oneDNN is for constant weights."""
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
-    return product
+def _opaque_product(x: Tensor, weight: Tensor) -> Tensor:
+    """Do the same as an operator that a compiler leaves as it is: inductor takes oneDNN's for constant weights only."""
+    return product(x, weight)
 
 
-@_product.register_fake
+@_opaque_product.register_fake
 def _(x: Tensor, weight: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[0])
 
@@ -86,12 +95,12 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(weight)
-        y: Tensor = _product(x, weight)
-        return y
+        return product(x, weight)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None]:
         (weight,) = ctx.saved_tensors
         if not ctx.needs_input_grad[0]:
             return None, None
-        return _product(gradients[0], weight.T), None
+        return product(gradients[0], weight.T), None
