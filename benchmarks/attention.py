@@ -29,9 +29,9 @@ from potstill.training.compute import compress_frozen_matrices, is_mixed, make_f
 RESULT = Path(__file__).resolve().parent / "results" / "attention.json"
 PEERS = ("sdpa", EAGER)
 KINDS = (*PEERS, SHORT)
-LENGTHS = (8, 16, 32, 64, 128)
+LENGTHS = (8, 16, 32, 64)
 BATCH = 32
-ROUNDS = 5
+ROUNDS = 4
 
 
 def main() -> None:
