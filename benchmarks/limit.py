@@ -106,11 +106,11 @@ def main() -> None:
         chosen = replace(teacher.training_set(sample(number)), as_trees=teacher.classifier.takes_trees)
         return chosen, list(chosen.sequential_batches(evaluation_tokens(teacher.fabric)))
 
-    def tuning_limit(product: Product) -> Callable[[int], Run]:
-        return lambda number: _products("tuning", shapes, _rows(data, batches(number)), product, backward=True)
+    def tuning_limit(multiply: Product) -> Callable[[int], Run]:
+        return lambda number: _products("tuning", shapes, _rows(data, batches(number)), multiply, backward=True)
 
-    def labelling_limit(product: Product) -> Callable[[int], Run]:
-        return lambda number: _products("labelling", shapes, _rows(*labelled(number)), product, backward=False)
+    def labelling_limit(multiply: Product) -> Callable[[int], Run]:
+        return lambda number: _products("labelling", shapes, _rows(*labelled(number)), multiply, backward=False)
 
     runs: list[Run] = []
     with kept_memory():  # as in a whole epoch, whose first step finds no memory yet, but no other

@@ -88,7 +88,7 @@ def attend_to_short_texts(classifier: TextClassifier) -> None:
     try:
         model.set_attn_implementation(SHORT)
         same = torch.allclose(classifier(ids, torch.ones_like(ids)), expected, rtol=1e-3, atol=1e-4)
-    except Exception:
+    except Exception:  # whatever a family does with what it does not know, there is the plain way
         same = False
     finally:
         if not same:

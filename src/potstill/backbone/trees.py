@@ -39,7 +39,7 @@ def reads_trees(classifier: TextClassifier) -> bool:
             expected = classifier.states(alone, torch.ones_like(alone))[0, -1]
             if not (states[row, end] - expected).norm() <= _SAME * expected.norm():  # nor where one is no number
                 return False
-    except Exception:
+    except Exception:  # whatever a family does with what it does not know, it reads no trees
         return False
     finally:
         classifier.train(was_training)
