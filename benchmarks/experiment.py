@@ -3,12 +3,14 @@
     python benchmarks/experiment.py cola
     python benchmarks/experiment.py reference --backbone smollm2-135m
 
-What follows the name goes to `potstill run` as it stands. The run directory, with models, plots and the full report,
-stays under `runs/`; the committed result holds the aggregates over seeds and what is needed to run it again.
+What follows the name goes to `potstill run` as it stands; with `--out` an interrupted run is gone on with. The run
+directory, with models, plots and the full report, stays under `runs/`; the committed result holds the aggregates over
+seeds and what is needed to run it again.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import shlex
 import subprocess
@@ -20,9 +22,12 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def main(name: str, *flags: str) -> None:
+def main(name: str, *arguments: str) -> None:
     """Run the configuration `name` and write its result."""
-    directory = Path("runs") / f"{name}-benchmark-{time.strftime('%Y%m%d-%H%M%S')}"
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", default=Path("runs") / f"{name}-benchmark-{time.strftime('%Y%m%d-%H%M%S')}")
+    known, flags = parser.parse_known_args(arguments)
+    directory = Path(known.out)
     command = ["run", "--config", f"configs/{name}.yaml", *flags, "--out", str(directory)]
     program = [sys.executable, "-c", "from potstill.cli import main; main()"]
     subprocess.run([*program, *command], cwd=ROOT, check=True)  # noqa: S603 — our own program

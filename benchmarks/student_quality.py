@@ -24,52 +24,54 @@ from potstill.artifacts import write_json
 from potstill.config import PotstillConfig
 from potstill.data import Corpus, load_corpus
 from potstill.distillation.teacher_logits import judgement
-from potstill.evaluation import compute_metrics, paired_test
+from potstill.evaluation import Role, compute_metrics, paired_test
 from potstill.models import StudentModel, TeacherModel, load_teachers, measure
 from potstill.pipeline import Trained, distill, finetune, train, transfer_set
+from potstill.report import read_summary
 from potstill.runtime import Classifier
 from potstill.transfer.sets import TransferSet
 
-SIZE = {"embedding_size": 128, "hidden_size": 256, "vocab_size": 8000, "pooling": "max"}
-RNN = {"cell": "rnn", "embedding_size": 128, "hidden_size": 256, "bidirectional": False, "pooling": "last"}
-"""The reference experiment's network (configs/reference.yaml)."""
-TRAINING = {"epochs": 4, "batch_size": 64, "learning_rate": 2e-3, "patience": None}
-"""For all rows, so that they differ in what they learn from alone; small students bear a high rate."""
-SVD = {"embedding_init": "teacher"}
-PRETRAINED = {"pretraining": {"epochs": 2}}
+RNN = {"cell": "rnn", "bidirectional": False, "pooling": "last", "pretraining": {"epochs": 1}}
+"""The reference experiment's network (configs/reference.yaml); it soon knows what little language it can hold."""
+PLAIN = {"embedding_init": "random", "pretraining": {"epochs": 0}}
+SVD = {"embedding_init": "teacher", "pretraining": {"epochs": 0}}
+ALONE = "labels alone"
+SHIPPED = "+ language modelling first: configs/cola.yaml"
 
 ROWS: dict[str, dict[str, Any]] = {
-    "labels alone": {"alone": True, "student": SIZE},
-    "distilled on the training sentences": {"student": SIZE, "sources": ()},
-    "+ sampled and perturbed sentences": {"student": SIZE, "sources": ("*",)},
-    "+ the teacher's embeddings": {"student": SIZE | SVD, "sources": ("*",)},
-    "+ language modelling first": {"student": SIZE | SVD | PRETRAINED, "sources": ("*",)},
+    ALONE: {"alone": True},
+    "distilled on the training sentences": {"student": PLAIN, "sources": ()},
+    "+ sampled and perturbed sentences": {"student": PLAIN, "sources": ("*",)},
+    "+ the teacher's embeddings": {"student": SVD, "sources": ("*",)},
+    SHIPPED: {"sources": ("*",)},
     "vanilla RNN, labels alone": {"alone": True, "student": RNN},
-    "vanilla RNN, distilled": {"student": RNN | SVD | PRETRAINED, "sources": ("*",)},
+    "vanilla RNN, distilled": {"student": RNN, "sources": ("*",)},
 }
-"""By name: whether only the labels are learnt from, the student's settings, and which sources of the transfer set are
-read."""
+"""By name: whether only the labels are learnt from, what of the student's settings in configs/cola.yaml is different,
+and which sources of the transfer set are read."""
+
+FROM_RUN: dict[str, Role] = {ALONE: "baseline", SHIPPED: "distilled"}
+"""Rows that are part of a run of configs/cola.yaml."""
 
 AGAINST = {name: "vanilla RNN, labels alone" for name in ROWS if name.startswith("vanilla RNN")}
-"""What a row is compared with; the others with `labels alone`."""
+"""What a row is compared with; the others with `ALONE`."""
 
 
 def main() -> None:
     """Make what is missing, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sampled", type=int, default=50_000, help="sentences to sample")
-    parser.add_argument("--perturbed", type=int, default=50_000, help="sentences to perturb")
     parser.add_argument("--seeds", type=int, default=5, help="seeds per row, from 0")
     parser.add_argument(
         "--rows", nargs="+", metavar="ROW", choices=list(ROWS), default=list(ROWS), help="rows to train"
     )
-    parser.add_argument("--teachers", type=Path, help="tuned teachers; default: three are tuned")
+    parser.add_argument("--teachers", type=Path, help="tuned teachers; default: they are tuned")
+    parser.add_argument("--run", type=Path, help="a finished run of configs/cola.yaml: its students are taken")
     parser.add_argument("--work", type=Path, default=Path("runs") / "student-quality", help="keeps what is finished")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time")
     parser.add_argument("--train", nargs=2, metavar=("ROW", "SEED"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     teachers = args.teachers or args.work / "teachers"
-    config = base_config(args.sampled, args.perturbed)
+    config = PotstillConfig.load(Path(__file__).parent.parent / "configs" / "cola.yaml")
     if args.train:
         name, seed = args.train
         sys.stdout.write(json.dumps(train_row(config, name, int(seed), teachers, args.work)))
@@ -77,10 +79,11 @@ def main() -> None:
     prepare(config, load_corpus(config.data), teachers, args.work)
     finished = args.work / "finished.jsonl"
     runs = [json.loads(line) for line in finished.read_text().splitlines()] if finished.is_file() else []
+    if args.run:
+        runs = [run for run in runs if run["name"] not in FROM_RUN] + read_run(args.run)
     done = {(run["name"], run["seed"]) for run in runs}
     missing = [(name, seed) for seed in range(args.seeds) for name in args.rows if (name, seed) not in done]
-    flags = ["--sampled", str(args.sampled), "--perturbed", str(args.perturbed), "--work", str(args.work)]
-    flags += ["--teachers", str(teachers)]
+    flags = ["--work", str(args.work), "--teachers", str(teachers)]
     with ThreadPoolExecutor(args.jobs) as pool, finished.open("a") as file:
         for run in pool.map(lambda pair: train_apart([*flags, "--train", pair[0], str(pair[1])]), missing):
             file.write(json.dumps(run) + "\n")
@@ -99,15 +102,25 @@ def main() -> None:
     )
 
 
-def base_config(sampled: int, perturbed: int) -> PotstillConfig:
-    """Return what all rows share: CoLA, the teachers of configs/cola.yaml, and the transfer set."""
-    shipped = PotstillConfig.load(Path(__file__).parent.parent / "configs" / "cola.yaml")
-    values = shipped.model_dump()
-    values["transfer"] |= {"sampled": sampled, "perturbed": perturbed}
-    values["student"]["training"] |= TRAINING
-    values["teacher"]["seeds"] = (0, 1)  # two say more than one, at twice the price
-    values["distillation"]["teachers"] = "average"
-    return PotstillConfig.build(values)
+def read_run(directory: Path) -> list[dict[str, Any]]:
+    """Read what `potstill run` found out about the students of configs/cola.yaml."""
+    summary = read_summary(directory)
+    transfer_sentences = len(TransferSet.load(directory / "transfer"))
+    return [
+        {
+            "name": name,
+            "seed": model.seed,
+            "mcc": model.metrics.mcc,
+            "accuracy": model.metrics.accuracy,
+            "selection_mcc": model.selection_mcc,
+            "best_epoch": model.best_epoch,
+            "parameters": model.parameters,
+            "seconds": model.train_seconds,
+            "transfer_sentences": 0 if ROWS[name].get("alone") else transfer_sentences,
+        }
+        for name, role in FROM_RUN.items()
+        for model in summary.of(role)
+    ]
 
 
 def prepare(config: PotstillConfig, corpus: Corpus, teachers: Path, work: Path) -> None:
@@ -129,8 +142,7 @@ def train_row(config: PotstillConfig, name: str, seed: int, teachers: Path, work
     """Train one row with one seed and return what came of it."""
     row = ROWS[name]
     values = config.model_dump()
-    values["student"] |= row["student"]
-    values["distillation"] |= row.get("distillation", {})
+    values["student"] |= row.get("student", {})
     config = PotstillConfig.build(values)
     corpus = load_corpus(config.data)
     directory = work / "students" / name.replace(" ", "-") / f"seed-{seed}"
@@ -161,7 +173,7 @@ def scores(trained: Trained, corpus: Corpus) -> dict[str, Any]:
 def summarise(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return a row of the table: mean, spread, and the paired test against what it is compared with."""
     own = {run["seed"]: run for run in runs if run["name"] == name}
-    against = AGAINST.get(name, "labels alone")
+    against = AGAINST.get(name, ALONE)
     other = {run["seed"]: run for run in runs if run["name"] == against}
     common = sorted(own.keys() & other.keys())
     row: dict[str, Any] = {

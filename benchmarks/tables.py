@@ -33,11 +33,13 @@ SPEED = {
     "distill_speed": "distilling, time",
     "label_speed": "labelling, tokens/s",
     "student_speed": "training the student, sentences/s",
+    "side_by_side": "training several students, time",
     "memory": "tuning, peak memory (less is better)",
 }
 PEERS = {
     "vs_plain": "the plain way",
     "vs_grouped": "length-grouped Trainer + PEFT",
+    "vs_in_turn": "one after the other",
     "vs_every_step": "the teacher run at every step",
     "vs_eager": "Potstill without `--compile`",
 }
@@ -205,19 +207,18 @@ def students() -> str:
         return "No result is committed yet."
     rows = [
         f"| {row['name']} | {row['mcc']['mean']:.3f} ± {row['mcc']['std']:.3f} | {row['parameters'] / 1e6:.2f}M | "
-        f"{row['transfer_sentences']:,} | {_difference(row)} |"
+        f"{row['transfer_sentences']:,} | {len(row['mcc']['seeds'])} | {_difference(row)} |"
         for row in result["rows"]
     ]
-    seeds = len(result["rows"][0]["mcc"]["seeds"])
     teachers = ", ".join(f"{score:.3f}" for score in result["teachers"]["mcc"].values())
     return "\n".join(
         [
-            "| student | MCC | parameters | transfer sentences | against labels alone |",
-            "| --- | --: | --: | --: | --- |",
+            "| student | MCC | parameters | transfer sentences | seeds | against labels alone |",
+            "| --- | --: | --: | --: | --: | --- |",
             *rows,
             "",
-            f"CoLA's in-domain development split, {seeds} seeds, mean ± sample standard deviation; paired t-test over "
-            f"seeds. The teachers' MCC there: {teachers}; of their mean probability, which taught: "
+            f"CoLA's in-domain development split, mean ± sample standard deviation over seeds; paired t-test over the "
+            f"seeds that both have. The teachers' MCC there: {teachers}; of their mean probability, which taught: "
             f"{result['teachers']['average']:.3f}.",
             _note(result),
         ]

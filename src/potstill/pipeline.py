@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import shlex
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from potstill.distillation.loss import Objective, balanced_weights
 from potstill.distillation.teacher_logits import judgement
 from potstill.errors import ArtifactError, ConfigError
 from potstill.evaluation import DataSummary, McNemar, ModelResult, Role, Summary, mcnemar
+from potstill.interruption import Stopped, stoppable
 from potstill.lora.counting import count_parameters
 from potstill.models import Measurement, StudentModel, TeacherModel, TrainingRecord, measure, require_same_kind
 from potstill.report import is_reported, read_summary, write_report
@@ -37,6 +40,7 @@ from potstill.training.checkpoint import CHECKPOINT_FILE, Checkpointing
 from potstill.training.compute import make_fabric
 from potstill.training.loop import FitResult, Record, fit, parse_history, predict_logits
 from potstill.training.progress import print_line
+from potstill.training.workers import available_workers, workers
 from potstill.transfer.build import build_transfer_set, check_transfer, files_key
 from potstill.transfer.sets import TRANSFER_FILE, TransferSet
 
@@ -45,6 +49,12 @@ PRETRAINING_FILE = "pretraining.jsonl"
 PRETRAINING_CHECKPOINT_FILE = "pretraining-checkpoint.safetensors"
 
 _CHECKPOINTS = (CHECKPOINT_FILE, PRETRAINING_CHECKPOINT_FILE)
+
+_WORTH_FORKING: Final = 20_000
+"""Texts, as often as they are read, from which students are trained in processes of their own: seconds of work, where
+starting and ending these takes some tenths."""
+
+Task = TypeVar("Task")
 
 
 @dataclass(frozen=True)
@@ -231,6 +241,51 @@ def train(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int = 0
     return _fit_student(config, student, train_set, selection, objective, "baseline", directory, seed)
 
 
+def side_by_side(
+    train_student: Callable[[Task], Trained], tasks: Sequence[Task], config: PotstillConfig, texts: int
+) -> list[Trained]:
+    """Train several students, as many at once as there are threads, each with one of these.
+
+    The steps of so small a network are too short to be shared by threads.
+
+    Args:
+        train_student: Trains the student of a task, or finds it trained.
+        tasks: One per student.
+        config: `student.training` and `runtime` are used.
+        texts: How many a student learns from.
+
+    Returns:
+        The students in the tasks' order.
+
+    Raises:
+        TrainingError: A training broke down, or its process was killed.
+        Stopped: Ctrl-C or SIGTERM, where somebody handles them; what each training had reached is kept.
+    """
+    worthwhile = texts * config.student.training.epochs >= _WORTH_FORKING
+    at_once = min(len(tasks), available_workers(make_fabric(config.runtime).device)) if worthwhile else 1
+    if at_once == 1:
+        return [train_student(task) for task in tasks]
+
+    def apart(task: Task) -> Trained | None:
+        with stoppable():
+            try:
+                return train_student(task)
+            except Stopped:
+                return None
+
+    trained: list[Trained] = []
+    try:
+        with workers(apart, at_once, ending=signal.SIGTERM) as training:
+            for found in training(tasks):
+                if found is None:  # somebody has ended that process, and not this one
+                    raise Stopped(signal.SIGTERM)
+                trained.append(found)
+    except Stopped as stopped:
+        stopped.kept = "each training is kept as it was after its latest step"
+        raise
+    return trained
+
+
 def transfer_set(
     config: PotstillConfig, corpus: Corpus, teacher: Teacher | Sequence[Teacher] | None, directory: Path
 ) -> TransferSet | None:
@@ -255,6 +310,17 @@ def transfer_set(
         built = built.judged(judgement(teachers, built.examples), _joint_key(teachers))
         built.save(directory / TRANSFER_FILE)
     return built
+
+
+def have_judged(
+    config: PotstillConfig, corpus: Corpus, teachers: Sequence[Teacher], transfer: TransferSet | None
+) -> None:
+    """Ask the teachers for all that `distill` will want to know: students side by side then find the answers kept."""
+    if config.distillation.alpha < 1.0:
+        for examples in (corpus.train, corpus.selection):
+            judgement(teachers, examples)
+        if transfer is not None:
+            _transfer_logits(teachers, transfer)
 
 
 def _transfer_logits(teachers: Sequence[Teacher], transfer: TransferSet) -> Tensor:
@@ -322,14 +388,21 @@ def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command
     best = max(tuned, key=lambda pair: pair[1].fit.best["mcc"])  # the first of equals
     teachers = [teacher for teacher, _ in (tuned if config.distillation.teachers == "average" else [best])]
     transfer = transfer_set(config, corpus, teachers, directory / "transfer")
-    for seed in config.student.seeds:
-        distilled, baseline = (_place(directory, role, seed) for role in ("distilled", "baseline"))
-        pair = (
-            Trained.find(distilled) or distill(config, corpus, teachers, distilled, seed, transfer=transfer),
-            Trained.find(baseline) or train(config, corpus, baseline, seed),
-        )
-        for trained in pair:
-            keep(trained, measure(StudentModel(Classifier.load(trained.directory)), corpus.evaluation))
+    have_judged(config, corpus, teachers, transfer)
+
+    def student(task: tuple[Role, int]) -> Trained:
+        role, seed = task
+        place = _place(directory, role, seed)
+        if (finished := Trained.find(place)) is not None:
+            return finished
+        if role == "distilled":
+            return distill(config, corpus, teachers, place, seed, transfer=transfer)
+        return train(config, corpus, place, seed)
+
+    roles: tuple[Role, ...] = ("distilled", "baseline")
+    tasks = [(role, seed) for seed in config.student.seeds for role in roles]
+    for trained in side_by_side(student, tasks, config, len(corpus.train) + (0 if transfer is None else len(transfer))):
+        keep(trained, measure(StudentModel(Classifier.load(trained.directory)), corpus.evaluation))
 
     _save_predictions(directory / "predictions.csv", corpus, answers)
     summary = Summary(

@@ -1,5 +1,7 @@
 """Whole transfer sets, with a tiny backbone: what goes in, what stays out, and going on after an interruption."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from potstill.config import PotstillConfig
 from potstill.data import Corpus, Examples
 from potstill.errors import ConfigError, DataError, PotstillError
 from potstill.teacher import Teacher
+from potstill.training.workers import workers
 from potstill.transfer import build
 from potstill.transfer.build import build_transfer_set
 from potstill.transfer.sets import TRANSFER_FILE, TransferSet
@@ -98,6 +101,18 @@ def test_an_interrupted_sampling_is_gone_on_with(corpus, settings, tmp_path, mon
     monkeypatch.setattr(build.LanguageModel, "tune", lambda *arguments: tuned.append(arguments))
     assert build_transfer_set(config, corpus, tmp_path / "set") == whole
     assert not tuned, "the language model was tuned again"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
+def test_several_processes_sample_what_one_samples(corpus, settings, tmp_path, monkeypatch):
+    config = settings(sampled=30)
+    alone = build_transfer_set(config, corpus, tmp_path / "alone")
+    monkeypatch.setattr(build, "_WORTH_FORKING", 0)
+    monkeypatch.setattr(build, "available_workers", lambda _device: 3)
+    processes = []
+    monkeypatch.setattr(build, "workers", lambda work, count: processes.append(count) or workers(work, count))
+    assert build_transfer_set(config, corpus, tmp_path / "shared") == alone
+    assert processes == [3]
 
 
 @pytest.mark.parametrize("damaged", ["language-model", "sampled/000000"])

@@ -18,6 +18,7 @@ from potstill.interruption import stoppable_command
 if TYPE_CHECKING:
     from potstill.data import Corpus
     from potstill.directories import Work
+    from potstill.pipeline import Trained
 
 
 def _out(command: Callable[..., None]) -> Callable[..., None]:
@@ -167,7 +168,7 @@ def distill(
     from potstill.directories import working_directory
     from potstill.models import load_teachers
     from potstill.pipeline import distill as distill_student
-    from potstill.pipeline import input_keys
+    from potstill.pipeline import have_judged, input_keys, side_by_side
     from potstill.student.model import check_tokenizer
     from potstill.transfer.sets import TransferSet
 
@@ -178,10 +179,16 @@ def distill(
     config = config.model_copy(update={"teacher": teachers[0].describe(config.teacher)})
     work = _work("distill", f"{corpus.name}-distilled", config, corpus, config.student.seeds)
     work = replace(work, inputs=work.inputs | input_keys(teachers, transfer))
+    texts = len(corpus.train) + (0 if transfer is None else len(transfer))
+
+    def student(task: tuple[int, Path]) -> Trained:
+        seed, target = task
+        found = _finished(target, f"distilled {seed}")
+        return found or distill_student(config, corpus, teachers, target, seed, transfer=transfer)
+
     with working_directory(work, out, fresh=fresh) as directory:
-        for seed, target in _targets(directory, config.student.seeds):
-            if not _finished(target, f"distilled {seed}"):
-                distill_student(config, corpus, teachers, target, seed, transfer=transfer)
+        have_judged(config, corpus, teachers, transfer)
+        side_by_side(student, [*_targets(directory, config.student.seeds)], config, texts)
     click.echo(directory)
 
 
@@ -196,16 +203,20 @@ def train(config: PotstillConfig, config_file: Path | None, out: Path | None, fr
     """
     from potstill.data import load_corpus
     from potstill.directories import working_directory
+    from potstill.pipeline import side_by_side
     from potstill.pipeline import train as train_student
     from potstill.student.model import check_tokenizer
 
     corpus = load_corpus(config.data)
     check_tokenizer(config.student)
     work = _work("train", f"{corpus.name}-baseline", config, corpus, config.student.seeds)
+
+    def student(task: tuple[int, Path]) -> Trained:
+        seed, target = task
+        return _finished(target, f"baseline {seed}") or train_student(config, corpus, target, seed)
+
     with working_directory(work, out, fresh=fresh) as directory:
-        for seed, target in _targets(directory, config.student.seeds):
-            if not _finished(target, f"baseline {seed}"):
-                train_student(config, corpus, target, seed)
+        side_by_side(student, [*_targets(directory, config.student.seeds)], config, len(corpus.train))
     click.echo(directory)
 
 
@@ -220,13 +231,13 @@ def _work(command: str, name: str, config: PotstillConfig, corpus: Corpus, seeds
     return Work(command, name, config, {"texts": corpus_key(corpus)}, is_finished)
 
 
-def _finished(directory: Path, title: str) -> bool:
-    """Say whether a model's training has ended before, and tell the user."""
+def _finished(directory: Path, title: str) -> Trained | None:
+    """Return the model whose training has ended before, if there is one, and tell the user."""
     from potstill.pipeline import Trained
     from potstill.training.progress import print_line
 
-    finished = Trained.find(directory) is not None
-    if finished:
+    finished = Trained.find(directory)
+    if finished is not None:
         print_line(f"finished before: {title}")
     return finished
 

@@ -14,6 +14,12 @@ console = Console(stderr=True)
 """Progress goes to standard error, so that standard output holds results alone."""
 
 _silent = ContextVar("silent", default=False)
+_without_bars = ContextVar("without_bars", default=False)
+
+
+def hide_bars() -> None:
+    """Draw no bars from now on, but print lines."""
+    _without_bars.set(True)
 
 
 @contextmanager
@@ -40,7 +46,7 @@ def progress_bar(*, shown: bool = True) -> Progress:
         TextColumn("{task.fields[loss]}"),
         TextColumn("{task.fields[scores]}"),
         console=console,
-        disable=not shown or _silent.get() or not console.is_terminal,
+        disable=not shown or _silent.get() or _without_bars.get() or not console.is_terminal,
         transient=True,
     )
 

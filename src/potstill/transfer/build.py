@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
 
-from potstill.artifacts import digest, file_digest, read_arrays, write_arrays
+from potstill.artifacts import Arrays, digest, file_digest, read_arrays, write_arrays
 from potstill.config import PotstillConfig
 from potstill.data import Corpus, Examples
 from potstill.errors import ConfigError, DataError
 from potstill.runtime import stream
 from potstill.training.checkpoint import CHECKPOINT_FILE
 from potstill.training.progress import console, progress_bar
+from potstill.training.workers import available_workers, workers
 from potstill.transfer.language_model import SEPARATOR, LanguageModel, find_writer
 from potstill.transfer.overlap import near
 from potstill.transfer.perturb import perturb
@@ -32,6 +35,9 @@ BATCH: Final = 256
 
 _FRUITLESS: Final = 0.01
 """A round of sampling that brings fewer new texts than this share ends it: the language model repeats itself."""
+
+_WORTH_FORKING: Final = 10_000_000
+"""Parameters of a language model from which several processes sample: one with fewer is done before they have begun."""
 
 _SAMPLES: Final = "sampled"
 _LANGUAGE_MODEL: Final = "language-model"
@@ -165,16 +171,17 @@ def _sampled(config: PotstillConfig, corpus: Corpus, directory: Path) -> Found:
     samples = _Samples(config, corpus, directory)
     known = set(_pairs(corpus.train))
     distinct = new = 0
-    with progress_bar() as progress:
+    batches = samples.batches(wanted * len(names))  # an end even where nothing new comes
+    with progress_bar() as progress, closing(batches):
         task = progress.add_task("sampling", total=wanted, loss="", scores="")
-        for number in range(wanted * len(names)):  # an end even where nothing new comes
+        for number, batch in enumerate(batches):
             label = number % len(names)
             if label == 0 and number > 0:
                 if new < _FRUITLESS * BATCH * len(names):
                     _warn_repetition(distinct, wanted)
                     return
                 new = 0
-            for pair in samples.batch(number, names[label]):
+            for pair in batch:
                 if pair not in known:
                     if distinct == wanted:
                         return
@@ -194,20 +201,40 @@ class _Samples:
         self._config, self._corpus, self._directory = config, corpus, directory
         self._model: LanguageModel | None = None
 
-    def batch(self, number: int, label: str) -> list[Pair]:
-        """Return batch `number`, of texts that were asked for as `label`: drawn before, or now."""
-        path = self._directory / _SAMPLES / f"{number:06}"
-        if (kept := read_arrays(path)) is None:
-            settings = self._config.transfer
+    def batches(self, count: int) -> Generator[list[Pair]]:
+        """Yield so many batches, of texts that were asked for as each class in turn: drawn before, or now."""
+        numbers = iter(range(count))
+        for number in numbers:
+            if (kept := read_arrays(self._path(number))) is None:
+                break
+            yield self._parsed(kept)
+        else:
+            return
+        model = self._tuned()
+        large = sum(weight.numel() for weight in model.model.parameters()) >= _WORTH_FORKING
+        processes = available_workers(model.fabric.device) if large else 1
+        with workers(self._drawn, processes) as drawn:
+            yield from map(self._parsed, drawn(itertools.chain([number], numbers)))
+
+    def _drawn(self, number: int) -> Arrays:
+        """Return the texts of a batch, which is drawn if it is not there."""
+        if (kept := read_arrays(self._path(number))) is None:
+            settings, names = self._config.transfer, self._corpus.label_names
             texts = self._tuned().sample(
-                label,
+                names[number % len(names)],
                 BATCH,
                 temperature=settings.temperature,
                 top_p=settings.top_p,
                 seed=(settings.seed << 32) + number,
             )
             kept = {"texts": np.frombuffer(json.dumps(list(texts)).encode(), dtype=np.uint8)}
-            write_arrays(path, kept)
+            write_arrays(self._path(number), kept)
+        return kept
+
+    def _path(self, number: int) -> Path:
+        return self._directory / _SAMPLES / f"{number:06}"
+
+    def _parsed(self, kept: Arrays) -> list[Pair]:
         return list(self._split(json.loads(kept["texts"].tobytes())))
 
     def _split(self, texts: Iterable[str]) -> Iterator[Pair]:
