@@ -36,7 +36,7 @@ RNN = {"cell": "rnn", "bidirectional": False, "pooling": "last", "pretraining": 
 PLAIN = {"embedding_init": "random", "pretraining": {"epochs": 0}}
 SVD = {"embedding_init": "teacher", "pretraining": {"epochs": 0}}
 ALONE = "labels alone"
-SHIPPED = "+ language modelling first: configs/cola.yaml"
+SHIPPED = "+ language modelling first, all of configs/cola.yaml"
 
 ROWS: dict[str, dict[str, Any]] = {
     ALONE: {"alone": True},

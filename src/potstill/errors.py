@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
 class PotstillError(Exception):
     """Base of every error that Potstill raises on purpose; the command line prints it without a traceback."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it be pickled as it stands: `__init__` of some takes other arguments than their message."""
+        return _rebuilt, (type(self), self.args), self.__dict__
 
 
 class ConfigError(PotstillError):
@@ -50,3 +55,9 @@ class TrainingError(PotstillError):
 
 class ServeError(PotstillError):
     """The server can't start: models of one name, an address in use, an unreadable token."""
+
+
+def _rebuilt(kind: type[PotstillError], arguments: tuple[Any, ...]) -> PotstillError:
+    error = kind.__new__(kind)
+    error.args = arguments
+    return error

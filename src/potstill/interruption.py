@@ -46,16 +46,29 @@ Request = Callable[[], Stopped | None]
 
 
 class _Handler:
-    """What happens on a signal: an end at once, or a note that one is wanted."""
+    """What happens on a signal: an end at once, or a note that one is wanted.
 
-    def __init__(self) -> None:
+    Attributes:
+        waits: Whether a first signal is noted only.
+        noted: The signal that was.
+        is_workers: Whether another process decides what a second signal means, and tells the user.
+    """
+
+    def __init__(self, *, is_workers: bool = False) -> None:
         self.waits = False
         self.noted: int | None = None
+        self.is_workers = is_workers
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
-        if not self.waits or self.noted is not None:
+        again = self.noted is not None
+        if self.is_workers and again:
+            return
+        if again or not self.waits:
+            self.noted = number if self.is_workers else self.noted
             raise Stopped(number)
         self.noted = number
+        if self.is_workers:
+            return
         with suppress(OSError, ValueError):
             # Not through Python's streams: the signal may have come while one of them was being written to.
             os.write(sys.stderr.fileno(), b"\nstopping after this step; once more stops at once\n")
@@ -69,13 +82,16 @@ _handlers: Final[list[_Handler]] = []
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
+def stoppable(*, is_worker: bool = False) -> Iterator[None]:
     """Raise `Stopped` on Ctrl-C and SIGTERM, or let them wait where somebody has said `postponed`.
 
     What is ignored stays ignored: a shell starts a command in the background deaf to the terminal's Ctrl-C. For the
     main thread: no other one may handle signals.
+
+    Args:
+        is_worker: This process works for another, which kills it if it has to end at once: only a first signal counts.
     """
-    handler = _Handler()
+    handler = _Handler(is_workers=is_worker)
     heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handler) for number in heard}
     _handlers.append(handler)

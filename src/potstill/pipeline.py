@@ -174,21 +174,13 @@ def distill(
             are to be matched.
     """
     teachers = (teacher,) if isinstance(teacher, Teacher) else tuple(teacher)
-    for one in teachers:
-        if not corpus.has_classes(one.manifest.label_names):
-            raise ArtifactError(
-                f"expected a teacher of the classes {list(corpus.label_names)}, found one of "
-                f"{list(one.manifest.label_names)}\n  what to do: tune a teacher on this data first"
-            )
-        require_same_kind(corpus.train, reads_pairs=one.manifest.pairs)
+    _check_teachers(config, corpus, teachers, transfer)
     settings = config.distillation
     objective = Objective(
         settings.alpha, settings.temperature, settings.objective, _class_weights(config.student.training, corpus)
     )
-    _check_distillation(config, corpus, with_transfer=transfer is not None)
     texts, weights = corpus.train, None
     if transfer is not None:
-        require_same_kind(transfer.examples, reads_pairs=corpus.in_pairs)
         texts = corpus.train.joined(transfer.examples)
         weights = torch.cat([torch.ones(len(corpus.train)), transfer.weights(settings.source_weights)])
     student = Student.create(
@@ -267,7 +259,7 @@ def side_by_side(
         return [train_student(task) for task in tasks]
 
     def apart(task: Task) -> Trained | None:
-        with stoppable():
+        with stoppable(is_worker=True):
             try:
                 return train_student(task)
             except Stopped:
@@ -275,13 +267,14 @@ def side_by_side(
 
     trained: list[Trained] = []
     try:
-        with workers(apart, at_once, ending=signal.SIGTERM) as training:
+        with workers(apart, at_once, keeps_unfinished=True) as training:
             for found in training(tasks):
                 if found is None:  # somebody has ended that process, and not this one
                     raise Stopped(signal.SIGTERM)
                 trained.append(found)
     except Stopped as stopped:
-        stopped.kept = "each training is kept as it was after its latest step"
+        if config.runtime.checkpoint_seconds is not None:
+            stopped.kept = "each training is kept as it was after its latest step"
         raise
     return trained
 
@@ -315,12 +308,34 @@ def transfer_set(
 def have_judged(
     config: PotstillConfig, corpus: Corpus, teachers: Sequence[Teacher], transfer: TransferSet | None
 ) -> None:
-    """Ask the teachers for all that `distill` will want to know: students side by side then find the answers kept."""
+    """Ask the teachers for the logits that `distill` will want to know: students side by side then find them kept.
+
+    Raises:
+        ArtifactError: See `distill`.
+        ConfigError: See `distill`.
+    """
+    _check_teachers(config, corpus, teachers, transfer)
     if config.distillation.alpha < 1.0:
         for examples in (corpus.train, corpus.selection):
             judgement(teachers, examples)
         if transfer is not None:
             _transfer_logits(teachers, transfer)
+
+
+def _check_teachers(
+    config: PotstillConfig, corpus: Corpus, teachers: Sequence[Teacher], transfer: TransferSet | None
+) -> None:
+    """Refuse teachers, texts and settings that don't belong together. Errors as for `distill`."""
+    for one in teachers:
+        if not corpus.has_classes(one.manifest.label_names):
+            raise ArtifactError(
+                f"expected a teacher of the classes {list(corpus.label_names)}, found one of "
+                f"{list(one.manifest.label_names)}\n  what to do: tune a teacher on this data first"
+            )
+        require_same_kind(corpus.train, reads_pairs=one.manifest.pairs)
+    _check_distillation(config, corpus, with_transfer=transfer is not None)
+    if transfer is not None:
+        require_same_kind(transfer.examples, reads_pairs=corpus.in_pairs)
 
 
 def _transfer_logits(teachers: Sequence[Teacher], transfer: TransferSet) -> Tensor:

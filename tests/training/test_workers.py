@@ -7,7 +7,8 @@ import time
 import pytest
 import torch
 
-from potstill.errors import TrainingError
+from potstill.errors import ConfigError, DataError, MissingExtraError, TrainingError
+from potstill.interruption import Stopped, stoppable
 from potstill.training.workers import available_workers, workers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
@@ -43,7 +44,7 @@ def test_no_more_items_are_taken_than_keep_the_workers_busy():
         results = square(endless())
         for _ in range(5):
             next(results)
-    assert len(taken) <= 5 + 2
+    assert len(taken) <= 5 + 2 * 2
 
 
 def test_they_know_what_was_known_when_the_work_began():
@@ -60,17 +61,77 @@ def test_an_error_reaches_who_waits_for_the_result(count):
             raise ValueError("not this one")
         return number
 
-    with workers(refuse, count) as work:
-        results = work(range(5))
-        assert [next(results), next(results)] == [0, 1]
-        with pytest.raises(ValueError, match="not this one"):
-            next(results)
+    with workers(refuse, count) as work, pytest.raises(ValueError, match="not this one"):
+        list(work(range(5)))
 
 
 def test_a_killed_worker_is_told_with_what_to_do():
     fallen = workers(lambda number: os.kill(os.getpid(), signal.SIGKILL), 2)
     with pytest.raises(TrainingError, match=r"ended from outside[\s\S]*OMP_NUM_THREADS"), fallen as work:
         list(work(range(4)))
+
+
+def test_our_errors_come_as_they_were(tmp_path):
+    errors = [
+        ConfigError(["the one", "the other"]),
+        DataError("expected a text", file="a.csv", line=3, remedy="mend it"),
+        MissingExtraError("a", "b"),
+    ]
+
+    def refuse(number):
+        raise errors[number]
+
+    for number, error in enumerate(errors):
+        with pytest.raises(type(error)) as caught, workers(refuse, 2) as work:
+            list(work([number]))
+        assert str(caught.value) == str(error)
+        assert vars(caught.value) == vars(error)
+
+
+@pytest.mark.parametrize("idle", [False, True])
+def test_work_that_is_kept_ends_when_asked_and_nothing_new_is_begun(tmp_path, idle):
+    def slow(number):
+        if number == 0:
+            return number
+        (tmp_path / f"begun-{number}").touch()
+        with stoppable(is_worker=True):
+            try:
+                time.sleep(600.0)
+            except Stopped:
+                (tmp_path / f"kept-{number}").touch()
+
+    def until_all_are_begun():
+        with workers(slow, 2, keeps_unfinished=True) as work:
+            assert next(work(range(2) if idle else range(9))) == 0
+            while not (tmp_path / "begun-1").exists():
+                time.sleep(0.01)
+            time.sleep(0.2)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        until_all_are_begun()
+    begun = {path.name.partition("-")[2] for path in tmp_path.glob("begun-*")}
+    assert {path.name.partition("-")[2] for path in tmp_path.glob("kept-*")} == begun
+    assert len(begun) <= 2
+
+
+def test_who_asks_twice_does_not_wait(tmp_path):
+    def deaf(_number):
+        (tmp_path / "begun").touch()
+        time.sleep(600.0)
+
+    def again(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, again)
+    signal.setitimer(signal.ITIMER_REAL, 2.0, 1.0)  # once while it works, once while it is asked to end
+    try:
+        with pytest.raises(KeyboardInterrupt), workers(deaf, 2, keeps_unfinished=True) as work:
+            list(work(range(2)))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+    assert (tmp_path / "begun").exists()
 
 
 def test_nobody_waits_for_work_that_is_not_wanted_any_more(tmp_path):

@@ -187,7 +187,8 @@ def distill(
         return found or distill_student(config, corpus, teachers, target, seed, transfer=transfer)
 
     with working_directory(work, out, fresh=fresh) as directory:
-        have_judged(config, corpus, teachers, transfer)
+        if not work.is_finished(directory):
+            have_judged(config, corpus, teachers, transfer)
         side_by_side(student, [*_targets(directory, config.student.seeds)], config, texts)
     click.echo(directory)
 
