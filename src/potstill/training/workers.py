@@ -13,7 +13,6 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -130,7 +129,7 @@ class _Crew:
         for connection in [c for c in self.busy if c in ready or self.busy[c][0].sentinel in ready]:
             number = self.busy[connection][1]
             try:
-                succeeded, result = pickle.loads(connection.recv_bytes())  # noqa: S301 — of our own process
+                succeeded, result = connection.recv()
             except (EOFError, OSError):
                 raise TrainingError(
                     "a process that computed for this one was ended from outside: most often memory is used up\n"
@@ -176,4 +175,4 @@ def _serve(work: Callable[[Any], Any], connection: Connection, parent: int) -> N
             outcome = (True, work(item))
         except Exception as error:  # whatever it is, who waits for the result gets it
             outcome = (False, error)
-        connection.send_bytes(pickle.dumps(outcome))
+        connection.send(outcome)
