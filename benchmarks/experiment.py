@@ -24,7 +24,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 def main(name: str, *arguments: str) -> None:
     """Run the configuration `name` and write its result."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # all but --out is for `potstill run`
     parser.add_argument("--out", default=Path("runs") / f"{name}-benchmark-{time.strftime('%Y%m%d-%H%M%S')}")
     known, flags = parser.parse_known_args(arguments)
     directory = Path(known.out)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from common import OURS, Run, arguments, in_turn, ratios, write_result
-from potstill import pipeline
 from potstill.config import PotstillConfig
 from potstill.data import load_corpus
+from potstill.pipeline import Trained, side_by_side, train
 from potstill.training.progress import silence
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,17 +33,15 @@ def main() -> None:
     corpus = load_corpus(config.data)
     seeds = [args.seed + number for number in range(args.students)]
 
-    def trained(texts: int) -> Run:
+    def timed(train_all: Callable[[Callable[[int], Trained]], object]) -> Run:
         with tempfile.TemporaryDirectory() as directory, silence():
             started = time.perf_counter()
-            pipeline.side_by_side(
-                lambda seed: pipeline.train(config, corpus, Path(directory) / str(seed), seed), seeds, config, texts
-            )
+            train_all(lambda seed: train(config, corpus, Path(directory) / str(seed), seed))
             return {"students": len(seeds), "seconds": time.perf_counter() - started}
 
     contestants = {
-        "in_turn": lambda _round: trained(0),  # too few to be worth it, it thinks
-        OURS: lambda _round: trained(len(corpus.train)),
+        "in_turn": lambda _round: timed(lambda train_one: [train_one(seed) for seed in seeds]),
+        OURS: lambda _round: timed(lambda train_one: side_by_side(train_one, seeds, config, corpus)),
     }
     runs = in_turn(contestants, args.rounds)
     write_result(args.out, runs, ratios=ratios(runs, "seconds", inverse=True))

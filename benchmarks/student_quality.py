@@ -27,7 +27,6 @@ from potstill.distillation.teacher_logits import judgement
 from potstill.evaluation import Role, compute_metrics, paired_test
 from potstill.models import StudentModel, TeacherModel, load_teachers, measure
 from potstill.pipeline import Trained, distill, finetune, train, transfer_set
-from potstill.report import read_summary
 from potstill.runtime import Classifier
 from potstill.transfer.sets import TransferSet
 
@@ -80,7 +79,7 @@ def main() -> None:
     finished = args.work / "finished.jsonl"
     runs = [json.loads(line) for line in finished.read_text().splitlines()] if finished.is_file() else []
     if args.run:
-        runs = [run for run in runs if run["name"] not in FROM_RUN] + read_run(args.run)
+        runs = [run for run in runs if run["name"] not in FROM_RUN] + read_run(config, args.run)
     done = {(run["name"], run["seed"]) for run in runs}
     missing = [(name, seed) for seed in range(args.seeds) for name in args.rows if (name, seed) not in done]
     flags = ["--work", str(args.work), "--teachers", str(teachers)]
@@ -102,25 +101,17 @@ def main() -> None:
     )
 
 
-def read_run(directory: Path) -> list[dict[str, Any]]:
-    """Read what `potstill run` found out about the students of configs/cola.yaml."""
-    summary = read_summary(directory)
-    transfer_sentences = len(TransferSet.load(directory / "transfer"))
-    return [
-        {
-            "name": name,
-            "seed": model.seed,
-            "mcc": model.metrics.mcc,
-            "accuracy": model.metrics.accuracy,
-            "selection_mcc": model.selection_mcc,
-            "best_epoch": model.best_epoch,
-            "parameters": model.parameters,
-            "seconds": model.train_seconds,
-            "transfer_sentences": 0 if ROWS[name].get("alone") else transfer_sentences,
-        }
-        for name, role in FROM_RUN.items()
-        for model in summary.of(role)
-    ]
+def read_run(config: PotstillConfig, directory: Path) -> list[dict[str, Any]]:
+    """Tell of the students that `potstill run` trained with configs/cola.yaml."""
+    corpus, runs = load_corpus(config.data), []
+    for name, role in FROM_RUN.items():
+        read = 0 if ROWS[name].get("alone") else len(TransferSet.load(directory / "transfer"))
+        for seed in config.student.seeds:
+            trained = Trained.find(directory / role / f"seed-{seed}")
+            if trained is None:
+                raise SystemExit(f"{directory}: expected a finished run, found no {role} student of seed {seed}")
+            runs.append({"name": name, "seed": seed, **scores(trained, corpus), "transfer_sentences": read})
+    return runs
 
 
 def prepare(config: PotstillConfig, corpus: Corpus, teachers: Path, work: Path) -> None:

@@ -35,11 +35,11 @@ def main() -> None:
     args = parser.parse_args()
     config = PotstillConfig.load(ROOT / "configs" / "cola.yaml")
     corpus = load_corpus(config.data.model_copy(update={"limit": args.limit}))
-    network = config.student.model_copy(update={"embedding_init": "random"})  # from the labels alone
+    settings = config.student.model_copy(update={"embedding_init": "random"})  # from the labels alone
     training = config.student.training.model_copy(update={"epochs": args.epochs, "batch_size": 32, "patience": None})
 
     def create(number: int) -> Student:
-        return Student.create(network, corpus, config.data.max_tokens, "", args.seed + number)
+        return Student.create(settings, corpus, config.data.max_tokens, "", args.seed + number)
 
     parts = [create(0).training_set(part) for part in (corpus.train, corpus.selection)]
 

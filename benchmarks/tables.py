@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from potstill.report.tables import probability
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = {
@@ -72,7 +74,7 @@ def table(result: dict[str, Any]) -> str:
         f"{data['name']}: {data['train']:,} sentences to train on, {data['selection']:,} to choose epochs, "
         f"{data['evaluation']:,} read once for this table; mean ± sample standard deviation over seeds.",
         f"Distilled against baseline, paired over {difference['seeds']} seeds: MCC {difference['mean_difference']:+.3f}"
-        + (f" (t-test, p = {p_value:.3f})." if p_value is not None else "."),
+        + (f" (t-test, {probability(p_value)})." if p_value is not None else "."),
         *_verdicts(result),
         f"`{result['command']}` on {environment['processor']}, {environment['cores']} cores, torch "
         f"{environment['torch']}.",

@@ -69,13 +69,12 @@ def test_students_are_those_of_one_after_the_other(config, tmp_path):
     corpus = potstill.load_corpus(config.data)
     for seed in SEEDS:
         potstill.train(config, corpus, tmp_path / "alone" / f"seed-{seed}", seed)
-    processes = []
 
     def student(seed):
         (tmp_path / f"process-{seed}").write_text(str(os.getpid()))
         return potstill.train(config, corpus, tmp_path / "forked" / f"seed-{seed}", seed)
 
-    trained = pipeline.side_by_side(student, SEEDS, config, len(corpus.train))
+    trained = pipeline.side_by_side(student, SEEDS, config, corpus)
     assert [one.record.seed for one in trained] == list(SEEDS)
     assert [len(one.fit.history) for one in trained] == [3, 3, 3]
     assert contents(tmp_path / "forked") == contents(tmp_path / "alone")
@@ -85,18 +84,21 @@ def test_students_are_those_of_one_after_the_other(config, tmp_path):
 
 @pytest.mark.usefixtures("forked")
 def test_a_training_that_breaks_down_is_told(config):
+    corpus = potstill.load_corpus(config.data)
+
     def student(seed):
         if seed == 1:
             raise TrainingError("the loss is nan")
         return seed
 
     with pytest.raises(TrainingError, match="the loss is nan"):
-        pipeline.side_by_side(student, SEEDS, config, 100)
+        pipeline.side_by_side(student, SEEDS, config, corpus)
 
 
 def test_little_work_is_done_here(config):
     seen = []
-    pipeline.side_by_side(lambda seed: seen.append((seed, os.getpid())), SEEDS, config, 100)
+    corpus = potstill.load_corpus(config.data)
+    pipeline.side_by_side(lambda seed: seen.append((seed, os.getpid())), SEEDS, config, corpus)
     assert seen == [(seed, os.getpid()) for seed in SEEDS]
 
 

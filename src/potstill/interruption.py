@@ -46,35 +46,32 @@ Request = Callable[[], Stopped | None]
 
 
 class _Handler:
-    """What happens on a signal: an end at once, or a note that one is wanted.
+    """What happens on a signal: an end at once, or a note that one is wanted."""
 
-    Attributes:
-        waits: Whether a first signal is noted only.
-        noted: The signal that was.
-        is_workers: Whether another process decides what a second signal means, and tells the user.
-    """
-
-    def __init__(self, *, is_workers: bool = False) -> None:
+    def __init__(self) -> None:
         self.waits = False
         self.noted: int | None = None
-        self.is_workers = is_workers
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
-        again = self.noted is not None
-        if self.is_workers and again:
-            return
-        if again or not self.waits:
-            self.noted = number if self.is_workers else self.noted
+        if not self.waits or self.noted is not None:
             raise Stopped(number)
         self.noted = number
-        if self.is_workers:
-            return
         with suppress(OSError, ValueError):
             # Not through Python's streams: the signal may have come while one of them was being written to.
             os.write(sys.stderr.fileno(), b"\nstopping after this step; once more stops at once\n")
 
     def request(self) -> Stopped | None:
         return None if self.noted is None else Stopped(self.noted)
+
+
+class _WorkersHandler(_Handler):
+    """The same in a process that works for another, which tells the user and decides what a second signal means."""
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        if self.noted is None:
+            self.noted = number
+            if not self.waits:
+                raise Stopped(number)
 
 
 _handlers: Final[list[_Handler]] = []
@@ -91,7 +88,7 @@ def stoppable(*, is_worker: bool = False) -> Iterator[None]:
     Args:
         is_worker: This process works for another, which kills it if it has to end at once: only a first signal counts.
     """
-    handler = _Handler(is_workers=is_worker)
+    handler = _WorkersHandler() if is_worker else _Handler()
     heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handler) for number in heard}
     _handlers.append(handler)

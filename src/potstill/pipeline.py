@@ -234,7 +234,11 @@ def train(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int = 0
 
 
 def side_by_side(
-    train_student: Callable[[Task], Trained], tasks: Sequence[Task], config: PotstillConfig, texts: int
+    train_student: Callable[[Task], Trained],
+    tasks: Sequence[Task],
+    config: PotstillConfig,
+    corpus: Corpus,
+    transfer: TransferSet | None = None,
 ) -> list[Trained]:
     """Train several students, as many at once as there are threads, each with one of these.
 
@@ -244,7 +248,8 @@ def side_by_side(
         train_student: Trains the student of a task, or finds it trained.
         tasks: One per student.
         config: `student.training` and `runtime` are used.
-        texts: How many a student learns from.
+        corpus: What the students learn from.
+        transfer: What else they learn from.
 
     Returns:
         The students in the tasks' order.
@@ -253,6 +258,7 @@ def side_by_side(
         TrainingError: A training broke down, or its process was killed.
         Stopped: Ctrl-C or SIGTERM, where somebody handles them; what each training had reached is kept.
     """
+    texts = len(corpus.train) + (0 if transfer is None else len(transfer))
     worthwhile = texts * config.student.training.epochs >= _WORTH_FORKING
     at_once = min(len(tasks), available_workers(make_fabric(config.runtime).device)) if worthwhile else 1
     if at_once == 1:
@@ -315,7 +321,7 @@ def have_judged(
         ConfigError: See `distill`.
     """
     _check_teachers(config, corpus, teachers, transfer)
-    if config.distillation.alpha < 1.0:
+    if Objective(config.distillation.alpha).needs_teacher:
         for examples in (corpus.train, corpus.selection):
             judgement(teachers, examples)
         if transfer is not None:
@@ -416,7 +422,7 @@ def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command
 
     roles: tuple[Role, ...] = ("distilled", "baseline")
     tasks = [(role, seed) for seed in config.student.seeds for role in roles]
-    for trained in side_by_side(student, tasks, config, len(corpus.train) + (0 if transfer is None else len(transfer))):
+    for trained in side_by_side(student, tasks, config, corpus, transfer):
         keep(trained, measure(StudentModel(Classifier.load(trained.directory)), corpus.evaluation))
 
     _save_predictions(directory / "predictions.csv", corpus, answers)

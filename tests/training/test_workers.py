@@ -71,7 +71,7 @@ def test_a_killed_worker_is_told_with_what_to_do():
         list(work(range(4)))
 
 
-def test_our_errors_come_as_they_were(tmp_path):
+def test_our_errors_come_as_they_were():
     errors = [
         ConfigError(["the one", "the other"]),
         DataError("expected a text", file="a.csv", line=3, remedy="mend it"),

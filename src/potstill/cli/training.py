@@ -179,7 +179,6 @@ def distill(
     config = config.model_copy(update={"teacher": teachers[0].describe(config.teacher)})
     work = _work("distill", f"{corpus.name}-distilled", config, corpus, config.student.seeds)
     work = replace(work, inputs=work.inputs | input_keys(teachers, transfer))
-    texts = len(corpus.train) + (0 if transfer is None else len(transfer))
 
     def student(task: tuple[int, Path]) -> Trained:
         seed, target = task
@@ -189,7 +188,7 @@ def distill(
     with working_directory(work, out, fresh=fresh) as directory:
         if not work.is_finished(directory):
             have_judged(config, corpus, teachers, transfer)
-        side_by_side(student, [*_targets(directory, config.student.seeds)], config, texts)
+        side_by_side(student, [*_targets(directory, config.student.seeds)], config, corpus, transfer)
     click.echo(directory)
 
 
@@ -217,7 +216,7 @@ def train(config: PotstillConfig, config_file: Path | None, out: Path | None, fr
         return _finished(target, f"baseline {seed}") or train_student(config, corpus, target, seed)
 
     with working_directory(work, out, fresh=fresh) as directory:
-        side_by_side(student, [*_targets(directory, config.student.seeds)], config, len(corpus.train))
+        side_by_side(student, [*_targets(directory, config.student.seeds)], config, corpus)
     click.echo(directory)
 
 

@@ -124,19 +124,20 @@ class _Crew:
         """Wait until something is done, and yield it."""
         if not self.busy:
             return
-        sentinels = {process.sentinel: connection for connection, (process, _) in self.busy.items()}
-        ready = set(wait([*self.busy, *sentinels]))
-        for connection in [c for c in self.busy if c in ready or self.busy[c][0].sentinel in ready]:
-            number = self.busy[connection][1]
+        ready = set(wait([*self.busy, *(process.sentinel for process, _ in self.busy.values())]))
+        for connection, (process, number) in list(self.busy.items()):
+            if connection not in ready and process.sentinel not in ready:
+                continue
             try:
                 succeeded, result = connection.recv()
             except (EOFError, OSError):
                 raise TrainingError(
                     "a process that computed for this one was ended from outside: most often memory is used up\n"
-                    "  what to do: end what else uses the memory, or set OMP_NUM_THREADS to a lower number, which is "
-                    "that of the processes"
+                    "  what to do: end what else uses the memory, or lower the number of processes, "
+                    "which is that of threads, with OMP_NUM_THREADS"
                 ) from None
-            self.idle[connection] = self.busy.pop(connection)[0]
+            del self.busy[connection]
+            self.idle[connection] = process
             if not succeeded:
                 raise result
             yield number, result

@@ -17,6 +17,7 @@ from potstill.artifacts import Arrays, digest, file_digest, read_arrays, write_a
 from potstill.config import PotstillConfig
 from potstill.data import Corpus, Examples
 from potstill.errors import ConfigError, DataError
+from potstill.lora.counting import count_parameters
 from potstill.runtime import stream
 from potstill.training.checkpoint import CHECKPOINT_FILE
 from potstill.training.progress import console, progress_bar
@@ -211,8 +212,8 @@ class _Samples:
         else:
             return
         model = self._tuned()
-        large = sum(weight.numel() for weight in model.model.parameters()) >= _WORTH_FORKING
-        processes = available_workers(model.fabric.device) if large else 1
+        is_large = count_parameters(model.model)[0] >= _WORTH_FORKING
+        processes = available_workers(model.fabric.device) if is_large else 1
         with workers(self._drawn, processes) as drawn:
             yield from map(self._parsed, drawn(itertools.chain([number], numbers)))
 
