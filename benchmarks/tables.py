@@ -19,8 +19,8 @@ from potstill.report.tables import probability
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = {
-    "README.md": ("results", "inference-plot"),
-    "docs/benchmarks.md": ("results", "reference", "speed"),
+    "README.md": ("results", "intents", "inference-plot"),
+    "docs/benchmarks.md": ("results", "intents", "reference", "speed"),
     "docs/lora.md": ("lora",),
     "docs/reliability.md": ("torture",),
     "docs/production.md": ("inference", "load", "stream"),
@@ -80,6 +80,16 @@ def table(result: dict[str, Any]) -> str:
         f"{environment['torch']}.",
     ]
     return "\n".join([*rows, "", "\n".join(notes)])
+
+
+def intents() -> str:
+    """Lay out the results on Banking77 beside those of a linear machine, if they are there."""
+    if (result := _load("banking77")) is None or (linear := _load("banking77_svm")) is None:
+        return "No result is committed yet."
+    rows, blank, notes = table(result).partition("\n\n")
+    (run,) = linear["runs"]
+    row = f"| {run['name']} | {_count(run['parameters'])} | {_count(run['parameters'])} | {run['accuracy']:.2%} | "
+    return f"{rows}\n{row}{run['mcc']:.3f} | 1 |{blank}{notes}\nThe linear machine: {_note(linear)}"
 
 
 def speed() -> str:
@@ -431,6 +441,7 @@ _GROWTH = {"rss_mb": "memory, MiB", "files": "open files", "threads": "threads",
 
 CONTENTS: dict[str, Callable[[], str]] = {
     "results": lambda: table(_load("cola") or {}),
+    "intents": intents,
     "reference": lambda: table(_load("reference") or {}),
     "speed": speed,
     "lora": lora,
