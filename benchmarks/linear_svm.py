@@ -9,7 +9,6 @@ nothing, and is scored on the evaluation split. The result is `benchmarks/result
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 
-from common import RESULTS, write_result
+from common import RESULTS, over_seeds, write_result
 from potstill.config import PotstillConfig
 from potstill.data import load_corpus
 from potstill.evaluation import compute_metrics
@@ -29,21 +28,22 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True, help="its section `data` is used")
     args = parser.parse_args()
     corpus = load_corpus(PotstillConfig.load(args.config).data)
+    known = corpus.train.joined(corpus.selection)
     started = time.perf_counter()
     # Of one to five characters within words: what is common for short texts (Joachims 1998 for the machine itself).
     model = make_pipeline(TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 5), sublinear_tf=True), LinearSVC())
-    model.fit([*corpus.train.texts, *corpus.selection.texts], [*corpus.train.labels, *corpus.selection.labels])
+    model.fit(known.texts, known.labels)
     seconds = time.perf_counter() - started
     metrics = compute_metrics(corpus.evaluation.labels, model.predict(corpus.evaluation.texts), corpus.num_classes)
-    run = {
-        "name": "character TF-IDF, linear SVM",
-        "accuracy": metrics.accuracy,
-        "mcc": metrics.mcc,
-        "parameters": int(model[-1].coef_.size + model[-1].intercept_.size),
-        "seconds": seconds,
-    }
-    sys.stderr.write(f"{run}\n")
-    write_result(RESULTS / f"{corpus.name}_svm.json", [run])
+    parameters = int(model[-1].coef_.size + model[-1].intercept_.size)
+    write_result(
+        RESULTS / f"{corpus.name}_svm.json",
+        [{"name": "character TF-IDF, linear SVM", "seconds": seconds}],
+        accuracy=over_seeds([metrics.accuracy]),
+        mcc=over_seeds([metrics.mcc]),
+        parameters=parameters,
+        trainable_parameters=parameters,
+    )
 
 
 if __name__ == "__main__":

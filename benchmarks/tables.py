@@ -58,8 +58,8 @@ CONTESTANTS = {
 }
 
 
-def table(result: dict[str, Any]) -> str:
-    """Lay out one result as Markdown, with what it was computed on and how."""
+def table(result: dict[str, Any], *others: str) -> str:
+    """Lay out one result as Markdown, with what it was computed on and how; `others` are rows to compare it with."""
     config, data, environment = result["config"], result["data"], result["environment"]
     teacher = f"{NAMES['teacher']}, `{config['teacher']['backbone']}`"
     rows = [
@@ -67,6 +67,7 @@ def table(result: dict[str, Any]) -> str:
         "| --- | --: | --: | --: | --: | --: |",
         *(_row(teacher if role == "teacher" else name, result[role]) for role, name in NAMES.items()),
         _row(f'always "{data["majority_label"]}"', result["majority"]),
+        *others,
     ]
     difference = result["paired_test"]
     p_value = difference["p_value"]
@@ -86,10 +87,8 @@ def intents() -> str:
     """Lay out the results on Banking77 beside those of a linear machine, if they are there."""
     if (result := _load("banking77")) is None or (linear := _load("banking77_svm")) is None:
         return "No result is committed yet."
-    rows, blank, notes = table(result).partition("\n\n")
-    (run,) = linear["runs"]
-    row = f"| {run['name']} | {_count(run['parameters'])} | {_count(run['parameters'])} | {run['accuracy']:.2%} | "
-    return f"{rows}\n{row}{run['mcc']:.3f} | 1 |{blank}{notes}\nThe linear machine: {_note(linear)}"
+    row = _row(linear["runs"][0]["name"], linear)
+    return f"{table(result, row)}\nThe linear machine: {_note(linear)}"
 
 
 def speed() -> str:
