@@ -30,18 +30,19 @@ from potstill.pipeline import Trained, distill, finetune, train, transfer_set
 from potstill.runtime import Classifier
 from potstill.transfer.sets import TransferSet
 
-RNN = {"cell": "rnn", "bidirectional": False, "pooling": "last", "pretraining": {"epochs": 1}}
+RNN = {"cell": "rnn", "bidirectional": False, "pooling": "last", "pretraining": {"epochs": 1}, "surprisal_size": 0}
 """The reference experiment's network (configs/reference.yaml); it soon knows what little language it can hold."""
-PLAIN = {"embedding_init": "random", "pretraining": {"epochs": 0}}
-SVD = {"embedding_init": "teacher", "pretraining": {"epochs": 0}}
+PLAIN = {"embedding_init": "random", "pretraining": {"epochs": 0}, "surprisal_size": 0}
+SVD = {"pretraining": {"epochs": 0}, "surprisal_size": 0}
 ALONE = "labels alone"
-SHIPPED = "+ language modelling first, all of configs/cola.yaml"
+SHIPPED = "+ surprisal, all of configs/cola.yaml"
 
 ROWS: dict[str, dict[str, Any]] = {
     ALONE: {"alone": True},
     "distilled on the training sentences": {"student": PLAIN, "sources": ()},
     "+ sampled and perturbed sentences": {"student": PLAIN, "sources": ("*",)},
     "+ the teacher's embeddings": {"student": SVD, "sources": ("*",)},
+    "+ language modelling first": {"student": {"surprisal_size": 0}, "sources": ("*",)},
     SHIPPED: {"sources": ("*",)},
     "vanilla RNN, labels alone": {"alone": True, "student": RNN},
     "vanilla RNN, distilled": {"student": RNN, "sources": ("*",)},

@@ -154,6 +154,11 @@ def test_variants_without_a_meaning_together_are_refused():
     assert problem.startswith("teacher.lora: dora and init: pissa exclude each other; choose one; found ")
 
 
+def test_what_an_upper_layer_expects_is_not_asked():
+    (problem,) = problems({"student": {"surprisal_size": 64, "num_layers": 2}})
+    assert problem.startswith("student: surprisal_size needs num_layers: 1; choose one of them; found ")
+
+
 def test_a_seed_stands_there_once():
     (problem,) = problems({"student": {"seeds": [0, 1, 0]}})
     assert problem == "student.seeds: every seed may stand there only once; found [0, 1, 0]"

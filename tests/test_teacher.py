@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -92,6 +92,37 @@ def test_so_it_does_by_every_method(options, precision, model_directory, tmp_pat
         assert torch.equal(loaded.logits(EXAMPLES), logits)
         assert loaded.parameters == teacher.parameters
         assert all(p.dtype == torch.float32 for p in loaded.classifier.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "head"])
+def test_what_compares_tokens_with_expectations_is_trained_and_saved(method, model_directory, tmp_path):
+    directory = model_directory("gpt2")
+    teacher = make(directory, method=method, surprisal_size=6)
+    assert teacher.parameters[0] == make(directory, method=method).parameters[0] + 6 * 32 + 6 + 2 * 6
+    logits = teacher.logits(EXAMPLES)
+    teacher.save(tmp_path)
+    loaded = Teacher.load(tmp_path, CPU)
+    assert loaded.key() == teacher.key()
+    assert torch.equal(loaded.logits(EXAMPLES), logits)
+    assert loaded.describe(TeacherConfig()).surprisal_size == 6
+    with torch.no_grad():
+        teacher.classifier.surprisal.head.weight += 1.0
+    assert not torch.equal(teacher.logits(EXAMPLES), logits)
+    assert loaded.key() != teacher.key()
+
+
+def test_peft_refuses_what_it_would_read_without_its_surprisal(base, tmp_path):
+    make(base, surprisal_size=6).save(tmp_path)
+    plain = AutoModelForSequenceClassification.from_pretrained(base)
+    with pytest.raises(KeyError, match="SURPRISAL"):
+        PeftModel.from_pretrained(plain, tmp_path)
+
+
+def test_a_manifest_from_before_surprisal_has_none(base, tmp_path):
+    make(base).save(tmp_path)
+    values = json.loads((tmp_path / MANIFEST).read_text())
+    del values["surprisal_size"]
+    assert TeacherManifest.parse(json.dumps(values).encode(), tmp_path / MANIFEST).surprisal_size == 0
 
 
 def test_what_each_method_trains(model_directory):

@@ -191,6 +191,10 @@ class TeacherConfig(Settings):
     base_bits: Literal[4, 8] | None = None
     """Keep the frozen matrices of the blocks in so many bits (QLoRA, Dettmers et al. 2023, arXiv 2305.14314): 4 as
     NormalFloat, 8 in even steps. None: a small backbone fits as it is, and unpacking costs time in every step."""
+    surprisal_size: Annotated[int, Field(ge=0)] = 0
+    """Width of the features that compare each token with what the model expected in its place, for decoders whose
+    output layer is their embeddings; they speak beside the last token's state (`backbone.surprisal`). 0: `transformers`
+    and `peft` know no such head, so that such a teacher is Potstill's alone."""
     lora: LoRAConfig = LoRAConfig()
     training: TrainingConfig = TrainingConfig()
     seeds: Seeds = (0,)
@@ -243,6 +247,10 @@ class StudentConfig(Settings):
     """Share of tokens whose embedding is blanked in training (Iyyer et al. 2015, "Deep Unordered Composition Rivals
     Syntactic Methods", section 2.2); what stays is not scaled. 0: a blanked word can make an acceptable sentence
     unacceptable."""
+    surprisal_size: Annotated[int, Field(ge=0)] = 0
+    """Width of the features that compare each token with what the directions expected in its place, in networks of one
+    layer; the most conspicuous tokens then speak beside the pooled state (`student.network.Surprisal`). 0: expecting
+    is learnt in `pretraining`, from more text than people label."""
     embedding_init: Literal["random", "teacher"] = "random"
     """Start of the embeddings: `teacher` takes the backbone's, reduced to `embedding_size` by a singular value
     decomposition; a token that the teacher does not have begins as the mean of its pieces. `random` needs no
@@ -260,6 +268,13 @@ class StudentConfig(Settings):
     that gives the best MCC on the selection split. With more classes the most probable one is always the answer."""
     seeds: Seeds = (0, 1, 2, 3, 4)
     """One distilled student and one baseline per seed; five give the spread that a claim needs."""
+
+    @model_validator(mode="after")
+    def _expects_before_it_reads(self) -> Self:
+        """Refuse to ask an upper layer what it expects: the layer below has told it what comes."""
+        if self.surprisal_size and self.num_layers > 1:
+            raise ValueError("surprisal_size needs num_layers: 1; choose one of them")
+        return self
 
 
 class DistillationConfig(Settings):

@@ -85,7 +85,8 @@ class Teacher:
 
         Raises:
             SourceError: Backbone or tokenizer can't be found or reached.
-            ConfigError: The adapters' targets don't exist, or the device doesn't.
+            ConfigError: The adapters' targets don't exist, the backbone can't have a surprisal, or the device doesn't
+                exist.
             MissingExtraError: The base is to be packed, and the package for it is missing.
         """
         tokenizer_name = config.tokenizer or config.backbone
@@ -96,6 +97,7 @@ class Teacher:
             add_bos=config.add_bos,
             random_init=config.random_init,
             seed=seed,
+            surprisal_size=config.surprisal_size,
         )
         model = classifier.model
         manifest = TeacherManifest(
@@ -111,6 +113,7 @@ class Teacher:
             label_names=corpus.label_names,
             max_tokens=min(max_tokens, classifier.max_tokens),
             pairs=corpus.in_pairs,
+            surprisal_size=config.surprisal_size,
         )
         prepare(model, config)
         lora = config.lora if config.method == "lora" else None
@@ -145,6 +148,7 @@ class Teacher:
             add_bos=manifest.add_bos,
             random_init=manifest.random_init,
             seed=manifest.seed,
+            surprisal_size=manifest.surprisal_size,
         )
         model = classifier.model
         # What was trained must never stand on another base unnoticed.
@@ -180,7 +184,7 @@ class Teacher:
 
     def describe(self, config: TeacherConfig) -> TeacherConfig:
         """Return `config` with what is known of this teacher in place of what was said there."""
-        names = ("backbone", "tokenizer", "add_bos", "random_init", "method", "base_bits")
+        names = ("backbone", "tokenizer", "add_bos", "random_init", "method", "base_bits", "surprisal_size")
         known = {name: getattr(self.manifest, name) for name in names}
         lora = self.lora if self.manifest.lora is None else LoRAConfig.model_validate(self.manifest.lora)
         return config.model_copy(update=known | ({} if lora is None else {"lora": lora}))
@@ -281,7 +285,14 @@ def teacher_bytes(directory: Path, parameters: int) -> int:
 
 
 def _base(
-    backbone: str, tokenizer_name: str, num_classes: int, *, add_bos: bool, random_init: bool, seed: int
+    backbone: str,
+    tokenizer_name: str,
+    num_classes: int,
+    *,
+    add_bos: bool,
+    random_init: bool,
+    seed: int,
+    surprisal_size: int,
 ) -> tuple[TextClassifier, Tokenizer]:
     """Build the model as it is before any adapter, and its tokenizer."""
     tokenizer = load_tokenizer(tokenizer_name)
@@ -294,6 +305,7 @@ def _base(
         padding_id(tokenizer),
         random_init=random_init,
         vocab_size=len(tokenizer) if foreign else None,
+        surprisal_size=surprisal_size,
     )
     if add_bos and classifier.is_decoder and tokenizer.bos_token is not None:
         _prepend(tokenizer.backend_tokenizer, tokenizer.bos_token, tokenizer.bos_token_id)

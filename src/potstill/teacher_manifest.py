@@ -47,6 +47,7 @@ class TeacherManifest:
         label_names: Name of each class.
         pairs: Whether pairs of texts are classified.
         max_tokens: Longer texts are cut: what was asked for, or less where the backbone has fewer positions.
+        surprisal_size: Width of what compares tokens with expectations; 0: there is none.
     """
 
     backbone: str
@@ -61,6 +62,7 @@ class TeacherManifest:
     label_names: Annotated[tuple[str, ...], Field(min_length=1)]
     max_tokens: Annotated[int, Field(ge=1)]
     pairs: bool
+    surprisal_size: Annotated[int, Field(ge=0)] = 0  # teachers that were saved before there was any have none
 
     @property
     def files(self) -> tuple[str, ...]:

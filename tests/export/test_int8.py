@@ -37,6 +37,16 @@ def test_every_shape_has_a_smaller_variant_that_computes_nearly_the_same(cell, p
     assert not caplog.records
 
 
+def test_what_surprisal_compares_shrinks_too():
+    graph = build_model(make_student(num_layers=1, surprisal_size=256))
+    reduced = quantise(graph)
+    assert len(reduced) < 0.4 * len(graph)
+    exact, found = (
+        run(open_session(content, threads=1), [[5, 6, 7], [9]], padding_id=0) for content in (graph, reduced)
+    )
+    assert np.abs(exact - found).max() < 0.02
+
+
 def trial(**changes):
     values = {"bytes_float32": 4000, "bytes_int8": 1000, "mcc_float32": 0.4, "mcc_int8": 0.4, "speed": 2.0}
     return Trial(**(values | changes), agreement=1.0, texts=100)

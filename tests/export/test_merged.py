@@ -53,6 +53,12 @@ def assert_same(teacher, directory, examples=SINGLE):
     torch.testing.assert_close(plain_logits(directory, examples), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_what_transformers_has_no_place_for_is_refused(model_directory, tmp_path):
+    with pytest.raises(ArtifactError, match="surprisal_size 4"):
+        merged(tuned(model_directory("gpt2"), surprisal_size=4), tmp_path)
+    assert not (tmp_path / "plain").exists()
+
+
 @pytest.mark.parametrize("method", ["lora", "full", "head"])
 def test_transformers_computes_the_same_logits(family, method, model_directory, tmp_path):
     teacher = tuned(model_directory(family), method=method, lora=LoRAConfig(rank=2))

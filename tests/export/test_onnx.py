@@ -40,6 +40,15 @@ def test_every_shape_computes_what_torch_computes(cell, bidirectional, num_layer
     assert prove_parity(student, build_model(student), seed=1) <= 1e-5
 
 
+@pytest.mark.parametrize(
+    ("cell", "bidirectional", "pooling"),
+    [(cell, bidirectional, pooling) for cell, bidirectional, layers, pooling in SHAPES if layers == 1],
+)
+def test_surprisal_computes_what_torch_computes(cell, bidirectional, pooling):
+    student = make_student(cell, bidirectional, pooling=pooling, surprisal_size=6)
+    assert prove_parity(student, build_model(student), seed=1) <= 1e-5
+
+
 def test_one_session_takes_any_batch_size_and_length():
     student = make_student()
     session = open_session(build_model(student))
@@ -49,9 +58,10 @@ def test_one_session_takes_any_batch_size_and_length():
     assert [node.type for node in session.get_inputs()] == ["tensor(int64)", "tensor(int32)"]
 
 
+@pytest.mark.parametrize("changes", [{"num_layers": 2}, {"surprisal_size": 6}])
 @pytest.mark.parametrize("pooling", ["last", "mean", "max", "attention"])
-def test_padding_changes_nothing_whatever_stands_in_it(pooling):
-    session = open_session(build_model(make_student(pooling=pooling, num_layers=2)))
+def test_padding_changes_nothing_whatever_stands_in_it(pooling, changes):
+    session = open_session(build_model(make_student(pooling=pooling, **changes)))
     alone = run(session, [[5, 6, 7]], padding_id=2)
     for padding_id in (2, 31):
         beside_a_longer = run(session, [[5, 6, 7], [8] * 12], padding_id)
@@ -66,6 +76,15 @@ def test_only_dynamic_axes_and_used_nodes_are_in_the_graph(pooling):
     unread = [name for node in model.graph.node for name in node.output if name not in read | {"logits"}]
     assert len(unread) == states_or_final_of_the_top + lower_finals
     assert {tensor.name for tensor in model.graph.initializer} <= read
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_surprisal_adds_no_node_that_is_not_used(pooling):
+    graph = onnx.load_from_string(build_model(make_student(pooling=pooling, surprisal_size=6))).graph
+    read = {name for node in graph.node for name in node.input}
+    final_unless_pooled = set() if pooling == "last" else {"LSTM_2_final"}
+    assert {name for node in graph.node for name in node.output} - read == {"logits"} | final_unless_pooled
+    assert {tensor.name for tensor in graph.initializer} <= read
 
 
 def test_the_proof_leaves_the_student_as_it_was():

@@ -35,9 +35,16 @@ def make_batch(filler: int = 7, length: int = max(LENGTHS)):
     return ids.masked_fill(~mask, filler), mask.long()
 
 
-@pytest.mark.parametrize(("cell", "bidirectional", "num_layers", "pooling"), SHAPES)
-def test_padding_changes_nothing_whatever_stands_in_it(cell, bidirectional, num_layers, pooling):
-    network = make_network(cell, bidirectional, num_layers, pooling)
+SURPRISED = [(cell, bidirectional, 1, pooling, 5) for cell, bidirectional, layers, pooling in SHAPES if layers == 1]
+
+
+@pytest.mark.parametrize(
+    ("cell", "bidirectional", "num_layers", "pooling", "surprisal_size"),
+    [*((*shape, 0) for shape in SHAPES), *SURPRISED],
+)
+def test_padding_changes_nothing_whatever_stands_in_it(cell, bidirectional, num_layers, pooling, surprisal_size):
+    network = make_network(cell, bidirectional, num_layers, pooling, surprisal_size=surprisal_size)
+    draw(network.surprisal)
     ids, mask = make_batch()
     logits = network(ids, mask)
     alone = torch.cat([network(ids[[n], :length], mask[[n], :length]) for n, length in enumerate(LENGTHS)])
@@ -45,6 +52,13 @@ def test_padding_changes_nothing_whatever_stands_in_it(cell, bidirectional, num_
     assert torch.equal(network(ids.masked_fill(mask == 0, 11), mask), logits)
     longer = [torch.nn.functional.pad(tensor, (0, 6)) for tensor in (ids, mask)]
     torch.testing.assert_close(network(*longer), logits)
+
+
+def draw(surprisal) -> None:
+    """Give what expects nothing at first something to expect."""
+    if surprisal is not None:
+        for parameter in surprisal.foretelling.parameters():
+            torch.nn.init.normal_(parameter)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -88,18 +102,47 @@ def test_attention_pools_by_the_formula_over_the_real_tokens():
         torch.testing.assert_close(network(ids, mask)[row], network.head(pooled))
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
+@torch.no_grad()
+def test_surprisal_speaks_by_the_formula_for_the_most_conspicuous_token(bidirectional):
+    network, (ids, mask) = make_network(bidirectional=bidirectional, surprisal_size=5), make_batch()
+    surprisal, plain = network.surprisal, make_network(bidirectional=bidirectional)
+    draw(surprisal)
+    table, guesses = network.embedding.weight, surprisal.foretelling.maps
+    for row, length in enumerate(LENGTHS):
+        text, found = ids[row, :length], []
+        for place, token in enumerate(text):
+            states = [torch.zeros(4), torch.zeros(4)]
+            if place > 0:
+                states[0] = network.recurrence(table[text[:place]])[0][-1, :4]
+            if bidirectional and place < length - 1:
+                states[1] = network.recurrence(table[text[place + 1 :]])[0][0, 4:]
+            agreements = [table[token] * guess(state) for guess, state in zip(guesses, states, strict=False)]
+            found.append(surprisal.compare(torch.cat([*agreements, table[token]])).relu())
+        evidence = surprisal.head(torch.stack(found).amax(dim=0))
+        torch.testing.assert_close(network(ids, mask)[row], plain(ids, mask)[row] + evidence)
+
+
+def test_what_is_expected_is_learnt_from_labels_too():
+    network, (ids, mask) = make_network(surprisal_size=5), make_batch()
+    network(ids, mask).square().sum().backward()
+    assert all(guess.weight.grad.any() and guess.bias.grad.any() for guess in network.surprisal.foretelling.maps)
+
+
 def test_every_pooling_starts_from_the_same_weights():
     plain, attentive = (make_network(pooling=pooling).state_dict() for pooling in ("max", "attention"))
     assert all(torch.equal(attentive[name], tensor) for name, tensor in plain.items())
+    surprised = make_network(surprisal_size=5).state_dict()
+    assert all(torch.equal(surprised[name], tensor) for name, tensor in plain.items())
 
 
 def test_word_dropout_blanks_whole_tokens_in_training_only_and_leaves_the_others_as_they_are():
     network, (ids, _) = make_network(dropout=0.0, word_dropout=0.25), make_batch()
     table = network.embedding.weight
-    assert torch.equal(network.embed(ids), table[ids])
+    assert torch.equal(network.drop_out(table[ids]), table[ids])
     network.train()
     many = ids[ids != 7].repeat(100)
-    embedded = network.embed(many)
+    embedded = network.drop_out(table[many])
     blanked = (embedded == 0).all(dim=1)
     assert torch.equal(embedded[~blanked], table[many][~blanked])
     # 1,800 tokens: five standard deviations are 0.05.
@@ -113,10 +156,11 @@ def test_word_dropout_of_0_draws_nothing():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_spec_that_was_saved_before_word_dropout_still_loads():
+@pytest.mark.parametrize("later", ["word_dropout", "surprisal_size"])
+def test_a_spec_that_was_saved_before_a_setting_still_loads(later):
     fields = asdict(make_network().spec)
-    del fields["word_dropout"]
-    assert StudentSpec(**fields).word_dropout == 0.0
+    del fields[later]
+    assert not getattr(StudentSpec(**fields), later)
 
 
 def test_dropout_acts_in_training_only():
@@ -133,3 +177,6 @@ def test_parameter_count(cell, gates):
     assert sum(parameter.numel() for parameter in make_network(cell).parameters()) == expected
     attentive = make_network(cell, pooling="attention")
     assert sum(parameter.numel() for parameter in attentive.parameters()) == expected + 8 * 8 + 8 + 8
+    surprised = make_network(cell, surprisal_size=5)
+    more = 2 * (4 * 6 + 6) + (3 * 6 * 5 + 5) + 5 * 3
+    assert sum(parameter.numel() for parameter in surprised.parameters()) == expected + more

@@ -38,7 +38,7 @@ def make_network(cell="lstm", bidirectional=True, num_layers=1, **changes) -> Di
 def make_model(network: DistilRNN, counts=None) -> ReadingAhead:
     """Return a model whose projections are not 0, in evaluation mode."""
     model = ReadingAhead(network, torch.arange(network.spec.vocab_size) if counts is None else counts)
-    for parameter in model.projections.parameters():
+    for parameter in model.foretelling.parameters():
         torch.nn.init.normal_(parameter)
     return model.eval()
 
@@ -95,14 +95,14 @@ def test_each_direction_foretells_from_what_it_has_read_alone(cell, bidirectiona
         expected, text = 0.0, ids[row, :length]
         for place, direction in itertools.product(range(length), range(2 if bidirectional else 1)):
             read = text[:place] if direction == 0 else text[place + 1 :]  # a recurrence of what comes before, alone
-            if not len(read):
-                continue
-            states, _ = layer(table[read])
-            state = states[-1, :4] if direction == 0 else states[0, 4:]
-            scores = table @ model.projections[direction](state) + frequencies.log()
+            state = torch.zeros(4)
+            if len(read):
+                states, _ = layer(table[read])
+                state = states[-1, :4] if direction == 0 else states[0, 4:]
+            scores = table @ model.foretelling.maps[direction](state) + frequencies.log()
             expected += (scores.logsumexp(0) - scores[text[place]]).item()
         assert float(costs[row, 0]) == pytest.approx(expected, rel=1e-4, abs=1e-6)
-        assert int(costs[row, 1]) == (length - 1) * (2 if bidirectional else 1)
+        assert int(costs[row, 1]) == length * (2 if bidirectional else 1)
 
 
 @pytest.mark.parametrize(("cell", "bidirectional", "num_layers"), SHAPES)
@@ -124,7 +124,7 @@ def test_the_first_guess_is_the_tokens_frequency():
     costs = ReadingAhead(make_network(), counts).eval()(ids, mask)
     shares = (counts + 1.0) / (counts.sum() - counts[PADDING] + VOCABULARY - 1)
     text = -shares[ids[2]].log()  # the longest one
-    assert float(costs[2, 0]) == pytest.approx(float(text[1:].sum() + text[:-1].sum()), rel=1e-5)
+    assert float(costs[2, 0]) == pytest.approx(2 * float(text.sum()), rel=1e-5)
 
 
 @pytest.mark.parametrize("candidates", [5, 1024])
@@ -137,7 +137,7 @@ def test_the_paddings_embedding_stays_0_and_nothing_is_expected_of_it(monkeypatc
     assert not network.embedding.weight[PADDING].any()
     costs = make_model(network)(torch.tensor([[9, 10, PADDING]]), torch.tensor([[1, 1, 1]]))
     assert costs.isfinite().all()
-    assert costs[0, 1] == 3  # 10 after 9; 10 and 9 from the right
+    assert costs[0, 1] == 4  # 9 and 10, from the left and from the right
 
 
 @torch.no_grad()
@@ -166,7 +166,10 @@ def test_learns_what_comes_next(monkeypatch, learn, cell, bidirectional, num_lay
     network = make_network(cell, bidirectional, num_layers, vocab_size=vocabulary, embedding_size=16, hidden_size=24)
     data, selection = (counting(400, vocabulary, seed) for seed in (0, 1))
     result = learn(network, data, selection=selection, epochs=12)
-    assert result.best["perplexity"] < 1.2  # knowing frequencies alone: the number of tokens
+    lengths = selection.tokens.lengths
+    surprise_at_starts = len(lengths) * math.log(vocabulary - 8)  # nothing tells with which token a text begins
+    surprise = result.best["selection_loss"] * lengths.sum() - surprise_at_starts
+    assert surprise / (lengths.sum() - len(lengths)) < math.log(1.2)  # from frequencies: of the number of tokens
     assert result.best["perplexity"] == pytest.approx(math.exp(result.best["selection_loss"]))
 
 
@@ -192,13 +195,22 @@ def test_labels_and_the_teachers_judgement_are_not_looked_at(learn):
     assert torch.equal(plain.embedding.weight, judged.embedding.weight)
 
 
-def test_texts_of_one_token_teach_nothing(learn):
+def test_texts_of_one_token_teach_how_texts_begin_alone(learn):
     network, before = make_network(), make_network()
     alone = TrainingSet(
         TokenisedTexts(np.arange(8, 14, dtype=np.int32), np.arange(7)), torch.full((6,), UNLABELLED), PADDING
     )
-    assert learn(network, alone).best["train_loss"] == 0.0
+    assert learn(network, alone).best["train_loss"] > 0.0
     assert torch.equal(network.recurrence.weight_hh_l0, before.recurrence.weight_hh_l0)
+
+
+def test_what_is_expected_is_kept_where_the_student_compares_it_with_what_comes(learn):
+    network = make_network(surprisal_size=5)
+    fresh = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    learn(network)
+    for name, tensor in network.state_dict().items():
+        is_pretrained = name.startswith(("embedding", "recurrence", "surprisal.foretelling"))
+        assert torch.equal(tensor, fresh[name]) != is_pretrained
 
 
 def test_0_epochs_do_nothing(learn, tmp_path):

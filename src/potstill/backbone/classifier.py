@@ -12,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from potstill.backbone.blocks import block_names
 from potstill.backbone.sources import load_config, load_model
+from potstill.backbone.surprisal import TokenSurprisal, add_surprisal, states_before, states_of_parents
 from potstill.errors import ConfigError, SourceError
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ class TextClassifier(nn.Module):
 
     Decoders (GPT-2, Llama, OPT, GPT-NeoX …) classify the state of the last real token with their linear map `score`.
     `transformers` looks for that token by comparing ids with the padding id, which goes wrong when the padding id is
-    also the end-of-text id; here the mask alone decides. Encoders keep their own head and pooling.
+    also the end-of-text id; here the mask alone decides. Where the model has a `surprisal`, what it found of all tokens
+    is added. Encoders keep their own head and pooling.
 
     Attributes:
         model: The wrapped model.
@@ -64,6 +66,12 @@ class TextClassifier(nn.Module):
         return hasattr(self.model, "score")
 
     @property
+    def surprisal(self) -> TokenSurprisal | None:
+        """What compares a decoder's tokens with its expectations, where there is such a thing."""
+        found: TokenSurprisal | None = getattr(self.model, "surprisal", None)
+        return found
+
+    @property
     def max_tokens(self) -> int:
         """The longest text that the model has positions for."""
         config = self.model.config
@@ -96,7 +104,7 @@ class TextClassifier(nn.Module):
             Logits in float32, (batch, classes).
         """
         if positions is not None and ends is not None:
-            return self._score(self.tree_states(input_ids, attention_mask, positions)[ends[0], ends[1]])
+            return self._classify_trees(input_ids, attention_mask, positions, ends)
         with contextlib.ExitStack() as stack:
             if self.prefix is not None and states is not None:
                 stack.enter_context(self.prefix.recall(states))
@@ -125,8 +133,25 @@ class TextClassifier(nn.Module):
             return encoded.float()
         states = self.states(input_ids, attention_mask)
         last = attention_mask.sum(dim=1) - 1
-        pooled = states[torch.arange(len(states), device=states.device), last]  # (batch, hidden)
-        return self._score(pooled)
+        logits = self._score(states[torch.arange(len(states), device=states.device), last])
+        if self.surprisal is None:
+            return logits
+        found = self.surprisal(self._embedded(input_ids), states_before(states), states)
+        return logits + self.surprisal.evidence(found, attention_mask.bool())
+
+    def _classify_trees(self, input_ids: Tensor, attended: Tensor, positions: Tensor, ends: Tensor) -> Tensor:
+        states = self.tree_states(input_ids, attended, positions)
+        logits = self._score(states[ends[0], ends[1]])
+        if self.surprisal is None:
+            return logits
+        attended = attended.squeeze(1)
+        found = self.surprisal(self._embedded(input_ids), states_of_parents(states, attended, positions), states)
+        return logits + self.surprisal.evidence(found[ends[0]], attended[ends[0], ends[1]])
+
+    def _embedded(self, input_ids: Tensor) -> Tensor:
+        """Look up what the model begins and ends with, (batch, length, hidden)."""
+        embedded: Tensor = self.model.get_input_embeddings()(input_ids)
+        return embedded
 
     def _score(self, pooled: Tensor) -> Tensor:
         """Map a decoder's states, (batch, hidden), to logits, (batch, classes)."""
@@ -150,6 +175,7 @@ def build_classifier(
     *,
     random_init: bool = False,
     vocab_size: int | None = None,
+    surprisal_size: int = 0,
 ) -> TextClassifier:
     """Load or build a backbone with a new head, in evaluation mode; draws from torch's generator, so seed it first.
 
@@ -160,10 +186,11 @@ def build_classifier(
         random_init: Draw all weights at random.
         vocab_size: Tokens that the tokenizer knows; with `random_init` the embedding table gets this size, else it
             must be large enough. None: the table's own size.
+        surprisal_size: See `add_surprisal`; 0: none is added.
 
     Raises:
         SourceError: The backbone can't be found, reached or used.
-        ConfigError: The tokenizer has tokens that the backbone doesn't know.
+        ConfigError: The tokenizer has tokens that the backbone doesn't know, or the backbone can't have a surprisal.
     """
     config = load_config(name, random_init=random_init)
     _check_architecture(name, config)
@@ -183,7 +210,10 @@ def build_classifier(
                     f"leave it out to take the backbone's own"
                 ]
             )
-    return TextClassifier(load_model(name, config, random_init=random_init), padding_id).eval()
+    model = load_model(name, config, random_init=random_init)
+    if surprisal_size:
+        add_surprisal(model, surprisal_size)
+    return TextClassifier(model, padding_id).eval()
 
 
 def _check_architecture(name: str, config: PretrainedConfig) -> None:

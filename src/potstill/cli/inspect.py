@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 @click.command(cls=SettingsCommand)
 @click.option("--classes", default=2, show_default=True, type=click.IntRange(min=2), help="Outputs of the head.")
-@with_settings("teacher.backbone", "teacher.random_init", "teacher.method", "teacher.base_bits", "teacher.lora")
+@with_settings(
+    *("teacher.backbone", "teacher.random_init", "teacher.method", "teacher.base_bits", "teacher.surprisal_size"),
+    "teacher.lora",
+)
 def params(config: PotstillConfig, config_file: Path | None, classes: int) -> None:
     """Show what tuning a backbone trains, module by module, and what it costs, from the model itself.
 
@@ -45,7 +48,9 @@ def params(config: PotstillConfig, config_file: Path | None, classes: int) -> No
     teacher = config.teacher
     # PiSSA's start has the same shapes: no need to decompose every matrix for them.
     teacher = teacher.model_copy(update={"lora": teacher.lora.model_copy(update={"init": "kaiming"})})
-    model = build_classifier(teacher.backbone, classes, random_init=teacher.random_init).model
+    model = build_classifier(
+        teacher.backbone, classes, random_init=teacher.random_init, surprisal_size=teacher.surprisal_size
+    ).model
     prepare(model, teacher)
     groups = parameter_groups(model)
     console = Console(highlight=False, markup=False)

@@ -67,11 +67,11 @@ class _Setting:
         return "__".join(self.path)
 
     def flag(self, *, prefixed: bool) -> str:
-        """Name the flag; `prefixed` tells the teacher's training settings from the student's."""
+        """Name the flag; `prefixed` tells the teacher's settings from the student's of the same name."""
         if (named := _FLAGS.get(".".join(self.path))) is not None:
             return named
         stage, leaf = self.path[0], self.path[-1].replace("_", "-")
-        doubled = "training" in self.path or self.path[-1] == "seeds"
+        doubled = "training" in self.path or self.path[-1] in ("seeds", "surprisal_size")
         return f"{stage}-{leaf}" if doubled and prefixed else leaf
 
 
@@ -93,8 +93,8 @@ class SettingsCommand(click.Command):
 def with_settings(*parts: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command `--config` and a flag for every setting in `parts`; it gets a `config` and `config_file`.
 
-    Flags go over the file, the file over the defaults. Where both teacher and student are trained, the flags for their
-    training are prefixed (`--teacher-epochs`, `--student-epochs`).
+    Flags go over the file, the file over the defaults. Where both teacher and student are trained, the flags that
+    both have are prefixed (`--teacher-epochs`, `--student-epochs`).
     """
     settings = [setting for setting in _leaves() if _is_within(setting.path, parts)]
     prefixed = {"teacher", "student"} <= set(parts)

@@ -115,9 +115,9 @@ class Matching(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Return logits, (batch, classes), and in training the states too, (batch, length, state)."""
-        states, last = self.network.read(input_ids, attention_mask)
-        logits = self.network.classify(states, last, attention_mask)
-        return (logits, states) if self.training else logits
+        reading = self.network.read(input_ids, attention_mask)
+        logits = self.network.classify(reading, attention_mask)
+        return (logits, reading.states) if self.training else logits
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from potstill.artifacts import vacate, write_new_directory
 from potstill.backbone import load_tokenizer
 from potstill.config import RuntimeConfig
+from potstill.errors import ArtifactError
 from potstill.lora import adapters
 from potstill.teacher import Teacher
 from potstill.tensors import system_errors
@@ -35,12 +36,19 @@ def write_merged(directory: Path, out: Path) -> list[Path]:
         The files written.
 
     Raises:
-        ArtifactError: `out` holds something, or the teacher is incomplete or damaged, or its base is another one now.
+        ArtifactError: `out` holds something, the teacher is incomplete or damaged, its base is another one now, or it
+            has what `transformers` has no place for.
         SourceError: The base can't be found or reached.
         MissingExtraError: The base was packed, and the package for it is missing.
     """
     vacate(out)  # whatever it can't be, is told before anything is computed
     teacher = Teacher.load(directory, _FLOAT32, pack=False)
+    if teacher.classifier.surprisal is not None:
+        raise ArtifactError(
+            f"{directory}: expected a teacher that classifies by the last token's state alone, as a plain transformers "
+            f"model does, found one with surprisal_size {teacher.manifest.surprisal_size}\n"
+            "  what to do: tune one without it (--teacher-surprisal-size 0)"
+        )
     tokenizer = _plain_tokenizer(teacher)
     model = teacher.classifier.model
     for name, adapter in list(adapters(model)):

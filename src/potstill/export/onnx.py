@@ -15,11 +15,11 @@ import numpy.typing as npt
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor
+from torch import Tensor, nn
 
 from potstill.errors import ArtifactError
 from potstill.runtime.session import INPUT_IDS, LENGTHS, LOGITS, open_session, pad, run
-from potstill.student.network import Cell, DistilRNN, WordAttention
+from potstill.student.network import Cell, DistilRNN, Surprisal, WordAttention
 
 TOLERANCE: Final = 1e-4
 """Largest difference of a logit that passes: far above float32's rounding, far below what changes a prediction."""
@@ -52,17 +52,23 @@ def build_model(student: DistilRNN) -> bytes:
     spec = student.spec
     graph = _Graph()
     time_first = graph.add("Transpose", INPUT_IDS, perm=[1, 0])  # (length, batch)
-    features = graph.add("Gather", graph.weights("embedding", student.embedding.weight), time_first)
+    embedded = features = graph.add("Gather", graph.weights("embedding", student.embedding.weight), time_first)
     for layer in range(spec.num_layers - 1):
         states, _ = _add_layer(graph, student, layer, features)
         features = _join_states(graph, states, spec.state_size)
     states, final = _add_layer(graph, student, spec.num_layers - 1, features)
+    if spec.pooling != "last" or student.surprisal is not None:
+        states = _join_states(graph, states, spec.state_size)
     if spec.pooling == "last":
         pooled = _join_final(graph, final, spec.state_size)  # (batch, state)
     else:
-        pooled = _add_pooling(graph, student, _join_states(graph, states, spec.state_size))  # (batch, state)
+        pooled = _add_pooling(graph, student, states)  # (batch, state)
     head = (graph.weights("head.weight", student.head.weight), graph.weights("head.bias", student.head.bias))
-    graph.add("Gemm", pooled, *head, output=LOGITS, transB=1)
+    if student.surprisal is None:
+        graph.add("Gemm", pooled, *head, output=LOGITS, transB=1)
+    else:
+        evidence = _add_surprisal(graph, student.surprisal, embedded, states)
+        graph.add("Add", graph.add("Gemm", pooled, *head, transB=1), evidence, output=LOGITS)
 
     model = helper.make_model(
         helper.make_graph(
@@ -125,6 +131,7 @@ class _Graph:
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
+        self._mask: str | None = None
 
     def add(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         """Append a node with one output; return the output's name."""
@@ -140,8 +147,9 @@ class _Graph:
         return outputs
 
     def constant(self, name: str, value: npt.NDArray[Any]) -> str:
-        """Store an array; return its name."""
-        self.initializers.append(numpy_helper.from_array(value, name))
+        """Store an array, once for each name; return the name."""
+        if all(stored.name != name for stored in self.initializers):
+            self.initializers.append(numpy_helper.from_array(value, name))
         return name
 
     def weights(self, name: str, weight: Tensor) -> str:
@@ -151,6 +159,27 @@ class _Graph:
     def integers(self, name: str, *values: int) -> str:
         """Store a shape or a list of axes; return its name."""
         return self.constant(name, np.array(values, dtype=np.int64))
+
+    def fill(self, values: str, filler: float) -> str:
+        """Put `filler` behind every text's end in (length, batch, …), where the specification leaves open what stands.
+
+        Returns:
+            The result's name.
+        """
+        self._mask = self._mask or self._real_places()
+        return self.add("Where", self._mask, values, self.constant(f"filler{filler}", np.array(filler, np.float32)))
+
+    def _real_places(self) -> str:
+        """Say where there are tokens, (length, batch, 1)."""
+        length = self.add("Squeeze", self.add("Shape", INPUT_IDS, start=1, end=2), self.integers("time_axis", 0))
+        zero, one = self.constant("zero", np.array(0, np.int64)), self.constant("one", np.array(1, np.int64))
+        steps = self.add("Unsqueeze", self.add("Range", zero, length, one), self.integers("step_axes", 1, 2))
+        ends = self.add("Unsqueeze", self.add("Cast", LENGTHS, to=TensorProto.INT64), self.integers("end_axes", 0, 2))
+        return self.add("Less", steps, ends)  # (length, 1, 1) < (1, batch, 1)
+
+    def over_time(self, reduction: str, values: str) -> str:
+        """Reduce (length, batch, …) over the first axis."""
+        return self.add(reduction, values, self.integers("time_axis", 0), keepdims=0)
 
 
 def _add_layer(graph: _Graph, student: DistilRNN, layer: int, inputs: str) -> tuple[str, str]:
@@ -205,37 +234,47 @@ def _reorder(parameter: Tensor, cell: Cell) -> Tensor:
 
 
 def _add_pooling(graph: _Graph, student: DistilRNN, states: str) -> str:
-    """Reduce (length, batch, state) over the real tokens to (batch, state).
-
-    The specification leaves open what stands behind a sequence's end, so it is masked.
-    """
-    time_axis = graph.integers("time_axis", 0)
-    length = graph.add("Squeeze", graph.add("Shape", INPUT_IDS, start=1, end=2), time_axis)
-    zero, one = graph.constant("zero", np.array(0, np.int64)), graph.constant("one", np.array(1, np.int64))
-    steps = graph.add("Unsqueeze", graph.add("Range", zero, length, one), graph.integers("step_axes", 1, 2))
-    ends = graph.add("Unsqueeze", graph.add("Cast", LENGTHS, to=TensorProto.INT64), graph.integers("end_axes", 0, 2))
-    mask = graph.add("Less", steps, ends)  # (length, 1, 1) < (1, batch, 1) -> (length, batch, 1)
+    """Reduce (length, batch, state) over the real tokens to (batch, state)."""
     if student.spec.pooling == "max":
-        lowest = graph.constant("lowest", np.array(-np.inf, np.float32))
-        return graph.add("ReduceMax", graph.add("Where", mask, states, lowest), time_axis, keepdims=0)
-    nothing = graph.constant("nothing", np.array(0, np.float32))
-    states = graph.add("Where", mask, states, nothing)
+        return graph.over_time("ReduceMax", graph.fill(states, -np.inf))
+    states = graph.fill(states, 0.0)
     if student.attention is not None:
-        weighted = graph.add("Mul", states, _add_attention(graph, student.attention, states, mask))
-        return graph.add("ReduceSum", weighted, time_axis, keepdims=0)
-    total = graph.add("ReduceSum", states, time_axis, keepdims=0)
+        weighted = graph.add("Mul", states, _add_attention(graph, student.attention, states))
+        return graph.over_time("ReduceSum", weighted)
+    total = graph.over_time("ReduceSum", states)
     count = graph.add("Cast", graph.add("Unsqueeze", LENGTHS, graph.integers("count_axis", 1)), to=TensorProto.FLOAT)
     return graph.add("Div", total, count)
 
 
-def _add_attention(graph: _Graph, attention: WordAttention, states: str, mask: str) -> str:
-    """Weigh the tokens' states, (length, batch, state), where `mask`, (length, batch, 1), is true: the same shape."""
+def _add_attention(graph: _Graph, attention: WordAttention, states: str) -> str:
+    """Weigh the tokens' states, (length, batch, state): (length, batch, 1), 0 behind a text's end."""
     turned = graph.add("MatMul", states, graph.weights("attention.W", attention.hidden.weight.T))
     turned = graph.add("Add", turned, graph.weights("attention.b", attention.hidden.bias))
     context = graph.weights("attention.c", attention.context.weight.T)  # (state, 1)
     scores = graph.add("MatMul", graph.add("Tanh", turned), context)  # (length, batch, 1)
-    lowest = graph.constant("lowest", np.array(-np.inf, np.float32))
-    return graph.add("Softmax", graph.add("Where", mask, scores, lowest), axis=0)
+    return graph.add("Softmax", graph.fill(scores, -np.inf), axis=0)
+
+
+def _add_surprisal(graph: _Graph, surprisal: Surprisal, embedded: str, states: str) -> str:
+    """Compare tokens, (length, batch, embedding), with what was expected of the states: evidence, (batch, classes)."""
+    maps = [module for module in surprisal.foretelling.maps if isinstance(module, nn.Linear)]
+    states = graph.fill(states, 0.0)
+    bounds = [graph.integers(f"direction{n}.start", n * maps[0].in_features) for n in range(len(maps) + 1)]
+    state_axis = graph.integers("state_axis", 2)
+    features = []
+    for direction, guess in enumerate(maps):
+        read = graph.add("Slice", states, bounds[direction], bounds[direction + 1], state_axis)
+        # From left to right a token is expected by the state before it, from right to left by the one behind it.
+        shift = (1, 0, 0, -1, 0, 0) if direction == 0 else (-1, 0, 0, 1, 0, 0)
+        read = graph.add("Pad", read, graph.integers(f"direction{direction}.shift", *shift))
+        expected = graph.add("MatMul", read, graph.weights(f"foretelling{direction}.W", guess.weight.T))
+        expected = graph.add("Add", expected, graph.weights(f"foretelling{direction}.b", guess.bias))
+        features.append(graph.add("Mul", embedded, expected))
+    compared = graph.add("Concat", *features, embedded, axis=2)
+    compared = graph.add("MatMul", compared, graph.weights("surprisal.A", surprisal.compare.weight.T))
+    compared = graph.add("Relu", graph.add("Add", compared, graph.weights("surprisal.a", surprisal.compare.bias)))
+    strongest = graph.over_time("ReduceMax", graph.fill(compared, 0.0))  # (batch, size)
+    return graph.add("MatMul", strongest, graph.weights("surprisal.B", surprisal.head.weight.T))
 
 
 def _torch_logits(student: DistilRNN, sequences: list[list[int]]) -> npt.NDArray[np.float32]:

@@ -37,6 +37,10 @@ _STARTS: Final = (None, True, False, "gaussian", "eva", "orthogonal", "pissa")
 """Ways to begin that leave the base's weights as they are; and PiSSA, whose change to them can be repeated."""
 
 
+_WITH_SURPRISAL: Final = "LORA+SURPRISAL"
+"""A kind that `peft` does not know and refuses: it would leave `backbone.surprisal` out without a word."""
+
+
 def peft_settings(model: PreTrainedModel, config: LoRAConfig, base: str) -> dict[str, Any]:
     """Return what `adapter_config.json` is to hold.
 
@@ -51,7 +55,7 @@ def peft_settings(model: PreTrainedModel, config: LoRAConfig, base: str) -> dict
     ranks = 2 if pissa else 1
     alphas = (math.sqrt(2) if config.rank_stabilised else 2) if pissa else 1
     return {
-        "peft_type": "LORA",
+        "peft_type": _WITH_SURPRISAL if "surprisal" in head_modules(model) else "LORA",
         "task_type": "SEQ_CLS",
         "base_model_name_or_path": base,
         "r": config.rank * ranks,
@@ -130,7 +134,7 @@ def read_peft_settings(
 def _check_supported(values: Mapping[str, Any], path: Path) -> None:
     """Refuse every setting that is unknown here: new ones may change what the same tensors compute."""
     found = {name: value for name, value in values.items() if value and name not in _READ | _WITHOUT_EFFECT}
-    if values.get("peft_type") != "LORA":
+    if values.get("peft_type") not in ("LORA", _WITH_SURPRISAL):
         found["peft_type"] = values.get("peft_type")
     if values.get("init_lora_weights") not in _STARTS:
         found["init_lora_weights"] = values["init_lora_weights"]

@@ -85,6 +85,7 @@ class Student:
             num_classes=corpus.num_classes,
             padding_id=padding,
             word_dropout=config.word_dropout,
+            surprisal_size=config.surprisal_size,
         )
         torch.manual_seed(seed)
         student = cls(DistilRNN(spec), tokenizer, corpus.label_names, max_tokens, corpus.in_pairs)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 Cell = Literal["rnn", "gru", "lstm"]
@@ -30,11 +31,31 @@ class StudentSpec:
     num_classes: int
     padding_id: int
     word_dropout: float = 0.0  # students that were saved before there was any have none
+    surprisal_size: int = 0  # likewise
+
+    @property
+    def directions(self) -> int:
+        """How often the text is read: from left to right, and, where `bidirectional`, from right to left too."""
+        return 2 if self.bidirectional else 1
 
     @property
     def state_size(self) -> int:
         """Width of the pooled state: the hidden size, twice that when both directions are read."""
-        return self.hidden_size * (2 if self.bidirectional else 1)
+        return self.hidden_size * self.directions
+
+
+class Reading(NamedTuple):
+    """What a student knows of a batch of texts when it has read them.
+
+    Attributes:
+        embedded: The tokens' embeddings, nothing dropped out, (batch, length, embedding).
+        states: The top layer's states, 0 in padded places, (batch, length, state).
+        last: Its last ones, (batch, state).
+    """
+
+    embedded: Tensor
+    states: Tensor
+    last: Tensor
 
 
 class WordAttention(nn.Module):
@@ -60,6 +81,65 @@ class WordAttention(nn.Module):
         return pooled
 
 
+class Foretelling(nn.Module):
+    """What each direction of a recurrence expects at a token, from what it has read before it: W·h + b.
+
+    h is the direction's state there, 0 before the first token. The guess is an embedding: the more it agrees with a
+    token's, the more probable it holds that token (see `pretraining.ReadingAhead`). W and b begin as 0.
+
+    Attributes:
+        maps: W and b of each direction, (embedding, hidden).
+    """
+
+    def __init__(self, spec: StudentSpec) -> None:
+        super().__init__()
+        self.maps = nn.ModuleList(nn.Linear(spec.hidden_size, spec.embedding_size) for _ in range(spec.directions))
+        for parameter in self.maps.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Map a layer's states, (batch, length, state), 0 in padded places, to (batch, length, directions, embedding).
+
+        From left to right, all before the token has been read when it is foretold; from right to left, all behind it.
+        """
+        shifts = ((1, -1), (-1, 1))
+        parts = states.chunk(len(self.maps), dim=2)
+        read = [pad(part, (0, 0, *shift)) for part, shift in zip(parts, shifts, strict=False)]
+        return torch.stack([guess(part) for guess, part in zip(self.maps, read, strict=True)], dim=2)
+
+
+class Surprisal(nn.Module):
+    """How a text's tokens compare with what was expected in their places, as evidence for each class.
+
+    How probable a language model holds a sentence says much of whether people accept it (Lau, Clark and Lappin 2017,
+    "Grammaticality, Acceptability, and Probability"), and where it is wrong, one token often says it. A pooled state
+    can hardly tell: it has read the token already. So the summands of each guess's logit, e·g component by component,
+    are classified directly, and the most conspicuous token counts:
+
+        v_t = relu(A·[e_t ⊙ g_t; e_t] + a),  logits += B · max over t of v_t
+
+    Attributes:
+        foretelling: g of each direction.
+        compare: A and a, (size, (directions + 1) * embedding).
+        head: B, (classes, size).
+    """
+
+    def __init__(self, spec: StudentSpec) -> None:
+        super().__init__()
+        self.foretelling = Foretelling(spec)
+        self.compare = nn.Linear((spec.directions + 1) * spec.embedding_size, spec.surprisal_size)
+        self.head = nn.Linear(spec.surprisal_size, spec.num_classes, bias=False)
+        self.dropout = nn.Dropout(spec.dropout)
+
+    def forward(self, reading: Reading, mask: Tensor) -> Tensor:
+        """Return what is added to the logits, (batch, classes); `mask`, (batch, length, 1), is true at real tokens."""
+        agreement = reading.embedded.unsqueeze(2) * self.foretelling(reading.states)
+        features = torch.cat([agreement.flatten(2), reading.embedded], dim=2)
+        found = self.compare(self.dropout(features)).relu()  # (batch, length, size)
+        evidence: Tensor = self.head(found.masked_fill(~mask, 0.0).amax(dim=1))
+        return evidence
+
+
 class DistilRNN(nn.Module):
     """A recurrent classifier of a few million parameters.
 
@@ -83,6 +163,7 @@ class DistilRNN(nn.Module):
         self.head = nn.Linear(spec.state_size, spec.num_classes)
         # Last, so that for a seed the other weights are the same with every pooling.
         self.attention = WordAttention(spec.state_size) if spec.pooling == "attention" else None
+        self.surprisal = Surprisal(spec) if spec.surprisal_size else None
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Classify a batch of token sequences.
@@ -94,40 +175,34 @@ class DistilRNN(nn.Module):
         Returns:
             Logits, (batch, classes).
         """
-        states, last = self.read(input_ids, attention_mask)
-        return self.classify(states, last, attention_mask)
+        return self.classify(self.read(input_ids, attention_mask), attention_mask)
 
-    def read(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the top layer's states, (batch, length, state), and its last ones, (batch, state)."""
-        states, final = recur(self.recurrence, self.embed(input_ids), attention_mask.sum(dim=1))
-        directions = 2 if self.spec.bidirectional else 1
-        return states, torch.cat(tuple(final[-directions:]), dim=1)
-
-    def classify(self, states: Tensor, last: Tensor, attention_mask: Tensor) -> Tensor:
-        """Turn what `read` returns into logits, (batch, classes)."""
-        pooled = last if self.spec.pooling == "last" else self._pool(states, attention_mask.bool())
-        logits: Tensor = self.head(self.dropout(pooled))
-        return logits
-
-    def embed(self, input_ids: Tensor) -> Tensor:
-        """Look up (batch, length) ids; in training, drop whole tokens and single components out.
-
-        Returns:
-            (batch, length, embedding).
-        """
+    def read(self, input_ids: Tensor, attention_mask: Tensor) -> Reading:
+        """Read a batch of token sequences; the arguments are those of `forward`."""
         embedded = self.embedding(input_ids)
+        states, final = recur(self.recurrence, self.drop_out(embedded), attention_mask.sum(dim=1))
+        return Reading(embedded, states, torch.cat(tuple(final[-self.spec.directions :]), dim=1))
+
+    def classify(self, reading: Reading, attention_mask: Tensor) -> Tensor:
+        """Turn what has been read into logits, (batch, classes)."""
+        mask = attention_mask.bool().unsqueeze(2)  # (batch, length, 1)
+        pooled = reading.last if self.spec.pooling == "last" else self._pool(reading.states, mask)
+        logits: Tensor = self.head(self.dropout(pooled))
+        return logits if self.surprisal is None else logits + self.surprisal(reading, mask)
+
+    def drop_out(self, embedded: Tensor) -> Tensor:
+        """In training, drop whole tokens and single components of (batch, length, embedding) out."""
         if self.training and self.spec.word_dropout > 0.0:
             # Unlike components, the tokens that stay are not scaled up: no sum over tokens has to keep its size, and
             # a recurrence that never met a token at its own length would meet it first in prediction. What is blanked
             # reads as zeros, like the padding.
-            kept = torch.rand(*input_ids.shape, 1, device=input_ids.device) >= self.spec.word_dropout
+            kept = torch.rand(*embedded.shape[:-1], 1, device=embedded.device) >= self.spec.word_dropout
             embedded = embedded * kept
         dropped: Tensor = self.dropout(embedded)
         return dropped
 
     def _pool(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Reduce (batch, length, state) over the real tokens to (batch, state)."""
-        mask = mask.unsqueeze(2)  # (batch, length, 1)
+        """Reduce (batch, length, state) where `mask`, (batch, length, 1), is true to (batch, state)."""
         if self.attention is not None:
             pooled: Tensor = self.attention(states, mask)
             return pooled

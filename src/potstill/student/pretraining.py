@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy, embedding, linear
 
 from potstill.config import PretrainingConfig, TrainingConfig
 from potstill.data.tokenised import TrainingSet
-from potstill.student.network import DistilRNN, recur
+from potstill.student.network import DistilRNN, Foretelling, recur
 from potstill.training.checkpoint import Checkpointing
 from potstill.training.language_modelling import Surprise, sum_per_text
 from potstill.training.loop import FitResult, fit
@@ -85,13 +85,13 @@ def pretrain(
 class ReadingAhead(nn.Module):
     """A student's first layer as language models, one per direction.
 
-    The state after a token, through a linear map of the direction's own, is compared with every token's embedding
-    (Press and Wolf 2017, "Using the Output Embedding to Improve Language Models", arXiv 1608.05859):
+    What a direction expects next is compared with every token's embedding (Press and Wolf 2017, "Using the Output
+    Embedding to Improve Language Models", arXiv 1608.05859):
 
         p(next = j | h) ∝ n_j · exp(e_j · (W·h + b)),  n_j the frequency of j in the texts
 
-    W and b begin as 0, so that the first guess is the frequency, which the embeddings then need not learn; they are
-    thrown away afterwards.
+    W and b begin as 0, so that the first guess is the frequency, which the embeddings then need not learn. A student
+    that compares what it reads with what it expected keeps them; else they are thrown away afterwards.
 
     In training the sum over the vocabulary is estimated from the batch's own tokens and `CANDIDATES` others, each
     divided by the probability with which it is among these (importance sampling, Bengio and Senécal 2003; Jean et al.
@@ -100,7 +100,7 @@ class ReadingAhead(nn.Module):
     Attributes:
         network: The student's.
         layer: Its first layer; the parameters are the network's.
-        projections: W and b of each direction.
+        foretelling: W and b of each direction; the network's own where it has them.
         log_frequencies: ln n_j, (vocabulary,); of the padding, which is never read, -inf: it is never expected either,
             and its embedding stays 0.
     """
@@ -113,33 +113,28 @@ class ReadingAhead(nn.Module):
         self.network = network
         self.layer = first_layer(network)
         spec = network.spec
-        directions = 2 if spec.bidirectional else 1
-        self.projections = nn.ModuleList(nn.Linear(spec.hidden_size, spec.embedding_size) for _ in range(directions))
-        for parameter in self.projections.parameters():
-            nn.init.zeros_(parameter)
+        self.foretelling = Foretelling(spec) if network.surprisal is None else network.surprisal.foretelling
         smoothed = (counts + 1.0).index_fill(0, torch.tensor([spec.padding_id]), 0.0)
         self.register_buffer("log_frequencies", (smoothed / smoothed.sum()).log().float())
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Add up the negative log-likelihoods of all tokens but, for each direction, the one that it reads first.
+        """Add up the negative log-likelihoods of all tokens, in each direction.
 
         Args:
             input_ids: Token ids, (batch, length), padded on the right.
             attention_mask: 1 at real tokens, (batch, length).
 
         Returns:
-            For each text the sum, in nats, and the number of tokens it goes over, (batch, 2), float32.
+            For each text the sum, in nats, and the number of guesses it goes over, (batch, 2), float32.
         """
         spec = self.network.spec
-        states, _ = recur(self.layer, self.network.embed(input_ids), attention_mask.sum(dim=1))
-        # What has been read when the token is foretold: all before it, from left to right; all behind it.
-        read = (states[:, :-1, : spec.hidden_size], states[:, 1:, spec.hidden_size :])
-        guesses = torch.cat([project(part) for project, part in zip(self.projections, read, strict=False)], dim=1)
-        count = len(self.projections)
-        targets = torch.cat((input_ids[:, 1:], input_ids[:, :-1])[:count], dim=1)  # (batch, directions * (length - 1))
-        # The last token of a pair is real: then the first one is, too. Some tokenizers end a text with what also pads.
-        real = attention_mask[:, 1:].bool().repeat(1, count) & (targets != spec.padding_id)
-        return sum_per_text(self._surprise(guesses[real], targets[real]), real)
+        embedded = self.network.drop_out(self.network.embedding(input_ids))
+        states, _ = recur(self.layer, embedded, attention_mask.sum(dim=1))
+        guesses = self.foretelling(states)  # (batch, length, directions, embedding)
+        targets = input_ids.unsqueeze(2).expand(guesses.shape[:3])
+        # Some tokenizers end a text with what also pads: it is never expected.
+        real = (attention_mask.bool() & (input_ids != spec.padding_id)).unsqueeze(2).expand_as(targets)
+        return sum_per_text(self._surprise(guesses[real], targets[real]), real.flatten(1))
 
     def _surprise(self, guesses: Tensor, targets: Tensor) -> Tensor:
         """Return each target's negative log-likelihood, (tokens,), from guesses, (tokens, embedding)."""
