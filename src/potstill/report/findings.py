@@ -123,7 +123,7 @@ def _savings(summary: Summary) -> list[str]:
             f"**The student** has {fewer:,.1f} times fewer parameters than the teacher, is {faster:,.1f} times as fast"
         )
         if summary.verdict(teacher) is None and any(summary.verdict(student) is None for student in students):
-            kept = summary.aggregate["distilled"].mcc.mean / teacher.metrics.mcc
+            kept = summary.aggregate["distilled"].mcc.mean / summary.aggregate["teacher"].mcc.mean
             line += f" and, distilled, reaches {percent(kept)} of the teacher's MCC"
         lines.append(f"{line}.")
     return lines
