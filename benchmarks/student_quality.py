@@ -40,6 +40,7 @@ SHIPPED = "+ surprisal, all of configs/cola.yaml"
 ROWS: dict[str, dict[str, Any]] = {
     ALONE: {"alone": True},
     "distilled on the training sentences": {"student": PLAIN, "sources": ()},
+    "+ perturbed sentences": {"student": PLAIN, "sources": ("perturbed:*",)},
     "+ sampled and perturbed sentences": {"student": PLAIN, "sources": ("*",)},
     "+ the teacher's embeddings": {"student": SVD, "sources": ("*",)},
     "+ language modelling first": {"student": {"surprisal_size": 0}, "sources": ("*",)},
@@ -53,8 +54,9 @@ and which sources of the transfer set are read."""
 FROM_RUN: dict[str, Role] = {ALONE: "baseline", SHIPPED: "distilled"}
 """Rows that are part of a run of configs/cola.yaml."""
 
-AGAINST = {name: "vanilla RNN, labels alone" for name in ROWS if name.startswith("vanilla RNN")}
-"""What a row is compared with; the others with `ALONE`."""
+RNN_ALONE = "vanilla RNN, labels alone"
+AGAINST = {name: RNN_ALONE if "RNN" in name else ALONE for name in ROWS if name not in (ALONE, RNN_ALONE)}
+"""The row from labels alone that a row is compared with; each is compared with the row above it, too."""
 
 
 def main() -> None:
@@ -96,7 +98,7 @@ def main() -> None:
     write_result(
         RESULTS / "student_quality.json",
         runs,
-        rows=[summarise(name, runs) for name in names],
+        rows=[summarise(name, above, runs) for above, name in zip([None, *names], names, strict=False)],
         teachers=teacher,
         transfer=TransferSet.load(args.work / "transfer").summary,
     )
@@ -162,12 +164,9 @@ def scores(trained: Trained, corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def summarise(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return a row of the table: mean, spread, and the paired test against what it is compared with."""
-    own = {run["seed"]: run for run in runs if run["name"] == name}
-    against = AGAINST.get(name, ALONE)
-    other = {run["seed"]: run for run in runs if run["name"] == against}
-    common = sorted(own.keys() & other.keys())
+def summarise(name: str, above: str | None, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a row of the table: mean, spread, and the paired tests against labels alone and the row above."""
+    own = by_seed(name, runs)
     row: dict[str, Any] = {
         "name": name,
         "mcc": over_seeds([own[seed]["mcc"] for seed in sorted(own)]),
@@ -175,10 +174,25 @@ def summarise(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
         "parameters": own[min(own)]["parameters"],
         "transfer_sentences": own[min(own)]["transfer_sentences"],
     }
-    if name != against and len(common) > 1:
-        test = paired_test([own[seed]["mcc"] for seed in common], [other[seed]["mcc"] for seed in common])
-        row["paired_test"] = {"against": against, "difference": test.mean_difference, "p_value": test.p_value}
+    if name in AGAINST:
+        row["paired_test"] = compare(name, AGAINST[name], runs)
+        row["step_test"] = compare(name, above or AGAINST[name], runs)
     return row
+
+
+def by_seed(name: str, runs: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Return what is told of a row's students, by seed."""
+    return {run["seed"]: run for run in runs if run["name"] == name}
+
+
+def compare(name: str, against: str, runs: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Compare two rows over the seeds that both have, at least two; None with fewer."""
+    own, other = by_seed(name, runs), by_seed(against, runs)
+    common = sorted(own.keys() & other.keys())
+    if len(common) < 2:
+        return None
+    test = paired_test([own[seed]["mcc"] for seed in common], [other[seed]["mcc"] for seed in common])
+    return {"against": against, "difference": test.mean_difference, "p_value": test.p_value}
 
 
 if __name__ == "__main__":

@@ -236,14 +236,15 @@ def students() -> str:
         return "No result is committed yet."
     rows = [
         f"| {row['name']} | {row['mcc']['mean']:.3f} ± {row['mcc']['std']:.3f} | {row['parameters'] / 1e6:.2f}M | "
-        f"{row['transfer_sentences']:,} | {len(row['mcc']['seeds'])} | {_difference(row)} |"
+        f"{row['transfer_sentences']:,} | {len(row['mcc']['seeds'])} | "
+        f"{_difference(row.get('paired_test'))} | {_difference(row.get('step_test'))} |"
         for row in result["rows"]
     ]
     teachers = ", ".join(f"{score:.3f}" for score in result["teachers"]["mcc"].values())
     return "\n".join(
         [
-            "| student | MCC | parameters | transfer sentences | seeds | against labels alone |",
-            "| --- | --: | --: | --: | --: | --- |",
+            "| student | MCC | parameters | sentences judged | seeds | against labels alone | against the one above |",
+            "| --- | --: | --: | --: | --: | --- | --- |",
             *rows,
             "",
             f"CoLA's in-domain development split, mean ± sample standard deviation over seeds; paired t-test over the "
@@ -254,8 +255,8 @@ def students() -> str:
     )
 
 
-def _difference(row: dict[str, Any]) -> str:
-    if (test := row.get("paired_test")) is None:
+def _difference(test: dict[str, Any] | None) -> str:
+    if test is None:
         return "–"
     p_value = test["p_value"]
     return f"{test['difference']:+.3f}" + ("" if p_value is None else f", p = {p_value:.2g}")
