@@ -33,6 +33,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": POSITIONS},
     "llama": _COMMON,
     "qwen2": _COMMON | {"num_key_value_heads": 1},
+    "gemma": _COMMON | {"num_key_value_heads": 1, "head_dim": 8},
     "opt": _COMMON | {"ffn_dim": 32, "word_embed_proj_dim": 16},
     "gpt_neox": _COMMON,
     "bloom": {"hidden_size": 16, "n_layer": 2, "n_head": 2},

@@ -461,6 +461,10 @@ def test_a_grids_cells_are_all_trained_to_their_end(config, corpus, teacher, tol
     [
         ({"seeds_per_trial": 4}, "search.seeds_per_trial: expected 3 at most"),
         ({"space": dict.fromkeys(("distillation.alpha", "student.dropout"), 0.5)}, None),
+        (
+            {"student": {"surprisal_size": 4}, "space": {"student.num_layers": {"low": 1, "high": 2}}},
+            "student.surprisal_size needs student.num_layers: 1; found 4 with 2 layers",
+        ),
         ({"grid": True, "alphas": [0, 1]}, "search.alphas: 1 looks at no teacher"),
         (
             {"space": {"distillation.alpha": {"choices": [0, 1]}}},

@@ -104,7 +104,8 @@ class Work:
             raise ArtifactError(
                 f"{directory} was begun with other settings than {directory / CONFIG_FILE} holds by now: expected the "
                 f"digest in {BEGUN_FILE}, found another\n"
-                f"  what to do: undo the change of that file, or name another --out"
+                f"  what to do: if that file was changed, undo it; if Potstill was updated since and has other "
+                f"settings now, go on with the older version; or name another --out"
             )
 
     def _settings(self, config: PotstillConfig) -> dict[str, Any]:

@@ -447,8 +447,22 @@ def _check(config: PotstillConfig, transfer: TransferSet | None) -> None:
         problems.append(f"search.{where}: 1 looks at no teacher, and a transfer set has no labels; leave it out")
     if not settings.grid and all(one.fixed for one in settings.space.values()):
         problems.append("search.space: every setting is fixed; leave one to be searched")
+    layers, surprisal = (_greatest(config, f"student.{name}") for name in ("num_layers", "surprisal_size"))
+    if layers > 1 and surprisal > 0:
+        problems.append(
+            f"search.space: student.surprisal_size needs student.num_layers: 1; found {surprisal:g} with {layers:g} "
+            "layers among what may be drawn; leave one of them out"
+        )
     if problems:
         raise ConfigError(problems)
+
+
+def _greatest(config: PotstillConfig, name: str) -> float:
+    """Return the greatest value that a trial may have of a number."""
+    candidates = None if config.search.grid else config.search.space.get(name)
+    if candidates is None:
+        return float(_value(config, name))
+    return float(max(candidates.choices or (candidates.high,)))
 
 
 def _value(config: PotstillConfig, name: str) -> Any:

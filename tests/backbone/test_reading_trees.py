@@ -13,7 +13,7 @@ from potstill.data.tokenised import TokenisedTexts, TrainingSet
 from potstill.lora import inject
 from potstill.training.loop import predict_logits
 
-TAKE_TREES = {"gpt2", "llama", "qwen2", "opt", "gpt_neox"}
+TAKE_TREES = {"gpt2", "llama", "qwen2", "gemma", "opt", "gpt_neox"}
 
 
 @pytest.fixture

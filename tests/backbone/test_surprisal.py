@@ -12,7 +12,7 @@ from potstill.errors import ConfigError
 from potstill.training.loop import predict_logits
 
 PADDING_ID = 1
-SUITABLE = ("gpt2", "opt")
+SUITABLE = ("gpt2", "opt", "gemma")
 
 
 @pytest.fixture

@@ -9,7 +9,16 @@ from potstill.errors import ConfigError
 from potstill.lora import LoRALinear, adapters, inject, merge_adapters, merged, unmerge_adapters
 from potstill.lora.counting import parameter_groups
 
-LINEAR_MAPS_PER_BLOCK = {"gpt2": 4, "llama": 7, "qwen2": 7, "gpt_neox": 4, "bloom": 4, "modernbert": 4, "deberta-v2": 8}
+LINEAR_MAPS_PER_BLOCK = {
+    "gpt2": 4,
+    "llama": 7,
+    "qwen2": 7,
+    "gemma": 7,
+    "gpt_neox": 4,
+    "bloom": 4,
+    "modernbert": 4,
+    "deberta-v2": 8,
+}
 HEADS = {
     "bert": {"classifier", "bert.pooler"},
     "albert": {"classifier", "albert.pooler"},

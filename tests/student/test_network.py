@@ -139,10 +139,10 @@ def test_every_pooling_starts_from_the_same_weights():
 def test_word_dropout_blanks_whole_tokens_in_training_only_and_leaves_the_others_as_they_are():
     network, (ids, _) = make_network(dropout=0.0, word_dropout=0.25), make_batch()
     table = network.embedding.weight
-    assert torch.equal(network.drop_out(table[ids]), table[ids])
+    assert torch.equal(network.embed(ids), table[ids])
     network.train()
     many = ids[ids != 7].repeat(100)
-    embedded = network.drop_out(table[many])
+    embedded = network.embed(many)
     blanked = (embedded == 0).all(dim=1)
     assert torch.equal(embedded[~blanked], table[many][~blanked])
     # 1,800 tokens: five standard deviations are 0.05.
@@ -154,6 +154,15 @@ def test_word_dropout_of_0_draws_nothing():
     before = torch.get_rng_state()
     network(ids, mask)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_nothing_reads_what_is_blanked():
+    network, (ids, mask) = make_network(dropout=0.0, word_dropout=1.0, surprisal_size=5), make_batch()
+    draw(network.surprisal)
+    others = torch.where(ids == 7, 7, 8 - ids % 2)
+    assert not torch.equal(network(ids, mask), network(others, mask))
+    network.train()
+    assert torch.equal(network(ids, mask), network(others, mask))
 
 
 @pytest.mark.parametrize("later", ["word_dropout", "surprisal_size"])

@@ -8,11 +8,19 @@ from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 from transformers import PretrainedConfig, PreTrainedModel
 
 from potstill.backbone.blocks import block_names
 from potstill.backbone.sources import load_config, load_model
-from potstill.backbone.surprisal import TokenSurprisal, add_surprisal, states_before, states_of_parents
+from potstill.backbone.surprisal import (
+    TokenSurprisal,
+    add_surprisal,
+    parents_of,
+    states_before,
+    states_of_parents,
+    strongest_so_far,
+)
 from potstill.errors import ConfigError, SourceError
 
 if TYPE_CHECKING:
@@ -137,21 +145,22 @@ class TextClassifier(nn.Module):
         if self.surprisal is None:
             return logits
         found = self.surprisal(self._embedded(input_ids), states_before(states), states)
-        return logits + self.surprisal.evidence(found, attention_mask.bool())
+        found = found.masked_fill(~attention_mask.bool().unsqueeze(2), 0.0)
+        return logits + self.surprisal.evidence(found.amax(dim=1))
 
     def _classify_trees(self, input_ids: Tensor, attended: Tensor, positions: Tensor, ends: Tensor) -> Tensor:
         states = self.tree_states(input_ids, attended, positions)
         logits = self._score(states[ends[0], ends[1]])
         if self.surprisal is None:
             return logits
-        attended = attended.squeeze(1)
-        found = self.surprisal(self._embedded(input_ids), states_of_parents(states, attended, positions), states)
-        return logits + self.surprisal.evidence(found[ends[0]], attended[ends[0], ends[1]])
+        parents = parents_of(attended.squeeze(1), positions)
+        found = self.surprisal(self._embedded(input_ids), states_of_parents(states, parents, positions), states)
+        return logits + self.surprisal.evidence(strongest_so_far(found, parents, positions)[ends[0], ends[1]])
 
     def _embedded(self, input_ids: Tensor) -> Tensor:
-        """Look up what the model begins and ends with, (batch, length, hidden)."""
-        embedded: Tensor = self.model.get_input_embeddings()(input_ids)
-        return embedded
+        """Look up the tokens' rows of the table that the model begins and ends with, (batch, length, hidden)."""
+        table = self.model.get_input_embeddings().get_parameter("weight")  # the module may scale what it looks up
+        return embedding(input_ids, table)
 
     def _score(self, pooled: Tensor) -> Tensor:
         """Map a decoder's states, (batch, hidden), to logits, (batch, classes)."""

@@ -46,9 +46,8 @@ class TokenSurprisal(nn.Module):
         found: Tensor = self.compare(torch.cat([embedded * before, states], dim=2)).relu()
         return found
 
-    def evidence(self, found: Tensor, mask: Tensor) -> Tensor:
-        """Return what the tokens found where `mask`, (batch, length), is true say of the classes, (batch, classes)."""
-        strongest = found.masked_fill(~mask.unsqueeze(2), 0.0).amax(dim=1)
+    def evidence(self, strongest: Tensor) -> Tensor:
+        """Return what v's maximum over a text's tokens, (batch, size), says of the classes, (batch, classes)."""
         evidence: Tensor = self.head(strongest)
         return evidence
 
@@ -59,18 +58,16 @@ def add_surprisal(model: PreTrainedModel, size: int) -> None:
     Raises:
         ConfigError: The model is no decoder whose output layer is its embeddings.
     """
-    config, embeddings = model.config, model.get_input_embeddings()
-    hidden_size, num_classes = int(config.hidden_size or 0), int(config.num_labels or 0)
-    expects = hasattr(model, "score") and getattr(config, "tie_word_embeddings", False)
-    # Some decoders map their last states to the embeddings' size.
-    if not expects or getattr(embeddings, "embedding_dim", 0) != hidden_size:
+    score, embeddings = getattr(model, "score", None), model.get_input_embeddings()
+    is_tied = getattr(model.config, "tie_word_embeddings", False)
+    if not isinstance(score, nn.Linear) or not is_tied or getattr(embeddings, "embedding_dim", 0) != score.in_features:
         raise ConfigError(
             [
                 "teacher.surprisal_size: expected a decoder whose output layer is its embeddings, such as GPT-2 or "
-                f"SmolLM2, found {config.model_type!r}; leave it at 0"
+                f"SmolLM2, found {model.config.model_type!r}; leave it at 0"
             ]
         )
-    model.surprisal = TokenSurprisal(hidden_size, size, num_classes)
+    model.surprisal = TokenSurprisal(score.in_features, size, score.out_features)
 
 
 def states_before(states: Tensor) -> Tensor:
@@ -78,14 +75,29 @@ def states_before(states: Tensor) -> Tensor:
     return pad(states, (0, 0, 1, -1))
 
 
-def states_of_parents(states: Tensor, attended: Tensor, positions: Tensor) -> Tensor:
-    """Return the state of each node's parent in trees of tokens, 0 for roots, (trees, nodes, hidden).
+def parents_of(attended: Tensor, positions: Tensor) -> Tensor:
+    """Return the node before each in trees of tokens, itself for roots and padding, (trees, nodes).
 
     Args:
-        states: The nodes' own, (trees, nodes, hidden).
         attended: Which nodes each attends to, itself and those before it in its texts, (trees, nodes, nodes).
         positions: The place of each node in its texts, (trees, nodes).
     """
-    is_parent = attended & (positions.unsqueeze(1) == positions.unsqueeze(2) - 1)  # (trees, nodes, nodes)
-    parents = is_parent.int().argmax(dim=2, keepdim=True)
-    return states.gather(1, parents.expand_as(states)).masked_fill(positions.unsqueeze(2) == 0, 0.0)
+    before = attended & (positions.unsqueeze(1) == (positions - 1).clamp(min=0).unsqueeze(2))
+    return before.int().argmax(dim=2)
+
+
+def states_of_parents(states: Tensor, parents: Tensor, positions: Tensor) -> Tensor:
+    """Return the state of each node's parent, 0 for roots; states are (trees, nodes, hidden)."""
+    before = states.gather(1, parents.unsqueeze(2).expand_as(states))
+    return before.masked_fill(positions.unsqueeze(2) == 0, 0.0)
+
+
+def strongest_so_far(found: Tensor, parents: Tensor, positions: Tensor) -> Tensor:
+    """Return the maximum of `found`, (trees, nodes, size), over each node and all before it in its texts.
+
+    Every step looks twice as far back as the one before it (pointer jumping), so that a tree of depth d takes log2(d).
+    """
+    for _ in range(int(positions.max()).bit_length()):
+        found = torch.maximum(found, found.gather(1, parents.unsqueeze(2).expand_as(found)))
+        parents = parents.gather(1, parents)
+    return found

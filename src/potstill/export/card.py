@@ -211,6 +211,7 @@ class Card:
         yield (
             f"Network: {'bidirectional ' if spec['bidirectional'] else ''}{str(spec['cell']).upper()}, "
             f"{spec['num_layers']} x {spec['hidden_size']} units, {spec['vocab_size']:,} tokens, "
+            f"{f'surprisal features of width {width}, ' if (width := spec.get('surprisal_size')) else ''}"
             f"{magnitude(self.parameters)} parameters{seed}."
         )
         yield f"Exported with Potstill {version('potstill')}."
@@ -314,7 +315,8 @@ def _public(name: str) -> str:
 
 def _teacher(config: TeacherConfig) -> str:
     tuned = {"lora": f"tuned with LoRA of rank {config.lora.rank}", "full": "all of it tuned", "head": "a head on it"}
-    return f"`{_public(config.backbone)}`, {tuned[config.method]}"
+    surprisal = f", surprisal features of width {config.surprisal_size}" if config.surprisal_size else ""
+    return f"`{_public(config.backbone)}`, {tuned[config.method]}{surprisal}"
 
 
 def _distillation(config: PotstillConfig) -> str:

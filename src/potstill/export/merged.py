@@ -13,6 +13,7 @@ from potstill.config import RuntimeConfig
 from potstill.errors import ArtifactError
 from potstill.lora import adapters
 from potstill.teacher import Teacher
+from potstill.teacher_manifest import TeacherManifest
 from potstill.tensors import system_errors
 
 _FLOAT32 = RuntimeConfig(device="cpu", precision="32-true")
@@ -42,13 +43,13 @@ def write_merged(directory: Path, out: Path) -> list[Path]:
         MissingExtraError: The base was packed, and the package for it is missing.
     """
     vacate(out)  # whatever it can't be, is told before anything is computed
-    teacher = Teacher.load(directory, _FLOAT32, pack=False)
-    if teacher.classifier.surprisal is not None:
+    if surprisal_size := TeacherManifest.load(directory).surprisal_size:
         raise ArtifactError(
             f"{directory}: expected a teacher that classifies by the last token's state alone, as a plain transformers "
-            f"model does, found one with surprisal_size {teacher.manifest.surprisal_size}\n"
-            "  what to do: tune one without it (--teacher-surprisal-size 0)"
+            f"model does, found one with surprisal_size {surprisal_size}\n"
+            "  what to do: tune one without it (`potstill finetune --surprisal-size 0`)"
         )
+    teacher = Teacher.load(directory, _FLOAT32, pack=False)
     tokenizer = _plain_tokenizer(teacher)
     model = teacher.classifier.model
     for name, adapter in list(adapters(model)):

@@ -258,13 +258,14 @@ def _add_attention(graph: _Graph, attention: WordAttention, states: str) -> str:
 def _add_surprisal(graph: _Graph, surprisal: Surprisal, embedded: str, states: str) -> str:
     """Compare tokens, (length, batch, embedding), with what was expected of the states: evidence, (batch, classes)."""
     maps = [module for module in surprisal.foretelling.maps if isinstance(module, nn.Linear)]
-    states = graph.fill(states, 0.0)
     bounds = [graph.integers(f"direction{n}.start", n * maps[0].in_features) for n in range(len(maps) + 1)]
     state_axis = graph.integers("state_axis", 2)
     features = []
     for direction, guess in enumerate(maps):
         read = graph.add("Slice", states, bounds[direction], bounds[direction + 1], state_axis)
-        # From left to right a token is expected by the state before it, from right to left by the one behind it.
+        # From left to right a token is expected by the state before it, from right to left by the one behind it, which
+        # for the last one lies in the padding.
+        read = read if direction == 0 else graph.fill(read, 0.0)
         shift = (1, 0, 0, -1, 0, 0) if direction == 0 else (-1, 0, 0, 1, 0, 0)
         read = graph.add("Pad", read, graph.integers(f"direction{direction}.shift", *shift))
         expected = graph.add("MatMul", read, graph.weights(f"foretelling{direction}.W", guess.weight.T))

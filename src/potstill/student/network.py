@@ -48,7 +48,7 @@ class Reading(NamedTuple):
     """What a student knows of a batch of texts when it has read them.
 
     Attributes:
-        embedded: The tokens' embeddings, nothing dropped out, (batch, length, embedding).
+        embedded: The tokens' embeddings, those of blanked ones 0, (batch, length, embedding).
         states: The top layer's states, 0 in padded places, (batch, length, state).
         last: Its last ones, (batch, state).
     """
@@ -179,8 +179,8 @@ class DistilRNN(nn.Module):
 
     def read(self, input_ids: Tensor, attention_mask: Tensor) -> Reading:
         """Read a batch of token sequences; the arguments are those of `forward`."""
-        embedded = self.embedding(input_ids)
-        states, final = recur(self.recurrence, self.drop_out(embedded), attention_mask.sum(dim=1))
+        embedded = self.embed(input_ids)
+        states, final = recur(self.recurrence, self.dropout(embedded), attention_mask.sum(dim=1))
         return Reading(embedded, states, torch.cat(tuple(final[-self.spec.directions :]), dim=1))
 
     def classify(self, reading: Reading, attention_mask: Tensor) -> Tensor:
@@ -190,16 +190,16 @@ class DistilRNN(nn.Module):
         logits: Tensor = self.head(self.dropout(pooled))
         return logits if self.surprisal is None else logits + self.surprisal(reading, mask)
 
-    def drop_out(self, embedded: Tensor) -> Tensor:
-        """In training, drop whole tokens and single components of (batch, length, embedding) out."""
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Look tokens up and, in training, blank some of them; returns (batch, length, embedding)."""
+        embedded: Tensor = self.embedding(input_ids)
         if self.training and self.spec.word_dropout > 0.0:
             # Unlike components, the tokens that stay are not scaled up: no sum over tokens has to keep its size, and
             # a recurrence that never met a token at its own length would meet it first in prediction. What is blanked
             # reads as zeros, like the padding.
             kept = torch.rand(*embedded.shape[:-1], 1, device=embedded.device) >= self.spec.word_dropout
             embedded = embedded * kept
-        dropped: Tensor = self.dropout(embedded)
-        return dropped
+        return embedded
 
     def _pool(self, states: Tensor, mask: Tensor) -> Tensor:
         """Reduce (batch, length, state) where `mask`, (batch, length, 1), is true to (batch, state)."""

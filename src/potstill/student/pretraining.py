@@ -128,7 +128,7 @@ class ReadingAhead(nn.Module):
             For each text the sum, in nats, and the number of guesses it goes over, (batch, 2), float32.
         """
         spec = self.network.spec
-        embedded = self.network.drop_out(self.network.embedding(input_ids))
+        embedded = self.network.dropout(self.network.embed(input_ids))
         states, _ = recur(self.layer, embedded, attention_mask.sum(dim=1))
         guesses = self.foretelling(states)  # (batch, length, directions, embedding)
         targets = input_ids.unsqueeze(2).expand(guesses.shape[:3])
