@@ -35,6 +35,7 @@ RNN = {"cell": "rnn", "bidirectional": False, "pooling": "last", "pretraining": 
 PLAIN = {"embedding_init": "random", "pretraining": {"epochs": 0}, "surprisal_size": 0}
 SVD = {"pretraining": {"epochs": 0}, "surprisal_size": 0}
 ALONE = "labels alone"
+RNN_ALONE = "vanilla RNN, labels alone"
 SHIPPED = "+ surprisal, all of configs/cola.yaml"
 
 ROWS: dict[str, dict[str, Any]] = {
@@ -45,7 +46,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "+ the teacher's embeddings": {"student": SVD, "sources": ("*",)},
     "+ language modelling first": {"student": {"surprisal_size": 0}, "sources": ("*",)},
     SHIPPED: {"sources": ("*",)},
-    "vanilla RNN, labels alone": {"alone": True, "student": RNN},
+    RNN_ALONE: {"alone": True, "student": RNN},
     "vanilla RNN, distilled": {"student": RNN, "sources": ("*",)},
 }
 """By name: whether only the labels are learnt from, what of the student's settings in configs/cola.yaml is different,
@@ -54,7 +55,6 @@ and which sources of the transfer set are read."""
 FROM_RUN: dict[str, Role] = {ALONE: "baseline", SHIPPED: "distilled"}
 """Rows that are part of a run of configs/cola.yaml."""
 
-RNN_ALONE = "vanilla RNN, labels alone"
 AGAINST = {name: RNN_ALONE if "RNN" in name else ALONE for name in ROWS if name not in (ALONE, RNN_ALONE)}
 """The row from labels alone that a row is compared with; each is compared with the row above it, too."""
 
@@ -176,17 +176,17 @@ def summarise(name: str, above: str | None, runs: list[dict[str, Any]]) -> dict[
     }
     if name in AGAINST:
         row["paired_test"] = compare(name, AGAINST[name], runs)
-        row["step_test"] = compare(name, above or AGAINST[name], runs)
+        row["step_test"] = compare(name, above, runs)
     return row
 
 
-def by_seed(name: str, runs: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """Return what is told of a row's students, by seed."""
+def by_seed(name: str | None, runs: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Return what is told of a row's students, by seed; of no row, nothing."""
     return {run["seed"]: run for run in runs if run["name"] == name}
 
 
-def compare(name: str, against: str, runs: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Compare two rows over the seeds that both have, at least two; None with fewer."""
+def compare(name: str, against: str | None, runs: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Compare two rows over the seeds that both have, at least two; None with fewer, or where one is not there."""
     own, other = by_seed(name, runs), by_seed(against, runs)
     common = sorted(own.keys() & other.keys())
     if len(common) < 2:

@@ -145,6 +145,25 @@ def test_more_right_answers_alone_are_no_help(make_summary: MakeSummary) -> None
     assert "is still not above the 69.3 % of the majority class" in text
 
 
+def test_students_are_measured_against_the_teachers_mean(make_summary: MakeSummary) -> None:
+    one, other = make_summary((0.2, 0.25, 0.4)), make_summary((0.1, 0.25, 0.4))
+    second = replace(other.of("teacher")[0], seed=1)
+    together = replace(one, models=(*one.models, second))
+    student = one.of("distilled")[0].metrics.mcc
+    mean = (one.of("teacher")[0].metrics.mcc + second.metrics.mcc) / 2
+
+    assert f"reaches {100 * student / mean:.1f} % of the teacher's MCC" in "\n".join(findings(together))
+
+
+@pytest.mark.parametrize("part", ["teacher", "student"])
+def test_the_report_says_where_surprisal_is_read(make_summary: MakeSummary, part: str) -> None:
+    summary = make_summary()
+    settings = summary.config | {part: summary.config[part] | {"surprisal_size": 8}}
+
+    assert "how each token compares with what" not in report_text(summary, "plots")
+    assert "how each token compares with what" in report_text(replace(summary, config=settings), "plots")
+
+
 def test_findings_of_models_that_learnt_nothing(make_summary: MakeSummary) -> None:
     single = "\n".join(findings(make_summary((1, 1, 1))))
     several = "\n".join(findings(make_summary((1, 1, 1), seeds=(0, 1, 2))))

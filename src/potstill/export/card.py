@@ -210,9 +210,8 @@ class Card:
         seed = "" if self.origin.record is None else f", seed {self.origin.record.seed}"
         yield (
             f"Network: {'bidirectional ' if spec['bidirectional'] else ''}{str(spec['cell']).upper()}, "
-            f"{spec['num_layers']} x {spec['hidden_size']} units, {spec['vocab_size']:,} tokens, "
-            f"{f'surprisal features of width {width}, ' if (width := spec.get('surprisal_size')) else ''}"
-            f"{magnitude(self.parameters)} parameters{seed}."
+            f"{spec['num_layers']} x {spec['hidden_size']} units, {spec['vocab_size']:,} tokens"
+            f"{_surprisal(spec.get('surprisal_size', 0))}, {magnitude(self.parameters)} parameters{seed}."
         )
         yield f"Exported with Potstill {version('potstill')}."
 
@@ -315,8 +314,11 @@ def _public(name: str) -> str:
 
 def _teacher(config: TeacherConfig) -> str:
     tuned = {"lora": f"tuned with LoRA of rank {config.lora.rank}", "full": "all of it tuned", "head": "a head on it"}
-    surprisal = f", surprisal features of width {config.surprisal_size}" if config.surprisal_size else ""
-    return f"`{_public(config.backbone)}`, {tuned[config.method]}{surprisal}"
+    return f"`{_public(config.backbone)}`, {tuned[config.method]}{_surprisal(config.surprisal_size)}"
+
+
+def _surprisal(size: int) -> str:
+    return f", surprisal features of width {size}" if size else ""
 
 
 def _distillation(config: PotstillConfig) -> str:

@@ -108,12 +108,12 @@ def _model_descriptions(config: PotstillConfig) -> dict[Role, str]:
     teacher, student, distillation = config.teacher, config.student, config.distillation
     weights = "with random weights" if teacher.random_init else "pretrained"
     direction = "bidirectional " if student.bidirectional else ""
-    foreseen = ", with features of how each token compares with what the network expected there,"
+    compared = ", with features of how each token compares with what the network expected there,"
     layers = f"{student.num_layers} layer" + ("s" if student.num_layers > 1 else "")
     return {
         "teacher": f"the language model `{teacher.backbone}`, {weights}, {_tuning(teacher)}.",
         "distilled": f"a small {direction}{student.cell.upper()} network ({layers} of {student.hidden_size} units)"
-        f"{foreseen if student.surprisal_size else ''} that learns from the labels and from the teacher's answers "
+        f"{compared if student.surprisal_size else ''} that learns from the labels and from the teacher's answers "
         f"(weight of the labels {distillation.alpha:g}, temperature {distillation.temperature:g}).",
         "baseline": "the same small network and seeds, trained on the labels alone, to show what the teacher adds.",
     }
@@ -126,7 +126,7 @@ def _tuning(teacher: TeacherConfig) -> str:
         "lora": f"tuned with LoRA adapters of rank {teacher.lora.rank} while its own weights stay frozen",
     }[teacher.method]
     compared = "; its head also reads how each token compares with what the model expected there"
-    return tuned + compared * bool(teacher.surprisal_size)
+    return f"{tuned}{compared if teacher.surprisal_size else ''}"
 
 
 def _results(summary: Summary, plots: str) -> str:
