@@ -191,10 +191,10 @@ class TeacherConfig(Settings):
     base_bits: Literal[4, 8] | None = None
     """Keep the frozen matrices of the blocks in so many bits (QLoRA, Dettmers et al. 2023, arXiv 2305.14314): 4 as
     NormalFloat, 8 in even steps. None: a small backbone fits as it is, and unpacking costs time in every step."""
-    surprisal_size: Annotated[int, Field(ge=0)] = 0
-    """Width of the features that compare each token with what the model expected in its place, for decoders whose
-    output layer is their embeddings; they speak beside the last token's state (`backbone.surprisal`). 0: `transformers`
-    and `peft` know no such head, so that such a teacher is Potstill's alone."""
+    echo: bool = False
+    """Let a decoder read each text twice, and classify it by the mean of the second reading's states, which have all
+    seen the whole text (echo embeddings, Springer et al. 2024, arXiv 2402.15449). Off: it takes twice the work, and
+    `transformers` and `peft` don't read so, so that such a teacher is Potstill's alone."""
     lora: LoRAConfig = LoRAConfig()
     training: TrainingConfig = TrainingConfig()
     seeds: Seeds = (0,)

@@ -27,12 +27,13 @@ from potstill.backbone import (
     padding_id,
 )
 from potstill.backbone.attention import attend_to_short_texts
+from potstill.backbone.echo import Echo
 from potstill.backbone.trees import reads_trees
 from potstill.config import LoRAConfig, Method, RuntimeConfig, TeacherConfig
 from potstill.data import Corpus, Examples
 from potstill.data.tokenised import TrainingSet, tokenise
 from potstill.data.trees import are_worthwhile
-from potstill.errors import ArtifactError
+from potstill.errors import ArtifactError, ConfigError
 from potstill.frozen_states import frozen_states
 from potstill.lora import CONFIG_FILE, adapters, inject, load_adapter, merged, save_adapter
 from potstill.lora.counting import count_parameters
@@ -85,8 +86,7 @@ class Teacher:
 
         Raises:
             SourceError: Backbone or tokenizer can't be found or reached.
-            ConfigError: The adapters' targets don't exist, the backbone can't have a surprisal, or the device doesn't
-                exist.
+            ConfigError: The adapters' targets don't exist, an encoder is to read twice, or the device doesn't exist.
             MissingExtraError: The base is to be packed, and the package for it is missing.
         """
         tokenizer_name = config.tokenizer or config.backbone
@@ -97,7 +97,7 @@ class Teacher:
             add_bos=config.add_bos,
             random_init=config.random_init,
             seed=seed,
-            surprisal_size=config.surprisal_size,
+            echo=config.echo,
         )
         model = classifier.model
         manifest = TeacherManifest(
@@ -113,7 +113,7 @@ class Teacher:
             label_names=corpus.label_names,
             max_tokens=min(max_tokens, classifier.max_tokens),
             pairs=corpus.in_pairs,
-            surprisal_size=config.surprisal_size,
+            echo=config.echo,
         )
         prepare(model, config)
         lora = config.lora if config.method == "lora" else None
@@ -148,7 +148,7 @@ class Teacher:
             add_bos=manifest.add_bos,
             random_init=manifest.random_init,
             seed=manifest.seed,
-            surprisal_size=manifest.surprisal_size,
+            echo=manifest.echo,
         )
         model = classifier.model
         # What was trained must never stand on another base unnoticed.
@@ -177,14 +177,16 @@ class Teacher:
         """
         with sealing(directory) as staged:
             if self.lora is not None:
-                save_adapter(self.classifier.model, self.lora, staged, base=self.manifest.backbone)
+                save_adapter(
+                    self.classifier.model, self.lora, staged, base=self.manifest.backbone, echo=self.manifest.echo
+                )
             else:
                 save_tensors(trained_parameters(self.classifier.model), staged / TRAINED_FILE)
             self.manifest.save(staged)
 
     def describe(self, config: TeacherConfig) -> TeacherConfig:
         """Return `config` with what is known of this teacher in place of what was said there."""
-        names = ("backbone", "tokenizer", "add_bos", "random_init", "method", "base_bits", "surprisal_size")
+        names = ("backbone", "tokenizer", "add_bos", "random_init", "method", "base_bits", "echo")
         known = {name: getattr(self.manifest, name) for name in names}
         lora = self.lora if self.manifest.lora is None else LoRAConfig.model_validate(self.manifest.lora)
         return config.model_copy(update=known | ({} if lora is None else {"lora": lora}))
@@ -193,7 +195,7 @@ class Teacher:
         """Return a digest of everything that decides a logit: base, trained weights, tokenizer, length, precision."""
         scalings = [adapter.scaling for _, adapter in adapters(self.classifier)]
         start = None if self.lora is None else self.lora.init  # PiSSA's moves the base
-        settings = str((scalings, start, self.manifest.max_tokens, self.classifier.padding_id))
+        settings = str((scalings, start, self.manifest.max_tokens, self.classifier.padding_id, self.manifest.echo))
         trained = _digest(trained_parameters(self.classifier))
         return digest([self._base_key(), trained, self.tokenizer.to_str(), settings])
 
@@ -216,9 +218,11 @@ class Teacher:
         return count_parameters(self.classifier)
 
     def training_set(self, examples: Examples, *, cached: bool = True) -> TrainingSet:
-        """Tokenise `examples`; `cached` says whether their ids are kept on disk."""
+        """Tokenise `examples`, twice each with `echo`; `cached` says whether their ids are kept on disk."""
         padding_id = self.classifier.padding_id
         tokens = tokenise(examples, self.tokenizer, self.manifest.max_tokens, empty_id=padding_id, cached=cached)
+        if self.classifier.echo is not None:
+            tokens = self.classifier.echo.repeat(tokens)
         return TrainingSet(tokens, torch.from_numpy(examples.labels), padding_id)
 
     def tuning_set(self, examples: Examples) -> TrainingSet:
@@ -292,9 +296,13 @@ def _base(
     add_bos: bool,
     random_init: bool,
     seed: int,
-    surprisal_size: int,
+    echo: bool,
 ) -> tuple[TextClassifier, Tokenizer]:
-    """Build the model as it is before any adapter, and its tokenizer."""
+    """Build the model as it is before any adapter, and its tokenizer.
+
+    Raises:
+        ConfigError: An encoder is to read twice.
+    """
     tokenizer = load_tokenizer(tokenizer_name)
     torch.manual_seed(seed)
     # A backbone's own tokenizer is trusted: some know a special token that the embedding table has no row for.
@@ -305,10 +313,15 @@ def _base(
         padding_id(tokenizer),
         random_init=random_init,
         vocab_size=len(tokenizer) if foreign else None,
-        surprisal_size=surprisal_size,
     )
     if add_bos and classifier.is_decoder and tokenizer.bos_token is not None:
         _prepend(tokenizer.backend_tokenizer, tokenizer.bos_token, tokenizer.bos_token_id)
+    if echo:
+        if not classifier.is_decoder:
+            family = classifier.model.config.model_type
+            problem = f"expected a decoder, found {family!r}, which sees all of a text when it reads it once"
+            raise ConfigError([f"teacher.echo: {problem}; leave it off"])
+        classifier.echo = Echo.of(tokenizer.backend_tokenizer, tokenizer.bos_token_id)
     return classifier, tokenizer.backend_tokenizer
 
 

@@ -24,7 +24,7 @@ from potstill.tensors import MARK
 TRAINED_FILE: Final = "trained.safetensors"
 """What `full` and `head` trained, under the names of `transformers`; PEFT's layout has no place for it."""
 
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 _SHOWN: Final = 5
 """Problems that are told; more of them say nothing more."""
 
@@ -47,7 +47,7 @@ class TeacherManifest:
         label_names: Name of each class.
         pairs: Whether pairs of texts are classified.
         max_tokens: Longer texts are cut: what was asked for, or less where the backbone has fewer positions.
-        surprisal_size: Width of what compares tokens with expectations; 0: there is none.
+        echo: Whether each text is read twice.
     """
 
     backbone: str
@@ -62,7 +62,7 @@ class TeacherManifest:
     label_names: Annotated[tuple[str, ...], Field(min_length=1)]
     max_tokens: Annotated[int, Field(ge=1)]
     pairs: bool
-    surprisal_size: Annotated[int, Field(ge=0)] = 0  # teachers that were saved before there was any have none
+    echo: bool
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -139,6 +139,7 @@ def _of_peft(directory: Path) -> TeacherManifest:
         label_names=tuple(map(str, range(_count_classes(directory, base)))),
         max_tokens=DataConfig().max_tokens,
         pairs=False,
+        echo=False,
     )
 
 

@@ -1,7 +1,10 @@
+import numpy as np
 import pytest
 import torch
 
 from potstill.backbone import TextClassifier, build_classifier
+from potstill.backbone.echo import Echo
+from potstill.data.tokenised import TokenisedTexts, TrainingSet
 from potstill.errors import ConfigError, SourceError
 
 PADDING_ID, EOS_ID = 1, 2
@@ -112,3 +115,31 @@ def test_the_longest_text_fits(family, longest, make_model):
     assert classifier.max_tokens == longest
     ids = torch.full((1, longest), 5)
     assert classifier(ids, torch.ones_like(ids)).shape == (1, 3)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma", "opt", "gpt_neox", "bloom"])
+@pytest.mark.parametrize(("separator", "opening"), [((), 0), ((6,), 1), ((6, 8), 0), ((), 1)])
+@torch.no_grad()
+def test_echo_classifies_the_mean_of_the_second_reading(family, separator, opening, make_model):
+    echo = Echo(separator, opening)
+    classifier = TextClassifier(make_model(family), PADDING_ID, echo=echo).eval()
+    texts = [[7, 8, 9, 10], [11, 7], [12, 13, 9]]
+    tokens = echo.repeat(
+        TokenisedTexts(np.concatenate(texts).astype(np.int32), np.cumsum([0, *map(len, texts)], dtype=np.int64))
+    )
+    assert [ids.tolist() for ids in tokens] == [[*text, *separator, *text[opening:]] for text in texts]
+    batch = TrainingSet(tokens, torch.zeros(3, dtype=torch.long), PADDING_ID).batch(np.arange(3))
+    logits = classifier(*batch.inputs)
+    for row, text in enumerate(texts):
+        again = text[opening:]
+        twice = torch.tensor([[*text, *separator, *again]])
+        states = classifier.states(twice, torch.ones_like(twice))[0]
+        expected = classifier.model.get_submodule("score")(states[-len(again) :].mean(dim=0))
+        torch.testing.assert_close(logits[row], expected, atol=1e-4, rtol=1e-4)
+        assert [echo.shift(twice.shape[1]) + place for place in range(opening, len(text))] == [
+            *range(twice.shape[1] - len(again), twice.shape[1])
+        ]
+        assert echo.longest(twice.shape[1]) == echo.longest(twice.shape[1] + 1) == len(text)
+    order = batch.attention_mask.argsort(dim=1, stable=True)  # the padding on the left
+    left = [tensor.gather(1, order) for tensor in (batch.input_ids, batch.attention_mask)]
+    torch.testing.assert_close(classifier(*left), logits, atol=1e-4, rtol=1e-4)

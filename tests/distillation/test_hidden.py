@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 import potstill
 from potstill.config import PotstillConfig
+from potstill.data.tokenised import tokenise
 from potstill.distillation import Objective
 from potstill.distillation.hidden import Matching, MatchingObjective, with_hidden_states
 from potstill.distillation.words import WordEnds
@@ -46,15 +47,21 @@ def student(config, corpus):
     return Student.create(config.student, corpus, config.data.max_tokens, config.teacher.backbone, seed=0)
 
 
-def test_states_are_the_teachers_standardised(corpus, teacher, student):
+@pytest.mark.parametrize("echo", [False, True])
+def test_states_are_the_teachers_standardised(config, corpus, student, echo):
+    settings = config.teacher.model_copy(update={"echo": echo})
+    teacher = Teacher.create(settings, config.runtime, corpus, config.data.max_tokens, seed=0)
     found = with_hidden_states(student.training_set(corpus.train), student, teacher, corpus.train).hidden
     data = teacher.training_set(corpus.train)
+    tokens = tokenise(corpus.train, teacher.tokenizer, teacher.manifest.max_tokens, teacher.classifier.padding_id)
     ends = WordEnds.find(teacher.tokenizer, corpus.train.texts, teacher.manifest.max_tokens)
     expected = []
     for number in range(len(corpus.train)):
         batch = data.batch([number])
         with torch.inference_mode():
             states = teacher.classifier.model.base_model(input_ids=batch.input_ids).last_hidden_state[0]
+        if echo:  # what the words of the second reading end with comes as far from the end as in the first
+            states = states[len(states) - len(tokens[number]) :]
         expected.append(states[ends.places[slice(*ends.offsets[[number, number + 1]])].astype(int)].numpy())
     expected = np.concatenate(expected)
     expected = (expected - expected.mean(axis=0)) / expected.std(axis=0)

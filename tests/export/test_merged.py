@@ -54,8 +54,8 @@ def assert_same(teacher, directory, examples=SINGLE):
 
 
 def test_what_transformers_has_no_place_for_is_refused(model_directory, tmp_path):
-    with pytest.raises(ArtifactError, match="surprisal_size 4"):
-        merged(tuned(model_directory("gpt2"), surprisal_size=4), tmp_path)
+    with pytest.raises(ArtifactError, match="found one with echo"):
+        merged(tuned(model_directory("gpt2"), echo=True), tmp_path)
     assert not (tmp_path / "plain").exists()
 
 

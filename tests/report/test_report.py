@@ -155,13 +155,21 @@ def test_students_are_measured_against_the_teachers_mean(make_summary: MakeSumma
     assert f"reaches {100 * student / mean:.1f} % of the teacher's MCC" in "\n".join(findings(together))
 
 
-@pytest.mark.parametrize("part", ["teacher", "student"])
-def test_the_report_says_where_surprisal_is_read(make_summary: MakeSummary, part: str) -> None:
+@pytest.mark.parametrize(
+    ("part", "setting", "words"),
+    [
+        ("teacher", {"echo": True}, "it reads each text twice"),
+        ("student", {"surprisal_size": 8}, "how each token compares with what"),
+    ],
+)
+def test_the_report_says_how_texts_are_read(
+    make_summary: MakeSummary, part: str, setting: dict[str, object], words: str
+) -> None:
     summary = make_summary()
-    settings = summary.config | {part: summary.config[part] | {"surprisal_size": 8}}
+    settings = summary.config | {part: summary.config[part] | setting}
 
-    assert "how each token compares with what" not in report_text(summary, "plots")
-    assert "how each token compares with what" in report_text(replace(summary, config=settings), "plots")
+    assert words not in report_text(summary, "plots")
+    assert words in report_text(replace(summary, config=settings), "plots")
 
 
 def test_findings_of_models_that_learnt_nothing(make_summary: MakeSummary) -> None:

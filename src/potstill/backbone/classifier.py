@@ -8,19 +8,11 @@ from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding
 from transformers import PretrainedConfig, PreTrainedModel
 
 from potstill.backbone.blocks import block_names
+from potstill.backbone.echo import Echo
 from potstill.backbone.sources import load_config, load_model
-from potstill.backbone.surprisal import (
-    TokenSurprisal,
-    add_surprisal,
-    parents_of,
-    states_before,
-    states_of_parents,
-    strongest_so_far,
-)
 from potstill.errors import ConfigError, SourceError
 
 if TYPE_CHECKING:
@@ -32,21 +24,23 @@ class TextClassifier(nn.Module):
 
     Decoders (GPT-2, Llama, OPT, GPT-NeoX …) classify the state of the last real token with their linear map `score`.
     `transformers` looks for that token by comparing ids with the padding id, which goes wrong when the padding id is
-    also the end-of-text id; here the mask alone decides. Where the model has a `surprisal`, what it found of all tokens
-    is added. Encoders keep their own head and pooling.
+    also the end-of-text id; here the mask alone decides. With an `echo` a decoder is given every text twice, and the
+    mean of the second reading's states is classified. Encoders keep their own head and pooling.
 
     Attributes:
         model: The wrapped model.
         padding_id: What fills short sequences up; never looked at here.
+        echo: How it is given every text twice; None: it reads once.
         prefix: The leading blocks that are not trained, where their output is to be recalled. They stay in evaluation
             mode, so that what they hand on is the same every time.
         takes_trees: Whether `forward` may be given trees of tokens; somebody must have tried, see `reads_trees`.
     """
 
-    def __init__(self, model: PreTrainedModel, padding_id: int) -> None:
+    def __init__(self, model: PreTrainedModel, padding_id: int, *, echo: Echo | None = None) -> None:
         super().__init__()
         self.model = model
         self.padding_id = padding_id
+        self.echo = echo
         self.prefix: FrozenPrefix | None = None
         self.takes_trees = False
 
@@ -74,20 +68,15 @@ class TextClassifier(nn.Module):
         return hasattr(self.model, "score")
 
     @property
-    def surprisal(self) -> TokenSurprisal | None:
-        """What compares a decoder's tokens with its expectations, where there is such a thing."""
-        found: TokenSurprisal | None = getattr(self.model, "surprisal", None)
-        return found
-
-    @property
     def max_tokens(self) -> int:
-        """The longest text that the model has positions for."""
+        """The longest text that the model has positions for, once or twice."""
         config = self.model.config
         positions: int = getattr(config, "max_position_embeddings", None) or sys.maxsize
         # RoBERTa and its kin number their positions from the padding id on.
         table = getattr(getattr(self.model.base_model, "embeddings", None), "position_embeddings", None)
         skipped = getattr(table, "padding_idx", None)
-        return positions if skipped is None else positions - skipped - 1
+        available = positions if skipped is None else positions - skipped - 1
+        return available if self.echo is None else self.echo.longest(available)
 
     def forward(
         self,
@@ -140,27 +129,13 @@ class TextClassifier(nn.Module):
             encoded: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
             return encoded.float()
         states = self.states(input_ids, attention_mask)
-        last = attention_mask.sum(dim=1) - 1
-        logits = self._score(states[torch.arange(len(states), device=states.device), last])
-        if self.surprisal is None:
-            return logits
-        found = self.surprisal(self._embedded(input_ids), states_before(states), states)
-        found = found.masked_fill(~attention_mask.bool().unsqueeze(2), 0.0)
-        return logits + self.surprisal.evidence(found.amax(dim=1))
+        lengths = attention_mask.sum(dim=1)
+        if self.echo is not None:
+            return self._score(self.echo.mean(states, lengths))
+        return self._score(states[torch.arange(len(states), device=states.device), lengths - 1])
 
     def _classify_trees(self, input_ids: Tensor, attended: Tensor, positions: Tensor, ends: Tensor) -> Tensor:
-        states = self.tree_states(input_ids, attended, positions)
-        logits = self._score(states[ends[0], ends[1]])
-        if self.surprisal is None:
-            return logits
-        parents = parents_of(attended.squeeze(1), positions)
-        found = self.surprisal(self._embedded(input_ids), states_of_parents(states, parents, positions), states)
-        return logits + self.surprisal.evidence(strongest_so_far(found, parents, positions)[ends[0], ends[1]])
-
-    def _embedded(self, input_ids: Tensor) -> Tensor:
-        """Look up the tokens' rows of the table that the model begins and ends with, (batch, length, hidden)."""
-        table = self.model.get_input_embeddings().get_parameter("weight")  # the module may scale what it looks up
-        return embedding(input_ids, table)
+        return self._score(self.tree_states(input_ids, attended, positions)[ends[0], ends[1]])
 
     def _score(self, pooled: Tensor) -> Tensor:
         """Map a decoder's states, (batch, hidden), to logits, (batch, classes)."""
@@ -184,7 +159,6 @@ def build_classifier(
     *,
     random_init: bool = False,
     vocab_size: int | None = None,
-    surprisal_size: int = 0,
 ) -> TextClassifier:
     """Load or build a backbone with a new head, in evaluation mode; draws from torch's generator, so seed it first.
 
@@ -195,11 +169,10 @@ def build_classifier(
         random_init: Draw all weights at random.
         vocab_size: Tokens that the tokenizer knows; with `random_init` the embedding table gets this size, else it
             must be large enough. None: the table's own size.
-        surprisal_size: See `add_surprisal`; 0: none is added.
 
     Raises:
         SourceError: The backbone can't be found, reached or used.
-        ConfigError: The tokenizer has tokens that the backbone doesn't know, or the backbone can't have a surprisal.
+        ConfigError: The tokenizer has tokens that the backbone doesn't know.
     """
     config = load_config(name, random_init=random_init)
     _check_architecture(name, config)
@@ -220,8 +193,6 @@ def build_classifier(
                 ]
             )
     model = load_model(name, config, random_init=random_init)
-    if surprisal_size:
-        add_surprisal(model, surprisal_size)
     return TextClassifier(model, padding_id).eval()
 
 

@@ -23,9 +23,10 @@ def reads_trees(classifier: TextClassifier) -> bool:
     """Say whether a pass over trees gives the states of a pass over texts: a trial on a few tokens tells.
 
     Some families count positions by themselves, or know the distance of two tokens from their places. That others see
-    no further than a window, no short trial can tell; their settings do.
+    no further than a window, no short trial can tell; their settings do. With `echo` a text is more than the path to a
+    last token, and its second half is never shared.
     """
-    if not classifier.is_decoder or _has_windows(classifier.model.config):
+    if not classifier.is_decoder or classifier.echo is not None or _has_windows(classifier.model.config):
         return False
     device = next(classifier.parameters()).device
     was_training = classifier.training

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.command(cls=SettingsCommand)
 @click.option("--classes", default=2, show_default=True, type=click.IntRange(min=2), help="Outputs of the head.")
 @with_settings(
-    *("teacher.backbone", "teacher.random_init", "teacher.method", "teacher.base_bits", "teacher.surprisal_size"),
+    *("teacher.backbone", "teacher.random_init", "teacher.method", "teacher.base_bits"),
     "teacher.lora",
 )
 def params(config: PotstillConfig, config_file: Path | None, classes: int) -> None:
@@ -48,9 +48,7 @@ def params(config: PotstillConfig, config_file: Path | None, classes: int) -> No
     teacher = config.teacher
     # PiSSA's start has the same shapes: no need to decompose every matrix for them.
     teacher = teacher.model_copy(update={"lora": teacher.lora.model_copy(update={"init": "kaiming"})})
-    model = build_classifier(
-        teacher.backbone, classes, random_init=teacher.random_init, surprisal_size=teacher.surprisal_size
-    ).model
+    model = build_classifier(teacher.backbone, classes, random_init=teacher.random_init).model
     prepare(model, teacher)
     groups = parameter_groups(model)
     console = Console(highlight=False, markup=False)

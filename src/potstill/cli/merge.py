@@ -21,7 +21,7 @@ def merge(teacher: Path, out: Path) -> None:
 
     TEACHER is what `finetune` wrote, or a run: then the best of its teachers in selection. Adapters are added to the
     weights they adapt (W + s B A), so that the model costs what its backbone costs; head, names of the classes and
-    tokenizer come along. Weights are float32, of full size. A teacher with `surprisal_size` has no such form.
+    tokenizer come along. Weights are float32, of full size. A teacher with `echo` has no such form.
 
     \b
     In Python:

@@ -71,7 +71,7 @@ class _Setting:
         if (named := _FLAGS.get(".".join(self.path))) is not None:
             return named
         stage, leaf = self.path[0], self.path[-1].replace("_", "-")
-        doubled = "training" in self.path or self.path[-1] in ("seeds", "surprisal_size")
+        doubled = "training" in self.path or self.path[-1] == "seeds"
         return f"{stage}-{leaf}" if doubled and prefixed else leaf
 
 

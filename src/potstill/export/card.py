@@ -314,7 +314,7 @@ def _public(name: str) -> str:
 
 def _teacher(config: TeacherConfig) -> str:
     tuned = {"lora": f"tuned with LoRA of rank {config.lora.rank}", "full": "all of it tuned", "head": "a head on it"}
-    return f"`{_public(config.backbone)}`, {tuned[config.method]}{_surprisal(config.surprisal_size)}"
+    return f"`{_public(config.backbone)}`, {tuned[config.method]}{', reading each text twice' if config.echo else ''}"
 
 
 def _surprisal(size: int) -> str:

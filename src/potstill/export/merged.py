@@ -43,11 +43,10 @@ def write_merged(directory: Path, out: Path) -> list[Path]:
         MissingExtraError: The base was packed, and the package for it is missing.
     """
     vacate(out)  # whatever it can't be, is told before anything is computed
-    if surprisal_size := TeacherManifest.load(directory).surprisal_size:
+    if TeacherManifest.load(directory).echo:
         raise ArtifactError(
-            f"{directory}: expected a teacher that classifies by the last token's state alone, as a plain transformers "
-            f"model does, found one with surprisal_size {surprisal_size}\n"
-            "  what to do: tune one without it (`potstill finetune --surprisal-size 0`)"
+            f"{directory}: expected a teacher that reads each text once, as a plain transformers model does, found one "
+            f"with echo\n  what to do: tune one without it (`potstill finetune --no-echo`)"
         )
     teacher = Teacher.load(directory, _FLOAT32, pack=False)
     tokenizer = _plain_tokenizer(teacher)

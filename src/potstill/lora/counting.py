@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.backbone.head import head_modules
-from potstill.backbone.surprisal import TokenSurprisal
 from potstill.lora.inject import adapters, norm_layers
 from potstill.lora.layer import LoRALinear
 from potstill.lora.linear import LinearLike, linear_shape
@@ -123,14 +122,12 @@ def flops_per_token(model: PreTrainedModel) -> tuple[int, int]:
     tuning takes 6 n.
 
     Left out, as there: embeddings, which are looked up; attention scores, which grow with the text; normalisation,
-    activations and, as they are no products with tokens, DoRA's norms. The head works once per text, not per token; but
-    what compares tokens for a surprisal does work per token. A matrix that several blocks share (ALBERT) counts once.
+    activations and, as they are no products with tokens, DoRA's norms. The head works once per text, not per token. A
+    matrix that several blocks share (ALBERT) counts once.
     The order of the modules stands for the order of computation: of the maps that read the first trained block's input,
     some are counted as if it needed a gradient.
     """
     head = {id(module) for part in head_modules(model).values() for module in part.modules()}
-    if isinstance(surprisal := getattr(model, "surprisal", None), TokenSurprisal):
-        head.remove(id(surprisal.compare))
     forward = training = 0
     reached = False  # whether gradients have to come down to here
     for module in model.modules():

@@ -125,8 +125,7 @@ def _tuning(teacher: TeacherConfig) -> str:
         "head": "frozen under a head that was trained",
         "lora": f"tuned with LoRA adapters of rank {teacher.lora.rank} while its own weights stay frozen",
     }[teacher.method]
-    compared = "; its head also reads how each token compares with what the model expected there"
-    return f"{tuned}{compared if teacher.surprisal_size else ''}"
+    return f"{tuned}; it reads each text twice" if teacher.echo else tuned
 
 
 def _results(summary: Summary, plots: str) -> str:
