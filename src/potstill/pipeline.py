@@ -196,7 +196,7 @@ def distill(
         on_student(student)
     train_logits = selection_logits = None
     if objective.needs_teacher:
-        train_logits, selection_logits = judgement(teachers, corpus.train), judgement(teachers, corpus.selection)
+        train_logits, selection_logits = _corpus_logits(teachers, corpus)
         if transfer is not None:
             train_logits = torch.cat([train_logits, _transfer_logits(teachers, transfer)])
     train_set = student.training_set(texts, train_logits)
@@ -322,8 +322,7 @@ def have_judged(
     """
     _check_teachers(config, corpus, teachers, transfer)
     if Objective(config.distillation.alpha).needs_teacher:
-        for examples in (corpus.train, corpus.selection):
-            judgement(teachers, examples)
+        _corpus_logits(teachers, corpus)
         if transfer is not None:
             _transfer_logits(teachers, transfer)
 
@@ -342,6 +341,12 @@ def _check_teachers(
     _check_distillation(config, corpus, with_transfer=transfer is not None)
     if transfer is not None:
         require_same_kind(transfer.examples, reads_pairs=corpus.in_pairs)
+
+
+def _corpus_logits(teachers: Sequence[Teacher], corpus: Corpus) -> tuple[Tensor, Tensor]:
+    """Return what the teachers say of the training and the selection split, (texts, classes) each; asked at once."""
+    logits = judgement(teachers, corpus.train.joined(corpus.selection))
+    return logits[: len(corpus.train)], logits[len(corpus.train) :]
 
 
 def _transfer_logits(teachers: Sequence[Teacher], transfer: TransferSet) -> Tensor:

@@ -3,8 +3,10 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from potstill.student import DistilRNN, StudentSpec
+from potstill.student.network import recur
 
 POOLINGS = ("last", "mean", "max", "attention")
 SHAPES = list(itertools.product(("rnn", "gru", "lstm"), (False, True), (1, 2), POOLINGS))
@@ -59,6 +61,29 @@ def draw(surprisal) -> None:
     if surprisal is not None:
         for parameter in surprisal.foretelling.parameters():
             torch.nn.init.normal_(parameter)
+
+
+def packed(recurrence, embedded, lengths):
+    """Do what `recur` does by PyTorch's own means."""
+    sequence = pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
+    states, final = recurrence(sequence)
+    states, _ = pad_packed_sequence(states, batch_first=True, total_length=embedded.shape[1])
+    return states, final[0] if isinstance(final, tuple) else final
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS, (4, 4, 4, 4)])
+@pytest.mark.parametrize(("cell", "bidirectional", "num_layers"), sorted({shape[:3] for shape in SHAPES}))
+def test_padded_recurrence_equals_packed_sequences_in_values_and_gradients(cell, bidirectional, num_layers, lengths):
+    recurrence = make_network(cell, bidirectional, num_layers).recurrence
+    found = []
+    for read in (recur, packed):
+        recurrence.zero_grad()
+        torch.manual_seed(2)
+        embedded = torch.randn(len(lengths), max(lengths) + 2, 6).requires_grad_()
+        states, final = read(recurrence, embedded, torch.tensor(lengths))
+        (states.sin().sum() + final.cos().sum()).backward()
+        found.append([states, final, embedded.grad, *(weight.grad.clone() for weight in recurrence.parameters())])
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)

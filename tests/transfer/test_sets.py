@@ -63,6 +63,16 @@ def test_what_is_no_transfer_set_is_refused(tmp_path, content):
         TransferSet.load(tmp_path)
 
 
+@pytest.mark.parametrize("pairs", [None, ("1", "2", "3", "4")])
+def test_texts_are_taken_with_all_that_belongs_to_them(pairs):
+    made = make_set(pairs=pairs).judged(torch.arange(8.0).view(4, 2), "who")
+    taken = made.take(range(0, 4, 2))
+    assert (taken.texts, taken.sources) == (("a", "c"), ("file:a.txt", "sampled:no"))
+    assert taken.pairs == (pairs and ("1", "3"))
+    assert taken.logits.tolist() == [[0.0, 1.0], [4.0, 5.0]]
+    assert made.only(["sampled:*"]).texts == ("b", "c")
+
+
 def test_a_missing_one_is_named(tmp_path):
     with pytest.raises(ArtifactError, match="nowhere"):
         TransferSet.load(tmp_path / "nowhere")

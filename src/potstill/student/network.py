@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import dropout, pad
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 Cell = Literal["rnn", "gru", "lstm"]
 Pooling = Literal["last", "mean", "max", "attention"]
 
 _RECURRENCES: dict[Cell, type[nn.RNN | nn.GRU | nn.LSTM]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+
+_FUNCTIONS: dict[type[nn.Module], Callable[..., Any]] = {nn.RNN: torch.rnn_tanh, nn.GRU: torch.gru, nn.LSTM: torch.lstm}
+_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+"""What PyTorch's recurrences call theirs, in the order in which the functions take them."""
 
 
 @dataclass(frozen=True)
@@ -223,10 +228,46 @@ def recur(recurrence: nn.RNN | nn.GRU | nn.LSTM, embedded: Tensor, lengths: Tens
         The top layer's states, (batch, length, state), 0 in padded places, and each layer's and direction's hidden
         state after its last real token, (layers * directions, batch, hidden).
     """
-    if bool((lengths == embedded.shape[1]).all()):  # nothing is padded: packing would only cost time
+    if bool((lengths == embedded.shape[1]).all()):
         states, final = recurrence(embedded)
-    else:
-        packed = pack_padded_sequence(embedded, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        packed_states, final = recurrence(packed)
-        states, _ = pad_packed_sequence(packed_states, batch_first=True, total_length=embedded.shape[1])
+        return states, final[0] if isinstance(recurrence, nn.LSTM) else final
+    if embedded.device.type == "cpu":
+        return _recur_padded(recurrence, embedded, lengths)
+    packed = pack_padded_sequence(embedded, lengths.cpu(), batch_first=True, enforce_sorted=False)
+    packed_states, final = recurrence(packed)
+    states, _ = pad_packed_sequence(packed_states, batch_first=True, total_length=embedded.shape[1])
     return states, final[0] if isinstance(recurrence, nn.LSTM) else final
+
+
+def _recur_padded(recurrence: nn.RNN | nn.GRU | nn.LSTM, embedded: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Read the padding as well, and forget it: arguments and results are those of `recur`.
+
+    For packed sequences PyTorch calls small operations step by step on a CPU; whole batches oneDNN takes at once. What
+    stands behind a text can't change what was read before it. So that it stands behind it for both directions, texts
+    are turned round for the one from right to left.
+    """
+    batch, length = embedded.shape[:2]
+    rows, places = torch.arange(batch), torch.arange(length)
+    back = lengths.unsqueeze(1) - 1 - places
+    turned = (torch.where(back >= 0, back, places) + length * rows.unsqueeze(1)).flatten()
+    function = _FUNCTIONS[type(recurrence)]
+    start = embedded.new_zeros(1, batch, recurrence.hidden_size)
+    states, finals = embedded, []
+    for layer in range(recurrence.num_layers):
+        if layer > 0:
+            states = dropout(states, recurrence.dropout, recurrence.training)
+        read = []
+        for suffix in ("", "_reverse")[: 1 + recurrence.bidirectional]:
+            weights = [getattr(recurrence, f"{name}_l{layer}{suffix}") for name in _WEIGHTS]
+            given = _rearranged(states, turned) if suffix else states
+            hidden = (start, start) if isinstance(recurrence, nn.LSTM) else start
+            seen = function(given, hidden, weights, True, 1, 0.0, recurrence.training, False, True)[0]
+            finals.append(seen[rows, lengths - 1])
+            read.append(_rearranged(seen, turned) if suffix else seen)
+        states = torch.cat(read, dim=2)
+    return states.masked_fill((places >= lengths.unsqueeze(1)).unsqueeze(2), 0.0), torch.stack(finals)
+
+
+def _rearranged(states: Tensor, order: Tensor) -> Tensor:
+    """Put the tokens of a batch, (batch, length, features), into another `order`, (batch * length,)."""
+    return states.flatten(0, 1).index_select(0, order).view(states.shape)

@@ -20,6 +20,7 @@ from potstill.errors import ConfigError, DataError
 from potstill.lora.counting import count_parameters
 from potstill.runtime import stream
 from potstill.training.checkpoint import CHECKPOINT_FILE
+from potstill.training.compute import make_fabric
 from potstill.training.progress import console, progress_bar
 from potstill.training.workers import available_workers, workers
 from potstill.transfer.language_model import SEPARATOR, LanguageModel, find_writer
@@ -32,7 +33,10 @@ Found = Iterator[tuple[Pair, str]]
 """Texts, each with its second one for sentence-pair tasks, and their source."""
 
 BATCH: Final = 256
-"""Texts sampled at once: enough to keep two cores busy. Of a larger batch more would be thrown away at the end."""
+"""Texts sampled at once on a CPU: enough to keep two cores busy. Of a larger batch more would be thrown away at the
+end."""
+GPU_BATCH: Final = 4096
+"""The same on a GPU, which takes as long for a token of few texts as of many; their keys and values take 4 GB of it."""
 
 _FRUITLESS: Final = 0.01
 """A round of sampling that brings fewer new texts than this share ends it: the language model repeats itself."""
@@ -178,7 +182,7 @@ def _sampled(config: PotstillConfig, corpus: Corpus, directory: Path) -> Found:
         for number, batch in enumerate(batches):
             label = number % len(names)
             if label == 0 and number > 0:
-                if new < _FRUITLESS * BATCH * len(names):
+                if new < _FRUITLESS * samples.batch_size * len(names):
                     _warn_repetition(distinct, wanted)
                     return
                 new = 0
@@ -196,11 +200,15 @@ class _Samples:
     """Batches of sampled texts, each kept on disk as soon as it is there; the language model is tuned when asked.
 
     What is found damaged is made again, the same.
+
+    Attributes:
+        batch_size: Texts that are begun at once; what is not finished in time is no part of the batch.
     """
 
     def __init__(self, config: PotstillConfig, corpus: Corpus, directory: Path) -> None:
         self._config, self._corpus, self._directory = config, corpus, directory
         self._model: LanguageModel | None = None
+        self.batch_size = BATCH if make_fabric(config.runtime).device.type == "cpu" else GPU_BATCH
 
     def batches(self, count: int) -> Generator[list[Pair]]:
         """Yield so many batches, of texts that were asked for as each class in turn: drawn before, or now."""
@@ -223,7 +231,7 @@ class _Samples:
             settings, names = self._config.transfer, self._corpus.label_names
             texts = self._tuned().sample(
                 names[number % len(names)],
-                BATCH,
+                self.batch_size,
                 temperature=settings.temperature,
                 top_p=settings.top_p,
                 seed=(settings.seed << 32) + number,

@@ -82,13 +82,16 @@ class TransferSet:
 
     def only(self, patterns: Sequence[str]) -> Self:
         """Return the texts whose source matches one of `patterns`."""
-        kept = [n for n, source in enumerate(self.sources) if any(fnmatchcase(source, p) for p in patterns)]
+        return self.take([n for n, source in enumerate(self.sources) if any(fnmatchcase(source, p) for p in patterns)])
+
+    def take(self, numbers: Sequence[int]) -> Self:
+        """Return the texts with these numbers, counted from 0, in that order."""
         return replace(
             self,
-            texts=tuple(self.texts[n] for n in kept),
-            pairs=None if self.pairs is None else tuple(self.pairs[n] for n in kept),
-            sources=tuple(self.sources[n] for n in kept),
-            logits=None if self.logits is None else self.logits[kept],
+            texts=tuple(self.texts[n] for n in numbers),
+            pairs=None if self.pairs is None else tuple(self.pairs[n] for n in numbers),
+            sources=tuple(self.sources[n] for n in numbers),
+            logits=None if self.logits is None else self.logits[list(numbers)],
         )
 
     def judged(self, logits: Tensor, teacher: str) -> Self:
