@@ -225,7 +225,7 @@ def test_the_sets_own_judgement_is_used_where_it_is_the_teachers(tiny_backbone, 
     monkeypatch.setattr(pipeline, "judgement", lambda who, part: asked.append(part.texts) or judgement(who, part))
     for teacher, others in zip(teachers, ([], [judged.texts]), strict=True):
         potstill.distill(config, corpus, teacher, tmp_path / teacher.key(), transfer=judged)
-        assert asked == [corpus.train.texts, corpus.selection.texts, *others]
+        assert asked == [corpus.train.texts + corpus.selection.texts, *others]
         asked.clear()
 
 
