@@ -196,9 +196,9 @@ def distill(
         on_student(student)
     train_logits = selection_logits = None
     if objective.needs_teacher:
-        train_logits, selection_logits = _corpus_logits(teachers, corpus)
+        train_logits, selection_logits = corpus_logits(teachers, corpus)
         if transfer is not None:
-            train_logits = torch.cat([train_logits, _transfer_logits(teachers, transfer)])
+            train_logits = torch.cat([train_logits, transfer_logits(teachers, transfer)])
     train_set = student.training_set(texts, train_logits)
     selection = student.training_set(corpus.selection, selection_logits)
     if weights is not None:
@@ -322,9 +322,9 @@ def have_judged(
     """
     _check_teachers(config, corpus, teachers, transfer)
     if Objective(config.distillation.alpha).needs_teacher:
-        _corpus_logits(teachers, corpus)
+        corpus_logits(teachers, corpus)
         if transfer is not None:
-            _transfer_logits(teachers, transfer)
+            transfer_logits(teachers, transfer)
 
 
 def _check_teachers(
@@ -343,13 +343,13 @@ def _check_teachers(
         require_same_kind(transfer.examples, reads_pairs=corpus.in_pairs)
 
 
-def _corpus_logits(teachers: Sequence[Teacher], corpus: Corpus) -> tuple[Tensor, Tensor]:
+def corpus_logits(teachers: Sequence[Teacher], corpus: Corpus) -> tuple[Tensor, Tensor]:
     """Return what the teachers say of the training and the selection split, (texts, classes) each; asked at once."""
     logits = judgement(teachers, corpus.train.joined(corpus.selection))
     return logits[: len(corpus.train)], logits[len(corpus.train) :]
 
 
-def _transfer_logits(teachers: Sequence[Teacher], transfer: TransferSet) -> Tensor:
+def transfer_logits(teachers: Sequence[Teacher], transfer: TransferSet) -> Tensor:
     """Return what the teachers say of a transfer set, (texts, classes): as it stands there where it is theirs."""
     if transfer.logits is not None and transfer.teacher == _joint_key(teachers):
         return torch.from_numpy(transfer.logits)

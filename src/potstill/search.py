@@ -29,12 +29,11 @@ from potstill.artifacts import digest
 from potstill.config import Candidates, PotstillConfig
 from potstill.data import Corpus
 from potstill.directories import CONFIG_FILE, Work, working_directory
-from potstill.distillation.teacher_logits import judgement
 from potstill.errors import ArtifactError, ConfigError, TrainingError
 from potstill.evaluation.trials import ALPHA, REFERENCE, TEMPERATURE, Rematch, SearchResult, Trial, best_of
 from potstill.interruption import Stopped
 from potstill.lora.counting import count_parameters
-from potstill.pipeline import Trained, content, distill, input_keys, resolved
+from potstill.pipeline import Trained, content, corpus_logits, distill, input_keys, resolved, transfer_logits
 from potstill.report.search import BEST_FILE, TRIALS_FILE, settings_words, write_search
 from potstill.report.tables import duration, magnitude, score
 from potstill.student.model import Student
@@ -213,9 +212,9 @@ class _Search:
 
     def judge(self) -> None:
         """Have all texts judged before the first trial, where it is seen; the trials find the answers in the cache."""
-        more = [] if self.transfer is None else [self.transfer.examples]
-        for part in (self.corpus.train, self.corpus.selection, *more):
-            judgement(self.teachers, part)
+        corpus_logits(self.teachers, self.corpus)
+        if self.transfer is not None:
+            transfer_logits(self.teachers, self.transfer)
 
     def run(self) -> None:
         """Make the trials that are still to be made."""

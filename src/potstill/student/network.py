@@ -228,14 +228,14 @@ def recur(recurrence: nn.RNN | nn.GRU | nn.LSTM, embedded: Tensor, lengths: Tens
         The top layer's states, (batch, length, state), 0 in padded places, and each layer's and direction's hidden
         state after its last real token, (layers * directions, batch, hidden).
     """
-    if bool((lengths == embedded.shape[1]).all()):
+    if bool((lengths == embedded.shape[1]).all()):  # nothing is padded
         states, final = recurrence(embedded)
-        return states, final[0] if isinstance(recurrence, nn.LSTM) else final
-    if embedded.device.type == "cpu":
+    elif embedded.device.type == "cpu":
         return _recur_padded(recurrence, embedded, lengths)
-    packed = pack_padded_sequence(embedded, lengths.cpu(), batch_first=True, enforce_sorted=False)
-    packed_states, final = recurrence(packed)
-    states, _ = pad_packed_sequence(packed_states, batch_first=True, total_length=embedded.shape[1])
+    else:
+        packed = pack_padded_sequence(embedded, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        packed_states, final = recurrence(packed)
+        states, _ = pad_packed_sequence(packed_states, batch_first=True, total_length=embedded.shape[1])
     return states, final[0] if isinstance(recurrence, nn.LSTM) else final
 
 
@@ -252,6 +252,7 @@ def _recur_padded(recurrence: nn.RNN | nn.GRU | nn.LSTM, embedded: Tensor, lengt
     turned = (torch.where(back >= 0, back, places) + length * rows.unsqueeze(1)).flatten()
     function = _FUNCTIONS[type(recurrence)]
     start = embedded.new_zeros(1, batch, recurrence.hidden_size)
+    hidden = (start, start) if isinstance(recurrence, nn.LSTM) else start
     states, finals = embedded, []
     for layer in range(recurrence.num_layers):
         if layer > 0:
@@ -260,7 +261,7 @@ def _recur_padded(recurrence: nn.RNN | nn.GRU | nn.LSTM, embedded: Tensor, lengt
         for suffix in ("", "_reverse")[: 1 + recurrence.bidirectional]:
             weights = [getattr(recurrence, f"{name}_l{layer}{suffix}") for name in _WEIGHTS]
             given = _rearranged(states, turned) if suffix else states
-            hidden = (start, start) if isinstance(recurrence, nn.LSTM) else start
+            # With biases; one layer, without dropout; in training or not; one direction; the batch first.
             seen = function(given, hidden, weights, True, 1, 0.0, recurrence.training, False, True)[0]
             finals.append(seen[rows, lengths - 1])
             read.append(_rearranged(seen, turned) if suffix else seen)

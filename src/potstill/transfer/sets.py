@@ -86,10 +86,11 @@ class TransferSet:
 
     def take(self, numbers: Sequence[int]) -> Self:
         """Return the texts with these numbers, counted from 0, in that order."""
+        taken = self.examples.take(numbers)
         return replace(
             self,
-            texts=tuple(self.texts[n] for n in numbers),
-            pairs=None if self.pairs is None else tuple(self.pairs[n] for n in numbers),
+            texts=taken.texts,
+            pairs=taken.pairs,
             sources=tuple(self.sources[n] for n in numbers),
             logits=None if self.logits is None else self.logits[list(numbers)],
         )
