@@ -14,8 +14,8 @@ nothing; nor does what a text to be labelled shares with another of its batch, w
 (`potstill.data.trees`).
 
 `fraction` is ours over the limit, for each round; `fraction_with_shared` counts every token of every text, computed or
-not; `faster_product` is the rate of oneDNN's product, which Potstill takes (`potstill.lora.linear`), over that of
-`torch.mm`; `profile` names the operations with the largest shares of the time.
+not; `faster_product` is the rate of oneDNN's product, which Potstill takes where the processor has AVX-512
+(`potstill.lora.linear`), over that of `torch.mm`; `profile` names the operations with the largest shares of the time.
 """
 
 from __future__ import annotations

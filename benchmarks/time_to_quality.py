@@ -77,7 +77,7 @@ def main() -> None:
     """Measure and write result and plot."""
     parser = arguments(__doc__)
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "cola.yaml", help="settings of ours")
-    parser.add_argument("--peer-learning-rates", type=float, nargs="+", default=[2e-4, 5e-4, 1e-3])
+    parser.add_argument("--peer-learning-rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-4])
     parser.add_argument("--threshold", type=float, default=0.40, help="MCC to reach")
     parser.add_argument("--every", type=int, default=20, help="steps between two scorings")
     parser.add_argument("--budget", type=float, default=1800.0, help="seconds after which a run is given up")

@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from potstill.artifacts import digest
 from potstill.backbone import (
@@ -22,6 +22,7 @@ from potstill.backbone import (
     TextClassifier,
     build_classifier,
     head_modules,
+    is_causal,
     load_config,
     load_tokenizer,
     padding_id,
@@ -274,11 +275,14 @@ def check_sources(config: TeacherConfig) -> None:
 
     Raises:
         SourceError: One of them can't be found or reached.
+        ConfigError: An encoder is to read twice.
         MissingExtraError: The base is to be packed, and the package for it is missing.
     """
     if config.base_bits is not None:
         kernels()
-    load_config(config.backbone, random_init=config.random_init)
+    base = load_config(config.backbone, random_init=config.random_init)
+    if config.echo and not is_causal(base):
+        raise _no_echo(base)
     load_tokenizer(config.tokenizer or config.backbone)
 
 
@@ -318,11 +322,14 @@ def _base(
         _prepend(tokenizer.backend_tokenizer, tokenizer.bos_token, tokenizer.bos_token_id)
     if echo:
         if not classifier.is_decoder:
-            family = classifier.model.config.model_type
-            problem = f"expected a decoder, found {family!r}, which sees all of a text when it reads it once"
-            raise ConfigError([f"teacher.echo: {problem}; leave it off"])
+            raise _no_echo(classifier.model.config)
         classifier.echo = Echo.of(tokenizer.backend_tokenizer, tokenizer.bos_token_id)
     return classifier, tokenizer.backend_tokenizer
+
+
+def _no_echo(config: PretrainedConfig) -> ConfigError:
+    problem = f"expected a decoder, found {config.model_type!r}, which sees all of a text when it reads it once"
+    return ConfigError([f"teacher.echo: {problem}; leave it off"])
 
 
 def _prepend(tokenizer: Tokenizer, bos: str, bos_id: int) -> None:

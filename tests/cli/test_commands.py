@@ -312,6 +312,16 @@ def test_mistakes_are_told_without_a_traceback(arguments, message, capsys, tmp_p
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize("command", ["run", "finetune"])
+def test_an_encoder_that_is_to_read_twice_is_refused_before_anything_is_written(
+    command, model_directory, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert potstill(command, "--data", "embedded", "--backbone", model_directory("bert"), "--echo") == 1
+    assert "teacher.echo: expected a decoder, found 'bert'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_all_mistakes_of_a_configuration_are_told_at_once(tmp_path, capsys):
     file = tmp_path / "bad.yaml"
     file.write_text("teacher: {lora: {rank: 0, dropout: 2}}\nstudent: {cell: transformer, sise: 3}\n")

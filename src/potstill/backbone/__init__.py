@@ -6,6 +6,7 @@ from potstill.backbone.prefix import FrozenPrefix
 from potstill.backbone.sources import (
     EMBEDDED,
     check_language_model,
+    is_causal,
     load_config,
     load_embeddings,
     load_language_model,
@@ -20,6 +21,7 @@ __all__ = [
     "build_classifier",
     "check_language_model",
     "head_modules",
+    "is_causal",
     "load_config",
     "load_embeddings",
     "load_language_model",

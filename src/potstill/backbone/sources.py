@@ -161,14 +161,19 @@ def load_model(name: str, config: PretrainedConfig, *, random_init: bool = False
     return model
 
 
+def is_causal(config: PretrainedConfig) -> bool:
+    """Say whether a family reads left to right, and only so."""
+    # Encoders have a causal class too, for a decoder with their layers that nobody trained.
+    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
+
+
 def check_language_model(name: str, config: PretrainedConfig) -> None:
     """Check that a backbone can write text.
 
     Raises:
         SourceError: It is no decoder.
     """
-    # Encoders have such a class too, for a decoder with their layers that nobody trained.
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or type(config) in MODEL_FOR_MASKED_LM_MAPPING:
+    if not is_causal(config):
         raise SourceError(
             f"backbone {name!r}: expected a decoder, which can write text; found {config.model_type!r}\n"
             f"  what to do: choose one (gpt2, llama, qwen2, opt …), or sample nothing"

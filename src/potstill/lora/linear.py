@@ -2,7 +2,8 @@
 
 For float32 on a CPU PyTorch multiplies with MKL. oneDNN, which PyTorch takes for bfloat16, writes its kernels for the
 processor at hand and reads a transposed matrix as fast as it stands, so that the gradient's product g W needs no copy
-of W. `benchmarks/limit.py` compares the two at a model's own shapes.
+of W. Where the processor has AVX-512 that is the faster one, elsewhere MKL: `benchmarks/limit.py` compares the two at a
+model's own shapes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from transformers.pytorch_utils import Conv1D
 
 LinearLike = nn.Linear | Conv1D
 
-_HAS_ONEDNN: Final[bool] = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+_ONEDNN_IS_FASTER: Final[bool] = (
+    torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    and "AVX512" in torch.backends.cpu.get_cpu_capability()
+)
 _SMALLEST: Final = 1 << 14
 """Weights below which a call of our own costs more than a faster product saves."""
 
@@ -80,7 +84,7 @@ def frozen_linear(base: LinearLike, x: Tensor) -> Tensor:
 def _is_faster(base: LinearLike, x: Tensor) -> bool:
     """Say whether oneDNN's float32 product stands for `base`'s own; a map that packs its weight has another one."""
     return (
-        _HAS_ONEDNN
+        _ONEDNN_IS_FASTER
         and type(base) in (nn.Linear, Conv1D)
         and base.weight.numel() >= _SMALLEST
         and x.device.type == "cpu"
