@@ -78,18 +78,18 @@ def _teacher_states(teacher: Teacher, texts: Examples, ends: WordEnds) -> NDArra
 def _fill(values: NDArray[np.float16], teacher: Teacher, texts: Examples, ends: WordEnds) -> None:
     data = teacher.training_set(texts, cached=False)
     teacher.classifier.eval()
-    echo = teacher.classifier.echo
+    echo, lengths = teacher.classifier.echo, data.tokens.lengths
     total, squares = torch.zeros(values.shape[1]).double(), torch.zeros(values.shape[1]).double()
     centre: Tensor | None = None  # near the mean: half precision would lose what differs little from a large one
     with memory_explained(data), teacher.merged(), progress_bar() as progress:
         task = progress.add_task("teacher's hidden states", total=len(data), loss="", scores="")
-        for indices in sequential_batches(data.tokens.lengths, evaluation_tokens(teacher.fabric)):
+        for indices in sequential_batches(lengths, evaluation_tokens(teacher.fabric)):
             batch = data.batch(indices).to(teacher.fabric.device)
             with teacher.fabric.autocast():
                 states = teacher.classifier.states(batch.input_ids, batch.attention_mask).float().cpu()
             for row, index in enumerate(indices):
                 words = slice(*ends.offsets[[index, index + 1]])
-                shift = 0 if echo is None else echo.shift(int(data.tokens.lengths[index]))  # the second reading counts
+                shift = 0 if echo is None else echo.shift(int(lengths[index]))  # the second reading counts
                 found = states[row, shift + ends.places[words].astype(np.int64)]
                 if centre is None and len(found):
                     centre = found.mean(dim=0)
