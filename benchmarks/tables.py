@@ -132,8 +132,7 @@ def _room(ratios: dict[str, Any], limit: dict[str, Any]) -> str:
         f"Where a step of tuning that is not compiled spends its time: {shares}. Were it nothing but matrix products, "
         f"tuning in float32 would be {plain * slow:.2f} times as fast as plain Trainer + PEFT and {grouped * slow:.2f} "
         f"times as fast as length-grouped at the full rate of `torch.mm`, and {plain * fast:.2f} and "
-        f"{grouped * fast:.2f} times at that of oneDNN, which Potstill takes where the processor has "
-        "AVX-512."
+        f"{grouped * fast:.2f} times at that of oneDNN, which Potstill takes where the processor has AVX-512."
     )
 
 

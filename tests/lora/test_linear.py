@@ -18,13 +18,10 @@ def base(request):
     return base
 
 
-HAS_ONEDNN = torch.backends.mkldnn.is_available()
-
-
 @pytest.fixture(autouse=True, params=["onednn", "own"])
 def faster(request, monkeypatch):
     """Whose product is the faster one: what a machine without AVX-512 does is tested on one that has it, and back."""
-    if request.param == "onednn" and not HAS_ONEDNN:
+    if request.param == "onednn" and not torch.backends.mkldnn.is_available():
         pytest.skip("needs oneDNN")
     monkeypatch.setattr(linear, "_ONEDNN_IS_FASTER", request.param == "onednn")
     return request.param

@@ -2,8 +2,8 @@
 
 For float32 on a CPU PyTorch multiplies with MKL. oneDNN, which PyTorch takes for bfloat16, writes its kernels for the
 processor at hand and reads a transposed matrix as fast as it stands, so that the gradient's product g W needs no copy
-of W. Where the processor has AVX-512 that is the faster one, elsewhere MKL: `benchmarks/limit.py` compares the two at a
-model's own shapes.
+of W. Where the processor has AVX-512 that is the faster one, elsewhere PyTorch's own: `benchmarks/limit.py` compares
+the two at a model's own shapes.
 """
 
 from __future__ import annotations
