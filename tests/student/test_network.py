@@ -6,6 +6,7 @@ import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from potstill.student import DistilRNN, StudentSpec
+from potstill.student import network as network_module
 from potstill.student.network import recur
 
 POOLINGS = ("last", "mean", "max", "attention")
@@ -84,6 +85,20 @@ def test_padded_recurrence_equals_packed_sequences_in_values_and_gradients(cell,
         (states.sin().sum() + final.cos().sum()).backward()
         found.append([states, final, embedded.grad, *(weight.grad.clone() for weight in recurrence.parameters())])
     torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS, (9, 9, 9, 9)])
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_where_a_processor_has_no_recurrence_in_bfloat16_it_runs_in_float32(cell, lengths, monkeypatch):
+    recurrence = make_network(cell, num_layers=2).recurrence
+    embedded = torch.randn(len(lengths), max(lengths), 6)
+    expected = recur(recurrence, embedded, torch.tensor(lengths))
+    monkeypatch.setattr(network_module, "_bfloat16_recurs", lambda: False)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = recur(recurrence, embedded, torch.tensor(lengths))
+        assert torch.is_autocast_enabled("cpu")
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)

@@ -80,13 +80,17 @@ class Trial:
 
 
 def quantise(graph: bytes) -> bytes:
-    """Give a graph weights of 8 bits; what is computed from them is quantised as it comes (`quantize_dynamic`)."""
+    """Give a graph weights of 8 bits; what is computed from them is quantised as it comes (`quantize_dynamic`).
+
+    Weights without a sign: where a processor has no VNNI, the product of unsigned activations and signed weights adds
+    two of its terms in 16 bits, which saturate.
+    """
     model = onnx.load_from_string(graph)
     # Says that there is nothing to prepare: the graph is written node by node and holds no shape that is not known.
     model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "model.onnx"
-        quantize_dynamic(model, file, op_types_to_quantize=list(_OPERATORS), weight_type=QuantType.QInt8)
+        quantize_dynamic(model, file, op_types_to_quantize=list(_OPERATORS), weight_type=QuantType.QUInt8)
         return file.read_bytes()
 
 

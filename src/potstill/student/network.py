@@ -228,6 +228,9 @@ def recur(recurrence: nn.RNN | nn.GRU | nn.LSTM, embedded: Tensor, lengths: Tens
         The top layer's states, (batch, length, state), 0 in padded places, and each layer's and direction's hidden
         state after its last real token, (layers * directions, batch, hidden).
     """
+    if embedded.device.type == "cpu" and torch.is_autocast_enabled("cpu") and not _bfloat16_recurs():
+        with torch.autocast("cpu", enabled=False):
+            return recur(recurrence, embedded.float(), lengths)
     if bool((lengths == embedded.shape[1]).all()):  # nothing is padded
         states, final = recurrence(embedded)
     elif embedded.device.type == "cpu":
@@ -237,6 +240,12 @@ def recur(recurrence: nn.RNN | nn.GRU | nn.LSTM, embedded: Tensor, lengths: Tens
         packed_states, final = recurrence(packed)
         states, _ = pad_packed_sequence(packed_states, batch_first=True, total_length=embedded.shape[1])
     return states, final[0] if isinstance(recurrence, nn.LSTM) else final
+
+
+def _bfloat16_recurs() -> bool:
+    """Say whether this processor has oneDNN's LSTM in bfloat16: autocast asks for it unseen, and without it raises."""
+    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return not there or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _recur_padded(recurrence: nn.RNN | nn.GRU | nn.LSTM, embedded: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
