@@ -21,6 +21,7 @@ from potstill.backbone import (
     FrozenPrefix,
     TextClassifier,
     build_classifier,
+    check_architecture,
     head_modules,
     is_causal,
     load_config,
@@ -196,7 +197,7 @@ class Teacher:
         """Return a digest of everything that decides a logit: base, trained weights, tokenizer, length, precision."""
         scalings = [adapter.scaling for _, adapter in adapters(self.classifier)]
         start = None if self.lora is None else self.lora.init  # PiSSA's moves the base
-        settings = str((scalings, start, self.manifest.max_tokens, self.classifier.padding_id, self.manifest.echo))
+        settings = str((scalings, start, self.manifest.max_tokens, self.classifier.padding_id, self.classifier.echo))
         trained = _digest(trained_parameters(self.classifier))
         return digest([self._base_key(), trained, self.tokenizer.to_str(), settings])
 
@@ -274,15 +275,16 @@ def check_sources(config: TeacherConfig) -> None:
     """Find backbone and tokenizer before anything is written or trained; their weights are not read yet.
 
     Raises:
-        SourceError: One of them can't be found or reached.
+        SourceError: One of them can't be found, reached or used.
         ConfigError: An encoder is to read twice.
         MissingExtraError: The base is to be packed, and the package for it is missing.
     """
     if config.base_bits is not None:
         kernels()
     base = load_config(config.backbone, random_init=config.random_init)
-    if config.echo and not is_causal(base):
-        raise _no_echo(base)
+    check_architecture(config.backbone, base)
+    if config.echo:
+        _check_decoder(base)
     load_tokenizer(config.tokenizer or config.backbone)
 
 
@@ -306,8 +308,12 @@ def _base(
 
     Raises:
         ConfigError: An encoder is to read twice.
+        SourceError: Backbone or tokenizer can't be found, reached or used.
     """
     tokenizer = load_tokenizer(tokenizer_name)
+    rules = tokenizer.backend_tokenizer
+    rules.no_padding()  # what a file says of both is no part of a text
+    rules.no_truncation()
     torch.manual_seed(seed)
     # A backbone's own tokenizer is trusted: some know a special token that the embedding table has no row for.
     foreign = random_init or tokenizer_name != backbone
@@ -319,17 +325,18 @@ def _base(
         vocab_size=len(tokenizer) if foreign else None,
     )
     if add_bos and classifier.is_decoder and tokenizer.bos_token is not None:
-        _prepend(tokenizer.backend_tokenizer, tokenizer.bos_token, tokenizer.bos_token_id)
+        _prepend(rules, tokenizer.bos_token, tokenizer.bos_token_id)
     if echo:
-        if not classifier.is_decoder:
-            raise _no_echo(classifier.model.config)
-        classifier.echo = Echo.of(tokenizer.backend_tokenizer, tokenizer.bos_token_id)
-    return classifier, tokenizer.backend_tokenizer
+        _check_decoder(classifier.model.config)
+        classifier.echo = Echo.of(rules)
+    return classifier, rules
 
 
-def _no_echo(config: PretrainedConfig) -> ConfigError:
-    problem = f"expected a decoder, found {config.model_type!r}, which sees all of a text when it reads it once"
-    return ConfigError([f"teacher.echo: {problem}; leave it off"])
+def _check_decoder(config: PretrainedConfig) -> None:
+    """Refuse an `echo` that would add nothing."""
+    if not is_causal(config):
+        problem = f"expected a decoder, found {config.model_type!r}, which sees all of a text when it reads it once"
+        raise ConfigError([f"teacher.echo: {problem}; leave it off"])
 
 
 def _prepend(tokenizer: Tokenizer, bos: str, bos_id: int) -> None:

@@ -1,3 +1,5 @@
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 import torch
@@ -103,9 +105,9 @@ def test_a_tokenizer_that_is_too_large_for_the_backbone_is_refused(model_directo
         build_classifier(str(model_directory("gpt2")), 2, vocab_size=65)
 
 
-@pytest.mark.parametrize("name", ["t5", "bart", "xlnet"])
+@pytest.mark.parametrize("name", ["t5", "bart", "xlnet", "ctrl", "modernbert-decoder"])
 def test_architectures_that_would_pool_wrongly_are_refused(name):
-    with pytest.raises(SourceError, match=f"expected a decoder or an encoder .* found '{name}'"):
+    with pytest.raises(SourceError, match=f"expected a decoder with .* found '{name}'"):
         build_classifier(name, 2, random_init=True)
 
 
@@ -118,21 +120,27 @@ def test_the_longest_text_fits(family, longest, make_model):
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma", "opt", "gpt_neox", "bloom"])
-@pytest.mark.parametrize(("separator", "opening"), [((), 0), ((6,), 1), ((6, 8), 0), ((), 1)])
+@pytest.mark.parametrize(
+    "echo",
+    [Echo(()), Echo((6,), 1), Echo((6, 8)), Echo((), 1), Echo((6,), 0, 1), Echo((6,), 1, 1), Echo((), 1, 1)],
+    ids=str,
+)
 @torch.no_grad()
-def test_echo_classifies_the_mean_of_the_second_reading(family, separator, opening, make_model):
-    echo = Echo(separator, opening)
-    classifier = TextClassifier(make_model(family), PADDING_ID, echo=echo).eval()
+def test_echo_classifies_the_mean_of_the_second_reading(family, echo, make_model):
+    classifier = TextClassifier(make_model(family), PADDING_ID).eval()
+    classifier.echo, (separator, opening, closing) = echo, astuple(echo)
     texts = [[7, 8, 9, 10], [11, 7], [12, 13, 9]]
     tokens = echo.repeat(
         TokenisedTexts(np.concatenate(texts).astype(np.int32), np.cumsum([0, *map(len, texts)], dtype=np.int64))
     )
-    assert [ids.tolist() for ids in tokens] == [[*text, *separator, *text[opening:]] for text in texts]
+    assert [ids.tolist() for ids in tokens] == [
+        [*text[: len(text) - closing], *separator, *text[opening:]] for text in texts
+    ]
     batch = TrainingSet(tokens, torch.zeros(3, dtype=torch.long), PADDING_ID).batch(np.arange(3))
     logits = classifier(*batch.inputs)
     for row, text in enumerate(texts):
         again = text[opening:]
-        twice = torch.tensor([[*text, *separator, *again]])
+        twice = torch.tensor([[*text[: len(text) - closing], *separator, *again]])
         states = classifier.states(twice, torch.ones_like(twice))[0]
         expected = classifier.model.get_submodule("score")(states[-len(again) :].mean(dim=0))
         torch.testing.assert_close(logits[row], expected, atol=1e-4, rtol=1e-4)

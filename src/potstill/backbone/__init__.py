@@ -5,6 +5,7 @@ from potstill.backbone.head import head_modules
 from potstill.backbone.prefix import FrozenPrefix
 from potstill.backbone.sources import (
     EMBEDDED,
+    check_architecture,
     check_language_model,
     is_causal,
     load_config,
@@ -19,6 +20,7 @@ __all__ = [
     "FrozenPrefix",
     "TextClassifier",
     "build_classifier",
+    "check_architecture",
     "check_language_model",
     "head_modules",
     "is_causal",

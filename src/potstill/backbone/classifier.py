@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from potstill.backbone.blocks import block_names
 from potstill.backbone.echo import Echo
 from potstill.backbone.sources import load_config, load_model
-from potstill.errors import ConfigError, SourceError
+from potstill.errors import ConfigError
 
 if TYPE_CHECKING:
     from potstill.backbone.prefix import FrozenPrefix
@@ -36,11 +36,11 @@ class TextClassifier(nn.Module):
         takes_trees: Whether `forward` may be given trees of tokens; somebody must have tried, see `reads_trees`.
     """
 
-    def __init__(self, model: PreTrainedModel, padding_id: int, *, echo: Echo | None = None) -> None:
+    def __init__(self, model: PreTrainedModel, padding_id: int) -> None:
         super().__init__()
         self.model = model
         self.padding_id = padding_id
-        self.echo = echo
+        self.echo: Echo | None = None
         self.prefix: FrozenPrefix | None = None
         self.takes_trees = False
 
@@ -175,7 +175,6 @@ def build_classifier(
         ConfigError: The tokenizer has tokens that the backbone doesn't know.
     """
     config = load_config(name, random_init=random_init)
-    _check_architecture(name, config)
     config.num_labels = num_classes
     own_padding = getattr(config, "pad_token_id", None)
     if padding_id is None:
@@ -194,12 +193,3 @@ def build_classifier(
             )
     model = load_model(name, config, random_init=random_init)
     return TextClassifier(model, padding_id).eval()
-
-
-def _check_architecture(name: str, config: PretrainedConfig) -> None:
-    """Refuse what would classify wrongly: the heads of these look at the decoder's input or at the padding."""
-    if config.is_encoder_decoder or getattr(config, "summary_type", None) == "last":
-        raise SourceError(
-            f"backbone {name!r}: expected a decoder or an encoder that pools the first token, found "
-            f"{config.model_type!r}\n  what to do: choose another (gpt2, llama, qwen2, opt, bert, roberta …)"
-        )

@@ -7,6 +7,8 @@ whole text (Springer et al. 2024, "Repetition Improves Language Model Embeddings
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import takewhile
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,42 +17,48 @@ from torch import Tensor
 
 from potstill.data.tokenised import TokenisedTexts
 
+Length = TypeVar("Length", int, Tensor)
+
 
 @dataclass(frozen=True)
 class Echo:
-    """How the ids of a text are given twice: first all, then a separator, then all but those that open a text.
+    """How the ids of a text are given twice: what opens a text comes once, in front, what closes it once, at the end.
 
     Attributes:
         separator: Ids between the two readings.
-        opening: How many ids open every text: 1 where it begins with a beginning-of-text token, which would be read as
-            the beginning of another text in the middle; else 0.
+        opening: How many ids open every text, such as a beginning-of-text token: in the middle it would be read as the
+            beginning of another text.
+        closing: How many ids close every text, such as an end-of-text token.
     """
 
     separator: tuple[int, ...]
-    opening: int
+    opening: int = 0
+    closing: int = 0
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, bos_id: int | None) -> Echo:
-        """Part the readings by a line break; `bos_id` is the id of the beginning-of-text token, where there is one."""
-        separator = tuple(tokenizer.encode("\n", add_special_tokens=False).ids)
-        return cls(separator, int(tokenizer.encode("a").ids[:1] == [bos_id]))
+    def of(cls, tokenizer: Tokenizer) -> Echo:
+        """Part the readings by a line break; special tokens around a text open and close it."""
+        special = tokenizer.encode("a").special_tokens_mask
+        opening = len(list(takewhile(bool, special)))
+        closing = len(list(takewhile(bool, reversed(special[opening:]))))
+        return cls(tuple(tokenizer.encode("\n", add_special_tokens=False).ids), opening, closing)
 
     def repeat(self, tokens: TokenisedTexts) -> TokenisedTexts:
         """Return texts with each one's ids twice."""
         separator = np.array(self.separator, dtype=tokens.ids.dtype)
-        texts = [np.concatenate([ids, separator, ids[self.opening :]]) for ids in tokens]
+        texts = [np.concatenate([ids[: len(ids) - self.closing], separator, ids[self.opening :]]) for ids in tokens]
         return TokenisedTexts(np.concatenate(texts), np.cumsum([0, *map(len, texts)], dtype=np.int64))
 
     def longest(self, positions: int) -> int:
         """Return the tokens that a text may have where there is room for so many `positions`."""
-        return (positions - len(self.separator) + self.opening) // 2
+        return (positions - len(self.separator) + self.opening + self.closing) // 2
 
-    def shift(self, length: int) -> int:
+    def shift(self, length: Length) -> Length:
         """Return how far behind its first reading the second reads a token, in a text of `length` ids in all."""
-        return (length + len(self.separator) - self.opening) // 2
+        return (length + len(self.separator) - self.opening - self.closing) // 2
 
     def mean(self, states: Tensor, lengths: Tensor) -> Tensor:
-        """Average the states of the second reading.
+        """Average the states of the second reading, what closes it included.
 
         Args:
             states: (batch, length, hidden), padded on the right.
@@ -59,7 +67,7 @@ class Echo:
         Returns:
             (batch, hidden); of a text that is nothing but its opening, the last state.
         """
-        first = (lengths + len(self.separator) - self.opening) // 2 + self.opening
+        first = self.shift(lengths) + self.opening
         places = torch.arange(states.shape[1], device=states.device)
         is_second = (places >= first.clamp(max=lengths - 1).unsqueeze(1)) & (places < lengths.unsqueeze(1))
         weights = is_second.to(states.dtype)

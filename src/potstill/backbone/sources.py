@@ -148,17 +148,42 @@ def load_model(name: str, config: PretrainedConfig, *, random_init: bool = False
         random_init: Draw all weights at random instead of loading any.
 
     Raises:
-        SourceError: It can't be found or reached, is incomplete, or has no classification model in `transformers`.
+        SourceError: It can't be found or reached, is incomplete, or of no architecture that can be used.
+    """
+    check_architecture(name, config)
+    model, loading = _load(AutoModelForSequenceClassification, name, config, random_init=random_init)
+    head = tuple(f"{module}." for module in head_modules(model))
+    _audit(model, loading, name, may_be_random=head)
+    return model
+
+
+def check_architecture(name: str, config: PretrainedConfig) -> None:
+    """Check that a backbone's head can be used, before any weight is read.
+
+    Refused is what would classify wrongly: heads that look at a decoder's input or at the padding.
+
+    Raises:
+        SourceError: It can't.
     """
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise SourceError(
             f"backbone {name!r}: transformers has no sequence classification model for {config.model_type!r}\n"
             f"  what to do: choose a decoder or encoder that has one (gpt2, llama, qwen2, opt, bert, roberta …)"
         )
-    model, loading = _load(AutoModelForSequenceClassification, name, config, random_init=random_init)
-    head = tuple(f"{module}." for module in head_modules(model))
-    _audit(model, loading, name, may_be_random=head)
-    return model
+    pools_otherwise = config.is_encoder_decoder or getattr(config, "summary_type", None) == "last"
+    if pools_otherwise or (is_causal(config) and not _has_score(config)):
+        raise SourceError(
+            f"backbone {name!r}: expected a decoder with a linear map `score` or an encoder that pools the first "
+            f"token, found {config.model_type!r}\n"
+            f"  what to do: choose another (gpt2, llama, qwen2, opt, bert, roberta …)"
+        )
+
+
+def _has_score(config: PretrainedConfig) -> bool:
+    """Say whether a decoder classifies by the linear map that `TextClassifier` takes."""
+    kind: Any = AutoModelForSequenceClassification
+    with torch.device("meta"):  # its parts without their values
+        return hasattr(kind.from_config(config, trust_remote_code=False), "score")
 
 
 def is_causal(config: PretrainedConfig) -> bool:
