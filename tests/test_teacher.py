@@ -107,6 +107,18 @@ def test_a_teacher_that_reads_twice_judges_as_before_when_it_is_loaded(method, b
     assert not torch.allclose(make(base, method=method).logits(EXAMPLES), logits, atol=1e-2)
 
 
+@pytest.mark.parametrize("method", ["lora", "full", "head"])
+def test_a_teacher_of_the_first_blocks_judges_as_before_when_it_is_loaded(method, base, tmp_path):
+    teacher = make(base, method=method, first_blocks=1)
+    logits = teacher.logits(EXAMPLES)
+    teacher.save(tmp_path)
+    loaded = Teacher.load(tmp_path, CPU)
+    assert loaded.key() == teacher.key() != make(base, method=method).key()
+    assert torch.equal(loaded.logits(EXAMPLES), logits)
+    assert loaded.describe(TeacherConfig()).first_blocks == 1
+    assert loaded.parameters[0] < make(base, method=method).parameters[0]
+
+
 def test_reading_twice_takes_half_as_many_tokens(base):
     assert make(base, max_tokens=100).manifest.max_tokens == 40
     teacher = make(base, max_tokens=100, echo=True)
@@ -137,10 +149,11 @@ def test_who_sees_the_whole_text_need_not_read_twice(model_directory):
         make(model_directory("bert"), echo=True)
 
 
-def test_peft_refuses_what_it_would_read_once(base, tmp_path):
-    make(base, echo=True).save(tmp_path)
+@pytest.mark.parametrize("options", [{"echo": True}, {"first_blocks": 1}], ids=str)
+def test_peft_refuses_what_it_would_compute_otherwise(options, base, tmp_path):
+    make(base, **options).save(tmp_path)
     plain = AutoModelForSequenceClassification.from_pretrained(base)
-    with pytest.raises(KeyError, match="ECHO"):
+    with pytest.raises(KeyError, match="POTSTILL"):
         PeftModel.from_pretrained(plain, tmp_path)
 
 

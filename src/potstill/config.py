@@ -191,6 +191,9 @@ class TeacherConfig(Settings):
     base_bits: Literal[4, 8] | None = None
     """Keep the frozen matrices of the blocks in so many bits (QLoRA, Dettmers et al. 2023, arXiv 2305.14314): 4 as
     NormalFloat, 8 in even steps. None: a small backbone fits as it is, and unpacking costs time in every step."""
+    first_blocks: Annotated[int, Field(ge=1)] | None = None
+    """Keep only the first so many blocks of the backbone: its top blocks are those that a classifier misses least
+    (Sajjad et al. 2023, arXiv 2004.03844). None: all, since how many can go depends on backbone and task."""
     echo: bool = False
     """Let a decoder read each text twice, and classify it by the mean of the second reading's states, which have all
     seen the whole text (echo embeddings, Springer et al. 2024, arXiv 2402.15449). Off: it takes twice the work, and

@@ -88,7 +88,8 @@ class Teacher:
 
         Raises:
             SourceError: Backbone or tokenizer can't be found or reached.
-            ConfigError: The adapters' targets don't exist, an encoder is to read twice, or the device doesn't exist.
+            ConfigError: The adapters' targets don't exist, an encoder is to read twice, the backbone has too few
+                blocks, or the device doesn't exist.
             MissingExtraError: The base is to be packed, and the package for it is missing.
         """
         tokenizer_name = config.tokenizer or config.backbone
@@ -100,6 +101,7 @@ class Teacher:
             random_init=config.random_init,
             seed=seed,
             echo=config.echo,
+            first_blocks=config.first_blocks,
         )
         model = classifier.model
         manifest = TeacherManifest(
@@ -116,6 +118,7 @@ class Teacher:
             max_tokens=min(max_tokens, classifier.max_tokens),
             pairs=corpus.in_pairs,
             echo=config.echo,
+            first_blocks=config.first_blocks,
         )
         prepare(model, config)
         lora = config.lora if config.method == "lora" else None
@@ -151,6 +154,7 @@ class Teacher:
             random_init=manifest.random_init,
             seed=manifest.seed,
             echo=manifest.echo,
+            first_blocks=manifest.first_blocks,
         )
         model = classifier.model
         # What was trained must never stand on another base unnoticed.
@@ -179,16 +183,15 @@ class Teacher:
         """
         with sealing(directory) as staged:
             if self.lora is not None:
-                save_adapter(
-                    self.classifier.model, self.lora, staged, base=self.manifest.backbone, echo=self.manifest.echo
-                )
+                plain = not self.manifest.echo and self.manifest.first_blocks is None
+                save_adapter(self.classifier.model, self.lora, staged, base=self.manifest.backbone, plain=plain)
             else:
                 save_tensors(trained_parameters(self.classifier.model), staged / TRAINED_FILE)
             self.manifest.save(staged)
 
     def describe(self, config: TeacherConfig) -> TeacherConfig:
         """Return `config` with what is known of this teacher in place of what was said there."""
-        names = ("backbone", "tokenizer", "add_bos", "random_init", "method", "base_bits", "echo")
+        names = ("backbone", "tokenizer", "add_bos", "random_init", "method", "base_bits", "echo", "first_blocks")
         known = {name: getattr(self.manifest, name) for name in names}
         lora = self.lora if self.manifest.lora is None else LoRAConfig.model_validate(self.manifest.lora)
         return config.model_copy(update=known | ({} if lora is None else {"lora": lora}))
@@ -303,11 +306,12 @@ def _base(
     random_init: bool,
     seed: int,
     echo: bool,
+    first_blocks: int | None,
 ) -> tuple[TextClassifier, Tokenizer]:
     """Build the model as it is before any adapter, and its tokenizer.
 
     Raises:
-        ConfigError: An encoder is to read twice.
+        ConfigError: An encoder is to read twice, or the backbone has fewer blocks.
         SourceError: Backbone or tokenizer can't be found, reached or used.
     """
     tokenizer = load_tokenizer(tokenizer_name)
@@ -323,6 +327,7 @@ def _base(
         padding_id(tokenizer),
         random_init=random_init,
         vocab_size=len(tokenizer) if foreign else None,
+        first_blocks=first_blocks,
     )
     if add_bos and classifier.is_decoder and tokenizer.bos_token is not None:
         _prepend(rules, tokenizer.bos_token, tokenizer.bos_token_id)

@@ -48,6 +48,7 @@ class TeacherManifest:
         pairs: Whether pairs of texts are classified.
         max_tokens: Longer texts are cut: what was asked for, or less where the backbone has fewer positions.
         echo: Whether each text is read twice.
+        first_blocks: How many of the backbone's blocks are kept; None: all.
     """
 
     backbone: str
@@ -63,6 +64,7 @@ class TeacherManifest:
     max_tokens: Annotated[int, Field(ge=1)]
     pairs: bool
     echo: bool
+    first_blocks: Annotated[int, Field(ge=1)] | None
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -140,6 +142,7 @@ def _of_peft(directory: Path) -> TeacherManifest:
         max_tokens=DataConfig().max_tokens,
         pairs=False,
         echo=False,
+        first_blocks=None,
     )
 
 

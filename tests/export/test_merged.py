@@ -59,6 +59,12 @@ def test_what_transformers_has_no_place_for_is_refused(model_directory, tmp_path
     assert not (tmp_path / "plain").exists()
 
 
+@pytest.mark.parametrize("family", ["gpt2", "qwen2", "bert"])
+def test_what_was_dropped_is_not_in_the_plain_model(family, model_directory, tmp_path):
+    teacher = tuned(model_directory(family), first_blocks=1)
+    assert_same(teacher, merged(teacher, tmp_path))
+
+
 @pytest.mark.parametrize("method", ["lora", "full", "head"])
 def test_transformers_computes_the_same_logits(family, method, model_directory, tmp_path):
     teacher = tuned(model_directory(family), method=method, lora=LoRAConfig(rank=2))

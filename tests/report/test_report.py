@@ -159,6 +159,7 @@ def test_students_are_measured_against_the_teachers_mean(make_summary: MakeSumma
     ("part", "setting", "words"),
     [
         ("teacher", {"echo": True}, "it reads each text twice"),
+        ("teacher", {"first_blocks": 5}, "only its first 5 blocks are kept"),
         ("student", {"surprisal_size": 8}, "how each token compares with what"),
     ],
 )

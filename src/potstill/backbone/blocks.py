@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from torch import nn
 from transformers import PreTrainedModel
 
 from potstill.backbone.head import head_modules
+from potstill.errors import ConfigError
+
+_PER_BLOCK: Final = ("layer_types", "mlp_layer_types")
+"""Settings with a value for each block, whose number `transformers` compares with that of the blocks."""
 
 
 def block_names(model: PreTrainedModel) -> list[str]:
@@ -15,6 +21,36 @@ def block_names(model: PreTrainedModel) -> list[str]:
         if isinstance(module, nn.ModuleList) and not name.startswith(tuple(f"{block}." for block in blocks)):
             blocks += [f"{name}.{child}" for child, _ in module.named_children()]
     return blocks
+
+
+def keep_first_blocks(model: PreTrainedModel, count: int) -> None:
+    """Drop all blocks but the first `count`: what these compute goes to the last normalisation and the head.
+
+    Sajjad et al. 2023, "On the Effect of Dropping Layers of Pre-trained Transformer Models" (arXiv 2004.03844), find
+    the top blocks to be those that a classifier misses least.
+
+    Args:
+        model: A classification model.
+        count: How many; its configuration says so afterwards.
+
+    Raises:
+        ConfigError: It has fewer, or not one row of them.
+    """
+    config, blocks = model.config, block_names(model)
+    found = config.num_hidden_layers
+    rows = {name.rpartition(".")[0] for name in blocks}
+    if len(rows) != 1 or len(blocks) != found:
+        raise ConfigError(
+            [f"teacher.first_blocks: {config.model_type!r} has not one row of blocks, each read once; leave it out"]
+        )
+    if count > found:
+        raise ConfigError([f"teacher.first_blocks: the backbone has {found} blocks; found {count}"])
+    (row,) = rows
+    model.set_submodule(row, nn.ModuleList(model.get_submodule(name) for name in blocks[:count]))
+    for name in _PER_BLOCK:
+        if (values := vars(config).get(name)) is not None:
+            setattr(config, name, values[:count])
+    config.num_hidden_layers = count
 
 
 def frozen_depth(model: PreTrainedModel) -> int:

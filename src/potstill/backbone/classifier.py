@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from potstill.backbone.blocks import block_names
+from potstill.backbone.blocks import block_names, keep_first_blocks
 from potstill.backbone.echo import Echo
 from potstill.backbone.sources import load_config, load_model
 from potstill.errors import ConfigError
@@ -159,6 +159,7 @@ def build_classifier(
     *,
     random_init: bool = False,
     vocab_size: int | None = None,
+    first_blocks: int | None = None,
 ) -> TextClassifier:
     """Load or build a backbone with a new head, in evaluation mode; draws from torch's generator, so seed it first.
 
@@ -169,10 +170,11 @@ def build_classifier(
         random_init: Draw all weights at random.
         vocab_size: Tokens that the tokenizer knows; with `random_init` the embedding table gets this size, else it
             must be large enough. None: the table's own size.
+        first_blocks: How many blocks are kept; None: all.
 
     Raises:
         SourceError: The backbone can't be found, reached or used.
-        ConfigError: The tokenizer has tokens that the backbone doesn't know.
+        ConfigError: The tokenizer has tokens that the backbone doesn't know, or there are fewer blocks.
     """
     config = load_config(name, random_init=random_init)
     config.num_labels = num_classes
@@ -192,4 +194,6 @@ def build_classifier(
                 ]
             )
     model = load_model(name, config, random_init=random_init)
+    if first_blocks is not None:
+        keep_first_blocks(model, first_blocks)
     return TextClassifier(model, padding_id).eval()

@@ -48,7 +48,9 @@ def params(config: PotstillConfig, config_file: Path | None, classes: int) -> No
     teacher = config.teacher
     # PiSSA's start has the same shapes: no need to decompose every matrix for them.
     teacher = teacher.model_copy(update={"lora": teacher.lora.model_copy(update={"init": "kaiming"})})
-    model = build_classifier(teacher.backbone, classes, random_init=teacher.random_init).model
+    model = build_classifier(
+        teacher.backbone, classes, random_init=teacher.random_init, first_blocks=teacher.first_blocks
+    ).model
     prepare(model, teacher)
     groups = parameter_groups(model)
     console = Console(highlight=False, markup=False)

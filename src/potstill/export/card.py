@@ -314,7 +314,9 @@ def _public(name: str) -> str:
 
 def _teacher(config: TeacherConfig) -> str:
     tuned = {"lora": f"tuned with LoRA of rank {config.lora.rank}", "full": "all of it tuned", "head": "a head on it"}
-    return f"`{_public(config.backbone)}`, {tuned[config.method]}{', reading each text twice' if config.echo else ''}"
+    kept = "" if config.first_blocks is None else f", its first {config.first_blocks} blocks alone"
+    read = ", reading each text twice" if config.echo else ""
+    return f"`{_public(config.backbone)}`, {tuned[config.method]}{kept}{read}"
 
 
 def _surprisal(size: int) -> str:

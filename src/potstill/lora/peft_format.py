@@ -37,18 +37,18 @@ _STARTS: Final = (None, True, False, "gaussian", "eva", "orthogonal", "pissa")
 """Ways to begin that leave the base's weights as they are; and PiSSA, whose change to them can be repeated."""
 
 
-_WITH_ECHO: Final = "LORA+ECHO"
-"""A kind that `peft` does not know and refuses: it would read each text once, without a word."""
+_OWN: Final = "LORA+POTSTILL"
+"""A kind that `peft` does not know and refuses: it would read each text once, by all blocks, without a word."""
 
 
-def peft_settings(model: PreTrainedModel, config: LoRAConfig, base: str, *, echo: bool = False) -> dict[str, Any]:
+def peft_settings(model: PreTrainedModel, config: LoRAConfig, base: str, *, plain: bool = True) -> dict[str, Any]:
     """Return what `adapter_config.json` is to hold.
 
     Args:
         model: A model after `inject`.
         config: What it was injected with.
         base: Name of the pretrained model, for the reader's orientation.
-        echo: Whether the model is to be given every text twice.
+        plain: Whether the base as it is, given a text as it is, computes what the adapters were trained for.
     """
     adapted = dict(adapters(model))
     # PiSSA is written as plain LoRA of twice the rank (`save_adapter`); alpha grows so that the scale stays.
@@ -56,7 +56,7 @@ def peft_settings(model: PreTrainedModel, config: LoRAConfig, base: str, *, echo
     ranks = 2 if pissa else 1
     alphas = (math.sqrt(2) if config.rank_stabilised else 2) if pissa else 1
     return {
-        "peft_type": _WITH_ECHO if echo else "LORA",
+        "peft_type": "LORA" if plain else _OWN,
         "task_type": "SEQ_CLS",
         "base_model_name_or_path": base,
         "r": config.rank * ranks,
@@ -135,7 +135,7 @@ def read_peft_settings(
 def _check_supported(values: Mapping[str, Any], path: Path) -> None:
     """Refuse every setting that is unknown here: new ones may change what the same tensors compute."""
     found = {name: value for name, value in values.items() if value and name not in _READ | _WITHOUT_EFFECT}
-    if values.get("peft_type") not in ("LORA", _WITH_ECHO):
+    if values.get("peft_type") not in ("LORA", _OWN):
         found["peft_type"] = values.get("peft_type")
     if values.get("init_lora_weights") not in _STARTS:
         found["init_lora_weights"] = values["init_lora_weights"]

@@ -31,7 +31,7 @@ _COPIES = (".original_module.", ".modules_to_save.")
 """With `bias="all"` PEFT writes the head's biases twice more: as before the training, and under its wrapper's name."""
 
 
-def save_adapter(model: PreTrainedModel, config: LoRAConfig, directory: Path, base: str, *, echo: bool = False) -> None:
+def save_adapter(model: PreTrainedModel, config: LoRAConfig, directory: Path, base: str, *, plain: bool = True) -> None:
     """Write what was trained of `model`: adapters, head, and biases and normalisation layers where asked for.
 
     Args:
@@ -39,7 +39,7 @@ def save_adapter(model: PreTrainedModel, config: LoRAConfig, directory: Path, ba
         config: What it was injected with.
         directory: Where to; made if need be.
         base: Name of the pretrained model, for the reader's orientation.
-        echo: Whether the model is given every text twice.
+        plain: As for `peft_settings`.
     """
     tensors = {tensor_name(name): parameter.detach() for name, parameter in _kept(model, config).items()}
     for name, adapter in adapters(model):
@@ -49,7 +49,7 @@ def save_adapter(model: PreTrainedModel, config: LoRAConfig, directory: Path, ba
             tensors[tensor_name(f"{name}.lora_A")] = torch.cat([adapter.lora_A.detach(), adapter.start_a])
             tensors[tensor_name(f"{name}.lora_B")] = torch.cat([adapter.lora_B.detach(), -adapter.start_b], dim=1)
     save_tensors(tensors, directory / WEIGHTS_FILE)
-    write_json(directory / CONFIG_FILE, peft_settings(model, config, base, echo=echo))
+    write_json(directory / CONFIG_FILE, peft_settings(model, config, base, plain=plain))
 
 
 def _kept(model: PreTrainedModel, config: LoRAConfig) -> dict[str, torch.nn.Parameter]:

@@ -125,6 +125,8 @@ def _tuning(teacher: TeacherConfig) -> str:
         "head": "frozen under a head that was trained",
         "lora": f"tuned with LoRA adapters of rank {teacher.lora.rank} while its own weights stay frozen",
     }[teacher.method]
+    if teacher.first_blocks is not None:
+        tuned += f"; only its first {teacher.first_blocks} blocks are kept"
     return f"{tuned}; it reads each text twice" if teacher.echo else tuned
 
 
