@@ -47,6 +47,8 @@ AS_SHIPPED = RuntimeConfig(device="cpu")
 MAX_TOKENS = DataConfig().max_tokens
 SPEED_TRAINING = TrainingConfig(epochs=1, schedule="constant", warmup=0.0)
 """Settings that Potstill and `transformers` mean alike, so that their losses can be compared step by step."""
+PLAIN = Objective()
+"""The mean cross-entropy, as in `transformers`."""
 OURS = "ours"
 
 
@@ -209,9 +211,9 @@ class Steps:
     seconds: float
 
 
-def learner(teacher: Teacher, training: TrainingConfig, steps: int) -> Learner:
+def learner(teacher: Teacher, training: TrainingConfig, steps: int, objective: Objective = PLAIN) -> Learner:
     """Set up what `potstill.training.fit` takes its steps with."""
-    return Learner(teacher.classifier, Objective(), training, steps, teacher.fabric, b_ratio=teacher.b_ratio)
+    return Learner(teacher.classifier, objective, training, steps, teacher.fabric, b_ratio=teacher.b_ratio)
 
 
 def take_steps(teacher: Teacher, data: TrainingSet, batches: Batches, training: TrainingConfig) -> Steps:

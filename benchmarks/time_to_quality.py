@@ -35,7 +35,9 @@ from common import AS_SHIPPED, OURS, RUNTIME, Run, arguments, in_turn, learner, 
 from peers import Stopwatch, trainer, twin
 from potstill.config import PotstillConfig, RuntimeConfig, TeacherConfig
 from potstill.data import Corpus, load_corpus
+from potstill.distillation.loss import Objective
 from potstill.evaluation.metrics import compute_metrics
+from potstill.pipeline import class_weights
 from potstill.teacher import Teacher
 from potstill.training.compute import describe_compute
 from potstill.training.loop import plan_epoch, predict_logits
@@ -76,7 +78,7 @@ class Course:
 def main() -> None:
     """Measure and write result and plot."""
     parser = arguments(__doc__)
-    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "cola.yaml", help="settings of ours")
+    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "cola-quick.yaml", help="settings of ours")
     parser.add_argument("--peer-learning-rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-4])
     parser.add_argument("--threshold", type=float, default=0.40, help="MCC to reach")
     parser.add_argument("--every", type=int, default=20, help="steps between two scorings")
@@ -125,7 +127,7 @@ def _ours(teacher: Teacher, config: TeacherConfig, corpus: Corpus, args: argpars
         data = teacher.tuning_set(corpus.train)  # with what frozen blocks compute, if there are any
         plans = [plan_epoch(data.tokens.lengths, training, generator) for _ in range(training.epochs)]
         batches = [batch for plan in plans for batch in plan]
-        ours = learner(teacher, training, len(batches))
+        ours = learner(teacher, training, len(batches), Objective(class_weights=class_weights(training, corpus)))
         seconds = time.perf_counter() - started
         selection = teacher.tuning_set(corpus.selection)
         for first in range(0, len(batches), args.every):

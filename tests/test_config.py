@@ -48,7 +48,7 @@ def problems(values) -> list[str]:
 
 def test_shipped_configurations():
     files = {path.stem: path for path in SHIPPED.glob("*.yaml")}
-    assert set(files) == {"reference", "cola", "cola-small", "banking77", "demo"}
+    assert set(files) == {"reference", "cola", "cola-small", "cola-quick", "banking77", "demo"}
     for path in files.values():
         PotstillConfig.load(path)
 

@@ -130,7 +130,7 @@ def finetune(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int 
         teacher.classifier,
         train_set,
         selection,
-        Objective(class_weights=_class_weights(config.teacher.training, corpus)),
+        Objective(class_weights=class_weights(config.teacher.training, corpus)),
         config.teacher.training,
         fabric=teacher.fabric,
         seed=seed,
@@ -177,7 +177,7 @@ def distill(
     _check_teachers(config, corpus, teachers, transfer)
     settings = config.distillation
     objective = Objective(
-        settings.alpha, settings.temperature, settings.objective, _class_weights(config.student.training, corpus)
+        settings.alpha, settings.temperature, settings.objective, class_weights(config.student.training, corpus)
     )
     texts, weights = corpus.train, None
     if transfer is not None:
@@ -229,7 +229,7 @@ def train(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int = 0
     tokenizer = config.teacher.tokenizer or config.teacher.backbone
     student = Student.create(config.student, corpus, config.data.max_tokens, tokenizer, seed)
     train_set, selection = map(student.training_set, (corpus.train, corpus.selection))
-    objective = Objective(class_weights=_class_weights(config.student.training, corpus))
+    objective = Objective(class_weights=class_weights(config.student.training, corpus))
     return _fit_student(config, student, train_set, selection, objective, "baseline", directory, seed)
 
 
@@ -519,7 +519,8 @@ def _matching(
     return model, MatchingObjective(objective, weight, model.projection)
 
 
-def _class_weights(config: TrainingConfig, corpus: Corpus) -> Tensor | None:
+def class_weights(config: TrainingConfig, corpus: Corpus) -> Tensor | None:
+    """Return how much a label of each class counts in training, (classes,); None: all the same."""
     if config.class_weights == "none":
         return None
     return balanced_weights(torch.from_numpy(corpus.train.labels), corpus.num_classes)
