@@ -5,9 +5,8 @@
 
 Good means an MCC of 0.40 on CoLA's selection split. Both are scored after every `--every` steps, with the clock
 stopped. Ours takes the settings of `--config` and the precision that `auto` chooses on this machine. The peer takes
-float32 and the same rank, alpha, epochs and batch size, Trainer's
-default schedule (linear, no warm-up) and each of several learning rates; the best of them is compared, in each round
-(a round is a seed) anew.
+float32, all blocks of the backbone, the same rank, alpha, epochs and batch size, Trainer's default schedule (linear, no
+warm-up) and each of several learning rates; the best of them is compared, in each round (a round is a seed) anew.
 
 A run ends when it is good, when its epochs end, or after `--budget` seconds; `reached` says whether it was good. A peer
 that was not counts with the time that it ran: it would have taken at least that. Where ours was not, the ratio is 0. A
@@ -140,7 +139,7 @@ def _ours(teacher: Teacher, config: TeacherConfig, corpus: Corpus, args: argpars
 
 
 def _peer_settings(ours: TeacherConfig, learning_rate: float) -> TeacherConfig:
-    """Keep what decides how much work a step is and how often the data is seen; the rest is Trainer's default."""
+    """Keep rank, alpha, batch size and epochs; the rest is Trainer's default."""
     training = {"epochs": ours.training.epochs, "batch_size": ours.training.batch_size, "warmup": 0.0}
     values = {
         "backbone": ours.backbone,

@@ -31,7 +31,7 @@ anything = st.recursive(
 SPEC = {"vocab_size": 9, "num_classes": 2, "padding_id": 0}
 STUDENT = {"format": 1, "spec": SPEC, "label_names": ["a", "b"], "max_tokens": 5, "pairs": False, "temperature": 1.5}
 TEACHER = {
-    **{"format": 3, "backbone": "b", "tokenizer": "t", "add_bos": True, "random_init": False, "seed": 0},
+    **{"format": 4, "backbone": "b", "tokenizer": "t", "add_bos": True, "random_init": False, "seed": 0},
     **{"method": "lora", "base_bits": None, "lora": {"rank": 2}, "base": "", "label_names": ["a", "b"]},
     **{"max_tokens": 9, "pairs": False, "echo": False, "first_blocks": None},
 }

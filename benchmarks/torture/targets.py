@@ -198,9 +198,9 @@ def _transfer_bytes() -> bytes:
 _SPEC = {"vocab_size": 9, "num_classes": 2, "padding_id": 0}
 _ADAPTER = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["c_attn"], "rank_pattern": {"c_attn": 3}}
 _TEACHER = {
-    **{"format": 3, "backbone": "b", "tokenizer": "t", "add_bos": True, "random_init": False, "seed": 0},
+    **{"format": 4, "backbone": "b", "tokenizer": "t", "add_bos": True, "random_init": False, "seed": 0},
     **{"method": "lora", "base_bits": None, "lora": {"rank": 2}, "base": "", "label_names": ["a", "b"]},
-    **{"max_tokens": 9, "pairs": False, "echo": False},
+    **{"max_tokens": 9, "pairs": False, "echo": False, "first_blocks": None},
 }
 _STUDENT = {"format": 1, "spec": _SPEC, "label_names": ["a", "b"], "max_tokens": 5, "pairs": False, "temperature": 1.5}
 _SEALED = {"format": 1, "files": {"weights": {"bytes": 1, "sha256": "0" * 64}}}

@@ -22,6 +22,7 @@ from potstill.backbone import (
     TextClassifier,
     build_classifier,
     check_architecture,
+    check_first_blocks,
     head_modules,
     is_causal,
     load_config,
@@ -138,6 +139,7 @@ class Teacher:
             ArtifactError: The directory is incomplete, altered or damaged, or the base is not the one it was trained
                 on.
             SourceError: The base can't be found or reached.
+            ConfigError: The base has too few blocks now.
             MissingExtraError: The base is to be packed, and the package for it is missing.
         """
         with undisturbed(directory):  # what was compared is read again, by its names
@@ -279,7 +281,7 @@ def check_sources(config: TeacherConfig) -> None:
 
     Raises:
         SourceError: One of them can't be found, reached or used.
-        ConfigError: An encoder is to read twice.
+        ConfigError: An encoder is to read twice, or the backbone has too few blocks.
         MissingExtraError: The base is to be packed, and the package for it is missing.
     """
     if config.base_bits is not None:
@@ -288,6 +290,8 @@ def check_sources(config: TeacherConfig) -> None:
     check_architecture(config.backbone, base)
     if config.echo:
         _check_decoder(base)
+    if config.first_blocks is not None:
+        check_first_blocks(base, config.first_blocks)
     load_tokenizer(config.tokenizer or config.backbone)
 
 
@@ -316,8 +320,6 @@ def _base(
     """
     tokenizer = load_tokenizer(tokenizer_name)
     rules = tokenizer.backend_tokenizer
-    rules.no_padding()  # what a file says of both is no part of a text
-    rules.no_truncation()
     torch.manual_seed(seed)
     # A backbone's own tokenizer is trusted: some know a special token that the embedding table has no row for.
     foreign = random_init or tokenizer_name != backbone

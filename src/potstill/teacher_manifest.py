@@ -24,7 +24,7 @@ from potstill.tensors import MARK
 TRAINED_FILE: Final = "trained.safetensors"
 """What `full` and `head` trained, under the names of `transformers`; PEFT's layout has no place for it."""
 
-_FORMAT: Final = 3
+_FORMAT: Final = 4
 _SHOWN: Final = 5
 """Problems that are told; more of them say nothing more."""
 

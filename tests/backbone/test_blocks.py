@@ -1,6 +1,6 @@
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from potstill.backbone.blocks import block_names, keep_first_blocks
 from potstill.errors import ConfigError
@@ -41,6 +41,13 @@ def test_settings_of_each_block_are_cut_too(make_model):
 def test_more_blocks_than_there_are_are_refused(make_model):
     with pytest.raises(ConfigError, match=r"teacher\.first_blocks: the backbone has 2 blocks; found 3"):
         keep_first_blocks(make_model("gpt2"), 3)
+
+
+def test_settings_that_cannot_be_cut_are_refused():
+    config = AutoConfig.for_model("gpt_neo", num_layers=2, attention_types=[[["global", "local"], 1]], hidden_size=16)
+    model = AutoModelForSequenceClassification.from_config(config)
+    with pytest.raises(ConfigError, match=r"the settings of 'gpt_neo' can't be cut to 1 blocks"):
+        keep_first_blocks(model, 1)
 
 
 def test_blocks_that_are_one_are_refused(make_model):

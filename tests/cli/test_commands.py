@@ -249,6 +249,7 @@ def test_params_prints_the_reference_counts(capsys):
     ("flags", "expected"),
     [
         (("--last-blocks", "1", "--rank", "2"), r"layers\.0\.self_attn\.q_proj +16 × 16 +256 +0\s"),
+        (("--first-blocks", "1"), r"layers\.0\.self_attn\.q_proj "),
         (("--method", "head"), "tiny, head: 2 classes"),
         (("--method", "full"), r"reduction 0\.0 %"),
         (("--base-bits", "4"), r"layers\.0–1\.mlp\.up_proj +16 × 32 +8 "),

@@ -1,5 +1,6 @@
 """Pretrained models: where their weights come from, and how they classify a text."""
 
+from potstill.backbone.blocks import check_first_blocks
 from potstill.backbone.classifier import TextClassifier, build_classifier
 from potstill.backbone.head import head_modules
 from potstill.backbone.prefix import FrozenPrefix
@@ -21,6 +22,7 @@ __all__ = [
     "TextClassifier",
     "build_classifier",
     "check_architecture",
+    "check_first_blocks",
     "check_language_model",
     "head_modules",
     "is_causal",

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from potstill.backbone.head import head_modules
 from potstill.errors import ConfigError
 
 _PER_BLOCK: Final = ("layer_types", "mlp_layer_types")
-"""Settings with a value for each block, whose number `transformers` compares with that of the blocks."""
+"""Settings with a value for each block that most families have who have any."""
 
 
 def block_names(model: PreTrainedModel) -> list[str]:
@@ -34,23 +35,37 @@ def keep_first_blocks(model: PreTrainedModel, count: int) -> None:
         count: How many; its configuration says so afterwards.
 
     Raises:
-        ConfigError: It has fewer, or not one row of them.
+        ConfigError: It has fewer, not one row of them, or settings for each that are not known here.
     """
     config, blocks = model.config, block_names(model)
-    found = config.num_hidden_layers
+    check_first_blocks(config, count)
     rows = {name.rpartition(".")[0] for name in blocks}
-    if len(rows) != 1 or len(blocks) != found:
+    if len(rows) != 1 or len(blocks) != getattr(config, "num_hidden_layers", None):
         raise ConfigError(
             [f"teacher.first_blocks: {config.model_type!r} has not one row of blocks, each read once; leave it out"]
         )
-    if count > found:
-        raise ConfigError([f"teacher.first_blocks: the backbone has {found} blocks; found {count}"])
     (row,) = rows
     model.set_submodule(row, nn.ModuleList(model.get_submodule(name) for name in blocks[:count]))
     for name in _PER_BLOCK:
         if (values := vars(config).get(name)) is not None:
             setattr(config, name, values[:count])
     config.num_hidden_layers = count
+    try:
+        type(config).from_dict(config.to_dict())
+    except (ValueError, TypeError, StrictDataclassError):  # some compare further lists with the number of blocks
+        problem = f"the settings of {config.model_type!r} can't be cut to {count} blocks; leave it out"
+        raise ConfigError([f"teacher.first_blocks: {problem}"]) from None
+
+
+def check_first_blocks(config: PretrainedConfig, count: int) -> None:
+    """Compare with a configuration what can be, before any weight is read.
+
+    Raises:
+        ConfigError: There are fewer blocks than are to be kept.
+    """
+    found = getattr(config, "num_hidden_layers", None)
+    if found is not None and count > found:
+        raise ConfigError([f"teacher.first_blocks: the backbone has {found} blocks; found {count}"])
 
 
 def frozen_depth(model: PreTrainedModel) -> int:

@@ -108,7 +108,7 @@ def load_config(name: str, *, random_init: bool = False) -> PretrainedConfig:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Load a tokenizer.
+    """Load a tokenizer that pads and cuts nothing.
 
     Raises:
         SourceError: It can't be found or reached, or is not one of the fast tokenizers.
@@ -121,6 +121,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
             f"tokenizer {name!r}: expected one with a tokenizer.json, found {type(tokenizer).__name__}\n"
             f"  what to do: name a checkpoint that has a tokenizer.json, or {EMBEDDED}"
         )
+    tokenizer.backend_tokenizer.no_padding()  # what a file says of both is no part of a text
+    tokenizer.backend_tokenizer.no_truncation()
     return tokenizer
 
 
@@ -180,10 +182,13 @@ def check_architecture(name: str, config: PretrainedConfig) -> None:
 
 
 def _has_score(config: PretrainedConfig) -> bool:
-    """Say whether a decoder classifies by the linear map that `TextClassifier` takes."""
+    """Say whether a decoder classifies by the linear map that `TextClassifier` takes, as far as one can be made."""
     kind: Any = AutoModelForSequenceClassification
-    with torch.device("meta"):  # its parts without their values
-        return hasattr(kind.from_config(config, trust_remote_code=False), "score")
+    try:
+        with _quiet(), torch.device("meta"):  # its parts without their values
+            return hasattr(kind.from_config(config, trust_remote_code=False), "score")
+    except (OSError, ValueError, ImportError):
+        return True  # whoever loads it will say what is wrong with it
 
 
 def is_causal(config: PretrainedConfig) -> bool:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.command(cls=SettingsCommand)
 @click.option("--classes", default=2, show_default=True, type=click.IntRange(min=2), help="Outputs of the head.")
 @with_settings(
-    *("teacher.backbone", "teacher.random_init", "teacher.method", "teacher.base_bits"),
+    *("teacher.backbone", "teacher.random_init", "teacher.method", "teacher.base_bits", "teacher.first_blocks"),
     "teacher.lora",
 )
 def params(config: PotstillConfig, config_file: Path | None, classes: int) -> None:

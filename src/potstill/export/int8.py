@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx.numpy_helper import from_array, to_array
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from potstill.data import Examples
@@ -82,16 +83,22 @@ class Trial:
 def quantise(graph: bytes) -> bytes:
     """Give a graph weights of 8 bits; what is computed from them is quantised as it comes (`quantize_dynamic`).
 
-    Weights without a sign: where a processor has no VNNI, the product of unsigned activations and signed weights adds
-    two of its terms in 16 bits, which saturate.
+    Weights get no sign: where a processor has no VNNI, the product of unsigned activations and signed weights adds two
+    of its terms in 16 bits, which saturate.
     """
     model = onnx.load_from_string(graph)
     # Says that there is nothing to prepare: the graph is written node by node and holds no shape that is not known.
     model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "model.onnx"
-        quantize_dynamic(model, file, op_types_to_quantize=list(_OPERATORS), weight_type=QuantType.QUInt8)
-        return file.read_bytes()
+        quantize_dynamic(model, file, op_types_to_quantize=list(_OPERATORS), weight_type=QuantType.QInt8)
+        quantised = onnx.load(file)
+    for tensor in quantised.graph.initializer:  # weights and their zero points, so that nothing else changes
+        if tensor.data_type == onnx.TensorProto.INT8:  # `quantize_dynamic` has no other type for an LSTM's
+            unsigned = (to_array(tensor).astype(np.int16) + 128).astype(np.uint8)
+            tensor.CopyFrom(from_array(unsigned, tensor.name))
+    content: bytes = quantised.SerializeToString()
+    return content
 
 
 def compare(

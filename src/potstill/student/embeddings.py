@@ -80,7 +80,6 @@ def teacher_pieces(tokenizer: Tokenizer, teacher: PreTrainedTokenizerBase) -> di
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     if vocabulary == names:
         return {token_id: [token_id] for token_id in names.values()}
-    backend.no_padding()
     special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
     pieces = {vocabulary[name]: [names[name]] for name in special & names.keys()}
     known = {spelling: token_id for token_id, spelling in _spellings(backend).items()}
