@@ -7,12 +7,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-import torch
 from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForSequenceClassification
 
-from potstill.backbone import head_modules, load_config
+from potstill.backbone import head_modules, load_config, outline
 from potstill.config import DataConfig, LoRAConfig, Method
 from potstill.errors import ArtifactError
 from potstill.files import parse_json, read_json, write_json
@@ -150,13 +148,9 @@ def _count_classes(directory: Path, base: str) -> int:
     """Read the number of classes off the saved head: its one tensor that would be another size with other classes."""
     config = load_config(base)
     config.num_labels = unlikely = 7919
-    with torch.device("meta"):  # shapes alone, no weights
-        model = AutoModelForSequenceClassification.from_config(  # type: ignore[no-untyped-call]
-            config, trust_remote_code=False
-        )
     last = [
         tensor_name(f"{module}.{name}")
-        for module, head in head_modules(model).items()
+        for module, head in head_modules(outline(config)).items()
         for name, parameter in head.named_parameters()
         if parameter.shape[0] == unlikely
     ]

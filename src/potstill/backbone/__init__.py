@@ -13,6 +13,7 @@ from potstill.backbone.sources import (
     load_embeddings,
     load_language_model,
     load_tokenizer,
+    outline,
     padding_id,
 )
 
@@ -30,5 +31,6 @@ __all__ = [
     "load_embeddings",
     "load_language_model",
     "load_tokenizer",
+    "outline",
     "padding_id",
 ]

@@ -181,12 +181,18 @@ def check_architecture(name: str, config: PretrainedConfig) -> None:
         )
 
 
+def outline(config: PretrainedConfig) -> PreTrainedModel:
+    """Build a classification model of names and shapes alone, without weights."""
+    kind: Any = AutoModelForSequenceClassification
+    with _quiet(), torch.device("meta"):
+        model: PreTrainedModel = kind.from_config(config, trust_remote_code=False)
+    return model
+
+
 def _has_score(config: PretrainedConfig) -> bool:
     """Say whether a decoder classifies by the linear map that `TextClassifier` takes, as far as one can be made."""
-    kind: Any = AutoModelForSequenceClassification
     try:
-        with _quiet(), torch.device("meta"):  # its parts without their values
-            return hasattr(kind.from_config(config, trust_remote_code=False), "score")
+        return hasattr(outline(config), "score")
     except (OSError, ValueError, ImportError):
         return True  # whoever loads it will say what is wrong with it
 
