@@ -23,6 +23,7 @@ difference between their losses of the same step.
 from __future__ import annotations
 
 import argparse
+import pickle
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -98,7 +99,9 @@ def _measure(args: argparse.Namespace) -> None:
         apart.submit(bool).result()  # it has read the weights when it answers
 
     def theirs(data: TrainingSet, batches: Batches) -> Steps:
-        return apart.submit(_their_steps, data, batches).result()
+        # As bytes: the executor would send tensors from a thread of its own, and copying them there once is enough for
+        # OpenMP to count more threads than cores, to put them to sleep between products, and to slow this process down.
+        return apart.submit(_their_steps, pickle.dumps((data, batches))).result()
 
     data = teacher.training_set(sentences)
     plan = plan_epoch(data.tokens.lengths, SPEED_TRAINING, np.random.default_rng(args.seed))
@@ -150,7 +153,8 @@ def _load_peer(directory: Path, num_labels: int) -> None:
     _peer = peft_model(directory, num_labels)
 
 
-def _their_steps(data: TrainingSet, batches: Batches) -> Steps:
+def _their_steps(work: bytes) -> Steps:
+    data, batches = pickle.loads(work)  # noqa: S301 — it comes from the parent process
     return trainer_steps(_peer, data, batches, SPEED_TRAINING)
 
 

@@ -38,6 +38,9 @@ SPEED = {
     "side_by_side": "training several students, time",
     "memory": "tuning, peak memory (less is better)",
 }
+LIMITS = ("limit", "limit_xeon")
+"""One benchmark on two processors: one whose products are slow beside its memory, and one whose are fast."""
+FRACTIONS = {"fraction": "operations/s", "fraction_with_shared": "the same with what texts share"}
 PEERS = {
     "vs_plain": "the plain way",
     "vs_grouped": "length-grouped Trainer + PEFT",
@@ -95,23 +98,23 @@ def intents() -> str:
 
 def speed() -> str:
     """Lay out the results of the speed benchmarks, as far as they are there."""
-    results = {name: result for name in (*SPEED, "limit") if (result := _load(name)) is not None}
+    results = {name: result for name in (*SPEED, *LIMITS) if (result := _load(name)) is not None}
+    limits = [results[name] for name in LIMITS if name in results]
     rows = [
         f"| {SPEED[name]} | {PEERS[peer]} | {_spread(ratio)} |"
         for name, result in results.items()
         for peer, ratio in result.get("ratios", {}).items()
     ]
     rows += [
-        f"| {work}, operations/s | the matrix products' rate | {_spread(fraction)} |"
-        for work, fraction in results.get("limit", {}).get("fraction", {}).items()
-    ]
-    rows += [
-        f"| {work}, the same with what texts share | the matrix products' rate | {_spread(fraction)} |"
-        for work, fraction in results.get("limit", {}).get("fraction_with_shared", {}).items()
+        f"| {work}, {counted} | the matrix products' rate on {_processor(limit)} | {_spread(fraction)} |"
+        for limit in limits
+        for field, counted in FRACTIONS.items()
+        for work, fraction in limit[field].items()
     ]
     lines = ["| what | against | ratio (median) | min | max |", "| --- | --- | --: | --: | --: |", *rows, ""]
-    if {"finetune_speed", "limit"} <= results.keys():
-        lines += [_room(results["finetune_speed"]["ratios"], results["limit"]), ""]
+    if (tuning := results.get("finetune_speed")) is not None:
+        same_machine = [limit for limit in limits if _processor(limit) == _processor(tuning)]
+        lines += [line for limit in same_machine[:1] for line in (_room(tuning["ratios"], limit), "")]
     for name, result in results.items():
         lines += [*_by_size(name, result), _note(result), ""]
         if (RESULTS / f"{name}.png").is_file():
@@ -120,6 +123,11 @@ def speed() -> str:
         memory = ", ".join(f"{run['peak_mib']:,.0f} MiB for {run['lines']:,}" for run in stream["runs"])
         lines += [f"Peak memory of labelling a file, by its lines: {memory}. {_note(stream)}", ""]
     return "\n".join(lines).rstrip("\n") if results else "No result is committed yet."
+
+
+def _processor(result: dict[str, Any]) -> str:
+    name: str = result["environment"]["processor"]
+    return name
 
 
 def _room(ratios: dict[str, Any], limit: dict[str, Any]) -> str:

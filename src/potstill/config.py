@@ -341,8 +341,9 @@ class RuntimeConfig(Settings):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """`auto` takes a GPU where there is one."""
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
-    """`auto` takes bfloat16 for the frozen weights and the matrix products where the hardware multiplies it natively,
-    which is faster, else float32. Adapters, heads, students and optimiser are always float32."""
+    """`auto` takes bfloat16 for the frozen weights and the matrix products where the hardware multiplies it natively
+    and faster than float32 (on a CPU a short measurement tells), else float32. Adapters, heads, students and optimiser
+    are always float32."""
     compile: bool = False
     """Compile the teacher's trained blocks with `torch.compile` (needs a C++ compiler), which joins small operations.
     Off: compiling takes longer than a training on a few thousand sentences gains by it (benchmarks/compile.py)."""

@@ -212,7 +212,7 @@ def _torch(threads: str) -> Iterator[Finding]:
     gpu = torch.cuda.is_available()
     yield Finding("GPU", "fine", torch.cuda.get_device_name() if gpu else "none")
     device = "cuda" if gpu else "cpu"
-    there = "multiplied in hardware" if has_fast_bfloat16(device) else "not in hardware: float32 is used"
+    there = "faster than float32" if has_fast_bfloat16(device) else "not faster than float32, which is used"
     yield Finding("bfloat16", "fine", f"{there} ({device})")
 
 

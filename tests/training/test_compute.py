@@ -31,6 +31,27 @@ def test_the_probe_answers_for_every_device():
     assert all(isinstance(compute.has_fast_bfloat16(device), bool) for device in ("cpu", "mps"))
 
 
+@pytest.mark.parametrize(
+    ("there", "times", "fast"),
+    [
+        (True, {torch.float32: 2.0, torch.bfloat16: 1.0}, True),
+        (True, {torch.float32: 1.0, torch.bfloat16: 1.0}, False),  # converting would cost more than nothing
+        (True, {torch.float32: 1.0, torch.bfloat16: 2.0}, False),  # Intel's AVX-512 without AMX
+        (False, {torch.float32: 2.0, torch.bfloat16: 1.0}, False),
+    ],
+)
+def test_bfloat16_has_to_be_there_and_faster(monkeypatch, there, times, fast):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: there)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(compute, "product_seconds", times.__getitem__)
+    assert compute.has_fast_bfloat16.__wrapped__("cpu") is fast
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_product_takes_time(dtype):
+    assert compute.product_seconds(dtype) > 0.0
+
+
 def test_only_frozen_linear_maps_are_compressed():
     model = nn.ModuleDict({"embedding": nn.Embedding(4, 3), "frozen": nn.Linear(3, 3), "norm": nn.LayerNorm(3)})
     model.requires_grad_(False)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import shutil
+import time
+from typing import Final
 
 import torch
 from lightning_fabric import Fabric
@@ -12,6 +15,11 @@ from torch import nn
 
 from potstill.config import RuntimeConfig
 from potstill.errors import ConfigError
+
+_TOKENS, _IN, _OUT = 512, 576, 1536  # a batch before an up-projection of the embedded backbone
+_REPEATS: Final = 5
+_WORTHWHILE: Final = 1.25
+"""How many times as fast a product in bfloat16 must be: what surrounds it has to be converted to it and back."""
 
 
 def make_fabric(config: RuntimeConfig) -> Fabric:
@@ -49,15 +57,34 @@ def describe_fabric(fabric: Fabric) -> dict[str, str]:
     return {"device": fabric.device.type, "precision": str(fabric._precision.precision)}
 
 
+@functools.cache
 def has_fast_bfloat16(device: str) -> bool:
-    """Say whether `device` multiplies bfloat16 in hardware; elsewhere it would be emulated, slower than float32."""
+    """Say whether `device` multiplies bfloat16 faster than float32.
+
+    Without instructions for it bfloat16 is emulated. With them a processor may still be slower than in float32: Intel's
+    AVX-512 is, its AMX is several times as fast, AMD's AVX-512 about twice. So it is measured, which takes a moment;
+    the two are too far apart for the answer to change from one time to the next.
+    """
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device == "cpu":
         # PyTorch has no public name for these yet.
         probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+        there = any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+        return there and product_seconds(torch.float32) > _WORTHWHILE * product_seconds(torch.bfloat16)
     return False
+
+
+@torch.no_grad()
+def product_seconds(dtype: torch.dtype) -> float:
+    """Return the time of a matrix product on the CPU, the shortest of a few tries."""
+    x, weight = torch.ones(_TOKENS, _IN, dtype=dtype), torch.ones(_OUT, _IN, dtype=dtype)
+    seconds = []
+    for _ in range(_REPEATS):
+        started = time.perf_counter()
+        torch.mm(x, weight.T)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
 
 
 def is_mixed(fabric: Fabric) -> bool:
