@@ -11,7 +11,7 @@ import platform
 import re
 import shutil
 import tempfile
-import time
+import timeit
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -223,13 +223,7 @@ def _numpy_product() -> Callable[[], object]:
 
 def _rate(product: Callable[[], object]) -> float:
     """Return a product's 2 n³ operations over the time of the fastest try, in GFLOP/s."""
-    product()
-    times = []
-    for _ in range(_PRODUCTS):
-        started = time.perf_counter()
-        product()
-        times.append(time.perf_counter() - started)
-    return 2 * _MATRIX**3 / min(times) / 1e9
+    return 2 * _MATRIX**3 / min(timeit.repeat(product, number=1, repeat=_PRODUCTS)) / 1e9
 
 
 def examine_directory(directory: Path) -> Iterator[Finding]:

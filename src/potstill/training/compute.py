@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 import shutil
-import time
+import timeit
 from typing import Final
 
 import torch
@@ -79,12 +79,7 @@ def has_fast_bfloat16(device: str) -> bool:
 def product_seconds(dtype: torch.dtype) -> float:
     """Return the time of a matrix product on the CPU, the shortest of a few tries."""
     x, weight = torch.ones(_TOKENS, _IN, dtype=dtype), torch.ones(_OUT, _IN, dtype=dtype)
-    seconds = []
-    for _ in range(_REPEATS):
-        started = time.perf_counter()
-        torch.mm(x, weight.T)
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
+    return min(timeit.repeat(lambda: torch.mm(x, weight.T), number=1, repeat=_REPEATS))
 
 
 def is_mixed(fabric: Fabric) -> bool:
