@@ -9,17 +9,19 @@ is repeated, so that a model that multiplies by it can't reach this rate.
 
 Ours is counted in useful operations per token that is computed: 2 a parameter of these matrices for labelling, whose
 adapters are merged, and for tuning what `potstill.lora.counting.flops_per_token` counts (little more than 4: forward,
-and backward through frozen matrices). Padding, attention's products, the optimiser and merging take time and count for
-nothing; nor does what a text to be labelled shares with another of its batch, which is computed once
-(`potstill.data.trees`).
+and backward through frozen matrices), less what the top block leaves undone (`potstill.backbone.top`). Padding,
+attention's products, the optimiser and merging take time and count for nothing; nor does what a text to be labelled
+shares with another of its batch, which is computed once (`potstill.data.trees`).
 
-`fraction` is ours over the limit, for each round; `fraction_with_shared` counts every token of every text, computed or
-not; `faster_product` is the rate of oneDNN's product, which Potstill takes where the processor has AVX-512
+`fraction` is ours over the limit, for each round: `tuning`, `tuning, compiled` (`potstill finetune --compile`, without
+the half a minute that compiling takes) and `labelling`; `fraction_with_shared` counts every token of every text,
+computed or not; `faster_product` is the rate of oneDNN's product, which Potstill takes where the processor has AVX-512
 (`potstill.lora.linear`), over that of `torch.mm`; `profile` names the operations with the largest shares of the time.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -48,10 +50,11 @@ from common import (
 from potstill.config import DataConfig, TeacherConfig
 from potstill.data import Examples, load_corpus
 from potstill.data.tokenised import Batch, TrainingSet
-from potstill.lora import adapters
+from potstill.lora import LoRALinear, adapters
 from potstill.lora.counting import flops_per_token
 from potstill.lora.linear import linear_shape, product
 from potstill.teacher import Teacher
+from potstill.training.compute import make_fabric
 from potstill.training.loop import evaluation_tokens, plan_epoch
 from potstill.training.memory import kept_memory
 
@@ -61,7 +64,7 @@ Shapes = Counter[tuple[int, int]]
 REPEATS = 8
 """Products per shape and measurement; the mean stands for all of the model's maps of that shape."""
 SHOWN = 12
-LIMIT, FASTER = "limit", "onednn"
+LIMIT, FASTER, COMPILED = "limit", "onednn", "compiled"
 
 Product = Callable[..., Tensor]
 """Takes x and Wᵀ, and a place for the result."""
@@ -74,12 +77,15 @@ def main() -> None:
     parser.add_argument("--sentences", type=int, default=1500, help="sentences labelled per run")
     args = parser.parse_args()
     corpus = load_corpus(DataConfig())
-    teacher = Teacher.create(TeacherConfig(), RUNTIME, corpus, MAX_TOKENS, args.seed)
+    make_fabric(RUNTIME.model_copy(update={"compile": True}))  # says so where there is no compiler
+    compiled, teacher = (Teacher.create(TeacherConfig(), RUNTIME, corpus, MAX_TOKENS, args.seed) for _ in range(2))
+    compiled.classifier.compile_blocks()
     sentences = labelled_sentences(corpus)
     data = teacher.training_set(sentences)
     shapes = Counter(linear_shape(adapter.base) for _, adapter in adapters(teacher.classifier))
     matrices = sum(fan_in * fan_out * count for (fan_in, fan_out), count in shapes.items())
     _, operations = flops_per_token(teacher.classifier.model)
+    left_out = _top_operations(teacher)
 
     def batches(number: int) -> list[np.ndarray]:
         generator = np.random.default_rng((args.seed, number))
@@ -89,17 +95,19 @@ def main() -> None:
     def sample(number: int) -> Examples:
         return draw(sentences, args.sentences, args.seed + number)
 
-    def tune(number: int) -> Run:
+    def tune(number: int, tuned: Teacher = teacher) -> Run:
         chosen = batches(number)
-        seconds = take_steps(teacher, data, chosen, SPEED_TRAINING).seconds
-        return _run("tuning", operations * sum(_rows(data, chosen)), seconds)
+        seconds = take_steps(tuned, data, chosen, SPEED_TRAINING).seconds
+        tokens, texts = sum(_rows(data, chosen)), sum(map(len, chosen))
+        return _run("tuning", operations * tokens - left_out["tuning"] * (tokens - texts), seconds)
 
     def label(number: int) -> Run:
         chosen, plan = labelled(number)
         started = time.perf_counter()
         teacher.logits(sample(number))
         seconds = time.perf_counter() - started
-        run = _run("labelling", 2 * matrices * sum(_rows(chosen, plan)), seconds)
+        spared = left_out["labelling"] * (sum(_rows(chosen, plan)) - len(chosen))
+        run = _run("labelling", 2 * matrices * sum(_rows(chosen, plan)) - spared, seconds)
         return run | {"shared": 2 * matrices * len(chosen.tokens.ids)}
 
     def labelled(number: int) -> tuple[TrainingSet, list[np.ndarray]]:
@@ -114,24 +122,37 @@ def main() -> None:
 
     runs: list[Run] = []
     with kept_memory():  # as in a whole epoch, whose first step finds no memory yet, but no other
-        for ours, limit in ((tune, tuning_limit), (label, labelling_limit)):
-            contestants = {OURS: ours, LIMIT: limit(torch.mm), FASTER: limit(_onednn)}
+        tuning = {OURS: tune, COMPILED: lambda number: tune(number, compiled)}
+        for ours, limit in ((tuning, tuning_limit), ({OURS: label}, labelling_limit)):
+            contestants = {**ours, LIMIT: limit(torch.mm), FASTER: limit(_onednn)}
             for warm_up in contestants.values():
                 warm_up(args.rounds)  # draws what no round draws
             runs += in_turn(contestants, args.rounds)
-    works = ("tuning", "labelling")
     shown = batches(0)[:2]
     write_result(
         args.out,
         runs,
-        fraction={work: spread(_fractions(runs, work)) for work in works},
+        fraction={
+            "tuning": spread(_fractions(runs, "tuning")),
+            "tuning, compiled": spread(_fractions(runs, "tuning", name=COMPILED)),
+            "labelling": spread(_fractions(runs, "labelling")),
+        },
         fraction_with_shared={"labelling": spread(_fractions(runs, "labelling", "shared"))},
-        faster_product={work: spread(_fractions(runs, work, name=FASTER)) for work in works},
+        faster_product={work: spread(_fractions(runs, work, name=FASTER)) for work in ("tuning", "labelling")},
         profile={
             "tuning": _profile(lambda: take_steps(teacher, data, shown, SPEED_TRAINING)),
             "labelling": _profile(lambda: teacher.logits(sentences.take(np.concatenate(shown)))),
         },
     )
+
+
+def _top_operations(teacher: Teacher) -> dict[str, int]:
+    """Return the operations, by work, that a token costs the less for not being classified."""
+    parts = [] if teacher.classifier.top is None else teacher.classifier.top.parts
+    spared = [module for part in parts for module in part.modules() if isinstance(module, LoRALinear)]
+    matrices = sum(math.prod(linear_shape(adapter.base)) for adapter in spared)
+    low_rank = sum(adapter.lora_A.numel() + adapter.lora_B.numel() for adapter in spared)
+    return {"tuning": 4 * matrices + 6 * low_rank, "labelling": 2 * matrices}
 
 
 def _rows(data: TrainingSet, batches: list[np.ndarray]) -> list[int]:

@@ -31,6 +31,7 @@ from potstill.backbone import (
 )
 from potstill.backbone.attention import attend_to_short_texts
 from potstill.backbone.echo import Echo
+from potstill.backbone.top import TopBlock
 from potstill.backbone.trees import reads_trees
 from potstill.config import LoRAConfig, Method, RuntimeConfig, TeacherConfig
 from potstill.data import Corpus, Examples
@@ -360,6 +361,7 @@ def _place(classifier: TextClassifier, runtime: RuntimeConfig) -> Fabric:
     if fabric.device.type == "cpu":
         attend_to_short_texts(classifier)
         classifier.takes_trees = reads_trees(classifier)  # elsewhere fused attention is faster, which knows no trees
+    classifier.top = TopBlock.find(classifier)
     if is_mixed(fabric):
         compress_frozen_matrices(classifier)
     fabric.to_device(classifier)

@@ -48,4 +48,4 @@ def test_a_text_of_nothing_but_its_opening_is_its_last_state():
     (found,) = echo.repeat(TokenisedTexts(np.array([7]), np.array([0, 1])))
     assert found.tolist() == [7]
     states = torch.randn(1, 3, 4)
-    assert torch.equal(echo.mean(states, torch.tensor([1])), states[:, 0])
+    assert torch.equal(echo.mean(states, echo.second_reading(torch.tensor([1]), 3)), states[:, 0])

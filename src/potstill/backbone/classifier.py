@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -17,6 +18,7 @@ from potstill.errors import ConfigError
 
 if TYPE_CHECKING:
     from potstill.backbone.prefix import FrozenPrefix
+    from potstill.backbone.top import TopBlock
 
 
 class TextClassifier(nn.Module):
@@ -33,6 +35,7 @@ class TextClassifier(nn.Module):
         echo: How it is given every text twice; None: it reads once.
         prefix: The leading blocks that are not trained, where their output is to be recalled. They stay in evaluation
             mode, so that what they hand on is the same every time.
+        top: The last block, where parts of it need not be computed for tokens that are not classified.
         takes_trees: Whether `forward` may be given trees of tokens; somebody must have tried, see `reads_trees`.
     """
 
@@ -42,6 +45,7 @@ class TextClassifier(nn.Module):
         self.padding_id = padding_id
         self.echo: Echo | None = None
         self.prefix: FrozenPrefix | None = None
+        self.top: TopBlock | None = None
         self.takes_trees = False
 
     def train(self, mode: bool = True) -> Self:
@@ -128,14 +132,27 @@ class TextClassifier(nn.Module):
         if not self.is_decoder:
             encoded: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
             return encoded.float()
-        states = self.states(input_ids, attention_mask)
+        texts, length = input_ids.shape
         lengths = attention_mask.sum(dim=1)
         if self.echo is not None:
-            return self._score(self.echo.mean(states, lengths))
-        return self._score(states[torch.arange(len(states), device=states.device), lengths - 1])
+            read = self.echo.second_reading(lengths, length)
+            with self._reading(read.flatten().nonzero().squeeze(1)):
+                states = self.states(input_ids, attention_mask)
+            return self._score(self.echo.mean(states, read))
+        last = torch.arange(texts, device=lengths.device) * length + lengths - 1
+        with self._reading(last):
+            states = self.states(input_ids, attention_mask)
+        return self._score(states.flatten(0, 1)[last])
 
     def _classify_trees(self, input_ids: Tensor, attended: Tensor, positions: Tensor, ends: Tensor) -> Tensor:
-        return self._score(self.tree_states(input_ids, attended, positions)[ends[0], ends[1]])
+        last = ends[0] * input_ids.shape[1] + ends[1]
+        with self._reading(last):
+            states = self.tree_states(input_ids, attended, positions)
+        return self._score(states.flatten(0, 1)[last])
+
+    def _reading(self, rows: Tensor) -> AbstractContextManager[None]:
+        """Leave undone what no one reads but for these of the tokens, indices into (batch · length)."""
+        return contextlib.nullcontext() if self.top is None else self.top.only(rows)
 
     def _score(self, pooled: Tensor) -> Tensor:
         """Map a decoder's states, (batch, hidden), to logits, (batch, classes)."""

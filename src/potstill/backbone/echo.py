@@ -57,18 +57,23 @@ class Echo:
         """Return how far behind its first reading the second reads a token, in a text of `length` ids in all."""
         return (length + len(self.separator) - self.opening - self.closing) // 2
 
-    def mean(self, states: Tensor, lengths: Tensor) -> Tensor:
-        """Average the states of the second reading, what closes it included.
+    def second_reading(self, lengths: Tensor, width: int) -> Tensor:
+        """Return which tokens are read for the second time, what closes a text included, (batch, width), bool.
 
         Args:
-            states: (batch, length, hidden), padded on the right.
-            lengths: Real tokens of each text, (batch,).
-
-        Returns:
-            (batch, hidden); of a text that is nothing but its opening, the last state.
+            lengths: Real tokens of each text, (batch,); padding is on the right.
+            width: Tokens of a row. Of a text that is nothing but its opening, the last one counts.
         """
         first = self.shift(lengths) + self.opening
-        places = torch.arange(states.shape[1], device=states.device)
-        is_second = (places >= first.clamp(max=lengths - 1).unsqueeze(1)) & (places < lengths.unsqueeze(1))
-        weights = is_second.to(states.dtype)
+        places = torch.arange(width, device=lengths.device)
+        return (places >= first.clamp(max=lengths - 1).unsqueeze(1)) & (places < lengths.unsqueeze(1))
+
+    @staticmethod
+    def mean(states: Tensor, chosen: Tensor) -> Tensor:
+        """Average the states of the `chosen` tokens, (batch, length), bool; states are (batch, length, hidden).
+
+        Returns:
+            (batch, hidden).
+        """
+        weights = chosen.to(states.dtype)
         return torch.einsum("bth,bt->bh", states, weights / weights.sum(dim=1, keepdim=True))

@@ -70,7 +70,7 @@ class FrozenPrefix:
         hook = self.blocks[-1].register_forward_hook(stop)
         try:
             with contextlib.suppress(_Reached):
-                self.classifier(input_ids, attention_mask)
+                self.classifier.states(input_ids, attention_mask)
         finally:
             hook.remove()
         return reached[0]
