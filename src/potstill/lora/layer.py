@@ -172,7 +172,7 @@ class LoRALinear(nn.Module):
         The weight without it is kept for `unmerge`. Twice changes nothing.
         """
         if not self.merged:
-            weight = self._weight() + self.delta()
+            weight = torch.addmm(self._weight(), self.lora_B, self.lora_A, alpha=self.scaling)  # one pass over it
             if self.lora_magnitude_vector is not None:
                 norms = weight.norm(dim=1).clamp_min(_SMALLEST)
                 weight *= (self.lora_magnitude_vector / norms)[:, None]
