@@ -50,7 +50,7 @@ from common import (
 from potstill.config import DataConfig, TeacherConfig
 from potstill.data import Examples, load_corpus
 from potstill.data.tokenised import Batch, TrainingSet
-from potstill.lora import LoRALinear, adapters
+from potstill.lora import adapters
 from potstill.lora.counting import flops_per_token
 from potstill.lora.linear import linear_shape, product
 from potstill.teacher import Teacher
@@ -149,7 +149,7 @@ def main() -> None:
 def _top_operations(teacher: Teacher) -> dict[str, int]:
     """Return the operations, by work, that a token costs the less for not being classified."""
     parts = [] if teacher.classifier.top is None else teacher.classifier.top.parts
-    spared = [module for part in parts for module in part.modules() if isinstance(module, LoRALinear)]
+    spared = [adapter for part in parts for _, adapter in adapters(part)]
     matrices = sum(math.prod(linear_shape(adapter.base)) for adapter in spared)
     low_rank = sum(adapter.lora_A.numel() + adapter.lora_B.numel() for adapter in spared)
     return {"tuning": 4 * matrices + 6 * low_rank, "labelling": 2 * matrices}

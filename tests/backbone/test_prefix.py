@@ -1,29 +1,10 @@
 import pytest
 import torch
+from adapted import PADDING_ID, step, tuned
 from torch import nn
 
 from potstill.backbone import FrozenPrefix, TextClassifier, head_modules
 from potstill.backbone.blocks import block_names
-from potstill.config import LoRAConfig
-from potstill.lora import inject
-
-PADDING_ID = 1
-
-
-def tuned(model, **lora):
-    """Adapt a model as if it had been trained a little."""
-    inject(model, LoRAConfig(rank=2, **lora))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return TextClassifier(model, PADDING_ID).eval()
-
-
-def gradients(classifier, *inputs):
-    classifier.zero_grad()
-    classifier(*inputs).square().sum().backward()
-    return {name: p.grad.clone() for name, p in classifier.named_parameters() if p.requires_grad}
 
 
 @pytest.fixture
@@ -43,7 +24,7 @@ def head_only(model):
 
 def test_recalled_states_give_the_same_logits_and_gradients(resumable, make_model, batch):
     classifier = tuned(make_model(resumable), last_blocks=1)
-    whole, expected = classifier(*batch), gradients(classifier, *batch)
+    whole, expected = step(classifier, *batch)
     classifier.prefix = prefix = FrozenPrefix.find(classifier)
     assert prefix is not None
     assert len(prefix.blocks) == len(block_names(classifier.model)) - 1
@@ -51,7 +32,7 @@ def test_recalled_states_give_the_same_logits_and_gradients(resumable, make_mode
     states = prefix.states(*batch)
     assert states.shape[:2] == batch[0].shape
     torch.testing.assert_close(classifier(*batch, states), whole, rtol=1e-5, atol=1e-6)
-    found = gradients(classifier, *batch, states)
+    _, found = step(classifier, *batch, states)
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)

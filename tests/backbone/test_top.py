@@ -4,15 +4,12 @@ import shutil
 
 import pytest
 import torch
+from adapted import step, tuned
 
-from potstill.backbone import TextClassifier
 from potstill.backbone.blocks import block_names
 from potstill.backbone.echo import Echo
 from potstill.backbone.top import TopBlock
-from potstill.config import LoRAConfig
-from potstill.lora import inject
 
-PADDING_ID = 1
 ALONE = {
     "gpt2": {"attn.c_proj", "mlp"},
     "llama": {"self_attn.q_proj", "self_attn.o_proj", "mlp"},
@@ -24,25 +21,8 @@ ALONE = {
 }
 
 
-def tuned(model, **lora):
-    """Adapt a model as if it had been trained a little."""
-    inject(model, LoRAConfig(rank=2, **lora))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return TextClassifier(model, PADDING_ID).eval()
-
-
-def step(classifier, batch):
-    classifier.zero_grad()
-    logits = classifier(*batch)
-    logits.square().sum().backward()
-    return logits.detach(), {name: p.grad.clone() for name, p in classifier.named_parameters() if p.requires_grad}
-
-
 def require_equal(classifier, batch, expected):
-    logits, gradients = step(classifier, batch)
+    logits, gradients = step(classifier, *batch)
     torch.testing.assert_close(logits, expected[0], rtol=1e-4, atol=1e-5)
     assert gradients.keys() == expected[1].keys()
     for name, gradient in expected[1].items():
@@ -67,7 +47,7 @@ def test_a_trial_tells_which_parts_take_each_token_by_itself(family, make_model)
 def test_logits_and_gradients_stay_what_they_were(family, echo, make_model, batch):
     classifier = tuned(make_model(family))
     classifier.echo = echo
-    expected = step(classifier, batch)
+    expected = step(classifier, *batch)
     classifier.top = TopBlock.find(classifier)
     require_equal(classifier, batch, expected)
 
@@ -107,7 +87,7 @@ def test_a_failed_pass_leaves_nothing_behind(make_model, batch):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_a_compiled_block_leaves_it_undone_too(make_model, batch):
     classifier = tuned(make_model("llama"))
-    expected, states = step(classifier, batch), classifier.states(*batch).detach()
+    expected, states = step(classifier, *batch), classifier.states(*batch).detach()
     classifier.top = TopBlock.find(classifier)
     classifier.compile_blocks()
     torch._dynamo.utils.counters.clear()

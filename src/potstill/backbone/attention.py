@@ -17,7 +17,7 @@ from torch.nn.functional import dropout as drop_out
 from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
-from potstill.backbone.classifier import TextClassifier
+from potstill.backbone.classifier import TextClassifier, evaluating
 
 EAGER: Final = "eager"
 SHORT: Final = "potstill_short"
@@ -80,20 +80,17 @@ def attend_to_short_texts(classifier: TextClassifier) -> None:
     A trial on a few tokens says whether all that it does is done.
     """
     model = classifier.model
-    was_training = classifier.training
-    classifier.eval()
-    model.set_attn_implementation(EAGER)
-    ids = torch.arange(8).view(2, 4)  # no padding, whose embedding may be zero
-    expected = classifier(ids, torch.ones_like(ids))
-    try:
-        model.set_attn_implementation(SHORT)
-        same = torch.allclose(classifier(ids, torch.ones_like(ids)), expected, rtol=1e-3, atol=1e-4)
-    except Exception:  # whatever a family does with what it does not know, there is the plain way
-        same = False
-    finally:
+    with evaluating(classifier):
+        model.set_attn_implementation(EAGER)
+        ids = torch.arange(8).view(2, 4)  # no padding, whose embedding may be zero
+        expected = classifier(ids, torch.ones_like(ids))
+        try:
+            model.set_attn_implementation(SHORT)
+            same = torch.allclose(classifier(ids, torch.ones_like(ids)), expected, rtol=1e-3, atol=1e-4)
+        except Exception:  # whatever a family does with what it does not know, there is the plain way
+            same = False
         if not same:
             model.set_attn_implementation(EAGER)
-        classifier.train(was_training)
 
 
 AttentionInterface.register(SHORT, short_attention)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -134,15 +134,15 @@ class TextClassifier(nn.Module):
             return encoded.float()
         texts, length = input_ids.shape
         lengths = attention_mask.sum(dim=1)
-        if self.echo is not None:
-            read = self.echo.second_reading(lengths, length)
-            with self._reading(read.flatten().nonzero().squeeze(1)):
-                states = self.states(input_ids, attention_mask)
-            return self._score(self.echo.mean(states, read))
-        last = torch.arange(texts, device=lengths.device) * length + lengths - 1
-        with self._reading(last):
+        if self.echo is None:
+            rows = torch.arange(texts, device=lengths.device) * length + lengths - 1
+        else:
+            second = self.echo.second_reading(lengths, length)
+            rows = second.flatten().nonzero().squeeze(1)
+        with self._reading(rows):
             states = self.states(input_ids, attention_mask)
-        return self._score(states.flatten(0, 1)[last])
+        pooled = states.flatten(0, 1)[rows] if self.echo is None else self.echo.mean(states, second)
+        return self._score(pooled)
 
     def _classify_trees(self, input_ids: Tensor, attended: Tensor, positions: Tensor, ends: Tensor) -> Tensor:
         last = ends[0] * input_ids.shape[1] + ends[1]
@@ -150,7 +150,7 @@ class TextClassifier(nn.Module):
             states = self.tree_states(input_ids, attended, positions)
         return self._score(states.flatten(0, 1)[last])
 
-    def _reading(self, rows: Tensor) -> AbstractContextManager[None]:
+    def _reading(self, rows: Tensor) -> contextlib.AbstractContextManager[None]:
         """Leave undone what no one reads but for these of the tokens, indices into (batch · length)."""
         return contextlib.nullcontext() if self.top is None else self.top.only(rows)
 
@@ -158,6 +158,17 @@ class TextClassifier(nn.Module):
         """Map a decoder's states, (batch, hidden), to logits, (batch, classes)."""
         logits: Tensor = self.model.get_submodule("score")(pooled)
         return logits.float()
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Keep a model in evaluation mode for a while, whichever it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def pad_right(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from potstill.backbone.blocks import block_names, frozen_depth
-from potstill.backbone.classifier import TextClassifier
+from potstill.backbone.classifier import TextClassifier, evaluating
 from potstill.backbone.head import head_modules
 
 
@@ -97,14 +97,10 @@ class FrozenPrefix:
         device = next(self.classifier.parameters()).device
         input_ids = torch.arange(6, device=device).view(2, 3)  # no padding, whose embedding may be zero
         mask = torch.tensor([[1, 1, 1], [1, 1, 0]], device=device)
-        was_training = self.classifier.training
-        self.classifier.eval()
-        try:
+        with evaluating(self.classifier):
             states = self.states(input_ids, mask)
             if states.shape[:2] != input_ids.shape:
                 return False
             with self.recall(states):
                 resumed = self.classifier(input_ids, mask)
             return torch.allclose(resumed, self.classifier(input_ids, mask), rtol=1e-3, atol=1e-4)
-        finally:
-            self.classifier.train(was_training)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from potstill.backbone.blocks import block_names
-from potstill.backbone.classifier import TextClassifier
+from potstill.backbone.classifier import TextClassifier, evaluating
 from potstill.lora.layer import LoRALinear
 from potstill.lora.linear import LinearLike
 
@@ -48,14 +48,12 @@ class TopBlock:
         """
         if not classifier.is_decoder:
             return None
-        was_training = classifier.training
         try:
-            trial = _Trial.of(classifier.eval())
-            parts = [] if trial is None else list(trial.parts())
+            with evaluating(classifier):
+                trial = _Trial.of(classifier)
+                parts = [] if trial is None else list(trial.parts())
         except Exception:  # whatever a family's block needs to be run by itself, it then runs whole
-            parts = []
-        finally:
-            classifier.train(was_training)
+            return None
         return cls(parts) if parts else None
 
     @contextlib.contextmanager

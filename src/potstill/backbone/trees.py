@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import PretrainedConfig
 
-from potstill.backbone.classifier import TextClassifier
+from potstill.backbone.classifier import TextClassifier, evaluating
 from potstill.data.trees import plant
 
 _TRIAL: Final = [np.array(ids, dtype=np.int32) for ids in ([*range(3, 15), 3, 4, 5], [*range(3, 15), 9, 8], [5, 4, 3])]
@@ -29,21 +29,19 @@ def reads_trees(classifier: TextClassifier) -> bool:
     if not classifier.is_decoder or classifier.echo is not None or _has_windows(classifier.model.config):
         return False
     device = next(classifier.parameters()).device
-    was_training = classifier.training
-    classifier.eval()
     try:
-        forest = plant(_TRIAL, classifier.padding_id)
-        ids, depths, attended = (torch.from_numpy(a).to(device) for a in (forest.ids, forest.depths, forest.attended))
-        states = classifier.tree_states(ids, attended.unsqueeze(1), depths)
-        for text, row, end in zip(_TRIAL, forest.rows, forest.ends, strict=True):
-            alone = torch.from_numpy(text).long().to(device).unsqueeze(0)
-            expected = classifier.states(alone, torch.ones_like(alone))[0, -1]
-            if not (states[row, end] - expected).norm() <= _SAME * expected.norm():  # nor where one is no number
-                return False
+        with evaluating(classifier):
+            forest = plant(_TRIAL, classifier.padding_id)
+            arrays = (forest.ids, forest.depths, forest.attended)
+            ids, depths, attended = (torch.from_numpy(array).to(device) for array in arrays)
+            states = classifier.tree_states(ids, attended.unsqueeze(1), depths)
+            for text, row, end in zip(_TRIAL, forest.rows, forest.ends, strict=True):
+                alone = torch.from_numpy(text).long().to(device).unsqueeze(0)
+                expected = classifier.states(alone, torch.ones_like(alone))[0, -1]
+                if not (states[row, end] - expected).norm() <= _SAME * expected.norm():  # nor where one is no number
+                    return False
     except Exception:  # whatever a family does with what it does not know, it reads no trees
         return False
-    finally:
-        classifier.train(was_training)
     return True
 
 
