@@ -45,6 +45,7 @@ def main(name: str, *arguments: str) -> None:
         **summary["aggregate"],
         **{field: per_seed(field) for field in ("seed", "selection_mcc", "best_epoch", "train_seconds")},
         "teacher_seed": summary["teacher_seed"],
+        "ensemble": summary["ensemble"],
         "paired_test": summary["paired_test"],
         "mcnemar": summary["comparisons"],
         "verdicts": summary["verdicts"],

@@ -23,9 +23,8 @@ from common import RESULTS, over_seeds, train_apart, write_result
 from potstill.artifacts import write_json
 from potstill.config import PotstillConfig
 from potstill.data import Corpus, load_corpus
-from potstill.distillation.teacher_logits import judgement
-from potstill.evaluation import Role, compute_metrics, paired_test
-from potstill.models import StudentModel, TeacherModel, load_teachers, measure
+from potstill.evaluation import Role, paired_test
+from potstill.models import StudentModel, TeacherModel, load_teachers, measure, measure_together
 from potstill.pipeline import Trained, distill, finetune, train, transfer_set
 from potstill.runtime import Classifier
 from potstill.transfer.sets import TransferSet
@@ -128,10 +127,9 @@ def prepare(config: PotstillConfig, corpus: Corpus, teachers: Path, work: Path) 
     transfer_set(config, corpus, loaded, work / "transfer")
     if not (work / "teachers.json").is_file():
         measured = {f"teacher {n}": measure(TeacherModel(one), corpus.evaluation) for n, one in enumerate(loaded)}
-        average = judgement(loaded, corpus.evaluation).argmax(dim=1).numpy()
         single = {name: one.metrics.mcc for name, one in measured.items()}
-        together = compute_metrics(corpus.evaluation.labels, average, corpus.num_classes).mcc
-        write_json(work / "teachers.json", {"mcc": single, "average": together})
+        together = measure_together(list(measured.values()), corpus.evaluation)
+        write_json(work / "teachers.json", {"mcc": single, "average": together.metrics.mcc})
 
 
 def train_row(config: PotstillConfig, name: str, seed: int, teachers: Path, work: Path) -> dict[str, Any]:

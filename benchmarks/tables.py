@@ -82,6 +82,7 @@ def table(result: dict[str, Any], *others: str) -> str:
         f"Distilled against baseline, paired over {difference['seeds']} seeds: MCC {difference['mean_difference']:+.3f}"
         + (f" (t-test, {probability(p_value)})." if p_value is not None else "."),
         *_verdicts(result),
+        *_ensemble(result),
         f"`{result['command']}` on {environment['processor']}, {environment['cores']} cores, torch "
         f"{environment['torch']}.",
     ]
@@ -200,6 +201,16 @@ def _row(name: str, scores: dict[str, Any]) -> str:
 
 def _count(number: int) -> str:
     return f"{number / 1e6:.2f}M" if number else "0"
+
+
+def _ensemble(result: dict[str, Any]) -> Iterator[str]:
+    """Tell how good the teachers are together, where they taught together and it was measured."""
+    if (ensemble := result.get("ensemble")) is not None:
+        scores = ensemble["metrics"]
+        yield (
+            f"The teachers' probabilities averaged, from which the students learnt: accuracy {scores['accuracy']:.2%}, "
+            f"MCC {scores['mcc']:.3f}."
+        )
 
 
 def _verdicts(result: dict[str, Any]) -> list[str]:

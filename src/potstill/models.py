@@ -9,13 +9,23 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from potstill.config import RuntimeConfig
 from potstill.data import Examples
+from potstill.distillation.teacher_logits import averaged
 from potstill.errors import ArtifactError
-from potstill.evaluation import Calibration, Intervals, Metrics, Role, bootstrap_intervals, compute_metrics
+from potstill.evaluation import (
+    Calibration,
+    EnsembleResult,
+    Intervals,
+    Metrics,
+    Role,
+    bootstrap_intervals,
+    compute_metrics,
+)
 from potstill.files import write_json
 from potstill.runtime import Classifier
 from potstill.runtime.decision import decide, softmax
@@ -137,6 +147,7 @@ class Measurement:
     """A model's answers on a labelled split, and what they are worth.
 
     Attributes:
+        logits: Scores before temperature and softmax, (texts, classes).
         predictions: Class index per text, (texts,).
         metrics: Scores.
         intervals: 95 % interval of each score.
@@ -144,6 +155,7 @@ class Measurement:
         calibration: How good the probabilities are.
     """
 
+    logits: NDArray[np.float32]
     predictions: NDArray[np.int64]
     metrics: Metrics
     intervals: Intervals
@@ -262,11 +274,23 @@ def measure(model: SavedModel, examples: Examples) -> Measurement:
     seconds = time.perf_counter() - started
     classes = len(model.label_names)
     return Measurement(
+        logits=logits,
         predictions=predictions,
         metrics=compute_metrics(examples.labels, predictions, classes),
         intervals=bootstrap_intervals(examples.labels, predictions, classes),
         sentences_per_second=len(examples) / seconds,
         calibration=Calibration.of(logits, examples.labels, model.temperature),
+    )
+
+
+def measure_together(teachers: Sequence[Measurement], examples: Examples) -> EnsembleResult:
+    """Score several teachers as one, their probabilities averaged, from what each of them said of labelled texts."""
+    logits = averaged([torch.from_numpy(measured.logits) for measured in teachers]).numpy()
+    predictions, classes = logits.argmax(axis=1), logits.shape[1]
+    return EnsembleResult(
+        metrics=compute_metrics(examples.labels, predictions, classes),
+        intervals=bootstrap_intervals(examples.labels, predictions, classes),
+        calibration=Calibration.of(logits, examples.labels),
     )
 
 

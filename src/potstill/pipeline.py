@@ -28,7 +28,15 @@ from potstill.errors import ArtifactError, ConfigError
 from potstill.evaluation import DataSummary, McNemar, ModelResult, Role, Summary, mcnemar
 from potstill.interruption import Stopped, stoppable
 from potstill.lora.counting import count_parameters
-from potstill.models import Measurement, StudentModel, TeacherModel, TrainingRecord, measure, require_same_kind
+from potstill.models import (
+    Measurement,
+    StudentModel,
+    TeacherModel,
+    TrainingRecord,
+    measure,
+    measure_together,
+    require_same_kind,
+)
 from potstill.report import is_reported, read_summary, write_report
 from potstill.runtime import Classifier
 from potstill.runtime.directory import TRAINING_FILE
@@ -407,9 +415,11 @@ def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command
         results.append(trained.result(measured))
 
     tuned: list[tuple[Teacher, Trained]] = []
+    measured: list[Measurement] = []
     for seed in config.teacher.seeds:
         teacher, trained = _teacher(config, corpus, _place(directory, "teacher", seed), seed)
-        keep(trained, measure(TeacherModel(teacher), corpus.evaluation))
+        measured.append(measure(TeacherModel(teacher), corpus.evaluation))
+        keep(trained, measured[-1])
         tuned.append((teacher, trained))
     best = max(tuned, key=lambda pair: pair[1].fit.best["mcc"])  # the first of equals
     teachers = [teacher for teacher, _ in (tuned if config.distillation.teachers == "average" else [best])]
@@ -440,6 +450,7 @@ def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command
         config=config.model_dump(mode="json"),
         environment=read_json(directory / ENVIRONMENT_FILE),
         transfer=None if transfer is None else transfer.summary,
+        ensemble=measure_together(measured, corpus.evaluation) if len(teachers) > 1 else None,
     )
     write_report(summary, directory)
     return summary

@@ -10,12 +10,12 @@ import pytest
 from matplotlib.image import imread
 
 from potstill.config import PotstillConfig
-from potstill.evaluation import Summary
+from potstill.evaluation import EnsembleResult, Summary
 from potstill.report import write_report
 from potstill.report.findings import findings
 from potstill.report.markdown import report_text
 from potstill.report.plots import draw_plots, reliability
-from potstill.report.tables import ROLE_NAMES, percent
+from potstill.report.tables import ROLE_NAMES, percent, seed_table
 
 MakeSummary = Callable[..., Summary]
 
@@ -171,6 +171,17 @@ def test_the_report_says_how_texts_are_read(
 
     assert words not in report_text(summary, "plots")
     assert words in report_text(replace(summary, config=settings), "plots")
+
+
+def test_teachers_that_taught_together_are_told_as_one(make_summary: MakeSummary) -> None:
+    summary = make_summary()
+    one = summary.of("teacher")[0]
+    assert one.calibration is not None
+    summary = replace(summary, ensemble=EnsembleResult(one.metrics, one.intervals, one.calibration))
+    assert "Together, their probabilities averaged" in findings(summary)[0]
+    of_one, together = seed_table(summary).rows[:2]
+    assert together[1].value == "all, averaged"
+    assert together[2:-2] == of_one[2:-2]
 
 
 def test_findings_of_models_that_learnt_nothing(make_summary: MakeSummary) -> None:

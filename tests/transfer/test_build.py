@@ -10,7 +10,10 @@ from commandline import potstill as command
 from potstill import pipeline
 from potstill.config import PotstillConfig
 from potstill.data import Corpus, Examples
+from potstill.distillation.teacher_logits import judgement
 from potstill.errors import ConfigError, DataError, PotstillError
+from potstill.evaluation import compute_metrics
+from potstill.models import load_teachers
 from potstill.teacher import Teacher
 from potstill.training.workers import workers
 from potstill.transfer import build
@@ -206,7 +209,12 @@ def test_a_run_with_all_there_is_to_learn_from(tiny_backbone, tmp_path):
     assert {"train_ce", "train_mse", "train_hidden", "selection_mse"} <= epoch.keys()
     assert (directory / "distilled" / "seed-0" / "pretraining.jsonl").is_file()
     assert not (directory / "baseline" / "seed-0" / "pretraining.jsonl").exists()
-    assert "all, their probabilities averaged" in (directory / "report.md").read_text()
+    report = (directory / "report.md").read_text()
+    assert "all, their probabilities averaged" in report
+    assert "| Teacher | all, averaged |" in report
+    corpus = potstill.load_corpus(config.data)
+    together = judgement(load_teachers(directory, config.runtime, "average"), corpus.evaluation).argmax(dim=1)
+    assert summary.ensemble.metrics == compute_metrics(corpus.evaluation.labels, together.numpy(), corpus.num_classes)
 
 
 def test_the_sets_own_judgement_is_used_where_it_is_the_teachers(tiny_backbone, tmp_path, monkeypatch):

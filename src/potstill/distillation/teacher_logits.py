@@ -53,9 +53,6 @@ def teacher_logits(teacher: Teacher, examples: Examples) -> Tensor:
 def judgement(teachers: Sequence[Teacher], examples: Examples) -> Tensor:
     """Return the logits of one teacher, or those of the mean of several teachers' probabilities.
 
-    Hinton et al. 2015 (arXiv 1503.02531), section 5, distil an ensemble: the logarithm of the mean probability is a
-    logit, which a temperature softens like a single teacher's.
-
     Args:
         teachers: Who judge.
         examples: The texts.
@@ -64,9 +61,22 @@ def judgement(teachers: Sequence[Teacher], examples: Examples) -> Tensor:
         Logits, (texts, classes), float32.
     """
     logits = [teacher_logits(teacher, examples) for teacher in teachers]
-    if len(logits) == 1:
-        return logits[0]
-    return torch.stack(logits).log_softmax(dim=2).logsumexp(dim=0) - math.log(len(logits))
+    return logits[0] if len(logits) == 1 else averaged(logits)
+
+
+def averaged(logits: Sequence[Tensor]) -> Tensor:
+    """Return the logits of the mean of several models' probabilities.
+
+    Hinton et al. 2015 (arXiv 1503.02531), section 5, distil an ensemble: the logarithm of the mean probability is a
+    logit, which a temperature softens like a single teacher's.
+
+    Args:
+        logits: Of each model, (texts, classes).
+
+    Returns:
+        (texts, classes).
+    """
+    return torch.stack(list(logits)).log_softmax(dim=2).logsumexp(dim=0) - math.log(len(logits))
 
 
 def _text_key(examples: Examples, number: int) -> bytes:

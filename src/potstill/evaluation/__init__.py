@@ -4,13 +4,23 @@ from potstill.evaluation.calibration import Calibration, ReliabilityBin
 from potstill.evaluation.comparison import McNemar, PairedTest, majority_verdict, mcnemar, paired_test
 from potstill.evaluation.intervals import Intervals, bootstrap_intervals
 from potstill.evaluation.metrics import Metrics, compute_metrics
-from potstill.evaluation.results import ROLES, Aggregate, DataSummary, ModelResult, Role, Spread, Summary
+from potstill.evaluation.results import (
+    ROLES,
+    Aggregate,
+    DataSummary,
+    EnsembleResult,
+    ModelResult,
+    Role,
+    Spread,
+    Summary,
+)
 
 __all__ = [
     "ROLES",
     "Aggregate",
     "Calibration",
     "DataSummary",
+    "EnsembleResult",
     "Intervals",
     "McNemar",
     "Metrics",

@@ -103,6 +103,18 @@ class ModelResult:
 
 
 @dataclass(frozen=True)
+class EnsembleResult:
+    """Several teachers that judge as one, their probabilities averaged, measured on the evaluation split.
+
+    Attributes: As those of `ModelResult`.
+    """
+
+    metrics: Metrics
+    intervals: Intervals
+    calibration: Calibration
+
+
+@dataclass(frozen=True)
 class Spread:
     """A score over seeds: its mean, its sample standard deviation (0 for one seed) and the score of each seed."""
 
@@ -165,6 +177,7 @@ class Summary:
         environment: Versions and hardware, by name.
         transfer: Number of texts of the transfer set by kind of source, and of those left out by reason
             (`left out: …`); None where there was no transfer set.
+        ensemble: The teachers as one, where several taught together; None in summaries of before there was this.
     """
 
     data: DataSummary
@@ -175,6 +188,7 @@ class Summary:
     config: dict[str, Any]
     environment: dict[str, Any]
     transfer: dict[str, int] | None = None
+    ensemble: EnsembleResult | None = None
 
     @property
     def roles(self) -> tuple[Role, ...]:

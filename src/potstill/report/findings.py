@@ -30,6 +30,12 @@ def _learnt(summary: Summary, role: Role) -> str:
         judgement = f"it is {verdicts[0]}" if verdicts else "it learnt something about the task"
 
     sentence = f"**{ROLE_NAMES[role]}:** {judgement} ({numbers})."
+    if role == "teacher" and summary.ensemble is not None:
+        together = summary.ensemble
+        sentence += (
+            f" Together, their probabilities averaged, they reach {score(together.metrics.mcc)} "
+            f"({interval(together.intervals['mcc'], score)}): from that the students learnt."
+        )
     majority = summary.data.majority.accuracy
     if len(verdicts) < len(models) and overall.accuracy.mean <= majority:
         # Not a contradiction: MCC weighs the classes alike, accuracy favours the frequent one.

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from potstill.evaluation import Calibration, Metrics, ModelResult, Role, Spread, Summary
+from potstill.evaluation import Calibration, EnsembleResult, Metrics, ModelResult, Role, Spread, Summary
 
 ROLE_NAMES: dict[Role, str] = {
     "teacher": "Teacher",
@@ -18,6 +18,7 @@ ROLE_NAMES: dict[Role, str] = {
 }
 
 Number = Callable[[float], str]
+Scored = Sequence[ModelResult | EnsembleResult]
 
 
 @dataclass(frozen=True)
@@ -96,22 +97,13 @@ def model_table(summary: Summary) -> ResultTable:
 
 
 def seed_table(summary: Summary) -> ResultTable:
-    """Show one row per trained model, each score with its interval."""
+    """Show one row per trained model, and one for teachers that taught together, each score with its interval."""
     headers = ("model", "seed", "accuracy", "MCC", "F1", "ECE", "NLL", "MCC on selection", "epoch kept")
-    rows = tuple(
-        (
-            Cell(ROLE_NAMES[model.role]),
-            Cell(str(model.seed)),
-            *_scores([model]),
-            _calibration([model], lambda calibration: calibration.ece, percent),
-            _calibration([model], lambda calibration: calibration.nll, score),
-            Cell(score(model.selection_mcc)),
-            Cell(f"{model.best_epoch} of {model.epochs}"),
-        )
-        for role in summary.roles
-        for model in summary.of(role)
-    )
-    return ResultTable(headers, rows)
+    rows = {role: [_seed_row(model) for model in summary.of(role)] for role in summary.roles}
+    if summary.ensemble is not None:
+        together = (Cell(ROLE_NAMES["teacher"]), Cell("all, averaged"))
+        rows["teacher"].append((*together, *_qualities(summary.ensemble), EMPTY, EMPTY))
+    return ResultTable(headers, tuple(row for of_role in rows.values() for row in of_role))
 
 
 def summary_table(summary: Summary) -> Table:
@@ -178,7 +170,27 @@ def _model_row(name: str, models: Sequence[ModelResult]) -> tuple[Cell, ...]:
     )
 
 
-def _calibration(models: Sequence[ModelResult], read: Callable[[Calibration], float], number: Number) -> Cell:
+def _seed_row(model: ModelResult) -> tuple[Cell, ...]:
+    """Show one trained model."""
+    return (
+        Cell(ROLE_NAMES[model.role]),
+        Cell(str(model.seed)),
+        *_qualities(model),
+        Cell(score(model.selection_mcc)),
+        Cell(f"{model.best_epoch} of {model.epochs}"),
+    )
+
+
+def _qualities(result: ModelResult | EnsembleResult) -> tuple[Cell, ...]:
+    """Write how good one model's answers and probabilities are."""
+    return (
+        *_scores([result]),
+        _calibration([result], lambda calibration: calibration.ece, percent),
+        _calibration([result], lambda calibration: calibration.nll, score),
+    )
+
+
+def _calibration(models: Scored, read: Callable[[Calibration], float], number: Number) -> Cell:
     """Write a number of the probabilities, of several seeds with its standard deviation."""
     measured = [model.calibration for model in models if model.calibration is not None]
     if not measured:
@@ -188,7 +200,7 @@ def _calibration(models: Sequence[ModelResult], read: Callable[[Calibration], fl
     return Cell(number(spread.mean), deviation)
 
 
-def _scores(models: Sequence[ModelResult]) -> tuple[Cell, Cell, Cell]:
+def _scores(models: Scored) -> tuple[Cell, Cell, Cell]:
     """Write accuracy, MCC and F1."""
     return (
         _score(models, "accuracy", lambda metrics: metrics.accuracy, percent),
@@ -197,7 +209,7 @@ def _scores(models: Sequence[ModelResult]) -> tuple[Cell, Cell, Cell]:
     )
 
 
-def _score(models: Sequence[ModelResult], name: str, read: Callable[[Metrics], float], number: Number) -> Cell:
+def _score(models: Scored, name: str, read: Callable[[Metrics], float], number: Number) -> Cell:
     """Write one score: of several seeds with its standard deviation, of a single one with its interval."""
     spread = Spread.of([read(model.metrics) for model in models])
     if len(models) > 1:
