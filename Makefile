@@ -48,6 +48,7 @@ MINUTES := 60
 torture: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[benchmarks]'
 	$(BIN)/python benchmarks/torture/kills.py --kills $(KILLS)
+	$(BIN)/python benchmarks/torture/kills.py --kills 5 --embedded
 	$(BIN)/python benchmarks/torture/flips.py --flips $(FLIPS)
 	$(BIN)/python benchmarks/torture/faults.py
 	$(BIN)/python benchmarks/torture/fuzz.py --seconds $(SECONDS)

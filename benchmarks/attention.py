@@ -9,72 +9,57 @@ lengths of text. A ratio is ours in tokens per second over PyTorch's fused kerne
 
 from __future__ import annotations
 
-import json
 import time
-from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from common import Run, spread
-from potstill.backbone import EMBEDDED, TextClassifier, build_classifier
+from common import AS_SHIPPED, OURS, Run, arguments, in_turn, ratios, write_result
+from potstill.backbone import EMBEDDED, build_classifier
 from potstill.backbone.attention import EAGER, SHORT
-from potstill.config import LoRAConfig, RuntimeConfig
-from potstill.environment import describe_environment
+from potstill.config import LoRAConfig
 from potstill.lora import inject
-from potstill.training.compute import compress_frozen_matrices, is_mixed, make_fabric
+from potstill.training.compute import compress_frozen_matrices, describe_compute, is_mixed, make_fabric
 
-RESULT = Path(__file__).resolve().parent / "results" / "attention.json"
-PEERS = ("sdpa", EAGER)
-KINDS = (*PEERS, SHORT)
+KINDS = {"sdpa": "sdpa", "eager": EAGER, OURS: SHORT}
+"""What `transformers` calls each contestant's attention."""
 LENGTHS = (8, 16, 32, 64)
 BATCH = 32
-ROUNDS = 4
 
 
 def main() -> None:
     """Measure and write the result."""
-    torch.manual_seed(0)
-    fabric = make_fabric(RuntimeConfig(device="cpu"))
+    args = arguments(__doc__).parse_args()
+    torch.manual_seed(args.seed)
+    fabric = make_fabric(AS_SHIPPED)
     classifier = build_classifier(EMBEDDED, num_classes=2)
     inject(classifier.model, LoRAConfig())
     if is_mixed(fabric):
         compress_frozen_matrices(classifier)
     classifier.train()
-    runs = []
+
+    def step(name: str, length: int) -> Run:
+        """Take one training step with one kind of attention."""
+        classifier.model.set_attn_implementation(KINDS[name])
+        ids, labels = torch.randint(100, 40_000, (BATCH, length)), torch.zeros(BATCH, dtype=torch.long)
+        started = time.perf_counter()
+        with fabric.autocast():
+            logits = classifier(ids, torch.ones_like(ids))
+        cross_entropy(logits, labels).backward()
+        return {"length": length, "tokens_per_second": ids.numel() / (time.perf_counter() - started)}
+
+    runs: list[Run] = []
     for length in LENGTHS:
-        ids = torch.randint(100, 40_000, (BATCH, length))
-        for kind in KINDS:
-            _tokens_per_second(fabric, classifier, ids, kind)  # the first pass chooses kernels
-        for _ in range(ROUNDS):
-            speeds = {kind: _tokens_per_second(fabric, classifier, ids, kind) for kind in KINDS}
-            runs.append({"length": length, "tokens_per_second": speeds})
-    result = {
-        "command": "python benchmarks/attention.py",
-        "environment": describe_environment() | {"precision": "bf16-mixed" if is_mixed(fabric) else "32-true"},
-        "batch": BATCH,
-        "runs": runs,
-        "ratios": {f"vs_{peer}": {str(length): _ratio(runs, length, peer) for length in LENGTHS} for peer in PEERS},
-    }
-    RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-
-
-def _tokens_per_second(fabric: Fabric, classifier: TextClassifier, ids: Tensor, kind: str) -> float:
-    """Take one training step with one kind of attention."""
-    classifier.model.set_attn_implementation(kind)
-    labels = torch.zeros(len(ids), dtype=torch.long)
-    started = time.perf_counter()
-    with fabric.autocast():
-        logits = classifier(ids, torch.ones_like(ids))
-    cross_entropy(logits, labels).backward()
-    return ids.numel() / (time.perf_counter() - started)
-
-
-def _ratio(runs: list[Run], length: int, peer: str) -> dict[str, float]:
-    speeds = [run["tokens_per_second"] for run in runs if run["length"] == length]
-    return spread([of_kind[SHORT] / of_kind[peer] for of_kind in speeds])
+        for name in KINDS:
+            step(name, length)  # the first pass chooses kernels
+        runs += in_turn({name: lambda _, name=name, length=length: step(name, length) for name in KINDS}, args.rounds)
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for length in LENGTHS:
+        of_length = ratios([run for run in runs if run["length"] == length], "tokens_per_second")
+        for peer, ratio in of_length.items():
+            found.setdefault(peer, {})[str(length)] = ratio
+    precision = describe_compute(AS_SHIPPED)["precision"]
+    write_result(args.out, runs, batch=BATCH, precision=precision, ratios=found)
 
 
 if __name__ == "__main__":

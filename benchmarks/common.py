@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from potstill.data import Corpus, Examples
 from potstill.data.tokenised import TrainingSet
 from potstill.distillation.loss import Objective
 from potstill.environment import describe_environment
+from potstill.evaluation import Spread
 from potstill.teacher import Teacher
 from potstill.training.loop import Learner
 
@@ -50,14 +52,27 @@ SPEED_TRAINING = TrainingConfig(epochs=1, schedule="constant", warmup=0.0)
 PLAIN = Objective()
 """The mean cross-entropy, as in `transformers`."""
 OURS = "ours"
+POTSTILL = (sys.executable, "-c", "from potstill.cli import main; main()")
+"""The command line, in a process of its own."""
 
 
-def arguments(description: str | None) -> argparse.ArgumentParser:
-    """Make a parser with the flags that all benchmarks know."""
+def arguments(
+    description: str | None, name: str | None = None, *, rounds: bool = True, seed: bool = True
+) -> argparse.ArgumentParser:
+    """Make a parser with the flags that most benchmarks know.
+
+    Args:
+        description: The script's docstring.
+        name: Of the result; None: the script's.
+        rounds: Whether contestants run several times.
+        seed: Whether anything is drawn.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="times that each contestant runs")
-    parser.add_argument("--seed", type=int, default=0, help="draws sentences, batches and weights")
-    default = RESULTS / f"{Path(sys.argv[0]).stem}.json"
+    if rounds:
+        parser.add_argument("--rounds", type=int, default=3, help="times that each contestant runs")
+    if seed:
+        parser.add_argument("--seed", type=int, default=0, help="draws sentences, batches and weights")
+    default = RESULTS / f"{name or Path(sys.argv[0]).stem}.json"
     parser.add_argument("--out", type=Path, default=default, help="result file; a plot goes beside it")
     return parser
 
@@ -104,10 +119,38 @@ def ratios(runs: Iterable[Run], field: str, *, inverse: bool = False) -> dict[st
     return {peer: spread(values) for peer, values in found.items()}
 
 
+def finished(
+    file: Path,
+    wanted: Sequence[tuple[str, int]],
+    key: Callable[[str], str],
+    train: Callable[[str, int], Run],
+    jobs: int,
+) -> list[Run]:
+    """Return a run for every row and seed: what an earlier call has noted in `file`, or trained and noted there now.
+
+    Args:
+        file: A line of JSON per run.
+        wanted: Names of rows, with seeds.
+        key: Of a row's name, the digest of what else decides its runs; what was noted under another is passed over.
+        train: Trains a row with a seed and returns what came of it, `name` and `seed` with it.
+        jobs: Trainings at a time.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    noted = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    known = {(run["name"], run["seed"]): run for run in noted if run.get("key") == key(run["name"])}
+    missing = [pair for pair in wanted if pair not in known]
+    with ThreadPoolExecutor(jobs) as pool, file.open("a") as lines:
+        for run in pool.map(lambda pair: train(*pair) | {"key": key(pair[0])}, missing):
+            lines.write(json.dumps(run) + "\n")
+            lines.flush()
+            sys.stderr.write(f"{run}\n")
+            known[run["name"], run["seed"]] = run
+    return [known[pair] for pair in wanted]
+
+
 def over_seeds(values: Sequence[float]) -> dict[str, Any]:
     """Return mean, sample standard deviation (0 for one value) and the values, in the order of their seeds."""
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return {"mean": float(np.mean(values)), "std": deviation, "seeds": list(values)}
+    return vars(Spread.of(values))
 
 
 def train_apart(flags: Sequence[str], **environment: str) -> Run:

@@ -49,7 +49,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from common import OURS, Run, arguments, in_turn, plt, spread, write_result
+from common import OURS, POTSTILL, Run, arguments, in_turn, plt, spread, write_result
 from potstill.config import DataConfig, RuntimeConfig
 from potstill.data import Corpus, Examples, load_corpus
 from potstill.evaluation import bootstrap_intervals, compute_metrics
@@ -249,9 +249,8 @@ def _tuned_minilm(args: argparse.Namespace, work: Path) -> Path:
         flags = ["--data", "cola", "--backbone", _minilm_directory(), "--method", "full", "--seeds", args.seed]
         flags += ["--learning-rate", rate, "--epochs", MINILM_EPOCHS, "--patience", 2, "--out", out]
         flags += ["--limit", args.limit] if args.limit else []
-        program = "import sys; from potstill.cli import main; main(sys.argv[1:])"
         if not (out / "training.json").is_file():
-            subprocess.run(list(map(str, [sys.executable, "-c", program, "finetune", *flags])), check=True)  # noqa: S603
+            subprocess.run(list(map(str, [*POTSTILL, "finetune", *flags])), check=True)  # noqa: S603
         tuned[out] = float(TrainingRecord.load(out).best["mcc"])
         sys.stderr.write(f"MiniLM at {rate:g}: MCC {tuned[out]:.3f} on the selection split\n")
     return max(tuned, key=lambda out: tuned[out])
@@ -289,6 +288,7 @@ def _minilm(tuned: Path, corpus: Corpus, out: Path) -> Contestant:
         texts = corpus.selection
         difference = np.abs(Classifier.load(out).logits(texts.texts) - teacher.logits(texts).numpy()).max()
         if not difference <= PARITY:
+            (out / SEAL).unlink()  # so that the next call does not take it
             sys.exit(f"MiniLM in onnxruntime: expected torch's logits within {PARITY}, found {difference:.2g}")
     return Contestant("student", out, student_bytes(out))
 
@@ -386,7 +386,7 @@ def _fasttext(corpus: Corpus, out: Path, seed: int) -> Contestant:
         lines = out / "train.txt"
         pairs = zip(corpus.train.labels.tolist(), corpus.train.texts, strict=True)
         lines.write_text("".join(f"__label__{label} {' '.join(text.split())}\n" for label, text in pairs), "utf-8")
-        best = -2.0
+        best, unfinished = -2.0, out / "model.bin.part"
         for words, characters, epochs, rate in itertools.product((1, 2, 3), ((0, 0), (2, 5)), (5, 25), (0.1, 0.5)):
             try:
                 model = fasttext.train_supervised(
@@ -408,7 +408,8 @@ def _fasttext(corpus: Corpus, out: Path, seed: int) -> Contestant:
             found = _mcc(corpus, [int(label[0].removeprefix("__label__")) for label in labels])
             if found > best:
                 best = found
-                model.save_model(str(file))
+                model.save_model(str(unfinished))
+        unfinished.rename(file)
     return Contestant("fasttext", out, file.stat().st_size)
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -26,6 +25,7 @@ from transformers import LlamaConfig
 from common import (
     MAX_TOKENS,
     OURS,
+    POTSTILL,
     RUNTIME,
     Run,
     arguments,
@@ -59,7 +59,8 @@ def main() -> None:
     args = parser.parse_args()
     corpus = load_corpus(DataConfig())
     if args.stream:
-        out = args.out.with_name("label_stream.json")
+        is_default = args.out == parser.get_default("out")
+        out = args.out.with_name("label_stream.json") if is_default else args.out
         runs = [_stream(corpus, lines, args.seed) for lines in (args.stream // 10, args.stream)]
         write_result(out, runs, ratios={"memory_at_ten_times_the_lines": runs[1]["peak_mib"] / runs[0]["peak_mib"]})
         return
@@ -106,9 +107,8 @@ def _stream(corpus: Corpus, lines: int, seed: int) -> Run:
         with file.open("w", encoding="utf-8") as text:
             for _ in itertools.repeat(None, lines):
                 text.write(" ".join(generator.choices(words, k=generator.randint(3, 20))) + "\n")
-        program = [sys.executable, "-c", "from potstill.cli import main; main()", "predict", str(model), str(file)]
         started = time.perf_counter()
-        peak = peak_memory([*program, "--precision", RUNTIME.precision])
+        peak = peak_memory([*POTSTILL, "predict", str(model), str(file), "--precision", RUNTIME.precision])
         seconds = time.perf_counter() - started
     return {"name": OURS, "lines": lines, "seconds": seconds, "lines_per_second": lines / seconds, "peak_mib": peak}
 

@@ -14,7 +14,7 @@ attention's products, the optimiser and merging take time and count for nothing;
 shares with another of its batch, which is computed once (`potstill.data.trees`).
 
 `fraction` is ours over the limit, for each round: `tuning`, `tuning, compiled` (`potstill finetune --compile`, without
-the half a minute that compiling takes) and `labelling`; `fraction_with_shared` counts every token of every text,
+the minute that compiling takes) and `labelling`; `fraction_with_shared` counts every token of every text,
 computed or not; `faster_product` is the rate of oneDNN's product, which Potstill takes where the processor has AVX-512
 (`potstill.lora.linear`), over that of `torch.mm`; `profile` names the operations with the largest shares of the time.
 """

@@ -26,6 +26,7 @@ def main() -> None:
     """Fit, score, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="its section `data` is used")
+    parser.add_argument("--out", type=Path, help="result file  [default: benchmarks/results/DATA_svm.json]")
     args = parser.parse_args()
     corpus = load_corpus(PotstillConfig.load(args.config).data)
     known = corpus.train.joined(corpus.selection)
@@ -37,7 +38,7 @@ def main() -> None:
     metrics = compute_metrics(corpus.evaluation.labels, model.predict(corpus.evaluation.texts), corpus.num_classes)
     parameters = int(model[-1].coef_.size + model[-1].intercept_.size)
     write_result(
-        RESULTS / f"{corpus.name}_svm.json",
+        args.out or RESULTS / f"{corpus.name}_svm.json",
         [{"name": "character TF-IDF, linear SVM", "seconds": seconds}],
         accuracy=over_seeds([metrics.accuracy]),
         mcc=over_seeds([metrics.mcc]),

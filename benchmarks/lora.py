@@ -18,14 +18,13 @@ import resource
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common import RESULTS, over_seeds, train_apart, write_result
-from potstill.artifacts import cache_directory
+from common import arguments, finished, over_seeds, train_apart, write_result
+from potstill.artifacts import cache_directory, digest
 from potstill.config import DataConfig, PotstillConfig, TeacherConfig
 from potstill.data import load_corpus
 from potstill.pipeline import finetune
@@ -51,7 +50,7 @@ SELECTION = 800
 
 def main() -> None:
     """Train what is missing, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, rounds=False, seed=False)
     parser.add_argument("--seeds", type=int, default=3, help="seeds per row, from 0")
     parser.add_argument("--sentences", type=int, default=1800, help="sentences to train on")
     parser.add_argument("--resume", type=Path, default=Path("runs") / "lora-benchmark.jsonl", help="finished trainings")
@@ -61,19 +60,16 @@ def main() -> None:
     if args.train:
         sys.stdout.write(json.dumps(train(args.train[0], int(args.train[1]), args.sentences)))
         return
-    args.resume.parent.mkdir(parents=True, exist_ok=True)
-    runs = [json.loads(line) for line in args.resume.read_text().splitlines()] if args.resume.is_file() else []
-    done = {(run["name"], run["seed"]) for run in runs}
     check_sources(TeacherConfig())  # converts the embedded backbone where that has not been done yet
-    missing = [(name, seed) for seed in range(args.seeds) for name in ROWS if (name, seed) not in done]
-    with ThreadPoolExecutor(args.jobs) as pool, args.resume.open("a") as file:
-        for run in pool.map(lambda pair: _train_apart(*pair, args.sentences), missing):
-            file.write(json.dumps(run) + "\n")
-            file.flush()
-            sys.stderr.write(f"{run}\n")
-            runs.append(run)
+    runs = finished(
+        args.resume,
+        [(name, seed) for seed in range(args.seeds) for name in ROWS],
+        lambda name: digest([json.dumps(ROWS.get(name)), str(args.sentences)]),
+        lambda name, seed: _train_apart(name, seed, args.sentences),
+        args.jobs,
+    )
     rows = [_row(name, [run for run in runs if run["name"] == name]) for name in ROWS]
-    write_result(RESULTS / "lora.json", runs, rows=rows, sentences=args.sentences, selection=SELECTION, epochs=1)
+    write_result(args.out, runs, rows=rows, sentences=args.sentences, selection=SELECTION, epochs=1)
 
 
 def train(name: str, seed: int, sentences: int) -> dict[str, Any]:

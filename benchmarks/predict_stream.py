@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import Run, arguments, resident_mb, write_result
+from common import POTSTILL, Run, arguments, resident_mb, write_result
 from potstill.runtime.directory import find_student
 
 WORDS = [
@@ -54,12 +54,11 @@ SAMPLED = 0.25
 """Seconds between two looks at memory and progress."""
 GROWTH = 1.1
 """Memory in the last third over that in the first, at most; what is left is the allocator's."""
-PREDICT = "import sys; from potstill.cli import main; main(sys.argv[1:])"
 
 
 def main() -> None:
     """Generate, predict, kill, go on, check, write the result."""
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, rounds=False, seed=False)
     parser.add_argument("--student", type=Path, required=True, help="an export, a student or a run")
     parser.add_argument("--int8", action="store_true", help="take its 8-bit variant")
     parser.add_argument("--lines", type=int, default=1_000_000)
@@ -68,7 +67,7 @@ def main() -> None:
         source, answers = Path(work) / "lines.txt", Path(work) / "answers.jsonl"
         with source.open("w", encoding="utf-8") as file:
             file.writelines(f"{line(number)}\n" for number in range(1, args.lines + 1))
-        command = [sys.executable, "-c", PREDICT, "predict", str(find_student(args.student)), str(source)]
+        command = [*POTSTILL, "predict", str(find_student(args.student)), str(source)]
         command += ["--out", str(answers), *(["--int8"] if args.int8 else [])]
         note = answers.with_name(f"{answers.name}.part.json")
         runs = [_watch("killed", command, note, args.lines // 2), _watch("gone on with", command, note, None)]

@@ -15,17 +15,16 @@ import argparse
 import json
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, over_seeds, train_apart, write_result
-from potstill.artifacts import write_json
+from common import arguments, finished, over_seeds, train_apart, write_result
+from potstill.artifacts import digest, write_json
 from potstill.config import PotstillConfig
 from potstill.data import Corpus, load_corpus
 from potstill.evaluation import Role, paired_test
 from potstill.models import StudentModel, TeacherModel, load_teachers, measure, measure_together
-from potstill.pipeline import Trained, distill, finetune, train, transfer_set
+from potstill.pipeline import Trained, distill, finetune, input_keys, train, transfer_set
 from potstill.runtime import Classifier
 from potstill.transfer.sets import TransferSet
 
@@ -62,7 +61,7 @@ AGAINST = {name: RNN_ALONE if "RNN" in name else ALONE for name in ROWS if name 
 
 def main() -> None:
     """Make what is missing, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, rounds=False, seed=False)
     parser.add_argument("--seeds", type=int, default=5, help="seeds per row, from 0")
     parser.add_argument(
         "--rows", nargs="+", metavar="ROW", choices=list(ROWS), default=list(ROWS), help="rows to train"
@@ -79,25 +78,22 @@ def main() -> None:
         name, seed = args.train
         sys.stdout.write(json.dumps(train_row(config, name, int(seed), teachers, args.work)))
         return
-    prepare(config, load_corpus(config.data), teachers, args.work)
-    finished = args.work / "finished.jsonl"
-    runs = [json.loads(line) for line in finished.read_text().splitlines()] if finished.is_file() else []
-    if args.run:
-        runs = [run for run in runs if run["name"] not in FROM_RUN] + read_run(config, args.run)
-    done = {(run["name"], run["seed"]) for run in runs}
-    missing = [(name, seed) for seed in range(args.seeds) for name in args.rows if (name, seed) not in done]
+    key = prepare(config, load_corpus(config.data), teachers, args.work)
+    settings = [key, str(EVERY), config.model_dump_json()]
     flags = ["--work", str(args.work), "--teachers", str(teachers)]
-    with ThreadPoolExecutor(args.jobs) as pool, finished.open("a") as file:
-        for run in pool.map(lambda pair: train_apart([*flags, "--train", pair[0], str(pair[1])]), missing):
-            file.write(json.dumps(run) + "\n")
-            file.flush()
-            sys.stderr.write(f"{run}\n")
-            runs.append(run)
-    runs = [run for run in runs if run["seed"] < args.seeds]  # an earlier call may have gone further
+    given = read_run(config, args.run) if args.run else []
+    taken = {(run["name"], run["seed"]) for run in given}
+    runs = given + finished(
+        args.work / "finished.jsonl",
+        [pair for seed in range(args.seeds) for name in args.rows if (pair := (name, seed)) not in taken],
+        lambda name: digest([*settings, json.dumps(ROWS.get(name))]),
+        lambda name, seed: train_apart([*flags, "--train", name, str(seed)]),
+        args.jobs,
+    )
     names = [name for name in ROWS if any(run["name"] == name for run in runs)]
     teacher = json.loads((args.work / "teachers.json").read_text())
     write_result(
-        RESULTS / "student_quality.json",
+        args.out,
         runs,
         rows=[summarise(name, above, runs) for above, name in zip([None, *names], names, strict=False)],
         teachers=teacher,
@@ -118,18 +114,25 @@ def read_run(config: PotstillConfig, directory: Path) -> list[dict[str, Any]]:
     return runs
 
 
-def prepare(config: PotstillConfig, corpus: Corpus, teachers: Path, work: Path) -> None:
-    """Tune the teachers and build and judge the transfer set, where that has not been done; measure the teachers."""
+def prepare(config: PotstillConfig, corpus: Corpus, teachers: Path, work: Path) -> str:
+    """Tune the teachers and build and judge the transfer set, where that has not been done; measure the teachers.
+
+    Returns:
+        A digest of teachers and transfer set.
+    """
     if not teachers.is_dir():
         for seed in config.teacher.seeds:
             finetune(config, corpus, teachers / f"seed-{seed}", seed)
     loaded = load_teachers(teachers, config.runtime, "average")
-    transfer_set(config, corpus, loaded, work / "transfer")
-    if not (work / "teachers.json").is_file():
+    transfer = transfer_set(config, corpus, loaded, work / "transfer")
+    key = digest([str(input_keys(loaded, transfer))])
+    noted = work / "teachers.json"
+    if not noted.is_file() or json.loads(noted.read_text()).get("key") != key:
         measured = {f"teacher {n}": measure(TeacherModel(one), corpus.evaluation) for n, one in enumerate(loaded)}
         single = {name: one.metrics.mcc for name, one in measured.items()}
         together = measure_together(list(measured.values()), corpus.evaluation)
-        write_json(work / "teachers.json", {"mcc": single, "average": together.metrics.mcc})
+        write_json(noted, {"mcc": single, "average": together.metrics.mcc, "key": key})
+    return key
 
 
 def train_row(config: PotstillConfig, name: str, seed: int, teachers: Path, work: Path) -> dict[str, Any]:

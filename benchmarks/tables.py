@@ -63,8 +63,10 @@ CONTESTANTS = {
 }
 
 
-def table(result: dict[str, Any], *others: str) -> str:
+def table(result: dict[str, Any] | None, *others: str) -> str:
     """Lay out one result as Markdown, with what it was computed on and how; `others` are rows to compare it with."""
+    if result is None:
+        return "No result is committed yet."
     config, data, environment = result["config"], result["data"], result["environment"]
     teacher = f"{NAMES['teacher']}, `{config['teacher']['backbone']}`"
     rows = [
@@ -135,7 +137,7 @@ def _processor(result: dict[str, Any]) -> str:
 def _room(ratios: dict[str, Any], limit: dict[str, Any]) -> str:
     """Say what a step of tuning spends its time on, and what it would gain without all but the matrix products."""
     shares = ", ".join(f"{share:.0%} `{name}`" for name, share in list(limit["profile"]["tuning"].items())[:_SHOWN])
-    reached = limit["fraction"]["tuning"]["median"] * ratios["vs_eager"]["median"]  # `limit` compiles nothing
+    reached = limit["fraction"]["tuning, compiled"]["median"]
     slow, fast = 1 / reached, limit["faster_product"]["tuning"]["median"] / reached
     plain, grouped = (ratios[f"vs_{peer}"]["median"] for peer in ("plain", "grouped"))
     return (
@@ -464,6 +466,7 @@ def _fuzz(result: dict[str, Any]) -> Iterator[str]:
     for run in result["runs"]:
         found = len(run["findings"])
         words = f"{found} findings" if found else "errors of ours or none"
+        words = "**FAILED**" if "error" in run else words
         yield f"| parser fuzzed for {run['seconds']:,} s: {run['name']} | {run['executions'] or 0:,} | {words} |"
 
 
@@ -478,9 +481,9 @@ _GROWTH = {"rss_mb": "memory, MiB", "files": "open files", "threads": "threads",
 
 
 CONTENTS: dict[str, Callable[[], str]] = {
-    "results": lambda: table(_load("cola") or {}),
+    "results": lambda: table(_load("cola")),
     "intents": intents,
-    "reference": lambda: table(_load("reference") or {}),
+    "reference": lambda: table(_load("reference")),
     "speed": speed,
     "lora": lora,
     "students": students,

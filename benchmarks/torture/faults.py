@@ -39,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import small
 
 import potstill.tensors
-from common import RESULTS, arguments, write_result
+from common import arguments, write_result
 from potstill.artifacts import mapped_array
 from potstill.cli import main as command_line
 from potstill.config import RuntimeConfig
@@ -289,11 +289,10 @@ def faults(calls: int, most: int, sizes: int, draw: random.Random) -> Iterator[t
 
 def main() -> None:
     """Let everything fail that writes, and write down what happened."""
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, "torture_faults", rounds=False)
     parser.add_argument("--most", type=int, default=150, help="failing calls tried of each operation at most")
     parser.add_argument("--sizes", type=int, default=20, help="file sizes tried of each operation")
     parser.add_argument("--operations", nargs="+", help="only these")
-    parser.set_defaults(out=RESULTS / "torture_faults.json")
     options = parser.parse_args()
     draw = random.Random(options.seed)  # noqa: S311 — no secret
     torch.set_num_threads(1)

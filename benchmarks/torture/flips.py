@@ -28,7 +28,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import small
 
-from common import RESULTS, arguments, write_result
+from common import arguments, write_result
 from potstill.config import PotstillConfig, RuntimeConfig
 from potstill.data import load_corpus
 from potstill.distillation.hidden import with_hidden_states
@@ -104,7 +104,7 @@ class Readers:
         for teacher in self._teachers:
             arrays += [judgement([teacher], part).numpy() for part in (*parts[:2], self._transfer)]
             hidden = with_hidden_states(sets[-1], self._students[-1], teacher, joined).hidden
-            arrays += [] if hidden is None else [hidden.values, hidden.places, hidden.offsets]
+            arrays += [] if hidden is None else [hidden.values, hidden.firsts, hidden.places, hidden.offsets]
         return [None if array is None else array.tobytes() for array in arrays]
 
     def learn(self, files: list[Path]) -> None:
@@ -182,9 +182,8 @@ def label(file: Path, work: Path) -> str:
 
 def main() -> None:
     """Make the run, damage it, write down what happened."""
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, "torture_flips", rounds=False)
     parser.add_argument("--flips", type=int, default=2000, help="files damaged")
-    parser.set_defaults(out=RESULTS / "torture_flips.json")
     options = parser.parse_args()
     draw = random.Random(options.seed)  # noqa: S311 — no secret
     torch.set_num_threads(1)

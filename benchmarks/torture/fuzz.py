@@ -98,11 +98,10 @@ def main() -> None:
     """Fuzz all targets, or those that are named."""
     import targets
 
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, "torture_fuzz", rounds=False)
     parser.add_argument("--seconds", type=int, default=600, help="time of each target")
     parser.add_argument("--targets", nargs="+", default=list(targets.TARGETS), choices=list(targets.TARGETS))
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="targets at a time")
-    parser.set_defaults(out=RESULTS / "torture_fuzz.json")
     options = parser.parse_args()
     known = read_json(options.out)["runs"] if options.out.is_file() else []
     runs = {run["name"]: run for run in known}

@@ -43,7 +43,6 @@ from potstill.data import load_corpus
 from potstill.errors import PotstillError
 from potstill.report import is_reported
 
-PYTHON = (sys.executable, "-c", "import sys; from potstill.cli import main; main(sys.argv[1:])")
 ENDS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
 """What ends a run, and the status that it then has."""
 SHARES = {signal.SIGKILL: 0.7, signal.SIGTERM: 0.15, signal.SIGINT: 0.15}
@@ -135,7 +134,7 @@ class Place:
 
     def start(self) -> subprocess.Popen[str]:
         """Start the command, or go on with it: it is the same one."""
-        command = [*PYTHON, "run", "--config", str(self.config), "--out", str(self.run)]
+        command = [*common.POTSTILL, "run", "--config", str(self.config), "--out", str(self.run)]
         variables = os.environ | {"POTSTILL_CACHE": str(self.root / "cache"), "OMP_NUM_THREADS": "1"}
         self.root.mkdir(exist_ok=True)
         with (self.root / "log").open("a") as log:

@@ -34,7 +34,7 @@ from scipy.stats import theilslopes
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import small
 
-from common import RESULTS, arguments, write_result
+from common import POTSTILL, arguments, write_result
 from potstill.files import read_json
 from potstill.pipeline import run
 
@@ -46,7 +46,6 @@ LOOK = 5.0
 """Seconds between two looks at the server."""
 WORDS = 1000
 """Different words at the place where texts differ: a classifier remembers words, as many as a bound allows."""
-_SERVE = "import sys; from potstill.cli import main; main(sys.argv[1:])"
 
 
 def look(process: int, temporary: Path) -> dict[str, float]:
@@ -102,7 +101,7 @@ def runs(count: int, work: Path, temporary: Path) -> list[dict[str, float]]:
 @contextlib.contextmanager
 def server(student: Path, temporary: Path) -> Iterator[tuple[int, int]]:
     """Serve a student, whose temporary files go to `temporary`; yields the process and the port."""
-    command = [sys.executable, "-c", _SERVE, "serve", str(student), "--port", "0"]
+    command = [*POTSTILL, "serve", str(student), "--port", "0"]
     variables = os.environ | {"TMPDIR": str(temporary)}
     told = student.parent / "server.log"  # a pipe that nobody reads would be full some day, and the server would wait
     with told.open("w") as log, subprocess.Popen(command, stderr=log, text=True, env=variables) as process:  # noqa: S603
@@ -141,10 +140,9 @@ def serve(minutes: float, student: Path, temporary: Path) -> tuple[list[dict[str
 
 def main() -> None:
     """Soak, and write down what grew."""
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, "torture_soak", rounds=False, seed=False)
     parser.add_argument("--runs", type=int, default=200, help="short runs")
     parser.add_argument("--serve-minutes", type=float, default=60, help="time of serving")
-    parser.set_defaults(out=RESULTS / "torture_soak.json")
     options = parser.parse_args()
     places = [tempfile.TemporaryDirectory() for _ in range(3)]
     with (

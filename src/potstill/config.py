@@ -150,7 +150,7 @@ class TrainingConfig(Settings):
     """Give every batch as many sentences, or as many tokens as `batch_size` sentences have on average, each sentence
     counting the same. `tokens` keeps a machine evenly busy; `sentences` is what other programs do."""
     accumulation: Annotated[int, Field(ge=1)] = 1
-    """Batches whose gradients are summed into one optimiser step."""
+    """Batches whose gradients are summed into one optimiser step. 1: batches of short texts fit any memory."""
     optimizer: Literal["adamw", "adam"] = "adamw"
     """AdamW decays weights apart from the gradient (Loshchilov and Hutter 2019)."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 5e-4
@@ -223,7 +223,7 @@ class PretrainingConfig(Settings):
     epochs: Annotated[int, Field(ge=0)] = 0
     """Passes over the training and transfer texts. 0: without a transfer set there is little to learn from."""
     batch_size: Annotated[int, Field(ge=1)] = 64
-    """Texts per step."""
+    """Texts per step: twice the classifier's, since there are more texts and each tells many times as much."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 2e-3
     """Peak learning rate. The networks are small and start from nothing, so it is twice the classifier's."""
 
@@ -232,20 +232,21 @@ class StudentConfig(Settings):
     """The small recurrent network."""
 
     cell: Literal["rnn", "gru", "lstm"] = "lstm"
-    """Kind of recurrence; `rnn` is the reference experiment's (Elman, tanh)."""
+    """Kind of recurrence; `rnn` is the reference experiment's (Elman, tanh). `lstm` remembers the longest."""
     embedding_size: Annotated[int, Field(ge=1)] = 128
     """Width of the token embeddings. They hold most of a student's parameters: 128 keeps these near a million."""
     hidden_size: Annotated[int, Field(ge=1)] = 256
     """Width of the hidden state, per direction. 256 is more than short texts fill."""
     num_layers: Annotated[int, Field(ge=1)] = 1
-    """Recurrent layers on top of each other."""
+    """Recurrent layers on top of each other. 1: a second one doubles the time of every prediction."""
     bidirectional: bool = True
-    """Read the text in both directions."""
+    """Read the text in both directions: the whole text is there before it is classified."""
     pooling: Literal["last", "mean", "max", "attention"] = "max"
     """How the hidden states become one vector: the last one (the reference's), their mean, their maximum, or a mean
-    with learnt weights (Yang et al. 2016, section 2.2)."""
+    with learnt weights (Yang et al. 2016, section 2.2). `max`: a text's class often hangs on one place in it."""
     dropout: Fraction = 0.2
-    """Dropout on embeddings, between layers and before the last linear map."""
+    """Dropout on embeddings, between layers and before the last linear map. 0.2: between none and the 0.5 of large
+    networks."""
     word_dropout: Fraction = 0.0
     """Share of tokens whose embedding is blanked in training (Iyyer et al. 2015, "Deep Unordered Composition Rivals
     Syntactic Methods", section 2.2); what stays is not scaled. 0: a blanked word can make an acceptable sentence
@@ -266,9 +267,12 @@ class StudentConfig(Settings):
     """Size of the own vocabulary (256 bytes and the padding at least); ten thousand short texts do not fill a larger
     one."""
     training: TrainingConfig = TrainingConfig(epochs=10, learning_rate=1e-3, patience=3)
+    """How the student is fitted. It starts from nothing: a higher rate and more epochs than a teacher's, ended when
+    three in a row bring nothing."""
     threshold: Literal["argmax", "tuned"] = "argmax"
     """How two classes are told apart: the more probable one, or the second where its probability is above a threshold
-    that gives the best MCC on the selection split. With more classes the most probable one is always the answer."""
+    that gives the best MCC on the selection split. With more classes the most probable one is always the answer.
+    `argmax`: hundreds of texts tell a threshold only roughly."""
     seeds: Seeds = (0, 1, 2, 3, 4)
     """One distilled student and one baseline per seed; five give the spread that a claim needs."""
 
@@ -284,16 +288,18 @@ class DistillationConfig(Settings):
     """Knowledge distillation (Hinton et al. 2015, arXiv 1503.02531)."""
 
     alpha: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
-    """Weight of the labels: alpha * CE + (1 - alpha) * T^2 * KL. 1 ignores the teacher, 0 the labels."""
+    """Weight of the labels: alpha * CE + (1 - alpha) * T^2 * KL. 1 ignores the teacher, 0 the labels; 0.5 is the
+    reference experiment's."""
     temperature: Annotated[float, Field(gt=0.0)] = 2.0
     """Softens both distributions; 2 is the reference experiment's."""
     objective: Literal["kl", "mse", "hard"] = "kl"
     """How the student is drawn to the teacher: `kl` as above; `mse`, the squared distance of the logits (Ba and Caruana
     2014, arXiv 1312.6184); `hard`, the teacher's answers taken as labels. Texts without a label learn from this alone.
-    """
+    `kl` is the distillation of the paper."""
     hidden_weight: Annotated[float, Field(ge=0.0)] = 0.0
     """Weight of matching the teacher's last hidden state at the end of every word, through a linear projection of the
-    student's (Romero et al. 2015, "FitNets", arXiv 1412.6550). 0: the teacher's states take gigabytes on disk."""
+    student's (Romero et al. 2015, "FitNets", arXiv 1412.6550); of several teachers, the first one's. 0: they take
+    gigabytes on disk."""
     source_weights: dict[str, Annotated[float, Field(ge=0.0)]] = {}
     """Weights of transfer texts by patterns of their source, e.g. `perturbed:*=0.5`; the first one that matches
     decides. None: each text counts as much as a labelled one."""
@@ -325,7 +331,8 @@ class TransferConfig(Settings):
     lora: LoRAConfig = LoRAConfig(rank=16, alpha=32)
     """The language model's adapters, of a higher rank than the teacher's: it has to learn what texts are about."""
     training: TrainingConfig = TrainingConfig(epochs=2, metric="loss")
-    """How the language model is tuned; what it learns in more epochs is to repeat its training texts."""
+    """How the language model is tuned; what it learns in more epochs is to repeat its training texts. The epoch with
+    the lowest loss is kept: it classifies nothing, so that `metric` and `class_weights` mean nothing here."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Decides the language model and all that is drawn."""
 
@@ -346,7 +353,7 @@ class RuntimeConfig(Settings):
     are always float32."""
     compile: bool = False
     """Compile the teacher's trained blocks with `torch.compile` (needs a C++ compiler), which joins small operations.
-    Off: compiling takes longer than a training on a few thousand sentences gains by it (benchmarks/compile.py)."""
+    Off: a training on a few thousand sentences gains hardly what compiling takes (benchmarks/finetune_speed.py)."""
     checkpoint_seconds: Annotated[float, Field(ge=0.0)] | None = 60.0
     """Time between two checkpoints of a training, from which it goes on after an interruption. 60: a minute's work is
     little to lose, and writing a state once a minute costs next to nothing; where writing takes long, checkpoints are

@@ -16,7 +16,6 @@ _PACKAGES = (
     "tokenizers",
     "lightning-fabric",
     "numpy",
-    "scikit-learn",
     "onnxruntime",
 )
 

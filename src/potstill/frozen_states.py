@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 
 from potstill.artifacts import cache_directory, mapped_array
 from potstill.backbone.prefix import FrozenPrefix
-from potstill.data.tokenised import TrainingSet, sequential_batches
-from potstill.training.loop import evaluation_tokens, memory_explained
-from potstill.training.progress import progress_bar
+from potstill.data.tokenised import TrainingSet
+from potstill.training.loop import without_gradients
 
 States = NDArray[np.float32]
 """Hidden states of many texts end to end, (tokens, hidden)."""
@@ -36,14 +35,10 @@ def frozen_states(prefix: FrozenPrefix, data: TrainingSet, fabric: Fabric, key: 
 
 def _compute(prefix: FrozenPrefix, data: TrainingSet, fabric: Fabric, states: States) -> None:
     """Fill in the states, (tokens, hidden)."""
-    prefix.classifier.eval()
-    with memory_explained(data), progress_bar() as progress:
-        task = progress.add_task("frozen blocks", total=len(data), loss="", scores="")
-        for indices in sequential_batches(data.tokens.lengths, evaluation_tokens(fabric)):
-            batch = data.batch(indices).to(fabric.device)
+    with without_gradients(prefix.classifier, data, fabric, "frozen blocks") as batches:
+        for indices, batch in batches:
             with fabric.autocast():
                 computed = prefix.states(batch.input_ids, batch.attention_mask).float().cpu()
             real = batch.attention_mask.bool().cpu()
             places = [np.arange(*data.tokens.offsets[[index, index + 1]]) for index in indices]
             states[np.concatenate(places)] = computed[real].numpy()
-            progress.update(task, advance=len(indices))

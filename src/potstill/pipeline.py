@@ -21,7 +21,7 @@ from potstill.data import Corpus, Examples, load_corpus
 from potstill.data.tokenised import TrainingSet
 from potstill.directories import CONFIG_FILE as CONFIG_FILE
 from potstill.directories import ENVIRONMENT_FILE, Work, working_directory
-from potstill.distillation.hidden import Matching, MatchingObjective, with_hidden_states
+from potstill.distillation.hidden import Matching, MatchingObjective, teacher_states, with_hidden_states
 from potstill.distillation.loss import Objective, balanced_weights
 from potstill.distillation.teacher_logits import judgement
 from potstill.errors import ArtifactError, ConfigError
@@ -49,7 +49,7 @@ from potstill.training.compute import make_fabric
 from potstill.training.loop import FitResult, Record, fit, parse_history, predict_logits
 from potstill.training.progress import print_line
 from potstill.training.workers import available_workers, workers
-from potstill.transfer.build import build_transfer_set, check_transfer, files_key
+from potstill.transfer.build import build_transfer_set, check_transfer, files_key, held_out_key
 from potstill.transfer.sets import TRANSFER_FILE, TransferSet
 
 HISTORY_FILE = "history.jsonl"
@@ -177,19 +177,20 @@ def distill(
         on_epoch: See `fit`.
 
     Raises:
-        ArtifactError: The teacher knows other classes, or judges pairs of texts where the corpus has single ones.
+        ArtifactError: The teacher knows other classes, or judges pairs of texts where the corpus has single ones; or
+            the transfer set was built for other data.
         ConfigError: There are transfer texts, but no teacher is to be learnt from; or hidden states of pairs of texts
-            are to be matched.
+            are to be matched; or a teacher of random weights is to give the embeddings.
     """
     teachers = (teacher,) if isinstance(teacher, Teacher) else tuple(teacher)
-    _check_teachers(config, corpus, teachers, transfer)
+    check_teachers(corpus, teachers, transfer)
+    _check_distillation(config, corpus, with_transfer=transfer is not None)
     settings = config.distillation
     objective = Objective(
         settings.alpha, settings.temperature, settings.objective, class_weights(config.student.training, corpus)
     )
-    texts, weights = corpus.train, None
+    texts, weights = _texts(corpus, transfer), None
     if transfer is not None:
-        texts = corpus.train.joined(transfer.examples)
         weights = torch.cat([torch.ones(len(corpus.train)), transfer.weights(settings.source_weights)])
     student = Student.create(
         config.student,
@@ -309,10 +310,11 @@ def transfer_set(
     """
     if not config.transfer.wanted:
         return None
-    built = build_transfer_set(config, corpus, directory)
     if teacher is None:
-        return built
+        return build_transfer_set(config, corpus, directory)
     teachers = (teacher,) if isinstance(teacher, Teacher) else tuple(teacher)
+    check_teachers(corpus, teachers, None)
+    built = build_transfer_set(config, corpus, directory)
     if built.teacher != _joint_key(teachers):
         built = built.judged(judgement(teachers, built.examples), _joint_key(teachers))
         built.save(directory / TRANSFER_FILE)
@@ -322,23 +324,33 @@ def transfer_set(
 def have_judged(
     config: PotstillConfig, corpus: Corpus, teachers: Sequence[Teacher], transfer: TransferSet | None
 ) -> None:
-    """Ask the teachers for the logits that `distill` will want to know: students side by side then find them kept.
+    """Ask the teachers for what `distill` will want to know: students side by side then find it kept.
 
     Raises:
         ArtifactError: See `distill`.
         ConfigError: See `distill`.
     """
-    _check_teachers(config, corpus, teachers, transfer)
+    check_teachers(corpus, teachers, transfer)
+    _check_distillation(config, corpus, with_transfer=transfer is not None)
     if Objective(config.distillation.alpha).needs_teacher:
         corpus_logits(teachers, corpus)
         if transfer is not None:
             transfer_logits(teachers, transfer)
+    if config.distillation.hidden_weight:
+        teacher_states(teachers[0], _texts(corpus, transfer))
 
 
-def _check_teachers(
-    config: PotstillConfig, corpus: Corpus, teachers: Sequence[Teacher], transfer: TransferSet | None
-) -> None:
-    """Refuse teachers, texts and settings that don't belong together. Errors as for `distill`."""
+def _texts(corpus: Corpus, transfer: TransferSet | None) -> Examples:
+    """Return all that a distilled student learns from."""
+    return corpus.train if transfer is None else corpus.train.joined(transfer.examples)
+
+
+def check_teachers(corpus: Corpus, teachers: Sequence[Teacher], transfer: TransferSet | None) -> None:
+    """Refuse teachers and texts that don't belong together.
+
+    Raises:
+        ArtifactError: See `distill`.
+    """
     for one in teachers:
         if not corpus.has_classes(one.manifest.label_names):
             raise ArtifactError(
@@ -346,9 +358,13 @@ def _check_teachers(
                 f"{list(one.manifest.label_names)}\n  what to do: tune a teacher on this data first"
             )
         require_same_kind(corpus.train, reads_pairs=one.manifest.pairs)
-    _check_distillation(config, corpus, with_transfer=transfer is not None)
     if transfer is not None:
         require_same_kind(transfer.examples, reads_pairs=corpus.in_pairs)
+        if transfer.held_out not in (None, held_out_key(corpus)):
+            raise ArtifactError(
+                "expected a transfer set without what is like this data's selection and evaluation texts, found one "
+                "that was freed of other texts\n  what to do: build it from the same data and the same split"
+            )
 
 
 def corpus_logits(teachers: Sequence[Teacher], corpus: Corpus) -> tuple[Tensor, Tensor]:
@@ -421,8 +437,10 @@ def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command
         measured.append(measure(TeacherModel(teacher), corpus.evaluation))
         keep(trained, measured[-1])
         tuned.append((teacher, trained))
-    best = max(tuned, key=lambda pair: pair[1].fit.best["mcc"])  # the first of equals
-    teachers = [teacher for teacher, _ in (tuned if config.distillation.teachers == "average" else [best])]
+        best = max(tuned, key=lambda pair: pair[1].fit.best["mcc"])  # the first of equals
+        if config.distillation.teachers == "best":
+            tuned = [best]  # the others would only take memory
+    teachers = [teacher for teacher, _ in tuned]
     transfer = transfer_set(config, corpus, teachers, directory / "transfer")
     have_judged(config, corpus, teachers, transfer)
 
@@ -515,6 +533,8 @@ def _check_distillation(config: PotstillConfig, corpus: Corpus, *, with_transfer
         problems.append("distillation.alpha: 1 looks at no teacher, and a transfer set has no labels; lower it")
     if config.distillation.hidden_weight and corpus.in_pairs:
         problems.append("distillation.hidden_weight: single texts' words can be matched, pairs' can't; leave it at 0")
+    if config.student.embedding_init == "teacher" and config.teacher.random_init:
+        problems.append("student.embedding_init: `teacher` takes pretrained embeddings, teacher.random_init has none")
     if problems:
         raise ConfigError(problems)
 

@@ -33,7 +33,16 @@ from potstill.errors import ArtifactError, ConfigError, TrainingError
 from potstill.evaluation.trials import ALPHA, REFERENCE, TEMPERATURE, Rematch, SearchResult, Trial, best_of
 from potstill.interruption import Stopped
 from potstill.lora.counting import count_parameters
-from potstill.pipeline import Trained, content, corpus_logits, distill, input_keys, resolved, transfer_logits
+from potstill.pipeline import (
+    Trained,
+    check_teachers,
+    content,
+    corpus_logits,
+    distill,
+    input_keys,
+    resolved,
+    transfer_logits,
+)
 from potstill.report.search import BEST_FILE, TRIALS_FILE, settings_words, write_search
 from potstill.report.tables import duration, magnitude, score
 from potstill.student.model import Student
@@ -88,11 +97,12 @@ def search(
         What `search.json` holds.
 
     Raises:
-        ArtifactError: The directory holds something else, or another search is at work in it.
+        ArtifactError: The directory holds something else, or another search is at work in it; or see `distill`.
         ConfigError: The settings can't be searched like this.
         TrainingError: No trial could be trained to its end.
     """
     _check(config, transfer)
+    check_teachers(corpus, teachers, transfer)
     config = _complete(config, corpus, teachers)
     with _study(planned(config, corpus, teachers, transfer), directory) as study:
         print_line(f"{corpus.name} ({corpus.source}) → {directory}")

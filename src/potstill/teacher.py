@@ -46,7 +46,7 @@ from potstill.runtime.directory import TEACHER_MANIFEST
 from potstill.runtime.seal import sealing, undisturbed
 from potstill.teacher_manifest import TRAINED_FILE, TeacherManifest
 from potstill.tensors import load_tensors, save_tensors
-from potstill.tokens import shared
+from potstill.tokens import part_pairs, shared
 from potstill.training.compute import compress_frozen_matrices, is_mixed, make_fabric
 from potstill.training.loop import predict_logits, trained_parameters
 
@@ -332,8 +332,11 @@ def _base(
         vocab_size=len(tokenizer) if foreign else None,
         first_blocks=first_blocks,
     )
-    if add_bos and classifier.is_decoder and tokenizer.bos_token is not None:
-        _prepend(rules, tokenizer.bos_token, tokenizer.bos_token_id)
+    if add_bos and classifier.is_decoder:
+        if tokenizer.bos_token is not None:
+            _prepend(rules, tokenizer.bos_token, tokenizer.bos_token_id)
+        elif tokenizer.eos_token is not None:
+            part_pairs(rules, tokenizer.eos_token)
     if echo:
         _check_decoder(classifier.model.config)
         classifier.echo = Echo.of(rules)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 # A text that came through JSON can hold half of a surrogate pair; it has no UTF-8 form and the tokenizer refuses it.
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -68,6 +69,19 @@ def limit(tokenizer: Tokenizer, max_tokens: int) -> None:
         tokenizer.enable_truncation(max_tokens, stride=0, strategy="longest_first", direction="right")
     if tokenizer.padding is not None:
         tokenizer.no_padding()
+
+
+def part_pairs(tokenizer: Tokenizer, separator: str) -> None:
+    """Make `tokenizer` put a token of its between the texts of a pair, unless it adds tokens of its own there.
+
+    Without any, ("a b", "c") and ("a", "b c") would be the same to whoever reads the ids.
+    """
+    if tokenizer.num_special_tokens_to_add(True) == 0:
+        tokenizer.post_processor = TemplateProcessing(
+            single="$A",
+            pair=f"$A {separator} $B",
+            special_tokens=[(separator, tokenizer.token_to_id(separator))],
+        )
 
 
 def shared(tokenizer: Tokenizer, max_tokens: int) -> Tokenizer:

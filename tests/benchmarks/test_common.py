@@ -33,6 +33,22 @@ def test_ratios_compare_runs_of_the_same_round_and_size(common):
     assert common.ratios(runs, "v", inverse=True)["vs_plain"]["median"] == 0.5
 
 
+def test_what_an_earlier_call_finished_is_not_done_again_unless_settings_differ(common, tmp_path):
+    trained = []
+
+    def train(name, seed):
+        trained.append((name, seed))
+        return {"name": name, "seed": seed, "value": len(trained)}
+
+    wanted = [("a", 0), ("b", 0), ("a", 1)]
+    first = common.finished(tmp_path / "runs" / "f.jsonl", wanted[:2], lambda name: name, train, 1)
+    assert [run["value"] for run in first] == [1, 2]
+    second = common.finished(tmp_path / "runs" / "f.jsonl", wanted, lambda name: name, train, 1)
+    assert [run["value"] for run in second] == [1, 2, 3]
+    third = common.finished(tmp_path / "runs" / "f.jsonl", wanted[:2], lambda name: name.upper(), train, 1)
+    assert [run["value"] for run in third] == [4, 5]
+
+
 def test_a_sample_draws_every_batch_with_the_same_probability(common):
     generator = np.random.default_rng(0)
     lengths = generator.integers(3, 30, size=100)

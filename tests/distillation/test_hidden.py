@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 import potstill
+from potstill import pipeline
 from potstill.config import PotstillConfig
 from potstill.data.tokenised import tokenise
-from potstill.distillation import Objective
+from potstill.distillation import Objective, hidden
 from potstill.distillation.hidden import Matching, MatchingObjective, with_hidden_states
 from potstill.distillation.words import WordEnds
 from potstill.errors import ArtifactError, ConfigError
@@ -99,6 +100,31 @@ def test_the_distance_is_added_with_its_weight(corpus, teacher, student):
     alone = Objective()(logits, batch)["loss"]
     assert float(parts["loss"]) == pytest.approx(float(alone + 0.25 * parts["hidden"]), rel=1e-6)
     assert torch.equal(model.eval()(*batch.inputs), student.network.eval()(*batch.inputs))
+
+
+def test_a_batch_without_a_single_word_has_no_distance(corpus, teacher, student):
+    """Every text of it may be one word that is cut off."""
+    data = with_hidden_states(student.training_set(corpus.train), student, teacher, corpus.train)
+    batch = data.batch(range(3))
+    nothing = replace(batch, hidden=batch.hidden[:0], hidden_places=batch.hidden_places[:0])
+    model = Matching(student.network, batch.hidden.shape[1]).train()
+    parts = MatchingObjective(Objective(), 1.0, model.projection)(model(*batch.inputs), nothing)
+    assert parts["hidden"] == 0.0
+    parts["loss"].backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_the_states_serve_students_of_any_vocabulary_and_length(config, corpus, teacher, student, monkeypatch):
+    """The teacher has read them once; a student that cuts earlier leaves the last of them out."""
+    pipeline.have_judged(config, corpus, [teacher], None)
+    monkeypatch.setattr(hidden, "_fill", lambda *_: pytest.fail("the teacher was asked again"))
+    whole = with_hidden_states(student.training_set(corpus.train), student, teacher, corpus.train)
+    short = Student.create(config.student, corpus, 6, config.teacher.backbone, seed=0)
+    cut = with_hidden_states(short.training_set(corpus.train), short, teacher, corpus.train)
+    assert len(cut.hidden.places) < len(whole.hidden.places)
+    for number in range(20):
+        kept = cut.batch([number]).hidden
+        assert torch.equal(kept, whole.batch([number]).hidden[: len(kept)])
 
 
 def test_a_student_comes_nearer_to_its_teacher(config, corpus, teacher, tmp_path):

@@ -34,6 +34,14 @@ def test_the_last_token_of_each_word(bpe):
         assert read == text.split()
 
 
+def test_a_character_of_several_tokens_is_read_when_the_last_of_them_is():
+    bytewise = train_vocabulary(("plain",), 257)
+    text = "café 🙂 ok"
+    ids = bytewise.encode(text).ids
+    ends = WordEnds.find(bytewise, [text], 64)
+    assert [bytewise.decode(ids[: place + 1]).strip() for place in ends.places] == ["café", "café 🙂", "café 🙂 ok"]
+
+
 @given(text=st.text(max_size=30))
 def test_two_tokenizers_agree_on_the_number_of_words(bpe, text):
     normal = text.replace("\x00", "")

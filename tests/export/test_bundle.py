@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from commandline import potstill
 from potstill.errors import ArtifactError
-from potstill.evaluation import Summary
+from potstill.evaluation import EnsembleResult, Summary
 from potstill.export import bundle, int8
 from potstill.models import TrainingRecord
 from potstill.runtime import Classifier
@@ -109,6 +110,20 @@ def test_the_card_tells_what_the_run_found(run_directory, student, tmp_path, tin
     assert str(tiny_backbone) not in card
     for name in set(names(model)) - {"card.md"}:
         assert f"`{name}`" in card
+
+
+def test_the_card_tells_of_teachers_that_taught_together(run_directory, tmp_path):
+    run = shutil.copytree(run_directory, tmp_path / "run")
+    summary = Summary.from_json((run / "summary.json").read_text())
+    one = summary.of("teacher")[0]
+    both = (one, replace(one, seed=1))
+    together = EnsembleResult(one.metrics, one.intervals, one.calibration)
+    summary = replace(summary, models=(*both, *summary.of("distilled"), *summary.of("baseline")), ensemble=together)
+    (run / "summary.json").write_text(summary.to_json())
+    reseal(run)
+    card = (exported(run, tmp_path / "model") / "card.md").read_text()
+    assert "2 of them with their probabilities averaged" in card
+    assert "| its teachers, averaged |" in card
 
 
 def test_a_baseline_has_no_teacher_to_tell_of(run_directory, tmp_path):

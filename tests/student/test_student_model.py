@@ -44,6 +44,20 @@ def logits(student: Student, examples: Examples) -> np.ndarray:
     return predict_logits(student.network, student.training_set(examples), fabric).numpy()
 
 
+@pytest.mark.parametrize("tokenizer", ["bpe", "teacher"])
+def test_where_the_first_of_two_texts_ends_is_seen(tmp_path, tokenizer):
+    words = Tokenizer(models.WordLevel({"<pad>": 0, "<end>": 1, "a": 2, "b": 3, "c": 4}, unk_token="<pad>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<end>").save_pretrained(
+        tmp_path / "t"
+    )
+    student = make_student(pairs=("the end",) * len(TEXTS), tokenizer=tokenizer, teacher=str(tmp_path / "t"))
+    examples = Examples(("a b", "a"), np.zeros(2, dtype=np.int64), ("c", "b c"))
+    first, second = (ids.tolist() for ids in student.training_set(examples).tokens)
+    assert sorted(first) == sorted(second)
+    assert first != second
+
+
 def test_same_seed_same_student():
     weights = [make_student(seed).network.head.weight for seed in (0, 0, 1)]
     assert torch.equal(weights[0], weights[1])

@@ -1,6 +1,7 @@
 """Whole transfer sets, with a tiny backbone: what goes in, what stays out, and going on after an interruption."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from potstill import pipeline
 from potstill.config import PotstillConfig
 from potstill.data import Corpus, Examples
 from potstill.distillation.teacher_logits import judgement
-from potstill.errors import ConfigError, DataError, PotstillError
+from potstill.errors import ArtifactError, ConfigError, DataError, PotstillError
 from potstill.evaluation import compute_metrics
 from potstill.models import load_teachers
 from potstill.teacher import Teacher
@@ -63,6 +64,33 @@ def test_files_are_read_and_what_is_held_out_or_known_is_left_out(corpus, settin
     }
     assert built.dropped == {"held-out": 2, "repeated": 2}
     assert {path.name for path in (tmp_path / "set").iterdir()} == {TRANSFER_FILE}
+
+
+def test_a_set_of_which_nothing_is_left_is_refused(corpus, settings, tmp_path):
+    file = tmp_path / "more.txt"
+    file.write_text(f"{TRAIN[0]}\n{HELD_OUT[0]}\n")
+    config = settings(files=[str(file)])
+    with pytest.raises(ConfigError, match=r"found none, only 1 that were there already and 1 like a text"):
+        build_transfer_set(config, corpus, tmp_path / "set")
+    file.write_text("something new\n")
+    assert len(build_transfer_set(config, corpus, tmp_path / "set")) == 1
+
+
+def test_a_set_for_other_data_is_refused(corpus, settings, tmp_path, tiny_backbone):
+    file = tmp_path / "more.txt"
+    file.write_text("something new\n")
+    config = settings(files=[str(file)])
+    built = build_transfer_set(config, corpus, tmp_path / "set")
+    assert TransferSet.load(tmp_path / "set").held_out == built.held_out
+    teacher = Teacher.create(config.teacher, config.runtime, corpus, 32, 0)
+    pipeline.check_teachers(corpus, [teacher], built)
+    other = replace(corpus, selection=corpus.train)
+    with pytest.raises(ArtifactError, match="freed of other texts"):
+        pipeline.check_teachers(other, [teacher], built)
+    stranger = replace(corpus, label_names=("good", "bad"))
+    with pytest.raises(ArtifactError, match="expected a teacher of the classes"):
+        pipeline.transfer_set(config, stranger, teacher, tmp_path / "another")
+    assert not (tmp_path / "another").exists()
 
 
 def test_a_broken_file_is_named(corpus, settings, tmp_path):

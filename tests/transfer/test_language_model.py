@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 from potstill import load_corpus
 from potstill.config import PotstillConfig
 from potstill.data import Corpus, Examples
-from potstill.errors import SourceError
+from potstill.errors import ConfigError, SourceError
+from potstill.transfer import language_model
 from potstill.transfer.language_model import LanguageModel, NextTokenLoss, draw
 
 
@@ -84,6 +85,16 @@ def test_tuning_teaches_the_adapters_alone_and_merging_changes_nothing(backbone,
     torch.testing.assert_close(NextTokenLoss(model.model)(*batch), expected)
 
 
+def test_its_own_settings_of_the_adapters_count(backbone, tmp_path, monkeypatch):
+    given = {}
+    monkeypatch.setattr(language_model, "fit", lambda *_, **named: given.update(named))
+    config = settings(backbone, lora={"learning_rate_ratio": 4.0})
+    LanguageModel.load(config).tune(config, corpus_of(["w1"], [0]), tmp_path / "history.jsonl")
+    assert given["b_ratio"] == 4.0
+    with pytest.raises(ConfigError, match=r"transfer\.lora\.targets"):
+        LanguageModel.load(settings(backbone, lora={"targets": ["nowhere"]}))
+
+
 def test_a_seed_decides_what_is_written(backbone):
     model = LanguageModel.load(settings(backbone))
     first, again, other = (list(model.sample("w1", 8, temperature=1.0, top_p=0.95, seed=seed)) for seed in (0, 0, 1))
@@ -93,8 +104,6 @@ def test_a_seed_decides_what_is_written(backbone):
 
 def test_sampling_with_the_cache_equals_reading_the_whole_text(backbone, monkeypatch):
     """Each drawn token's logits are those of a plain forward pass over everything before it, rows gone or not."""
-    from potstill.transfer import language_model
-
     model = LanguageModel.load(settings(backbone))
     seen = []
 

@@ -33,7 +33,7 @@ _COMMANDS = {
 _TRAIN_PACKAGES = {
     *("datasets", "filelock", "gguf", "huggingface_hub", "lightning_fabric", "matplotlib", "onnx", "pyarrow"),
     "pydantic",
-    *("rapidfuzz", "rich", "safetensors", "scipy", "sklearn", "torch", "transformers", "yaml"),
+    *("rapidfuzz", "rich", "safetensors", "scipy", "torch", "transformers", "yaml"),
 }
 """What the extra `train` brings, by import name."""
 _SERVE_PACKAGES = {"fastapi", "prometheus_client", "uvicorn"}

@@ -136,7 +136,7 @@ def transfer(config: PotstillConfig, config_file: Path | None, teacher_directory
     corpus = load_corpus(config.data)
     inputs = {"texts": corpus_key(corpus), "transfer files": files_key(config)}
     # Never finished: another teacher may judge the set, or the same one again, who has nothing to do then.
-    work = Work("transfer", out.name, config, inputs, lambda _: False)
+    work = Work("transfer", out.name, config, inputs, lambda _: False, free=("distillation.teachers",))
     with working_directory(work, out):
         teachers = None
         if teacher_directory is not None:

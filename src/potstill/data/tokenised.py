@@ -126,24 +126,29 @@ class HiddenStates:
     """A teacher's hidden states at the ends of words; see `distillation.hidden`.
 
     Attributes:
-        values: The states of all words of all texts, (words, hidden), float16. May lie on disk, memory-mapped.
-        places: Which of its text's tokens each word ends with, (words,).
-        offsets: Where each text's words begin, and the end of the last, (texts + 1,).
+        values: The states of all words that the teacher has read, (words, hidden), float16. May lie on disk,
+            memory-mapped.
+        firsts: Where each text's words begin there, (texts,).
+        places: Which of its text's tokens each word ends with, (words that both have read,).
+        offsets: Where each text's words begin there, and the end of the last, (texts + 1,).
+        key: Digest of what decides `values`, which may be gigabytes.
     """
 
     values: NDArray[np.float16]
+    firsts: NDArray[np.int64]
     places: NDArray[np.int32]
     offsets: NDArray[np.int64]
+    key: str
 
     def of(self, texts: NDArray[np.int64], length: int) -> dict[str, Tensor]:
         """Return `hidden` and `hidden_places` of a batch of texts that is `length` tokens long."""
         counts = self.offsets[texts + 1] - self.offsets[texts]
         rows = np.repeat(np.arange(len(texts)), counts)
-        starts = np.cumsum(counts) - counts
-        words = np.arange(counts.sum()) - np.repeat(starts - self.offsets[texts], counts)
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        values = self.values[self.firsts[texts][rows] + within]
         return {
-            "hidden": torch.from_numpy(self.values[words].astype(np.float32)),
-            "hidden_places": torch.from_numpy(rows * length + self.places[words]),
+            "hidden": torch.from_numpy(values.astype(np.float32)),
+            "hidden_places": torch.from_numpy(rows * length + self.places[self.offsets[texts][rows] + within]),
         }
 
 

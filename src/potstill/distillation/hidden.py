@@ -23,15 +23,14 @@ from torch import Tensor, nn
 
 from potstill.artifacts import cache_directory, digest, mapped_array
 from potstill.data import Examples
-from potstill.data.tokenised import Batch, HiddenStates, TrainingSet, sequential_batches
+from potstill.data.tokenised import Batch, HiddenStates, TrainingSet
 from potstill.distillation.loss import Objective
 from potstill.distillation.words import WordEnds
 from potstill.errors import ArtifactError
 from potstill.student.model import Student
 from potstill.student.network import DistilRNN
 from potstill.teacher import Teacher
-from potstill.training.loop import Record, evaluation_tokens, memory_explained
-from potstill.training.progress import progress_bar
+from potstill.training.loop import Record, without_gradients
 
 
 def with_hidden_states(train_set: TrainingSet, student: Student, teacher: Teacher, texts: Examples) -> TrainingSet:
@@ -49,16 +48,32 @@ def with_hidden_states(train_set: TrainingSet, student: Student, teacher: Teache
     Raises:
         ArtifactError: The states would take too much of the disk's free space: see `mapped_array`.
     """
+    states = teacher_states(teacher, texts)
     own = WordEnds.find(student.tokenizer, texts.texts, student.max_tokens)
+    own = own.first(np.minimum(own.counts, states.counts))  # one of them may cut earlier
+    return replace(train_set, hidden=HiddenStates(states.values, states.firsts, own.places, own.offsets, states.key))
+
+
+@dataclass(frozen=True)
+class TeacherStates:
+    """What a teacher makes of every word of many texts.
+
+    Attributes:
+        values: Its last hidden states at the words' ends, standardised, (words, hidden), float16; memory-mapped.
+        firsts: Where each text's words begin, (texts,).
+        counts: Words per text, (texts,).
+        key: Digest of all that decides them.
+    """
+
+    values: NDArray[np.float16]
+    firsts: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    key: str
+
+
+def teacher_states(teacher: Teacher, texts: Examples) -> TeacherStates:
+    """Return the teacher's states, from the cache or computed; arguments and errors as for `with_hidden_states`."""
     ends = WordEnds.find(teacher.tokenizer, texts.texts, teacher.manifest.max_tokens)
-    counts = np.minimum(own.counts, ends.counts)  # one of them may cut earlier
-    own, ends = own.first(counts), ends.first(counts)
-    values = _teacher_states(teacher, texts, ends)
-    return replace(train_set, hidden=HiddenStates(values, own.places, own.offsets))
-
-
-def _teacher_states(teacher: Teacher, texts: Examples, ends: WordEnds) -> NDArray[np.float16]:
-    """Return the teacher's standardised last hidden states at `ends`, (words, hidden), from the cache or computed."""
     key = digest([teacher.key(), *texts.texts, ends.places.tobytes(), ends.offsets.tobytes()])
     shape = (len(ends.places), teacher.classifier.model.config.hidden_size)
     # Half precision: standardised states lie between -10 and 10, and the student is far from matching three digits.
@@ -71,20 +86,17 @@ def _teacher_states(teacher: Teacher, texts: Examples, ends: WordEnds) -> NDArra
             f"  what to do: make room, or set POTSTILL_CACHE to a directory of a larger disk, or set "
             f"distillation.hidden_weight to 0"
         )
-    return states
+    return TeacherStates(states, ends.offsets[:-1], ends.counts, key)
 
 
-@torch.inference_mode()
 def _fill(values: NDArray[np.float16], teacher: Teacher, texts: Examples, ends: WordEnds) -> None:
     data = teacher.training_set(texts, cached=False)
-    teacher.classifier.eval()
     echo, lengths = teacher.classifier.echo, data.tokens.lengths
     total, squares = torch.zeros(values.shape[1]).double(), torch.zeros(values.shape[1]).double()
     centre: Tensor | None = None  # near the mean: half precision would lose what differs little from a large one
-    with memory_explained(data), teacher.merged(), progress_bar() as progress:
-        task = progress.add_task("teacher's hidden states", total=len(data), loss="", scores="")
-        for indices in sequential_batches(lengths, evaluation_tokens(teacher.fabric)):
-            batch = data.batch(indices).to(teacher.fabric.device)
+    passing = without_gradients(teacher.classifier, data, teacher.fabric, "teacher's hidden states")
+    with teacher.merged(), passing as batches:
+        for indices, batch in batches:
             with teacher.fabric.autocast():
                 states = teacher.classifier.states(batch.input_ids, batch.attention_mask).float().cpu()
             for row, index in enumerate(indices):
@@ -97,7 +109,6 @@ def _fill(values: NDArray[np.float16], teacher: Teacher, texts: Examples, ends: 
                 values[words] = found.numpy()
                 total += found.double().sum(dim=0)
                 squares += found.double().square().sum(dim=0)
-            progress.update(task, advance=len(indices))
     count = max(1, len(values))
     mean = total / count
     deviation = (squares / count - mean.square()).clamp(min=1e-12).sqrt()
@@ -147,7 +158,7 @@ class MatchingObjective:
         if batch.hidden is None or batch.hidden_places is None:
             return parts
         found = self.projection(states.flatten(0, 1)[batch.hidden_places])  # (words, hidden)
-        distance = (found - batch.hidden).square().mean()
+        distance = (found - batch.hidden).square().sum() / max(1, found.numel())  # there may be no word's end at all
         return {**parts, "loss": parts["loss"] + self.weight * distance, "hidden": distance}
 
     def score(self, logits: Tensor, data: TrainingSet) -> Record:

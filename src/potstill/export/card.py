@@ -182,8 +182,12 @@ class Card:
 
     def _rows(self) -> Iterator[Score]:
         yield from self.scores
-        teacher = None if self.origin.summary is None else self.origin.summary.teacher
-        if teacher is not None and self._has_teacher:
+        summary = self.origin.summary
+        if summary is None or not self._has_teacher:
+            return
+        if (together := summary.ensemble) is not None:
+            yield Score("its teachers, averaged", together.metrics, together.intervals)
+        elif (teacher := summary.teacher) is not None:
             yield Score("its teacher", teacher.metrics, teacher.intervals)
 
     @property
@@ -205,7 +209,10 @@ class Card:
             known = self.origin.record is not None
             yield "Teacher: none, it learnt from the labels alone." if known else "Teacher: not known."
         elif config is not None:
-            yield f"Teacher: {_teacher(config.teacher)}. {_distillation(config)}"
+            summary = self.origin.summary
+            many = len(summary.of("teacher")) if summary is not None and summary.ensemble is not None else 1
+            averaged = f", {many} of them with their probabilities averaged" if many > 1 else ""
+            yield f"Teacher: {_teacher(config.teacher)}{averaged}. {_distillation(config)}"
         spec = self.manifest.spec
         seed = "" if self.origin.record is None else f", seed {self.origin.record.seed}"
         yield (

@@ -20,7 +20,9 @@ from potstill.lora.linear import LinearLike, linear_shape
 T = TypeVar("T")
 
 
-def inject(model: PreTrainedModel, config: LoRAConfig, *, frozen: Collection[str] = ()) -> tuple[str, ...]:
+def inject(
+    model: PreTrainedModel, config: LoRAConfig, *, frozen: Collection[str] = (), section: str = "teacher.lora"
+) -> tuple[str, ...]:
     """Freeze `model` but for its head, and replace the targeted linear maps by `LoRALinear`.
 
     Trainable afterwards: every adapter, all of `trained_modules`, and the biases that `config.bias` names.
@@ -29,6 +31,7 @@ def inject(model: PreTrainedModel, config: LoRAConfig, *, frozen: Collection[str
         model: A sequence classification model.
         config: The adapters' settings.
         frozen: Parts of the head that stay as they are all the same.
+        section: Where the settings stand, for messages.
 
     Returns:
         Dotted names of the adapted modules.
@@ -36,8 +39,8 @@ def inject(model: PreTrainedModel, config: LoRAConfig, *, frozen: Collection[str
     Raises:
         ConfigError: A pattern matches nothing, or the model has no such ranks or blocks. The model is as it was.
     """
-    targets = find_targets(model, config.targets, config.last_blocks)
-    _check_patterns(targets, config)
+    targets = find_targets(model, config.targets, config.last_blocks, section)
+    _check_patterns(targets, config, section)
     model.requires_grad_(False)
     for name, linear in targets.items():
         adapter = LoRALinear(
@@ -62,7 +65,10 @@ def inject(model: PreTrainedModel, config: LoRAConfig, *, frozen: Collection[str
 
 
 def find_targets(
-    model: PreTrainedModel, targets: str | tuple[str, ...], last_blocks: int | None = None
+    model: PreTrainedModel,
+    targets: str | tuple[str, ...],
+    last_blocks: int | None = None,
+    section: str = "teacher.lora",
 ) -> dict[str, LinearLike]:
     """Return the linear maps to adapt, by dotted name.
 
@@ -74,6 +80,7 @@ def find_targets(
         model: A sequence classification model.
         targets: `all-linear`, or patterns.
         last_blocks: Look into the last so many blocks only.
+        section: Where the settings stand, for messages.
 
     Raises:
         ConfigError: A pattern matches no linear map, there is no pattern, or there are fewer blocks.
@@ -81,7 +88,7 @@ def find_targets(
     blocks = block_names(model)
     if last_blocks is not None:
         if last_blocks > len(blocks):
-            raise ConfigError([f"teacher.lora.last_blocks: the model has {len(blocks)} blocks; found {last_blocks}"])
+            raise ConfigError([f"{section}.last_blocks: the model has {len(blocks)} blocks; found {last_blocks}"])
         blocks = blocks[-last_blocks:]
     inside = tuple(f"{block}." for block in blocks)
     linear = {name: module for name, module in model.named_modules() if isinstance(module, LinearLike)}
@@ -91,12 +98,12 @@ def find_targets(
         base = f"{model.base_model_prefix}."
         candidates |= {name: linear[name] for name in patterns if name in linear and name.startswith(base)}
     problems = [
-        f"teacher.lora.targets: {pattern!r} matches none of the model's linear maps, such as {list(candidates)[:4]}"
+        f"{section}.targets: {pattern!r} matches none of the model's linear maps, such as {list(candidates)[:4]}"
         for pattern in patterns
         if not any(fnmatchcase(name, pattern) for name in candidates)
     ]
     if not patterns:
-        problems = ["teacher.lora.targets: expected all-linear or patterns, found none; method: head trains no adapter"]
+        problems = [f"{section}.targets: expected all-linear or patterns, found none; method: head trains no adapter"]
     if problems:
         raise ConfigError(problems)
     return {
@@ -104,9 +111,9 @@ def find_targets(
     }
 
 
-def _check_patterns(targets: Mapping[str, LinearLike], config: LoRAConfig) -> None:
+def _check_patterns(targets: Mapping[str, LinearLike], config: LoRAConfig, section: str) -> None:
     problems = [
-        f"teacher.lora.{setting}: {pattern!r} matches none of the adapted modules, such as {list(targets)[:4]}"
+        f"{section}.{setting}: {pattern!r} matches none of the adapted modules, such as {list(targets)[:4]}"
         for setting in ("rank_pattern", "alpha_pattern")
         for pattern in getattr(config, setting)
         if not any(fnmatchcase(name, pattern) for name in targets)
@@ -114,7 +121,7 @@ def _check_patterns(targets: Mapping[str, LinearLike], config: LoRAConfig) -> No
     if config.init == "pissa":
         ranks = {name: _first_match(config.rank_pattern, name, config.rank) for name in targets}
         problems += [
-            f"teacher.lora.rank: {name} has {min(linear_shape(linear))} singular components; found {ranks[name]}"
+            f"{section}.rank: {name} has {min(linear_shape(linear))} singular components; found {ranks[name]}"
             for name, linear in targets.items()
             if ranks[name] > min(linear_shape(linear))
         ]

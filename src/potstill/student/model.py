@@ -24,9 +24,11 @@ from potstill.runtime.seal import read, sealing
 from potstill.student.embeddings import teacher_embeddings
 from potstill.student.network import DistilRNN, StudentSpec
 from potstill.tensors import save_tensors
-from potstill.tokens import shared
+from potstill.tokens import part_pairs, shared
 
 PADDING_TOKEN = "<pad>"  # noqa: S105 — a token of text, not a secret
+SEPARATOR_TOKEN = "<sep>"  # noqa: S105
+"""Between the texts of a pair."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Student:
             ConfigError: `embedding_init: teacher` without a backbone, or see `teacher_embeddings`.
         """
         texts = (*corpus.train.all_texts, *more_texts)
-        tokenizer, padding = _tokenizer(config, texts, teacher_tokenizer)
+        tokenizer, padding = _tokenizer(config, texts, teacher_tokenizer, in_pairs=corpus.in_pairs)
         tokenizer = shared(tokenizer, max_tokens)
         spec = StudentSpec(
             cell=config.cell,
@@ -174,10 +176,11 @@ def student_bytes(directory: Path) -> int:
     return sum(path.stat().st_size for path in files.needed)
 
 
-def train_vocabulary(texts: Sequence[str], size: int) -> Tokenizer:
+def train_vocabulary(texts: Sequence[str], size: int, *, in_pairs: bool = False) -> Tokenizer:
     """Learn a byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909) over the bytes of the texts.
 
-    Starting from bytes, as GPT-2 does, no text is ever unknown. Training is deterministic.
+    Starting from bytes, as GPT-2 does, no text is ever unknown. Training is deterministic. With `in_pairs` a token of
+    its own stands between two texts.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -185,18 +188,24 @@ def train_vocabulary(texts: Sequence[str], size: int) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=size,
-        special_tokens=[PADDING_TOKEN],
+        special_tokens=[PADDING_TOKEN, SEPARATOR_TOKEN] if in_pairs else [PADDING_TOKEN],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    if in_pairs:
+        part_pairs(tokenizer, SEPARATOR_TOKEN)
     return tokenizer
 
 
-def _tokenizer(config: StudentConfig, texts: Sequence[str], teacher_tokenizer: str) -> tuple[Tokenizer, int]:
+def _tokenizer(
+    config: StudentConfig, texts: Sequence[str], teacher_tokenizer: str, *, in_pairs: bool
+) -> tuple[Tokenizer, int]:
     """Return the student's tokenizer and its padding id."""
     if config.tokenizer == "bpe":
-        tokenizer = train_vocabulary(texts, config.vocab_size)
+        tokenizer = train_vocabulary(texts, config.vocab_size, in_pairs=in_pairs)
         return tokenizer, tokenizer.get_vocab()[PADDING_TOKEN]
     loaded = load_tokenizer(teacher_tokenizer if config.tokenizer == "teacher" else config.tokenizer)
+    if in_pairs and (separator := loaded.sep_token or loaded.eos_token or loaded.bos_token) is not None:
+        part_pairs(loaded.backend_tokenizer, separator)
     return loaded.backend_tokenizer, padding_id(loaded)

@@ -106,13 +106,14 @@ def training_key(tensors: Mapping[str, Tensor], sets: Iterable[TrainingSet], set
 
     Args:
         tensors: The model's parameters and buffers, frozen ones too, before the first step.
-        sets: What it learns from and is judged by. What a frozen model said of the texts, hidden states, is left out:
-            it may take gigabytes, and texts and tensors decide it.
+        sets: What it learns from and is judged by. What may take gigabytes is told by what decides it: a teacher's
+            hidden states by their key, the frozen blocks' by texts and tensors.
         settings: All else.
     """
     parts = [_FORMAT, *settings, tensor_digest(tensors)]
     for data in sets:
-        parts += [digest([data.tokens.ids.tobytes(), data.tokens.offsets.tobytes()]), str(data.hidden is None)]
+        hidden = "" if data.hidden is None else data.hidden.key
+        parts += [digest([data.tokens.ids.tobytes(), data.tokens.offsets.tobytes()]), hidden]
         told = {"labels": data.labels, "logits": data.teacher_logits, "weights": data.weights}
         parts.append(tensor_digest({name: tensor for name, tensor in told.items() if tensor is not None}))
     return digest(parts)

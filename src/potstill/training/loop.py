@@ -312,7 +312,6 @@ def plan_epoch(lengths: Indices, config: TrainingConfig, generator: np.random.Ge
     return shuffled_batches(lengths, config.batch_size, generator, by_tokens=config.batch_by == "tokens")
 
 
-@torch.no_grad()
 def predict_logits(
     model: nn.Module,
     data: TrainingSet,
@@ -336,19 +335,13 @@ def predict_logits(
     Raises:
         TrainingError: Memory is used up.
     """
-    model.eval()
     parts: list[Tensor] = []
     order: list[Indices] = []
-    # What is compiled is compiled for training; a graph of its own for this would cost more than it gains.
-    eager = torch.compiler.set_stance("force_eager")
-    with memory_explained(data), progress_bar(shown=title is not None) as progress, eager:
-        task = progress.add_task(title or "", total=len(data), loss="", scores="")
-        for indices in data.sequential_batches(evaluation_tokens(fabric)):
-            batch = data.batch(indices).to(fabric.device)
+    with without_gradients(model, data, fabric, title) as batches:
+        for indices, batch in batches:
             with fabric.autocast():
                 parts.append(model(*batch.inputs).float().cpu())
             order.append(indices)
-            progress.update(task, advance=len(indices))
             if on_batch is not None:
                 on_batch()
     logits = torch.cat(parts)
@@ -356,7 +349,39 @@ def predict_logits(
 
 
 @contextmanager
-def memory_explained(data: TrainingSet) -> Iterator[None]:
+def without_gradients(
+    model: nn.Module, data: TrainingSet, fabric: Fabric, title: str | None
+) -> Iterator[Iterator[tuple[Indices, Batch]]]:
+    """Read all texts once, in evaluation mode, without gradients and in batches as large as fit.
+
+    Args:
+        model: What reads them.
+        data: The texts.
+        fabric: Device and precision; autocasting is left to the reader.
+        title: Name for a progress bar; None: no bar.
+
+    Yields:
+        The batches, on the device, each after the indices of its texts.
+
+    Raises:
+        TrainingError: Memory is used up.
+    """
+    model.eval()
+    # What is compiled is compiled for training; a graph of its own for this would cost more than it gains.
+    eager = torch.compiler.set_stance("force_eager")
+    with torch.no_grad(), _memory_explained(data), progress_bar(shown=title is not None) as progress, eager:
+        task = progress.add_task(title or "", total=len(data), loss="", scores="")
+
+        def batches() -> Iterator[tuple[Indices, Batch]]:
+            for indices in data.sequential_batches(evaluation_tokens(fabric)):
+                yield indices, data.batch(indices).to(fabric.device)
+                progress.update(task, advance=len(indices))
+
+        yield batches()
+
+
+@contextmanager
+def _memory_explained(data: TrainingSet) -> Iterator[None]:
     """Keep memory between passes over `data` without gradients, and say what to do where it is used up.
 
     Their batches hold `evaluation_tokens` or one text, whatever `batch_size` is.

@@ -61,7 +61,7 @@ def build_transfer_set(config: PotstillConfig, corpus: Corpus, directory: Path) 
 
     Raises:
         DataError: A file can't be read.
-        ConfigError: Pairs of texts are to be perturbed, or the backbone's tokenizer can't end a text.
+        ConfigError: Pairs of texts are to be perturbed; the backbone's tokenizer can't end a text; no text is left.
         SourceError: The backbone can't be found or reached, or writes no text.
     """
     if (directory / TRANSFER_FILE).is_file():
@@ -77,19 +77,36 @@ def build_transfer_set(config: PotstillConfig, corpus: Corpus, directory: Path) 
             repeated += 1
         else:
             found[pair] = source
-    held_out = [_joined(pair) for part in (corpus.selection, corpus.evaluation) for pair in _pairs(part)]
-    like = near([_joined(pair) for pair in found], held_out, config.transfer.similarity)
+    like = near([_joined(pair) for pair in found], _held_out(corpus), config.transfer.similarity)
     kept = [item for item, dropped in zip(found.items(), like, strict=True) if not dropped]
+    if not kept:
+        raise ConfigError(
+            [
+                f"transfer: expected new texts, found none, only {repeated:,} that were there already and "
+                f"{int(like.sum()):,} like a text that is held out; name other files, or have texts sampled or "
+                "perturbed"
+            ]
+        )
     built = TransferSet(
         texts=tuple(text for (text, _), _ in kept),
         pairs=tuple(second or "" for (_, second), _ in kept) if corpus.in_pairs else None,
         sources=tuple(source for _, source in kept),
         dropped={"held-out": int(like.sum()), "repeated": repeated},
+        held_out=held_out_key(corpus),
     )
     built.save(directory / TRANSFER_FILE)
     _clear(directory)
     describe(built)
     return built
+
+
+def held_out_key(corpus: Corpus) -> str:
+    """Return a digest of the texts that a transfer set for `corpus` is freed of."""
+    return digest(sorted(_held_out(corpus)))
+
+
+def _held_out(corpus: Corpus) -> list[str]:
+    return [_joined(pair) for part in (corpus.selection, corpus.evaluation) for pair in _pairs(part)]
 
 
 def _clear(directory: Path) -> None:
@@ -127,7 +144,7 @@ def files_key(config: PotstillConfig) -> str | None:
 
 def describe(built: TransferSet) -> None:
     """Say what a transfer set holds and what was kept out of it."""
-    counts = ", ".join(f"{count:,} {kind}" for kind, count in built.counts.items()) or "nothing"
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in built.counts.items())
     console.print(
         f"transfer set: {counts}; left out: {built.dropped['held-out']:,} like a text that is held out, "
         f"{built.dropped['repeated']:,} that were there already",

@@ -114,7 +114,7 @@ class LanguageModel:
         settings, tokenizer = find_writer(config.teacher)
         torch.manual_seed(config.transfer.seed)
         model = load_language_model(config.teacher.backbone, settings, random_init=config.teacher.random_init)
-        inject(model, config.transfer.lora, frozen=tuple(head_modules(model)))
+        inject(model, config.transfer.lora, frozen=tuple(head_modules(model)), section="transfer.lora")
         fabric = make_fabric(config.runtime)
         if is_mixed(fabric):
             _untie(model)  # the embeddings stay float32, and with them the residual stream
@@ -156,6 +156,7 @@ class LanguageModel:
             history_file=history_file,
             save=lambda: None,
             title="language model",
+            b_ratio=config.transfer.lora.learning_rate_ratio,
             checkpointing=Checkpointing.of(
                 config.runtime, history_file.with_name(CHECKPOINT_FILE), config.transfer.lora
             ),

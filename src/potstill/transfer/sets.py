@@ -44,6 +44,7 @@ class TransferSet:
             evaluation split, `repeated` for those that were there already, in the training texts too.
         logits: The teacher's judgement, (texts, classes), float32, where it was asked.
         teacher: Content key of who judged, see `Teacher.key`.
+        held_out: Digest of the texts that it was freed of; None where nobody has done that.
     """
 
     texts: tuple[str, ...]
@@ -52,6 +53,7 @@ class TransferSet:
     dropped: Mapping[str, int]
     logits: NDArray[np.float32] | None = None
     teacher: str | None = None
+    held_out: str | None = None
 
     def __len__(self) -> int:
         """Count the texts."""
@@ -117,6 +119,7 @@ class TransferSet:
             "format": _FORMAT,
             "dropped": dict(self.dropped),
             "teacher": self.teacher,
+            "held_out": self.held_out,
             "digest": self._digest(),
         }
         table = pa.table(columns).replace_schema_metadata({_METADATA: json.dumps(notes)})
@@ -152,6 +155,7 @@ class TransferSet:
                 dropped=notes["dropped"],
                 logits=None if logits is None else np.stack(logits.to_numpy()).astype(np.float32),
                 teacher=notes["teacher"],
+                held_out=notes.get("held_out"),
             )
             if found._digest() != notes["digest"]:
                 raise ValueError("it was altered: its digest is not that of its content")
@@ -167,4 +171,4 @@ class TransferSet:
         logits = None if self.logits is None else (self.logits.dtype.str, self.logits.shape)
         shape = (len(self), self.pairs is not None, sorted(self.dropped.items()), self.teacher, logits)
         values = b"" if self.logits is None else self.logits.tobytes()
-        return digest([str(shape), *self.texts, *(self.pairs or ()), *self.sources, values])
+        return digest([str(shape), self.held_out or "", *self.texts, *(self.pairs or ()), *self.sources, values])
