@@ -50,8 +50,9 @@ def with_hidden_states(train_set: TrainingSet, student: Student, teacher: Teache
     """
     states = teacher_states(teacher, texts)
     own = WordEnds.find(student.tokenizer, texts.texts, student.max_tokens)
-    own = own.first(np.minimum(own.counts, states.counts))  # one of them may cut earlier
-    return replace(train_set, hidden=HiddenStates(states.values, states.firsts, own.places, own.offsets, states.key))
+    own = own.first(np.minimum(own.counts, states.ends.counts))  # one of them may cut earlier
+    firsts = states.ends.offsets[:-1]
+    return replace(train_set, hidden=HiddenStates(states.values, firsts, own.places, own.offsets, states.key))
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,12 @@ class TeacherStates:
 
     Attributes:
         values: Its last hidden states at the words' ends, standardised, (words, hidden), float16; memory-mapped.
-        firsts: Where each text's words begin, (texts,).
-        counts: Words per text, (texts,).
+        ends: The words.
         key: Digest of all that decides them.
     """
 
     values: NDArray[np.float16]
-    firsts: NDArray[np.int64]
-    counts: NDArray[np.int64]
+    ends: WordEnds
     key: str
 
 
@@ -86,7 +85,7 @@ def teacher_states(teacher: Teacher, texts: Examples) -> TeacherStates:
             f"  what to do: make room, or set POTSTILL_CACHE to a directory of a larger disk, or set "
             f"distillation.hidden_weight to 0"
         )
-    return TeacherStates(states, ends.offsets[:-1], ends.counts, key)
+    return TeacherStates(states, ends, key)
 
 
 def _fill(values: NDArray[np.float16], teacher: Teacher, texts: Examples, ends: WordEnds) -> None:

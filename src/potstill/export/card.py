@@ -210,8 +210,9 @@ class Card:
             yield "Teacher: none, it learnt from the labels alone." if known else "Teacher: not known."
         elif config is not None:
             summary = self.origin.summary
-            many = len(summary.of("teacher")) if summary is not None and summary.ensemble is not None else 1
-            averaged = f", {many} of them with their probabilities averaged" if many > 1 else ""
+            averaged = ""
+            if summary is not None and summary.ensemble is not None:
+                averaged = f", {len(summary.of('teacher'))} of them with their probabilities averaged"
             yield f"Teacher: {_teacher(config.teacher)}{averaged}. {_distillation(config)}"
         spec = self.manifest.spec
         seed = "" if self.origin.record is None else f", seed {self.origin.record.seed}"
