@@ -6,6 +6,7 @@ import os
 import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, which happens below
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # tests compare sums of a CPU; test_gpu.py is for the other thing
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout as drop_out
 from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
 from potstill.backbone.classifier import TextClassifier, evaluating
+from potstill.dropout import dropout as drop_out
 
 EAGER: Final = "eager"
 SHORT: Final = "potstill_short"

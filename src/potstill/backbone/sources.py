@@ -181,9 +181,8 @@ def check_architecture(name: str, config: PretrainedConfig) -> None:
         )
 
 
-def outline(config: PretrainedConfig) -> PreTrainedModel:
-    """Build a classification model of names and shapes alone, without weights."""
-    kind: Any = AutoModelForSequenceClassification
+def outline(config: PretrainedConfig, kind: Any = AutoModelForSequenceClassification) -> PreTrainedModel:
+    """Build a model of names and shapes alone, without weights: one that classifies, or of another `kind`."""
     with _quiet(), torch.device("meta"):
         model: PreTrainedModel = kind.from_config(config, trust_remote_code=False)
     return model

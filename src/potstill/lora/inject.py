@@ -39,8 +39,7 @@ def inject(
     Raises:
         ConfigError: A pattern matches nothing, or the model has no such ranks or blocks. The model is as it was.
     """
-    targets = find_targets(model, config.targets, config.last_blocks, section)
-    _check_patterns(targets, config, section)
+    targets = find_adapted(model, config, section)
     model.requires_grad_(False)
     for name, linear in targets.items():
         adapter = LoRALinear(
@@ -62,6 +61,13 @@ def inject(
             if name.endswith(".bias"):
                 parameter.requires_grad_(True)
     return tuple(targets)
+
+
+def find_adapted(model: PreTrainedModel, config: LoRAConfig, section: str) -> dict[str, LinearLike]:
+    """Return what `inject` would adapt, by dotted name. Arguments and errors as for `inject`; no weight is read."""
+    targets = find_targets(model, config.targets, config.last_blocks, section)
+    _check_patterns(targets, config, section)
+    return targets
 
 
 def find_targets(

@@ -28,6 +28,7 @@ from typing import Final, Literal
 import torch
 from torch import Tensor, nn
 
+from potstill.dropout import Dropout
 from potstill.lora.linear import LinearLike, frozen_linear, linear_shape, linear_weight, set_linear_weight
 
 _SMALLEST: Final = torch.finfo(torch.float32).tiny
@@ -76,7 +77,7 @@ class LoRALinear(nn.Module):
         self.rank = rank
         self.alpha = alpha
         self.scaling = alpha / (math.sqrt(rank) if rank_stabilised else rank)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         # Adapters stay float32 whatever the base is kept in: their updates are too small for bfloat16's 8 bits.
         device = base.weight.device
         self.lora_A = nn.Parameter(torch.empty(rank, in_features, device=device, dtype=torch.float32))

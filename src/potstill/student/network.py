@@ -8,8 +8,10 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, pad
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from potstill.dropout import Dropout, dropout
 
 Cell = Literal["rnn", "gru", "lstm"]
 Pooling = Literal["last", "mean", "max", "attention"]
@@ -134,7 +136,7 @@ class Surprisal(nn.Module):
         self.foretelling = Foretelling(spec)
         self.compare = nn.Linear((spec.directions + 1) * spec.embedding_size, spec.surprisal_size)
         self.head = nn.Linear(spec.surprisal_size, spec.num_classes, bias=False)
-        self.dropout = nn.Dropout(spec.dropout)
+        self.dropout = Dropout(spec.dropout)
 
     def forward(self, reading: Reading, mask: Tensor) -> Tensor:
         """Return what is added to the logits, (batch, classes); `mask`, (batch, length, 1), is true at real tokens."""
@@ -164,7 +166,7 @@ class DistilRNN(nn.Module):
             batch_first=True,
             dropout=spec.dropout if spec.num_layers > 1 else 0.0,  # PyTorch applies it between layers only
         )
-        self.dropout = nn.Dropout(spec.dropout)
+        self.dropout = Dropout(spec.dropout)
         self.head = nn.Linear(spec.state_size, spec.num_classes)
         # Last, so that for a seed the other weights are the same with every pooling.
         self.attention = WordAttention(spec.state_size) if spec.pooling == "attention" else None

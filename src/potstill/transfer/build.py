@@ -23,7 +23,7 @@ from potstill.training.checkpoint import CHECKPOINT_FILE
 from potstill.training.compute import make_fabric
 from potstill.training.progress import console, progress_bar
 from potstill.training.workers import available_workers, workers
-from potstill.transfer.language_model import SEPARATOR, LanguageModel, find_writer
+from potstill.transfer.language_model import SEPARATOR, LanguageModel, check_writer
 from potstill.transfer.overlap import near
 from potstill.transfer.perturb import perturb
 from potstill.transfer.sets import TRANSFER_FILE, TransferSet
@@ -124,7 +124,7 @@ def check_transfer(config: PotstillConfig, corpus: Corpus) -> None:
         if not Path(name).is_file():
             raise DataError("expected a file of texts, found none", file=name, remedy="check transfer.files")
     if config.transfer.sampled:
-        find_writer(config.teacher)
+        check_writer(config)
 
 
 def files_key(config: PotstillConfig) -> str | None:

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import DynamicCache, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.backbone import (
     check_language_model,
@@ -28,13 +28,14 @@ from potstill.backbone import (
     load_config,
     load_language_model,
     load_tokenizer,
+    outline,
     padding_id,
 )
 from potstill.config import PotstillConfig, TeacherConfig
 from potstill.data import Corpus, Examples
 from potstill.data.tokenised import TrainingSet, tokenise
 from potstill.errors import ConfigError
-from potstill.lora.inject import inject, merge_adapters
+from potstill.lora.inject import find_adapted, inject, merge_adapters
 from potstill.training.checkpoint import CHECKPOINT_FILE, Checkpointing
 from potstill.training.compute import compress_frozen_matrices, is_mixed, make_fabric
 from potstill.training.language_modelling import Surprise, sum_per_text
@@ -43,6 +44,7 @@ from potstill.training.loop import fit, trained_parameters
 SEPARATOR = "\n"
 """Between class, text and second text: texts are put on one line first."""
 
+_SECTION: Final = "transfer.lora"
 _ROWS: Final = 32
 """Texts whose next token is drawn at once on a CPU: for all of them, the probabilities of a whole vocabulary take so
 much memory that the C library would fetch it from the system, page by page, and give it back every time."""
@@ -114,7 +116,7 @@ class LanguageModel:
         settings, tokenizer = find_writer(config.teacher)
         torch.manual_seed(config.transfer.seed)
         model = load_language_model(config.teacher.backbone, settings, random_init=config.teacher.random_init)
-        inject(model, config.transfer.lora, frozen=tuple(head_modules(model)), section="transfer.lora")
+        inject(model, config.transfer.lora, frozen=tuple(head_modules(model)), section=_SECTION)
         fabric = make_fabric(config.runtime)
         if is_mixed(fabric):
             _untie(model)  # the embeddings stay float32, and with them the residual stream
@@ -219,6 +221,17 @@ class LanguageModel:
                 chosen, written = chosen[going_on], written[going_on]
             inputs = chosen[:, None]
             written = torch.cat([written, inputs], dim=1)
+
+
+def check_writer(config: PotstillConfig) -> None:
+    """Refuse a language model that can't be loaded or adapted, before any weight is read.
+
+    Raises:
+        SourceError: The backbone can't be found or reached, or writes no text.
+        ConfigError: Its tokenizer has no token that ends a text, or the adapters' targets don't exist.
+    """
+    settings, _ = find_writer(config.teacher)
+    find_adapted(outline(settings, AutoModelForCausalLM), config.transfer.lora, _SECTION)
 
 
 def find_writer(config: TeacherConfig) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
