@@ -19,7 +19,7 @@ from potstill.lora.state import CONFIG_FILE
 from potstill.models import TrainingRecord, find_teacher, load_teachers
 from potstill.runtime.directory import TEACHER_MANIFEST as MANIFEST
 from potstill.runtime.directory import TRAINING_FILE
-from potstill.teacher import TRAINED_FILE, Teacher, teacher_bytes
+from potstill.teacher import TRAINED_FILE, Teacher, put_on_one_base, teacher_bytes
 from potstill.teacher_manifest import TeacherManifest
 from resealed import reseal
 
@@ -52,6 +52,35 @@ def test_a_saved_teacher_judges_as_before(family, model_directory, tmp_path, ran
     assert torch.equal(loaded.logits(EXAMPLES), logits)
     assert loaded.manifest == teacher.manifest
     assert loaded.parameters == teacher.parameters
+
+
+def memory(teachers, *, trained):
+    parameters = [p for teacher in teachers for p in teacher.classifier.parameters() if p.requires_grad == trained]
+    return {p.data_ptr() for p in parameters}
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_teachers_on_one_base_judge_as_before(precision, base, tmp_path):
+    runtime = RuntimeConfig(device="cpu", precision=precision)
+    teachers = [make(base, seed=seed, runtime=runtime) for seed in range(3)]
+    apart = [teacher.logits(EXAMPLES) for teacher in teachers]
+    put_on_one_base(teachers)
+    assert len(memory(teachers, trained=False)) == len(memory(teachers[:1], trained=False))
+    assert len(memory(teachers, trained=True)) == 3 * len(memory(teachers[:1], trained=True))
+    with teachers[0].merged():  # which leaves the others alone
+        together = [teacher.logits(EXAMPLES) for teacher in teachers]
+    assert all(map(torch.equal, apart[1:], together[1:]))
+    torch.testing.assert_close(together[0], apart[0], rtol=0.1, atol=0.1)
+    assert all(map(torch.equal, apart, (teacher.logits(EXAMPLES) for teacher in teachers)))
+
+
+def test_what_differs_in_the_base_stays_apart(base):
+    options = {"lora": LoRAConfig(rank=2, init="pissa", targets=("*c_attn",))}
+    teachers = [make(base, seed=0), make(base, seed=1, **options)]
+    apart = [teacher.logits(EXAMPLES) for teacher in teachers]
+    put_on_one_base(teachers)
+    assert len(memory(teachers[:1], trained=False)) < len(memory(teachers, trained=False))
+    assert all(map(torch.equal, apart, (teacher.logits(EXAMPLES) for teacher in teachers)))
 
 
 @pytest.mark.parametrize("merging", [False, True])
@@ -434,7 +463,9 @@ def test_only_finished_teachers_are_averaged_and_those_left_out_are_named(tiny_b
         load_teachers(tmp_path, CPU, "average")
     for seed in (0, 2):
         finish(tmp_path / f"seed-{seed}", seed)
-    assert [teacher.manifest.seed for teacher in load_teachers(tmp_path, CPU, "average")] == [0, 2]
+    teachers = load_teachers(tmp_path, CPU, "average")
+    assert [teacher.manifest.seed for teacher in teachers] == [0, 2]
+    assert len(memory(teachers, trained=False)) == len(memory(teachers[:1], trained=False))  # one base
     assert f"WARNING: not asked, since their training was interrupted: {tmp_path / 'seed-1'}\n" in "".join(
         capsys.readouterr()
     )

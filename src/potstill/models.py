@@ -39,7 +39,7 @@ from potstill.runtime.directory import (
     models_in,
 )
 from potstill.runtime.seal import read, sealing
-from potstill.teacher import Teacher
+from potstill.teacher import Teacher, put_on_one_base
 from potstill.training.progress import print_line
 
 
@@ -194,7 +194,9 @@ def load_teachers(path: Path, runtime: RuntimeConfig, which: Literal["best", "av
     for directory in directories:
         if not _is_finished(directory):
             _warn(f"the training of the teacher in {directory} was interrupted: its best epoch so far judges")
-    return [Teacher.load(directory, runtime) for directory in directories]
+    teachers = [Teacher.load(directory, runtime) for directory in directories]
+    put_on_one_base(teachers)
+    return teachers
 
 
 def _teacher_directories(path: Path) -> list[Path]:

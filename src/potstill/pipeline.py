@@ -43,7 +43,7 @@ from potstill.runtime.directory import TRAINING_FILE
 from potstill.runtime.seal import read
 from potstill.student.model import Student, check_tokenizer, student_bytes
 from potstill.student.pretraining import pretrain
-from potstill.teacher import Teacher, check_sources, teacher_bytes
+from potstill.teacher import Teacher, check_sources, put_on_one_base, teacher_bytes
 from potstill.training.checkpoint import CHECKPOINT_FILE, Checkpointing
 from potstill.training.compute import make_fabric
 from potstill.training.loop import FitResult, Record, fit, parse_history, predict_logits
@@ -440,7 +440,8 @@ def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command
         best = max(tuned, key=lambda pair: pair[1].fit.best["mcc"])  # the first of equals
         if config.distillation.teachers == "best":
             tuned = [best]  # the others would only take memory
-    teachers = [teacher for teacher, _ in tuned]
+        teachers = [teacher for teacher, _ in tuned]
+        put_on_one_base(teachers)
     transfer = transfer_set(config, corpus, teachers, directory / "transfer")
     have_judged(config, corpus, teachers, transfer)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -260,6 +260,21 @@ class Teacher:
         In bfloat16 a merged weight is rounded once, as the base's is anyway.
         """
         return merged(self.classifier) if self.manifest.base_bits is None else nullcontext()
+
+
+def put_on_one_base(teachers: Sequence[Teacher]) -> None:
+    """Let teachers keep what they have in common once: several sets of adapters then take the memory of one base.
+
+    Frozen weights that are equal become one tensor. Merging replaces weights and writes into none.
+    """
+    kept: dict[str, nn.Parameter] = {}
+    for teacher in teachers:
+        for name, weight in teacher.classifier.named_parameters():
+            if weight.requires_grad:
+                continue
+            first = kept.setdefault(name, weight)
+            if first.dtype == weight.dtype and torch.equal(first, weight):
+                weight.data = first.data
 
 
 def prepare(model: PreTrainedModel, config: TeacherConfig) -> None:
