@@ -23,8 +23,7 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
     """Set each component to 0 with probability `p` and scale the others by 1 / (1 - p), in training alone.
 
     As `torch.nn.functional.dropout` (Hinton et al. 2012, arXiv 1207.0580), which draws a number for each component, on
-    one core of most CPUs, and multiplies by what it makes of them, forwards and backwards. Here a draw of 64 bits
-    decides about four components, and what is kept of it is a byte for each. On a GPU, and compiled, PyTorch's own is
+    one core of most CPUs. Here a draw of 64 bits decides about four. On a GPU, and compiled, PyTorch's own is
     the faster one.
 
     Args:
@@ -37,4 +36,6 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
         return functional.dropout(x, p, training)
     draws = torch.empty(-(-x.numel() * _BITS // 64), dtype=torch.int64).random_(_LOWEST, None)
     numbers = draws.view(torch.int16)[: x.numel()].view(x.shape)  # evenly from -2^15 to 2^15 - 1
-    return x.masked_fill(numbers < below - 2 ** (_BITS - 1), 0.0).mul_(1.0 / (1.0 - p))
+    # In place, since PyTorch compares into integers with all lanes of a processor, into booleans one by one.
+    kept = numbers.ge_(below - 2 ** (_BITS - 1)).to(x.dtype)
+    return x * kept.mul_(1.0 / (1.0 - p))

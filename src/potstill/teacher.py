@@ -29,7 +29,6 @@ from potstill.backbone import (
     load_tokenizer,
     padding_id,
 )
-from potstill.backbone.attention import attend_to_short_texts
 from potstill.backbone.echo import Echo
 from potstill.backbone.top import TopBlock
 from potstill.backbone.trees import reads_trees
@@ -377,8 +376,9 @@ def _place(classifier: TextClassifier, runtime: RuntimeConfig) -> Fabric:
     """Choose device and precision and move the model there."""
     fabric = make_fabric(runtime)
     if fabric.device.type == "cpu":
-        attend_to_short_texts(classifier)
-        classifier.takes_trees = reads_trees(classifier)  # elsewhere fused attention is faster, which knows no trees
+        # Fused attention pays for longer texts (benchmarks/attention.py), and on a GPU; it knows no trees.
+        classifier.model.set_attn_implementation("eager")
+        classifier.takes_trees = reads_trees(classifier)
     classifier.top = TopBlock.find(classifier)
     if is_mixed(fabric):
         compress_frozen_matrices(classifier)

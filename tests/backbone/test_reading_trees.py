@@ -6,7 +6,6 @@ import torch
 from lightning_fabric import Fabric
 
 from potstill.backbone import TextClassifier
-from potstill.backbone.attention import attend_to_short_texts
 from potstill.backbone.trees import reads_trees
 from potstill.config import LoRAConfig
 from potstill.data.tokenised import TokenisedTexts, TrainingSet
@@ -34,7 +33,7 @@ def test_a_trial_tells_who_takes_trees(family, make_model):
 @pytest.mark.parametrize("family", sorted(TAKE_TREES))
 def test_logits_are_those_of_a_pass_over_texts(family, make_model, data):
     classifier = TextClassifier(make_model(family), 1)
-    attend_to_short_texts(classifier)
+    classifier.model.set_attn_implementation("eager")
     fabric = Fabric(accelerator="cpu")
     by_trees = predict_logits(classifier, replace(data, as_trees=True), fabric)
     torch.testing.assert_close(by_trees, predict_logits(classifier, data, fabric), rtol=1e-4, atol=1e-4)
