@@ -23,8 +23,8 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
     """Set each component to 0 with probability `p` and scale the others by 1 / (1 - p), in training alone.
 
     As `torch.nn.functional.dropout` (Hinton et al. 2012, arXiv 1207.0580), which draws a number for each component, on
-    one core of most CPUs. Here a draw of 64 bits decides about four. On a GPU, and compiled, PyTorch's own is
-    the faster one.
+    one core of most CPUs. Here a draw of 64 bits decides about four. On a GPU, and compiled, PyTorch's own
+    is the faster one.
 
     Args:
         x: Any shape.
