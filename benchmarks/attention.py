@@ -9,16 +9,22 @@ over those of the fused one (`vs_sdpa`), by precision and length; the result is 
 
 from __future__ import annotations
 
-import time
-
 import torch
-from torch.nn.functional import cross_entropy
 
-from common import AS_SHIPPED, OURS, RUNTIME, Run, arguments, in_turn, ratios, write_result
-from potstill.backbone import EMBEDDED, build_classifier
+from common import (
+    AS_SHIPPED,
+    OURS,
+    RUNTIME,
+    Run,
+    adapted_backbone,
+    arguments,
+    in_turn,
+    ratios,
+    training_pace,
+    write_result,
+)
 from potstill.config import LoRAConfig, RuntimeConfig
-from potstill.lora import inject
-from potstill.training.compute import compress_frozen_matrices, describe_compute, is_mixed, make_fabric
+from potstill.training.compute import describe_compute, make_fabric
 from potstill.training.memory import kept_memory
 
 KINDS = {"sdpa": "sdpa", OURS: "eager"}
@@ -49,21 +55,13 @@ def main() -> None:
 def measure(runtime: RuntimeConfig, rounds: int) -> list[Run]:
     """Take the steps in one precision."""
     fabric = make_fabric(runtime)
-    classifier = build_classifier(EMBEDDED, num_classes=2)
-    inject(classifier.model, LoRAConfig())
-    if is_mixed(fabric):
-        compress_frozen_matrices(classifier)
-    classifier.train()
+    classifier = adapted_backbone(LoRAConfig(), fabric)
 
     def step(name: str, length: int) -> Run:
         """Take one training step with one kind of attention."""
         classifier.model.set_attn_implementation(KINDS[name])
-        ids, labels = torch.randint(100, 40_000, (BATCH, length)), torch.zeros(BATCH, dtype=torch.long)
-        started = time.perf_counter()
-        with fabric.autocast():
-            logits = classifier(ids, torch.ones_like(ids))
-        cross_entropy(logits, labels).backward()
-        return {"length": length, "tokens_per_second": ids.numel() / (time.perf_counter() - started)}
+        ids = torch.randint(100, 40_000, (BATCH, length))
+        return {"length": length, "tokens_per_second": training_pace(classifier, ids, fabric)}
 
     runs: list[Run] = []
     with kept_memory():  # as in an epoch

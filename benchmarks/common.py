@@ -23,16 +23,23 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import torch
+from lightning_fabric import Fabric
 from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from potstill.artifacts import write_json
-from potstill.config import DataConfig, RuntimeConfig, TrainingConfig
+from potstill.backbone import EMBEDDED, TextClassifier, build_classifier
+from potstill.config import DataConfig, LoRAConfig, RuntimeConfig, TrainingConfig
 from potstill.data import Corpus, Examples
 from potstill.data.tokenised import TrainingSet
 from potstill.distillation.loss import Objective
 from potstill.environment import describe_environment
 from potstill.evaluation import Spread
+from potstill.lora import inject
 from potstill.teacher import Teacher
+from potstill.training.compute import compress_frozen_matrices, is_mixed
 from potstill.training.loop import Learner
 
 matplotlib.use("Agg")
@@ -146,6 +153,26 @@ def finished(
             sys.stderr.write(f"{run}\n")
             known[run["name"], run["seed"]] = run
     return [known[pair] for pair in wanted]
+
+
+def adapted_backbone(lora: LoRAConfig, fabric: Fabric) -> TextClassifier:
+    """Return the embedded backbone with adapters, ready for training as `fabric` computes."""
+    classifier = build_classifier(EMBEDDED, num_classes=2)
+    inject(classifier.model, lora)
+    if is_mixed(fabric):
+        compress_frozen_matrices(classifier)
+    return classifier.train()
+
+
+def training_pace(model: nn.Module, ids: Tensor, fabric: Fabric, steps: int = 1) -> float:
+    """Take training steps, forward and backward without an optimiser; return the tokens per second."""
+    mask, labels = torch.ones_like(ids), torch.zeros(len(ids), dtype=torch.long)
+    started = time.perf_counter()
+    for _ in range(steps):
+        with fabric.autocast():
+            logits = model(ids, mask)
+        cross_entropy(logits, labels).backward()
+    return steps * ids.numel() / (time.perf_counter() - started)
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, Any]:

@@ -10,36 +10,22 @@ backward, no optimiser) with either dropout and with none, in turn. A ratio is o
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import nn
 
-from common import AS_SHIPPED, OURS, Run, arguments, in_turn, ratios, write_result
-from potstill.backbone import EMBEDDED, build_classifier
-from potstill.config import LoRAConfig
+from common import AS_SHIPPED, OURS, Run, adapted_backbone, arguments, in_turn, ratios, training_pace, write_result
+from potstill.config import LoRAConfig, PotstillConfig
 from potstill.dropout import Dropout
-from potstill.lora import inject
 from potstill.student.network import DistilRNN, StudentSpec
-from potstill.training.compute import compress_frozen_matrices, describe_compute, is_mixed, make_fabric
+from potstill.training.compute import describe_compute, make_fabric
 from potstill.training.memory import kept_memory
 
+ROOT = Path(__file__).resolve().parent.parent
 SHARE = 0.1
-STUDENT = StudentSpec(
-    vocab_size=8000,
-    num_classes=2,
-    padding_id=0,
-    embedding_size=128,
-    cell="lstm",
-    hidden_size=256,
-    num_layers=1,
-    bidirectional=True,
-    dropout=SHARE,
-    pooling="max",
-    surprisal_size=256,
-)
 STEPS = {"teacher": 1, "student": 40}
 """Training steps in a measurement: of a student's, one is too short."""
 BATCH, LENGTH = 64, 16
@@ -50,25 +36,19 @@ def main() -> None:
     args = arguments(__doc__).parse_args()
     torch.manual_seed(args.seed)
     fabric = make_fabric(AS_SHIPPED)
-    teacher = build_classifier(EMBEDDED, num_classes=2)
-    inject(teacher.model, LoRAConfig(dropout=SHARE))
-    if is_mixed(fabric):
-        compress_frozen_matrices(teacher)
-    models: dict[str, nn.Module] = {"teacher": teacher, "student": DistilRNN(STUDENT)}
-    ids, labels = torch.randint(100, 8000, (BATCH, LENGTH)), torch.zeros(BATCH, dtype=torch.long)
+    shipped = PotstillConfig.load(ROOT / "configs" / "cola.yaml").student.model_dump()
+    shape = {field.name: shipped[field.name] for field in fields(StudentSpec) if field.name in shipped}
+    models: dict[str, nn.Module] = {
+        "teacher": adapted_backbone(LoRAConfig(dropout=SHARE), fabric),
+        "student": DistilRNN(StudentSpec(**shape, num_classes=2, padding_id=0)).train(),
+    }
+    ids = torch.randint(100, shipped["vocab_size"], (BATCH, LENGTH))
 
     def run(which: str, kind: type[nn.Dropout], share: float) -> Run:
-        model = models[which].train()
-        for module in model.modules():
+        for module in models[which].modules():
             if isinstance(module, nn.Dropout):
                 module.__class__, module.p = kind, share
-        started = time.perf_counter()
-        for _ in range(STEPS[which]):
-            with fabric.autocast():
-                logits: Tensor = model(ids, torch.ones_like(ids))
-            cross_entropy(logits, labels).backward()
-        tokens = STEPS[which] * ids.numel()
-        return {"model": which, "tokens_per_second": tokens / (time.perf_counter() - started)}
+        return {"model": which, "tokens_per_second": training_pace(models[which], ids, fabric, STEPS[which])}
 
     def contestants(which: str) -> dict[str, Callable[[int], Run]]:
         return {

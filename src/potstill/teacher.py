@@ -272,7 +272,7 @@ def put_on_one_base(teachers: Sequence[Teacher]) -> None:
             if weight.requires_grad:
                 continue
             first = kept.setdefault(name, weight)
-            if first.dtype == weight.dtype and torch.equal(first, weight):
+            if first is not weight and first.dtype == weight.dtype and torch.equal(first, weight):
                 weight.data = first.data
 
 
