@@ -14,6 +14,7 @@ from resealed import reseal
 
 COMMANDS = (
     "run",
+    "adapt",
     "finetune",
     "transfer",
     "distill",

@@ -15,6 +15,7 @@ from potstill.interruption import Stopped
 
 _COMMANDS = {
     "run": ("potstill.cli.training", "The whole experiment: teacher, distilled student, baseline, report."),
+    "adapt": ("potstill.cli.training", "Tune a backbone as a language model on the task's text."),
     "finetune": ("potstill.cli.training", "Tune a teacher: a pretrained model with LoRA."),
     "transfer": ("potstill.cli.training", "Find, sample and perturb more text for students to learn from."),
     "distill": ("potstill.cli.training", "Train a student on the labels and a teacher's judgement."),

@@ -40,6 +40,12 @@ TRANSFER = (
 )
 """The transfer set's settings with flags; those of its language model are left to configuration files."""
 
+ADAPTATION = (
+    *("transfer.files", "transfer.similarity", "transfer.seed", "transfer.training.epochs"),
+    *("transfer.training.batch_size", "transfer.training.learning_rate"),
+)
+"""Those that count where the backbone is adapted as a language model and nothing is sampled."""
+
 SEARCH = (
     *("search.trials", "search.seeds_per_trial", "search.max_parameters", "search.pruning", "search.seed"),
     *("search.grid", "search.alphas", "search.temperatures"),
@@ -153,7 +159,7 @@ def _option(setting: _Setting, flag: str) -> Callable[[Callable[..., Any]], Call
 def _shown(value: Any) -> str:
     """Write a value as it would be given on the command line."""
     if isinstance(value, tuple):
-        return ",".join(map(str, value))
+        return ",".join(map(str, value)) or "none"
     if isinstance(value, dict):
         return ",".join(f"{key}={item}" for key, item in value.items()) or "none"
     return "none" if value is None else str(value)

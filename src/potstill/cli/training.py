@@ -1,4 +1,4 @@
-"""The commands that train: run, finetune, transfer, distill, train."""
+"""The commands that train: run, adapt, finetune, transfer, distill, train."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from potstill.cli.settings import TRANSFER, SettingsCommand, with_settings
+from potstill.cli.settings import ADAPTATION, TRANSFER, SettingsCommand, with_settings
 from potstill.config import PotstillConfig
 from potstill.interruption import stoppable_command
 
@@ -58,6 +58,35 @@ def run(config: PotstillConfig, config_file: Path | None, out: Path | None, fres
     summary, directory = run_experiment(config, out, name=name, command=_command_line(), fresh=fresh)
     Console().print(summary_table(summary))
     click.echo(f"report: {directory / 'report.md'}")
+
+
+@click.command(cls=SettingsCommand)
+@_out
+@with_settings("data", *ADAPTATION, "teacher.backbone", "teacher.tokenizer", "runtime")
+@stoppable_command
+def adapt(config: PotstillConfig, config_file: Path | None, out: Path | None, fresh: bool) -> None:
+    """Tune a backbone as a language model on a task's text, as a start for teachers of that task.
+
+    Reads the training texts and the unlabelled ones of --transfer-files; labels are not looked at. Writes a plain
+    transformers model of full size with its tokenizer, whose directory --backbone takes in every command. The adapters'
+    settings are taken from --config, section transfer.lora.
+    """
+    from potstill.data import load_corpus
+    from potstill.directories import Work, working_directory
+    from potstill.pipeline import corpus_key
+    from potstill.transfer.adaptation import adapt as adapt_backbone
+    from potstill.transfer.adaptation import is_adapted
+    from potstill.transfer.build import files_key
+    from potstill.transfer.language_model import check_writer
+
+    corpus = load_corpus(config.data)
+    check_writer(config)
+    inputs = {"texts": corpus_key(corpus), "transfer files": files_key(config)}
+    work = Work("adapt", f"{corpus.name}-backbone", config, inputs, is_adapted)
+    with working_directory(work, out, fresh=fresh) as directory:
+        if not is_adapted(directory):
+            adapt_backbone(config, corpus, directory)
+    click.echo(directory)
 
 
 @click.command(cls=SettingsCommand)

@@ -11,7 +11,7 @@ from potstill.artifacts import vacate, write_new_directory
 from potstill.backbone import load_tokenizer
 from potstill.config import RuntimeConfig
 from potstill.errors import ArtifactError
-from potstill.lora import adapters
+from potstill.lora import absorb_adapters
 from potstill.teacher import Teacher
 from potstill.teacher_manifest import TeacherManifest
 from potstill.tensors import system_errors
@@ -51,9 +51,7 @@ def write_merged(directory: Path, out: Path) -> list[Path]:
     teacher = Teacher.load(directory, _FLOAT32, pack=False)
     tokenizer = _plain_tokenizer(teacher)
     model = teacher.classifier.model
-    for name, adapter in list(adapters(model)):
-        adapter.merge()
-        model.set_submodule(name, adapter.base)
+    absorb_adapters(model)
     names = teacher.manifest.label_names
     model.config.id2label = dict(enumerate(names))
     model.config.label2id = {name: number for number, name in enumerate(names)}

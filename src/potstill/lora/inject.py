@@ -171,6 +171,13 @@ def merge_adapters(model: nn.Module) -> None:
         adapter.merge()
 
 
+def absorb_adapters(model: nn.Module) -> None:
+    """Put every update into its base weight for good: plain linear maps are left, under their own names."""
+    for name, adapter in list(adapters(model)):
+        adapter.merge()
+        model.set_submodule(name, adapter.base)
+
+
 def unmerge_adapters(model: nn.Module) -> None:
     """Restore every base weight."""
     for _, adapter in adapters(model):

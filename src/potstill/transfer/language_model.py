@@ -138,19 +138,21 @@ class LanguageModel:
             max_tokens=min(config.data.max_tokens, getattr(settings, "max_position_embeddings", sys.maxsize)),
         )
 
-    def tune(self, config: PotstillConfig, corpus: Corpus, history_file: Path) -> None:
+    def tune(self, config: PotstillConfig, corpus: Corpus, history_file: Path, *, after_classes: bool = True) -> None:
         """Learn to write the corpus's training texts, each after the name of its class.
 
         Args:
             config: `transfer` and `runtime` are used.
             corpus: The task.
+            after_classes: Without it, the texts alone.
             history_file: Gets one JSON record per epoch. Beside it the state is kept, `CHECKPOINT_FILE`; the result
                 stays there until the caller, who has kept it elsewhere, removes it.
         """
+        label_names = corpus.label_names if after_classes else None
         fit(
             NextTokenLoss(self.model),
-            self._training_set(corpus.train, corpus.label_names),
-            self._training_set(corpus.selection, corpus.label_names),
+            self._training_set(corpus.train, label_names),
+            self._training_set(corpus.selection, label_names),
             Surprise(),
             config.transfer.training.model_copy(update={"metric": "loss"}),  # it answers nothing that could be right
             fabric=self.fabric,
@@ -173,11 +175,12 @@ class LanguageModel:
         """Put the adapters into the weights: before sampling, where each token costs a pass over all of them."""
         merge_adapters(self.model)
 
-    def _training_set(self, examples: Examples, label_names: Sequence[str]) -> TrainingSet:
+    def _training_set(self, examples: Examples, label_names: Sequence[str] | None) -> TrainingSet:
         pairs = examples.pairs or ("",) * len(examples)
+        prompts = [() if label_names is None else (label_names[label],) for label in examples.labels]
         texts = tuple(
-            SEPARATOR.join([label_names[label], *(" ".join(part.split()) for part in parts if part)])
-            for label, *parts in zip(examples.labels, examples.texts, pairs, strict=True)
+            SEPARATOR.join([*prompt, *(" ".join(part.split()) for part in parts if part)])
+            for prompt, *parts in zip(prompts, examples.texts, pairs, strict=True)
         )
         tokens = tokenise(Examples(texts, examples.labels), self.tokenizer, self.max_tokens, empty_id=self.eos_id)
         return TrainingSet(tokens, torch.from_numpy(examples.labels), self.padding_id)

@@ -1,0 +1,131 @@
+"""An adapted backbone: what it computes against the tuned adapters, who reads it, and what it has read."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from commandline import potstill
+from potstill.backbone import load_config, load_language_model
+from potstill.config import PotstillConfig
+from potstill.data import Corpus, Examples
+from potstill.transfer import adaptation
+from potstill.transfer.adaptation import adapt, is_adapted
+from potstill.transfer.language_model import LanguageModel, NextTokenLoss
+from potstill.transfer.sets import TransferSet
+
+
+def examples(*texts):
+    return Examples(tuple(texts), np.arange(len(texts)) % 2)
+
+
+CORPUS = Corpus(
+    "tiny",
+    "here",
+    ("bad", "good"),
+    examples(*["w10 w11 w12 w13", "w20 w21 w22 w23"] * 30),
+    examples("w10 w11 w12 w13", "w20 w21 w22 w23"),
+    examples("w30 w31 w32 w33 w34 w35"),
+)
+
+
+def settings(backbone, precision="32-true", **transfer):
+    training = {"epochs": 3, "learning_rate": 1e-2, "batch_size": 8, "metric": "loss"}
+    return PotstillConfig.build(
+        {
+            "teacher": {"backbone": str(backbone)},
+            "transfer": {"training": training} | transfer,
+            "runtime": {"device": "cpu", "precision": precision},
+        }
+    )
+
+
+@pytest.fixture
+def backbone(model_directory):
+    """A decoder whose output layer shares its embeddings: a checkpoint without a head is complete."""
+    return model_directory("gpt2")
+
+
+def surprise(model, config):
+    """How a language model finds the selection texts, in nats per token."""
+    writer = LanguageModel.load(config)
+    batch = writer._training_set(CORPUS.selection, None).batch([0, 1])
+    with torch.inference_mode():
+        total, count = NextTokenLoss(model)(batch.input_ids, batch.attention_mask).sum(dim=0)
+    return float(total / count)
+
+
+def test_what_is_written_is_the_tuned_model(backbone, tmp_path):
+    config = settings(backbone)
+    adapt(config, CORPUS, tmp_path)
+    assert is_adapted(tmp_path)
+    records = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert not any("lora" in name for name, _ in plain.named_parameters())
+    assert surprise(plain, config) == pytest.approx(min(r["selection_loss"] for r in records), rel=1e-4)
+    before = load_language_model(str(backbone), load_config(str(backbone))).eval()
+    assert surprise(before, config) > surprise(plain, config) + 1.0
+    ids, expected = (AutoTokenizer.from_pretrained(place)("w10 w11")["input_ids"] for place in (tmp_path, backbone))
+    assert ids == expected
+
+
+def test_a_base_rounded_for_tuning_is_written_unrounded(backbone, tmp_path):
+    """But for the adapters' updates: no weight that has none may have moved."""
+    adapt(settings(backbone, "bf16-mixed", lora={"targets": ["*.c_attn"]}), CORPUS, tmp_path)
+    before = AutoModelForCausalLM.from_pretrained(backbone).state_dict()
+    after = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
+    changed = {name for name, weight in after.items() if not torch.equal(weight, before[name])}
+    assert changed
+    assert all("c_attn" in name for name in changed)
+
+
+def test_labels_are_not_looked_at(backbone, tmp_path):
+    other = Examples(CORPUS.train.texts, 1 - CORPUS.train.labels)
+    adapt(settings(backbone), CORPUS, tmp_path / "one")
+    adapt(settings(backbone), Corpus("t", "h", ("x", "y"), other, CORPUS.selection, CORPUS.evaluation), tmp_path / "b")
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "b"))
+    assert first == second
+
+
+def test_files_are_read_but_for_what_is_held_out(backbone, tmp_path, monkeypatch):
+    more = tmp_path / "more.txt"
+    more.write_text("w40 w41 w42 w43\nw30 w31 w32 w33 w34 w35\n", encoding="utf-8")
+    read = []
+    tune = LanguageModel.tune
+
+    def record(self, config, corpus, *arguments, **named):
+        read.extend(corpus.train.texts)
+        tune(self, config, corpus, *arguments, **named)
+
+    monkeypatch.setattr(LanguageModel, "tune", record)
+    adapt(settings(backbone, files=[str(more)], sampled=1000, perturbed=1000), CORPUS, tmp_path / "out")
+    assert read == [*CORPUS.train.texts, "w40 w41 w42 w43"]
+    assert TransferSet.load(tmp_path / "out").texts == ("w40 w41 w42 w43",)
+
+
+def test_the_command_goes_on_and_teachers_are_tuned_from_what_it_wrote(backbone, tmp_path, monkeypatch, capsys):
+    arguments = ["--data", "embedded", "--limit", "60", "--epochs", "1"]
+    command = ["adapt", *arguments, "--backbone", backbone, "--out", tmp_path / "adapted"]
+    with monkeypatch.context() as broken:
+        broken.setattr(adaptation, "absorb_adapters", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            potstill(*command)
+    assert not is_adapted(tmp_path / "adapted")
+    assert potstill(*command) == 0
+    assert is_adapted(tmp_path / "adapted")
+    written = (tmp_path / "adapted" / "model.safetensors").stat().st_mtime_ns
+    assert potstill(*command) == 0  # nothing to do
+    assert (tmp_path / "adapted" / "model.safetensors").stat().st_mtime_ns == written
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path / "adapted")] * 2
+    assert potstill("finetune", *arguments, "--backbone", tmp_path / "adapted", "--out", tmp_path / "teacher") == 0
+    manifest = json.loads((tmp_path / "teacher" / "teacher.json").read_text())
+    assert manifest["backbone"] == str(tmp_path / "adapted")
+
+
+def test_an_encoder_is_refused_before_anything_is_written(model_directory, tmp_path, capsys):
+    out = tmp_path / "adapted"
+    assert potstill("adapt", "--data", "embedded", "--backbone", model_directory("bert"), "--out", out) == 1
+    assert "expected a decoder" in capsys.readouterr().err
+    assert not out.exists()
