@@ -55,7 +55,7 @@ from potstill.lora.counting import flops_per_token
 from potstill.lora.linear import linear_shape, product
 from potstill.teacher import Teacher
 from potstill.training.compute import make_fabric
-from potstill.training.loop import evaluation_tokens, plan_epoch
+from potstill.training.loop import plan_epoch, tokens_at_once
 from potstill.training.memory import kept_memory
 
 Shapes = Counter[tuple[int, int]]
@@ -112,7 +112,7 @@ def main() -> None:
 
     def labelled(number: int) -> tuple[TrainingSet, list[np.ndarray]]:
         chosen = replace(teacher.training_set(sample(number)), as_trees=teacher.classifier.takes_trees)
-        return chosen, list(chosen.sequential_batches(evaluation_tokens(teacher.fabric)))
+        return chosen, list(chosen.sequential_batches(tokens_at_once(teacher.fabric)))
 
     def tuning_limit(multiply: Product) -> Callable[[int], Run]:
         return lambda number: _products("tuning", shapes, _rows(data, batches(number)), multiply, backward=True)

@@ -10,6 +10,7 @@ import torch
 
 import potstill
 from potstill import pipeline
+from potstill.backbone import TextClassifier
 from potstill.config import PotstillConfig
 from potstill.errors import ArtifactError, SourceError
 from potstill.evaluation import Calibration, Summary, compute_metrics
@@ -54,6 +55,21 @@ def test_run_directory_holds_everything(finished):
 def test_resolved_config_repeats_the_run(finished, config):
     _, directory = finished
     assert PotstillConfig.load(directory / "config.yaml") == config
+
+
+def test_a_teacher_never_reads_more_tokens_at_once_than_it_may(config, tmp_path, monkeypatch):
+    read = []
+    forward = TextClassifier.forward
+
+    def record(self, input_ids, *others):
+        if self.training:
+            read.append(input_ids.numel())
+        return forward(self, input_ids, *others)
+
+    monkeypatch.setattr(TextClassifier, "forward", record)
+    monkeypatch.setattr(pipeline, "tokens_at_once", lambda _fabric: 64)
+    pipeline.finetune(config, potstill.load_corpus(config.data), tmp_path)
+    assert 32 < max(read) <= 64
 
 
 def test_summary_tells_every_model(finished):

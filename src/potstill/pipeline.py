@@ -46,7 +46,7 @@ from potstill.student.pretraining import pretrain
 from potstill.teacher import Teacher, check_sources, put_on_one_base, teacher_bytes
 from potstill.training.checkpoint import CHECKPOINT_FILE, Checkpointing
 from potstill.training.compute import make_fabric
-from potstill.training.loop import FitResult, Record, fit, parse_history, predict_logits
+from potstill.training.loop import FitResult, Record, fit, parse_history, predict_logits, tokens_at_once
 from potstill.training.progress import print_line
 from potstill.training.workers import available_workers, workers
 from potstill.transfer.build import build_transfer_set, check_transfer, files_key, held_out_key
@@ -146,6 +146,7 @@ def finetune(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int 
         save=lambda: teacher.save(directory),
         title=f"teacher {seed}",
         b_ratio=teacher.b_ratio,
+        most_tokens=tokens_at_once(teacher.fabric),
         checkpointing=Checkpointing.of(config.runtime, directory / CHECKPOINT_FILE, config.teacher),
     )
     size = teacher_bytes(directory, teacher.parameters[0])

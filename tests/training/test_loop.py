@@ -73,7 +73,17 @@ def train(tmp_path):
     """Return a function that fits a model with small settings."""
 
     def run(
-        model, data, selection=None, loss=None, *, seed=0, save=lambda: None, b_ratio=1.0, on_epoch=None, **settings
+        model,
+        data,
+        selection=None,
+        loss=None,
+        *,
+        seed=0,
+        save=lambda: None,
+        b_ratio=1.0,
+        most_tokens=None,
+        on_epoch=None,
+        **settings,
     ):
         config = TrainingConfig(**{"epochs": 2, "batch_size": 4, "learning_rate": 1e-2} | settings)
         return fit(
@@ -88,6 +98,7 @@ def train(tmp_path):
             save=save,
             title="trial",
             b_ratio=b_ratio,
+            most_tokens=most_tokens,
             on_epoch=on_epoch,
         )
 
@@ -228,6 +239,26 @@ def test_accumulated_batches_have_the_gradient_of_one_large_batch(train, texts, 
         gradients.append([parameter.grad for parameter in model.parameters()])
     for whole, summed in zip(*gradients, strict=True):
         torch.testing.assert_close(summed, whole, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(("most_tokens", "cut"), [(1, True), (25, True), (1000, False)])
+@pytest.mark.parametrize("judged", [False, True])
+def test_a_batch_of_many_tokens_is_computed_in_parts(train, most_tokens, cut, judged):
+    """Gradients and record are those of the whole; no part has more tokens, but for a single text that does."""
+    data, objective = make_set(14, judged=judged), Objective(alpha=0.5 if judged else 1.0)
+    read, gradients, records = [], [], []
+    for limit in (None, most_tokens):
+        model = make_network()
+        model.register_forward_pre_hook(lambda model, given: read.append(given[0].shape) if model.training else None)
+        read.clear()
+        (record,) = train(model, data, None, objective, epochs=1, batch_size=7, most_tokens=limit).history
+        gradients.append([parameter.grad for parameter in model.parameters()])
+        records.append(record)
+    assert all(texts == 1 or texts * length <= most_tokens for texts, length in read)
+    assert (len(read) > 2) == cut
+    for whole, summed in zip(*gradients, strict=True):
+        torch.testing.assert_close(summed, whole, rtol=1e-3, atol=1e-6)
+    assert without_times([records[1]])[0] == pytest.approx(without_times([records[0]])[0], rel=1e-4)
 
 
 def test_the_gradient_is_clipped(train):

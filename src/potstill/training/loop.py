@@ -59,10 +59,11 @@ _NAMED: Final = 32
 """Texts that a message names: a batch of usual size."""
 
 
-def evaluation_tokens(fabric: Fabric) -> int:
-    """Return how many tokens a batch without gradients holds: enough to keep the device busy.
+def tokens_at_once(fabric: Fabric) -> int:
+    """Return how many tokens a pretrained model reads at once: enough to keep the device busy.
 
-    On a CPU no more than that, so that the activations stay in its caches.
+    On a CPU no more than that: without gradients the activations stay in its caches, and in training, where all of them
+    are kept, they take 3 GB with the embedded backbone, however long the texts are.
     """
     return 1024 if fabric.device.type == "cpu" else 32_768
 
@@ -95,6 +96,7 @@ def fit(
     save: Callable[[], None],
     title: str,
     b_ratio: float = 1.0,
+    most_tokens: int | None = None,
     on_epoch: Callable[[Record], object] | None = None,
     checkpointing: Checkpointing | None = None,
 ) -> FitResult:
@@ -112,6 +114,8 @@ def fit(
         save: Writes the model; called whenever an epoch is the best so far, so that an interruption loses little.
         title: What the progress bar calls this fit.
         b_ratio: See `make_optimizer`.
+        most_tokens: A batch with more is computed in parts, whose gradients add up to its own, to spare memory. The
+            loss must be a mean over texts. None: all at once.
         on_epoch: Gets every epoch's record, after `save`; what it raises ends the fit there and goes to the caller.
             A fit that is gone on with tells the epochs before the interruption first.
         checkpointing: Where to keep the state now and then. What an interrupted fit of the same model, data and
@@ -131,7 +135,8 @@ def fit(
         settings = (str(seed), str(b_ratio), config.model_dump_json(), *describe_fabric(fabric).values())
         tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}  # packed weights are buffers
         keeper = Keeper(checkpointing, training_key(tensors, (train, selection), settings))
-    course = _Course(model, Learner(model, loss, config, steps, fabric, b_ratio=b_ratio), config, title, keeper)
+    learner = Learner(model, loss, config, steps, fabric, b_ratio=b_ratio, most_tokens=most_tokens)
+    course = _Course(model, learner, config, title, keeper)
     course.resume(steps)
     write_text(history_file, _lines(course.history))
     if on_epoch is not None:
@@ -373,7 +378,7 @@ def without_gradients(
         task = progress.add_task(title or "", total=len(data), loss="", scores="")
 
         def batches() -> Iterator[tuple[Indices, Batch]]:
-            for indices in data.sequential_batches(evaluation_tokens(fabric)):
+            for indices in data.sequential_batches(tokens_at_once(fabric)):
                 yield indices, data.batch(indices).to(fabric.device)
                 progress.update(task, advance=len(indices))
 
@@ -384,7 +389,7 @@ def without_gradients(
 def _memory_explained(data: TrainingSet) -> Iterator[None]:
     """Keep memory between passes over `data` without gradients, and say what to do where it is used up.
 
-    Their batches hold `evaluation_tokens` or one text, whatever `batch_size` is.
+    Their batches hold `tokens_at_once` or one text, whatever `batch_size` is.
 
     Raises:
         TrainingError: In place of what says that memory is used up.
@@ -414,14 +419,22 @@ class Learner:
     """
 
     def __init__(
-        self, model: nn.Module, loss: Loss, config: TrainingConfig, steps: int, fabric: Fabric, *, b_ratio: float
+        self,
+        model: nn.Module,
+        loss: Loss,
+        config: TrainingConfig,
+        steps: int,
+        fabric: Fabric,
+        *,
+        b_ratio: float,
+        most_tokens: int | None = None,
     ) -> None:
         optimizer = make_optimizer(model, config, b_ratio=b_ratio)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(config, steps))
         self._moments = optimizer.state  # what the optimiser knows of each parameter
         self._model, self._optimizer = fabric.setup(model, optimizer)  # the same weights behind device and precision
         self._trained = trained_parameters(model)
-        self._loss, self._config, self._fabric = loss, config, fabric
+        self._loss, self._config, self._fabric, self._most_tokens = loss, config, fabric, most_tokens
         self.learning_rate = config.learning_rate
         """Learning rate of the latest step."""
         self.steps = 0
@@ -519,11 +532,15 @@ class Learner:
         seen: list[dict[str, Tensor]] = []
         for indices in batches:
             self._at = None if self._at is None else (*self._at[:2], indices)
-            batch = data.batch(indices).to(self._fabric.device)
-            parts = self._loss(self._model(*batch.inputs), batch)
-            _require_finite(parts["loss"].item(), "the loss")  # before the step: the weights stay usable
-            self._fabric.backward(parts["loss"] * (len(indices) / examples))
-            seen.append({name: value.detach() for name, value in parts.items()})
+            means: dict[str, Tensor] = {}
+            for part in self._parts(data, indices):
+                batch = data.batch(part).to(self._fabric.device)
+                values = self._loss(self._model(*batch.inputs), batch)
+                _require_finite(values["loss"].item(), "the loss")  # before the step: the weights stay usable
+                self._fabric.backward(values["loss"] * (len(part) / examples))
+                for name, value in values.items():
+                    means[name] = means.get(name, 0.0) + value.detach() * (len(part) / len(indices))
+            seen.append(means)
         if self._config.clip_norm is not None:
             norm = clip_grad_norm_(list(self._trained.values()), self._config.clip_norm)
             _require_finite(norm.item(), "the gradient's norm")
@@ -531,6 +548,13 @@ class Learner:
         self._schedule.step()
         self.steps += 1
         return seen
+
+    def _parts(self, data: TrainingSet, indices: Indices) -> list[Indices]:
+        """Cut a batch into as few parts as the limit of tokens, padding included, allows: one text at least in each."""
+        if self._most_tokens is None:
+            return [indices]
+        texts = max(1, self._most_tokens // int(data.tokens.lengths[indices].max()))
+        return np.array_split(indices, math.ceil(len(indices) / texts))
 
 
 class _BestEpoch:
