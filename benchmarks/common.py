@@ -40,7 +40,7 @@ from potstill.evaluation import Spread
 from potstill.lora import inject
 from potstill.teacher import Teacher
 from potstill.training.compute import compress_frozen_matrices, is_mixed
-from potstill.training.loop import Learner
+from potstill.training.loop import Learner, tokens_at_once
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -283,7 +283,15 @@ class Steps:
 
 def learner(teacher: Teacher, training: TrainingConfig, steps: int, objective: Objective = PLAIN) -> Learner:
     """Set up what `potstill.training.fit` takes its steps with."""
-    return Learner(teacher.classifier, objective, training, steps, teacher.fabric, b_ratio=teacher.b_ratio)
+    return Learner(
+        teacher.classifier,
+        objective,
+        training,
+        steps,
+        teacher.fabric,
+        b_ratio=teacher.b_ratio,
+        most_tokens=tokens_at_once(teacher.fabric),
+    )
 
 
 def take_steps(teacher: Teacher, data: TrainingSet, batches: Batches, training: TrainingConfig) -> Steps:

@@ -1,4 +1,4 @@
-"""Flags whose values are mappings."""
+"""Flags whose values are mappings or lists."""
 
 import click
 import pytest
@@ -8,19 +8,24 @@ from potstill.cli.settings import with_settings
 from potstill.errors import ConfigError
 
 
-def parse(*arguments):
-    """Return the LoRA settings that the flags stand for."""
+def parse_all(part, *arguments):
+    """Return the settings that the flags of `part` stand for."""
     found = []
 
     @click.command()
-    @with_settings("teacher.lora")
+    @with_settings(part)
     def command(config, config_file):
-        found.append(config.teacher.lora)
+        found.append(config)
 
     result = CliRunner().invoke(command, list(arguments))
     if result.exception is not None:
         raise result.exception
     return found[0]
+
+
+def parse(*arguments):
+    """Return the LoRA settings that the flags stand for."""
+    return parse_all("teacher.lora", *arguments).teacher.lora
 
 
 @pytest.mark.parametrize(
@@ -47,3 +52,11 @@ def test_a_flag_goes_over_the_files_mapping(tmp_path):
 def test_what_is_no_mapping_is_refused_by_name(value):
     with pytest.raises(ConfigError, match=r"teacher\.lora\.rank_pattern.*found"):
         parse("--rank-pattern", value)
+
+
+@pytest.mark.parametrize(("value", "expected"), [("b.txt, c.txt", ("b.txt", "c.txt")), ("none", ())])
+def test_a_list_goes_over_the_files(tmp_path, value, expected):
+    file = tmp_path / "config.yaml"
+    file.write_text("transfer: {files: [a.txt]}")
+    found = parse_all("transfer.files", "--config", str(file), "--transfer-files", value)
+    assert found.transfer.files == expected

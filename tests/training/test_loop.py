@@ -243,19 +243,22 @@ def test_accumulated_batches_have_the_gradient_of_one_large_batch(train, texts, 
 
 @pytest.mark.parametrize(("most_tokens", "cut"), [(1, True), (25, True), (1000, False)])
 @pytest.mark.parametrize("judged", [False, True])
-def test_a_batch_of_many_tokens_is_computed_in_parts(train, most_tokens, cut, judged):
+@pytest.mark.parametrize("batches", [{"batch_size": 14}, {"batch_size": 7, "accumulation": 2, "batch_by": "tokens"}])
+def test_a_batch_of_many_tokens_is_computed_in_parts(train, most_tokens, cut, judged, batches):
     """Gradients and record are those of the whole; no part has more tokens, but for a single text that does."""
     data, objective = make_set(14, judged=judged), Objective(alpha=0.5 if judged else 1.0)
-    read, gradients, records = [], [], []
+    reads, gradients, records = [], [], []
     for limit in (None, most_tokens):
-        model = make_network()
-        model.register_forward_pre_hook(lambda model, given: read.append(given[0].shape) if model.training else None)
-        read.clear()
-        (record,) = train(model, data, None, objective, epochs=1, batch_size=7, most_tokens=limit).history
+        model, read = make_network(), []
+        model.register_forward_pre_hook(
+            lambda model, given, read=read: read.append(given[0].shape) if model.training else None
+        )
+        (record,) = train(model, data, None, objective, epochs=1, clip_norm=None, most_tokens=limit, **batches).history
         gradients.append([parameter.grad for parameter in model.parameters()])
         records.append(record)
-    assert all(texts == 1 or texts * length <= most_tokens for texts, length in read)
-    assert (len(read) > 2) == cut
+        reads.append(read)
+    assert all(texts == 1 or texts * length <= most_tokens for texts, length in reads[1])
+    assert (len(reads[1]) > len(reads[0])) == cut
     for whole, summed in zip(*gradients, strict=True):
         torch.testing.assert_close(summed, whole, rtol=1e-3, atol=1e-6)
     assert without_times([records[1]])[0] == pytest.approx(without_times([records[0]])[0], rel=1e-4)

@@ -211,7 +211,7 @@ def check_language_model(name: str, config: PretrainedConfig) -> None:
     if not is_causal(config):
         raise SourceError(
             f"backbone {name!r}: expected a decoder, which can write text; found {config.model_type!r}\n"
-            f"  what to do: choose one (gpt2, llama, qwen2, opt …), or sample nothing"
+            f"  what to do: choose one (gpt2, llama, qwen2, opt …), or do without what it was to write"
         )
 
 

@@ -182,7 +182,7 @@ def _parse(given: Any, setting: _Setting) -> Any:
     if given in words:
         return words[given]  # a number where the setting takes certain numbers
     if any(get_origin(option) is tuple for option in options):
-        return [part.strip() for part in given.split(",")]
+        return [] if given == "none" else [part.strip() for part in given.split(",")]
     return given
 
 

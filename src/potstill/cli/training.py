@@ -68,14 +68,15 @@ def adapt(config: PotstillConfig, config_file: Path | None, out: Path | None, fr
     """Tune a backbone as a language model on a task's text, as a start for teachers of that task.
 
     Reads the training texts and the unlabelled ones of --transfer-files; labels are not looked at. Writes a plain
-    transformers model of full size with its tokenizer, whose directory --backbone takes in every command. The adapters'
-    settings are taken from --config, section transfer.lora.
+    transformers model of full size with its tokenizer, DIR/model, for --backbone in every command. Teachers should be
+    tuned with the same settings of data: with another split the backbone has read what they are measured on. Adapters
+    and what else belongs to the tuning are settings of --config, transfer.lora and transfer.training.
     """
     from potstill.data import load_corpus
     from potstill.directories import Work, working_directory
     from potstill.pipeline import corpus_key
+    from potstill.transfer.adaptation import BACKBONE, is_adapted
     from potstill.transfer.adaptation import adapt as adapt_backbone
-    from potstill.transfer.adaptation import is_adapted
     from potstill.transfer.build import files_key
     from potstill.transfer.language_model import check_writer
 
@@ -86,7 +87,7 @@ def adapt(config: PotstillConfig, config_file: Path | None, out: Path | None, fr
     with working_directory(work, out, fresh=fresh) as directory:
         if not is_adapted(directory):
             adapt_backbone(config, corpus, directory)
-    click.echo(directory)
+    click.echo(directory / BACKBONE)
 
 
 @click.command(cls=SettingsCommand)

@@ -9,14 +9,12 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from potstill.artifacts import vacate, write_new_directory
 from potstill.backbone import load_tokenizer
-from potstill.config import RuntimeConfig
 from potstill.errors import ArtifactError
 from potstill.lora import absorb_adapters
 from potstill.teacher import Teacher
 from potstill.teacher_manifest import TeacherManifest
 from potstill.tensors import system_errors
-
-_FLOAT32 = RuntimeConfig(device="cpu", precision="32-true")
+from potstill.training.compute import EXACT
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "cls_token", "mask_token")
 """What a tokenizer's user may ask it for, beside the padding token."""
@@ -48,7 +46,7 @@ def write_merged(directory: Path, out: Path) -> list[Path]:
             f"{directory}: expected a teacher that reads each text once, as a plain transformers model does, found one "
             f"with echo\n  what to do: tune one without it (`potstill finetune --no-echo`)"
         )
-    teacher = Teacher.load(directory, _FLOAT32, pack=False)
+    teacher = Teacher.load(directory, EXACT, pack=False)
     tokenizer = _plain_tokenizer(teacher)
     model = teacher.classifier.model
     absorb_adapters(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -173,7 +173,8 @@ def merge_adapters(model: nn.Module) -> None:
 
 def absorb_adapters(model: nn.Module) -> None:
     """Put every update into its base weight for good: plain linear maps are left, under their own names."""
-    for name, adapter in list(adapters(model)):
+    for name in [name for name, _ in adapters(model)]:  # names alone: a merged adapter keeps the weight as it was
+        adapter = cast("LoRALinear", model.get_submodule(name))
         adapter.merge()
         model.set_submodule(name, adapter.base)
 

@@ -22,6 +22,10 @@ _WORTHWHILE: Final = 1.25
 """How many times as fast a product in bfloat16 must be: what surrounds it has to be converted to it and back."""
 
 
+EXACT: Final = RuntimeConfig(device="cpu", precision="32-true")
+"""For weights that are to be written as they are."""
+
+
 def make_fabric(config: RuntimeConfig) -> Fabric:
     """Set up device and precision.
 

@@ -63,7 +63,7 @@ def tokens_at_once(fabric: Fabric) -> int:
     """Return how many tokens a pretrained model reads at once: enough to keep the device busy.
 
     On a CPU no more than that: without gradients the activations stay in its caches, and in training, where all of them
-    are kept, they take 3 GB with the embedded backbone, however long the texts are.
+    are kept, long texts take little more memory than short ones.
     """
     return 1024 if fabric.device.type == "cpu" else 32_768
 
@@ -114,8 +114,9 @@ def fit(
         save: Writes the model; called whenever an epoch is the best so far, so that an interruption loses little.
         title: What the progress bar calls this fit.
         b_ratio: See `make_optimizer`.
-        most_tokens: A batch with more is computed in parts, whose gradients add up to its own, to spare memory. The
-            loss must be a mean over texts. None: all at once.
+        most_tokens: A batch with more is computed in parts of at most that, or of one text, to spare memory. Their
+            gradients add up to that of the whole where the loss is a mean over texts, all labelled; a mean over tokens
+            weighs the parts by their texts, as accumulation does. None: all at once.
         on_epoch: Gets every epoch's record, after `save`; what it raises ends the fit there and goes to the caller.
             A fit that is gone on with tells the epochs before the interruption first.
         checkpointing: Where to keep the state now and then. What an interrupted fit of the same model, data and
@@ -302,7 +303,8 @@ class _Course:
                 f"{self._title}: memory is used up in epoch {epoch}{self.learner.whereabouts}, texts of up to "
                 f"{train.tokens.lengths.max()} tokens ({_first_line(error)})\n"
                 f"  what to do: lower batch_size and raise accumulation by as much, which takes the same steps in less "
-                f"memory; or lower max_tokens; {self._left()}"
+                f"memory, unless a batch is computed in parts as it is (a teacher's, on a CPU); or lower max_tokens; "
+                f"{self._left()}"
             ) from error
 
     def _left(self) -> str:
@@ -553,7 +555,8 @@ class Learner:
         """Cut a batch into as few parts as the limit of tokens, padding included, allows: one text at least in each."""
         if self._most_tokens is None:
             return [indices]
-        texts = max(1, self._most_tokens // int(data.tokens.lengths[indices].max()))
+        lengths = data.tokens.offsets[indices + 1] - data.tokens.offsets[indices]
+        texts = max(1, self._most_tokens // int(lengths.max()))
         return np.array_split(indices, math.ceil(len(indices) / texts))
 
 

@@ -9,20 +9,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import torch
+from torch import nn
 
+from potstill.artifacts import write_new_directory
 from potstill.backbone import load_tokenizer
-from potstill.config import PotstillConfig, RuntimeConfig
+from potstill.config import PotstillConfig
 from potstill.data import Corpus
 from potstill.lora import absorb_adapters
-from potstill.runtime.seal import is_sealed, sealing
 from potstill.tensors import system_errors
 from potstill.training.checkpoint import CHECKPOINT_FILE
+from potstill.training.compute import EXACT
 from potstill.transfer.build import build_transfer_set
 from potstill.transfer.language_model import LanguageModel
 
-_FLOAT32 = RuntimeConfig(device="cpu", precision="32-true")
+BACKBONE: Final = "model"
+"""Where `adapt` leaves the backbone in its directory."""
 
 
 def adapt(config: PotstillConfig, corpus: Corpus, directory: Path) -> None:
@@ -33,31 +37,43 @@ def adapt(config: PotstillConfig, corpus: Corpus, directory: Path) -> None:
             `runtime` are used.
         corpus: The task. Its selection texts choose the epoch; what is like one of them or of the evaluation texts is
             left out of the files.
-        directory: Gets model and tokenizer, sealed, for `teacher.backbone`, and `history.jsonl`; with files, the texts
-            that were read from them as a transfer set. The same tuning is gone on with there, if it was interrupted.
+        directory: Gets `history.jsonl`, with files the texts that were read from them as a transfer set, and, all of it
+            or nothing, `BACKBONE`: model and tokenizer, plain, float32, for `teacher.backbone`. The same tuning is gone
+            on with there, if it was interrupted.
 
     Raises:
         PotstillError: See `LanguageModel.load`, `build_transfer_set` and `fit`.
     """
     if config.transfer.files:
         only_files = config.transfer.model_copy(update={"sampled": 0, "perturbed": 0})
-        built = build_transfer_set(config.model_copy(update={"transfer": only_files}), corpus, directory)
-        corpus = replace(corpus, train=corpus.train.joined(built.examples))
-    tuned = LanguageModel.load(config)
-    tuned.tune(config, corpus, directory / "history.jsonl", after_classes=False)
+        read = build_transfer_set(config.model_copy(update={"transfer": only_files}), corpus, directory / "transfer")
+        corpus = replace(corpus, train=corpus.train.joined(read.examples))
+    tuned = _tuned(config, corpus, directory)
     # The base may have been rounded to bfloat16 for tuning; what is written is not.
-    written = LanguageModel.load(config.model_copy(update={"runtime": _FLOAT32}))
+    model = LanguageModel.load(config.model_copy(update={"runtime": EXACT}))
     with torch.no_grad():
-        for name, weight in written.trained.items():
-            weight.copy_(tuned.trained[name])
-    absorb_adapters(written.model)
-    with sealing(directory) as staged:
+        for name, weight in model.trained.items():
+            weight.copy_(tuned[name])
+    absorb_adapters(model.model)
+    tokenizer = load_tokenizer(config.teacher.tokenizer or config.teacher.backbone)
+
+    def write(place: Path) -> None:
         with system_errors():
-            written.model.save_pretrained(staged)
-        load_tokenizer(config.teacher.tokenizer or config.teacher.backbone).save_pretrained(staged)
+            model.model.save_pretrained(place)
+        tokenizer.save_pretrained(place)
+
+    if not (directory / BACKBONE).is_dir():
+        write_new_directory(directory / BACKBONE, write)
     (directory / CHECKPOINT_FILE).unlink(missing_ok=True)
+
+
+def _tuned(config: PotstillConfig, corpus: Corpus, directory: Path) -> dict[str, nn.Parameter]:
+    """Return what was tuned, by dotted name; it does not hold the rest of the model."""
+    model = LanguageModel.load(config)
+    model.tune(config, corpus, directory / "history.jsonl", after_classes=False)
+    return model.trained
 
 
 def is_adapted(directory: Path) -> bool:
     """Say whether `adapt` has nothing left to do in `directory`."""
-    return is_sealed(directory) and not (directory / CHECKPOINT_FILE).exists()
+    return (directory / BACKBONE).is_dir() and not (directory / CHECKPOINT_FILE).exists()

@@ -83,8 +83,8 @@ def build_transfer_set(config: PotstillConfig, corpus: Corpus, directory: Path) 
         raise ConfigError(
             [
                 f"transfer: expected new texts, found none, only {repeated:,} that were there already and "
-                f"{int(like.sum()):,} like a text that is held out; name other files, or have texts sampled or "
-                "perturbed"
+                f"{int(like.sum()):,} like a text that is held out; name other files, or have `transfer` or "
+                "`run` sample or perturb texts"
             ]
         )
     built = TransferSet(

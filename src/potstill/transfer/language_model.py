@@ -39,7 +39,7 @@ from potstill.lora.inject import find_adapted, inject, merge_adapters
 from potstill.training.checkpoint import CHECKPOINT_FILE, Checkpointing
 from potstill.training.compute import compress_frozen_matrices, is_mixed, make_fabric
 from potstill.training.language_modelling import Surprise, sum_per_text
-from potstill.training.loop import fit, trained_parameters
+from potstill.training.loop import fit, tokens_at_once, trained_parameters
 
 SEPARATOR = "\n"
 """Between class, text and second text: texts are put on one line first."""
@@ -161,6 +161,7 @@ class LanguageModel:
             save=lambda: None,
             title="language model",
             b_ratio=config.transfer.lora.learning_rate_ratio,
+            most_tokens=tokens_at_once(self.fabric),
             checkpointing=Checkpointing.of(
                 config.runtime, history_file.with_name(CHECKPOINT_FILE), config.transfer.lora
             ),
@@ -248,7 +249,8 @@ def find_writer(config: TeacherConfig) -> tuple[PretrainedConfig, PreTrainedToke
     check_language_model(config.backbone, settings)
     tokenizer = load_tokenizer(config.tokenizer or config.backbone)
     if tokenizer.eos_token is None:
-        raise ConfigError([f"transfer.sampled: the tokenizer of {config.backbone!r} has no token that ends a text"])
+        name = config.tokenizer or config.backbone
+        raise ConfigError([f"teacher.tokenizer: expected one with a token that ends a text; {name!r} has none"])
     if config.random_init:
         settings.vocab_size = len(tokenizer)
     return settings, tokenizer
