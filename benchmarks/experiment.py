@@ -30,7 +30,8 @@ def main(name: str, *arguments: str) -> None:
     directory = Path(known.out)
     command = ["run", "--config", f"configs/{name}.yaml", *flags, "--out", str(directory)]
     program = [sys.executable, "-c", "from potstill.cli import main; main()"]
-    subprocess.run([*program, *command], cwd=ROOT, check=True)  # noqa: S603 — our own program
+    if status := subprocess.run([*program, *command], cwd=ROOT, check=False).returncode:  # noqa: S603 — our own program
+        sys.exit(status)  # it has said why
     summary = json.loads((ROOT / directory / "summary.json").read_text(encoding="utf-8"))
     roles = ("teacher", "distilled", "baseline")
     models = {role: [model for model in summary["models"] if model["role"] == role] for role in roles}
