@@ -68,13 +68,13 @@ def teacher(directory: Path, threads: int) -> Predict:
     import torch
 
     from potstill.config import RuntimeConfig
-    from potstill.lora import merge_adapters
+    from potstill.lora import absorb_adapters
     from potstill.models import TeacherModel
     from potstill.teacher import Teacher
 
     torch.set_num_threads(threads)
     loaded = Teacher.load(directory, RuntimeConfig(device="cpu"))
-    merge_adapters(loaded.classifier)
+    absorb_adapters(loaded.classifier)
     model = TeacherModel(loaded)
     return lambda texts: model.probabilities(texts).argmax(axis=1).tolist()
 

@@ -56,7 +56,6 @@ from potstill.evaluation import bootstrap_intervals, compute_metrics
 from potstill.export.bundle import LABELS_FILE, export_student
 from potstill.export.int8 import quantise
 from potstill.models import TrainingRecord, find_teacher
-from potstill.pipeline import CONFIG_FILE
 from potstill.runtime import Classifier
 from potstill.runtime.directory import Manifest, StudentFiles, find_student
 from potstill.runtime.seal import SEAL, seal
@@ -204,7 +203,7 @@ def _exported(path: Path | None, work: Path) -> Path:
     if (path / LABELS_FILE).is_file():
         return path
     out = Path(tempfile.mkdtemp(dir=work, prefix=f"{OURS}-"))
-    export_student(find_student(path), out, "onnx", CONFIG_FILE)
+    export_student(find_student(path), out, "onnx")
     return out
 
 

@@ -63,10 +63,8 @@ CONTESTANTS = {
 }
 
 
-def table(result: dict[str, Any] | None, *others: str) -> str:
+def table(result: dict[str, Any], *others: str) -> str:
     """Lay out one result as Markdown, with what it was computed on and how; `others` are rows to compare it with."""
-    if result is None:
-        return "No result is committed yet."
     config, data, environment = result["config"], result["data"], result["environment"]
     teacher = f"{NAMES['teacher']}, `{config['teacher']['backbone']}`"
     rows = [
@@ -92,16 +90,15 @@ def table(result: dict[str, Any] | None, *others: str) -> str:
 
 
 def intents() -> str:
-    """Lay out the results on Banking77 beside those of a linear machine, if they are there."""
-    if (result := _load("banking77")) is None or (linear := _load("banking77_svm")) is None:
-        return "No result is committed yet."
+    """Lay out the results on Banking77 beside those of a linear machine."""
+    result, linear = _load("banking77"), _load("banking77_svm")
     row = _row(linear["runs"][0]["name"], linear)
     return f"{table(result, row)}\nThe linear machine: {_note(linear)}"
 
 
 def speed() -> str:
     """Lay out the results of the speed benchmarks, as far as they are there."""
-    results = {name: result for name in (*SPEED, *LIMITS) if (result := _load(name)) is not None}
+    results = _load_some(*SPEED, *LIMITS)
     limits = [results[name] for name in LIMITS if name in results]
     rows = [
         f"| {SPEED[name]} | {PEERS[peer]} | {_spread(ratio)} |"
@@ -123,10 +120,10 @@ def speed() -> str:
         lines += [*_by_size(name, result), _note(result), ""]
         if (RESULTS / f"{name}.png").is_file():
             lines += [f"![{name}](../benchmarks/results/{name}.png)", ""]
-    if (stream := _load("label_stream")) is not None:
-        memory = ", ".join(f"{run['peak_mib']:,.0f} MiB for {run['lines']:,}" for run in stream["runs"])
-        lines += [f"Peak memory of labelling a file, by its lines: {memory}. {_note(stream)}", ""]
-    return "\n".join(lines).rstrip("\n") if results else "No result is committed yet."
+    stream = _load("label_stream")
+    memory = ", ".join(f"{run['peak_mib']:,.0f} MiB for {run['lines']:,}" for run in stream["runs"])
+    lines.append(f"Peak memory of labelling a file, by its lines: {memory}. {_note(stream)}")
+    return "\n".join(lines)
 
 
 def _processor(result: dict[str, Any]) -> str:
@@ -148,9 +145,16 @@ def _room(ratios: dict[str, Any], limit: dict[str, Any]) -> str:
     )
 
 
-def _load(name: str) -> dict[str, Any] | None:
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def _load(name: str) -> dict[str, Any]:
+    """Read a result; where it is not there, `main` says so."""
+    result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return result
+
+
+def _load_some(*names: str) -> dict[str, dict[str, Any]]:
+    """Read those of the results that are there, by name: one at least."""
+    found = {name: _load(name) for name in names if (RESULTS / f"{name}.json").is_file()}
+    return found or {names[0]: _load(names[0])}
 
 
 def _spread(ratio: dict[str, float]) -> str:
@@ -229,8 +233,7 @@ def _verdicts(result: dict[str, Any]) -> list[str]:
 
 def lora() -> str:
     """Lay out the table of LoRA's variants, if it is there."""
-    if (result := _load("lora")) is None:
-        return "No result is committed yet."
+    result = _load("lora")
     rows = [
         f"| {row['name']} | {row['mcc']['mean']:.3f} ± {row['mcc']['std']:.3f} | "
         f"{row['loss']['mean']:.3f} ± {row['loss']['std']:.3f} | {row['trainable_parameters']:,} | "
@@ -254,8 +257,7 @@ def lora() -> str:
 
 def students() -> str:
     """Lay out what each step gives a student, if it is there."""
-    if (result := _load("student_quality")) is None:
-        return "No result is committed yet."
+    result = _load("student_quality")
     rows = [
         f"| {row['name']} | {row['mcc']['mean']:.3f} ± {row['mcc']['std']:.3f} | {row['parameters'] / 1e6:.2f}M | "
         f"{row['transfer_sentences']:,} | {len(row['mcc']['seeds'])} | "
@@ -286,8 +288,7 @@ def _difference(test: dict[str, Any] | None) -> str:
 
 def inference() -> str:
     """Lay out speed against quality, if it is there."""
-    if (result := _load("inference")) is None:
-        return "No result is committed yet."
+    result = _load("inference")
     header = ["", "MCC", "MB", "load, ms", "sentences/s", "on 2 cores", "one sentence, ms (p50)", "(p99)", "memory, MB"]
     rows = [
         [
@@ -327,15 +328,13 @@ def inference() -> str:
 
 def inference_plot() -> str:
     """Show speed against quality as a plot, if it is there."""
-    if (result := _load("inference")) is None:
-        return "No result is committed yet."
+    result = _load("inference")
     return f"![MCC over sentences a second](benchmarks/results/inference.png)\n\n{_note(result)}"
 
 
 def load() -> str:
     """Lay out what the server did under load, if it is there."""
-    if (result := _load("load")) is None:
-        return "No result is committed yet."
+    result = _load("load")
     header = ["", "clients", "requests/s", "texts/s", "p50, ms", "p99, ms", "by status", "memory, MB"]
     rows = [
         [
@@ -358,8 +357,7 @@ def load() -> str:
 
 def stream() -> str:
     """Lay out what became of the lines, if it is there."""
-    if (result := _load("predict_stream")) is None:
-        return "No result is committed yet."
+    result = _load("predict_stream")
     header = ["", "seconds", "answered before", "memory early, MB", "late, MB"]
     rows = [
         [
@@ -399,16 +397,11 @@ def _number(value: float) -> str:
 
 def torture() -> str:
     """Lay out what was broken on purpose, how often, and what happened; as far as results are there."""
-    parts = [
-        (f"torture_{name}", lay_out)
-        for name, lay_out in (
-            *(("kills", _kills), ("kills_embedded", _kills), ("flips", _flips), ("faults", _faults)),
-            *(("fuzz", _fuzz), ("soak", _soak)),
-        )
-    ]
-    found = [(lay_out, result) for name, lay_out in parts if (result := _load(name)) is not None]
-    if not found:
-        return "No result is committed yet."
+    parts = {
+        **{"torture_kills": _kills, "torture_kills_embedded": _kills, "torture_flips": _flips},
+        **{"torture_faults": _faults, "torture_fuzz": _fuzz, "torture_soak": _soak},
+    }
+    found = [(parts[name], result) for name, result in _load_some(*parts).items()]
     rows = [row for lay_out, result in found for row in lay_out(result)]
     header = ["| what was broken | how often | what happened |", "| --- | --: | --- |"]
     commands = ",\n".join(f"`{result['command']}`" for _, result in found)
@@ -504,7 +497,10 @@ def main(*, check: bool) -> None:
         before = after = path.read_text(encoding="utf-8")
         for marker in markers:
             pattern = rf"(<!-- {marker}:begin -->\n).*?(<!-- {marker}:end -->)"
-            content = CONTENTS[marker]()
+            try:
+                content = CONTENTS[marker]()
+            except FileNotFoundError:
+                content = "No result is committed yet."
             after = re.sub(pattern, lambda m, c=content: f"{m[1]}{c}\n{m[2]}", after, flags=re.DOTALL)
         if before != after:
             stale.append(file)

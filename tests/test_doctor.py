@@ -16,11 +16,12 @@ from potstill.doctor import Finding, examine_directory, examine_installation, se
 from potstill.errors import ArtifactError
 from potstill.models import TrainingRecord
 from potstill.report import read_summary
+from potstill.runtime.directory import TRANSFER_FILE
 from potstill.runtime.seal import SEAL, seal, verify
 from potstill.student.model import Student
 from potstill.teacher import Teacher
 from potstill.training.checkpoint import Checkpointing, Keeper, State
-from potstill.transfer.sets import TRANSFER_FILE, TransferSet
+from potstill.transfer.sets import TransferSet
 from resealed import reseal
 
 EXAMPLES = Examples(("w1 w2 w3", "w4", "w5 w6"), np.array([0, 1, 0]))

@@ -18,8 +18,8 @@ from potstill.lora.quantised import QuantisedLinear
 from potstill.lora.state import CONFIG_FILE
 from potstill.models import TrainingRecord, find_teacher, load_teachers
 from potstill.runtime.directory import TEACHER_MANIFEST as MANIFEST
-from potstill.runtime.directory import TRAINING_FILE
-from potstill.teacher import TRAINED_FILE, Teacher, put_on_one_base, teacher_bytes
+from potstill.runtime.directory import TRAINED_FILE, TRAINING_FILE
+from potstill.teacher import Teacher, put_on_one_base, teacher_bytes
 from potstill.teacher_manifest import TeacherManifest
 from resealed import reseal
 

@@ -48,10 +48,11 @@ from potstill.distillation.teacher_logits import judgement
 from potstill.errors import PotstillError
 from potstill.models import TrainingRecord
 from potstill.report import read_summary, write_report
+from potstill.runtime.directory import TRANSFER_FILE
 from potstill.runtime.seal import settle, verify
 from potstill.student.model import Student
 from potstill.teacher import Teacher
-from potstill.transfer.sets import TRANSFER_FILE, TransferSet
+from potstill.transfer.sets import TransferSet
 
 CPU = RuntimeConfig(device="cpu", precision="32-true")
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS)

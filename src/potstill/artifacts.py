@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -23,17 +23,30 @@ from numpy.typing import NDArray
 from safetensors import numpy as safetensors
 
 from potstill.errors import ArtifactError
-from potstill.files import cache_directory, read_json, sync, write_atomically, write_json, write_text, written
+from potstill.files import (
+    cache_directory,
+    read_json,
+    sync,
+    write_atomically,
+    write_csv,
+    write_json,
+    write_text,
+    written,
+)
 
 __all__ = [
     "cache_directory",  # these are defined in `files`, which needs no package
     "read_json",
     "write_atomically",
+    "write_csv",
     "write_json",
     "write_text",
 ]
 
 Arrays = dict[str, NDArray[Any]]
+
+RUNS: Final = Path("runs")
+"""Where commands write when they are not told."""
 
 DIGEST_BYTES = 16
 """Length of a content key: 128 bits, so that two contents never meet by chance."""
@@ -205,7 +218,7 @@ def new_run_directory(out: Path | None, name: str) -> Path:
         ArtifactError: `out` holds something already.
     """
     if out is None:
-        return _fresh_directory(Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+        return _fresh_directory(RUNS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ArtifactError(
             f"{out} exists and is not empty; nothing is ever overwritten\n  what to do: name another with --out"

@@ -262,7 +262,8 @@ class StudentConfig(Settings):
     pretraining: PretrainingConfig = PretrainingConfig()
     """What the student learns before it learns to classify."""
     tokenizer: str = "bpe"
-    """`bpe` (own subwords, trained on the training texts), `teacher` (the teacher's), or a hub name or directory."""
+    """`bpe` (own subwords, trained on the training and transfer texts), `teacher` (the teacher's), or a hub name or
+    directory."""
     vocab_size: Annotated[int, Field(ge=257)] = 6000
     """Size of the own vocabulary (256 bytes and the padding at least); ten thousand short texts do not fill a larger
     one."""
@@ -306,6 +307,15 @@ class DistillationConfig(Settings):
     teachers: Literal["best", "average"] = "best"
     """Who teaches where there are several seeds: the teacher that is best on the selection split, or all of them, their
     probabilities averaged (Hinton et al. 2015, section 5), at the price of asking each."""
+
+    @property
+    def manner(self) -> str:
+        """Say for reports how the student is drawn to the teacher."""
+        return {
+            "kl": f"temperature {self.temperature:g}",
+            "mse": "by the squared distance of the logits",
+            "hard": "with the teacher's answers as labels",
+        }[self.objective]
 
 
 class TransferConfig(Settings):
@@ -543,8 +553,8 @@ class SearchConfig(Settings):
     """How `potstill search` looks for settings of student and distillation; they are chosen on the selection split."""
 
     trials: Annotated[int, Field(ge=1)] = 40
-    """Settings to try. The first ten are drawn at random, what these taught decides the others: forty leave it three
-    quarters. An ended search goes on when it is given more."""
+    """Settings to try. The first are those that are configured, nine are drawn at random, what these taught decides the
+    others: forty leave it three quarters. An ended search goes on when it is given more."""
     space: Annotated[dict[str, Candidates], Field(validate_default=True)] = {}
     """What to try, by the dotted name of any number, switch or choice of `student` or `distillation`: `{low: 0, high:
     1}`, also with `log: true` or `step: 0.1`; `{choices: [rnn, lstm]}`; or a value, which fixes the setting. Without

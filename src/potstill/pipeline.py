@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shlex
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -15,12 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from potstill.artifacts import digest, read_json, write_atomically
+from potstill.artifacts import digest, read_json, write_csv
 from potstill.config import PotstillConfig, PretrainingConfig, TrainingConfig
 from potstill.data import Corpus, Examples, load_corpus
 from potstill.data.tokenised import TrainingSet
-from potstill.directories import CONFIG_FILE as CONFIG_FILE
-from potstill.directories import ENVIRONMENT_FILE, Work, working_directory
+from potstill.directories import CONFIG_FILE, ENVIRONMENT_FILE, Work, working_directory
 from potstill.distillation.hidden import Matching, MatchingObjective, teacher_states, with_hidden_states
 from potstill.distillation.loss import Objective, balanced_weights
 from potstill.distillation.teacher_logits import judgement
@@ -39,20 +37,19 @@ from potstill.models import (
 )
 from potstill.report import is_reported, read_summary, write_report
 from potstill.runtime import Classifier
-from potstill.runtime.directory import TRAINING_FILE
+from potstill.runtime.directory import TRAINING_FILE, TRANSFER_FILE
 from potstill.runtime.seal import read
 from potstill.student.model import Student, check_tokenizer, student_bytes
 from potstill.student.pretraining import pretrain
 from potstill.teacher import Teacher, check_sources, put_on_one_base, teacher_bytes
 from potstill.training.checkpoint import CHECKPOINT_FILE, Checkpointing
 from potstill.training.compute import make_fabric
-from potstill.training.loop import FitResult, Record, fit, parse_history, predict_logits, tokens_at_once
+from potstill.training.loop import HISTORY_FILE, FitResult, Record, fit, parse_history, predict_logits, tokens_at_once
 from potstill.training.progress import print_line
 from potstill.training.workers import available_workers, workers
 from potstill.transfer.build import build_transfer_set, check_transfer, files_key, held_out_key
-from potstill.transfer.sets import TRANSFER_FILE, TransferSet
+from potstill.transfer.sets import TransferSet
 
-HISTORY_FILE = "history.jsonl"
 PRETRAINING_FILE = "pretraining.jsonl"
 PRETRAINING_CHECKPOINT_FILE = "pretraining-checkpoint.safetensors"
 
@@ -185,7 +182,7 @@ def distill(
     """
     teachers = (teacher,) if isinstance(teacher, Teacher) else tuple(teacher)
     check_teachers(corpus, teachers, transfer)
-    _check_distillation(config, corpus, with_transfer=transfer is not None)
+    check_distillation(config, corpus, with_transfer=transfer is not None)
     settings = config.distillation
     objective = Objective(
         settings.alpha, settings.temperature, settings.objective, class_weights(config.student.training, corpus)
@@ -206,9 +203,9 @@ def distill(
         on_student(student)
     train_logits = selection_logits = None
     if objective.needs_teacher:
-        train_logits, selection_logits = corpus_logits(teachers, corpus)
+        train_logits, selection_logits = _corpus_logits(teachers, corpus)
         if transfer is not None:
-            train_logits = torch.cat([train_logits, transfer_logits(teachers, transfer)])
+            train_logits = torch.cat([train_logits, _transfer_logits(teachers, transfer)])
     train_set = student.training_set(texts, train_logits)
     selection = student.training_set(corpus.selection, selection_logits)
     if weights is not None:
@@ -332,11 +329,11 @@ def have_judged(
         ConfigError: See `distill`.
     """
     check_teachers(corpus, teachers, transfer)
-    _check_distillation(config, corpus, with_transfer=transfer is not None)
+    check_distillation(config, corpus, with_transfer=transfer is not None)
     if Objective(config.distillation.alpha).needs_teacher:
-        corpus_logits(teachers, corpus)
+        _corpus_logits(teachers, corpus)
         if transfer is not None:
-            transfer_logits(teachers, transfer)
+            _transfer_logits(teachers, transfer)
     if config.distillation.hidden_weight:
         teacher_states(teachers[0], _texts(corpus, transfer))
 
@@ -368,13 +365,13 @@ def check_teachers(corpus: Corpus, teachers: Sequence[Teacher], transfer: Transf
             )
 
 
-def corpus_logits(teachers: Sequence[Teacher], corpus: Corpus) -> tuple[Tensor, Tensor]:
+def _corpus_logits(teachers: Sequence[Teacher], corpus: Corpus) -> tuple[Tensor, Tensor]:
     """Return what the teachers say of the training and the selection split, (texts, classes) each; asked at once."""
     logits = judgement(teachers, corpus.train.joined(corpus.selection))
     return logits[: len(corpus.train)], logits[len(corpus.train) :]
 
 
-def transfer_logits(teachers: Sequence[Teacher], transfer: TransferSet) -> Tensor:
+def _transfer_logits(teachers: Sequence[Teacher], transfer: TransferSet) -> Tensor:
     """Return what the teachers say of a transfer set, (texts, classes): as it stands there where it is theirs."""
     if transfer.logits is not None and transfer.teacher == _joint_key(teachers):
         return torch.from_numpy(transfer.logits)
@@ -411,7 +408,7 @@ def run(
     check_sources(config.teacher)
     check_tokenizer(config.student)
     check_transfer(config, corpus)
-    _check_distillation(config, corpus, with_transfer=config.transfer.wanted)
+    check_distillation(config, corpus, with_transfer=config.transfer.wanted)
     inputs = {"texts": corpus_key(corpus), "transfer files": files_key(config)}
     work = Work("run", name or corpus.name, config, inputs, is_reported)
     with working_directory(work, out, fresh=fresh) as directory:
@@ -528,8 +525,12 @@ def resolved(config: PotstillConfig, corpus: Corpus) -> PotstillConfig:
     return config.model_copy(update={"data": config.data.model_copy(update={"source": corpus.name})})
 
 
-def _check_distillation(config: PotstillConfig, corpus: Corpus, *, with_transfer: bool) -> None:
-    """Refuse settings that contradict each other or the data."""
+def check_distillation(config: PotstillConfig, corpus: Corpus, *, with_transfer: bool) -> None:
+    """Refuse settings that contradict each other or the data.
+
+    Raises:
+        ConfigError: With every problem that was found.
+    """
     problems = []
     if with_transfer and config.distillation.alpha == 1.0:
         problems.append("distillation.alpha: 1 looks at no teacher, and a transfer set has no labels; lower it")
@@ -635,11 +636,4 @@ def _save_predictions(path: Path, corpus: Corpus, answers: dict[tuple[Role, int]
     columns = {f"{role} {seed}": names[predictions] for (role, seed), predictions in answers.items()}
     texts = {"text": corpus.evaluation.texts} | ({"pair": corpus.evaluation.pairs} if corpus.evaluation.pairs else {})
     table = texts | {"label": names[corpus.evaluation.labels]} | columns
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(table)
-            writer.writerows(zip(*table.values(), strict=True))
-
-    write_atomically(path, write)
+    write_csv(path, [table, *zip(*table.values(), strict=True)])

@@ -35,13 +35,13 @@ from potstill.interruption import Stopped
 from potstill.lora.counting import count_parameters
 from potstill.pipeline import (
     Trained,
+    check_distillation,
     check_teachers,
     content,
-    corpus_logits,
     distill,
+    have_judged,
     input_keys,
     resolved,
-    transfer_logits,
 )
 from potstill.report.search import BEST_FILE, TRIALS_FILE, settings_words, write_search
 from potstill.report.tables import duration, magnitude, score
@@ -104,10 +104,12 @@ def search(
     _check(config, transfer)
     check_teachers(corpus, teachers, transfer)
     config = _complete(config, corpus, teachers)
+    any_alpha = with_settings(config, {ALPHA: 0.0})
+    check_distillation(any_alpha, corpus, with_transfer=transfer is not None)
     with _study(planned(config, corpus, teachers, transfer), directory) as study:
         print_line(f"{corpus.name} ({corpus.source}) → {directory}")
         work = _Search(config, corpus, tuple(teachers), transfer, directory, study)
-        work.judge()
+        have_judged(any_alpha, corpus, teachers, transfer)  # now, where it is seen; the trials find the answers kept
         work.run()
         result = SearchResult(
             data=corpus.name,
@@ -219,12 +221,6 @@ class _Search:
         """Return the trials that ended; those that were interrupted are made again."""
         ended = self.study.get_trials(deepcopy=False, states=_ENDED)
         return tuple(_trial(number, one, self.fixed) for number, one in enumerate(ended, start=1))
-
-    def judge(self) -> None:
-        """Have all texts judged before the first trial, where it is seen; the trials find the answers in the cache."""
-        corpus_logits(self.teachers, self.corpus)
-        if self.transfer is not None:
-            transfer_logits(self.teachers, self.transfer)
 
     def run(self) -> None:
         """Make the trials that are still to be made."""

@@ -41,9 +41,9 @@ from potstill.frozen_states import frozen_states
 from potstill.lora import CONFIG_FILE, adapters, inject, load_adapter, merged, save_adapter
 from potstill.lora.counting import count_parameters
 from potstill.lora.quantised import kernels, pack_weights, round_weights
-from potstill.runtime.directory import TEACHER_MANIFEST
+from potstill.runtime.directory import TEACHER_MANIFEST, TRAINED_FILE
 from potstill.runtime.seal import sealing, undisturbed
-from potstill.teacher_manifest import TRAINED_FILE, TeacherManifest
+from potstill.teacher_manifest import TeacherManifest
 from potstill.tensors import load_tensors, save_tensors
 from potstill.tokens import part_pairs, shared
 from potstill.training.compute import compress_frozen_matrices, is_mixed, make_fabric

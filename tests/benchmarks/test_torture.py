@@ -73,7 +73,6 @@ def test_each_fault_comes_once(torture):
 def test_the_table_tells_each_result(torture, tmp_path, monkeypatch):
     tables = torture["tables"]
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    assert tables.torture() == "No result is committed yet."
     growth = {name: {"growth": 0.25} for name in ("rss_mb", "files", "threads", "temporary")}
     results = {
         "kills": {"trials": 50, "identical": 49},

@@ -14,7 +14,7 @@ def parse_all(part, *arguments):
 
     @click.command()
     @with_settings(part)
-    def command(config, config_file):
+    def command(config):
         found.append(config)
 
     result = CliRunner().invoke(command, list(arguments))

@@ -12,8 +12,9 @@ import potstill
 from potstill import pipeline
 from potstill.config import PotstillConfig
 from potstill.data.tokenised import tokenise
-from potstill.distillation import Objective, hidden
+from potstill.distillation import hidden
 from potstill.distillation.hidden import Matching, MatchingObjective, with_hidden_states
+from potstill.distillation.loss import Objective
 from potstill.distillation.words import WordEnds
 from potstill.errors import ArtifactError, ConfigError
 from potstill.student.model import Student

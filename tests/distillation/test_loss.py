@@ -10,8 +10,7 @@ from scipy.stats import entropy
 from torch.nn.functional import cross_entropy
 
 from potstill.data import UNLABELLED
-from potstill.distillation import Objective, soft_divergence
-from potstill.distillation.loss import balanced_weights, soft_divergences
+from potstill.distillation.loss import Objective, balanced_weights, soft_divergences
 from potstill.errors import TrainingError
 
 TEMPERATURES = [0.5, 1.0, 2.0, 5.0]
@@ -28,9 +27,9 @@ def make_logits(seed: int, batch: int = 6, classes: int = 3) -> torch.Tensor:
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 def test_equal_logits_diverge_by_nothing(temperature):
     logits = make_logits(0).float()
-    assert soft_divergence(logits, logits, temperature).item() == pytest.approx(0.0, abs=1e-6)
+    assert soft_divergences(logits, logits, temperature).mean().item() == pytest.approx(0.0, abs=1e-6)
     # A softmax does not see what is added to all logits alike, and neither does the divergence.
-    assert soft_divergence(logits + 4, logits, temperature).item() == pytest.approx(0.0, abs=1e-5)
+    assert soft_divergences(logits + 4, logits, temperature).mean().item() == pytest.approx(0.0, abs=1e-5)
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
@@ -39,26 +38,26 @@ def test_the_divergence_is_the_textbooks(temperature, batch, classes):
     student, teacher = make_logits(1, batch, classes), make_logits(2, batch, classes)
     p, q = (softmax(logits.numpy() / temperature, axis=1) for logits in (student, teacher))
     expected = temperature**2 * np.mean(entropy(q, p, axis=1))  # the mean over the batch, the sum over the classes
-    assert soft_divergence(student, teacher, temperature).item() == pytest.approx(expected, rel=1e-10)
+    assert soft_divergences(student, teacher, temperature).mean().item() == pytest.approx(expected, rel=1e-10)
 
 
 def test_the_batch_size_does_not_change_the_scale():
     student, teacher = make_logits(1), make_logits(2)
-    once, thrice = (soft_divergence(student.repeat(n, 1), teacher.repeat(n, 1), 2.0) for n in (1, 3))
+    once, thrice = (soft_divergences(student.repeat(n, 1), teacher.repeat(n, 1), 2.0).mean() for n in (1, 3))
     torch.testing.assert_close(thrice, once)
 
 
 def test_the_gradient_keeps_its_size_when_the_temperature_grows():
     """For T → ∞ the gradient of T² · KL tends to (z - v) / classes, both centred (Hinton et al. 2015, equation 4)."""
     student, teacher = make_logits(1, 1).requires_grad_(), make_logits(2, 1)
-    (gradient,) = torch.autograd.grad(soft_divergence(student, teacher, 1e4), student)
+    (gradient,) = torch.autograd.grad(soft_divergences(student, teacher, 1e4).mean(), student)
     centred = [logits - logits.mean(dim=1, keepdim=True) for logits in (student.detach(), teacher)]
     torch.testing.assert_close(gradient, (centred[0] - centred[1]) / 3, rtol=1e-2, atol=1e-3)
 
 
 @given(seed=st.integers(0, 10_000), temperature=st.floats(0.1, 20))
 def test_the_divergence_is_never_below_0(seed, temperature):
-    assert soft_divergence(make_logits(seed), make_logits(seed + 1), temperature).item() >= 0.0
+    assert soft_divergences(make_logits(seed), make_logits(seed + 1), temperature).mean().item() >= 0.0
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
@@ -75,7 +74,7 @@ def test_the_whole_loss_weighs_its_parts():
     parts = Objective(alpha=0.3, temperature=2.0)(student, targets(labels, teacher))
     ce = -log_softmax(student.numpy(), axis=1)[np.arange(6), labels.numpy()].mean()
     assert parts["ce"].item() == pytest.approx(ce)
-    assert parts["kl"].item() == pytest.approx(soft_divergence(student, teacher, 2.0).item())
+    assert parts["kl"].item() == pytest.approx(soft_divergences(student, teacher, 2.0).mean().item())
     assert parts["loss"].item() == pytest.approx(0.3 * ce + 0.7 * parts["kl"].item())
 
 

@@ -6,7 +6,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from potstill.backbone import TextClassifier, head_modules
 from potstill.config import LoRAConfig
 from potstill.errors import ConfigError
-from potstill.lora import LoRALinear, adapters, inject, merge_adapters, merged, unmerge_adapters
+from potstill.lora import LoRALinear, absorb_adapters, adapters, inject, merged
 from potstill.lora.counting import parameter_groups
 
 LINEAR_MAPS_PER_BLOCK = {
@@ -82,9 +82,11 @@ def test_merged_logits_equal_unmerged_ones(family, make_model, batch):
     classifier = TextClassifier(model, 1)
     with torch.no_grad():
         unmerged = classifier(*batch)
-        merge_adapters(model)
+        with merged(model):
+            torch.testing.assert_close(classifier(*batch), unmerged, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(classifier(*batch), unmerged, atol=1e-4, rtol=1e-4)
-        unmerge_adapters(model)
+        absorb_adapters(model)
+        assert not list(adapters(model))
         torch.testing.assert_close(classifier(*batch), unmerged, atol=1e-4, rtol=1e-4)
 
 
@@ -93,7 +95,8 @@ def test_what_is_merged_already_stays_merged(make_model):
     inject(model, LoRAConfig(rank=2))
     for outer in (False, True):
         if outer:
-            merge_adapters(model)
+            for _, adapter in adapters(model):
+                adapter.merge()
         with merged(model):
             assert all(adapter.merged for _, adapter in adapters(model))
         assert all(adapter.merged == outer for _, adapter in adapters(model))

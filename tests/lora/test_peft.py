@@ -13,7 +13,7 @@ from potstill.backbone import TextClassifier
 from potstill.config import LoRAConfig, TrainingConfig
 from potstill.dropout import Dropout
 from potstill.errors import ArtifactError
-from potstill.lora import adapters, inject, load_adapter, merge_adapters, save_adapter
+from potstill.lora import absorb_adapters, adapters, inject, load_adapter, save_adapter
 from potstill.lora.state import CONFIG_FILE
 from potstill.training.schedule import make_optimizer
 
@@ -147,7 +147,7 @@ def test_ours_to_peft_and_back(family, make_model, batch, tmp_path, variant):
         loaded = load_adapter(again, tmp_path / directory)
         assert {name for name, _ in adapters(again)} == set(loaded.targets) == set(targets)
         torch.testing.assert_close(ours_says(again.eval(), batch), said, **CLOSE)
-        merge_adapters(again)
+        absorb_adapters(again)
         torch.testing.assert_close(ours_says(again, batch), said, **CLOSE)
 
     torch.testing.assert_close(peft_says(theirs.merge_and_unload(), batch), said, **CLOSE)

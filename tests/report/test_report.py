@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -55,20 +54,6 @@ def test_seeds_may_stop_at_different_epochs(make_summary: MakeSummary, tmp_path:
     models = tuple(replace(m, history=m.history[: 2 + m.seed % 2], best_epoch=2) for m in summary.models)
 
     assert len(draw_plots(replace(summary, models=models), tmp_path)) == len(PLOTS)
-
-
-def test_a_summary_of_before_calibration_is_reported_without(make_summary: MakeSummary, tmp_path: Path) -> None:
-    summary = make_summary(seeds=(0, 1))
-    content = json.loads(summary.to_json())
-    for model in content["models"]:
-        del model["calibration"]
-
-    write_report(Summary.from_json(json.dumps(content)), tmp_path)
-
-    assert {file.name for file in (tmp_path / "plots").iterdir()} == PLOTS - {"reliability.png"}
-    text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "reliability.png" not in text
-    assert json.loads((tmp_path / "summary.json").read_text())["aggregate"]["distilled"]["ece"] is None
 
 
 def test_the_reliability_diagram_shows_error_points_and_counts(make_summary: MakeSummary) -> None:
@@ -176,7 +161,6 @@ def test_the_report_says_how_texts_are_read(
 def test_teachers_that_taught_together_are_told_as_one(make_summary: MakeSummary) -> None:
     summary = make_summary()
     one = summary.of("teacher")[0]
-    assert one.calibration is not None
     summary = replace(summary, ensemble=EnsembleResult(one.metrics, one.intervals, one.calibration))
     assert "Together, their probabilities averaged" in findings(summary)[0]
     of_one, together = seed_table(summary).rows[:2]

@@ -14,11 +14,10 @@ from potstill import pipeline
 from potstill.config import PotstillConfig, RuntimeConfig, TrainingConfig
 from potstill.data import load_corpus
 from potstill.data.tokenised import TokenisedTexts, TrainingSet
-from potstill.distillation import Objective
+from potstill.distillation.loss import Objective
 from potstill.errors import ArtifactError, TrainingError
 from potstill.interruption import Stopped, stoppable
-from potstill.student import DistilRNN, StudentSpec
-from potstill.training import fit, make_fabric
+from potstill.student.network import DistilRNN, StudentSpec
 from potstill.training import loop as training_loop
 from potstill.training.checkpoint import (
     Checkpointing,
@@ -29,6 +28,8 @@ from potstill.training.checkpoint import (
     restore_random_state,
     tensor_digest,
 )
+from potstill.training.compute import make_fabric
+from potstill.training.loop import fit
 from potstill.transfer.language_model import LanguageModel
 
 FABRIC = make_fabric(RuntimeConfig(device="cpu", precision="32-true"))

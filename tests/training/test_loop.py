@@ -8,10 +8,11 @@ from torch import nn
 
 from potstill.config import RuntimeConfig, TrainingConfig
 from potstill.data.tokenised import TokenisedTexts, TrainingSet
-from potstill.distillation import Objective
+from potstill.distillation.loss import Objective
 from potstill.errors import TrainingError
-from potstill.student import DistilRNN, StudentSpec
-from potstill.training import fit, make_fabric, predict_logits
+from potstill.student.network import DistilRNN, StudentSpec
+from potstill.training.compute import make_fabric
+from potstill.training.loop import fit, predict_logits
 from potstill.training.progress import silence
 
 VOCABULARY = 30

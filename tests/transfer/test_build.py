@@ -15,11 +15,12 @@ from potstill.distillation.teacher_logits import judgement
 from potstill.errors import ArtifactError, ConfigError, DataError, PotstillError
 from potstill.evaluation import compute_metrics
 from potstill.models import load_teachers
+from potstill.runtime.directory import TRANSFER_FILE
 from potstill.teacher import Teacher
 from potstill.training.workers import workers
 from potstill.transfer import build
 from potstill.transfer.build import build_transfer_set
-from potstill.transfer.sets import TRANSFER_FILE, TransferSet
+from potstill.transfer.sets import TransferSet
 
 TRAIN = tuple(f"w{i} w{i + 1} w{i + 2} w{i + 3}" for i in range(1, 33))
 HELD_OUT = ("w40 w41 w42 w43 w44 w45 w46 w47 w48 w49", "w50 w51")

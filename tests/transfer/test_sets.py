@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,7 +8,8 @@ from hypothesis import strategies as st
 
 from potstill.data import UNLABELLED
 from potstill.errors import ArtifactError
-from potstill.transfer.sets import TRANSFER_FILE, TransferSet
+from potstill.runtime.directory import TRANSFER_FILE
+from potstill.transfer.sets import TransferSet
 
 SOURCES = ("file:a.txt", "sampled:yes", "sampled:no", "perturbed:swap")
 
@@ -40,15 +39,6 @@ def test_round_trip(tmp_path, pairs, judged):
         assert (found.logits is None) != judged
         if found.logits is not None:
             np.testing.assert_array_equal(found.logits, logits.numpy())
-
-
-def test_a_set_of_before_it_was_known_what_it_was_freed_of_is_read(tmp_path):
-    columns = {"text": ["a cat", "the dog"], "source": pa.array(["file:x", "perturbed:swap"]).dictionary_encode()}
-    digest = "40caf7e85cc1ff703180f7591e6c476f"  # as it was written then
-    notes = {"format": 2, "dropped": {"held-out": 2}, "teacher": None, "digest": digest}
-    table = pa.table(columns).replace_schema_metadata({b"potstill": json.dumps(notes)})
-    pq.write_table(table, tmp_path / TRANSFER_FILE)
-    assert TransferSet.load(tmp_path).held_out is None
 
 
 @settings(deadline=None)  # it waits for the disk

@@ -15,6 +15,7 @@ from potstill.backbone.sources import (
     load_tokenizer,
     outline,
     padding_id,
+    save_plain,
 )
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "load_tokenizer",
     "outline",
     "padding_id",
+    "save_plain",
 ]

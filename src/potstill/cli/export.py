@@ -51,14 +51,13 @@ def export(path: Path, out: Path, layout: Layout, int8: bool) -> None:
       potstill predict model --text "Is it so?"
     """
     from potstill.export.bundle import export_student
-    from potstill.pipeline import CONFIG_FILE
 
     if is_teacher(path):
         raise ArtifactError(
             f"{path}: expected a student, found a teacher\n  what to do: `potstill merge` writes a teacher for others"
         )
     student = find_student(path)
-    exported = export_student(student, out, layout, CONFIG_FILE, int8=int8)
+    exported = export_student(student, out, layout, int8=int8)
     click.echo(f"{student}, exported:")
     for file in exported.files:
         click.echo(f"  {file}  {file.stat().st_size / 1e6:.2f} MB")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     *("teacher.backbone", "teacher.random_init", "teacher.method", "teacher.base_bits", "teacher.first_blocks"),
     "teacher.lora",
 )
-def params(config: PotstillConfig, config_file: Path | None, classes: int) -> None:
+def params(config: PotstillConfig, classes: int) -> None:
     """Show what tuning a backbone trains, module by module, and what it costs, from the model itself.
 
     Modules that are alike in several blocks share a row; its numbers are those of all of them. Operations are those of
@@ -114,7 +114,7 @@ def _millions(count: int) -> str:
     "--show", default=3, show_default=True, type=click.IntRange(min=0), help="Examples to show of each class."
 )
 @with_settings("data")
-def data(config: PotstillConfig, config_file: Path | None, target: Path | None, show: int) -> None:
+def data(config: PotstillConfig, target: Path | None, show: int) -> None:
     """Show how a data set is read and split, or what is wrong with it."""
     from rich.console import Console
 

@@ -30,7 +30,6 @@ from potstill.interruption import stoppable_command
 @stoppable_command
 def search(
     config: PotstillConfig,
-    config_file: Path | None,
     teacher_directory: Path,
     transfer_path: Path | None,
     out: Path | None,

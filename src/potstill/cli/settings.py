@@ -97,7 +97,7 @@ class SettingsCommand(click.Command):
 
 
 def with_settings(*parts: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command `--config` and a flag for every setting in `parts`; it gets a `config` and `config_file`.
+    """Give a command `--config` and a flag for every setting in `parts`; it gets a `config`.
 
     Flags go over the file, the file over the defaults. Where both teacher and student are trained, the flags that
     both have are prefixed (`--teacher-epochs`, `--student-epochs`).
@@ -114,7 +114,7 @@ def with_settings(*parts: str) -> Callable[[Callable[..., Any]], Callable[..., A
                 if given is not None:
                     _place(values, setting.path, _parse(given, setting))
             source = "the configuration" if config_file is None else f"{config_file} with the flags given"
-            return command(config=PotstillConfig.build(values, source), config_file=config_file, **arguments)
+            return command(config=PotstillConfig.build(values, source), **arguments)
 
         result: Callable[..., Any] = wrapped
         for setting in reversed(settings):

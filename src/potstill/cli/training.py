@@ -42,7 +42,7 @@ fresh_option = click.option("--fresh", is_flag=True, help="Begin anew, although 
 @_out
 @with_settings("data", "teacher", *TRANSFER, "student", "distillation", "runtime")
 @stoppable_command
-def run(config: PotstillConfig, config_file: Path | None, out: Path | None, fresh: bool) -> None:
+def run(config: PotstillConfig, out: Path | None, fresh: bool) -> None:
     """The whole experiment, in one directory. After an interruption the same command goes on.
 
     Tunes the teacher with LoRA, builds a transfer set where one is asked for, distils the teacher into students, trains
@@ -54,7 +54,8 @@ def run(config: PotstillConfig, config_file: Path | None, out: Path | None, fres
     from potstill.pipeline import run as run_experiment
     from potstill.report import summary_table
 
-    name = config_file.stem if config_file is not None else None
+    config_file: Path | None = click.get_current_context().params["config_file"]
+    name = None if config_file is None else config_file.stem
     summary, directory = run_experiment(config, out, name=name, command=_command_line(), fresh=fresh)
     Console().print(summary_table(summary))
     click.echo(f"report: {directory / 'report.md'}")
@@ -64,7 +65,7 @@ def run(config: PotstillConfig, config_file: Path | None, out: Path | None, fres
 @_out
 @with_settings("data", *ADAPTATION, "teacher.backbone", "teacher.tokenizer", "runtime")
 @stoppable_command
-def adapt(config: PotstillConfig, config_file: Path | None, out: Path | None, fresh: bool) -> None:
+def adapt(config: PotstillConfig, out: Path | None, fresh: bool) -> None:
     """Tune a backbone as a language model on a task's text, as a start for teachers of that task.
 
     Reads the training texts and the unlabelled ones of --transfer-files; labels are not looked at. Writes a plain
@@ -72,7 +73,6 @@ def adapt(config: PotstillConfig, config_file: Path | None, out: Path | None, fr
     tuned with the same settings of data: with another split the backbone has read what they are measured on. Adapters
     and what else belongs to the tuning are settings of --config, transfer.lora and transfer.training.
     """
-    from potstill.data import load_corpus
     from potstill.directories import Work, working_directory
     from potstill.pipeline import corpus_key
     from potstill.transfer.adaptation import BACKBONE, is_adapted
@@ -80,7 +80,7 @@ def adapt(config: PotstillConfig, config_file: Path | None, out: Path | None, fr
     from potstill.transfer.build import files_key
     from potstill.transfer.language_model import check_writer
 
-    corpus = load_corpus(config.data)
+    config, corpus = _with_corpus(config)
     check_writer(config)
     inputs = {"texts": corpus_key(corpus), "transfer files": files_key(config)}
     work = Work("adapt", f"{corpus.name}-backbone", config, inputs, is_adapted)
@@ -94,17 +94,16 @@ def adapt(config: PotstillConfig, config_file: Path | None, out: Path | None, fr
 @_out
 @with_settings("data", "teacher", "runtime")
 @stoppable_command
-def finetune(config: PotstillConfig, config_file: Path | None, out: Path | None, fresh: bool) -> None:
+def finetune(config: PotstillConfig, out: Path | None, fresh: bool) -> None:
     """Tune a teacher: a pretrained model, by LoRA or, with --method, as a whole or its head alone.
 
     Writes what was trained and its history; with several seeds, one directory each.
     """
-    from potstill.data import load_corpus
     from potstill.directories import working_directory
     from potstill.pipeline import finetune as finetune_teacher
     from potstill.teacher import check_sources
 
-    corpus = load_corpus(config.data)
+    config, corpus = _with_corpus(config)
     check_sources(config.teacher)
     work = _work("finetune", f"{corpus.name}-teacher", config, corpus, config.teacher.seeds)
     with working_directory(work, out, fresh=fresh) as directory:
@@ -147,7 +146,7 @@ transfer_option = click.option(
 )
 @with_settings("data", *TRANSFER, "teacher.backbone", "teacher.tokenizer", "distillation.teachers", "runtime")
 @stoppable_command
-def transfer(config: PotstillConfig, config_file: Path | None, teacher_directory: Path | None, out: Path) -> None:
+def transfer(config: PotstillConfig, teacher_directory: Path | None, out: Path) -> None:
     """Build a transfer set: more text for students to learn a teacher's judgement of.
 
     Reads --transfer-files, samples from the backbone as a language model tuned on the training texts, and perturbs
@@ -155,7 +154,6 @@ def transfer(config: PotstillConfig, config_file: Path | None, teacher_directory
     transfer.parquet, where every text stands with its source and, with --teacher, the teacher's logits. The language
     model's own settings (adapters, epochs) are taken from --config, section transfer.
     """
-    from potstill.data import load_corpus
     from potstill.directories import Work, working_directory
     from potstill.models import load_teachers
     from potstill.pipeline import corpus_key, transfer_set
@@ -163,7 +161,7 @@ def transfer(config: PotstillConfig, config_file: Path | None, teacher_directory
 
     if not config.transfer.wanted:
         raise click.UsageError("name what to build the set from: --transfer-files, --sampled or --perturbed")
-    corpus = load_corpus(config.data)
+    config, corpus = _with_corpus(config)
     inputs = {"texts": corpus_key(corpus), "transfer files": files_key(config)}
     # Never finished: another teacher may judge the set, or the same one again, who has nothing to do then.
     work = Work("transfer", out.name, config, inputs, lambda _: False, free=("distillation.teachers",))
@@ -183,7 +181,6 @@ def transfer(config: PotstillConfig, config_file: Path | None, teacher_directory
 @stoppable_command
 def distill(
     config: PotstillConfig,
-    config_file: Path | None,
     teacher_directory: Path,
     transfer_path: Path | None,
     out: Path | None,
@@ -194,7 +191,6 @@ def distill(
     The loss is alpha * CE + (1 - alpha) * T^2 * KL(teacher || student). The teacher judges each text once; its answers
     are kept and used again.
     """
-    from potstill.data import load_corpus
     from potstill.directories import working_directory
     from potstill.models import load_teachers
     from potstill.pipeline import distill as distill_student
@@ -202,7 +198,7 @@ def distill(
     from potstill.student.model import check_tokenizer
     from potstill.transfer.sets import TransferSet
 
-    corpus = load_corpus(config.data)
+    config, corpus = _with_corpus(config)
     check_tokenizer(config.student)
     transfer = None if transfer_path is None else TransferSet.load(transfer_path)
     teachers = load_teachers(teacher_directory, config.runtime, config.distillation.teachers)
@@ -226,18 +222,17 @@ def distill(
 @_out
 @with_settings("data", "student", "runtime", "teacher.backbone", "teacher.tokenizer")
 @stoppable_command
-def train(config: PotstillConfig, config_file: Path | None, out: Path | None, fresh: bool) -> None:
+def train(config: PotstillConfig, out: Path | None, fresh: bool) -> None:
     """Train the same students on the labels alone: the baseline.
 
     A teacher's backbone or tokenizer matters only to --student-tokenizer teacher.
     """
-    from potstill.data import load_corpus
     from potstill.directories import working_directory
     from potstill.pipeline import side_by_side
     from potstill.pipeline import train as train_student
     from potstill.student.model import check_tokenizer
 
-    corpus = load_corpus(config.data)
+    config, corpus = _with_corpus(config)
     check_tokenizer(config.student)
     work = _work("train", f"{corpus.name}-baseline", config, corpus, config.student.seeds)
 
@@ -248,6 +243,15 @@ def train(config: PotstillConfig, config_file: Path | None, out: Path | None, fr
     with working_directory(work, out, fresh=fresh) as directory:
         side_by_side(student, [*_targets(directory, config.student.seeds)], config, corpus)
     click.echo(directory)
+
+
+def _with_corpus(config: PotstillConfig) -> tuple[PotstillConfig, Corpus]:
+    """Read the data, and let the settings say which they are where `auto` found them."""
+    from potstill.data import load_corpus
+    from potstill.pipeline import resolved
+
+    corpus = load_corpus(config.data)
+    return resolved(config, corpus), corpus
 
 
 def _work(command: str, name: str, config: PotstillConfig, corpus: Corpus, seeds: tuple[int, ...]) -> Work:

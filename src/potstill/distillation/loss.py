@@ -13,40 +13,19 @@ A text of the transfer set has no label y: its loss is the teacher's term alone,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from potstill.data.examples import UNLABELLED
-from potstill.data.tokenised import TrainingSet
+from potstill.data.tokenised import Batch, TrainingSet
 from potstill.errors import TrainingError
 from potstill.evaluation.metrics import compute_metrics
 from potstill.training.loop import Record
 
 Imitation = Literal["kl", "mse", "hard"]
-
-
-class Targets(Protocol):
-    """What outputs are compared with; batches and whole training sets have it."""
-
-    @property
-    def labels(self) -> Tensor:
-        """Class indices, (texts,); `UNLABELLED` where there is none."""
-
-    @property
-    def teacher_logits(self) -> Tensor | None:
-        """What the teacher said, (texts, classes)."""
-
-    @property
-    def weights(self) -> Tensor | None:
-        """How much each text counts, (texts,), 1 on average."""
-
-
-def soft_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return T² · KL(teacher ‖ student) at temperature T, the mean over the batch; see `soft_divergences`."""
-    return soft_divergences(student, teacher, temperature).mean()
 
 
 def soft_divergences(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -69,8 +48,7 @@ def soft_divergences(student: Tensor, teacher: Tensor, temperature: float) -> Te
 class Objective:
     """What a classifier is fitted to: the labels, the teacher's judgement, or both.
 
-    Teacher, distilled student and baseline differ in `alpha` alone: 1 means the labels only, and then no teacher is
-    asked for.
+    With an `alpha` of 1, that of teacher and baseline, only the labels count and no teacher is asked for.
 
     Attributes:
         alpha: Weight of the labels, where a text has one.
@@ -91,7 +69,7 @@ class Objective:
         """Whether the teacher's logits count at all."""
         return self.alpha != 1.0
 
-    def __call__(self, logits: Tensor, targets: Targets) -> dict[str, Tensor]:
+    def __call__(self, logits: Tensor, targets: Batch | TrainingSet) -> dict[str, Tensor]:
         """Compute the loss and its parts.
 
         Args:

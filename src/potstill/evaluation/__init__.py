@@ -1,12 +1,10 @@
 """Scores, their uncertainty and comparisons, all from a whole split's predictions."""
 
-from potstill.evaluation.calibration import Calibration, ReliabilityBin
+from potstill.evaluation.calibration import Calibration
 from potstill.evaluation.comparison import McNemar, PairedTest, majority_verdict, mcnemar, paired_test
 from potstill.evaluation.intervals import Intervals, bootstrap_intervals
 from potstill.evaluation.metrics import Metrics, compute_metrics
 from potstill.evaluation.results import (
-    ROLES,
-    Aggregate,
     DataSummary,
     EnsembleResult,
     ModelResult,
@@ -16,8 +14,6 @@ from potstill.evaluation.results import (
 )
 
 __all__ = [
-    "ROLES",
-    "Aggregate",
     "Calibration",
     "DataSummary",
     "EnsembleResult",
@@ -26,7 +22,6 @@ __all__ = [
     "Metrics",
     "ModelResult",
     "PairedTest",
-    "ReliabilityBin",
     "Role",
     "Spread",
     "Summary",

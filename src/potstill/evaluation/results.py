@@ -83,7 +83,7 @@ class ModelResult:
         best_epoch: The epoch that was kept, counted from 1.
         epochs: Epochs that were run.
         history: One record per epoch, as in `history.jsonl`.
-        calibration: How good its probabilities are on the evaluation split; None in summaries of before there was this.
+        calibration: How good its probabilities are on the evaluation split.
     """
 
     role: Role
@@ -99,7 +99,7 @@ class ModelResult:
     best_epoch: int
     epochs: int
     history: tuple[dict[str, Any], ...]
-    calibration: Calibration | None = None
+    calibration: Calibration
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """One role over its seeds; `ece` and `nll` are those of `Calibration`, None where they were not measured."""
+    """One role over its seeds; `ece` and `nll` are those of `Calibration`, None where there are no probabilities."""
 
     accuracy: Spread
     mcc: Spread
@@ -147,18 +147,17 @@ class Aggregate:
         metrics: Sequence[Metrics],
         parameters: int,
         trainable_parameters: int,
-        calibrations: Sequence[Calibration | None] = (),
+        calibrations: Sequence[Calibration] = (),
     ) -> Aggregate:
         """Summarise the scores of one or more seeds."""
-        measured = [calibration for calibration in calibrations if calibration is not None]
         return cls(
             accuracy=Spread.of([m.accuracy for m in metrics]),
             mcc=Spread.of([m.mcc for m in metrics]),
             f1=Spread.of([m.f1 for m in metrics]),
             parameters=parameters,
             trainable_parameters=trainable_parameters,
-            ece=Spread.of([calibration.ece for calibration in measured]) if measured else None,
-            nll=Spread.of([calibration.nll for calibration in measured]) if measured else None,
+            ece=Spread.of([calibration.ece for calibration in calibrations]) if calibrations else None,
+            nll=Spread.of([calibration.nll for calibration in calibrations]) if calibrations else None,
         )
 
 

@@ -18,13 +18,13 @@ from typing import Final
 
 import numpy as np
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
 
 from potstill.artifacts import vacate, write_new_directory
 from potstill.export.card import Card, Layout, Score, hub_config, labels_json
 from potstill.export.int8 import Trial, compare, quantise
 from potstill.export.onnx import PROOF_BATCHES, Batches, prove_parity
 from potstill.export.origin import Origin
+from potstill.export.plain import plain_tokenizer
 from potstill.files import write_json, write_text
 from potstill.lora.counting import count_parameters
 from potstill.models import StudentModel, measure
@@ -58,14 +58,13 @@ class Exported:
     no_int8: str
 
 
-def export_student(student: Path, out: Path, layout: Layout, config_name: str, *, int8: bool = True) -> Exported:
+def export_student(student: Path, out: Path, layout: Layout, *, int8: bool = True) -> Exported:
     """Write a student as a directory of its own: all of it, or nothing.
 
     Args:
         student: A saved student's directory.
         out: A new or empty directory.
         layout: What goes into it.
-        config_name: What a file of settings is called; the card tells what stands in the student's.
         int8: Try an 8-bit variant too, which only the layout `onnx` has. It is kept where it is measured to be smaller
             or faster, neither larger nor slower, with an MCC within `MCC_TOLERANCE` on the selection split.
 
@@ -78,17 +77,17 @@ def export_student(student: Path, out: Path, layout: Layout, config_name: str, *
 
     def fill(directory: Path) -> None:
         with undisturbed(student):
-            written.append(_fill(directory, student, layout, config_name, int8=int8))
+            written.append(_fill(directory, student, layout, int8=int8))
 
     write_new_directory(out, fill)
     return Exported(sorted(out.iterdir()), *written[0])
 
 
-def _fill(directory: Path, student: Path, layout: Layout, config_name: str, *, int8: bool) -> tuple[Trial | None, str]:
+def _fill(directory: Path, student: Path, layout: Layout, *, int8: bool) -> tuple[Trial | None, str]:
     """Write all files; returns how the 8-bit variant did, and why there is none."""
     manifest = Manifest.load(StudentFiles(student).manifest)
     classifier = Classifier.load(student)
-    origin = Origin.find(student, manifest, config_name)
+    origin = Origin.find(student, manifest)
     _write_files(student, directory, layout, manifest)
     _seal(directory)
     network = load_network(student if layout == "onnx" else directory)
@@ -126,7 +125,8 @@ def _write_files(student: Path, directory: Path, layout: Layout, manifest: Manif
         (directory / name).write_bytes(content)
     if layout == "huggingface":
         write_json(directory / HUB_CONFIG_FILE, hub_config(manifest))
-        _plain_tokenizer(found[files.tokenizer.name], manifest).save_pretrained(directory)
+        backend = Tokenizer.from_str(found[files.tokenizer.name].decode("utf-8"))
+        plain_tokenizer(backend, manifest.spec["padding_id"], manifest.max_tokens).save_pretrained(directory)
     else:
         write_text(directory / LABELS_FILE, labels_json(manifest))
 
@@ -134,22 +134,6 @@ def _write_files(student: Path, directory: Path, layout: Layout, manifest: Manif
 def _seal(directory: Path) -> None:
     """Seal all files that there are."""
     seal(directory, [file.name for file in directory.iterdir() if file.name != SEAL])
-
-
-def _plain_tokenizer(content: bytes, manifest: Manifest) -> PreTrainedTokenizerFast:
-    """Wrap the student's tokenizer for `transformers`: it cuts when it is told to, and pads on the right."""
-    backend = Tokenizer.from_str(content.decode("utf-8"))
-    backend.no_truncation()
-    backend.no_padding()
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=backend,
-        pad_token=backend.id_to_token(manifest.spec["padding_id"]),
-        model_max_length=manifest.max_tokens,
-        padding_side="right",
-        truncation_side="right",
-        clean_up_tokenization_spaces=False,
-        model_input_names=["input_ids", "attention_mask"],
-    )
 
 
 def _unseen(max_tokens: int) -> Batches:

@@ -335,5 +335,5 @@ def _distillation(config: PotstillConfig) -> str:
     settings = config.distillation
     return (
         f"Its judgement was distilled with weight {1 - settings.alpha:g} against the labels' {settings.alpha:g}, "
-        f"temperature {settings.temperature:g}."
+        f"{settings.manner}."
     )

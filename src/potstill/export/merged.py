@@ -8,12 +8,12 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from potstill.artifacts import vacate, write_new_directory
-from potstill.backbone import load_tokenizer
+from potstill.backbone import load_tokenizer, save_plain
 from potstill.errors import ArtifactError
+from potstill.export.plain import plain_tokenizer
 from potstill.lora import absorb_adapters
 from potstill.teacher import Teacher
 from potstill.teacher_manifest import TeacherManifest
-from potstill.tensors import system_errors
 from potstill.training.compute import EXACT
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "cls_token", "mask_token")
@@ -58,31 +58,16 @@ def write_merged(directory: Path, out: Path) -> list[Path]:
     if teacher.classifier.is_decoder or model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
 
-    def write(place: Path) -> None:
-        with system_errors():
-            model.save_pretrained(place)
-        tokenizer.save_pretrained(place)
-
-    write_new_directory(out, write)
+    write_new_directory(out, lambda place: save_plain(model, tokenizer, place))
     return sorted(out.iterdir())
 
 
 def _plain_tokenizer(teacher: Teacher) -> PreTrainedTokenizerFast:
     """Wrap the teacher's tokenizer for `transformers`."""
     original = load_tokenizer(teacher.manifest.tokenizer)
-    backend = Tokenizer.from_str(teacher.tokenizer.to_str())  # a copy: the teacher's cuts by itself
-    backend.no_truncation()
-    padding = _padding_id(original, backend, teacher.classifier.padding_id)
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=backend,
-        **{name: token for name in _SPECIAL if (token := getattr(original, name, None)) is not None},
-        pad_token=backend.id_to_token(padding),
-        model_max_length=teacher.manifest.max_tokens,
-        padding_side="right",
-        truncation_side="right",
-        clean_up_tokenization_spaces=False,
-        model_input_names=["input_ids", "attention_mask"],  # the teacher never saw token types
-    )
+    special = {name: token for name in _SPECIAL if (token := getattr(original, name, None)) is not None}
+    padding = _padding_id(original, teacher.tokenizer, teacher.classifier.padding_id)
+    return plain_tokenizer(teacher.tokenizer, padding, teacher.manifest.max_tokens, **special)
 
 
 def _padding_id(original: PreTrainedTokenizerBase, backend: Tokenizer, preferred: int) -> int:

@@ -11,8 +11,8 @@ from potstill.data import Corpus, load_corpus
 from potstill.errors import ArtifactError, PotstillError
 from potstill.evaluation import ModelResult, Role, Summary
 from potstill.models import TrainingRecord
-from potstill.report import SUMMARY_FILE, read_summary
-from potstill.runtime.directory import Manifest, holds
+from potstill.report import read_summary
+from potstill.runtime.directory import CONFIG_FILE, SUMMARY_FILE, Manifest, holds
 
 _STUDENTS: Final[tuple[Role, ...]] = ("distilled", "baseline")
 
@@ -36,19 +36,18 @@ class Origin:
     no_corpus: str
 
     @classmethod
-    def find(cls, student: Path, manifest: Manifest, config_name: str) -> Origin:
+    def find(cls, student: Path, manifest: Manifest) -> Origin:
         """Look around a student's directory.
 
         Args:
             student: The directory.
             manifest: The student's.
-            config_name: What a file of settings is called.
 
         Raises:
             PotstillError: A file is there, but damaged.
         """
         places = _places(student.resolve())
-        config_file = next((file for place in places if (file := place / config_name).is_file()), None)
+        config_file = next((file for place in places if (file := place / CONFIG_FILE).is_file()), None)
         run_dir = next((place for place in places if holds(place, SUMMARY_FILE)), None)
         config = None if config_file is None else PotstillConfig.load(config_file)
         corpus, problem = _corpus(config, manifest)

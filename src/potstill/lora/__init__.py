@@ -1,6 +1,6 @@
 """Low-rank adapters: the layer, its injection into a model, and what is kept of it on disk."""
 
-from potstill.lora.inject import absorb_adapters, adapters, inject, merge_adapters, merged, unmerge_adapters
+from potstill.lora.inject import absorb_adapters, adapters, inject, merged
 from potstill.lora.layer import LoRALinear
 from potstill.lora.state import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE, load_adapter, save_adapter, tensor_name
 
@@ -13,9 +13,7 @@ __all__ = [
     "adapters",
     "inject",
     "load_adapter",
-    "merge_adapters",
     "merged",
     "save_adapter",
     "tensor_name",
-    "unmerge_adapters",
 ]

@@ -165,24 +165,12 @@ def adapters(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
             yield name, module
 
 
-def merge_adapters(model: nn.Module) -> None:
-    """Put every update into its base weight."""
-    for _, adapter in adapters(model):
-        adapter.merge()
-
-
 def absorb_adapters(model: nn.Module) -> None:
     """Put every update into its base weight for good: plain linear maps are left, under their own names."""
     for name in [name for name, _ in adapters(model)]:  # names alone: a merged adapter keeps the weight as it was
         adapter = cast("LoRALinear", model.get_submodule(name))
         adapter.merge()
         model.set_submodule(name, adapter.base)
-
-
-def unmerge_adapters(model: nn.Module) -> None:
-    """Restore every base weight."""
-    for _, adapter in adapters(model):
-        adapter.unmerge()
 
 
 @contextmanager

@@ -17,11 +17,11 @@ from potstill.config import LoRAConfig
 from potstill.errors import ArtifactError, ConfigError
 from potstill.lora.inject import adapters, inject, trained_modules
 from potstill.lora.peft_format import peft_settings, read_peft_settings
-from potstill.runtime.directory import ADAPTER_CONFIG
+from potstill.runtime.directory import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from potstill.tensors import load_tensors, save_tensors
 
 CONFIG_FILE: Final = ADAPTER_CONFIG
-WEIGHTS_FILE: Final = "adapter_model.safetensors"
+WEIGHTS_FILE: Final = ADAPTER_WEIGHTS
 ADAPTER_FILES: Final = (CONFIG_FILE, WEIGHTS_FILE)
 
 _PREFIX = "base_model.model."

@@ -9,22 +9,17 @@ from potstill.evaluation import Summary
 from potstill.report.markdown import report_text
 from potstill.report.plots import draw_plots
 from potstill.report.tables import summary_table
-from potstill.runtime.directory import REPORT_FILE as REPORT_FILE
-from potstill.runtime.directory import SUMMARY_FILE as SUMMARY_FILE
-from potstill.runtime.directory import run_files
+from potstill.runtime.directory import REPORT_FILE, SUMMARY_FILE, run_files
 from potstill.runtime.seal import SEAL, read, seal
 
 __all__ = [
-    "PLOTS_DIRECTORY",
-    "REPORT_FILE",
-    "SUMMARY_FILE",
     "is_reported",
     "read_summary",
     "summary_table",
     "write_report",
 ]
 
-PLOTS_DIRECTORY = "plots"
+_PLOTS = "plots"
 
 
 def write_report(summary: Summary, run_dir: Path) -> None:
@@ -37,8 +32,8 @@ def write_report(summary: Summary, run_dir: Path) -> None:
     """
     # The numbers first: whatever happens while drawing, they are kept.
     write_text(run_dir / SUMMARY_FILE, summary.to_json())
-    draw_plots(summary, run_dir / PLOTS_DIRECTORY)
-    write_text(run_dir / REPORT_FILE, report_text(summary, PLOTS_DIRECTORY))
+    draw_plots(summary, run_dir / _PLOTS)
+    write_text(run_dir / REPORT_FILE, report_text(summary, _PLOTS))
     seal(run_dir, run_files(run_dir))
 
 

@@ -8,7 +8,7 @@ from potstill.config import PotstillConfig, TeacherConfig
 from potstill.evaluation import McNemar, Role, Summary
 from potstill.evaluation.intervals import BOOTSTRAP_SAMPLES
 from potstill.report.findings import findings
-from potstill.report.plots import COMPARISON_FILE, RELIABILITY_FILE, curve_files, has_reliability
+from potstill.report.plots import COMPARISON_FILE, RELIABILITY_FILE, curve_files
 from potstill.report.tables import ROLE_NAMES, model_table, percent, probability, seed_table
 
 DEFINITIONS = f"""\
@@ -114,7 +114,7 @@ def _model_descriptions(config: PotstillConfig) -> dict[Role, str]:
         "teacher": f"the language model `{teacher.backbone}`, {weights}, {_tuning(teacher)}.",
         "distilled": f"a small {direction}{student.cell.upper()} network ({layers} of {student.hidden_size} units)"
         f"{compared if student.surprisal_size else ''} that learns from the labels and from the teacher's answers "
-        f"(weight of the labels {distillation.alpha:g}, temperature {distillation.temperature:g}).",
+        f"(weight of the labels {distillation.alpha:g}, {distillation.manner}).",
         "baseline": "the same small network and seeds, trained on the labels alone, to show what the teacher adds.",
     }
 
@@ -169,8 +169,7 @@ def _plots(summary: Summary, directory: str) -> str:
             f"![{ROLE_NAMES[role]}: {name}]({directory}/{file})"
             for name, file in zip(names, curve_files(role), strict=True)
         ]
-    if has_reliability(summary):
-        images += ["### Probabilities", f"![Reliability diagrams]({directory}/{RELIABILITY_FILE})"]
+    images += ["### Probabilities", f"![Reliability diagrams]({directory}/{RELIABILITY_FILE})"]
     return "\n\n".join(images)
 
 

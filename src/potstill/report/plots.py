@@ -27,6 +27,12 @@ DPI = 160
 LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8}
 COMPARISON_FILE = "comparison.png"
 RELIABILITY_FILE = "reliability.png"
+_DISTANCES = {
+    "train_kl": "KL to the teacher",
+    "train_mse": "squared distance to the teacher's logits",
+    "train_hard": "cross-entropy to the teacher's answers",
+}
+"""What a distilled student's loss is made of beside the labels' term: one of these."""
 
 
 def curve_files(role: Role) -> tuple[str, str, str]:
@@ -44,9 +50,7 @@ def draw_plots(summary: Summary, directory: Path) -> list[Path]:
         drawn = (training_loss(models), validation_loss(models), accuracy(models, majority))
         figures |= dict(zip(curve_files(role), drawn, strict=True))
     figures[COMPARISON_FILE] = comparison(summary)
-    if has_reliability(summary):
-        figures[RELIABILITY_FILE] = reliability(summary)
-
+    figures[RELIABILITY_FILE] = reliability(summary)
     for name, figure in figures.items():
         save_figure(figure, directory / name)
     return [directory / name for name in figures]
@@ -62,9 +66,13 @@ def training_loss(models: Sequence[ModelResult]) -> Figure:
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
     _curves(axes, models, "train_loss")
-    distilled = all(_curve(model, "train_kl") for model in models)
-    terms = (("train_ce", "cross-entropy to the labels", "--"), ("train_kl", "KL to the teacher", ":"))
-    for key, name, style in terms if distilled else ():
+    distance = next((key for key in _DISTANCES if _curve(models[0], key)), None)
+    terms = (
+        ()
+        if distance is None
+        else (("train_ce", "cross-entropy to the labels", "--"), (distance, _DISTANCES[distance], ":"))
+    )
+    for key, name, style in terms:
         epochs, mean = _mean_curve([_curve(model, key) for model in models])
         axes.plot(epochs, mean, style, color=REFERENCE, marker=".", label=name)
     _finish(axes, f"{ROLE_NAMES[models[0].role]}: training loss", "loss on the training split")
@@ -145,17 +153,13 @@ def comparison(summary: Summary) -> Figure:
     return figure
 
 
-def has_reliability(summary: Summary) -> bool:
-    """Say whether the probabilities were judged; in summaries of before they are not."""
-    return any(_calibrations(summary, role) for role in summary.roles)
-
-
 def reliability(summary: Summary) -> Figure:
     """Draw a reliability diagram per role (Guo et al. 2017, figure 1), and below it where its texts are."""
-    judged = {role: found for role in summary.roles if (found := _calibrations(summary, role))}
-    figure = Figure(figsize=(0.6 + 3.4 * len(judged), 4.6), layout="constrained")
-    grid = figure.subplots(2, len(judged), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1))
-    for (role, calibrations), (axes, texts) in zip(judged.items(), grid.T, strict=True):
+    roles = summary.roles
+    figure = Figure(figsize=(0.6 + 3.4 * len(roles), 4.6), layout="constrained")
+    grid = figure.subplots(2, len(roles), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1))
+    for role, (axes, texts) in zip(roles, grid.T, strict=True):
+        calibrations = [model.calibration for model in summary.of(role)]
         _diagram(axes, role, calibrations)
         _confidences(texts, role, calibrations)
     left, below = grid[:, 0]
@@ -169,11 +173,6 @@ def reliability(summary: Summary) -> Figure:
         f"Can the probabilities be believed? Evaluation split, {summary.data.evaluation} examples", fontsize=12
     )
     return figure
-
-
-def _calibrations(summary: Summary, role: Role) -> list[Calibration]:
-    """Return what is known of the probabilities of one role's models."""
-    return [model.calibration for model in summary.of(role) if model.calibration is not None]
 
 
 def _diagram(axes: Axes, role: Role, calibrations: Sequence[Calibration]) -> None:

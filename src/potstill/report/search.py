@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
-from potstill.artifacts import write_atomically, write_text
+from potstill.artifacts import write_csv, write_text
 from potstill.evaluation.trials import ALPHA, REFERENCE, TEMPERATURE, Rematch, SearchResult, Trial
 from potstill.report import plots
 from potstill.report.tables import EMPTY, Cell, ResultTable, duration, interval, magnitude, score
@@ -285,18 +284,13 @@ def _write_table(result: SearchResult, path: Path) -> None:
     names = sorted({name for trial in result.trials for name in trial.settings})
     seeds = sorted({seed for trial in result.trials for seed in trial.seeds})
     head = ["trial", "outcome", "mcc", *(f"mcc seed {seed}" for seed in seeds), "parameters", "epochs", "seconds"]
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow([*head, *names, "note"])
-            for one in result.trials:
-                scores = [one.mcc, *(one.seeds.get(seed) for seed in seeds)]
-                values = [one.settings.get(name) for name in names]
-                row = [one.number, one.outcome, *scores, one.parameters, one.epochs, round(one.seconds, 1)]
-                writer.writerow([*row, *values, one.note])
-
-    write_atomically(path, write)
+    rows: list[list[Any]] = [[*head, *names, "note"]]
+    for one in result.trials:
+        scores = [one.mcc, *(one.seeds.get(seed) for seed in seeds)]
+        values = [one.settings.get(name) for name in names]
+        row = [one.number, one.outcome, *scores, one.parameters, one.epochs, round(one.seconds, 1)]
+        rows.append([*row, *values, one.note])
+    write_csv(path, rows)
 
 
 def _leaf(name: str) -> str:

@@ -192,11 +192,8 @@ def _qualities(result: ModelResult | EnsembleResult) -> tuple[Cell, ...]:
 
 def _calibration(models: Scored, read: Callable[[Calibration], float], number: Number) -> Cell:
     """Write a number of the probabilities, of several seeds with its standard deviation."""
-    measured = [model.calibration for model in models if model.calibration is not None]
-    if not measured:
-        return EMPTY
-    spread = Spread.of([read(calibration) for calibration in measured])
-    deviation = f"± {number(spread.std).removesuffix(' %')}" if len(measured) > 1 else ""
+    spread = Spread.of([read(model.calibration) for model in models])
+    deviation = f"± {number(spread.std).removesuffix(' %')}" if len(models) > 1 else ""
     return Cell(number(spread.mean), deviation)
 
 

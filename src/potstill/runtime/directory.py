@@ -14,7 +14,13 @@ from potstill.runtime.seal import SEAL, read, sealed_names, settle
 
 TEACHER_MANIFEST: Final = "teacher.json"
 ADAPTER_CONFIG: Final = "adapter_config.json"
-"""PEFT's settings of an adapter."""
+ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
+"""PEFT's settings of an adapter, and its weights."""
+TRAINED_FILE: Final = "trained.safetensors"
+"""What `full` and `head` trained, under the names of `transformers`; PEFT's layout has no place for it."""
+
+TRANSFER_FILE: Final = "transfer.parquet"
+"""A transfer set."""
 
 TRAINING_FILE: Final = "training.json"
 """How a model came about; written when its training ends."""

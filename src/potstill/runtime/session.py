@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -24,11 +23,11 @@ model without these bytes names no file. https://github.com/onnx/onnx/blob/main/
 _ERRORS_ONLY: Final = 3
 
 
-def open_session(model: Path | bytes, threads: int | None = None) -> onnxruntime.InferenceSession:
+def open_session(model: bytes, threads: int | None = None) -> onnxruntime.InferenceSession:
     """Open a model for the CPU, without telemetry and without warnings on the console.
 
     Args:
-        model: File, or the serialised model itself.
+        model: Serialised.
         threads: Threads of one call; none: onnxruntime decides (one per core).
     """
     onnxruntime.disable_telemetry_events()
@@ -36,8 +35,7 @@ def open_session(model: Path | bytes, threads: int | None = None) -> onnxruntime
     options.log_severity_level = _ERRORS_ONLY
     options.intra_op_num_threads = threads or 0  # 0 is onnxruntime's own choice
     options.add_session_config_entry("session.load_model_format", "ONNX")  # not what the first bytes make it guess
-    source = model if isinstance(model, bytes) else str(model)
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def run(

@@ -267,7 +267,7 @@ def _bearer(token: str) -> Callable[..., Awaitable[None]]:
     expected = token.encode()
 
     async def check(
-        given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
+        given: Annotated[HTTPAuthorizationCredentials | None, Depends(_HEADER)],
     ) -> None:
         # Headers are decoded as Latin-1, so this gives back the bytes that were sent.
         if given is None or not hmac.compare_digest(given.credentials.encode("latin-1"), expected):

@@ -156,7 +156,7 @@ class Keeper:
         started = time.perf_counter()
         notes = json.dumps(state.notes)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
-        metadata = {"key": self._key, "notes": notes, "checksum": content_checksum(self._key, notes, tensors)}
+        metadata = {"key": self._key, "notes": notes, "checksum": _checksum(self._key, notes, tensors)}
         write_atomically(self.path, lambda temporary: _save(tensors, temporary, metadata))
         self._latest = time.perf_counter()
         if self._seconds > 0.0:
@@ -164,19 +164,14 @@ class Keeper:
 
     def read(self) -> State | None:
         """Return what was kept; None where there is none of this very training, or it is not what was written."""
-        if not self.path.is_file():
-            return None
         try:
-            with safe_open(self.path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — no mapping
-            if metadata["checksum"] != content_checksum(metadata["key"], metadata["notes"], tensors):
-                raise ValueError("its checksum differs")
-            state = State(json.loads(metadata["notes"]), tensors)
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            key, state = read_checkpoint(self.path)
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
             self._warn(f"is damaged ({error})")
             return None
-        if metadata["key"] != self._key:
+        if key != self._key:
             self._warn("is of another training")
             return None
         return state
@@ -190,7 +185,27 @@ def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> N
         save_file(tensors, path, metadata=metadata)
 
 
-def content_checksum(key: str, notes: str, tensors: Mapping[str, Tensor]) -> str:
+def read_checkpoint(path: Path) -> tuple[str, State]:
+    """Return the key of the training that wrote a checkpoint, and the state in it.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is not what was written.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — no mapping
+        if metadata["checksum"] != _checksum(metadata["key"], metadata["notes"], tensors):
+            raise ValueError("its checksum differs")
+        return metadata["key"], State(json.loads(metadata["notes"]), tensors)
+    except FileNotFoundError:
+        raise
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _checksum(key: str, notes: str, tensors: Mapping[str, Tensor]) -> str:
     """Return the digest of all that a checkpoint holds."""
     return digest([key, notes, tensor_digest(tensors)])
 

@@ -39,8 +39,9 @@ from potstill.training.memory import kept_memory
 from potstill.training.progress import print_line, progress_bar, report_epoch, scores, warn_nothing_learnt
 from potstill.training.schedule import learning_rate_factor, make_optimizer, skip_to
 
+HISTORY_FILE: Final = "history.jsonl"
 Record = dict[str, Any]
-"""One line of history.jsonl. `learning_rate` is the one of the epoch's last step; the speeds are those of training."""
+"""One line of it. `learning_rate` is the one of the epoch's last step; the speeds are those of training."""
 
 
 class Loss(Protocol):

@@ -15,13 +15,13 @@ import torch
 from torch import nn
 
 from potstill.artifacts import write_new_directory
-from potstill.backbone import load_tokenizer
+from potstill.backbone import load_tokenizer, save_plain
 from potstill.config import PotstillConfig
 from potstill.data import Corpus
 from potstill.lora import absorb_adapters
-from potstill.tensors import system_errors
 from potstill.training.checkpoint import CHECKPOINT_FILE
 from potstill.training.compute import EXACT
+from potstill.training.loop import HISTORY_FILE
 from potstill.transfer.build import build_transfer_set
 from potstill.transfer.language_model import LanguageModel
 
@@ -56,21 +56,15 @@ def adapt(config: PotstillConfig, corpus: Corpus, directory: Path) -> None:
             weight.copy_(tuned[name])
     absorb_adapters(model.model)
     tokenizer = load_tokenizer(config.teacher.tokenizer or config.teacher.backbone)
-
-    def write(place: Path) -> None:
-        with system_errors():
-            model.model.save_pretrained(place)
-        tokenizer.save_pretrained(place)
-
     if not (directory / BACKBONE).is_dir():
-        write_new_directory(directory / BACKBONE, write)
+        write_new_directory(directory / BACKBONE, lambda place: save_plain(model.model, tokenizer, place))
     (directory / CHECKPOINT_FILE).unlink(missing_ok=True)
 
 
 def _tuned(config: PotstillConfig, corpus: Corpus, directory: Path) -> dict[str, nn.Parameter]:
     """Return what was tuned, by dotted name; it does not hold the rest of the model."""
     model = LanguageModel.load(config)
-    model.tune(config, corpus, directory / "history.jsonl", after_classes=False)
+    model.tune(config, corpus, directory / HISTORY_FILE, after_classes=False)
     return model.trained
 
 

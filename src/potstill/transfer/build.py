@@ -19,14 +19,16 @@ from potstill.data import Corpus, Examples
 from potstill.errors import ConfigError, DataError
 from potstill.lora.counting import count_parameters
 from potstill.runtime import stream
+from potstill.runtime.directory import TRANSFER_FILE
 from potstill.training.checkpoint import CHECKPOINT_FILE
 from potstill.training.compute import make_fabric
-from potstill.training.progress import console, progress_bar
+from potstill.training.loop import HISTORY_FILE
+from potstill.training.progress import print_line, progress_bar
 from potstill.training.workers import available_workers, workers
 from potstill.transfer.language_model import SEPARATOR, LanguageModel, check_writer
 from potstill.transfer.overlap import near
 from potstill.transfer.perturb import perturb
-from potstill.transfer.sets import TRANSFER_FILE, TransferSet
+from potstill.transfer.sets import TransferSet
 
 Pair = tuple[str, str | None]
 Found = Iterator[tuple[Pair, str]]
@@ -145,11 +147,9 @@ def files_key(config: PotstillConfig) -> str | None:
 def describe(built: TransferSet) -> None:
     """Say what a transfer set holds and what was kept out of it."""
     counts = ", ".join(f"{count:,} {kind}" for kind, count in built.counts.items())
-    console.print(
+    print_line(
         f"transfer set: {counts}; left out: {built.dropped['held-out']:,} like a text that is held out, "
-        f"{built.dropped['repeated']:,} that were there already",
-        highlight=False,
-        soft_wrap=True,
+        f"{built.dropped['repeated']:,} that were there already"
     )
 
 
@@ -275,7 +275,7 @@ class _Samples:
             self._model = LanguageModel.load(self._config)
             path, trained = self._directory / _LANGUAGE_MODEL, self._model.trained
             if (kept := read_arrays(path)) is None:
-                self._model.tune(self._config, self._corpus, self._directory / "history.jsonl")
+                self._model.tune(self._config, self._corpus, self._directory / HISTORY_FILE)
                 write_arrays(path, {name: weight.detach().cpu().numpy() for name, weight in trained.items()})
             else:
                 with torch.no_grad():
@@ -287,12 +287,10 @@ class _Samples:
 
 
 def _warn_repetition(distinct: int, wanted: int) -> None:
-    console.print(
+    print_line(
         f"WARNING: the language model hardly writes anything new any more: {distinct:,} of {wanted:,} texts sampled. "
         "More training texts, a higher --sampling-temperature or --top-p would give more.",
         style="bold red",
-        highlight=False,
-        soft_wrap=True,
     )
 
 

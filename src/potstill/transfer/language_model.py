@@ -35,7 +35,7 @@ from potstill.config import PotstillConfig, TeacherConfig
 from potstill.data import Corpus, Examples
 from potstill.data.tokenised import TrainingSet, tokenise
 from potstill.errors import ConfigError
-from potstill.lora.inject import find_adapted, inject, merge_adapters
+from potstill.lora.inject import absorb_adapters, find_adapted, inject
 from potstill.training.checkpoint import CHECKPOINT_FILE, Checkpointing
 from potstill.training.compute import compress_frozen_matrices, is_mixed, make_fabric
 from potstill.training.language_modelling import Surprise, sum_per_text
@@ -174,7 +174,7 @@ class LanguageModel:
 
     def merge(self) -> None:
         """Put the adapters into the weights: before sampling, where each token costs a pass over all of them."""
-        merge_adapters(self.model)
+        absorb_adapters(self.model)
 
     def _training_set(self, examples: Examples, label_names: Sequence[str] | None) -> TrainingSet:
         pairs = examples.pairs or ("",) * len(examples)

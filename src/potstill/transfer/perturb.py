@@ -8,16 +8,14 @@ teacher's; here always the latter, so that damage which changes the class does n
 
 from __future__ import annotations
 
-import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeVar, get_args
+from typing import Final, Literal, get_args
 
 from potstill.data.grammar.lexicon import FUNCTION_WORDS
 from potstill.data.grammar.morphology import with_s
-
-T = TypeVar("T")
+from potstill.data.grammar.sampling import Choices
 
 Kind = Literal["swap", "drop", "replace", "insert", "join", "agreement"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -104,13 +102,10 @@ def perturb(texts: Iterable[str], count: int, seed: int, kinds: Collection[Kind]
 
 
 class _Perturber:
-    """Draws one perturbation at a time, new or not.
-
-    All choices come from `Random.random`, the one method whose sequence Python promises to keep between versions.
-    """
+    """Draws one perturbation at a time, new or not."""
 
     def __init__(self, texts: Sequence[str], seed: int) -> None:
-        self._random = random.Random(seed)  # noqa: S311 - no secret depends on it, and it must be repeatable
+        self._draw = Choices(seed)
         self._sentences = _parse(texts)  # those with a word
         self._longer = [sentence for sentence in self._sentences if len(sentence.words) > 1]
         words = [core for sentence in self._sentences for word in sentence.words if (core := word.strip(MARKS))]
@@ -142,49 +137,41 @@ class _Perturber:
         return {kind: make for kind, (allowed, make) in possible.items() if allowed}
 
     def _swap(self) -> str | None:
-        sentence = self._pick(self._longer)
+        sentence = self._draw.pick(self._longer)
         words = [*sentence.words]
-        at = self._below(len(words) - 1)
+        at = self._draw.below(len(words) - 1)
         words[at], words[at + 1] = words[at + 1], words[at]
         return None if words[at].casefold() == words[at + 1].casefold() else sentence.text(words)
 
     def _drop(self) -> str | None:
-        sentence = self._pick(self._longer)
-        at = self._below(len(sentence.words))
+        sentence = self._draw.pick(self._longer)
+        at = self._draw.below(len(sentence.words))
         return sentence.text(sentence.words[:at] + sentence.words[at + 1 :])
 
     def _replace(self) -> str | None:
-        sentence = self._pick(self._sentences)
-        at = self._below(len(sentence.words))
+        sentence = self._draw.pick(self._sentences)
+        at = self._draw.below(len(sentence.words))
         word = sentence.words[at].strip(MARKS)
         if not word:  # marks alone
             return None
-        new = self._pick(self._alike[_rough_kind(word)])
+        new = self._draw.pick(self._alike[_rough_kind(word)])
         return None if new.casefold() == word.casefold() else _with_word(sentence, at, new)
 
     def _insert(self) -> str | None:
-        sentence = self._pick(self._sentences)
-        at = self._below(len(sentence.words) + 1)
-        return sentence.text((*sentence.words[:at], self._pick(self._words), *sentence.words[at:]))
+        sentence = self._draw.pick(self._sentences)
+        at = self._draw.below(len(sentence.words) + 1)
+        return sentence.text((*sentence.words[:at], self._draw.pick(self._words), *sentence.words[at:]))
 
     def _join(self) -> str | None:
-        first = self._below(len(self._longer))
-        second = (first + 1 + self._below(len(self._longer) - 1)) % len(self._longer)
-        beginning, end = self._longer[first], self._longer[second]
-        head = beginning.words[: 1 + self._below(len(beginning.words) - 1)]
-        tail = end.words[1 + self._below(len(end.words) - 1) :]
+        beginning, end = self._draw.two(self._longer)
+        head = beginning.words[: 1 + self._draw.below(len(beginning.words) - 1)]
+        tail = end.words[1 + self._draw.below(len(end.words) - 1) :]
         return _write(head + tail, end.end, beginning.capital)
 
     def _agreement(self) -> str | None:
-        sentence, places = self._pick(self._numbered)
-        at = self._pick(places)
-        return _with_word(sentence, at, self._pick(self._others[sentence.words[at].strip(MARKS)]))
-
-    def _below(self, bound: int) -> int:
-        return int(self._random.random() * bound)
-
-    def _pick(self, options: Sequence[T]) -> T:
-        return options[self._below(len(options))]
+        sentence, places = self._draw.pick(self._numbered)
+        at = self._draw.pick(places)
+        return _with_word(sentence, at, self._draw.pick(self._others[sentence.words[at].strip(MARKS)]))
 
 
 def _parse(texts: Sequence[str]) -> list[_Sentence]:

@@ -20,8 +20,7 @@ from torch import Tensor
 from potstill.artifacts import digest, write_atomically
 from potstill.data import UNLABELLED, Examples
 from potstill.errors import ArtifactError
-
-TRANSFER_FILE: Final = "transfer.parquet"
+from potstill.runtime.directory import TRANSFER_FILE
 
 _METADATA: Final = b"potstill"
 _FORMAT: Final = 2
@@ -155,7 +154,7 @@ class TransferSet:
                 dropped=notes["dropped"],
                 logits=None if logits is None else np.stack(logits.to_numpy()).astype(np.float32),
                 teacher=notes["teacher"],
-                held_out=notes.get("held_out"),
+                held_out=notes["held_out"],
             )
             if found._digest() != notes["digest"]:
                 raise ValueError("it was altered: its digest is not that of its content")

@@ -14,14 +14,13 @@ T = TypeVar("T")
 Pair = tuple[str, str]
 
 
-class Draw:
-    """Chooses words from one lexicon.
+class Choices:
+    """Chooses at random, the same for the same seed.
 
     All choices come from `Random.random`, the one method whose sequence Python promises to keep between versions.
     """
 
-    def __init__(self, words: Lexicon, seed: str) -> None:
-        self.words = words
+    def __init__(self, seed: str | int) -> None:
         self._random = random.Random(seed)  # noqa: S311 - no secret depends on it, and it must be repeatable
 
     def below(self, bound: int) -> int:
@@ -49,6 +48,14 @@ class Draw:
             other = self.below(last + 1)
             order[last], order[other] = order[other], order[last]
         return order
+
+
+class Draw(Choices):
+    """Chooses words from one lexicon."""
+
+    def __init__(self, words: Lexicon, seed: str) -> None:
+        super().__init__(seed)
+        self.words = words
 
     def person(self) -> str:
         """Choose a singular subject or object, a noun with its article or a name."""
