@@ -23,7 +23,8 @@ from potstill.config import PotstillConfig
 from potstill.data import load_corpus
 from potstill.distillation.loss import Objective
 from potstill.student.model import Student
-from potstill.training import fit, make_fabric
+from potstill.training.compute import make_fabric
+from potstill.training.loop import fit
 
 ROOT = Path(__file__).resolve().parent.parent
 

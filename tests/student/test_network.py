@@ -5,9 +5,8 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from potstill.student import DistilRNN, StudentSpec
 from potstill.student import network as network_module
-from potstill.student.network import recur
+from potstill.student.network import DistilRNN, StudentSpec, recur
 
 POOLINGS = ("last", "mean", "max", "attention")
 SHAPES = list(itertools.product(("rnn", "gru", "lstm"), (False, True), (1, 2), POOLINGS))

@@ -9,9 +9,10 @@ import torch
 from potstill.config import PretrainingConfig, RuntimeConfig
 from potstill.data import UNLABELLED
 from potstill.data.tokenised import TokenisedTexts, TrainingSet
-from potstill.student import DistilRNN, StudentSpec, pretraining
+from potstill.student import pretraining
+from potstill.student.network import DistilRNN, StudentSpec
 from potstill.student.pretraining import ReadingAhead, first_layer, pretrain
-from potstill.training import make_fabric
+from potstill.training.compute import make_fabric
 
 VOCABULARY, PADDING = 20, 7
 LENGTHS = (5, 1, 9, 3)

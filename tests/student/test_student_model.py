@@ -12,11 +12,12 @@ from potstill.errors import ConfigError
 from potstill.runtime import Classifier
 from potstill.runtime.directory import Manifest, StudentFiles
 from potstill.runtime.seal import SEAL
-from potstill.student import StudentSpec
 from potstill.student import model as student_model
 from potstill.student.embeddings import teacher_embeddings
 from potstill.student.model import PADDING_TOKEN, Student, student_bytes, train_vocabulary
-from potstill.training import make_fabric, predict_logits
+from potstill.student.network import StudentSpec
+from potstill.training.compute import make_fabric
+from potstill.training.loop import predict_logits
 
 TEXTS = ("the cat sat", "a dog ran away", "birds sing", "", "naïve 漢字 🙂", "<pad> half a pair \ud800")
 

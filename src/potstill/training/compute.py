@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import timeit
+from functools import partial
 from typing import Final
 
 import torch
@@ -16,8 +17,10 @@ from torch import nn
 from potstill.config import RuntimeConfig
 from potstill.errors import ConfigError
 
-_TOKENS, _IN, _OUT = 512, 576, 1536  # a batch before an up-projection of the embedded backbone
-_REPEATS: Final = 5
+_TOKENS, _IN, _OUT = 128, 576, 1536  # a few texts before an up-projection of the embedded backbone
+_REPEATS: Final = 20
+"""Some of so many products, of a millisecond or two each, are done undisturbed on a busy machine too: a run that is
+gone on with has to come to the same answer."""
 _WORTHWHILE: Final = 1.25
 """How many times as fast a product in bfloat16 must be: what surrounds it has to be converted to it and back."""
 
@@ -75,15 +78,18 @@ def has_fast_bfloat16(device: str) -> bool:
         # PyTorch has no public name for these yet.
         probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         there = any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
-        return there and product_seconds(torch.float32) > _WORTHWHILE * product_seconds(torch.bfloat16)
+        if there:
+            exact, half = product_seconds(torch.float32, torch.bfloat16)
+            return exact > _WORTHWHILE * half
     return False
 
 
 @torch.no_grad()
-def product_seconds(dtype: torch.dtype) -> float:
-    """Return the time of a matrix product on the CPU, the shortest of a few tries."""
-    x, weight = torch.ones(_TOKENS, _IN, dtype=dtype), torch.ones(_OUT, _IN, dtype=dtype)
-    return min(timeit.repeat(lambda: torch.mm(x, weight.T), number=1, repeat=_REPEATS))
+def product_seconds(*dtypes: torch.dtype) -> list[float]:
+    """Return the time of a matrix product on the CPU in each kind of number, the shortest of some tries, in turn."""
+    pairs = [(torch.ones(_TOKENS, _IN, dtype=dtype), torch.ones(_OUT, _IN, dtype=dtype)) for dtype in dtypes]
+    tries = [[timeit.timeit(partial(torch.mm, x, weight.T), number=1) for x, weight in pairs] for _ in range(_REPEATS)]
+    return [min(times) for times in zip(*tries, strict=True)]
 
 
 def is_mixed(fabric: Fabric) -> bool:
