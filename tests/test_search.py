@@ -500,3 +500,11 @@ def test_progress_is_a_line_per_trial(config, corpus, teacher, tmp_path, capsys)
     assert [line[:9] for line in lines] == ["trial 1/2", "trial 2/2"]
     assert "alpha 0.5, temperature 2" in lines[0]
     assert lines[0].endswith("*best so far")
+
+
+def test_settings_that_fail_in_every_trial_are_refused_before_anything_is_written(config, corpus, teacher, tmp_path):
+    of_chance = dataclasses.replace(teacher, manifest=dataclasses.replace(teacher.manifest, random_init=True))
+    wanting = changed(config, student={"embedding_init": "teacher"})
+    with pytest.raises(ConfigError, match=r"student\.embedding_init: `teacher` takes pretrained embeddings"):
+        search(wanting, corpus, [of_chance], tmp_path / "search")
+    assert not (tmp_path / "search").exists()
