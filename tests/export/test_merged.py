@@ -53,6 +53,12 @@ def assert_same(teacher, directory, examples=SINGLE):
     torch.testing.assert_close(plain_logits(directory, examples), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_everybody_may_read_what_was_merged_and_nothing_is_said(model_directory, tmp_path, capfd):
+    directory = merged(tuned(model_directory("gpt2")), tmp_path)
+    assert {file.name for file in directory.iterdir() if file.stat().st_mode & 0o044 != 0o044} == set()
+    assert capfd.readouterr().err == ""
+
+
 def test_what_transformers_has_no_place_for_is_refused(model_directory, tmp_path):
     with pytest.raises(ArtifactError, match="found one with echo"):
         merged(tuned(model_directory("gpt2"), echo=True), tmp_path)

@@ -230,9 +230,11 @@ def load_embeddings(name: str) -> torch.Tensor:
 
 
 def save_plain(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
-    """Write a model with its tokenizer as `transformers` has them."""
-    with system_errors():
+    """Write a model with its tokenizer as `transformers` has them, for everybody to read."""
+    with system_errors(), _quiet():
         model.save_pretrained(directory)
+    for weights in directory.glob("*.safetensors"):
+        weights.chmod(0o644)  # safetensors makes them private
     tokenizer.save_pretrained(directory)
 
 
