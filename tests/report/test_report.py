@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.image import imread
@@ -13,7 +14,7 @@ from potstill.evaluation import EnsembleResult, Summary
 from potstill.report import write_report
 from potstill.report.findings import findings
 from potstill.report.markdown import report_text
-from potstill.report.plots import draw_plots, reliability
+from potstill.report.plots import draw_plots, reliability, training_loss
 from potstill.report.tables import ROLE_NAMES, percent, seed_table
 
 MakeSummary = Callable[..., Summary]
@@ -54,6 +55,33 @@ def test_seeds_may_stop_at_different_epochs(make_summary: MakeSummary, tmp_path:
     models = tuple(replace(m, history=m.history[: 2 + m.seed % 2], best_epoch=2) for m in summary.models)
 
     assert len(draw_plots(replace(summary, models=models), tmp_path)) == len(PLOTS)
+
+
+@pytest.mark.parametrize(
+    ("objective", "manner", "term"),
+    [
+        ("kl", "temperature 2", "KL to the teacher"),
+        ("mse", "by the squared distance of the logits", "squared distance to the teacher's logits"),
+        ("hard", "with the teacher's answers as labels", "cross-entropy to the teacher's answers"),
+    ],
+)
+def test_how_the_student_was_drawn_to_the_teacher_is_told(
+    make_summary: MakeSummary, objective: str, manner: str, term: str
+) -> None:
+    summary = make_summary(seeds=(0, 1))
+
+    def told(record: dict[str, Any]) -> dict[str, Any]:
+        return {f"train_{objective}" if name == "train_kl" else name: value for name, value in record.items()}
+
+    models = tuple(replace(model, history=tuple(map(told, model.history))) for model in summary.models)
+    config = summary.config | {"distillation": summary.config["distillation"] | {"objective": objective}}
+    summary = replace(summary, models=models, config=config)
+
+    assert f"(weight of the labels 0.5, {manner})" in report_text(summary, "plots")
+    (axes,) = training_loss(summary.of("distilled")).axes
+    assert term in [text.get_text() for text in axes.get_legend().get_texts()]
+    (axes,) = training_loss(summary.of("baseline")).axes
+    assert not any("teacher" in text.get_text() for text in axes.get_legend().get_texts())
 
 
 def test_the_reliability_diagram_shows_error_points_and_counts(make_summary: MakeSummary) -> None:
