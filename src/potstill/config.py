@@ -203,6 +203,11 @@ class TeacherConfig(Settings):
     seeds: Seeds = (0,)
     """One teacher per seed; see `distillation.teachers`."""
 
+    @property
+    def tokenizer_name(self) -> str:
+        """Where the tokenizer comes from."""
+        return self.tokenizer or self.backbone
+
     @model_validator(mode="after")
     def _bits_suit(self) -> Self:
         """Refuse to pack what is trained, and a base that is no longer the one on disk."""

@@ -233,8 +233,7 @@ def train(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int = 0
     """
     alone = {"embedding_init": "random", "pretraining": PretrainingConfig()}
     config = config.model_copy(update={"student": config.student.model_copy(update=alone)})
-    tokenizer = config.teacher.tokenizer or config.teacher.backbone
-    student = Student.create(config.student, corpus, config.data.max_tokens, tokenizer, seed)
+    student = Student.create(config.student, corpus, config.data.max_tokens, config.teacher.tokenizer_name, seed)
     train_set, selection = map(student.training_set, (corpus.train, corpus.selection))
     objective = Objective(class_weights=class_weights(config.student.training, corpus))
     return _fit_student(config, student, train_set, selection, objective, "baseline", directory, seed)

@@ -93,10 +93,9 @@ class Teacher:
                 blocks, or the device doesn't exist.
             MissingExtraError: The base is to be packed, and the package for it is missing.
         """
-        tokenizer_name = config.tokenizer or config.backbone
         classifier, tokenizer = _base(
             config.backbone,
-            tokenizer_name,
+            config.tokenizer_name,
             corpus.num_classes,
             add_bos=config.add_bos,
             random_init=config.random_init,
@@ -107,7 +106,7 @@ class Teacher:
         model = classifier.model
         manifest = TeacherManifest(
             backbone=config.backbone,
-            tokenizer=tokenizer_name,
+            tokenizer=config.tokenizer_name,
             add_bos=config.add_bos,
             random_init=config.random_init,
             seed=seed,
@@ -307,7 +306,7 @@ def check_sources(config: TeacherConfig) -> None:
         _check_decoder(base)
     if config.first_blocks is not None:
         check_first_blocks(base, config.first_blocks)
-    load_tokenizer(config.tokenizer or config.backbone)
+    load_tokenizer(config.tokenizer_name)
 
 
 def teacher_bytes(directory: Path, parameters: int) -> int:

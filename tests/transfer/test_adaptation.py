@@ -11,7 +11,7 @@ from commandline import potstill
 from potstill.backbone import load_config, load_language_model
 from potstill.config import PotstillConfig
 from potstill.data import Corpus, Examples
-from potstill.transfer import adaptation, language_model
+from potstill.transfer import language_model
 from potstill.transfer.adaptation import BACKBONE, adapt, is_adapted
 from potstill.transfer.language_model import LanguageModel, NextTokenLoss
 from potstill.transfer.sets import TransferSet
@@ -125,7 +125,7 @@ def test_the_command_goes_on_and_teachers_are_tuned_from_what_it_wrote(backbone,
     out, written = tmp_path / "adapted", tmp_path / "adapted" / BACKBONE
     command = ["adapt", *arguments, backbone, "--transfer-files", more, "--out", out]
     with monkeypatch.context() as broken:
-        broken.setattr(adaptation, "absorb_adapters", lambda _: 1 / 0)
+        broken.setattr(LanguageModel, "merge", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             potstill(*command)
     assert not is_adapted(out)

@@ -67,14 +67,13 @@ def training_loss(models: Sequence[ModelResult]) -> Figure:
     axes = figure.subplots()
     _curves(axes, models, "train_loss")
     distance = next((key for key in _DISTANCES if _curve(models[0], key)), None)
-    terms = (
-        ()
-        if distance is None
-        else (("train_ce", "cross-entropy to the labels", "--"), (distance, _DISTANCES[distance], ":"))
-    )
-    for key, name, style in terms:
-        epochs, mean = _mean_curve([_curve(model, key) for model in models])
-        axes.plot(epochs, mean, style, color=REFERENCE, marker=".", label=name)
+    if distance is not None:
+        for key, name, style in (
+            ("train_ce", "cross-entropy to the labels", "--"),
+            (distance, _DISTANCES[distance], ":"),
+        ):
+            epochs, mean = _mean_curve([_curve(model, key) for model in models])
+            axes.plot(epochs, mean, style, color=REFERENCE, marker=".", label=name)
     _finish(axes, f"{ROLE_NAMES[models[0].role]}: training loss", "loss on the training split")
     axes.legend(**LEGEND)
     return figure

@@ -7,7 +7,6 @@ import logging
 import os
 import shutil
 import timeit
-from functools import partial
 from typing import Final
 
 import torch
@@ -23,7 +22,6 @@ _REPEATS: Final = 20
 gone on with has to come to the same answer."""
 _WORTHWHILE: Final = 1.25
 """How many times as fast a product in bfloat16 must be: what surrounds it has to be converted to it and back."""
-
 
 EXACT: Final = RuntimeConfig(device="cpu", precision="32-true")
 """For weights that are to be written as they are."""
@@ -87,8 +85,11 @@ def has_fast_bfloat16(device: str) -> bool:
 @torch.no_grad()
 def product_seconds(*dtypes: torch.dtype) -> list[float]:
     """Return the time of a matrix product on the CPU in each kind of number, the shortest of some tries, in turn."""
-    pairs = [(torch.ones(_TOKENS, _IN, dtype=dtype), torch.ones(_OUT, _IN, dtype=dtype)) for dtype in dtypes]
-    tries = [[timeit.timeit(partial(torch.mm, x, weight.T), number=1) for x, weight in pairs] for _ in range(_REPEATS)]
+    products = [
+        functools.partial(torch.mm, torch.ones(_TOKENS, _IN, dtype=dtype), torch.ones(_OUT, _IN, dtype=dtype).T)
+        for dtype in dtypes
+    ]
+    tries = [[timeit.timeit(product, number=1) for product in products] for _ in range(_REPEATS)]
     return [min(times) for times in zip(*tries, strict=True)]
 
 

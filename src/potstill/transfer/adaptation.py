@@ -11,14 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-import torch
 from torch import nn
 
 from potstill.artifacts import write_new_directory
 from potstill.backbone import load_tokenizer, save_plain
 from potstill.config import PotstillConfig
 from potstill.data import Corpus
-from potstill.lora import absorb_adapters
 from potstill.training.checkpoint import CHECKPOINT_FILE
 from potstill.training.compute import EXACT
 from potstill.training.loop import HISTORY_FILE
@@ -44,25 +42,23 @@ def adapt(config: PotstillConfig, corpus: Corpus, directory: Path) -> None:
     Raises:
         PotstillError: See `LanguageModel.load`, `build_transfer_set` and `fit`.
     """
-    if config.transfer.files:
-        only_files = config.transfer.model_copy(update={"sampled": 0, "perturbed": 0})
-        read = build_transfer_set(config.model_copy(update={"transfer": only_files}), corpus, directory / "transfer")
-        corpus = replace(corpus, train=corpus.train.joined(read.examples))
-    tuned = _tuned(config, corpus, directory)
-    # The base may have been rounded to bfloat16 for tuning; what is written is not.
-    model = LanguageModel.load(config.model_copy(update={"runtime": EXACT}))
-    with torch.no_grad():
-        for name, weight in model.trained.items():
-            weight.copy_(tuned[name])
-    absorb_adapters(model.model)
-    tokenizer = load_tokenizer(config.teacher.tokenizer or config.teacher.backbone)
-    if not (directory / BACKBONE).is_dir():
-        write_new_directory(directory / BACKBONE, lambda place: save_plain(model.model, tokenizer, place))
+    if not (directory / BACKBONE).is_dir():  # else only the checkpoint was left
+        tuned = _tuned(config, corpus, directory)
+        # The base may have been rounded to bfloat16 for tuning; what is written is not.
+        exact = LanguageModel.load(config.model_copy(update={"runtime": EXACT}))
+        exact.restore(tuned)
+        exact.merge()
+        tokenizer = load_tokenizer(config.teacher.tokenizer_name)
+        write_new_directory(directory / BACKBONE, lambda place: save_plain(exact.model, tokenizer, place))
     (directory / CHECKPOINT_FILE).unlink(missing_ok=True)
 
 
 def _tuned(config: PotstillConfig, corpus: Corpus, directory: Path) -> dict[str, nn.Parameter]:
     """Return what was tuned, by dotted name; it does not hold the rest of the model."""
+    if config.transfer.files:
+        only_files = config.transfer.model_copy(update={"sampled": 0, "perturbed": 0})
+        read = build_transfer_set(config.model_copy(update={"transfer": only_files}), corpus, directory / "transfer")
+        corpus = replace(corpus, train=corpus.train.joined(read.examples))
     model = LanguageModel.load(config)
     model.tune(config, corpus, directory / HISTORY_FILE, after_classes=False)
     return model.trained

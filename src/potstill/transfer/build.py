@@ -273,14 +273,13 @@ class _Samples:
     def _tuned(self) -> LanguageModel:
         if self._model is None:
             self._model = LanguageModel.load(self._config)
-            path, trained = self._directory / _LANGUAGE_MODEL, self._model.trained
+            path = self._directory / _LANGUAGE_MODEL
             if (kept := read_arrays(path)) is None:
                 self._model.tune(self._config, self._corpus, self._directory / HISTORY_FILE)
-                write_arrays(path, {name: weight.detach().cpu().numpy() for name, weight in trained.items()})
+                trained = self._model.trained.items()
+                write_arrays(path, {name: weight.detach().cpu().numpy() for name, weight in trained})
             else:
-                with torch.no_grad():
-                    for name, weight in trained.items():
-                        weight.copy_(torch.from_numpy(kept[name]))
+                self._model.restore({name: torch.from_numpy(array) for name, array in kept.items()})
             (self._directory / CHECKPOINT_FILE).unlink(missing_ok=True)
             self._model.merge()
         return self._model

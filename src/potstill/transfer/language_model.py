@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -172,6 +172,12 @@ class LanguageModel:
         """What `tune` trains, by dotted name."""
         return trained_parameters(self.model)
 
+    @torch.no_grad()
+    def restore(self, trained: Mapping[str, Tensor]) -> None:
+        """Take over what one of the same settings has learnt: its `trained`."""
+        for name, weight in self.trained.items():
+            weight.copy_(trained[name])
+
     def merge(self) -> None:
         """Put the adapters into the weights: before sampling, where each token costs a pass over all of them."""
         absorb_adapters(self.model)
@@ -247,10 +253,11 @@ def find_writer(config: TeacherConfig) -> tuple[PretrainedConfig, PreTrainedToke
     """
     settings = load_config(config.backbone, random_init=config.random_init)
     check_language_model(config.backbone, settings)
-    tokenizer = load_tokenizer(config.tokenizer or config.backbone)
+    tokenizer = load_tokenizer(config.tokenizer_name)
     if tokenizer.eos_token is None:
-        name = config.tokenizer or config.backbone
-        raise ConfigError([f"teacher.tokenizer: expected one with a token that ends a text; {name!r} has none"])
+        raise ConfigError(
+            [f"teacher.tokenizer: expected one with a token that ends a text; {config.tokenizer_name!r} has none"]
+        )
     if config.random_init:
         settings.vocab_size = len(tokenizer)
     return settings, tokenizer

@@ -170,5 +170,5 @@ class TransferSet:
         logits = None if self.logits is None else (self.logits.dtype.str, self.logits.shape)
         shape = (len(self), self.pairs is not None, sorted(self.dropped.items()), self.teacher, logits)
         values = b"" if self.logits is None else self.logits.tobytes()
-        freed = [] if self.held_out is None else [self.held_out]  # sets of before there was this keep their digest
+        freed = [] if self.held_out is None else [self.held_out]
         return digest([str(shape), *freed, *self.texts, *(self.pairs or ()), *self.sources, values])
