@@ -126,6 +126,21 @@ def ratios(runs: Iterable[Run], field: str, *, inverse: bool = False) -> dict[st
     return {peer: spread(values) for peer, values in found.items()}
 
 
+def exactly(what: str, wanted: float, found: float) -> dict[str, Any]:
+    """Write down a target for a result: what was wanted, what was found, and whether that will do."""
+    return {"what": what, "wanted": wanted, "found": found, "met": bool(found == wanted)}
+
+
+def at_least(what: str, wanted: float, found: float) -> dict[str, Any]:
+    """Write down a target below which nothing will do; see `exactly`."""
+    return exactly(f"{what}, at least", wanted, found) | {"met": bool(found >= wanted)}
+
+
+def at_most(what: str, wanted: float, found: float) -> dict[str, Any]:
+    """Write down a target above which nothing will do; see `exactly`."""
+    return exactly(f"{what}, at most", wanted, found) | {"met": bool(found <= wanted)}
+
+
 def finished(
     file: Path,
     wanted: Sequence[tuple[str, int]],

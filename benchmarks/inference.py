@@ -49,7 +49,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from common import OURS, POTSTILL, Run, arguments, in_turn, plt, spread, write_result
+from common import OURS, POTSTILL, Run, arguments, at_least, at_most, in_turn, plt, spread, write_result
 from potstill.config import DataConfig, RuntimeConfig
 from potstill.data import Corpus, Examples, load_corpus
 from potstill.evaluation import bootstrap_intervals, compute_metrics
@@ -507,24 +507,18 @@ def _ratios(runs: Sequence[Run]) -> dict[str, dict[str, dict[str, float]]]:
 def _targets(rows: Sequence[dict[str, Any]], ratios: dict[str, Any]) -> list[dict[str, Any]]:
     """Say of each of our variants what was wanted, what was found, and whether that will do."""
 
-    def targets(row: dict[str, Any]) -> Iterator[tuple[str, float, float, bool]]:
+    def targets(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for peer, wanted in TARGETS.items():
-            if f"vs_{peer}" in ratios[row["name"]]:
-                found = ratios[row["name"]][f"vs_{peer}"]["median"]
-                yield f"times as many sentences a second as {peer}", wanted, found, found >= wanted
-        yield "ms for one sentence (p50), at most", P50_MS, row["p50_ms"], row["p50_ms"] <= P50_MS
-        yield "ms to import and load, at most", LOAD_MS, row["load_ms"], row["load_ms"] <= LOAD_MS
-        megabytes = row["bytes"] / 1e6
-        yield "MB, at most", MEGABYTES, megabytes, megabytes <= MEGABYTES
+            if ratio := ratios[row["name"]].get(f"vs_{peer}"):
+                yield at_least(f"times as many sentences a second as {peer}", wanted, ratio["median"])
+        yield at_most("ms for one sentence (p50)", P50_MS, row["p50_ms"])
+        yield at_most("ms to import and load", LOAD_MS, row["load_ms"])
+        yield at_most("MB", MEGABYTES, row["bytes"] / 1e6)
         better = sum(_beats(other, row) for other in rows if not other["name"].startswith(OURS))
-        yield "contestants that are both faster and better, at most", 0, better, not better
+        yield at_most("contestants that are both faster and better", 0, better)
 
-    return [
-        {"name": row["name"], "what": what, "wanted": wanted, "found": found, "met": met}
-        for row in rows
-        if row["name"].startswith(OURS)
-        for what, wanted, found, met in targets(row)
-    ]
+    ours = [row for row in rows if row["name"].startswith(OURS)]
+    return [{"name": row["name"]} | target for row in ours for target in targets(row)]
 
 
 def _beats(one: dict[str, Any], other: dict[str, Any]) -> bool:

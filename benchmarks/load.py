@@ -48,7 +48,7 @@ from typing import Any
 
 import numpy as np
 
-from common import RESULTS, Run, resident_mb, write_result
+from common import RESULTS, Run, at_least, at_most, exactly, resident_mb, write_result
 from potstill.config import DataConfig
 from potstill.data import load_corpus
 from potstill.runtime.directory import find_student
@@ -301,30 +301,27 @@ def _targets(runs: dict[str, Run]) -> list[dict[str, Any]]:
     library = max(run["texts_per_s"] for name, run in runs.items() if name.startswith("library"))
     slower = library / steady["texts_per_s"]
     growth = overload["rss_mb_late"] / overload["rss_mb_early"]
-    full, shed = overload["by_status"].get("503", 0), one["by_status"].get("429", 0)
     unanswered = steady["requests"] - steady["by_status"].get("200", 0)
-    broken_off = worker["broken_off"]
     # A connection that breaks, or is refused, is told to the client; what ended otherwise, unexplained, is a loss.
     late, told = _ended(server, "timed out"), _ended(server, "broken", "refused")
     other = server["failures"] - told - late
-    rows = [
-        ("steady load: requests without an answer", 0, unanswered, unanswered == 0),
-        ("steady load: times slower than the library at its fastest, at most", WITHIN, slower, slower <= WITHIN),
-        ("one address: requests refused for its share (429), at least", 1, shed, shed >= 1),
-        ("one address: requests that failed", 0, one["failures"], one["failures"] == 0),
-        ("worker killed under load: batches broken off, at least", 1, broken_off, broken_off >= 1),
-        ("worker killed: requests without answer or reason", 0, worker["failures"], worker["failures"] == 0),
-        ("worker killed: ready and answers afterwards", 1, int(worker["recovered"]), worker["recovered"]),
-        ("overload: requests refused for a full server (503), at least", 1, full, full >= 1),
-        ("overload: requests that failed", 0, overload["failures"], overload["failures"] == 0),
-        ("overload: growth of memory, at most", GROWTH, growth, growth <= GROWTH),
-        ("overload: answers afterwards", 1, int(overload["recovered"]), overload["recovered"]),
-        ("server killed with requests under way", 1, int(_both(server, BROKEN)), _both(server, BROKEN)),
-        ("server killed: requests that timed out", 0, late, late == 0),
-        ("server killed: requests that failed but for a broken or refused connection", 0, other, other == 0),
-        ("server killed: answers when started again", 1, int(server["recovered"]), server["recovered"]),
+    return [
+        exactly("steady load: requests without an answer", 0, unanswered),
+        at_most("steady load: times slower than the library at its fastest", WITHIN, slower),
+        at_least("one address: requests refused for its share (429)", 1, one["by_status"].get("429", 0)),
+        exactly("one address: requests that failed", 0, one["failures"]),
+        at_least("worker killed under load: batches broken off", 1, worker["broken_off"]),
+        exactly("worker killed: requests without answer or reason", 0, worker["failures"]),
+        exactly("worker killed: ready and answers afterwards", 1, int(worker["recovered"])),
+        at_least("overload: requests refused for a full server (503)", 1, overload["by_status"].get("503", 0)),
+        exactly("overload: requests that failed", 0, overload["failures"]),
+        at_most("overload: growth of memory", GROWTH, growth),
+        exactly("overload: answers afterwards", 1, int(overload["recovered"])),
+        exactly("server killed with requests under way", 1, int(_both(server, BROKEN))),
+        exactly("server killed: requests that timed out", 0, late),
+        exactly("server killed: requests that failed but for a broken or refused connection", 0, other),
+        exactly("server killed: answers when started again", 1, int(server["recovered"])),
     ]
-    return [{"what": what, "wanted": wanted, "found": found, "met": met} for what, wanted, found, met in rows]
 
 
 def _ended(run: Run, *how: str) -> int:

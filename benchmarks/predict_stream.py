@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import POTSTILL, Run, arguments, resident_mb, write_result
+from common import POTSTILL, Run, arguments, at_least, at_most, exactly, resident_mb, write_result
 from potstill.runtime.directory import find_student
 
 WORDS = [
@@ -141,14 +141,12 @@ def _answered(note: Path) -> int:
 def _targets(runs: Sequence[Run], found: dict[str, int], lines: int) -> list[dict[str, Any]]:
     """Say what was wanted, what was found, and whether that will do."""
     growth = max(run["rss_mb_late"] / max(run["rss_mb_early"], 1e-9) for run in runs)
-    resumed = runs[1]["answered_before"]
-    rows = [
-        ("answers", lines, found["answers"], found["answers"] == lines),
-        ("answers in their place, to their own text", lines, found["right"], found["right"] == lines),
-        ("answered before the kill, at least", lines // 2, resumed, resumed >= lines // 2),
-        ("growth of memory, at most", GROWTH, growth, growth <= GROWTH),
+    return [
+        exactly("answers", lines, found["answers"]),
+        exactly("answers in their place, to their own text", lines, found["right"]),
+        at_least("answered before the kill", lines // 2, runs[1]["answered_before"]),
+        at_most("growth of memory", GROWTH, growth),
     ]
-    return [{"what": what, "wanted": wanted, "found": value, "met": met} for what, wanted, value, met in rows]
 
 
 if __name__ == "__main__":
