@@ -87,14 +87,19 @@ def stoppable(*, is_worker: bool = False) -> Iterator[None]:
 
     Args:
         is_worker: This process works for another, which kills it if it has to end at once: only a first signal counts.
+            SIGTERM, which it blocks before and after, is heard here, even if it came before.
     """
     handler = _WorkersHandler() if is_worker else _Handler()
     heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handler) for number in heard}
     _handlers.append(handler)
     try:
+        if is_worker:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         yield
     finally:
+        if is_worker:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         _handlers.remove(handler)
         for number, previous in before.items():
             signal.signal(number, previous)

@@ -271,11 +271,11 @@ def side_by_side(
         return [train_student(task) for task in tasks]
 
     def apart(task: Task) -> Trained | None:
-        with stoppable(is_worker=True):
-            try:
+        try:
+            with stoppable(is_worker=True):
                 return train_student(task)
-            except Stopped:
-                return None
+        except Stopped:
+            return None
 
     trained: list[Trained] = []
     try:

@@ -1,8 +1,11 @@
 import itertools
 import os
 import signal
+import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -94,18 +97,16 @@ def test_work_that_is_kept_ends_when_asked_and_nothing_new_is_begun(tmp_path, id
         if number == 0:
             return number
         (tmp_path / f"begun-{number}").touch()
-        with stoppable(is_worker=True):
-            try:
-                time.sleep(600.0)
-            except Stopped:
-                (tmp_path / f"kept-{number}").touch()
+        time.sleep(0.2)  # asked to end meanwhile, it hears of it as soon as it listens
+        with suppress(Stopped), stoppable(is_worker=True):
+            time.sleep(600.0)
+        (tmp_path / f"kept-{number}").touch()
 
     def until_all_are_begun():
         with workers(slow, 2, keeps_unfinished=True) as work:
             assert next(work(range(2) if idle else range(9))) == 0
             while not (tmp_path / "begun-1").exists():
                 time.sleep(0.01)
-            time.sleep(0.2)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -116,22 +117,25 @@ def test_work_that_is_kept_ends_when_asked_and_nothing_new_is_begun(tmp_path, id
 
 
 def test_who_asks_twice_does_not_wait(tmp_path):
+    asked = []
+
     def deaf(_number):
-        (tmp_path / "begun").touch()
+        os.kill(os.getppid(), signal.SIGALRM)
         time.sleep(600.0)
 
     def again(*_):
+        asked.append("to end")
+        signal.setitimer(signal.ITIMER_REAL, 0.5)  # once more, while the worker is asked to end
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, again)
-    signal.setitimer(signal.ITIMER_REAL, 2.0, 1.0)  # once while it works, once while it is asked to end
     try:
         with pytest.raises(KeyboardInterrupt), workers(deaf, 2, keeps_unfinished=True) as work:
-            list(work(range(2)))
+            list(work(range(1)))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)
-    assert (tmp_path / "begun").exists()
+    assert len(asked) == 2
 
 
 def test_nobody_waits_for_work_that_is_not_wanted_any_more(tmp_path):
@@ -147,6 +151,32 @@ def test_nobody_waits_for_work_that_is_not_wanted_any_more(tmp_path):
             time.sleep(0.01)
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "1").read_text()), 0)
+
+
+def test_they_end_with_the_process_that_began_them(tmp_path):
+    orphaned = f"""
+import os, pathlib, time
+from potstill.training.workers import workers
+
+def slow(number):
+    pathlib.Path({str(tmp_path)!r}, str(number)).write_text(str(os.getpid()))
+    time.sleep(600.0)
+
+with workers(slow, 2) as work:
+    list(work(range(2)))
+"""
+    parent = subprocess.Popen([sys.executable, "-c", orphaned])
+    files = [tmp_path / str(number) for number in range(2)]
+    while not all(file.is_file() and file.read_text() for file in files):
+        assert parent.poll() is None
+        time.sleep(0.01)
+    parent.kill()
+    parent.wait()
+    for _ in range(1000):
+        if not any(Path("/proc", file.read_text()).exists() for file in files):
+            return
+        time.sleep(0.01)
+    pytest.fail("a worker goes on without anybody to work for")
 
 
 def test_as_many_as_threads_and_only_where_the_processor_computes():

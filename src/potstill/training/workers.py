@@ -55,8 +55,8 @@ def workers(
     Args:
         work: Gets an item and returns what can be pickled. What it raises is raised again as soon as it is known.
         count: Processes.
-        keeps_unfinished: Whether `work` heeds SIGTERM and keeps what it has done: where nobody waits any more for what
-            is still computed, it is then asked to end, else it is ended.
+        keeps_unfinished: Whether `work` is `stoppable` (as a worker) and keeps what it has done: where nobody waits any
+            more for what is still computed, it is then asked to end, else it is ended.
 
     Raises:
         TrainingError: A worker was killed: what the system does where memory is used up.
@@ -166,7 +166,7 @@ def _serve(work: Callable[[Any], Any], connection: Connection, parent: int) -> N
     if os.getppid() != parent:
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the first one decides
-    signal.signal(signal.SIGTERM, lambda *_: None)  # whoever keeps what it has done handles it while it works
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # until `work` is ready to hear it: see `stoppable`
     torch.set_num_threads(1)  # OpenMP's threads don't outlive a fork, nor do those of `tokenizers`
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     hide_bars()  # several on one terminal would overwrite each other
