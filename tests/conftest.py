@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from hypothesis import settings
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
@@ -47,6 +48,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "deberta-v2": _COMMON | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
 }
 
+settings.register_profile("potstill", deadline=None)  # a busy machine is no failure
+settings.load_profile("potstill")
+
 MakeModel = Callable[..., PreTrainedModel]
 ModelDirectory = Callable[[str], Path]
 
@@ -65,6 +69,15 @@ def isolated_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("POTSTILL_CACHE", str(directory))
         yield directory
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Keep tiny networks on one core: threads that wait for each other cost far more on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(params=FAMILIES)

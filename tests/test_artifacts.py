@@ -1,5 +1,3 @@
-import stat
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,10 +9,7 @@ from potstill.artifacts import (
     file_digest,
     new_run_directory,
     read_arrays,
-    read_json,
     write_arrays,
-    write_atomically,
-    write_json,
 )
 from potstill.errors import ArtifactError
 
@@ -45,40 +40,6 @@ def test_the_cache_stands_where_it_was_asked_for(monkeypatch, tmp_path):
     assert cache_directory() == tmp_path / "user" / "potstill"
     monkeypatch.setenv("POTSTILL_CACHE", str(tmp_path / "named"))
     assert cache_directory() == tmp_path / "named"
-
-
-def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path):
-    target = tmp_path / "new" / "file"
-    write_atomically(target, lambda path: path.write_text("old"))
-
-    def fail(path):
-        path.write_text("half")
-        raise RuntimeError("interrupted")
-
-    with pytest.raises(RuntimeError, match="interrupted"):
-        write_atomically(target, fail)
-    assert target.read_text() == "old"
-    assert list(target.parent.iterdir()) == [target]
-    assert stat.S_IMODE(target.stat().st_mode) == 0o644
-
-
-def test_json_comes_back(tmp_path):
-    value = {"name": "naïve", "numbers": [1, 2.5, None], "nested": {"yes": True}}
-    write_json(tmp_path / "file.json", value)
-    assert read_json(tmp_path / "file.json") == value
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(None, "found none"), (b"{", "not readable as JSON"), (b"\xff", "not readable"), (b"[1]", "found list")],
-)
-def test_what_is_no_json_object_is_named(tmp_path, content, message):
-    path = tmp_path / "file.json"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(ArtifactError, match=message) as caught:
-        read_json(path)
-    assert str(path) in str(caught.value)
 
 
 def test_arrays_come_back_and_nothing_else_does(tmp_path):

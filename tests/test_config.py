@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -53,7 +53,6 @@ def test_shipped_configurations():
         PotstillConfig.load(path)
 
 
-@settings(deadline=None)  # it waits for the disk
 @given(values=values_strategy)
 def test_a_saved_configuration_comes_back_equal(tmp_path_factory, values):
     path = tmp_path_factory.mktemp("config") / "config.yaml"

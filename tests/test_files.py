@@ -19,6 +19,21 @@ from potstill.errors import ArtifactError
 from potstill.files import parse_json, read_json, sync, write_atomically, write_json, write_text
 
 
+def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path):
+    target = tmp_path / "new" / "file"
+    write_atomically(target, lambda path: path.write_text("old"))
+
+    def fail(path):
+        path.write_text("half")
+        raise RuntimeError("interrupted")
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        write_atomically(target, fail)
+    assert target.read_text() == "old"
+    assert list(target.parent.iterdir()) == [target]
+    assert stat.S_IMODE(target.stat().st_mode) == 0o644
+
+
 @pytest.mark.parametrize("call", ["fsync", "replace", "mkdir", "open"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
 def test_what_the_system_refuses_is_told_and_the_old_file_stands(tmp_path, monkeypatch, call, number):
@@ -55,13 +70,29 @@ def test_a_directory_and_a_file_can_be_waited_for(tmp_path):
     sync(tmp_path / "file")
 
 
+def test_json_comes_back(tmp_path):
+    value = {"name": "naïve", "numbers": [1, 2.5, None], "nested": {"yes": True}}
+    write_json(tmp_path / "file.json", value)
+    assert read_json(tmp_path / "file.json") == value
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "found none"), (b"{", "not readable as JSON"), (b"\xff", "not readable"), (b"[1]", "found list")],
+)
+def test_what_is_no_json_object_is_named(tmp_path, content, message):
+    path = tmp_path / "file.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=message) as caught:
+        read_json(path)
+    assert str(path) in str(caught.value)
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b"3", b"[" * 100_000, b'{"a":' * 100_000, b"1" * 5000])
-def test_what_is_no_json_object_is_refused_by_name(tmp_path, content):
+def test_what_is_no_json_object_is_refused_by_name(content):
     with pytest.raises(ArtifactError, match="somewhere"):
         parse_json(content, Path("somewhere"))
-    (tmp_path / "file").write_bytes(content)
-    with pytest.raises(ArtifactError, match=str(tmp_path / "file")):
-        read_json(tmp_path / "file")
 
 
 def test_a_directory_in_a_files_place_is_told(tmp_path):
@@ -71,11 +102,6 @@ def test_a_directory_in_a_files_place_is_told(tmp_path):
     with pytest.raises(ArtifactError, match="file can't be written"):
         write_json(tmp_path / "file", {})
     assert not list((tmp_path / "file").iterdir())
-
-
-def test_files_can_be_read_by_others(tmp_path):
-    write_atomically(tmp_path / "file", lambda path: path.write_bytes(b""))
-    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o644
 
 
 def test_a_cache_that_can_not_be_written_to_is_told(tmp_path):

@@ -11,13 +11,16 @@ import torch
 import potstill
 from potstill import pipeline
 from potstill.backbone import TextClassifier
-from potstill.config import PotstillConfig
+from potstill.config import PotstillConfig, PretrainingConfig
 from potstill.errors import ArtifactError, SourceError
 from potstill.evaluation import Calibration, Summary, compute_metrics
 from potstill.evaluation.calibration import fit_temperature
 from potstill.models import StudentModel
 from potstill.runtime import Classifier
+from potstill.student.model import train_vocabulary
 from potstill.teacher import Teacher
+from potstill.training.loop import FitResult
+from potstill.transfer.sets import TransferSet
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +45,36 @@ def finished(config, tmp_path_factory):
     return potstill.run(config, tmp_path_factory.mktemp("runs") / "run")
 
 
+class Recorded(Exception):  # noqa: N818 — it ends what has shown enough
+    """What a training was to be fitted with."""
+
+    def __init__(self, model, train, selection, loss, config, **named):
+        self.model, self.train, self.selection, self.loss, self.config, self.named = (
+            model,
+            train,
+            selection,
+            loss,
+            config,
+            named,
+        )
+
+
+@pytest.fixture
+def fitted(monkeypatch):
+    """Return a function that says what a training hands to `fit`."""
+
+    def record(*arguments, **named):
+        raise Recorded(*arguments, **named)
+
+    def handed(train, *arguments, **named):
+        with pytest.raises(Recorded) as caught:
+            train(*arguments, **named)
+        return caught.value
+
+    monkeypatch.setattr(pipeline, "fit", record)
+    return handed
+
+
 def test_run_directory_holds_everything(finished):
     _, directory = finished
     names = {path.name for path in directory.iterdir()}
@@ -55,6 +88,78 @@ def test_run_directory_holds_everything(finished):
 def test_resolved_config_repeats_the_run(finished, config):
     _, directory = finished
     assert PotstillConfig.load(directory / "config.yaml") == config
+
+
+def with_settings(config, section, **values):
+    return config.model_copy(update={section: getattr(config, section).model_copy(update=values)})
+
+
+def test_a_student_is_fitted_to_what_was_asked_for(finished, config, fitted, tmp_path):
+    corpus = potstill.load_corpus(config.data)
+    teacher = Teacher.load(finished[1] / "teacher" / "seed-0", config.runtime)
+    more = TransferSet(("a brandnewword here", "and another one"), None, ("perturbed:swap", "file:more.txt"), {}, "")
+    asked = with_settings(config, "distillation", alpha=0.3, temperature=3.0, source_weights={"perturbed:*": 0.5})
+    asked = with_settings(asked, "student", vocab_size=5000)  # more than these texts fill
+    handed = fitted(potstill.distill, asked, corpus, teacher, tmp_path, transfer=more)
+    assert (handed.loss.alpha, handed.loss.temperature, handed.loss.imitation) == (0.3, 3.0, "kl")
+    texts = corpus.train.joined(more.examples)
+    torch.testing.assert_close(handed.train.teacher_logits, teacher.logits(texts))
+    assert handed.train.labels.tolist() == texts.labels.tolist()
+    torch.testing.assert_close(handed.selection.teacher_logits, teacher.logits(corpus.selection))
+    weights = handed.train.weights
+    assert float(weights.mean()) == pytest.approx(1.0)
+    assert (weights / weights[0]).tolist() == pytest.approx([1.0] * len(corpus.train) + [0.5, 1.0])
+    words = train_vocabulary((*corpus.train.texts, *more.texts), 5000)
+    assert handed.model.spec.vocab_size == words.get_vocab_size()
+    alone = fitted(potstill.train, asked, corpus, tmp_path)
+    assert not alone.loss.needs_teacher
+    assert alone.train.teacher_logits is alone.train.weights is None
+    assert alone.model.spec.vocab_size < words.get_vocab_size()
+
+
+@pytest.mark.parametrize("role", ["teacher", "distilled", "baseline"])
+def test_classes_count_the_same_where_that_is_asked_for(finished, config, fitted, tmp_path, role):
+    corpus = potstill.load_corpus(config.data)
+    chosen = [np.flatnonzero(corpus.train.labels == label)[:count] for label, count in ((0, 12), (1, 4))]
+    corpus = dataclasses.replace(corpus, train=corpus.train.take(np.concatenate(chosen).tolist()))
+    section = "teacher" if role == "teacher" else "student"
+    training = getattr(config, section).training.model_copy(update={"class_weights": "balanced"})
+    asked = with_settings(config, section, training=training)
+    if role == "distilled":
+        teacher = Teacher.load(finished[1] / "teacher" / "seed-0", config.runtime)
+        handed = fitted(potstill.distill, asked, corpus, teacher, tmp_path)
+    else:
+        handed = fitted(potstill.finetune if role == "teacher" else potstill.train, asked, corpus, tmp_path)
+    assert handed.loss.class_weights.tolist() == pytest.approx([16 / 24, 16 / 8])
+    other = "student" if role == "teacher" else "teacher"
+    assert getattr(config, other).training.class_weights == "none"
+
+
+def test_a_teachers_matrix_b_gets_the_rate_that_was_asked_for(config, fitted, tmp_path):
+    lora = config.teacher.lora.model_copy(update={"learning_rate_ratio": 4.0})
+    asked = with_settings(config, "teacher", lora=lora)
+    assert fitted(potstill.finetune, asked, potstill.load_corpus(config.data), tmp_path).named["b_ratio"] == 4.0
+
+
+def test_the_best_teacher_alone_teaches(finished, config, tmp_path):
+    summary, directory = finished
+    assert config.distillation.teachers == "best"
+    assert summary.ensemble is None
+    corpus = potstill.load_corpus(config.data)
+    teacher = Teacher.load(directory / "teacher" / f"seed-{summary.teacher_seed}", config.runtime)
+    potstill.distill(config, corpus, teacher, tmp_path)
+    weights = (directory / "distilled" / "seed-0" / "model.safetensors").read_bytes()
+    assert (tmp_path / "model.safetensors").read_bytes() == weights
+
+
+def test_the_time_of_language_modelling_counts(finished, config, tmp_path, monkeypatch):
+    asked = with_settings(config, "student", pretraining=PretrainingConfig(epochs=1))
+    fit = pipeline.fit
+    monkeypatch.setattr("potstill.student.pretraining.fit", lambda *_, **__: FitResult((), {}, 1000.0))
+    monkeypatch.setattr(pipeline, "fit", lambda *given, **named: dataclasses.replace(fit(*given, **named), seconds=5.0))
+    teacher = Teacher.load(finished[1] / "teacher" / "seed-0", config.runtime)
+    trained = potstill.distill(asked, potstill.load_corpus(config.data), teacher, tmp_path)
+    assert trained.record.train_seconds == trained.fit.seconds == 1005.0
 
 
 def test_a_teacher_never_reads_more_tokens_at_once_than_it_may(config, tmp_path, monkeypatch):

@@ -7,7 +7,6 @@ import sys
 import time
 
 import pytest
-import torch
 
 import potstill
 from potstill import pipeline
@@ -49,14 +48,6 @@ def config():
 def forked(monkeypatch):
     monkeypatch.setattr(pipeline, "_WORTH_FORKING", 0)
     monkeypatch.setattr(pipeline, "available_workers", lambda _device: 2)
-
-
-@pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def contents(directory):

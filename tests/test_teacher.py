@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from moved import moved
 from potstill import teacher as module
 from potstill.config import LoRAConfig, PotstillConfig, RuntimeConfig, TeacherConfig
 from potstill.data import Corpus, Examples
@@ -31,10 +32,7 @@ CORPUS = Corpus("tiny", "made up", ("bad", "good"), EXAMPLES, EXAMPLES, EXAMPLES
 def make(name, *, seed=0, max_tokens=16, runtime=CPU, **options):
     config = TeacherConfig(backbone=str(name), **{"lora": LoRAConfig(rank=2)} | options)
     teacher = Teacher.create(config, runtime, CORPUS, max_tokens, seed)
-    with torch.no_grad():  # as if trained
-        for p in teacher.classifier.parameters():
-            if p.requires_grad:
-                p.add_(torch.randn_like(p), alpha=0.1)
+    moved(teacher.classifier)
     return teacher
 
 
@@ -371,6 +369,12 @@ def test_a_decoders_texts_begin_with_its_beginning_of_text_token(tmp_path, model
     first, second = make(directory, add_bos=False).training_set(pairs).tokens[0].tolist()
     assert make(directory).training_set(pairs).tokens[0].tolist() == [0, first, 0, second]
 
+    settings = directory / "tokenizer_config.json"
+    known = json.loads(settings.read_text())
+    del known["bos_token"]
+    settings.write_text(json.dumps(known))
+    assert make(directory).training_set(pairs).tokens[0].tolist() == [first, 2, second]  # the end-of-text token
+
     encoder = shutil.copytree(model_directory("bert"), tmp_path / "encoder")
     shutil.copy(directory / "tokenizer.json", encoder / "tokenizer.json")
     assert first_ids(encoder) == plain
@@ -384,11 +388,7 @@ def foreign(model_directory, tmp_path):
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
     model.config.pad_token_id = 1
     adapted = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=2, target_modules="all-linear")).eval()
-    with torch.no_grad():
-        for parameter in adapted.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    adapted.save_pretrained(tmp_path / "foreign")
+    moved(adapted).save_pretrained(tmp_path / "foreign")
     return tmp_path / "foreign", adapted
 
 
@@ -443,17 +443,16 @@ def test_the_best_teacher_is_refused_where_it_is_incomplete(tiny_backbone, tmp_p
     for seed in (0, 1):
         teacher = make(tiny_backbone, seed=seed)
         teacher.save(tmp_path / f"seed-{seed}")
-        record = {"parameters": 2, "trainable_parameters": 1, "bytes_on_disk": 3, "train_seconds": 1.0}
-        TrainingRecord(role="teacher", seed=seed, best={"mcc": 0.1 + seed}, **record).save(tmp_path / f"seed-{seed}")
+        finish(tmp_path / f"seed-{seed}", seed, mcc=0.1 + seed)
     assert find_teacher(tmp_path) == tmp_path / "seed-1"
     (tmp_path / "seed-1" / lost).unlink()
     with pytest.raises(ArtifactError, match=lost):
         load_teachers(tmp_path, CPU, "best")
 
 
-def finish(directory, seed=0):
+def finish(directory, seed=0, mcc=0.1):
     record = {"parameters": 2, "trainable_parameters": 1, "bytes_on_disk": 3, "train_seconds": 1.0}
-    TrainingRecord(role="teacher", seed=seed, best={"mcc": 0.1}, **record).save(directory)
+    TrainingRecord(role="teacher", seed=seed, best={"mcc": mcc}, **record).save(directory)
 
 
 def test_only_finished_teachers_are_averaged_and_those_left_out_are_named(tiny_backbone, tmp_path, capsys):

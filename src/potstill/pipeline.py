@@ -210,7 +210,7 @@ def distill(
     selection = student.training_set(corpus.selection, selection_logits)
     if weights is not None:
         train_set = replace(train_set, weights=weights / weights.mean())
-    pretrain(
+    pretrained = pretrain(
         student.network,
         train_set,
         selection,
@@ -223,7 +223,9 @@ def distill(
     )
     if settings.hidden_weight:
         train_set = with_hidden_states(train_set, student, teachers[0], texts)
-    return _fit_student(config, student, train_set, selection, objective, "distilled", directory, seed, on_epoch)
+    return _fit_student(
+        config, student, train_set, selection, objective, "distilled", directory, seed, on_epoch, pretrained
+    )
 
 
 def train(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int = 0) -> Trained:
@@ -569,8 +571,9 @@ def _fit_student(
     directory: Path,
     seed: int,
     on_epoch: Callable[[Record], object] | None = None,
+    pretrained: FitResult | None = None,
 ) -> Trained:
-    """Fit a student and calibrate it; distilled and baseline differ in `objective` and in nothing else."""
+    """Fit a student and calibrate it; the `objective`, and what was `pretrained`, is all that baselines differ in."""
     fabric = make_fabric(config.runtime)
     model, loss = _matching(student, train_set, objective, config.distillation.hidden_weight, seed)
     fitted = fit(
@@ -595,6 +598,8 @@ def _fit_student(
     student.calibrated(logits, selection.labels.numpy(), tune_threshold=tuned).save(directory)
     student.prove(directory)
     size = student_bytes(directory)
+    if pretrained is not None:
+        fitted = replace(fitted, seconds=pretrained.seconds + fitted.seconds)
     return _finish(role, seed, directory, fitted, count_parameters(student.network), size)
 
 

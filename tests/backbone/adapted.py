@@ -1,7 +1,6 @@
 """A tiny model with adapters, as if it had been trained a little, and what one step of training needs of it."""
 
-import torch
-
+from moved import moved
 from potstill.backbone import TextClassifier
 from potstill.config import LoRAConfig
 from potstill.lora import inject
@@ -12,11 +11,7 @@ PADDING_ID = 1
 def tuned(model, **lora):
     """Adapt a model as if it had been trained a little."""
     inject(model, LoRAConfig(rank=2, **lora))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return TextClassifier(model, PADDING_ID).eval()
+    return TextClassifier(moved(model), PADDING_ID).eval()
 
 
 def step(classifier, *inputs):

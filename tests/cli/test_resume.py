@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from commandline import potstill
 from potstill.directories import locked
 from potstill.training.checkpoint import Keeper
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CONFIG = """
 data: {{source: embedded, limit: 80}}
@@ -58,14 +59,6 @@ def remains():
         patch.syspath_prepend(TORTURE)
         yield __import__("remains")
         del sys.modules["remains"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -38,7 +38,7 @@ def non_empty(alphabet: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 UNICODE = st.one_of(st.sampled_from("\"',;\\ äß東🦜\u2028\ufeff"), st.characters(exclude_categories=["Cs"]))
 ONE_LINE = UNICODE.filter(lambda character: character not in "\t\r\n")
 
-round_trip = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+round_trip = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def stripped(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:

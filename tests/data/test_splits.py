@@ -1,5 +1,5 @@
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from potstill.data.splits import divide, stratified_order
@@ -9,7 +9,6 @@ SHARES = st.floats(0.01, 0.99)
 SEEDS = st.integers(0, 2**70)
 
 
-@settings(deadline=None)
 @given(labels=LABELS, share=SHARES, seed=SEEDS)
 def test_parts_are_disjoint_complete_and_of_the_size_asked_for(labels, share, seed):
     first, second = divide(labels, share, seed)
@@ -19,7 +18,6 @@ def test_parts_are_disjoint_complete_and_of_the_size_asked_for(labels, share, se
     assert np.all(np.diff(second) > 0)
 
 
-@settings(deadline=None)
 @given(labels=LABELS, share=SHARES, seed=SEEDS)
 def test_every_class_is_in_the_first_part_if_there_is_room(labels, share, seed):
     first, _ = divide(labels, share, seed)
@@ -27,7 +25,6 @@ def test_every_class_is_in_the_first_part_if_there_is_room(labels, share, seed):
     assert len(set(labels[first].tolist())) >= min(classes, len(first))
 
 
-@settings(deadline=None)
 @given(sizes=st.lists(st.integers(20, 100), min_size=2, max_size=5), share=st.floats(0.1, 0.9), seed=SEEDS)
 def test_classes_keep_their_proportions(sizes, share, seed):
     labels = np.repeat(np.arange(len(sizes)), sizes)
@@ -36,7 +33,6 @@ def test_classes_keep_their_proportions(sizes, share, seed):
     assert np.abs(np.bincount(labels[first], minlength=len(sizes)) - expected).max() <= 1.5
 
 
-@settings(deadline=None)
 @given(group_labels=st.lists(st.sampled_from([(0,), (0, 1), (1, 1, 0)]), min_size=2), share=SHARES, seed=SEEDS)
 def test_groups_stay_together(group_labels, share, seed):
     labels = np.array([label for group in group_labels for label in group], dtype=np.int64)

@@ -71,6 +71,16 @@ def test_states_are_the_teachers_standardised(config, corpus, student, echo):
     assert found.values.std() == pytest.approx(1.0, abs=1e-2)
 
 
+def test_states_far_from_zero_keep_their_digits(corpus, teacher, monkeypatch):
+    ends = WordEnds.find(teacher.tokenizer, corpus.train.texts, teacher.manifest.max_tokens)
+    plain, shifted = (np.empty((len(ends.places), 16), np.float16) for _ in range(2))
+    hidden._fill(plain, teacher, corpus.train, ends)
+    states = teacher.classifier.states
+    monkeypatch.setattr(teacher.classifier, "states", lambda *batch: states(*batch) + 3000.0)
+    hidden._fill(shifted, teacher, corpus.train, ends)
+    np.testing.assert_allclose(shifted, plain, atol=2e-2)
+
+
 def test_a_batch_gets_the_states_of_its_words_at_their_last_tokens(corpus, teacher, student):
     data = with_hidden_states(student.training_set(corpus.train), student, teacher, corpus.train)
     ends = WordEnds.find(student.tokenizer, corpus.train.texts, student.max_tokens)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from potstill.data import Examples
-from potstill.distillation.teacher_logits import teacher_logits
+from potstill.distillation.teacher_logits import averaged, judgement, teacher_logits
 
 
 @dataclass
@@ -72,6 +72,16 @@ def test_a_damaged_cache_is_made_again(tmp_path, cache, damage):
         teacher = CountingTeacher()
         assert torch.equal(teacher_logits(teacher, examples), expected)
         assert teacher.asked == asked
+
+
+def test_several_teachers_judge_by_the_mean_of_their_probabilities():
+    sure, unsure = torch.tensor([[9.0, -9.0], [0.0, 1.0]]), torch.tensor([[0.0, 0.5], [4.0, 0.0]])
+    expected = (sure.softmax(dim=1) + unsure.softmax(dim=1)) / 2
+    torch.testing.assert_close(averaged([sure, unsure]).exp(), expected)
+    teachers, examples = [CountingTeacher(), CountingTeacher("second", bias=3.0)], make_examples("aa", "b")
+    assert torch.equal(judgement(teachers[:1], examples), teacher_logits(teachers[0], examples))
+    both = averaged([teacher_logits(teacher, examples) for teacher in teachers])
+    assert torch.equal(judgement(teachers, examples), both)
 
 
 def test_pairs_and_texts_do_not_run_into_each_other(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from moved import moved
 from potstill.config import LoRAConfig, RuntimeConfig, TeacherConfig
 from potstill.data import Corpus, Examples
 from potstill.errors import ArtifactError
@@ -24,10 +25,7 @@ def tuned(backbone, examples=SINGLE, **options):
     """Make a teacher whose every trained weight has moved."""
     corpus = Corpus("tiny", "made up", ("bad", "good"), examples, examples, examples)
     teacher = Teacher.create(TeacherConfig(backbone=str(backbone), **options), CPU, corpus, 16, seed=0)
-    with torch.no_grad():
-        for parameter in teacher.classifier.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    moved(teacher.classifier)
     return teacher
 
 

@@ -40,6 +40,14 @@ def test_only_the_adapter_is_trainable(base):
     assert layer.lora_B.shape == (OUT, RANK)
 
 
+def test_a_starts_as_a_linear_maps_weight(base):
+    torch.manual_seed(2)
+    layer = LoRALinear(base, RANK, ALPHA)
+    torch.manual_seed(2)
+    assert torch.equal(layer.lora_A, nn.Linear(IN, RANK, bias=False).weight)
+    assert not layer.lora_B.any()
+
+
 def test_the_update_follows_the_paper(base, x):
     layer = tuned(base)
     update = (ALPHA / RANK) * layer.lora_B.double() @ layer.lora_A.double()  # (out, in)

@@ -9,6 +9,7 @@ from peft.optimizers import create_loraplus_optimizer
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from moved import moved
 from potstill.backbone import TextClassifier
 from potstill.config import LoRAConfig, TrainingConfig
 from potstill.dropout import Dropout
@@ -37,14 +38,9 @@ VARIANTS = {
 }
 
 
-def jitter(model, seed=2):
-    """Move all that is trained away from its start."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in model.parameters():
-            if p.requires_grad:
-                p.add_(torch.randn(p.shape, generator=generator), alpha=0.1)
-    return model.eval()
+def jitter(model):
+    """Return a model as if it had been trained a little; two of the same shape move alike."""
+    return moved(model, seed=2).eval()
 
 
 @torch.no_grad()

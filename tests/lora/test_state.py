@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from moved import moved
 from potstill.backbone import TextClassifier
 from potstill.config import LoRAConfig
 from potstill.errors import ArtifactError
@@ -15,13 +16,9 @@ LORA_A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 
 
 def tune(model, config):
-    """Inject and move everything trainable away from its start."""
+    """Adapt a model as if it had been trained a little."""
     inject(model, config)
-    with torch.no_grad():
-        for p in model.parameters():
-            if p.requires_grad:
-                p.add_(torch.randn_like(p), alpha=0.1)
-    return model
+    return moved(model)
 
 
 @torch.no_grad()

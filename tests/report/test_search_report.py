@@ -64,7 +64,7 @@ def test_without_a_finished_trial_the_numbers_are_written(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"search.json", "trials.csv"}
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     points=st.lists(
         st.tuples(st.floats(0, 1), st.floats(0.1, 50), st.none() | st.floats(-1, 1)), min_size=1, max_size=12

@@ -43,6 +43,16 @@ def test_what_was_sealed_is_read_and_nothing_else_stands_there(directory):
     }
 
 
+def test_new_files_are_waited_for_before_they_count(tmp_path, monkeypatch):
+    done = []
+    write = module._write
+    monkeypatch.setattr(module, "sync", lambda path: done.append(path.name))
+    monkeypatch.setattr(module, "_write", lambda *arguments: done.append(SEAL) or write(*arguments))
+    save(tmp_path / "model", FILES)
+    assert set(done[: len(FILES)]) == set(FILES)
+    assert done[len(FILES)] == SEAL
+
+
 @pytest.mark.parametrize("name", [*FILES, SEAL])
 @pytest.mark.parametrize("reader", [read, verify])
 def test_every_flip_and_every_truncation_is_refused_or_harmless(directory, name, reader):
@@ -293,7 +303,7 @@ def test_a_save_that_waits_in_a_directory_that_can_not_be_written_to_is_told(dir
         read(directory, FILES)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(files=st.dictionaries(st.text("abc.é", min_size=1, max_size=6), st.binary(max_size=40), max_size=4))
 def test_any_files_come_back(files, tmp_path_factory):
     files = {name: content for name, content in files.items() if name not in (".", "..")}

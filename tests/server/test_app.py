@@ -358,11 +358,11 @@ class TestLoad:
 
     async def test_the_deadline(self, serve, rule):
         rule.gate.clear()
-        async with serve(rule, limits=Limits(deadline=0.1)) as client:
+        async with serve(rule, limits=Limits(deadline=1)) as client:
             computed = asyncio.create_task(ask(client, "a"))
-            await asyncio.to_thread(rule.entered.acquire)
+            assert await asyncio.to_thread(rule.entered.acquire, timeout=30)
             for response in (await computed, await ask(client, "b")):
-                assert_explained(response, 504, expected="within 0.1 s")
+                assert_explained(response, 504, expected="within 1 s")
             rule.gate.set()
             assert (await ask(client, "c")).status_code == 200
         assert sum(rule.batches) == 2  # the one that waited was dropped
@@ -377,7 +377,7 @@ class TestLoad:
         async with serve(rule, limits=Limits(deadline=1)) as client:
             started = asyncio.get_running_loop().time()
             assert_explained(await client.post(PREDICT, content=body(), headers=JSON), 504, expected="within 1 s")
-            assert asyncio.get_running_loop().time() - started < 1.4
+            assert asyncio.get_running_loop().time() - started < 1.6  # not a second after the body
             rule.gate.set()
 
     async def test_the_texts_of_a_client_that_has_gone_are_dropped(self, rule, caplog):

@@ -13,7 +13,7 @@ from potstill.server import create_app
 from potstill.server.limits import Limits
 from potstill.server.models import ServedModel
 
-few = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=60, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 def model(name, *, reads_pairs=False):

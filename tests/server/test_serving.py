@@ -12,6 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from fastapi.testclient import TestClient
@@ -136,7 +137,7 @@ def test_8_bit_variants_are_served_where_that_is_asked_for(student, tmp_path):
 
 def test_a_teacher_is_served_as_it_judges(tiny_backbone, tmp_path):
     from potstill.config import RuntimeConfig
-    from potstill.models import TeacherModel
+    from potstill.data import Examples
     from potstill.teacher import Teacher
 
     data = tmp_path / "data.csv"
@@ -145,8 +146,8 @@ def test_a_teacher_is_served_as_it_judges(tiny_backbone, tmp_path):
     main(["finetune", "--data", str(data), "--backbone", str(tiny_backbone), "--epochs", "1", "--out", str(out)])
     (model,) = open_models({"teacher": out}, 1, lambda: RuntimeConfig(device="cpu"))
     assert (model.kind, model.labels, model.reads_pairs) == ("teacher", ("no", "yes"), False)
-    judge = TeacherModel(Teacher.load(out, RuntimeConfig(device="cpu")))
-    assert model.probabilities(["w1 w2"]).tolist() == judge.probabilities(["w1 w2"]).tolist()
+    logits = Teacher.load(out, RuntimeConfig(device="cpu")).logits(Examples(("w1 w2",), np.zeros(1, np.int64)))
+    assert model.probabilities(["w1 w2"]).tolist() == logits.softmax(dim=1).tolist()
 
 
 class Process:

@@ -218,6 +218,19 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(network(ids, mask), network(ids, mask))
 
 
+def test_dropout_acts_before_the_recurrence_between_its_layers_and_before_the_head(monkeypatch):
+    network, (ids, mask) = make_network(num_layers=2).train(), make_batch()
+    dropped = []
+    monkeypatch.setattr(network.dropout, "forward", lambda states: dropped.append(states.shape) or states)
+    network(ids, mask)
+    assert dropped == [(*ids.shape, 6), (len(ids), 8)]
+    recurrence = network.recurrence
+    recurrence.dropout = 1.0  # nothing of the text reaches the second layer
+    first, second = (recur(recurrence, torch.randn(*ids.shape, 6), mask.sum(dim=1)) for _ in range(2))
+    assert torch.equal(first[0], second[0])
+    assert not torch.equal(first[1], second[1])  # the first layer's
+
+
 @pytest.mark.parametrize(("cell", "gates"), [("rnn", 1), ("gru", 3), ("lstm", 4)])
 def test_parameter_count(cell, gates):
     recurrence = 2 * gates * 4 * (6 + 4 + 2)  # two directions; weights of input and state, two biases

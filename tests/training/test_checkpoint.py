@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import nn
 
 from potstill import pipeline
-from potstill.config import PotstillConfig, RuntimeConfig, TrainingConfig
+from potstill.config import DistillationConfig, PotstillConfig, RuntimeConfig, StudentConfig, TrainingConfig
 from potstill.data import load_corpus
 from potstill.data.tokenised import TokenisedTexts, TrainingSet
 from potstill.distillation.loss import Objective
@@ -32,6 +32,8 @@ from potstill.training.compute import make_fabric
 from potstill.training.loop import fit
 from potstill.transfer.language_model import LanguageModel
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FABRIC = make_fabric(RuntimeConfig(device="cpu", precision="32-true"))
 VOCABULARY = 30
 TIMES = {"seconds", "tokens_per_second", "sentences_per_second"}
@@ -39,14 +41,6 @@ TIMES = {"seconds", "tokens_per_second", "sentences_per_second"}
 
 class KilledError(BaseException):
     """Stands for SIGKILL: nothing that runs in the process catches it."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -240,6 +234,15 @@ def test_the_checkpoint_of_another_training_is_not_taken(fits, killing, other, c
     expected = fits("plain").fit(seconds=None, **{name: value for name, value in other.items() if name != "key"})
     require_identical(trial.fit(**other), expected)
     assert "is of another training; the training begins anew" in capsys.readouterr().err
+
+
+def test_a_trainings_key_follows_all_settings_but_how_often_it_is_kept(tmp_path):
+    def key(*, seconds=60.0, precision="auto", **distillation):
+        runtime = RuntimeConfig(device="cpu", precision=precision, checkpoint_seconds=seconds)
+        return Checkpointing.of(runtime, tmp_path / "c", StudentConfig(), DistillationConfig(**distillation)).key
+
+    assert key() == key(seconds=0.0)
+    assert len({key(), key(alpha=0.4), key(temperature=3.0), key(precision="32-true")}) == 4
 
 
 def test_other_settings_begin_anew(fits, killing, capsys):

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from potstill.config import RuntimeConfig, TrainingConfig
+from potstill.data.examples import UNLABELLED
 from potstill.data.tokenised import TokenisedTexts, TrainingSet
 from potstill.distillation.loss import Objective
 from potstill.errors import TrainingError
@@ -14,6 +15,8 @@ from potstill.student.network import DistilRNN, StudentSpec
 from potstill.training.compute import make_fabric
 from potstill.training.loop import fit, predict_logits
 from potstill.training.progress import silence
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 VOCABULARY = 30
 FABRIC = make_fabric(RuntimeConfig(device="cpu", precision="32-true"))
@@ -50,23 +53,14 @@ def make_network(dropout: float = 0.0) -> DistilRNN:
 
 
 class AlwaysTheSame(nn.Module):
-    """Answers class 0 to everything, whatever it is taught."""
+    """Answers class 0 to everything, ever less surely."""
 
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
 
     def forward(self, input_ids, attention_mask):
-        return torch.tensor([[5.0, -5.0]]).expand(len(input_ids), 2) + 1e-6 * self.weight
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Keep these tiny networks on one core: threads that wait for each other cost far more on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+        return (torch.tensor([[5.0, -5.0]]) + self.weight * torch.tensor([1.0, -1.0])).expand(len(input_ids), 2)
 
 
 @pytest.fixture
@@ -175,6 +169,15 @@ def test_the_training_loss_is_the_mean_over_examples_not_over_batches(train):
     assert record["selection_loss"] == pytest.approx(float(expected), rel=1e-6)
 
 
+def test_the_mean_cross_entropy_is_that_of_the_labelled_texts(train):
+    model, data = make_network(), make_set(9, judged=True)  # batches of 4, 4 and 1
+    data.labels[[0, 3, 4, 5]] = UNLABELLED
+    labelled = data.labels != UNLABELLED
+    expected = nn.functional.cross_entropy(predict_logits(model, data, FABRIC)[labelled], data.labels[labelled])
+    record = train(model, data, make_set(6, 1, judged=True), Objective(0.5), epochs=1, learning_rate=1e-12).best
+    assert record["train_ce"] == pytest.approx(float(expected), rel=1e-6)
+
+
 def test_stops_early_and_ends_with_the_best_epoch_which_is_saved(train):
     model, selection = make_network(), make_set(40, seed=1)  # unlike the training set: nothing to gain for long
     saved = []
@@ -221,7 +224,10 @@ def test_a_training_can_be_silent(train, capsys):
 def test_between_equal_scores_the_lower_loss_wins(train):
     result = train(AlwaysTheSame(), make_set(10), metric="mcc", epochs=3)
     assert {record["mcc"] for record in result.history} == {0.0}
-    assert result.best["selection_loss"] == min(record["selection_loss"] for record in result.history)
+    losses = [record["selection_loss"] for record in result.history]
+    assert losses == sorted(losses, reverse=True)
+    assert len(set(losses)) == 3
+    assert result.best["epoch"] == 3
 
 
 @pytest.mark.parametrize("metric", ["mcc", "accuracy", "f1", "loss"])
@@ -240,6 +246,22 @@ def test_accumulated_batches_have_the_gradient_of_one_large_batch(train, texts, 
         gradients.append([parameter.grad for parameter in model.parameters()])
     for whole, summed in zip(*gradients, strict=True):
         torch.testing.assert_close(summed, whole, rtol=1e-4, atol=1e-7)
+
+
+def test_batches_by_tokens_count_as_if_all_had_the_same_number_of_texts(train):
+    """So that a text weighs the same whether it stands among short ones or long ones."""
+    texts, sizes = 21, []
+    gradients = []
+    for settings in ({"batch_size": texts}, {"batch_size": 2, "batch_by": "tokens", "accumulation": texts}):
+        model = make_network()
+        model.register_forward_pre_hook(lambda model, given: sizes.append(len(given[0])) if model.training else None)
+        train(model, make_set(texts), epochs=1, clip_norm=None, **settings)
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    whole, *batches = sizes
+    assert whole == sum(batches) == texts
+    assert 2 * len(batches) != texts
+    for of_all, by_tokens in zip(*gradients, strict=True):
+        torch.testing.assert_close(by_tokens, of_all * texts / (2 * len(batches)), rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize(("most_tokens", "cut"), [(1, True), (25, True), (1000, False)])
@@ -292,9 +314,10 @@ def test_frozen_weights_stay(train):
     assert not torch.equal(before["head.weight"], model.head.weight)
 
 
-def test_the_record_holds_the_last_steps_learning_rate(train):
-    steps = 2 * 3  # 12 texts in batches of 4, two epochs
-    result = train(make_network(), make_set(12), schedule="linear", warmup=0.0, learning_rate=0.6)
+@pytest.mark.parametrize("batches", [{"batch_size": 4}, {"batch_size": 2, "accumulation": 2}])
+def test_the_record_holds_the_last_steps_learning_rate(train, batches):
+    steps = 2 * 3  # 12 texts, 4 to a step, two epochs
+    result = train(make_network(), make_set(12), schedule="linear", warmup=0.0, learning_rate=0.6, **batches)
     rates = [record["learning_rate"] for record in result.history]
     assert rates == pytest.approx([0.6 * (1 - 2 / steps), 0.6 * (1 - 5 / steps)])
 

@@ -101,6 +101,7 @@ def test_work_that_is_kept_ends_when_asked_and_nothing_new_is_begun(tmp_path, id
         with suppress(Stopped), stoppable(is_worker=True):
             time.sleep(600.0)
         (tmp_path / f"kept-{number}").touch()
+        return None
 
     def until_all_are_begun():
         with workers(slow, 2, keeps_unfinished=True) as work:

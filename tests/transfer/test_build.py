@@ -168,6 +168,22 @@ def test_what_an_interruption_left_damaged_is_made_again(corpus, settings, tmp_p
     assert build_transfer_set(config, corpus, tmp_path / "set") == whole
 
 
+def test_each_class_is_asked_for_in_turn(corpus, settings, tmp_path, monkeypatch):
+    prompts = []
+
+    def write(self, prompt, count, **named):
+        prompts.append(prompt)
+        return iter([f"{prompt} {len(prompts)} {number}" for number in range(count)])
+
+    monkeypatch.setattr(build.LanguageModel, "sample", write)
+    built = build_transfer_set(settings(sampled=24), corpus, tmp_path / "set")
+    assert prompts[:3] == ["w1", "w2", "w1"]
+    assert {(text.split()[0], source) for text, source in zip(built.texts, built.sources, strict=True)} == {
+        ("w1", "sampled:w1"),
+        ("w2", "sampled:w2"),
+    }
+
+
 def test_a_model_that_repeats_itself_ends_the_sampling(corpus, settings, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(build.LanguageModel, "sample", lambda *_, **__: iter(["w60 w61"] * 8))
     built = build_transfer_set(settings(sampled=50), corpus, tmp_path / "set")

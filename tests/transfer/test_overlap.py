@@ -2,7 +2,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rapidfuzz.distance import Indel, Levenshtein
 
@@ -29,7 +29,6 @@ def _indel_of_two(first, second):
     return Indel.normalized_similarity(normal_form(first), normal_form(second))
 
 
-@settings(deadline=None)
 @given(texts=TEXTS, held_out=TEXTS, similarity=SIMILARITIES, chunk=st.integers(1, 5))
 @example(texts=["\ud800", ""], held_out=["\ud800!"], similarity=Fraction(1), chunk=1)
 @example(texts=["a"], held_out=["a" * 19], similarity=Fraction(1, 10), chunk=1)
@@ -41,7 +40,6 @@ def test_near_is_what_comparing_every_pair_finds(texts, held_out, similarity, ch
     assert found.tolist() == _by_brute_force(texts, held_out, similarity)
 
 
-@settings(deadline=None)
 @given(first=st.text("abc ", max_size=15), second=st.text("abc ", max_size=15))
 def test_it_is_never_laxer_than_levenshtein(first, second):
     assert Indel.normalized_similarity(first, second) >= Levenshtein.normalized_similarity(first, second) - 1e-12

@@ -2,7 +2,7 @@ from collections import Counter
 from itertools import islice
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from potstill.transfer.perturb import ENDS, KINDS, MARKS, perturb
@@ -94,7 +94,6 @@ def _all(texts, kind):
     return {text for text, _ in perturb(texts, 10_000, seed=0, kinds=[kind])}
 
 
-@settings(deadline=None)
 @given(texts=TEXTS, count=COUNTS, seed=SEEDS)
 @example(texts=["is ( ."], count=60, seed=0)
 @example(texts=["ı, x", "The the is"], count=60, seed=0)
@@ -108,7 +107,6 @@ def test_texts_are_new_and_different_and_as_many_as_asked_for_at_most(texts, cou
     assert list(perturb(texts, count, seed)) == made
 
 
-@settings(deadline=None)
 @given(texts=TEXTS, seed=SEEDS)
 @example(texts=["dog the The"], seed=0)
 def test_each_kind_does_what_it_says(texts, seed):
@@ -116,7 +114,6 @@ def test_each_kind_does_what_it_says(texts, seed):
         assert _check(kind, text, texts), (kind, text)
 
 
-@settings(deadline=None)
 @given(texts=TEXTS, seed=SEEDS)
 def test_inserted_words_come_from_the_texts(texts, seed):
     known = {_core(word) for text in texts for word in text.casefold().split()}

@@ -3,7 +3,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from potstill.data import UNLABELLED
@@ -41,7 +41,6 @@ def test_round_trip(tmp_path, pairs, judged):
             np.testing.assert_array_equal(found.logits, logits.numpy())
 
 
-@settings(deadline=None)  # it waits for the disk
 @given(texts=st.lists(st.text(), max_size=8))
 def test_any_text_comes_back(texts, tmp_path_factory):
     path = tmp_path_factory.mktemp("set") / TRANSFER_FILE

@@ -225,7 +225,8 @@ def distill(
 def train(config: PotstillConfig, out: Path | None, fresh: bool) -> None:
     """Train the same students on the labels alone: the baseline.
 
-    A teacher's backbone or tokenizer matters only to --student-tokenizer teacher.
+    A teacher's backbone or tokenizer matters only to --student-tokenizer teacher. What else comes from a teacher is
+    left out: --embedding-init and --pretraining-epochs count in `potstill distill` alone.
     """
     from potstill.directories import working_directory
     from potstill.pipeline import side_by_side
