@@ -53,7 +53,7 @@ class Work:
         config: All settings.
         inputs: Digests of what else decides the result, by what to call it.
         is_finished: Says of a directory whether nothing is left to do there.
-        free: Settings, by dotted name, that may change in between.
+        free: Settings and whole sections, by dotted name, that decide nothing here: they may change in between.
     """
 
     command: str
@@ -109,8 +109,9 @@ class Work:
 
     def _settings(self, config: PotstillConfig) -> dict[str, Any]:
         """Return what decides a result, by dotted name: how often it is kept on the way does not."""
-        left_out = {"runtime.checkpoint_seconds", *self.free}
-        return {name: value for name, value in _flat(config.model_dump(mode="json")) if name not in left_out}
+        free = ("runtime.checkpoint_seconds", *self.free)
+        settings = _flat(config.model_dump(mode="json"))
+        return {name: value for name, value in settings if not any(f"{name}.".startswith(f"{one}.") for one in free)}
 
 
 @contextmanager

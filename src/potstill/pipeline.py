@@ -411,7 +411,7 @@ def run(
     check_transfer(config, corpus)
     check_distillation(config, corpus, with_transfer=config.transfer.wanted)
     inputs = {"texts": corpus_key(corpus), "transfer files": files_key(config)}
-    work = Work("run", name or corpus.name, config, inputs, is_reported)
+    work = Work("run", name or corpus.name, config, inputs, is_reported, free=("search",))
     with working_directory(work, out, fresh=fresh) as directory:
         if is_reported(directory):
             return read_summary(directory), directory

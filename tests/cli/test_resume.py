@@ -257,6 +257,34 @@ def test_the_single_steps_go_on(command, config, tmp_path, signal_at, remains, c
     assert remains.contents(out) == remains.contents(whole)
 
 
+@pytest.mark.parametrize(
+    ("command", "free", "counts"),
+    [
+        ("finetune", "student: {cell: rnn}\ntransfer: {sampled: 9}", "teacher: {echo: true}"),
+        ("transfer", "student: {cell: rnn}\ndistillation: {teachers: average}", "transfer: {perturbed: 9}"),
+        ("adapt", "student: {cell: rnn}", "transfer: {training: {epochs: 1}}"),
+        ("train", "transfer: {sampled: 9}", "student: {cell: rnn}"),
+        ("run", "search: {trials: 9}", "transfer: {perturbed: 9}"),
+    ],
+)
+def test_sections_that_decide_nothing_may_change(command, free, counts, config, tmp_path, monkeypatch, capsys):
+    """One file serves all commands: a teacher that was tuned for hours stays, whatever students are tried next."""
+    for name in ("finetune", "side_by_side", "transfer_set", "_experiment"):
+        monkeypatch.setattr(f"potstill.pipeline.{name}", lambda *_, **__: sys.exit(7))
+    monkeypatch.setattr("potstill.transfer.adaptation.adapt", lambda *_: sys.exit(7))
+    changed, out = tmp_path / "changed.yaml", tmp_path / "out"
+    values = yaml.safe_load(config.read_text())
+
+    def begin(more):
+        sections = yaml.safe_load(more)
+        changed.write_text(yaml.safe_dump(values | {name: values.get(name, {}) | sections[name] for name in sections}))
+        return potstill(command, "--config", changed, "--out", out)
+
+    assert begin("{}") == begin(free) == 7
+    assert begin(counts) == 1
+    assert "begun with other settings" in capsys.readouterr().err
+
+
 def test_killed_before_its_checkpoint_was_removed_a_training_removes_it(config, undisturbed, tmp_path, capsys):
     arguments = ("train", "--config", config, "--epochs", "1", "--out", tmp_path / "out")
     assert potstill(*arguments) == 0

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from potstill.directories import Work
     from potstill.pipeline import Trained
 
+_OF_STUDENTS = ("student", "distillation", "search")
+"""Sections that decide nothing where no student is made: a file for all commands may change there."""
+_OF_OTHERS = ("transfer", "search")
+"""Those that decide nothing where students or teachers are trained: a transfer set is named by its file."""
+
 
 def _out(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command `--out` and `--fresh`."""
@@ -83,7 +88,7 @@ def adapt(config: PotstillConfig, out: Path | None, fresh: bool) -> None:
     config, corpus = _with_corpus(config)
     check_writer(config)
     inputs = {"texts": corpus_key(corpus), "transfer files": files_key(config)}
-    work = Work("adapt", f"{corpus.name}-backbone", config, inputs, is_adapted)
+    work = Work("adapt", f"{corpus.name}-backbone", config, inputs, is_adapted, free=_OF_STUDENTS)
     with working_directory(work, out, fresh=fresh) as directory:
         if not is_adapted(directory):
             adapt_backbone(config, corpus, directory)
@@ -106,6 +111,7 @@ def finetune(config: PotstillConfig, out: Path | None, fresh: bool) -> None:
     config, corpus = _with_corpus(config)
     check_sources(config.teacher)
     work = _work("finetune", f"{corpus.name}-teacher", config, corpus, config.teacher.seeds)
+    work = replace(work, free=(*_OF_OTHERS, *_OF_STUDENTS))
     with working_directory(work, out, fresh=fresh) as directory:
         for seed, target in _targets(directory, config.teacher.seeds):
             if not _finished(target, f"teacher {seed}"):
@@ -164,7 +170,7 @@ def transfer(config: PotstillConfig, teacher_directory: Path | None, out: Path) 
     config, corpus = _with_corpus(config)
     inputs = {"texts": corpus_key(corpus), "transfer files": files_key(config)}
     # Never finished: another teacher may judge the set, or the same one again, who has nothing to do then.
-    work = Work("transfer", out.name, config, inputs, lambda _: False, free=("distillation.teachers",))
+    work = Work("transfer", out.name, config, inputs, lambda _: False, free=_OF_STUDENTS)
     with working_directory(work, out):
         teachers = None
         if teacher_directory is not None:
@@ -263,7 +269,7 @@ def _work(command: str, name: str, config: PotstillConfig, corpus: Corpus, seeds
     def is_finished(directory: Path) -> bool:
         return all(Trained.is_complete(target) for _, target in _targets(directory, seeds))
 
-    return Work(command, name, config, {"texts": corpus_key(corpus)}, is_finished)
+    return Work(command, name, config, {"texts": corpus_key(corpus)}, is_finished, free=_OF_OTHERS)
 
 
 def _finished(directory: Path, title: str) -> Trained | None:
