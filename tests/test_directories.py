@@ -105,6 +105,7 @@ def test_how_often_a_checkpoint_is_written_is_no_other_work(tmp_path):
 def test_what_decides_nothing_may_change(tmp_path, free):
     first, other = (replace(make(seed), free=(free,)) for seed in (0, 1))
     assert begin(other, begin(first, tmp_path / "out")) == tmp_path / "out"
+    assert PotstillConfig.load(tmp_path / "out" / "config.yaml") == other.config
     alike = replace(make(), free=("student.seed", "stud"))
     with pytest.raises(ArtifactError, match=r"student\.seeds"):
         begin(replace(make(1), free=alike.free), begin(alike, tmp_path / "alike"))

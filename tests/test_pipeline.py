@@ -48,15 +48,8 @@ def finished(config, tmp_path_factory):
 class Recorded(Exception):  # noqa: N818 — it ends what has shown enough
     """What a training was to be fitted with."""
 
-    def __init__(self, model, train, selection, loss, config, **named):
-        self.model, self.train, self.selection, self.loss, self.config, self.named = (
-            model,
-            train,
-            selection,
-            loss,
-            config,
-            named,
-        )
+    def __init__(self, model, train, selection, loss, _config, **named):
+        self.model, self.train, self.selection, self.loss, self.named = model, train, selection, loss, named
 
 
 @pytest.fixture

@@ -86,7 +86,8 @@ def test_a_training_that_breaks_down_is_told(config):
         pipeline.side_by_side(student, SEEDS, config, corpus)
 
 
-def test_little_work_is_done_here(config):
+def test_little_work_is_done_here(config, monkeypatch):
+    monkeypatch.setattr(pipeline, "available_workers", lambda _device: 2)
     seen = []
     corpus = potstill.load_corpus(config.data)
     pipeline.side_by_side(lambda seed: seen.append((seed, os.getpid())), SEEDS, config, corpus)

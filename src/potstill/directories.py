@@ -147,6 +147,7 @@ def working_directory(work: Work, out: Path | None, *, fresh: bool = False) -> I
         if directory is not None:
             hint = ", which was begun with the same settings; --fresh begins anew" if out is None else ""
             print_line(f"going on in {directory}{hint}")
+            work.config.save(directory / CONFIG_FILE)  # what decides nothing may have changed
         found = directory or _new(out, work, stack)
         _note_environment(environment, found / ENVIRONMENT_FILE)
         try:

@@ -223,8 +223,9 @@ def distill(
     )
     if settings.hidden_weight:
         train_set = with_hidden_states(train_set, student, teachers[0], texts)
+    seconds = 0.0 if pretrained is None else pretrained.seconds
     return _fit_student(
-        config, student, train_set, selection, objective, "distilled", directory, seed, on_epoch, pretrained
+        config, student, train_set, selection, objective, "distilled", directory, seed, on_epoch, seconds
     )
 
 
@@ -571,9 +572,9 @@ def _fit_student(
     directory: Path,
     seed: int,
     on_epoch: Callable[[Record], object] | None = None,
-    pretrained: FitResult | None = None,
+    seconds: float = 0.0,
 ) -> Trained:
-    """Fit a student and calibrate it; the `objective`, and what was `pretrained`, is all that baselines differ in."""
+    """Fit a student that has taken `seconds` before, and calibrate it."""
     fabric = make_fabric(config.runtime)
     model, loss = _matching(student, train_set, objective, config.distillation.hidden_weight, seed)
     fitted = fit(
@@ -598,8 +599,7 @@ def _fit_student(
     student.calibrated(logits, selection.labels.numpy(), tune_threshold=tuned).save(directory)
     student.prove(directory)
     size = student_bytes(directory)
-    if pretrained is not None:
-        fitted = replace(fitted, seconds=pretrained.seconds + fitted.seconds)
+    fitted = replace(fitted, seconds=seconds + fitted.seconds)
     return _finish(role, seed, directory, fitted, count_parameters(student.network), size)
 
 

@@ -28,7 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from potstill.artifacts import digest
 from potstill.config import Candidates, PotstillConfig
 from potstill.data import Corpus
-from potstill.directories import CONFIG_FILE, Work, working_directory
+from potstill.directories import Work, working_directory
 from potstill.errors import ArtifactError, ConfigError, TrainingError
 from potstill.evaluation.trials import ALPHA, REFERENCE, TEMPERATURE, Rematch, SearchResult, Trial, best_of
 from potstill.interruption import Stopped
@@ -396,7 +396,6 @@ def _study(work: Work, directory: Path) -> Iterator[optuna.Study]:
     # A search that has ended is written again, or goes on with more trials.
     with working_directory(replace(work, is_finished=lambda _: False), directory):
         study = _open(directory / STUDY_FILE)
-        work.config.save(directory / CONFIG_FILE)  # with the present number of trials
         for running in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             study.tell(running.number, state=TrialState.FAIL)
         try:

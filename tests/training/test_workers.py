@@ -5,13 +5,13 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 import torch
 
 from potstill.errors import ConfigError, DataError, MissingExtraError, TrainingError
 from potstill.interruption import Stopped, stoppable
+from potstill.training import workers as module
 from potstill.training.workers import available_workers, workers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
@@ -117,6 +117,32 @@ def test_work_that_is_kept_ends_when_asked_and_nothing_new_is_begun(tmp_path, id
     assert len(begun) <= 2
 
 
+@pytest.mark.parametrize("deaf", [False, True])
+def test_work_that_has_hardly_begun_ends_when_asked(tmp_path, monkeypatch, deaf):
+    """Before the new process has come to itself, too, and where who asks ignores the signal."""
+    serve = module._serve
+
+    def slow(_number):
+        with suppress(Stopped), stoppable(is_worker=True):
+            time.sleep(20.0)
+            pytest.fail("it has heard nothing")
+        (tmp_path / "kept").touch()
+
+    def asked_at_once():
+        with workers(slow, 2, keeps_unfinished=True) as work:
+            list(work(range(1)))
+
+    monkeypatch.setattr(module, "_serve", lambda *arguments: time.sleep(0.3) or serve(*arguments))
+    monkeypatch.setattr(module._Crew, "_awaited", lambda _: 1 / 0)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN if deaf else signal.SIG_DFL)
+    try:
+        with pytest.raises(ZeroDivisionError):
+            asked_at_once()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (tmp_path / "kept").exists()
+
+
 def test_who_asks_twice_does_not_wait(tmp_path):
     asked = []
 
@@ -156,28 +182,22 @@ def test_nobody_waits_for_work_that_is_not_wanted_any_more(tmp_path):
 
 def test_they_end_with_the_process_that_began_them(tmp_path):
     orphaned = f"""
-import os, pathlib, time
+import pathlib, time
 from potstill.training.workers import workers
 
 def slow(number):
-    pathlib.Path({str(tmp_path)!r}, str(number)).write_text(str(os.getpid()))
+    pathlib.Path({str(tmp_path)!r}, str(number)).touch()
     time.sleep(600.0)
 
 with workers(slow, 2) as work:
     list(work(range(2)))
 """
-    parent = subprocess.Popen([sys.executable, "-c", orphaned])
-    files = [tmp_path / str(number) for number in range(2)]
-    while not all(file.is_file() and file.read_text() for file in files):
+    parent = subprocess.Popen([sys.executable, "-c", orphaned], stdout=subprocess.PIPE)
+    while not all((tmp_path / str(number)).exists() for number in range(2)):
         assert parent.poll() is None
         time.sleep(0.01)
     parent.kill()
-    parent.wait()
-    for _ in range(1000):
-        if not any(Path("/proc", file.read_text()).exists() for file in files):
-            return
-        time.sleep(0.01)
-    pytest.fail("a worker goes on without anybody to work for")
+    assert parent.communicate(timeout=60) == (b"", None)  # it ends with the last who could write there
 
 
 def test_as_many_as_threads_and_only_where_the_processor_computes():

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 _OF_STUDENTS = ("student", "distillation", "search")
 """Sections that decide nothing where no student is made: a file for all commands may change there."""
-_OF_OTHERS = ("transfer", "search")
-"""Those that decide nothing where students or teachers are trained: a transfer set is named by its file."""
+_OF_SETS = ("transfer", "search")
+"""Those that decide nothing where students are trained alone: a transfer set is named by its file."""
 
 
 def _out(command: Callable[..., None]) -> Callable[..., None]:
@@ -111,7 +111,7 @@ def finetune(config: PotstillConfig, out: Path | None, fresh: bool) -> None:
     config, corpus = _with_corpus(config)
     check_sources(config.teacher)
     work = _work("finetune", f"{corpus.name}-teacher", config, corpus, config.teacher.seeds)
-    work = replace(work, free=(*_OF_OTHERS, *_OF_STUDENTS))
+    work = replace(work, free=("transfer", *_OF_STUDENTS))
     with working_directory(work, out, fresh=fresh) as directory:
         for seed, target in _targets(directory, config.teacher.seeds):
             if not _finished(target, f"teacher {seed}"):
@@ -232,7 +232,7 @@ def train(config: PotstillConfig, out: Path | None, fresh: bool) -> None:
     """Train the same students on the labels alone: the baseline.
 
     A teacher's backbone or tokenizer matters only to --student-tokenizer teacher. What else comes from a teacher is
-    left out: --embedding-init and --pretraining-epochs count in `potstill distill` alone.
+    left out: --embedding-init and --pretraining-epochs count for distilled students alone.
     """
     from potstill.directories import working_directory
     from potstill.pipeline import side_by_side
@@ -269,7 +269,7 @@ def _work(command: str, name: str, config: PotstillConfig, corpus: Corpus, seeds
     def is_finished(directory: Path) -> bool:
         return all(Trained.is_complete(target) for _, target in _targets(directory, seeds))
 
-    return Work(command, name, config, {"texts": corpus_key(corpus)}, is_finished, free=_OF_OTHERS)
+    return Work(command, name, config, {"texts": corpus_key(corpus)}, is_finished, free=_OF_SETS)
 
 
 def _finished(directory: Path, title: str) -> Trained | None:

@@ -116,7 +116,11 @@ class _Crew:
         context = multiprocessing.get_context("fork")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(self._work, theirs, os.getpid()), daemon=True)
-        process.start()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # for it: see `_serve`
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         self.idle[ours] = process
 
@@ -166,7 +170,7 @@ def _serve(work: Callable[[Any], Any], connection: Connection, parent: int) -> N
     if os.getppid() != parent:
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the first one decides
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # until `work` is ready to hear it: see `stoppable`
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # even if its parent is deaf; blocked until `stoppable` hears it
     torch.set_num_threads(1)  # OpenMP's threads don't outlive a fork, nor do those of `tokenizers`
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     hide_bars()  # several on one terminal would overwrite each other
