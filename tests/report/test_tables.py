@@ -8,7 +8,7 @@ from rich.console import Console
 
 from potstill.evaluation import Summary
 from potstill.report import summary_table
-from potstill.report.tables import duration, magnitude, model_table, percent, seed_table
+from potstill.report.tables import classes, duration, magnitude, model_table, percent, seed_table
 
 MakeSummary = Callable[..., Summary]
 
@@ -62,6 +62,12 @@ def test_a_label_with_a_bar_does_not_split_a_markdown_row(make_summary: MakeSumm
 )
 def test_magnitudes_are_readable(count: int, text: str) -> None:
     assert magnitude(count) == text
+
+
+def test_of_many_classes_a_few_are_named() -> None:
+    assert classes(["no", "yes"]) == '"no", "yes"'
+    assert classes(list("abcdefgh")).endswith('"g", "h"')
+    assert classes(list("abcdefghij")).endswith('"g", "h" and 2 more')
 
 
 @pytest.mark.parametrize(

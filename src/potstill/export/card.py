@@ -14,7 +14,7 @@ from potstill.config import PotstillConfig, TeacherConfig
 from potstill.evaluation import DataSummary, Intervals, Metrics, majority_verdict
 from potstill.export.int8 import Trial
 from potstill.export.origin import Origin
-from potstill.report.tables import Cell, ResultTable, interval, magnitude, percent, score
+from potstill.report.tables import Cell, ResultTable, classes, interval, magnitude, percent, score
 from potstill.runtime.directory import Manifest
 
 Layout = Literal["onnx", "torch", "huggingface"]
@@ -123,7 +123,7 @@ class Card:
         }
         body = "\n\n".join(f"## {title}\n\n{content}" for title, content in sections.items())
         kind = "pairs of texts" if self.manifest.pairs else "texts"
-        title = f"# {self._task}: a classifier of {kind}\n\nTells apart {self._labels}."
+        title = f"# {self._task}: a classifier of {kind}\n\nTells apart {classes(self.manifest.label_names)}."
         return f"{_front_matter() if self.layout == 'huggingface' else ''}{title}\n\n{body}\n"
 
     @property
@@ -135,10 +135,6 @@ class Card:
     @property
     def _task(self) -> str:
         return "A student" if self._data is None else self._data.name
-
-    @property
-    def _labels(self) -> str:
-        return ", ".join(f'"{name}"' for name in self.manifest.label_names)
 
     def _use(self) -> str:
         text = _USE[self.layout].format(

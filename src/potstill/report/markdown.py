@@ -9,7 +9,7 @@ from potstill.evaluation import McNemar, Role, Summary
 from potstill.evaluation.intervals import BOOTSTRAP_SAMPLES
 from potstill.report.findings import findings
 from potstill.report.plots import COMPARISON_FILE, RELIABILITY_FILE, curve_files
-from potstill.report.tables import ROLE_NAMES, model_table, percent, probability, seed_table
+from potstill.report.tables import ROLE_NAMES, classes, model_table, percent, probability, seed_table
 
 DEFINITIONS = f"""\
 All scores are computed once from the predictions for the whole evaluation split, which neither training nor the choice
@@ -63,12 +63,11 @@ def report_text(summary: Summary, plots: str) -> str:
 def _what_was_done(summary: Summary) -> str:
     """Describe the data and the models that were trained."""
     data = summary.data
-    labels = ", ".join(f'"{name}"' for name in data.label_names)
     config = PotstillConfig.build(summary.config, "the configuration in the summary")
     models = _model_descriptions(config)
     described = "\n".join(f"- **{ROLE_NAMES[role]}:** {models[role]}" for role in summary.roles)
     return (
-        f"The task: tell apart the classes {labels} of the data set **{data.name}** (source: {data.source}). "
+        f"The task: tell apart the classes {classes(data.label_names)} of the data set **{data.name}** (source: {data.source}). "
         f"{data.train:,} examples trained the models, {data.selection:,} chose the best epoch of each, and "
         f"{data.evaluation:,}, used for nothing else, gave the results below. "
         f'{percent(data.majority.accuracy)} of these are "{data.majority_label}": always giving this answer is that '

@@ -17,6 +17,9 @@ ROLE_NAMES: dict[Role, str] = {
     "baseline": "Baseline student",
 }
 
+_SHOWN_CLASSES = 8
+"""As many names as a sentence bears; all of them stand in `summary.json` and in a student's manifest."""
+
 Number = Callable[[float], str]
 Scored = Sequence[ModelResult | EnsembleResult]
 
@@ -110,6 +113,12 @@ def summary_table(summary: Summary) -> Table:
     """Show a run's results in the terminal."""
     data = summary.data
     return model_table(summary).to_rich(f"{data.name}: {data.evaluation} examples of the evaluation split")
+
+
+def classes(names: Sequence[str]) -> str:
+    """Name the classes; of many the first, and how many there are."""
+    shown = ", ".join(f'"{name}"' for name in names[:_SHOWN_CLASSES])
+    return shown if len(names) <= _SHOWN_CLASSES else f"{shown} and {len(names) - _SHOWN_CLASSES} more"
 
 
 def percent(share: float) -> str:
