@@ -67,7 +67,8 @@ def _what_was_done(summary: Summary) -> str:
     models = _model_descriptions(config)
     described = "\n".join(f"- **{ROLE_NAMES[role]}:** {models[role]}" for role in summary.roles)
     return (
-        f"The task: tell apart the classes {classes(data.label_names)} of the data set **{data.name}** (source: {data.source}). "
+        f"The task: tell apart the classes {classes(data.label_names)} of the data set **{data.name}** "
+        f"(source: {data.source}). "
         f"{data.train:,} examples trained the models, {data.selection:,} chose the best epoch of each, and "
         f"{data.evaluation:,}, used for nothing else, gave the results below. "
         f'{percent(data.majority.accuracy)} of these are "{data.majority_label}": always giving this answer is that '
