@@ -411,7 +411,7 @@ def run(
     check_tokenizer(config.student)
     check_transfer(config, corpus)
     check_distillation(config, corpus, with_transfer=config.transfer.wanted)
-    inputs = {"texts": corpus_key(corpus), "transfer files": files_key(config)}
+    inputs = {"texts": corpus.key(), "transfer files": files_key(config)}
     work = Work("run", name or corpus.name, config, inputs, is_reported, free=("search",))
     with working_directory(work, out, fresh=fresh) as directory:
         if is_reported(directory):
@@ -499,25 +499,12 @@ def _tell_finished(config: PotstillConfig, directory: Path) -> None:
         print_line(f"finished before: {', '.join(done)}")
 
 
-def corpus_key(corpus: Corpus) -> str:
-    """Return a digest of all texts and labels."""
-    parts = (corpus.train, corpus.selection, corpus.evaluation)
-    return digest([*corpus.label_names, *(piece for part in parts for piece in content(part))])
-
-
 def input_keys(teachers: Sequence[Teacher], transfer: TransferSet | None) -> dict[str, str | None]:
     """Return digests of what a student learns from beside the corpus, by what to call it."""
     return {
         "teacher's weights": digest([teacher.key() for teacher in teachers]),
-        "transfer set": None if transfer is None else digest([*transfer.sources, *content(transfer.examples)]),
+        "transfer set": None if transfer is None else digest([*transfer.sources, *transfer.examples.content]),
     }
-
-
-def content(examples: Examples) -> Iterator[bytes | str]:
-    """List what tells these examples from others, for a digest."""
-    yield str(len(examples))
-    yield from examples.all_texts
-    yield examples.labels.tobytes()
 
 
 def resolved(config: PotstillConfig, corpus: Corpus) -> PotstillConfig:

@@ -37,7 +37,6 @@ from potstill.pipeline import (
     Trained,
     check_distillation,
     check_teachers,
-    content,
     distill,
     have_judged,
     input_keys,
@@ -429,7 +428,7 @@ def _key(settings: dict[str, Any], seed: int) -> str:
 def _inputs(corpus: Corpus, teachers: Sequence[Teacher], transfer: TransferSet | None) -> dict[str, str | None]:
     """Return digests of what decides a trial's MCC beside the settings, by what to call it."""
     return {
-        "texts": digest([*corpus.label_names, *content(corpus.train), *content(corpus.selection)]),
+        "texts": digest([*corpus.label_names, *corpus.train.content, *corpus.selection.content]),
         **input_keys(teachers, transfer),
     }
 

@@ -152,6 +152,19 @@ def test_without_its_data_it_is_exported_as_the_run_measured_it(run_directory, t
     assert "not tried; its data can't be read" in card
 
 
+def test_data_that_has_changed_is_not_measured_on(run_directory, tmp_path):
+    """Split anew, it may hold texts out that the student has learnt from."""
+    place = shutil.copytree(run_directory.parent, tmp_path / "place")
+    run, data = place / "run", tmp_path / "place" / "reviews.csv"
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace(str(run_directory.parent / "reviews.csv"), str(data)))
+    reseal(run)
+    assert "that neither training nor any choice has seen" in (exported(run, tmp_path / "same") / "card.md").read_text()
+    data.write_text("\n".join(["text,label", *sorted(ROWS)]))
+    card = (exported(run, tmp_path / "changed") / "card.md").read_text()
+    assert "its data has changed since it was trained" in card
+
+
 def test_alone_it_says_that_nothing_is_known(student, tmp_path):
     alone = shutil.copytree(student, tmp_path / "alone")
     card = (exported(alone, tmp_path / "model") / "card.md").read_text()

@@ -1,8 +1,11 @@
 import csv
+import errno
 import io
 import json
+import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,11 +55,20 @@ def test_pairs():
 
 def test_a_stream_gets_every_answer_at_once():
     stream = io.BytesIO()
-    answers = AnswerStream(stream, "task")
+    answers = AnswerStream(stream)
     answers.append(b"one\n", replace(answers.progress, answered=1))
     assert stream.getvalue() == b"one\n"
     answers.finish()
-    assert answers.progress == Progress("task", written=4, answered=1)
+    assert answers.progress == Progress("", written=4, answered=1)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a system without a full device")
+def test_a_stream_that_is_full_is_told():
+    with (
+        Path("/dev/full").open("wb", buffering=0) as full,
+        pytest.raises(ArtifactError, match=r"No space left[^\n]*\n.*--out"),
+    ):
+        AnswerStream(full).append(b"one\n", Progress(""))
 
 
 class TestFile:
@@ -113,6 +125,32 @@ class TestFile:
         with pytest.raises(ArtifactError, match="expected other, found task\n  what to do"):
             AnswerFile(path, "other")
         assert begun.read_bytes() == b"one\n"
+
+    def test_where_nothing_was_answered_another_task_begins(self, path):
+        """Whoever is told that a column is missing names another one."""
+        answers = AnswerFile(path, "task")
+        answers.append(b"header\n", answers.progress)
+        del answers
+        other = AnswerFile(path, "other")
+        assert other.progress == Progress("other")
+        other.append(b"one\n", replace(other.progress, read=self.READ, answered=1))
+        other.finish()
+        assert path.read_bytes() == b"one\n"
+
+    def test_what_is_no_file_is_refused(self, tmp_path):
+        with pytest.raises(ArtifactError, match="is no file that could be written"):
+            AnswerFile(tmp_path, "task")
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="files are not locked there")
+    def test_a_file_system_without_locks_will_do(self, path, monkeypatch):
+        def unknown(*_):
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        monkeypatch.setattr("fcntl.flock", unknown)
+        answers = AnswerFile(path, "task")
+        answers.append(b"one\n", replace(answers.progress, read=self.READ))
+        answers.finish()
+        assert path.read_bytes() == b"one\n"
 
     @pytest.mark.parametrize("note", [None, "", "[]", "{}", '{"task": "task", "read": [1, 2, 3, 4]}', '{"read": 3}'])
     def test_a_damaged_note_is_refused(self, path, begun, note):

@@ -356,6 +356,25 @@ class TestLoad:
             idle.gate.set()
             assert [response.status_code for response in await asyncio.gather(*held)] == [200] * 3
 
+    async def test_where_one_model_fails_the_others_are_not_asked_for_nothing(self, serve, make_rule):
+        failing, busy = make_rule("failing"), make_rule("busy")
+        failing.error = ValueError("odd text")
+        busy.gate.clear()
+        async with serve(failing, busy, limits=Limits(max_texts=1, max_queue=1, client_share=1)) as client:
+            held = asyncio.create_task(ask(client, "a", model="busy"))
+            await asyncio.to_thread(busy.entered.acquire)
+            assert (await ask(client, "poison", model=["failing", "busy"])).status_code == 500
+            waits = asyncio.create_task(ask(client, "b", model="busy"))  # there is room for one
+            await asyncio.sleep(0.05)
+            busy.gate.set()
+            assert [response.status_code for response in await asyncio.gather(held, waits)] == [200, 200]
+        assert busy.batches == [1, 1]
+
+    async def test_probes_and_page_answer_to_head(self, serve, rule):
+        async with serve(rule) as client:
+            for path in ("/", "/healthz", "/readyz"):
+                assert (await client.head(path)).status_code == 200
+
     async def test_the_deadline(self, serve, rule):
         rule.gate.clear()
         async with serve(rule, limits=Limits(deadline=1)) as client:

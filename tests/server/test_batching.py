@@ -92,6 +92,34 @@ async def test_cancelled_texts_are_not_computed(rule, make_worker):
     assert rule.batches == [1, 2]
 
 
+async def test_cancelled_texts_leave_their_places_at_once(rule, make_worker):
+    """Though the worker is busy: else whoever asks and goes would shut out all others."""
+    worker = make_worker(max_queue=300, max_texts=256)
+    await hold(rule, worker)
+    for _ in range(3):
+        worker.submit(["text"] * 256).cancel()
+        await asyncio.sleep(0)
+        assert worker.waiting == 0
+    stays = worker.submit(["text"])
+    rule.gate.set()
+    await stays
+    assert rule.batches == [1, 1]
+
+
+async def test_cancelled_texts_do_not_part_a_batch(rule, make_worker, monkeypatch):
+    worker = make_worker(batch_texts=8)
+    monkeypatch.setattr(worker, "_drop", lambda _: None)  # it comes late
+    await hold(rule, worker)
+    jobs = []
+    for _ in range(3):
+        jobs.append(worker.submit(["text"]))
+        worker.submit(["text"] * 8).cancel()
+    rule.gate.set()
+    await asyncio.gather(*jobs)
+    assert rule.batches == [1, 3]
+    assert worker.waiting == 0
+
+
 async def test_cancelling_what_is_being_computed_harms_nobody(rule, make_worker):
     worker = make_worker()
     first = await hold(rule, worker)

@@ -329,7 +329,8 @@ def test_what_it_refuses_to_begin_with(student, tmp_path, capsys, monkeypatch, a
 
 
 @pytest.mark.parametrize(
-    ("token", "found"), [(" \n", "nothing"), ("a b", "2 words"), ("t\udcf6", "the byte 0xf6 at 1")]
+    ("token", "found"),
+    [(" \n", "nothing"), ("a b", "2 words"), ("tökén", "letters beyond ASCII"), ("t\udcf6", "the byte 0xf6 at 1")],
 )
 @pytest.mark.usefixtures("same_handlers")
 def test_an_unfit_token_in_the_environment_is_refused(student, monkeypatch, capsys, token, found):

@@ -62,6 +62,7 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) ->
     same seed, and any other model with the first one.
     """
     from potstill.models import measure, model_directories, open_model
+    from potstill.report.tables import classes
 
     directories = [directory for path in models for directory in model_directories(path)]
     model = open_model(directories[0], config.runtime)
@@ -72,8 +73,8 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) ->
         model = open_model(directory, config.runtime)
         if model.label_names != names:
             raise ArtifactError(
-                f"expected models of the same classes, found {list(names)} in {directories[0]} and "
-                f"{list(model.label_names)} in {directory}\n  what to do: evaluate them one by one"
+                f"expected models of the same classes, found {classes(names)} in {directories[0]} and "
+                f"{classes(model.label_names)} in {directory}\n  what to do: evaluate them one by one"
             )
         measured.append(measure(model, examples))
     majority = names[int(np.bincount(examples.labels).argmax())]
@@ -87,6 +88,7 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) ->
 def _examples(config: PotstillConfig, label_names: tuple[str, ...]) -> tuple[Examples, str]:
     """Read what is to be scored, and say in words what that is."""
     from potstill.data import load_corpus, read_examples
+    from potstill.report.tables import classes
 
     file = Path(config.data.evaluation or config.data.source).expanduser()
     if file.is_file():
@@ -94,7 +96,7 @@ def _examples(config: PotstillConfig, label_names: tuple[str, ...]) -> tuple[Exa
     corpus = load_corpus(config.data)
     if not corpus.has_classes(label_names):
         raise ArtifactError(
-            f"the model knows the classes {list(label_names)}, {corpus.name} has {list(corpus.label_names)}\n"
+            f"the model knows the classes {classes(label_names)}, {corpus.name} has {classes(corpus.label_names)}\n"
             f"  what to do: name data of the model's own task with --data"
         )
     return corpus.evaluation, f"the held-out part of {corpus.name} ({corpus.source})"

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from potstill.data import Corpus, Examples
     from potstill.lora.counting import Cost, ModuleRow
 
+_SHOWN_CLASSES = 10
+"""Classes of which texts are shown: a screenful."""
+
 
 @click.command(cls=SettingsCommand)
 @click.option("--classes", default=2, show_default=True, type=click.IntRange(min=2), help="Outputs of the head.")
@@ -124,17 +127,18 @@ def data(config: PotstillConfig, target: Path | None, show: int) -> None:
     console = Console(highlight=False, markup=False)
     console.print(f"{corpus.name}: {corpus.source}")
     console.print(_parts_table(corpus))
-    for index, name in enumerate(corpus.label_names[:10] if show else ()):
+    for index, name in enumerate(corpus.label_names[:_SHOWN_CLASSES] if show else ()):
         console.print(f"\n{name}", style="bold")
         for text in _some_texts(corpus.train, index, show):
             console.print(f"  {text}")
+    if show and corpus.num_classes > _SHOWN_CLASSES:
+        console.print(f"\nand {corpus.num_classes - _SHOWN_CLASSES} more classes")
     if target is not None:
         _write_parts(corpus, target, config)
         console.print(f"\nwritten to {target}")
 
 
 def _parts_table(corpus: Corpus) -> Table:
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table("part")
@@ -148,7 +152,7 @@ def _parts_table(corpus: Corpus) -> Table:
         table.add_row(
             name,
             f"{len(part):,}",
-            escape(corpus.label_names[most]),
+            corpus.label_names[most],
             f"{counts[most] / len(part):.2%}",
             f"{np.median(words):.0f}",
             str(max(words)),

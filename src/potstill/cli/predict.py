@@ -139,13 +139,13 @@ def predict(
     stdout = sys.stdout.buffer  # bytes: answers are UTF-8, whatever the terminal's encoding
     if file is None:
         items = from_arguments(texts, in_pairs=opened.reads_pairs)
-        _classify(items, opened, writing, AnswerStream(stdout, opened.key), _Report("--text"), strict=True)
+        _classify(items, opened, writing, AnswerStream(stdout), _Report("--text"), strict=True)
         return
     name = "standard input" if file.name == "<stdin>" else file.name
     source: Format = input_format or format_by_suffix(Path(name))
     layout = Layout(source, opened.reads_pairs, _columns(source, opened, text_column, pair_column, config))
     task = f"model {opened.key}, {' '.join((source, *layout.columns))} to {writing.format}"
-    answers: Answers = AnswerStream(stdout, task) if out is None else AnswerFile(out, task)
+    answers: Answers = AnswerStream(stdout) if out is None else AnswerFile(out, task)
     items = read(file, layout, name, start=answers.progress.read)
     try:
         with _Meter(name, answers.progress) as report:
@@ -164,6 +164,8 @@ def _check_usage(file: BinaryIO | None, texts: tuple[str, ...], out: Path | None
     if out is not None:
         if file is None:
             raise click.UsageError("--out goes with FILE; answers to --text are printed")
+        if out == Path("-"):
+            raise click.UsageError("leave --out out for standard output")
         require_absent(out)
 
 

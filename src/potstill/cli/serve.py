@@ -24,6 +24,8 @@ from potstill.server.middleware import JsonLines
 from potstill.server.models import find_models, open_models
 
 if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
     from potstill.config import RuntimeConfig
 
 _TOKEN_VARIABLE: Final = "POTSTILL_TOKEN"  # noqa: S105 - its name, not a token
@@ -158,18 +160,20 @@ def _limits(values: dict[str, Any]) -> Limits:
     try:
         return Limits(**values)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'--' + str(item['loc'][0]).replace('_', '-') + ': ' if item['loc'] else ''}{item['msg']}"
-            for item in error.errors()
-        )
+        problems = "; ".join(_problem(one) for one in error.errors())
         raise click.UsageError(problems) from None
+
+
+def _problem(error: ErrorDetails) -> str:
+    flag = f"--{str(error['loc'][0]).replace('_', '-')}: " if error["loc"] else ""
+    return flag + error["msg"].removeprefix("Value error, ")
 
 
 def _token(file: Path | None) -> str | None:
     """Read the token, without the white space around it, if there is one.
 
     Raises:
-        ServeError: It is no text, empty, or several words, which no client could send.
+        ServeError: It is no text, empty, several words or not in ASCII, which no client could send.
     """
     if file is not None:
         content = file.read_bytes()
@@ -179,8 +183,8 @@ def _token(file: Path | None) -> str | None:
         return None
     where = file or _TOKEN_VARIABLE
     words = _text(content, where).split()
-    if len(words) != 1:
-        found = f"{len(words)} words" if words else "nothing"
+    if len(words) != 1 or not words[0].isascii():
+        found = "nothing" if not words else f"{len(words)} words" if len(words) > 1 else "letters beyond ASCII"
         raise ServeError(
             f"expected a token in {where}, found {found}\n  what to do: write one there, such as what "
             "`openssl rand -hex 32` prints"
@@ -216,7 +220,8 @@ def _listen(host: str, port: int) -> socket.socket:
     # answer waits until the client has acknowledged its headers, some 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart need not wait for old connections
+        if os.name == "posix":  # a restart need not wait for old connections; on Windows it would take a used port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(_BACKLOG)
     except OSError as error:

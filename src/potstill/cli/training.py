@@ -79,7 +79,6 @@ def adapt(config: PotstillConfig, out: Path | None, fresh: bool) -> None:
     and what else belongs to the tuning are settings of --config, transfer.lora and transfer.training.
     """
     from potstill.directories import Work, working_directory
-    from potstill.pipeline import corpus_key
     from potstill.transfer.adaptation import BACKBONE, is_adapted
     from potstill.transfer.adaptation import adapt as adapt_backbone
     from potstill.transfer.build import files_key
@@ -87,7 +86,7 @@ def adapt(config: PotstillConfig, out: Path | None, fresh: bool) -> None:
 
     config, corpus = _with_corpus(config)
     check_writer(config)
-    inputs = {"texts": corpus_key(corpus), "transfer files": files_key(config)}
+    inputs = {"texts": corpus.key(), "transfer files": files_key(config)}
     work = Work("adapt", f"{corpus.name}-backbone", config, inputs, is_adapted, free=_OF_STUDENTS)
     with working_directory(work, out, fresh=fresh) as directory:
         if not is_adapted(directory):
@@ -162,13 +161,13 @@ def transfer(config: PotstillConfig, teacher_directory: Path | None, out: Path) 
     """
     from potstill.directories import Work, working_directory
     from potstill.models import load_teachers
-    from potstill.pipeline import corpus_key, transfer_set
+    from potstill.pipeline import transfer_set
     from potstill.transfer.build import files_key
 
     if not config.transfer.wanted:
         raise click.UsageError("name what to build the set from: --transfer-files, --sampled or --perturbed")
     config, corpus = _with_corpus(config)
-    inputs = {"texts": corpus_key(corpus), "transfer files": files_key(config)}
+    inputs = {"texts": corpus.key(), "transfer files": files_key(config)}
     # Never finished: another teacher may judge the set, or the same one again, who has nothing to do then.
     work = Work("transfer", out.name, config, inputs, lambda _: False, free=_OF_STUDENTS)
     with working_directory(work, out):
@@ -264,12 +263,12 @@ def _with_corpus(config: PotstillConfig) -> tuple[PotstillConfig, Corpus]:
 def _work(command: str, name: str, config: PotstillConfig, corpus: Corpus, seeds: tuple[int, ...]) -> Work:
     """Describe the training of a model per seed; it is finished when each has its record and nothing to remove."""
     from potstill.directories import Work
-    from potstill.pipeline import Trained, corpus_key
+    from potstill.pipeline import Trained
 
     def is_finished(directory: Path) -> bool:
         return all(Trained.is_complete(target) for _, target in _targets(directory, seeds))
 
-    return Work(command, name, config, {"texts": corpus_key(corpus)}, is_finished, free=_OF_SETS)
+    return Work(command, name, config, {"texts": corpus.key()}, is_finished, free=_OF_SETS)
 
 
 def _finished(directory: Path, title: str) -> Trained | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from potstill.artifacts import digest
 
 UNLABELLED = -1
 """The class index of a text that nobody has labelled."""
@@ -40,6 +42,13 @@ class Examples:
     def all_texts(self) -> tuple[str, ...]:
         """First and second texts."""
         return (*self.texts, *(self.pairs or ()))
+
+    @property
+    def content(self) -> Iterator[bytes | str]:
+        """What tells these examples from others, for a digest."""
+        yield str(len(self))
+        yield from self.all_texts
+        yield self.labels.tobytes()
 
     def joined(self, other: Examples) -> Examples:
         """Return these examples, then the other ones, which must be of the same kind: pairs, or single texts."""
@@ -77,6 +86,11 @@ class Corpus:
     def in_pairs(self) -> bool:
         """Whether what is classified are pairs of texts."""
         return self.train.pairs is not None
+
+    def key(self) -> str:
+        """Return a digest of the classes and of all parts' texts and labels."""
+        parts = (self.train, self.selection, self.evaluation)
+        return digest([*self.label_names, *(piece for part in parts for piece in part.content)])
 
     @property
     def num_classes(self) -> int:

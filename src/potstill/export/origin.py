@@ -8,11 +8,14 @@ from typing import Final
 
 from potstill.config import PotstillConfig
 from potstill.data import Corpus, load_corpus
+from potstill.directories import BEGUN_FILE
 from potstill.errors import ArtifactError, PotstillError
 from potstill.evaluation import ModelResult, Role, Summary
+from potstill.files import read_json
 from potstill.models import TrainingRecord
 from potstill.report import read_summary
 from potstill.runtime.directory import CONFIG_FILE, SUMMARY_FILE, Manifest, holds
+from potstill.training.progress import print_line
 
 _STUDENTS: Final[tuple[Role, ...]] = ("distilled", "baseline")
 
@@ -50,7 +53,9 @@ class Origin:
         config_file = next((file for place in places if (file := place / CONFIG_FILE).is_file()), None)
         run_dir = next((place for place in places if holds(place, SUMMARY_FILE)), None)
         config = None if config_file is None else PotstillConfig.load(config_file)
-        corpus, problem = _corpus(config, manifest)
+        begun_file = None if config_file is None else config_file.with_name(BEGUN_FILE)
+        begun = {} if begun_file is None or not begun_file.is_file() else read_json(begun_file)
+        corpus, problem = _corpus(config, manifest, begun.get("inputs", {}).get("texts"))
         return cls(
             config=config,
             summary=None if run_dir is None else _summary(run_dir),
@@ -90,13 +95,17 @@ def _summary(run_dir: Path) -> Summary:
         ) from None
 
 
-def _corpus(config: PotstillConfig | None, manifest: Manifest) -> tuple[Corpus | None, str]:
+def _corpus(config: PotstillConfig | None, manifest: Manifest, key: str | None) -> tuple[Corpus | None, str]:
+    """Read the data of a student's training, whose `key` was noted when that was begun; or say why not."""
     if config is None:
         return None, "there are no settings beside the student that would name its data"
     try:
         corpus = load_corpus(config.data)
     except PotstillError as error:
-        return None, f"its data can't be read: {str(error).splitlines()[0]}"
+        print_line(f"WARNING: the student's data can't be read: {str(error).splitlines()[0]}", style="bold yellow")
+        return None, "its data can't be read"  # a card is handed on: no path of this machine stands there
     if not corpus.has_classes(manifest.label_names) or corpus.in_pairs != manifest.pairs:
         return None, "what its settings call its data is now of another task"
+    if key is not None and corpus.key() != key:  # split anew, its held-out texts may be some that were learnt from
+        return None, "its data has changed since it was trained"
     return corpus, ""

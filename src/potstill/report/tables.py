@@ -63,12 +63,12 @@ class ResultTable:
         return table
 
     def to_plain(self) -> Table:
-        """Lay the table out for the terminal, a row per model: for many models."""
+        """Lay the table out for a console without markup, a row per model: for many models."""
         table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         for position, header in enumerate(self.headers):
             table.add_column(header, justify="right" if position else "left", overflow="fold")
         for row in self.rows:
-            table.add_row(*(escape(cell.lines) for cell in row))
+            table.add_row(*(cell.lines for cell in row))
         return table
 
     def to_markdown(self) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from potstill.errors import ArtifactError
-from potstill.files import written
+from potstill.files import sync, written
 from potstill.runtime.decision import decide
 from potstill.runtime.stream import BEGINNING, Position, Text
 
@@ -104,14 +104,26 @@ class Answers(Protocol):
 class AnswerStream:
     """Answers that are handed on at once, to a terminal or a pipe; nothing can go on with them."""
 
-    def __init__(self, stream: BinaryIO, task: str) -> None:
-        self.progress = Progress(task)
+    def __init__(self, stream: BinaryIO) -> None:
+        self.progress = Progress("")
         self._stream = stream
 
     def append(self, content: bytes, progress: Progress) -> None:
-        """Write and flush, so that whoever reads the other end gets what there is."""
-        self._stream.write(content)
-        self._stream.flush()
+        """Write and flush, so that whoever reads the other end gets what there is.
+
+        Raises:
+            ArtifactError: The system refuses.
+        """
+        try:
+            self._stream.write(content)
+            self._stream.flush()
+        except BrokenPipeError:  # nobody reads any more: the shell's affair
+            raise
+        except OSError as error:
+            raise ArtifactError(
+                f"standard output can't be written: {error.strerror or error}\n"
+                f"  what to do: make room, or name a file with --out, which can be gone on with"
+            ) from None
         self.progress = replace(progress, written=self.progress.written + len(content))
 
     def finish(self) -> None:
@@ -187,6 +199,8 @@ class AnswerFile:
             raise ArtifactError(
                 f"{self._note} does not tell how far {self._part} goes: {error!r}\n  {remedy}"
             ) from None
+        if progress.read == BEGINNING:
+            return Progress(task)  # nothing was answered: another task may begin here
         if progress.task != task:
             raise ArtifactError(
                 f"{self._part} was begun with another model, format or column: expected {task}, found {progress.task}\n"
@@ -198,9 +212,10 @@ class AnswerFile:
 
     def _save(self, progress: Progress) -> None:
         """Replace the note in one step, so that a reader sees the old one or the new."""
-        temporary = self._note.with_name(f"{self._note.name}.new")
+        temporary = self._note.with_name(f"{self._note.name}.new")  # one name: a kill leaves no litter
         try:
             temporary.write_text(json.dumps(asdict(progress)), encoding="utf-8")
+            sync(temporary)
             temporary.replace(self._note)
         finally:
             temporary.unlink(missing_ok=True)
@@ -223,6 +238,8 @@ def _lock(file: BinaryIO, path: Path) -> None:
             f"{path}: expected no other process to write these answers, found one\n"
             f"  what to do: wait for its end, or name another --out"
         ) from None
+    except OSError:
+        pass  # a file system that knows no locks
 
 
 def require_absent(path: Path) -> None:
@@ -231,5 +248,7 @@ def require_absent(path: Path) -> None:
     Raises:
         ArtifactError: There is something called so already.
     """
-    if path.exists():
+    if path.is_file():
         raise ArtifactError(f"{path} is there already, and complete\n  what to do: name another --out, or remove it")
+    if path.exists():
+        raise ArtifactError(f"{path} is no file that could be written as a whole\n  what to do: name another --out")

@@ -142,7 +142,8 @@ class _Service:
             Refusal: A queue is full, a model fails, its work is broken off, or the deadline passes.
             ClientDisconnect: The client has gone.
         """
-        answers = asyncio.create_task(_all(self._submit(asked)))
+        futures = self._submit(asked)
+        answers = asyncio.create_task(_all(futures))
         gone = asyncio.create_task(_until_gone(request))
         ends: set[asyncio.Task[Any]] = {answers, gone}
         try:
@@ -163,7 +164,8 @@ class _Service:
         except WorkerError as error:
             raise _worker_ended(error) from None
         finally:
-            answers.cancel()  # drops what still waits; nothing where all is answered
+            for future in futures:  # drops what still waits, also where one model has failed; else nothing
+                future.cancel()
             gone.cancel()
         raise Refusal(
             504,
@@ -229,14 +231,17 @@ def _add_api(app: FastAPI, service: _Service, guarded: dict[str, Any], examples:
 
 
 def _add_probes(app: FastAPI, service: _Service, guarded: dict[str, Any]) -> None:
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def root() -> HTMLResponse:
         return page()
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", summary="Whether the server answers")
     async def healthz() -> Health:
         return Health(status="ok", models=service.health())
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", summary="Whether every model answers", responses={503: {"model": Health}})
     async def readyz(response: Response) -> Health:
         health = service.health()

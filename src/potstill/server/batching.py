@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -64,7 +65,7 @@ class Observer(Protocol):
         """Take note that one came to nothing; called from the worker's thread."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Job:
     """One request's texts, and where its answer goes."""
 
@@ -127,7 +128,14 @@ class Worker:
             self._waiting += len(texts)
             if len(self._jobs) == 1 or self._waiting >= self._limits.batch_texts:  # no need to wake it in between
                 self._changed.notify()
+        job.future.add_done_callback(lambda future: self._drop(job) if future.cancelled() else None)
         return job.future
+
+    def _drop(self, job: _Job) -> None:
+        """Give up texts that nobody waits for any more, unless they are being computed."""
+        with self._changed, suppress(ValueError):
+            self._jobs.remove(job)
+            self._waiting -= len(job.texts)
 
     def stop(self) -> None:
         """Answer what was accepted, then end. Blocks until that is done."""
@@ -177,9 +185,11 @@ class Worker:
                 if not self._jobs:
                     return
                 self._changed.wait_for(lambda: self._waiting >= limit or self._stopping, self._limits.batch_wait)
-                while self._jobs and (not batch or texts + len(self._jobs[0].texts) <= limit):
+                while self._jobs:
                     job = self._jobs[0]
                     if not job.future.cancelled():
+                        if batch and texts + len(job.texts) > limit:
+                            break
                         batch.append(job)  # before it leaves the queue: an error in between must not lose it
                         texts += len(job.texts)
                     self._jobs.popleft()

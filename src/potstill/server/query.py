@@ -17,7 +17,7 @@ from potstill.server.models import ServedModel, Text
 from potstill.server.problems import Refusal
 
 _FIELDS: Final = ("text", "texts", "model")
-_EXAMPLE: Final = '{"texts": ["Is it so?"]}'
+_EXAMPLE: Final = '{"texts": ["Is it so?"]}, or {"texts": [["Is it so?", "It is."]]} where a model reads pairs'
 _DISCARDED: Final = 1 << 26
 """Bytes of a body too long that are read and thrown away: while a client sends, it does not look for an answer, and
 when the connection closes on it, it may never see one."""
