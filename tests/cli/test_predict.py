@@ -115,7 +115,7 @@ def test_all_formats_give_the_same_answers(student, tmp_path, capsys, name):
 
 def test_columns_come_from_the_configuration_too(student, tmp_path, capsys):
     config, file = tmp_path / "config.yaml", tmp_path / "texts.csv"
-    config.write_text("data: {text_column: sentence}")
+    config.write_text("data: {text_column: sentence, pair_column: other}")  # this student reads single texts
     file.write_text("sentence,other\nthe cat,the dog\n")
     assert potstill("predict", student, file, "--config", config) == 0
     assert answers(capsys.readouterr().out)[0]["text"] == "the cat"

@@ -285,3 +285,9 @@ class TestBounds:
         assert isinstance(item, Broken)
         assert item.end.offset == 64 * MAX_BYTES
         assert peak < MAX_BYTES
+
+
+def test_a_first_line_that_is_no_header_is_not_told_whole():
+    with pytest.raises(DataError) as caught:
+        items("word " * 50_000, TSV)
+    assert len(str(caught.value)) < 1000

@@ -216,7 +216,7 @@ def _columns(
             raise click.UsageError("plain text has no columns: name the format with --input-format")
         return ()
     text = text_column or (config.data.text_column if config else "text")
-    pair = pair_column or (config.data.pair_column if config else None)
+    pair = pair_column or (config.data.pair_column if config and model.reads_pairs else None)
     if model.reads_pairs and pair is None:
         raise click.UsageError("this model classifies pairs of texts: name the second text's column with --pair-column")
     if pair is not None and not model.reads_pairs:

@@ -214,7 +214,7 @@ def require_student(directory: Path) -> None:
     if not (directory / name).is_file():
         raise ArtifactError(
             f"{directory} holds no saved student: expected a file {name}, found none\n"
-            "  what to do: give the directory that the student was saved to"
+            "  what to do: give the directory that the student was saved to; of teachers, that of one seed"
         )
 
 

@@ -251,8 +251,9 @@ def _header(lines: _Lines, split: Callable[[str], list[str]], layout: Layout, na
 def _check_header(header: Sequence[str], layout: Layout, name: str, line: int) -> None:
     for column in layout.columns:
         if (count := header.count(column)) != 1:
+            found = textwrap.shorten(", ".join(map(repr, header)), _SHOWN)
             raise DataError(
-                f"expected one column {column!r}, found {count}; the columns are {', '.join(map(repr, header))}",
+                f"expected one column {column!r}, found {count}; the columns are {found}",
                 file=name,
                 line=line,
                 remedy="name the column with --text-column or --pair-column, or add the header if there is none",
