@@ -128,17 +128,21 @@ def ratios(runs: Iterable[Run], field: str, *, inverse: bool = False) -> dict[st
 
 def exactly(what: str, wanted: float, found: float) -> dict[str, Any]:
     """Write down a target for a result: what was wanted, what was found, and whether that will do."""
-    return {"what": what, "wanted": wanted, "found": found, "met": bool(found == wanted)}
+    return _target(what, wanted, found, met=found == wanted)
 
 
 def at_least(what: str, wanted: float, found: float) -> dict[str, Any]:
     """Write down a target below which nothing will do; see `exactly`."""
-    return exactly(f"{what}, at least", wanted, found) | {"met": bool(found >= wanted)}
+    return _target(f"{what}, at least", wanted, found, met=found >= wanted)
 
 
 def at_most(what: str, wanted: float, found: float) -> dict[str, Any]:
     """Write down a target above which nothing will do; see `exactly`."""
-    return exactly(f"{what}, at most", wanted, found) | {"met": bool(found <= wanted)}
+    return _target(f"{what}, at most", wanted, found, met=found <= wanted)
+
+
+def _target(what: str, wanted: float, found: float, *, met: bool) -> dict[str, Any]:
+    return {"what": what, "wanted": wanted, "found": found, "met": bool(met)}
 
 
 def finished(

@@ -11,12 +11,13 @@ import torch
 import potstill
 from potstill import pipeline
 from potstill.backbone import TextClassifier
-from potstill.config import PotstillConfig, PretrainingConfig
+from potstill.config import PotstillConfig
 from potstill.errors import ArtifactError, SourceError
 from potstill.evaluation import Calibration, Summary, compute_metrics
 from potstill.evaluation.calibration import fit_temperature
 from potstill.models import StudentModel
 from potstill.runtime import Classifier
+from potstill.search import with_settings
 from potstill.student.model import train_vocabulary
 from potstill.teacher import Teacher
 from potstill.training.loop import FitResult
@@ -83,16 +84,17 @@ def test_resolved_config_repeats_the_run(finished, config):
     assert PotstillConfig.load(directory / "config.yaml") == config
 
 
-def with_settings(config, section, **values):
-    return config.model_copy(update={section: getattr(config, section).model_copy(update=values)})
-
-
 def test_a_student_is_fitted_to_what_was_asked_for(finished, config, fitted, tmp_path):
     corpus = potstill.load_corpus(config.data)
     teacher = Teacher.load(finished[1] / "teacher" / "seed-0", config.runtime)
     more = TransferSet(("a brandnewword here", "and another one"), None, ("perturbed:swap", "file:more.txt"), {}, "")
-    asked = with_settings(config, "distillation", alpha=0.3, temperature=3.0, source_weights={"perturbed:*": 0.5})
-    asked = with_settings(asked, "student", vocab_size=5000)  # more than these texts fill
+    settings = {
+        "distillation.alpha": 0.3,
+        "distillation.temperature": 3.0,
+        "distillation.source_weights": {"perturbed:*": 0.5},
+        "student.vocab_size": 5000,  # more than these texts fill
+    }
+    asked = with_settings(config, settings)
     handed = fitted(potstill.distill, asked, corpus, teacher, tmp_path, transfer=more)
     assert (handed.loss.alpha, handed.loss.temperature, handed.loss.imitation) == (0.3, 3.0, "kl")
     texts = corpus.train.joined(more.examples)
@@ -116,8 +118,7 @@ def test_classes_count_the_same_where_that_is_asked_for(finished, config, fitted
     chosen = [np.flatnonzero(corpus.train.labels == label)[:count] for label, count in ((0, 12), (1, 4))]
     corpus = dataclasses.replace(corpus, train=corpus.train.take(np.concatenate(chosen).tolist()))
     section = "teacher" if role == "teacher" else "student"
-    training = getattr(config, section).training.model_copy(update={"class_weights": "balanced"})
-    asked = with_settings(config, section, training=training)
+    asked = with_settings(config, {f"{section}.training.class_weights": "balanced"})
     if role == "distilled":
         teacher = Teacher.load(finished[1] / "teacher" / "seed-0", config.runtime)
         handed = fitted(potstill.distill, asked, corpus, teacher, tmp_path)
@@ -129,8 +130,7 @@ def test_classes_count_the_same_where_that_is_asked_for(finished, config, fitted
 
 
 def test_a_teachers_matrix_b_gets_the_rate_that_was_asked_for(config, fitted, tmp_path):
-    lora = config.teacher.lora.model_copy(update={"learning_rate_ratio": 4.0})
-    asked = with_settings(config, "teacher", lora=lora)
+    asked = with_settings(config, {"teacher.lora.learning_rate_ratio": 4.0})
     assert fitted(potstill.finetune, asked, potstill.load_corpus(config.data), tmp_path).named["b_ratio"] == 4.0
 
 
@@ -146,7 +146,7 @@ def test_the_best_teacher_alone_teaches(finished, config, tmp_path):
 
 
 def test_the_time_of_language_modelling_counts(finished, config, tmp_path, monkeypatch):
-    asked = with_settings(config, "student", pretraining=PretrainingConfig(epochs=1))
+    asked = with_settings(config, {"student.pretraining.epochs": 1})
     fit = pipeline.fit
     monkeypatch.setattr("potstill.student.pretraining.fit", lambda *_, **__: FitResult((), {}, 1000.0))
     monkeypatch.setattr(pipeline, "fit", lambda *given, **named: dataclasses.replace(fit(*given, **named), seconds=5.0))
@@ -226,8 +226,7 @@ def test_a_teachers_calibration_is_that_of_its_logits(finished, config):
 
 def test_a_tuned_threshold_is_saved_and_measured(config, tmp_path):
     corpus = potstill.load_corpus(config.data)
-    student = config.student.model_copy(update={"threshold": "tuned"})
-    trained = potstill.train(config.model_copy(update={"student": student}), corpus, tmp_path)
+    trained = potstill.train(with_settings(config, {"student.threshold": "tuned"}), corpus, tmp_path)
     classifier = Classifier.load(tmp_path)
     selection = corpus.selection
     shares = classifier.predict_proba(selection.texts)[:, 1]
@@ -254,8 +253,7 @@ def test_saved_teacher_predicts_what_was_reported(finished, config):
 
 def test_a_run_judges_with_what_a_later_one_would_load(config, tmp_path):
     """PiSSA's adapters move the base, and back: the tuned model and the saved one differ in last bits."""
-    teacher = config.teacher.model_copy(update={"lora": config.teacher.lora.model_copy(update={"init": "pissa"})})
-    pissa, corpus = config.model_copy(update={"teacher": teacher}), potstill.load_corpus(config.data)
+    pissa, corpus = with_settings(config, {"teacher.lora.init": "pissa"}), potstill.load_corpus(config.data)
     (first, trained), (second, again) = (pipeline._teacher(pissa, corpus, tmp_path, 0) for _ in range(2))
     assert again == trained
     assert torch.equal(first.logits(corpus.evaluation), second.logits(corpus.evaluation))
@@ -274,9 +272,9 @@ def test_a_run_never_overwrites_another(finished, config):
 def test_alpha_1_gives_the_baseline_bit_for_bit(finished, config, tmp_path):
     """Through the whole pipeline; the teacher is not asked at all."""
     corpus = potstill.load_corpus(config.data)
-    distillation = config.distillation.model_copy(update={"alpha": 1.0})
+    labels_alone = with_settings(config, {"distillation.alpha": 1.0})
     teacher = Teacher.load(finished[1] / "teacher" / "seed-0", config.runtime)
-    potstill.distill(config.model_copy(update={"distillation": distillation}), corpus, teacher, tmp_path / "distilled")
+    potstill.distill(labels_alone, corpus, teacher, tmp_path / "distilled")
     potstill.train(config, corpus, tmp_path / "baseline")
     for name in ("model.safetensors", "student.json"):
         distilled, baseline = ((tmp_path / role / name).read_bytes() for role in ("distilled", "baseline"))
@@ -299,9 +297,8 @@ def test_the_saved_configuration_names_the_data_that_auto_found(tmp_path, config
 
 
 def test_an_unknown_student_tokenizer_is_refused_before_anything_is_written(tmp_path, config):
-    student = config.student.model_copy(update={"tokenizer": "./nowhere"})
     with pytest.raises(SourceError, match="nowhere"):
-        potstill.run(config.model_copy(update={"student": student}), tmp_path / "run")
+        potstill.run(with_settings(config, {"student.tokenizer": "./nowhere"}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -309,7 +306,7 @@ def test_teacher_of_other_classes_is_refused(finished, config, tmp_path):
     _, directory = finished
     data = tmp_path / "train.csv"
     data.write_text("text,label\n" + "".join(f"word {i},{'abc'[i % 3]}\n" for i in range(60)))
-    other = config.model_copy(update={"data": config.data.model_copy(update={"source": str(data)})})
+    other = with_settings(config, {"data.source": str(data)})
     place = directory / "teacher" / "seed-0"
     with pytest.raises(ArtifactError, match="teacher of the classes"):
         potstill.distill(other, potstill.load_corpus(other.data), Teacher.load(place, config.runtime), tmp_path / "out")

@@ -114,6 +114,13 @@ class Work:
         return {name: value for name, value in settings if not any(f"{name}.".startswith(f"{one}.") for one in free)}
 
 
+def begun_inputs(directory: Path) -> dict[str, str | None]:
+    """Return the digests of what work was begun with in `directory`, `Work.inputs`; none where none was begun."""
+    path = directory / BEGUN_FILE
+    inputs: dict[str, str | None] = read_json(path).get("inputs", {}) if path.is_file() else {}
+    return inputs
+
+
 @contextmanager
 def working_directory(work: Work, out: Path | None, *, fresh: bool = False) -> Iterator[Path]:
     """Find or make the directory for `work`, and keep all others out of it meanwhile.

@@ -183,13 +183,19 @@ def _token(file: Path | None) -> str | None:
         return None
     where = file or _TOKEN_VARIABLE
     words = _text(content, where).split()
-    if len(words) != 1 or not words[0].isascii():
-        found = "nothing" if not words else f"{len(words)} words" if len(words) > 1 else "letters beyond ASCII"
-        raise ServeError(
-            f"expected a token in {where}, found {found}\n  what to do: write one there, such as what "
-            "`openssl rand -hex 32` prints"
-        )
-    return words[0]
+    match words:
+        case []:
+            found = "nothing"
+        case [word] if word.isascii():
+            return word
+        case [_]:
+            found = "letters beyond ASCII"
+        case _:
+            found = f"{len(words)} words"
+    raise ServeError(
+        f"expected a token in {where}, found {found}\n  what to do: write one there, such as what "
+        "`openssl rand -hex 32` prints"
+    )
 
 
 def _examples(file: Path | None) -> list[str]:

@@ -109,8 +109,8 @@ def finetune(config: PotstillConfig, out: Path | None, fresh: bool) -> None:
 
     config, corpus = _with_corpus(config)
     check_sources(config.teacher)
-    work = _work("finetune", f"{corpus.name}-teacher", config, corpus, config.teacher.seeds)
-    work = replace(work, free=("transfer", *_OF_STUDENTS))
+    free = ("transfer", *_OF_STUDENTS)
+    work = _work("finetune", f"{corpus.name}-teacher", config, corpus, config.teacher.seeds, free)
     with working_directory(work, out, fresh=fresh) as directory:
         for seed, target in _targets(directory, config.teacher.seeds):
             if not _finished(target, f"teacher {seed}"):
@@ -260,7 +260,14 @@ def _with_corpus(config: PotstillConfig) -> tuple[PotstillConfig, Corpus]:
     return resolved(config, corpus), corpus
 
 
-def _work(command: str, name: str, config: PotstillConfig, corpus: Corpus, seeds: tuple[int, ...]) -> Work:
+def _work(
+    command: str,
+    name: str,
+    config: PotstillConfig,
+    corpus: Corpus,
+    seeds: tuple[int, ...],
+    free: tuple[str, ...] = _OF_SETS,
+) -> Work:
     """Describe the training of a model per seed; it is finished when each has its record and nothing to remove."""
     from potstill.directories import Work
     from potstill.pipeline import Trained
@@ -268,7 +275,7 @@ def _work(command: str, name: str, config: PotstillConfig, corpus: Corpus, seeds
     def is_finished(directory: Path) -> bool:
         return all(Trained.is_complete(target) for _, target in _targets(directory, seeds))
 
-    return Work(command, name, config, {"texts": corpus.key()}, is_finished, free=_OF_SETS)
+    return Work(command, name, config, {"texts": corpus.key()}, is_finished, free)
 
 
 def _finished(directory: Path, title: str) -> Trained | None:

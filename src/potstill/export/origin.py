@@ -8,10 +8,9 @@ from typing import Final
 
 from potstill.config import PotstillConfig
 from potstill.data import Corpus, load_corpus
-from potstill.directories import BEGUN_FILE
+from potstill.directories import begun_inputs
 from potstill.errors import ArtifactError, PotstillError
 from potstill.evaluation import ModelResult, Role, Summary
-from potstill.files import read_json
 from potstill.models import TrainingRecord
 from potstill.report import read_summary
 from potstill.runtime.directory import CONFIG_FILE, SUMMARY_FILE, Manifest, holds
@@ -53,9 +52,8 @@ class Origin:
         config_file = next((file for place in places if (file := place / CONFIG_FILE).is_file()), None)
         run_dir = next((place for place in places if holds(place, SUMMARY_FILE)), None)
         config = None if config_file is None else PotstillConfig.load(config_file)
-        begun_file = None if config_file is None else config_file.with_name(BEGUN_FILE)
-        begun = {} if begun_file is None or not begun_file.is_file() else read_json(begun_file)
-        corpus, problem = _corpus(config, manifest, begun.get("inputs", {}).get("texts"))
+        key = None if config_file is None else begun_inputs(config_file.parent).get("texts")
+        corpus, problem = _corpus(config, manifest, key)
         return cls(
             config=config,
             summary=None if run_dir is None else _summary(run_dir),
