@@ -348,8 +348,8 @@ class TransferConfig(Settings):
     training: TrainingConfig = TrainingConfig(epochs=2, metric="loss")
     """How the language model is tuned; what it learns in more epochs is to repeat its training texts. The epoch with
     the lowest loss is kept: it classifies nothing, so that `metric` and `class_weights` mean nothing here."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    """Decides the language model and all that is drawn."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Decides the language model and all that is drawn: with a batch's number it makes a seed of 64 bits."""
 
     @property
     def wanted(self) -> bool:

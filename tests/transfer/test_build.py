@@ -1,6 +1,7 @@
 """Whole transfer sets, with a tiny backbone: what goes in, what stays out, and going on after an interruption."""
 
 import sys
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -182,6 +183,51 @@ def test_each_class_is_asked_for_in_turn(corpus, settings, tmp_path, monkeypatch
         ("w1", "sampled:w1"),
         ("w2", "sampled:w2"),
     }
+
+
+@pytest.mark.parametrize(("classes", "wanted"), [(2, 301), (2, 20), (5, 3), (40, 200)])
+def test_all_classes_get_equally_many_of_the_sampled_texts(
+    classes, wanted, corpus, settings, tmp_path, monkeypatch, capsys
+):
+    """Though of some fewer are finished, and a batch would do for several of them."""
+    monkeypatch.setattr(build, "BATCH", 64)
+    asked = []
+
+    def write(self, prompt, count, **named):
+        asked.append(count)
+        finished = count if prompt == "c0" else count // 3
+        return iter([f"{prompt} {len(asked)} {number}" for number in range(finished)])
+
+    monkeypatch.setattr(build.LanguageModel, "sample", write)
+    corpus = replace(corpus, label_names=tuple(f"c{number}" for number in range(classes)))
+    built = build_transfer_set(settings(sampled=wanted), corpus, tmp_path / "set")
+    shares = Counter(built.sources)
+    assert shares.total() == wanted
+    assert set(shares.values()) <= {wanted // classes, -(-wanted // classes)}
+    assert sum(asked) <= 4 * max(wanted, 32 * len(shares))
+    assert "hardly writes" not in capsys.readouterr().err
+
+
+def test_a_class_of_which_nothing_new_comes_leaves_the_others_their_share(
+    corpus, settings, tmp_path, monkeypatch, capsys
+):
+    def write(self, prompt, count, *, seed, **named):
+        return iter([f"{prompt} {seed if prompt == 'w1' else ''} {number}" for number in range(count)])
+
+    monkeypatch.setattr(build.LanguageModel, "sample", write)
+    built = build_transfer_set(settings(sampled=50), corpus, tmp_path / "set")
+    assert Counter(built.sources) == {"sampled:w1": 25, "sampled:w2": 8}  # one batch's
+    assert "33 of 50 texts sampled" in capsys.readouterr().err
+
+
+def test_what_is_like_a_held_out_text_is_not_perturbed(corpus, settings, tmp_path):
+    file = tmp_path / "more.txt"
+    file.write_text("\n".join([HELD_OUT[0], "w55 w56 w57 w58"]))
+    built = build_transfer_set(settings(files=[str(file)], perturbed=300), corpus, tmp_path / "set")
+    words = {word for text in built.texts for word in text.split()}
+    assert built.counts == {"file": 1, "perturbed": 300}
+    assert "w55" in words
+    assert not words & set(HELD_OUT[0].split())
 
 
 def test_a_model_that_repeats_itself_ends_the_sampling(corpus, settings, tmp_path, monkeypatch, capsys):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config
 
 from potstill import load_corpus
 from potstill.config import PotstillConfig
@@ -47,6 +47,17 @@ def test_the_loss_is_that_of_transformers(family, model_directory, batch):
         torch.testing.assert_close(total / count, model(input_ids=text, labels=text).loss)
 
 
+def test_logits_that_a_family_keeps_within_bounds_are_its_own():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 8, "vocab_size": 50}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    model = AutoModelForCausalLM.from_config(Gemma2Config(**sizes, **heads, final_logit_softcapping=5.0)).eval()
+    model.lm_head.weight.data.normal_(0.0, 4.0)
+    ids = torch.randint(3, 50, (1, 9))
+    found = NextTokenLoss(model)(ids, torch.ones_like(ids))
+    torch.testing.assert_close(found[0, 0] / found[0, 1], model(input_ids=ids, labels=ids).loss)
+
+
 @given(
     seed=st.integers(0, 1000),
     size=st.integers(1, 40),
@@ -61,6 +72,12 @@ def test_what_is_drawn_is_in_the_nucleus(seed, size, top_p, sharpness):
     needed = int((probabilities[order].cumsum(dim=0) < top_p - 1e-6).sum()) + 1
     drawn = {int(draw(logits, top_p, generator)) for _ in range(30)}
     assert drawn <= set(order[:needed].tolist())
+
+
+def test_the_smallest_nucleus_is_found_in_a_flat_distribution():
+    logits = torch.zeros(4, 30_000)
+    logits[:, 7] = 0.01
+    assert draw(logits, 1e-9, torch.Generator().manual_seed(0)).tolist() == [7, 7, 7, 7]
 
 
 def test_tokens_are_drawn_by_their_probability_within_the_nucleus():
@@ -104,6 +121,19 @@ def test_each_text_is_learnt_after_the_name_of_its_class(backbone, tmp_path, mon
     expected = [model.tokenizer.encode(text).ids for text in ("w2\nw10 w11", "w1\nw20")]
     for part in learnt:
         assert [part.tokens[number].tolist() for number in range(len(part))] == expected
+
+
+def test_a_text_that_is_cut_has_no_end_to_learn(backbone, tmp_path, monkeypatch):
+    learnt = []
+    monkeypatch.setattr(language_model, "fit", lambda _, *sets, **__: learnt.extend(sets[:2]))
+    config = settings(backbone).model_copy(update={"data": PotstillConfig().data.model_copy(update={"max_tokens": 8})})
+    model = LanguageModel.load(config)
+    texts = [" ".join(f"w{number}" for number in range(words)) for words in range(2, 9)]
+    model.tune(config, corpus_of(texts), tmp_path / "history.jsonl")
+    model.tokenizer.no_truncation()
+    whole = [model.tokenizer.encode(f"w1\n{text}").ids for text in texts]
+    assert {len(ids) for ids in whole} >= {8, 9}
+    assert [ids.tolist() for ids in learnt[0].tokens] == [ids[:8] for ids in whole]
 
 
 def test_a_seed_decides_what_is_written(backbone):

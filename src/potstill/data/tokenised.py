@@ -38,6 +38,12 @@ class TokenisedTexts:
         """Tokens per text, shape (texts,)."""
         return np.diff(self.offsets)
 
+    def first(self, count: int) -> TokenisedTexts:
+        """Return at most so many tokens of each text."""
+        lengths = np.minimum(self.lengths, count)
+        kept = np.arange(len(self.ids)) - np.repeat(self.offsets[:-1], self.lengths) < count
+        return TokenisedTexts(self.ids[kept], np.concatenate([[0], lengths.cumsum()]))
+
     def __iter__(self) -> Iterator[NDArray[np.int32]]:
         """Yield the ids of each text."""
         return (self[index] for index in range(len(self)))

@@ -40,8 +40,11 @@ end."""
 GPU_BATCH: Final = 4096
 """The same on a GPU, which takes as long for a token of few texts as of many; their keys and values take 4 GB of it."""
 
+_FEWEST: Final = 32
+"""Texts sampled at once however few are wanted of a class: fewer would hardly be done sooner."""
+
 _FRUITLESS: Final = 0.01
-"""A round of sampling that brings fewer new texts than this share ends it: the language model repeats itself."""
+"""A batch that brings fewer new texts than this share is its class's last: the language model repeats itself."""
 
 _WORTH_FORKING: Final = 10_000_000
 """Parameters of a language model from which several processes sample: one with fewer is done before they have begun."""
@@ -71,29 +74,26 @@ def build_transfer_set(config: PotstillConfig, corpus: Corpus, directory: Path) 
         return TransferSet.load(directory)
     check_transfer(config, corpus)
     directory.mkdir(parents=True, exist_ok=True)
-    known = set(_pairs(corpus.train))
-    found: dict[Pair, str] = {}
-    repeated = 0
-    for pair, source in _gather(config, corpus, directory, found):
-        if pair in known or pair in found:
-            repeated += 1
-        else:
-            found[pair] = source
-    like = near([_joined(pair) for pair in found], _held_out(corpus), config.transfer.similarity)
-    kept = [item for item, dropped in zip(found.items(), like, strict=True) if not dropped]
-    if not kept:
+    new = _New(corpus, config.transfer.similarity)
+    for name in config.transfer.files:
+        new.add(_read(Path(name), config, in_pairs=corpus.in_pairs))
+    if config.transfer.sampled:
+        new.add(_sampled(config, corpus, directory))
+    if config.transfer.perturbed:  # what is left of them: a held-out text, perturbed, may not be like it any more
+        new.add(_perturbed(config, [*corpus.train.texts, *(text for text, _ in new.kept)]))
+    if not new.kept:
         raise ConfigError(
             [
-                f"transfer: expected new texts, found none, only {repeated:,} that were there already and "
-                f"{int(like.sum()):,} like a text that is held out; name other files, or have `transfer` or "
+                f"transfer: expected new texts, found none, only {new.repeated:,} that were there already and "
+                f"{new.like_held_out:,} like a text that is held out; name other files, or have `transfer` or "
                 "`run` sample or perturb texts"
             ]
         )
     built = TransferSet(
-        texts=tuple(text for (text, _), _ in kept),
-        pairs=tuple(second or "" for (_, second), _ in kept) if corpus.in_pairs else None,
-        sources=tuple(source for _, source in kept),
-        dropped={"held-out": int(like.sum()), "repeated": repeated},
+        texts=tuple(text for text, _ in new.kept),
+        pairs=tuple(second or "" for _, second in new.kept) if corpus.in_pairs else None,
+        sources=tuple(new.kept.values()),
+        dropped={"held-out": new.like_held_out, "repeated": new.repeated},
         held_out=held_out_key(corpus),
     )
     built.save(directory / TRANSFER_FILE)
@@ -153,16 +153,38 @@ def describe(built: TransferSet) -> None:
     )
 
 
-def _gather(config: PotstillConfig, corpus: Corpus, directory: Path, found: Mapping[Pair, str]) -> Found:
-    """Yield what the settings ask for. What has been `found` by then is perturbed like the training texts."""
-    for name in config.transfer.files:
-        yield from _read(Path(name), config, in_pairs=corpus.in_pairs)
-    if config.transfer.sampled:
-        yield from _sampled(config, corpus, directory)
-    if config.transfer.perturbed:
-        texts = [*corpus.train.texts, *(text for text, _ in found)]
-        for text, kind in perturb(texts, config.transfer.perturbed, config.transfer.seed):
-            yield (text, None), f"perturbed:{kind}"
+class _New:
+    """What is new among texts: no training text, and unlike all that are held out.
+
+    Attributes:
+        kept: It, with its source.
+        repeated: How many were known already.
+        like_held_out: How many are like a text that is held out.
+    """
+
+    def __init__(self, corpus: Corpus, similarity: float) -> None:
+        self._held_out, self._similarity = _held_out(corpus), similarity
+        self._known = set(_pairs(corpus.train))
+        self.kept: dict[Pair, str] = {}
+        self.repeated = self.like_held_out = 0
+
+    def add(self, found: Found) -> None:
+        """Keep what is new of `found`."""
+        new: dict[Pair, str] = {}
+        for pair, source in found:
+            if pair in self._known:
+                self.repeated += 1
+            else:
+                self._known.add(pair)
+                new[pair] = source
+        like = near([_joined(pair) for pair in new], self._held_out, self._similarity)
+        self.like_held_out += int(like.sum())
+        self.kept.update(item for item, dropped in zip(new.items(), like, strict=True) if not dropped)
+
+
+def _perturbed(config: PotstillConfig, texts: list[str]) -> Found:
+    for text, kind in perturb(texts, config.transfer.perturbed, config.transfer.seed):
+        yield (text, None), f"perturbed:{kind}"
 
 
 def _read(path: Path, config: PotstillConfig, *, in_pairs: bool) -> Found:
@@ -188,29 +210,46 @@ def _unreadable(path: Path, error: OSError) -> DataError:
 
 
 def _sampled(config: PotstillConfig, corpus: Corpus, directory: Path) -> Found:
-    """Sample from the tuned language model, a class at a time in turn, until there are enough different texts."""
+    """Sample from the tuned language model: each class in turn, until there are equally many new texts of all."""
     wanted, names = config.transfer.sampled, corpus.label_names
+    share, more = divmod(wanted, len(names))
+    lacking = {label: share + (label < more) for label in range(min(wanted, len(names)))}
     samples = _Samples(config, corpus, directory)
     known = set(_pairs(corpus.train))
-    distinct = new = 0
-    batches = samples.batches(wanted * len(names))  # an end even where nothing new comes
+    distinct = 0
+    batches = samples.batches(_turns(len(names), lacking))
     with progress_bar() as progress, closing(batches):
         task = progress.add_task("sampling", total=wanted, loss="", scores="")
-        for number, batch in enumerate(batches):
+        for number, batch in batches:
             label = number % len(names)
-            if label == 0 and number > 0:
-                if new < _FRUITLESS * samples.batch_size * len(names):
-                    _warn_repetition(distinct, wanted)
-                    return
-                new = 0
+            if label not in lacking:
+                continue  # drawn while the class's last ones were
+            new = 0
             for pair in batch:
                 if pair not in known:
-                    if distinct == wanted:
-                        return
+                    if new == lacking[label]:
+                        break
                     known.add(pair)
-                    new, distinct = new + 1, distinct + 1
+                    new += 1
                 yield pair, f"sampled:{names[label]}"
+            distinct += new
             progress.update(task, completed=distinct)
+            lacking[label] -= new
+            if lacking[label] == 0 or new < _FRUITLESS * samples.batch_size:
+                del lacking[label]
+            if not lacking:
+                break
+    if distinct < wanted:
+        _warn_repetition(distinct, wanted)
+
+
+def _turns(classes: int, lacking: Mapping[int, int]) -> Iterator[int]:
+    """Number batches, of each class in turn, while any lacks texts; leave out the numbers of those that lack none."""
+    number = 0
+    while lacking:
+        if number % classes in lacking:
+            yield number
+        number += 1
 
 
 class _Samples:
@@ -225,22 +264,26 @@ class _Samples:
     def __init__(self, config: PotstillConfig, corpus: Corpus, directory: Path) -> None:
         self._config, self._corpus, self._directory = config, corpus, directory
         self._model: LanguageModel | None = None
-        self.batch_size = BATCH if make_fabric(config.runtime).device.type == "cpu" else GPU_BATCH
+        most = BATCH if make_fabric(config.runtime).device.type == "cpu" else GPU_BATCH
+        self.batch_size = min(most, max(_FEWEST, -(-config.transfer.sampled // len(corpus.label_names))))
 
-    def batches(self, count: int) -> Generator[list[Pair]]:
-        """Yield so many batches, of texts that were asked for as each class in turn: drawn before, or now."""
-        numbers = iter(range(count))
+    def batches(self, numbers: Iterator[int]) -> Generator[tuple[int, list[Pair]]]:
+        """Yield the batches of these numbers, drawn before or now; number by number, each class is asked for in turn.
+
+        The next number is asked for when a batch has been taken, or earlier, where several processes draw.
+        """
         for number in numbers:
             if (kept := read_arrays(self._path(number))) is None:
                 break
-            yield self._parsed(kept)
+            yield number, self._parsed(kept)
         else:
             return
         model = self._tuned()
         is_large = count_parameters(model.model)[0] >= _WORTH_FORKING
         processes = available_workers(model.fabric.device) if is_large else 1
-        with workers(self._drawn, processes) as drawn:
-            yield from map(self._parsed, drawn(itertools.chain([number], numbers)))
+        asked, drawn = itertools.tee(itertools.chain([number], numbers))
+        with workers(self._drawn, processes) as compute:
+            yield from zip(asked, map(self._parsed, compute(drawn)), strict=False)
 
     def _drawn(self, number: int) -> Arrays:
         """Return the texts of a batch, which is drawn if it is not there."""

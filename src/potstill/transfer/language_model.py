@@ -189,7 +189,8 @@ class LanguageModel:
             SEPARATOR.join([*prompt, *(" ".join(part.split()) for part in parts if part)])
             for prompt, *parts in zip(prompts, examples.texts, pairs, strict=True)
         )
-        tokens = tokenise(Examples(texts, examples.labels), self.tokenizer, self.max_tokens, empty_id=self.eos_id)
+        tokens = tokenise(Examples(texts, examples.labels), self.tokenizer, self.max_tokens + 1, empty_id=self.eos_id)
+        tokens = tokens.first(self.max_tokens)  # where a text has been cut it has no end to learn
         return TrainingSet(tokens, torch.from_numpy(examples.labels), self.padding_id)
 
     @torch.inference_mode()
@@ -266,8 +267,10 @@ def find_writer(config: TeacherConfig) -> tuple[PretrainedConfig, PreTrainedToke
 def next_token_logits(model: PreTrainedModel, states: Tensor) -> Tensor:
     """Map last hidden states, (..., hidden), to logits over the vocabulary, float32."""
     head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    logits: Tensor = head(states)
-    return logits.float()
+    logits: Tensor = head(states).float()
+    # Gemma 2 (arXiv 2408.00118, section 2) keeps them within bounds; no other family that is let in maps them further.
+    bound = getattr(model.config, "final_logit_softcapping", None)
+    return logits if bound is None else bound * (logits / bound).tanh()
 
 
 def _cache_argument(model: PreTrainedModel) -> str:
@@ -291,19 +294,17 @@ def draw(logits: Tensor, top_p: float, generator: torch.Generator) -> Tensor:
     Returns:
         Token ids, (batch,).
     """
-    return _draw_within(logits.softmax(dim=1), top_p, generator)
-
-
-def _draw_within(probabilities: Tensor, top_p: float, generator: torch.Generator) -> Tensor:
-    reached = probabilities.cumsum(dim=1)
-    points = torch.rand(len(probabilities), 1, generator=generator, device=probabilities.device) * reached[:, -1:]
-    chosen = torch.searchsorted(reached, points, right=True).clamp_(max=probabilities.shape[1] - 1)  # (batch, 1)
-    bound = probabilities.gather(1, chosen)
-    more_probable = probabilities.where(probabilities > bound, 0.0).sum(dim=1)
-    tokens = chosen[:, 0]
-    outside = (more_probable >= top_p).nonzero()[:, 0]
-    if len(outside) > 0:
-        tokens[outside] = _draw_within(probabilities[outside], top_p, generator)
+    probabilities = logits.softmax(dim=1)
+    tokens = logits.new_empty(len(logits), dtype=torch.long)
+    rows = torch.arange(len(logits), device=logits.device)  # without a token so far
+    while len(rows) > 0:
+        reached = probabilities.cumsum(dim=1)
+        points = torch.rand(len(rows), 1, generator=generator, device=logits.device) * reached[:, -1:]
+        chosen = torch.searchsorted(reached, points, right=True).clamp_(max=logits.shape[1] - 1)  # (rows, 1)
+        tokens[rows] = chosen[:, 0]
+        more_probable = probabilities.where(probabilities > probabilities.gather(1, chosen), 0.0).sum(dim=1)
+        outside = more_probable >= top_p
+        rows, probabilities = rows[outside], probabilities[outside]
     return tokens
 
 
