@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from potstill.artifacts import write_json
 from potstill.backbone import EMBEDDED, TextClassifier, build_classifier
 from potstill.config import DataConfig, LoRAConfig, RuntimeConfig, TrainingConfig
 from potstill.data import Corpus, Examples
@@ -37,10 +36,12 @@ from potstill.data.tokenised import TrainingSet
 from potstill.distillation.loss import Objective
 from potstill.environment import describe_environment
 from potstill.evaluation import Spread
+from potstill.files import write_json
 from potstill.lora import inject
 from potstill.teacher import Teacher
 from potstill.training.compute import compress_frozen_matrices, is_mixed
-from potstill.training.loop import Learner, tokens_at_once
+from potstill.training.inference import tokens_at_once
+from potstill.training.loop import Learner
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -3,7 +3,7 @@
     python benchmarks/experiment.py cola
     python benchmarks/experiment.py reference --backbone smollm2-135m
 
-What follows the name goes to `potstill run` as it stands; with `--out` an interrupted run is gone on with. The run
+What follows the name goes to `potstill run` as it stands; with `--out` an interrupted run is resumed. The run
 directory, with models, plots and the full report, stays under `runs/`; the committed result holds the aggregates over
 seeds and what is needed to run it again.
 """

@@ -55,7 +55,8 @@ from potstill.lora.counting import flops_per_token
 from potstill.lora.linear import linear_shape, product
 from potstill.teacher import Teacher
 from potstill.training.compute import make_fabric
-from potstill.training.loop import plan_epoch, tokens_at_once
+from potstill.training.inference import tokens_at_once
+from potstill.training.loop import plan_epoch
 from potstill.training.memory import kept_memory
 
 Shapes = Counter[tuple[int, int]]

@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 
 from common import arguments, finished, over_seeds, train_apart, write_result
-from potstill.artifacts import cache_directory, digest
+from potstill.artifacts import digest
 from potstill.config import DataConfig, PotstillConfig, TeacherConfig
 from potstill.data import load_corpus
+from potstill.files import cache_directory
 from potstill.pipeline import finetune
 from potstill.teacher import check_sources
 

@@ -1,4 +1,4 @@
-"""`potstill predict` on a million lines: killed half way, gone on with, and every answer looked at.
+"""`potstill predict` on a million lines: killed half way, resumed, and every answer looked at.
 
     python benchmarks/predict_stream.py --student runs/NAME
 
@@ -70,7 +70,7 @@ def main() -> None:
         command = [*POTSTILL, "predict", str(find_student(args.student)), str(source)]
         command += ["--out", str(answers), *(["--int8"] if args.int8 else [])]
         note = answers.with_name(f"{answers.name}.part.json")
-        runs = [_watch("killed", command, note, args.lines // 2), _watch("gone on with", command, note, None)]
+        runs = [_watch("killed", command, note, args.lines // 2), _watch("resumed", command, note, None)]
         found = check(answers, args.lines)
     write_result(args.out, runs, lines=args.lines, check=found, targets=_targets(runs, found, args.lines))
 

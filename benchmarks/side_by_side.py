@@ -15,9 +15,9 @@ from pathlib import Path
 
 from common import OURS, Run, arguments, in_turn, ratios, write_result
 from potstill.config import PotstillConfig
+from potstill.console import silence
 from potstill.data import load_corpus
 from potstill.pipeline import Trained, side_by_side, train
-from potstill.training.progress import silence
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from common import arguments, finished, over_seeds, train_apart, write_result
-from potstill.artifacts import digest, write_json
+from potstill.artifacts import digest
 from potstill.config import PotstillConfig
 from potstill.data import Corpus, load_corpus
 from potstill.evaluation import Role, paired_test
+from potstill.files import write_json
 from potstill.models import StudentModel, TeacherModel, load_teachers, measure, measure_together
 from potstill.pipeline import Trained, distill, finetune, input_keys, train, transfer_set
 from potstill.runtime import Classifier

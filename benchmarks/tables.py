@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from potstill.report.tables import probability
+from potstill.report.tables import ROLE_NAMES, probability
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -26,8 +26,6 @@ DOCUMENTS = {
     "docs/production.md": ("inference", "load", "stream"),
     "docs/transfer.md": ("students",),
 }
-NAMES = {"teacher": "Teacher", "distilled": "Distilled student", "baseline": "Baseline student"}
-
 
 SPEED = {
     "finetune_speed": "tuning, tokens/s",
@@ -66,11 +64,11 @@ CONTESTANTS = {
 def table(result: dict[str, Any], *others: str) -> str:
     """Lay out one result as Markdown, with what it was computed on and how; `others` are rows to compare it with."""
     config, data, environment = result["config"], result["data"], result["environment"]
-    teacher = f"{NAMES['teacher']}, `{config['teacher']['backbone']}`"
+    teacher = f"{ROLE_NAMES['teacher']}, `{config['teacher']['backbone']}`"
     rows = [
         "| model | parameters | trainable | accuracy | MCC | seeds |",
         "| --- | --: | --: | --: | --: | --: |",
-        *(_row(teacher if role == "teacher" else name, result[role]) for role, name in NAMES.items()),
+        *(_row(teacher if role == "teacher" else name, result[role]) for role, name in ROLE_NAMES.items()),
         _row(f'always "{data["majority_label"]}"', result["majority"]),
         *others,
     ]
@@ -222,7 +220,7 @@ def _ensemble(result: dict[str, Any]) -> Iterator[str]:
 def _verdicts(result: dict[str, Any]) -> list[str]:
     """Name the models that learnt nothing, in plain words."""
     lines = []
-    for role, name in NAMES.items():
+    for role, name in ROLE_NAMES.items():
         verdicts = [entry["verdict"] for entry in result["verdicts"] if entry["role"] == role]
         if found := [verdict for verdict in verdicts if verdict]:
             lines.append(
@@ -411,7 +409,7 @@ def torture() -> str:
 def _kills(result: dict[str, Any]) -> Iterator[str]:
     words = f"{result['identical']:,} end bit for bit as an undisturbed run"
     which = "runs of the embedded model" if "--embedded" in result["command"] else "runs"
-    yield f"| {which} killed at random moments, gone on with | {result['trials']:,} | {words} |"
+    yield f"| {which} killed at random moments, resumed | {result['trials']:,} | {words} |"
 
 
 def _flips(result: dict[str, Any]) -> Iterator[str]:

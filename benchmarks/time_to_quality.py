@@ -39,7 +39,8 @@ from potstill.evaluation.metrics import compute_metrics
 from potstill.pipeline import class_weights
 from potstill.teacher import Teacher
 from potstill.training.compute import describe_compute
-from potstill.training.loop import plan_epoch, predict_logits
+from potstill.training.inference import predict_logits
+from potstill.training.loop import plan_epoch
 
 ROOT = Path(__file__).resolve().parent.parent
 

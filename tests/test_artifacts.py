@@ -3,15 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from potstill.artifacts import (
-    cache_directory,
-    digest,
-    file_digest,
-    new_run_directory,
-    read_arrays,
-    write_arrays,
-)
+from potstill.artifacts import digest, file_digest, new_run_directory, read_arrays, write_arrays
 from potstill.errors import ArtifactError
+from potstill.files import cache_directory
 
 parts_strategy = st.lists(st.text() | st.binary(), max_size=4)
 
@@ -63,7 +57,7 @@ def test_a_run_never_overwrites_another(tmp_path):
     assert new_run_directory(tmp_path / "a" / "run", "name").is_dir()  # still empty
     (tmp_path / "a" / "run" / "file").touch()
     for taken in ("run", "run/file"):
-        with pytest.raises(ArtifactError, match="name another with --out"):
+        with pytest.raises(ArtifactError, match="name another directory"):
             new_run_directory(tmp_path / "a" / taken, "name")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from potstill.config import PotstillConfig
 from potstill.directories import BusyError, Work, locked, working_directory
-from potstill.errors import ArtifactError
+from potstill.errors import ArtifactError, ConfigError, SourceError
 from potstill.interruption import Stopped
 
 HOLD = """
@@ -114,19 +114,37 @@ def test_what_decides_nothing_may_change(tmp_path, free):
 @pytest.mark.parametrize(
     ("other", "named"),
     [
-        (make(seed=1), "student.seeds"),
-        (make(texts="xyz"), "texts"),
-        (make(command="distill"), "the command, `potstill train`"),
-        (make(precision="32-true"), "runtime.precision"),
+        (make(seed=1), "settings: student.seeds; see"),
+        (make(texts="xyz"), "inputs, or what they hold has changed since: texts"),
+        (make(command="distill"), "settings: the command, `potstill train`; see"),
+        (make(precision="32-true"), "settings: runtime.precision; see"),
     ],
     ids=["settings", "data", "command", "precision"],
 )
-def test_other_work_is_refused_and_not_gone_on_with(tmp_path, other, named):
+def test_other_work_is_refused_and_not_resumed(tmp_path, other, named):
     begun = begin(make(), tmp_path / "out")
-    with pytest.raises(ArtifactError, match=f"was begun with other settings: {named}; see"):
+    with pytest.raises(ArtifactError, match=f"was begun with other {named}"):
         begin(other, begun)
     unnamed = begin(make())
     assert begin(other) != unnamed
+
+
+@pytest.mark.parametrize("error", [ConfigError(["a mistake"]), SourceError("not there")])
+def test_a_mistake_before_anything_was_done_leaves_nothing(tmp_path, error):
+    def fail(out, *done):
+        with working_directory(make(), out) as directory:
+            for name in done:
+                (directory / name).touch()
+            raise error
+
+    out, other = tmp_path / "out", tmp_path / "other"
+    for place, done in ((out, ()), (None, ()), (other, ("history.jsonl",))):
+        with pytest.raises(type(error)):
+            fail(place, *done)
+    assert begin(make(seed=1), out) == out
+    assert not list((tmp_path / "runs").iterdir())
+    with pytest.raises(ArtifactError, match="begun with other settings"):
+        begin(make(seed=1), other)
 
 
 def test_a_configuration_that_was_altered_is_refused(tmp_path):

@@ -20,7 +20,7 @@ from potstill.runtime.directory import TRANSFER_FILE
 from potstill.runtime.seal import SEAL, seal, verify
 from potstill.student.model import Student
 from potstill.teacher import Teacher
-from potstill.training.checkpoint import Checkpointing, Keeper, State
+from potstill.training.checkpoint import Checkpointer, Checkpointing, State
 from potstill.transfer.sets import TransferSet
 from resealed import reseal
 
@@ -190,7 +190,7 @@ def test_checkpoints_are_looked_at(run):
     for place, name in (("baseline/seed-0", "checkpoint"), ("baseline/seed-1", "pretraining-checkpoint")):
         file = run / place / f"{name}.safetensors"
         file.parent.mkdir(exist_ok=True)
-        Keeper(Checkpointing(file, 0.0), "key").write(State({"step": 1}, {"weight": torch.ones(20)}))
+        Checkpointer(Checkpointing(file, 0.0), "key").write(State({"step": 1}, {"weight": torch.ones(20)}))
         looked_at = {one.subject: one for one in examine_directory(run)}
         assert looked_at[f"{place}: {file.name}"].state == "fine"
         flip(file)

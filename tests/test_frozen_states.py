@@ -6,11 +6,11 @@ import torch
 
 from potstill import artifacts
 from potstill import frozen_states as module
-from potstill.artifacts import cache_directory
 from potstill.config import LoRAConfig, RuntimeConfig, TeacherConfig
 from potstill.data import Corpus, Examples
+from potstill.files import cache_directory
 from potstill.teacher import Teacher
-from potstill.training.loop import predict_logits
+from potstill.training.inference import predict_logits
 
 CPU = RuntimeConfig(device="cpu", precision="32-true")
 EXAMPLES = Examples(("w1 w2 w3", "w4", "w5 w6 w7 w8 w9", ""), np.array([0, 1, 0, 1]))

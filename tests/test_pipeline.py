@@ -216,6 +216,28 @@ def test_students_are_calibrated_on_the_selection_split(finished, config):
         assert model.calibration == Calibration.of(evaluated, corpus.evaluation.labels, classifier.temperature)
 
 
+def test_white_space_around_a_text_makes_no_difference(finished, config):
+    """Lines of a file end with some; no text that was learnt from did."""
+    classifier = Classifier.load(finished[1] / "distilled" / "seed-0")
+    texts = potstill.load_corpus(config.data).evaluation.texts[:20]
+    lines = [f" {text}\r\n" for text in texts]
+    np.testing.assert_array_equal(classifier.logits(lines), classifier.logits(texts))
+
+
+def test_few_texts_are_read_several_times_for_their_speed(finished, config, monkeypatch):
+    model = StudentModel(Classifier.load(finished[1] / "distilled" / "seed-0"))
+    read, classify = [], StudentModel.logits
+    monkeypatch.setattr(StudentModel, "logits", lambda self, part: read.append(len(part)) or classify(self, part))
+    few = potstill.load_corpus(config.data).evaluation.take(range(3))
+    assert potstill.measure(model, few).metrics.count == 3
+    assert len(read) > 3  # the first is no part of the measured time
+
+
+def test_a_run_is_no_single_model(finished, config):
+    with pytest.raises(ArtifactError, match=r"expected one model, found \d+\n.*seed-0"):
+        potstill.open_model(finished[1], config.runtime)
+
+
 def test_a_teachers_calibration_is_that_of_its_logits(finished, config):
     summary, directory = finished
     corpus = potstill.load_corpus(config.data)

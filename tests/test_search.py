@@ -18,7 +18,7 @@ from potstill.errors import ArtifactError, ConfigError, TrainingError
 from potstill.evaluation.trials import REFERENCE
 from potstill.search import search
 from potstill.teacher import Teacher
-from potstill.training.checkpoint import Keeper
+from potstill.training.checkpoint import Checkpointer
 from potstill.training.loop import Learner
 from potstill.transfer.sets import TransferSet
 
@@ -253,13 +253,13 @@ def test_other_settings_are_refused(undisturbed, config, corpus, teacher, change
 def test_other_inputs_are_refused(undisturbed, config, corpus, teacher, tmp_path):
     _, directory = undisturbed
     other_texts = dataclasses.replace(corpus, train=corpus.train.take(range(len(corpus.train) - 1)))
-    with pytest.raises(ArtifactError, match="other settings: texts"):
+    with pytest.raises(ArtifactError, match=r"other inputs.*: texts"):
         search(config, other_texts, [teacher], directory)
     potstill.finetune(config, corpus, tmp_path, seed=1)
-    with pytest.raises(ArtifactError, match="other settings: teacher's weights"):
+    with pytest.raises(ArtifactError, match=r"other inputs.*: teacher's weights"):
         search(config, corpus, [Teacher.load(tmp_path, config.runtime)], directory)
     transfer = TransferSet(texts=("A cat.",), pairs=None, sources=("file:x",), dropped={})
-    with pytest.raises(ArtifactError, match="other settings: transfer set"):
+    with pytest.raises(ArtifactError, match=r"other inputs.*: transfer set"):
         search(config, corpus, [teacher], directory, transfer=transfer)
 
 
@@ -297,7 +297,7 @@ class KilledError(BaseException):
 def test_a_killed_trial_goes_on_between_two_steps(config, corpus, teacher, tmp_path, monkeypatch, seeds, kept):
     """No step is taken twice, and Optuna is told all epochs: of an epoch and of a student that had ended, too."""
     steps, writes = [], []
-    take, write = Learner._step, Keeper.write
+    take, write = Learner._step, Checkpointer.write
 
     def step(learner, *arguments):
         steps.append(None)
@@ -314,7 +314,7 @@ def test_a_killed_trial_goes_on_between_two_steps(config, corpus, teacher, tmp_p
     monkeypatch.setattr(Learner, "_step", step)
     expected = search(settings, corpus, [teacher], tmp_path / "expected")
     taken = len(steps)
-    monkeypatch.setattr(Keeper, "write", writing)
+    monkeypatch.setattr(Checkpointer, "write", writing)
     with pytest.raises(KilledError):
         search(settings, corpus, [teacher], tmp_path / "killed")
     found = search(settings, corpus, [teacher], tmp_path / "killed")
@@ -349,6 +349,24 @@ def test_students_that_are_too_large_are_not_trained(config, corpus, teacher, tm
     assert {trial.parameters for trial in refused} == {large}
     assert all(trial.epochs == 0 and trial.mcc is None and trial.seeds == {} for trial in refused)
     assert [trial.parameters <= medium for trial in result.finished] == [True] * 4
+
+
+def test_draws_that_were_too_large_are_none_of_the_random_trials(config, corpus, teacher, tmp_path, monkeypatch):
+    random_trials = []
+    create = optuna.samplers.TPESampler
+
+    def sampler(**settings):
+        random_trials.append(settings.get("n_startup_trials"))  # None: optuna's own, which is replaced
+        return create(**settings)
+
+    monkeypatch.setattr(optuna.samplers, "TPESampler", sampler)
+    sizes = probe(config, corpus, teacher, tmp_path)
+    most = sorted({trial.parameters for trial in sizes})[1]
+    random_trials.clear()
+    result = search(changed(config, max_parameters=most, trials=4), corpus, [teacher], tmp_path / "out")
+    too_large = [trial.outcome == "too large" for trial in result.trials]
+    assert any(too_large[:-1])
+    assert random_trials[1:] == [searching._RANDOM_TRIALS + sum(too_large[:number]) for number in range(len(too_large))]
 
 
 def probe(config, corpus, teacher, directory):
@@ -497,7 +515,7 @@ def test_the_transfer_set_is_learnt_from(config, corpus, teacher, told, tmp_path
 def test_progress_is_a_line_per_trial(config, corpus, teacher, tmp_path, capsys):
     search(changed(config, trials=2, student={"seeds": [0]}), corpus, [teacher], tmp_path)
     lines = [line for line in capsys.readouterr().err.splitlines() if "MCC" in line]
-    assert [line[:9] for line in lines] == ["trial 1/2", "trial 2/2"]
+    assert [line[:16] for line in lines] == ["trial 1 (1 of 2)", "trial 2 (2 of 2)"]
     assert "alpha 0.5, temperature 2" in lines[0]
     assert lines[0].endswith("*best so far")
 

@@ -94,7 +94,7 @@ def test_little_work_is_done_here(config, monkeypatch):
     assert seen == [(seed, os.getpid()) for seed in SEEDS]
 
 
-def test_what_a_signal_ends_is_gone_on_with(tmp_path):
+def test_what_a_signal_ends_is_resumed(tmp_path):
     """Both trainings keep their state; the same command ends as if nothing had happened."""
     file = tmp_path / "tiny.yaml"
     file.write_text(

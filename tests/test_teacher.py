@@ -16,10 +16,9 @@ from potstill.data import Corpus, Examples
 from potstill.errors import ArtifactError, ConfigError, SourceError
 from potstill.lora import adapters
 from potstill.lora.quantised import QuantisedLinear
-from potstill.lora.state import CONFIG_FILE
 from potstill.models import TrainingRecord, find_teacher, load_teachers
+from potstill.runtime.directory import ADAPTER_CONFIG, TRAINED_FILE, TRAINING_FILE
 from potstill.runtime.directory import TEACHER_MANIFEST as MANIFEST
-from potstill.runtime.directory import TRAINED_FILE, TRAINING_FILE
 from potstill.teacher import Teacher, put_on_one_base, teacher_bytes
 from potstill.teacher_manifest import TeacherManifest
 from resealed import reseal
@@ -348,7 +347,7 @@ def test_the_size_on_disk_counts_the_base(base, saved, tmp_path):
     total, trained = teacher.parameters
     assert 0 < trained < total
     size = teacher_bytes(saved, total)
-    assert size == 4 * total + (saved / MANIFEST).stat().st_size + (saved / CONFIG_FILE).stat().st_size
+    assert size == 4 * total + (saved / MANIFEST).stat().st_size + (saved / ADAPTER_CONFIG).stat().st_size
 
 
 def test_a_decoders_texts_begin_with_its_beginning_of_text_token(tmp_path, model_directory):

@@ -11,9 +11,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from potstill.config import PotstillConfig
+from potstill.console import console
 from potstill.data import load_corpus
 from potstill.pipeline import run
-from potstill.training.progress import console
 
 SENTENCES = 120
 """Of the embedded corpus; enough for every split to hold both classes."""

@@ -1,4 +1,4 @@
-"""Writing and reading what Potstill keeps on disk: atomic files, digests, the cache, run directories."""
+"""What Potstill keeps on disk beyond single files: digests, the cache, directories."""
 
 from __future__ import annotations
 
@@ -23,25 +23,7 @@ from numpy.typing import NDArray
 from safetensors import numpy as safetensors
 
 from potstill.errors import ArtifactError
-from potstill.files import (
-    cache_directory,
-    read_json,
-    sync,
-    write_atomically,
-    write_csv,
-    write_json,
-    write_text,
-    written,
-)
-
-__all__ = [
-    "cache_directory",  # these are defined in `files`, which needs no package
-    "read_json",
-    "write_atomically",
-    "write_csv",
-    "write_json",
-    "write_text",
-]
+from potstill.files import sync, write_atomically, written
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -122,7 +104,7 @@ def vacate(path: Path) -> None:
     Raises:
         ArtifactError: Something stands there, or it is empty but has to stay: it is worked in, or a disk of its own.
     """
-    new_run_directory(path, path.name)
+    new_directory(path)
     try:
         if path.samefile("."):  # most systems let it go, and no relative path leads anywhere then
             raise OSError(errno.EBUSY, "it is the working directory")
@@ -219,14 +201,23 @@ def new_run_directory(out: Path | None, name: str) -> Path:
     """
     if out is None:
         return _fresh_directory(RUNS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    return new_directory(out)
+
+
+def new_directory(out: Path) -> Path:
+    """Make the directory that a user named.
+
+    Raises:
+        ArtifactError: It holds something already, or can't be made.
+    """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ArtifactError(
-            f"{out} exists and is not empty; nothing is ever overwritten\n  what to do: name another with --out"
+            f"{out} exists and is not empty; nothing is ever overwritten\n  what to do: name another directory"
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ArtifactError(f"{out} can't be made: {error}\n  what to do: name another with --out") from None
+        raise ArtifactError(f"{out} can't be made: {error}\n  what to do: name another directory") from None
     return out
 
 

@@ -31,8 +31,8 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from potstill.artifacts import write_text
 from potstill.errors import ConfigError
+from potstill.files import write_text
 
 
 def _different(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -48,6 +48,9 @@ def _ascending(values: tuple[float, ...]) -> tuple[float, ...]:
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Method = Literal["lora", "full", "head"]
+Cell = Literal["rnn", "gru", "lstm"]
+Pooling = Literal["last", "mean", "max", "attention"]
+Imitation = Literal["kl", "mse", "hard"]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_different)]
 
 
@@ -219,7 +222,7 @@ class TeacherConfig(Settings):
 
 
 class PretrainingConfig(Settings):
-    """Language modelling before classification: each direction learns to foretell the token that it reads next.
+    """Language modelling before classification: each direction learns to predict the token that it reads next.
 
     On sentences that the teacher's language model wrote, this is distillation of its next-token distributions by
     samples from them (Kim and Rush 2016, "Sequence-Level Knowledge Distillation", arXiv 1606.07947).
@@ -236,7 +239,7 @@ class PretrainingConfig(Settings):
 class StudentConfig(Settings):
     """The small recurrent network."""
 
-    cell: Literal["rnn", "gru", "lstm"] = "lstm"
+    cell: Cell = "lstm"
     """Kind of recurrence; `rnn` is the reference experiment's (Elman, tanh). `lstm` remembers the longest."""
     embedding_size: Annotated[int, Field(ge=1)] = 128
     """Width of the token embeddings. They hold most of a student's parameters: 128 keeps these near a million."""
@@ -246,7 +249,7 @@ class StudentConfig(Settings):
     """Recurrent layers on top of each other. 1: a second one doubles the time of every prediction."""
     bidirectional: bool = True
     """Read the text in both directions: the whole text is there before it is classified."""
-    pooling: Literal["last", "mean", "max", "attention"] = "max"
+    pooling: Pooling = "max"
     """How the hidden states become one vector: the last one (the reference's), their mean, their maximum, or a mean
     with learnt weights (Yang et al. 2016, section 2.2). `max`: a text's class often hangs on one place in it."""
     dropout: Fraction = 0.2
@@ -298,7 +301,7 @@ class DistillationConfig(Settings):
     reference experiment's."""
     temperature: Annotated[float, Field(gt=0.0)] = 2.0
     """Softens both distributions; 2 is the reference experiment's."""
-    objective: Literal["kl", "mse", "hard"] = "kl"
+    objective: Imitation = "kl"
     """How the student is drawn to the teacher: `kl` as above; `mse`, the squared distance of the logits (Ba and Caruana
     2014, arXiv 1312.6184); `hard`, the teacher's answers taken as labels. Texts without a label learn from this alone.
     `kl` is the distillation of the paper."""
@@ -640,19 +643,31 @@ class PotstillConfig(Settings):
 
     @classmethod
     def build(cls, values: dict[str, Any], source: str = "the configuration") -> PotstillConfig:
-        """Validate nested `values`.
+        """Validate nested `values`; a section without a value, as of which all is commented out, has the defaults.
 
         Raises:
             ConfigError: With every problem that was found.
         """
         try:
-            return cls.model_validate(values)
+            return cls.model_validate({name: value for name, value in values.items() if value is not None})
         except ValidationError as error:
             raise ConfigError([_describe(item) for item in error.errors()], source) from None
 
     def save(self, path: Path) -> None:
         """Write all settings, defaults included, as YAML that `load` reads back to an equal configuration."""
         write_text(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a setting that stands there twice, of which YAML would keep the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Construct a mapping, whose keys differ."""
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for place, name in enumerate(names):
+            if name in names[:place] and name != "<<":
+                raise yaml.constructor.ConstructorError(None, None, f"{name!r} stands there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
@@ -662,7 +677,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         ConfigError: The file can't be read or is no mapping.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = _Loader(Path(path).read_text(encoding="utf-8")).get_single_data()
     # Of values: what is no UTF-8, or no date, or a number of too many digits. Recursion: a thousand brackets.
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError([f"it can't be read as YAML: {error}"], str(path)) from None
@@ -694,6 +709,8 @@ def _describe(item: Any) -> str:
 
 def _message(item: Any) -> str:
     """Return the words of our own checks without pydantic's prefix, and pydantic's where it checked."""
+    if item["type"] == "tuple_type":
+        return "expected a list, such as [1, 2]"
     return str(item.get("ctx", {}).get("error", item["msg"]))
 
 

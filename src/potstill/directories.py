@@ -1,4 +1,4 @@
-"""The directory that a command works in: found or made, locked, and gone on with after an interruption.
+"""The directory that a command works in: found or made, locked, and resumed after an interruption.
 
 A directory is begun when `begun.json` and `config.yaml` stand in it, in this order. Whoever works in it holds the lock
 on `potstill.lock`; the operating system drops that with the process, however it ends, so a lock is never stale.
@@ -18,15 +18,15 @@ from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
-from potstill.artifacts import RUNS, digest, new_run_directory, read_json, write_json
+from potstill.artifacts import RUNS, digest, new_run_directory
 from potstill.config import PotstillConfig
+from potstill.console import print_line, warn
 from potstill.environment import describe_environment
-from potstill.errors import ArtifactError
+from potstill.errors import ArtifactError, ConfigError, SourceError
+from potstill.files import read_json, write_json
 from potstill.interruption import Stopped
-from potstill.runtime.directory import CONFIG_FILE as CONFIG_FILE
-from potstill.runtime.directory import LOCK_FILE as LOCK_FILE
+from potstill.runtime.directory import CONFIG_FILE, LOCK_FILE
 from potstill.training.compute import describe_compute
-from potstill.training.progress import print_line
 
 BEGUN_FILE: Final = "begun.json"
 ENVIRONMENT_FILE: Final = "environment.json"
@@ -91,12 +91,17 @@ class Work:
         begun = read_json(directory / BEGUN_FILE)
         known, given = (self._settings(one) for one in (PotstillConfig.load(directory / CONFIG_FILE), self.config))
         differing = _differing(known, given)
-        differing += [name for name, value in self.inputs.items() if begun.get("inputs", {}).get(name) != value]
+        others = [name for name, value in self.inputs.items() if begun.get("inputs", {}).get(name) != value]
         if begun.get("command") != self.command:
             differing = [f"the command, `potstill {begun.get('command')}`"]
         if differing:
             raise ArtifactError(
                 f"{directory} was begun with other settings: {', '.join(differing)}; see {directory / CONFIG_FILE}\n"
+                f"  what to do: give the same, or another --out"
+            )
+        if others:
+            raise ArtifactError(
+                f"{directory} was begun with other inputs, or what they hold has changed since: {', '.join(others)}\n"
                 f"  what to do: give the same, or another --out"
             )
         if begun != self._beginning:
@@ -162,6 +167,9 @@ def working_directory(work: Work, out: Path | None, *, fresh: bool = False) -> I
         except Stopped as stopped:
             stopped.directory = found
             raise
+        except (ConfigError, SourceError):
+            _forget(found, is_own=out is None)  # so that the command can be mended: it has done nothing yet
+            raise
 
 
 @contextmanager
@@ -203,7 +211,7 @@ def _holder(path: Path) -> int | None:
 
 
 def find_unfinished(work: Work) -> Path | None:
-    """Return the newest directory under `runs` where `work` goes on and nobody works in, for who locks it then."""
+    """Return the newest directory under `runs` where `work` can be resumed, not locked yet, and nobody is at work."""
     with ExitStack() as stack:
         found = _unfinished(work, stack)
     if found is not None:
@@ -264,13 +272,24 @@ def _note_environment(environment: dict[str, Any], path: Path) -> None:
     latest = first | (later[-1] if later else {})
     differing = _differing(environment, latest)
     if differing:
-        print_line(
-            f"WARNING: {path.parent} was begun in another environment ({', '.join(differing)} differ): what is still "
-            f"to be trained may not be what it would have been, bit for bit",
-            style="bold yellow",
+        warn(
+            f"{path.parent} was begun in another environment ({', '.join(differing)} differ): what is still to be "
+            "trained may not be what it would have been, bit for bit"
         )
         changed = {name: environment.get(name) for name in _differing(environment, first)}
         write_json(path, first | {_LATER: [*later, changed]})
+
+
+def _forget(directory: Path, *, is_own: bool) -> None:
+    """Take a beginning back after which nothing was done; with it the directory, where no user has named it."""
+    begun = {BEGUN_FILE, CONFIG_FILE, ENVIRONMENT_FILE, LOCK_FILE}
+    if not {path.name for path in directory.iterdir()} <= begun:
+        return
+    with suppress(OSError):
+        for name in begun if is_own else begun - {LOCK_FILE}:
+            (directory / name).unlink(missing_ok=True)
+        if is_own:
+            directory.rmdir()
 
 
 def _differing(values: dict[str, Any], others: dict[str, Any]) -> list[str]:

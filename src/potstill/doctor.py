@@ -298,7 +298,7 @@ def _tried(subject: str, look: Callable[[], str]) -> Finding:
 
 
 def _model(root: Path, directory: Path) -> Iterator[Finding]:
-    name = _name(root, directory)
+    name = "model" if directory == root else str(directory.relative_to(root))
     yield from _checkpoints(name, directory)
     if not is_model(directory):
         yield Finding(name, "fine", "begun, nothing saved yet")
@@ -364,10 +364,6 @@ def _transfer(directory: Path) -> Iterator[Finding]:
 
     for file in files:
         yield _tried("transfer set", partial(look, file))
-
-
-def _name(root: Path, directory: Path) -> str:
-    return "model" if directory == root else str(directory.relative_to(root))
 
 
 def seal_as_it_stands(directory: Path) -> list[Path]:

@@ -6,10 +6,11 @@ import numpy as np
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
-from potstill.artifacts import cache_directory, mapped_array
+from potstill.artifacts import mapped_array
 from potstill.backbone.prefix import FrozenPrefix
 from potstill.data.tokenised import TrainingSet
-from potstill.training.loop import without_gradients
+from potstill.files import cache_directory
+from potstill.training.inference import without_gradients
 
 States = NDArray[np.float32]
 """Hidden states of many texts end to end, (tokens, hidden)."""

@@ -37,7 +37,7 @@ class Stopped(KeyboardInterrupt):
 
     @property
     def status(self) -> int:
-        """The exit status that shells give to who ended by this signal: 130 or 143."""
+        """The exit status of who ended by this signal, as shells have it: 130 or 143."""
         return 128 + self.number
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 import torch
@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from potstill.config import RuntimeConfig
+from potstill.console import warn
 from potstill.data import Examples
 from potstill.distillation.teacher_logits import averaged
 from potstill.errors import ArtifactError
 from potstill.evaluation import (
+    ROLES,
     Calibration,
     EnsembleResult,
     Intervals,
@@ -40,7 +42,9 @@ from potstill.runtime.directory import (
 )
 from potstill.runtime.seal import read, sealing
 from potstill.teacher import Teacher, put_on_one_base
-from potstill.training.progress import print_line
+
+_MEASURED_SECONDS: Final = 0.1
+"""Time for which speeds are measured at least: few texts are read several times."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +185,16 @@ def model_directories(path: Path) -> list[Path]:
     return found
 
 
+def places(model: Path) -> list[Path]:
+    """Return a model's directory, and those above it that are its seeds' and its run's: where its settings may be."""
+    found = [model]
+    if model.name.startswith("seed-"):
+        found.append(model.parent)
+        if model.parent.name in ROLES:
+            found.append(model.parent.parent)
+    return found
+
+
 def load_teachers(path: Path, runtime: RuntimeConfig, which: Literal["best", "average"]) -> list[Teacher]:
     """Load the teachers at `path` that shall judge: the best in selection, or all of them.
 
@@ -193,7 +207,7 @@ def load_teachers(path: Path, runtime: RuntimeConfig, which: Literal["best", "av
     directories = _finished_teachers(path) if which == "average" else [find_teacher(path)]
     for directory in directories:
         if not _is_finished(directory):
-            _warn(f"the training of the teacher in {directory} was interrupted: its best epoch so far judges")
+            warn(f"the training of the teacher in {directory} was interrupted: its best epoch so far judges")
     teachers = [Teacher.load(directory, runtime) for directory in directories]
     put_on_one_base(teachers)
     return teachers
@@ -215,7 +229,7 @@ def _finished_teachers(path: Path) -> list[Path]:
     if not finished:
         raise _none_finished(path, teachers)
     if left_out := [str(directory) for directory in teachers if directory not in finished]:
-        _warn(f"not asked, since their training was interrupted: {', '.join(left_out)}")
+        warn(f"not asked, since their training was interrupted: {', '.join(left_out)}")
     return finished
 
 
@@ -229,10 +243,6 @@ def _none_finished(path: Path, teachers: Sequence[Path]) -> ArtifactError:
         f"{path}: expected a teacher whose training has ended, found {len(teachers)} interrupted ones\n"
         f"  what to do: name one of them, such as {teachers[0]}, or train again"
     )
-
-
-def _warn(text: str) -> None:
-    print_line(f"WARNING: {text}", style="bold yellow")
 
 
 def find_teacher(path: Path) -> Path:
@@ -254,12 +264,16 @@ def open_model(directory: Path, runtime: RuntimeConfig) -> SavedModel:
     """Load one saved model.
 
     Raises:
-        ArtifactError: It is missing, incomplete or damaged.
+        ArtifactError: It is missing, incomplete or damaged, or the directory is a run's, of several.
     """
-    (directory,) = model_directories(directory)
-    if is_teacher(directory):
-        return TeacherModel(Teacher.load(directory, runtime))
-    return StudentModel(Classifier.load(directory))
+    found = model_directories(directory)
+    if len(found) > 1:
+        raise ArtifactError(
+            f"{directory}: expected one model, found {len(found)}\n  what to do: name one of them, such as {found[0]}"
+        )
+    if is_teacher(found[0]):
+        return TeacherModel(Teacher.load(found[0], runtime))
+    return StudentModel(Classifier.load(found[0]))
 
 
 def measure(model: SavedModel, examples: Examples) -> Measurement:
@@ -270,17 +284,18 @@ def measure(model: SavedModel, examples: Examples) -> Measurement:
     """
     require_same_kind(examples, reads_pairs=model.reads_pairs)
     _warm_up(model, examples)
-    started = time.perf_counter()
-    logits = model.logits(examples)
-    predictions = decide(softmax(logits, model.temperature), model.threshold)
-    seconds = time.perf_counter() - started
+    started, passes, seconds = time.perf_counter(), 0, 0.0
+    while seconds < _MEASURED_SECONDS:
+        logits = model.logits(examples)
+        predictions = decide(softmax(logits, model.temperature), model.threshold)
+        passes, seconds = passes + 1, time.perf_counter() - started
     classes = len(model.label_names)
     return Measurement(
         logits=logits,
         predictions=predictions,
         metrics=compute_metrics(examples.labels, predictions, classes),
         intervals=bootstrap_intervals(examples.labels, predictions, classes),
-        sentences_per_second=len(examples) / seconds,
+        sentences_per_second=passes * len(examples) / seconds,
         calibration=Calibration.of(logits, examples.labels, model.temperature),
     )
 

@@ -14,16 +14,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from potstill.artifacts import digest, read_json, write_csv
+from potstill.artifacts import digest
 from potstill.config import PotstillConfig, PretrainingConfig, TrainingConfig
+from potstill.console import print_line
 from potstill.data import Corpus, Examples, load_corpus
 from potstill.data.tokenised import TrainingSet
-from potstill.directories import CONFIG_FILE, ENVIRONMENT_FILE, Work, working_directory
+from potstill.directories import ENVIRONMENT_FILE, Work, working_directory
 from potstill.distillation.hidden import Matching, MatchingObjective, teacher_states, with_hidden_states
 from potstill.distillation.loss import Objective, balanced_weights
 from potstill.distillation.teacher_logits import judgement
 from potstill.errors import ArtifactError, ConfigError
 from potstill.evaluation import DataSummary, McNemar, ModelResult, Role, Summary, mcnemar
+from potstill.files import read_json, write_csv
 from potstill.interruption import Stopped, stoppable
 from potstill.lora.counting import count_parameters
 from potstill.models import (
@@ -37,15 +39,15 @@ from potstill.models import (
 )
 from potstill.report import is_reported, read_summary, write_report
 from potstill.runtime import Classifier
-from potstill.runtime.directory import TRAINING_FILE, TRANSFER_FILE
+from potstill.runtime.directory import CONFIG_FILE, TRAINING_FILE, TRANSFER_FILE
 from potstill.runtime.seal import read
 from potstill.student.model import Student, check_tokenizer, student_bytes
 from potstill.student.pretraining import pretrain
 from potstill.teacher import Teacher, check_sources, put_on_one_base, teacher_bytes
 from potstill.training.checkpoint import CHECKPOINT_FILE, Checkpointing
 from potstill.training.compute import make_fabric
-from potstill.training.loop import HISTORY_FILE, FitResult, Record, fit, parse_history, predict_logits, tokens_at_once
-from potstill.training.progress import print_line
+from potstill.training.inference import predict_logits, tokens_at_once
+from potstill.training.loop import HISTORY_FILE, FitResult, Record, fit, parse_history
 from potstill.training.workers import available_workers, workers
 from potstill.transfer.build import build_transfer_set, check_transfer, files_key, held_out_key
 from potstill.transfer.sets import TransferSet
@@ -117,7 +119,7 @@ def finetune(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int 
     Args:
         config: `data`, `teacher` and `runtime` are used.
         corpus: The task.
-        directory: Where to save the teacher; made if need be. The same training is gone on with there, if it was
+        directory: Where to save the teacher; made if need be. The same training is resumed there, if it was
             interrupted.
         seed: Decides head, adapters, batches and dropout.
 
@@ -167,7 +169,7 @@ def distill(
         config: `data`, `student`, `distillation` and `runtime` are used.
         corpus: The task.
         teacher: Who judges; its classes must be the corpus's. Several judge together, their probabilities averaged.
-        directory: Where to save the student; made if need be. The same training is gone on with there, if it was
+        directory: Where to save the student; made if need be. The same training is resumed there, if it was
             interrupted.
         seed: Decides weights, batches and dropout.
         transfer: More texts, without labels, for the student to learn the teacher's judgement of.
@@ -187,9 +189,6 @@ def distill(
     objective = Objective(
         settings.alpha, settings.temperature, settings.objective, class_weights(config.student.training, corpus)
     )
-    texts, weights = _texts(corpus, transfer), None
-    if transfer is not None:
-        weights = torch.cat([torch.ones(len(corpus.train)), transfer.weights(settings.source_weights)])
     student = Student.create(
         config.student,
         corpus,
@@ -206,9 +205,11 @@ def distill(
         train_logits, selection_logits = _corpus_logits(teachers, corpus)
         if transfer is not None:
             train_logits = torch.cat([train_logits, _transfer_logits(teachers, transfer)])
+    texts = _texts(corpus, transfer)
     train_set = student.training_set(texts, train_logits)
     selection = student.training_set(corpus.selection, selection_logits)
-    if weights is not None:
+    if transfer is not None:
+        weights = torch.cat([torch.ones(len(corpus.train)), transfer.weights(settings.source_weights)])
         train_set = replace(train_set, weights=weights / weights.mean())
     pretrained = pretrain(
         student.network,
@@ -303,7 +304,7 @@ def transfer_set(
         config: `data`, `transfer`, `teacher` (the backbone) and `runtime` are used.
         corpus: The task.
         teacher: Who judges; None: nobody yet.
-        directory: Where to keep it. What a call that was interrupted left there is gone on with.
+        directory: Where to keep it. What a call that was interrupted left there is resumed.
 
     Raises:
         PotstillError: See `build_transfer_set`.
@@ -389,7 +390,7 @@ def run(
 ) -> tuple[Summary, Path]:
     """Do the whole experiment in a run directory: config, models, histories, plots, report.
 
-    A run of the same settings and data that was interrupted is gone on with, and ends as if nothing had happened.
+    A run of the same settings and data that was interrupted is resumed, and ends as if nothing had happened.
 
     Args:
         config: All settings.
@@ -502,7 +503,7 @@ def _tell_finished(config: PotstillConfig, directory: Path) -> None:
 def input_keys(teachers: Sequence[Teacher], transfer: TransferSet | None) -> dict[str, str | None]:
     """Return digests of what a student learns from beside the corpus, by what to call it."""
     return {
-        "teacher's weights": digest([teacher.key() for teacher in teachers]),
+        "teacher's weights": _joint_key(teachers),
         "transfer set": None if transfer is None else digest([*transfer.sources, *transfer.examples.content]),
     }
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from potstill.artifacts import digest
 from potstill.config import Candidates, PotstillConfig
+from potstill.console import print_line, progress_bar, silence
 from potstill.data import Corpus
 from potstill.directories import Work, working_directory
 from potstill.errors import ArtifactError, ConfigError, TrainingError
@@ -47,7 +49,6 @@ from potstill.report.tables import duration, magnitude, score
 from potstill.student.model import Student
 from potstill.teacher import Teacher
 from potstill.training.loop import Record
-from potstill.training.progress import print_line, progress_bar, silence
 from potstill.transfer.sets import TransferSet
 
 STUDY_FILE: Final = "search.db"
@@ -87,7 +88,7 @@ def search(
         config: `search` says what to try; all else is what a trial starts from.
         corpus: The task; its evaluation split is not looked at.
         teachers: Who judge, once; see `distill`.
-        directory: New or empty, or that of a search with the same settings, which is gone on with. `search.trials` may
+        directory: New or empty, or that of a search with the same settings, which is resumed. `search.trials` may
             differ: a search that has ended goes on when it is given more.
         transfer: More texts to learn the teachers' judgement of.
         command: Command line that goes on with the search, for the report.
@@ -270,7 +271,7 @@ class _Search:
             return dict(zip((ALPHA, TEMPERATURE), cells[number], strict=True))
         if number > 0:
             return {}
-        own = {name: _value(self.config, name) for name in self.distributions}
+        own = {name: attrgetter(name)(self.config) for name in self.distributions}
         return {name: value for name, value in own.items() if settings.space[name].has(value)}
 
     def _make(self, number: int) -> None:
@@ -278,7 +279,10 @@ class _Search:
         # A sampler of its own for every trial: its draws depend on the trials that ended, not on how often the search
         # was interrupted.
         seed = int(np.random.SeedSequence([self.config.search.seed, number]).generate_state(1)[0])
-        self.study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_RANDOM_TRIALS, constant_liar=False)
+        too_large = sum(trial.outcome == "too large" for trial in self.trials())
+        self.study.sampler = optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=_RANDOM_TRIALS + too_large, constant_liar=False
+        )
         start = self._start(number)
         waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         if start and not waiting:  # an interruption may have left it waiting
@@ -301,10 +305,13 @@ class _Search:
             if (twin := self._twin(settings)) is not None:
                 seen |= twin.seeds
                 told |= {"note": f"the same as trial {twin.number}", "parameters": twin.parameters}
-            for seed in () if seen else self.config.student.seeds[: self.config.search.seeds_per_trial]:
-                trained = self._student(settings, seed, **({} if seen else self._watch(trial, settings, told)))
-                seen[seed] = float(trained.fit.best["mcc"])
-                told["parameters"] = trained.record.parameters
+            else:
+                watch = self._watch(trial, settings, told)
+                for seed in self.config.student.seeds[: self.config.search.seeds_per_trial]:
+                    trained = self._student(settings, seed, **watch)
+                    seen[seed] = float(trained.fit.best["mcc"])
+                    told["parameters"] = trained.record.parameters
+                    watch = {}  # the first one alone is looked on
         except optuna.TrialPruned as error:
             told |= {"outcome": "stopped", "note": str(error)}
         except _TooLargeError as error:
@@ -381,7 +388,12 @@ class _Search:
             return
         searched = {name: value for name, value in latest.settings.items() if name in self.distributions}
         result = f"{latest.outcome}: {latest.note}" if latest.mcc is None else f"MCC {score(latest.mcc)}"
-        parts = [f"trial {_tried(trials)}/{self.wanted}", result, settings_words(searched), duration(latest.seconds)]
+        parts = [
+            f"trial {latest.number} ({_tried(trials)} of {self.wanted})",
+            result,
+            settings_words(searched),
+            duration(latest.seconds),
+        ]
         print_line("  ".join([*parts, "*best so far"] if best is latest else parts))
 
 
@@ -464,16 +476,8 @@ def _greatest(config: PotstillConfig, name: str) -> float:
     """Return the greatest value that a trial may have of a number."""
     candidates = None if config.search.grid else config.search.space.get(name)
     if candidates is None:
-        return float(_value(config, name))
+        return float(attrgetter(name)(config))
     return float(max(candidates.choices or (candidates.high,)))
-
-
-def _value(config: PotstillConfig, name: str) -> Any:
-    """Return the value of a setting by its dotted name."""
-    value: Any = config
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def _first_line(error: Exception) -> str:

@@ -38,16 +38,17 @@ from potstill.data.tokenised import TrainingSet, tokenise
 from potstill.data.trees import are_worthwhile
 from potstill.errors import ArtifactError, ConfigError
 from potstill.frozen_states import frozen_states
-from potstill.lora import CONFIG_FILE, adapters, inject, load_adapter, merged, save_adapter
+from potstill.lora import adapters, inject, load_adapter, merged, save_adapter
 from potstill.lora.counting import count_parameters
 from potstill.lora.quantised import kernels, pack_weights, round_weights
-from potstill.runtime.directory import TEACHER_MANIFEST, TRAINED_FILE
+from potstill.runtime.directory import ADAPTER_CONFIG, TEACHER_MANIFEST, TRAINED_FILE
 from potstill.runtime.seal import sealing, undisturbed
 from potstill.teacher_manifest import TeacherManifest
 from potstill.tensors import load_tensors, save_tensors
 from potstill.tokens import part_pairs, shared
 from potstill.training.compute import compress_frozen_matrices, is_mixed, make_fabric
-from potstill.training.loop import predict_logits, trained_parameters
+from potstill.training.inference import predict_logits
+from potstill.training.loop import trained_parameters
 
 _WITHOUT_EFFECT: Final = {
     *("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "problem_type"),
@@ -93,17 +94,6 @@ class Teacher:
                 blocks, or the device doesn't exist.
             MissingExtraError: The base is to be packed, and the package for it is missing.
         """
-        classifier, tokenizer = _base(
-            config.backbone,
-            config.tokenizer_name,
-            corpus.num_classes,
-            add_bos=config.add_bos,
-            random_init=config.random_init,
-            seed=seed,
-            echo=config.echo,
-            first_blocks=config.first_blocks,
-        )
-        model = classifier.model
         manifest = TeacherManifest(
             backbone=config.backbone,
             tokenizer=config.tokenizer_name,
@@ -113,14 +103,17 @@ class Teacher:
             method=config.method,
             base_bits=config.base_bits,
             lora=config.lora.model_dump(mode="json") if config.method == "lora" else None,
-            base=_base_digest(model),  # before adapters and packing change the base
+            base="",
             label_names=corpus.label_names,
-            max_tokens=min(max_tokens, classifier.max_tokens),
+            max_tokens=max_tokens,
             pairs=corpus.in_pairs,
             echo=config.echo,
             first_blocks=config.first_blocks,
         )
-        prepare(model, config)
+        classifier, tokenizer = _base(manifest)
+        base = _base_digest(classifier.model)  # adapters and packing change it
+        manifest = replace(manifest, base=base, max_tokens=min(max_tokens, classifier.max_tokens))
+        prepare(classifier.model, config)
         lora = config.lora if config.method == "lora" else None
         return cls(classifier, tokenizer, lora, manifest, _place(classifier, runtime))
 
@@ -147,16 +140,7 @@ class Teacher:
     @classmethod
     def _load(cls, directory: Path, runtime: RuntimeConfig, *, pack: bool) -> Teacher:
         manifest = TeacherManifest.load(directory)
-        classifier, tokenizer = _base(
-            manifest.backbone,
-            manifest.tokenizer,
-            len(manifest.label_names),
-            add_bos=manifest.add_bos,
-            random_init=manifest.random_init,
-            seed=manifest.seed,
-            echo=manifest.echo,
-            first_blocks=manifest.first_blocks,
-        )
+        classifier, tokenizer = _base(manifest)
         model = classifier.model
         # What was trained must never stand on another base unnoticed.
         if (found := _base_digest(model)) != manifest.base and manifest.base:
@@ -311,46 +295,36 @@ def check_sources(config: TeacherConfig) -> None:
 
 def teacher_bytes(directory: Path, parameters: int) -> int:
     """Return what a teacher takes on disk: all its parameters as float32, and the files that describe it."""
-    described = [file for name in (TEACHER_MANIFEST, CONFIG_FILE) if (file := directory / name).is_file()]
+    described = [file for name in (TEACHER_MANIFEST, ADAPTER_CONFIG) if (file := directory / name).is_file()]
     return 4 * parameters + sum(file.stat().st_size for file in described)
 
 
-def _base(
-    backbone: str,
-    tokenizer_name: str,
-    num_classes: int,
-    *,
-    add_bos: bool,
-    random_init: bool,
-    seed: int,
-    echo: bool,
-    first_blocks: int | None,
-) -> tuple[TextClassifier, Tokenizer]:
+def _base(manifest: TeacherManifest) -> tuple[TextClassifier, Tokenizer]:
     """Build the model as it is before any adapter, and its tokenizer.
 
     Raises:
         ConfigError: An encoder is to read twice, or the backbone has fewer blocks.
         SourceError: Backbone or tokenizer can't be found, reached or used.
     """
-    tokenizer = load_tokenizer(tokenizer_name)
+    tokenizer = load_tokenizer(manifest.tokenizer)
     rules = tokenizer.backend_tokenizer
-    torch.manual_seed(seed)
+    torch.manual_seed(manifest.seed)
     # A backbone's own tokenizer is trusted: some know a special token that the embedding table has no row for.
-    foreign = random_init or tokenizer_name != backbone
+    foreign = manifest.random_init or manifest.tokenizer != manifest.backbone
     classifier = build_classifier(
-        backbone,
-        num_classes,
+        manifest.backbone,
+        len(manifest.label_names),
         padding_id(tokenizer),
-        random_init=random_init,
+        random_init=manifest.random_init,
         vocab_size=len(tokenizer) if foreign else None,
-        first_blocks=first_blocks,
+        first_blocks=manifest.first_blocks,
     )
-    if add_bos and classifier.is_decoder:
+    if manifest.add_bos and classifier.is_decoder:
         if tokenizer.bos_token is not None:
             _prepend(rules, tokenizer.bos_token, tokenizer.bos_token_id)
         elif tokenizer.eos_token is not None:
             part_pairs(rules, tokenizer.eos_token)
-    if echo:
+    if manifest.echo:
         _check_decoder(classifier.model.config)
         classifier.echo = Echo.of(rules)
     return classifier, rules

@@ -14,8 +14,8 @@ from potstill.backbone import head_modules, load_config, outline
 from potstill.config import DataConfig, LoRAConfig, Method
 from potstill.errors import ArtifactError
 from potstill.files import parse_json, read_json, write_json
-from potstill.lora import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE, tensor_name
-from potstill.runtime.directory import TEACHER_MANIFEST, TRAINED_FILE
+from potstill.lora import ADAPTER_FILES, tensor_name
+from potstill.runtime.directory import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TEACHER_MANIFEST, TRAINED_FILE
 from potstill.runtime.seal import is_sealed, read, settle, verify
 from potstill.tensors import MARK
 
@@ -77,7 +77,7 @@ class TeacherManifest:
         settle(directory)
         path = directory / TEACHER_MANIFEST
         if not path.is_file():
-            if (directory / CONFIG_FILE).is_file() and not is_sealed(directory):
+            if (directory / ADAPTER_CONFIG).is_file() and not is_sealed(directory):
                 return _of_peft(directory)
             raise ArtifactError(f"expected the file {path}, found none\n  what to do: check the path, or tune again")
         manifest = cls.parse(read(directory, [TEACHER_MANIFEST])[TEACHER_MANIFEST], path)
@@ -116,7 +116,7 @@ class TeacherManifest:
 
 def _of_peft(directory: Path) -> TeacherManifest:
     """Fill in what `peft` does not note: classes are named by number, texts go in as the tokenizer has them."""
-    path = directory / CONFIG_FILE
+    path = directory / ADAPTER_CONFIG
     base = read_json(path).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise ArtifactError(
@@ -151,7 +151,7 @@ def _count_classes(directory: Path, base: str) -> int:
         for name, parameter in head.named_parameters()
         if parameter.shape[0] == unlikely
     ]
-    path = directory / WEIGHTS_FILE
+    path = directory / ADAPTER_WEIGHTS
     try:
         with safe_open(path, framework="pt") as tensors:
             if MARK.items() <= (tensors.metadata() or {}).items():

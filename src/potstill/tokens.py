@@ -72,7 +72,7 @@ def limit(tokenizer: Tokenizer, max_tokens: int) -> None:
 
 
 def part_pairs(tokenizer: Tokenizer, separator: str) -> None:
-    """Make `tokenizer` put a token of its between the texts of a pair, unless it adds tokens of its own there.
+    """Make `tokenizer` put one of its tokens between the texts of a pair, unless it adds some there anyway.
 
     Without any, ("a b", "c") and ("a", "b c") would be the same to whoever reads the ids.
     """

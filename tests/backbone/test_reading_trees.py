@@ -10,7 +10,7 @@ from potstill.backbone.trees import reads_trees
 from potstill.config import LoRAConfig
 from potstill.data.tokenised import TokenisedTexts, TrainingSet
 from potstill.lora import inject
-from potstill.training.loop import predict_logits
+from potstill.training.inference import predict_logits
 
 TAKE_TREES = {"gpt2", "llama", "qwen2", "gemma", "opt", "gpt_neox"}
 

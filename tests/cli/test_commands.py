@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import yaml
@@ -237,6 +238,25 @@ def test_evaluate_says_what_was_scored(run_directory, capsys):
     assert "always" in printed
 
 
+def test_evaluate_scores_what_no_model_has_seen_where_nothing_is_named(run_directory, capsys):
+    assert potstill("evaluate", run_directory, "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    summary = json.loads((run_directory / "summary.json").read_text())
+    reported = {(m["role"], m["seed"]): m["metrics"]["mcc"] for m in summary["models"]}
+    assert {(row["role"], row["seed"]): row["metrics"]["mcc"] for row in rows} == pytest.approx(reported)
+
+
+def test_evaluate_warns_of_texts_that_were_learnt_from(run_directory, tiny, capsys, tmp_path):
+    assert potstill("data", "--config", tiny, "--write", tmp_path / "parts") == 0
+    student = run_directory / "baseline" / "seed-0"
+    for part, is_known in (("train", True), ("selection", True), ("test", False)):
+        file = tmp_path / "parts" / f"{part}.jsonl"
+        count = len(file.read_text().splitlines())
+        capsys.readouterr()
+        assert potstill("evaluate", student, "--data", file) == 0
+        assert (f"{count:,} of these {count:,} texts were learnt from" in capsys.readouterr().err) == is_known
+
+
 def test_evaluate_reads_any_labelled_file(run_directory, capsys, tmp_path):
     file = tmp_path / "judged.tsv"
     file.write_text("sentence\tverdict\nThe cat sat.\tacceptable\nSat cat the.\tunacceptable\n", encoding="utf-8")
@@ -299,10 +319,32 @@ def test_every_method_goes_the_whole_way(method, tiny, tmp_path, capsys):
 
 def test_data_writes_the_parts(tmp_path, capsys):
     assert potstill("data", "--data", "embedded", "--limit", "200", "--write", tmp_path / "parts") == 0
-    assert "evaluation" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "evaluation" in printed
     first = json.loads((tmp_path / "parts" / "train.jsonl").read_text().splitlines()[0])
     assert set(first) == {"text", "label"}
     assert potstill("data", "--data", tmp_path / "parts") == 0
+    counts = Counter(
+        json.loads(line)["label"] for line in (tmp_path / "parts" / "train.jsonl").read_text().splitlines()
+    )
+    for name, count in counts.items():
+        assert f"\n{name}: {count} to train" in printed
+
+
+def test_data_says_what_is_missing_or_stands_there_twice(tmp_path, capsys):
+    file = tmp_path / "few.csv"
+    rows = [f"w{number},{'ab'[number % 2]}" for number in range(40)]
+    file.write_text("\n".join(["text,label", *rows, "only once,c"]))
+    assert potstill("data", "--data", file) == 0
+    told = capsys.readouterr()
+    assert "not in the selection part, too few examples: c" in told.out
+    assert "not in the evaluation part, too few examples: c" in told.out
+    assert not told.err
+    file.write_text("\n".join(["text,label", *rows * 3, *(f"w{number},b" for number in range(0, 40, 2))]))
+    assert potstill("data", "--data", file) == 0
+    warnings = capsys.readouterr().err
+    assert re.search(r"\d+ of 14 evaluation texts are training texts too", warnings)
+    assert re.search(r"\d+ of \d+ training texts stand there with several labels", warnings)
 
 
 @pytest.mark.parametrize(

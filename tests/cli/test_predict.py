@@ -181,7 +181,7 @@ class TestBrokenLines:
         assert [answer["line"] for answer in answers(printed.out)] == [1, 2, 3, 4, 5, 6]
         assert f"error: {file}:7: expected UTF-8" in printed.err
 
-    def test_what_strict_refused_can_be_mended_and_gone_on_with(self, student, file, tmp_path, capsys):
+    def test_what_strict_refused_can_be_mended_and_resumed(self, student, file, tmp_path, capsys):
         command = ("predict", student, file, "--strict", "--out", tmp_path / "out.jsonl")
         assert potstill(*command) == 1
         file.write_bytes(file.read_bytes().replace(b"\xff\n{", b'{"text": "a"}\n{"text": "b"}'))
@@ -222,7 +222,7 @@ main(sys.argv[3:])
 
 
 @pytest.mark.parametrize(("place", "suffix"), [("fsync", "csv"), ("replace", "jsonl")])
-def test_a_killed_run_is_gone_on_with(student, tmp_path, capsys, place, suffix):
+def test_a_killed_run_is_resumed(student, tmp_path, capsys, place, suffix):
     """SIGKILL again and again, at random: the answers are those of a run that nothing disturbed, to the byte."""
     file, whole, out = tmp_path / "texts.csv", tmp_path / f"whole.{suffix}", tmp_path / f"out.{suffix}"
     rows = [f'"{text}\n{text}"' if i % 5 else f'"{text}' for i, text in enumerate(sentences(80))]
@@ -250,7 +250,7 @@ def test_a_complete_file_is_not_overwritten(student, tmp_path, capsys):
     assert "is there already" in capsys.readouterr().err
 
 
-def test_another_model_or_input_is_not_gone_on_with(student, pair_student, tmp_path, capsys):
+def test_another_model_or_input_is_not_resumed(student, pair_student, tmp_path, capsys):
     file, out = tmp_path / "texts.jsonl", tmp_path / "out.jsonl"
     file.write_text('{"text": "a"}\n{')
     assert potstill("predict", student, file, "--out", out, "--strict") == 1

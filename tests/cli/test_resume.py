@@ -1,4 +1,4 @@
-"""`potstill run` and the single steps as a user ends them: killed, interrupted, gone on with, locked."""
+"""`potstill run` and the single steps as a user ends them: killed, interrupted, resumed, locked."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import yaml
 
 from commandline import potstill
 from potstill.directories import locked
-from potstill.training.checkpoint import Keeper
+from potstill.training.checkpoint import Checkpointer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -35,9 +35,9 @@ ENDED = """
 import os
 from pathlib import Path
 from potstill.cli import main
-from potstill.training.checkpoint import Keeper
+from potstill.training.checkpoint import Checkpointer
 
-left, write = 3, Keeper.write
+left, write = 3, Checkpointer.write
 
 def writing(keeper, state):
     global left
@@ -47,7 +47,7 @@ def writing(keeper, state):
         left -= 1
         os.kill(os.getpid(), {number})
 
-Keeper.write = writing
+Checkpointer.write = writing
 main()
 """
 
@@ -107,7 +107,7 @@ def signal_at(monkeypatch):
     """Return a function that has this process signalled when it has written a checkpoint for the third time."""
 
     def arrange(file, number):
-        left, write = [3], Keeper.write
+        left, write = [3], Checkpointer.write
 
         def writing(keeper, state):
             write(keeper, state)
@@ -116,7 +116,7 @@ def signal_at(monkeypatch):
                 left[0] = -1
                 signal.raise_signal(number)
 
-        monkeypatch.setattr(Keeper, "write", writing)
+        monkeypatch.setattr(Checkpointer, "write", writing)
 
     return arrange
 
@@ -222,7 +222,7 @@ def test_other_settings_are_refused_by_their_names(config, interrupted, untraine
     assert untrained == []
 
 
-def test_a_run_under_way_is_not_gone_on_with(config, interrupted, untrained, capsys):
+def test_a_run_under_way_is_not_resumed(config, interrupted, untrained, capsys):
     with locked(interrupted):
         assert potstill("run", "--config", config, "--out", interrupted) == 1
         assert f"found one (process {os.getpid()})" in capsys.readouterr().err
@@ -307,7 +307,7 @@ def test_what_transfer_files_hold_decides_too(command, config, untrained, tmp_pa
     assert potstill(*arguments) == 7
     more.write_text("Another cat sat.\n")
     assert potstill(*arguments) == 1
-    assert "was begun with other settings: transfer files; see" in capsys.readouterr().err
+    assert "was begun with other inputs, or what they hold has changed since: transfer files" in capsys.readouterr().err
     more.unlink()
     assert potstill(*arguments) == 1
     assert "expected a file of texts, found none" in capsys.readouterr().err

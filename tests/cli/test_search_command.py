@@ -1,4 +1,4 @@
-"""`potstill search` as a user calls it: killed, interrupted, gone on with, and its best configuration used."""
+"""`potstill search` as a user calls it: killed, interrupted, resumed, and its best configuration used."""
 
 import csv
 import shutil

@@ -1,4 +1,5 @@
 import itertools
+import unicodedata
 
 import numpy as np
 import pytest
@@ -47,7 +48,17 @@ def test_two_tokenizers_agree_on_the_number_of_words(bpe, text):
     normal = text.replace("\x00", "")
     counts = [WordEnds.find(tokenizer, [normal], 1000).counts[0] for tokenizer in (bpe, letters())]
     assert counts[1] == len(normal.split())
-    assert counts[0] <= counts[1]
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("text", ["Voilà le thé", "Le café noir est là.", "é"])
+def test_decomposed_characters_are_places_in_the_same_tokens(text):
+    tokenizer = train_vocabulary(["Le café noir est là. Voilà le thé"] * 20, 400)
+    composed, decomposed = (unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
+    assert tokenizer.encode(composed).ids == tokenizer.encode(decomposed).ids
+    places = [WordEnds.find(tokenizer, [one], 64).places.tolist() for one in (composed, decomposed)]
+    assert places[0] == places[1]
+    assert len(places[0]) == len(text.split())
 
 
 def test_words_that_are_cut_off_are_left_out():

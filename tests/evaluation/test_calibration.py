@@ -57,20 +57,21 @@ def test_no_temperature_on_a_grid_has_a_lower_loss(seed: int, classes: int, coun
     found = fit_temperature(logits, labels)
 
     assert TEMPERATURES[0] <= found <= TEMPERATURES[1]
-    grid = np.geomspace(*TEMPERATURES, 60)
-    least = min(Calibration.of(logits, labels, temperature).nll for temperature in grid)
-    assert Calibration.of(logits, labels, found).nll <= least + 1e-4  # at a bound the search ends shortly before it
+    losses = [Calibration.of(logits, labels, temperature).nll for temperature in np.geomspace(*TEMPERATURES, 60)]
+    falls_on = min(losses) in (losses[0], losses[-1])
+    assert (falls_on and found == 1.0) or Calibration.of(logits, labels, found).nll <= min(losses) + 1e-6
 
 
 def test_where_the_labels_tell_nothing_of_a_temperature_it_is_1() -> None:
     assert fit_temperature(np.zeros((4, 2)), np.array([0, 1, 1, 1])) == 1.0
 
 
-def test_bounds_decide_where_the_loss_has_no_minimum() -> None:
+def test_where_the_loss_has_no_minimum_the_temperature_is_1() -> None:
+    """No mistake, or nothing but mistakes: no T is large or small enough."""
     logits = np.array([[0.3, -0.1], [-0.2, 0.1]])
 
-    assert fit_temperature(logits, np.array([0, 1])) == pytest.approx(TEMPERATURES[0], rel=1e-3)
-    assert fit_temperature(logits, np.array([1, 0])) == pytest.approx(TEMPERATURES[1], rel=1e-3)
+    assert fit_temperature(logits, np.array([0, 1])) == 1.0
+    assert fit_temperature(logits, np.array([1, 0])) == 1.0
 
 
 def naive_error(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> float:

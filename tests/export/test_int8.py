@@ -9,23 +9,21 @@ from onnx import TensorProto
 from potstill.data import Examples
 from potstill.export import int8
 from potstill.export.int8 import Trial, compare, quantise
-from potstill.export.onnx import build_model
 from potstill.runtime import Classifier
 from potstill.runtime.directory import Manifest
 from potstill.runtime.session import EXTERNAL, open_session, run
 from potstill.runtime.words import WordEncoder
 from potstill.student.model import train_vocabulary
-from potstill.student.network import DistilRNN, StudentSpec
+from potstill.student.network import DistilRNN
+from potstill.student.onnx import build_model
+from tiny_students import tiny_student
 
 SHAPES = list(itertools.product(("rnn", "gru", "lstm"), ("last", "max", "attention")))
 
 
 def make_student(cell="lstm", pooling="max", **changes) -> DistilRNN:
-    fields = {"embedding_size": 32, "hidden_size": 24, "num_layers": 2, "bidirectional": True, "dropout": 0.0}
-    torch.manual_seed(0)
-    return DistilRNN(
-        StudentSpec(cell=cell, pooling=pooling, vocab_size=300, num_classes=2, padding_id=0, **(fields | changes))
-    ).eval()
+    sizes = {"vocab_size": 300, "embedding_size": 32, "hidden_size": 24, "num_layers": 2}
+    return tiny_student(cell=cell, pooling=pooling, **(sizes | changes)).eval()
 
 
 @pytest.mark.parametrize(("cell", "pooling"), SHAPES)

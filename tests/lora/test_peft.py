@@ -15,7 +15,7 @@ from potstill.config import LoRAConfig, TrainingConfig
 from potstill.dropout import Dropout
 from potstill.errors import ArtifactError
 from potstill.lora import absorb_adapters, adapters, inject, load_adapter, save_adapter
-from potstill.lora.state import CONFIG_FILE
+from potstill.runtime.directory import ADAPTER_CONFIG
 from potstill.training.schedule import make_optimizer
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
@@ -224,7 +224,7 @@ def test_what_cannot_be_read_right_is_refused(family, make_model, tmp_path, sett
 
 def test_settings_of_the_future_are_refused(make_model, tmp_path):
     get_peft_model(make_model("llama"), LoraConfig(task_type="SEQ_CLS", r=2)).save_pretrained(tmp_path)
-    path = tmp_path / CONFIG_FILE
+    path = tmp_path / ADAPTER_CONFIG
     path.write_text(json.dumps(json.loads(path.read_text()) | {"use_something_new": True}))
     with pytest.raises(ArtifactError, match=r"expected LoRA .*, found {'use_something_new': True}"):
         load_adapter(make_model("llama"), tmp_path)

@@ -9,7 +9,7 @@ from potstill.backbone import TextClassifier
 from potstill.config import LoRAConfig
 from potstill.errors import ArtifactError
 from potstill.lora import ADAPTER_FILES, inject, load_adapter, save_adapter
-from potstill.lora.state import CONFIG_FILE, WEIGHTS_FILE
+from potstill.runtime.directory import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 HEAD = "base_model.model.score.weight"
 LORA_A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
@@ -75,9 +75,9 @@ def change_shape(tensors):
     ],
 )
 def test_every_difference_from_the_model_is_refused(saved, make_model, damage, complaint):
-    tensors = load_file(saved / WEIGHTS_FILE)
+    tensors = load_file(saved / ADAPTER_WEIGHTS)
     damage(tensors)
-    save_file(tensors, saved / WEIGHTS_FILE)
+    save_file(tensors, saved / ADAPTER_WEIGHTS)
     with pytest.raises(ArtifactError, match=complaint):
         load_adapter(make_model("llama"), saved)
 
@@ -121,18 +121,18 @@ def test_another_family_is_refused(saved, make_model):
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_settings_that_do_not_fit_are_refused(saved, make_model, change, complaint):
-    path = saved / CONFIG_FILE
+    path = saved / ADAPTER_CONFIG
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ArtifactError, match=f"(?s){complaint}"):
         load_adapter(make_model("llama"), saved)
 
 
 def test_a_missing_setting_is_named(saved, make_model):
-    path = saved / CONFIG_FILE
+    path = saved / ADAPTER_CONFIG
     values = json.loads(path.read_text())
     del values["lora_alpha"]
     path.write_text(json.dumps(values))
-    with pytest.raises(ArtifactError, match=f"{CONFIG_FILE} can't be read: 'lora_alpha' is missing"):
+    with pytest.raises(ArtifactError, match=f"{ADAPTER_CONFIG} can't be read: 'lora_alpha' is missing"):
         load_adapter(make_model("llama"), saved)
 
 
@@ -140,7 +140,7 @@ def test_pissa_is_written_for_the_original_base(make_model, batch, tmp_path):
     config = LoRAConfig(rank=2, init="pissa")
     model = tune(make_model("llama"), config).eval()
     save_adapter(model, config, tmp_path, base="tiny")
-    assert load_file(tmp_path / WEIGHTS_FILE)[LORA_A].shape == (4, 16)
+    assert load_file(tmp_path / ADAPTER_WEIGHTS)[LORA_A].shape == (4, 16)
     other = make_model("llama")
     loaded = load_adapter(other, tmp_path)
     assert (loaded.init, loaded.rank, loaded.alpha) == ("kaiming", 4, 2 * config.alpha)

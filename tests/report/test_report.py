@@ -84,6 +84,15 @@ def test_how_the_student_was_drawn_to_the_teacher_is_told(
     assert not any("teacher" in text.get_text() for text in axes.get_legend().get_texts())
 
 
+def test_a_student_larger_than_its_teacher_is_called_so(make_summary: MakeSummary) -> None:
+    summary = make_summary()
+    models = tuple(
+        replace(model, parameters=1000 if model.role == "teacher" else 2500, trainable_parameters=1000)
+        for model in summary.models
+    )
+    assert "has 2.5 times as many parameters as the teacher" in report_text(replace(summary, models=models), "plots")
+
+
 def test_the_reliability_diagram_shows_error_points_and_counts(make_summary: MakeSummary) -> None:
     summary = make_summary(seeds=(0, 1, 2))
 

@@ -121,7 +121,7 @@ class TestFile:
         answers.finish()
         assert path.read_bytes() == b"one\ntwo\n"
 
-    def test_another_task_is_not_gone_on_with(self, path, begun):
+    def test_another_task_is_not_resumed(self, path, begun):
         with pytest.raises(ArtifactError, match="expected other, found task\n  what to do"):
             AnswerFile(path, "other")
         assert begun.read_bytes() == b"one\n"

@@ -14,10 +14,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from potstill import tokens
 from potstill.errors import ArtifactError
-from potstill.export.onnx import build_model
 from potstill.runtime import Classifier
 from potstill.runtime.directory import Manifest, StudentFiles
 from potstill.student.network import DistilRNN, StudentSpec
+from potstill.student.onnx import build_model
 from resealed import reseal
 
 LABELS = ("good", "bad", "so-so")
@@ -131,15 +131,6 @@ def test_eight_threads_get_the_same_thresholded_answers(tuned):
     expected = [tuned.predict(texts).tolist() for texts in inputs]
     with ThreadPoolExecutor(8) as pool:
         assert [found.tolist() for found in pool.map(tuned.predict, inputs)] == expected
-
-
-def test_a_student_of_before_temperatures_answers_with_the_softmax(directory, classifier):
-    path = directory / "student.json"
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps({key: content[key] for key in content.keys() - {"temperature", "threshold"}}))
-    old = Classifier.load(reseal(directory), batch_size=4, threads=1)
-    assert (old.temperature, old.threshold) == (1.0, None)
-    np.testing.assert_array_equal(old.predict_proba(TEXTS), classifier.predict_proba(TEXTS))
 
 
 def test_pairs_are_read_together(student, pair_classifier):

@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import tracemalloc
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,10 +12,23 @@ from hypothesis import strategies as st
 
 from potstill.errors import DataError
 from potstill.runtime import stream
-from potstill.runtime.stream import MAX_BYTES, Broken, Layout, Text, chunks, from_arguments, read
+from potstill.runtime.stream import MAX_BYTES, Broken, Layout, Text, chunks, format_by_suffix, from_arguments, read
 
 PLAIN = Layout("text")
 CSV, TSV, JSONL = (Layout(name, columns=("text",)) for name in ("csv", "tsv", "jsonl"))
+
+
+@pytest.mark.parametrize("name", ["texts.parquet", "texts.JSON", "texts.csv.gz"])
+def test_a_file_that_has_no_lines_of_text_is_refused(name):
+    with pytest.raises(DataError, match=r"expected lines of text, CSV, TSV or JSONL, found \.\w+\n.*convert it"):
+        format_by_suffix(Path(name))
+    assert [format_by_suffix(Path(name)) for name in ("a.csv", "a.TSV", "a.jsonl", "a.md", "a")] == [
+        "csv",
+        "tsv",
+        "jsonl",
+        "text",
+        "text",
+    ]
 
 
 def items(content: bytes | str, layout=PLAIN, **options):
@@ -206,7 +220,7 @@ def test_from_the_end_of_any_item_the_rest_is_read(layout, start):
 
 
 @pytest.mark.parametrize("layout", CONTENTS, ids=lambda layout: layout.format)
-def test_another_input_is_not_gone_on_with(layout):
+def test_another_input_is_not_resumed(layout):
     content = CONTENTS[layout]
     *_, last = items(content, layout)
     for other in (content.replace("one", "0ne"), content[:-3], "x" + content[1:] if layout is PLAIN else content[:20]):

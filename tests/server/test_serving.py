@@ -20,11 +20,11 @@ from fastapi.testclient import TestClient
 from potstill.cli import main
 from potstill.errors import ArtifactError, ServeError
 from potstill.export.int8 import quantise
-from potstill.export.onnx import build_model
 from potstill.runtime import Classifier
 from potstill.runtime.directory import find_student
 from potstill.server import create_app
 from potstill.server.models import find_models, open_models
+from potstill.student.onnx import build_model
 from potstill.student.saved import load_network
 from resealed import reseal
 

@@ -1,12 +1,12 @@
 import itertools
-from dataclasses import asdict
 
 import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from potstill.student import network as network_module
-from potstill.student.network import DistilRNN, StudentSpec, recur
+from potstill.student.network import DistilRNN, recur
+from tiny_students import tiny_student
 
 POOLINGS = ("last", "mean", "max", "attention")
 SHAPES = list(itertools.product(("rnn", "gru", "lstm"), (False, True), (1, 2), POOLINGS))
@@ -14,20 +14,9 @@ LENGTHS = (5, 1, 9, 3)
 
 
 def make_network(cell="lstm", bidirectional=True, num_layers=1, pooling="max", **changes) -> DistilRNN:
-    fields = {
-        "cell": cell,
-        "vocab_size": 20,
-        "embedding_size": 6,
-        "hidden_size": 4,
-        "num_layers": num_layers,
-        "bidirectional": bidirectional,
-        "pooling": pooling,
-        "dropout": 0.5,
-        "num_classes": 3,
-        "padding_id": 7,
-    }
-    torch.manual_seed(0)
-    return DistilRNN(StudentSpec(**(fields | changes))).eval()
+    shape = {"cell": cell, "bidirectional": bidirectional, "num_layers": num_layers, "pooling": pooling}
+    sizes = {"vocab_size": 20, "hidden_size": 4, "num_classes": 3, "padding_id": 7, "dropout": 0.5}
+    return tiny_student(**(shape | sizes | changes)).eval()
 
 
 def make_batch(filler: int = 7, length: int = max(LENGTHS)):
@@ -59,7 +48,7 @@ def test_padding_changes_nothing_whatever_stands_in_it(cell, bidirectional, num_
 def draw(surprisal) -> None:
     """Give what expects nothing at first something to expect."""
     if surprisal is not None:
-        for parameter in surprisal.foretelling.parameters():
+        for parameter in surprisal.next_token_head.parameters():
             torch.nn.init.normal_(parameter)
 
 
@@ -147,7 +136,7 @@ def test_surprisal_speaks_by_the_formula_for_the_most_conspicuous_token(bidirect
     network, (ids, mask) = make_network(bidirectional=bidirectional, surprisal_size=5), make_batch()
     surprisal, plain = network.surprisal, make_network(bidirectional=bidirectional)
     draw(surprisal)
-    table, guesses = network.embedding.weight, surprisal.foretelling.maps
+    table, guesses = network.embedding.weight, surprisal.next_token_head.maps
     for row, length in enumerate(LENGTHS):
         text, found = ids[row, :length], []
         for place, token in enumerate(text):
@@ -165,7 +154,7 @@ def test_surprisal_speaks_by_the_formula_for_the_most_conspicuous_token(bidirect
 def test_what_is_expected_is_learnt_from_labels_too():
     network, (ids, mask) = make_network(surprisal_size=5), make_batch()
     network(ids, mask).square().sum().backward()
-    assert all(guess.weight.grad.any() and guess.bias.grad.any() for guess in network.surprisal.foretelling.maps)
+    assert all(guess.weight.grad.any() and guess.bias.grad.any() for guess in network.surprisal.next_token_head.maps)
 
 
 def test_every_pooling_starts_from_the_same_weights():
@@ -202,13 +191,6 @@ def test_nothing_reads_what_is_blanked():
     assert not torch.equal(network(ids, mask), network(others, mask))
     network.train()
     assert torch.equal(network(ids, mask), network(others, mask))
-
-
-@pytest.mark.parametrize("later", ["word_dropout", "surprisal_size"])
-def test_a_spec_that_was_saved_before_a_setting_still_loads(later):
-    fields = asdict(make_network().spec)
-    del fields[later]
-    assert not getattr(StudentSpec(**fields), later)
 
 
 def test_dropout_acts_in_training_only():

@@ -10,9 +10,10 @@ from potstill.config import PretrainingConfig, RuntimeConfig
 from potstill.data import UNLABELLED
 from potstill.data.tokenised import TokenisedTexts, TrainingSet
 from potstill.student import pretraining
-from potstill.student.network import DistilRNN, StudentSpec
-from potstill.student.pretraining import ReadingAhead, first_layer, pretrain
+from potstill.student.network import DistilRNN
+from potstill.student.pretraining import BidirectionalLM, first_layer, pretrain
 from potstill.training.compute import make_fabric
+from tiny_students import tiny_student
 
 VOCABULARY, PADDING = 20, 7
 LENGTHS = (5, 1, 9, 3)
@@ -20,26 +21,15 @@ SHAPES = list(itertools.product(("rnn", "gru", "lstm"), (False, True), (1, 2)))
 
 
 def make_network(cell="lstm", bidirectional=True, num_layers=1, **changes) -> DistilRNN:
-    fields = {
-        "cell": cell,
-        "vocab_size": VOCABULARY,
-        "embedding_size": 6,
-        "hidden_size": 4,
-        "num_layers": num_layers,
-        "bidirectional": bidirectional,
-        "pooling": "max",
-        "dropout": 0.0,
-        "num_classes": 2,
-        "padding_id": PADDING,
-    }
-    torch.manual_seed(0)
-    return DistilRNN(StudentSpec(**(fields | changes)))
+    shape = {"cell": cell, "bidirectional": bidirectional, "num_layers": num_layers}
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 4, "padding_id": PADDING}
+    return tiny_student(**(shape | sizes | changes))
 
 
-def make_model(network: DistilRNN, counts=None) -> ReadingAhead:
+def make_model(network: DistilRNN, counts=None) -> BidirectionalLM:
     """Return a model whose projections are not 0, in evaluation mode."""
-    model = ReadingAhead(network, torch.arange(network.spec.vocab_size) if counts is None else counts)
-    for parameter in model.foretelling.parameters():
+    model = BidirectionalLM(network, torch.arange(network.spec.vocab_size) if counts is None else counts)
+    for parameter in model.next_token_head.parameters():
         torch.nn.init.normal_(parameter)
     return model.eval()
 
@@ -84,7 +74,7 @@ def learn(tmp_path):
 
 @pytest.mark.parametrize(("cell", "bidirectional", "num_layers"), SHAPES)
 @torch.no_grad()
-def test_each_direction_foretells_from_what_it_has_read_alone(cell, bidirectional, num_layers):
+def test_each_direction_predicts_from_what_it_has_read_alone(cell, bidirectional, num_layers):
     network = make_network(cell, bidirectional, num_layers)
     model, layer = make_model(network), first_layer(network)
     table, frequencies = network.embedding.weight, torch.arange(VOCABULARY) + 1.0
@@ -100,7 +90,7 @@ def test_each_direction_foretells_from_what_it_has_read_alone(cell, bidirectiona
             if len(read):
                 states, _ = layer(table[read])
                 state = states[-1, :4] if direction == 0 else states[0, 4:]
-            scores = table @ model.foretelling.maps[direction](state) + frequencies.log()
+            scores = table @ model.next_token_head.maps[direction](state) + frequencies.log()
             expected += (scores.logsumexp(0) - scores[text[place]]).item()
         assert float(costs[row, 0]) == pytest.approx(expected, rel=1e-4, abs=1e-6)
         assert int(costs[row, 1]) == length * (2 if bidirectional else 1)
@@ -122,7 +112,7 @@ def test_the_first_layer_shares_its_parameters(cell, bidirectional, num_layers):
 def test_the_first_guess_is_the_tokens_frequency():
     counts = torch.randint(1, 50, (VOCABULARY,), generator=torch.Generator().manual_seed(2))
     ids, mask = make_batch()
-    costs = ReadingAhead(make_network(), counts).eval()(ids, mask)
+    costs = BidirectionalLM(make_network(), counts).eval()(ids, mask)
     shares = (counts + 1.0) / (counts.sum() - counts[PADDING] + VOCABULARY - 1)
     text = -shares[ids[2]].log()  # the longest one
     assert float(costs[2, 0]) == pytest.approx(2 * float(text.sum()), rel=1e-5)
@@ -141,19 +131,22 @@ def test_the_paddings_embedding_stays_0_and_nothing_is_expected_of_it(monkeypatc
     assert costs[0, 1] == 4  # 9 and 10, from the left and from the right
 
 
+@pytest.mark.parametrize("directions", [1, 2])
 @torch.no_grad()
-def test_the_estimated_sum_is_right_on_average(monkeypatch):
+def test_the_estimated_sum_is_right_on_average(monkeypatch, directions):
     monkeypatch.setattr(pretraining, "CANDIDATES", 15)
-    vocabulary, targets = 80, 40
+    vocabulary, tokens = 80, 40
     torch.manual_seed(3)
-    model = make_model(make_network(vocab_size=vocabulary), counts=torch.randint(1, 300, (vocabulary,)))
+    network = make_network(bidirectional=directions == 2, vocab_size=vocabulary)
+    model = make_model(network, counts=torch.randint(1, 300, (vocabulary,)))
     guess, right = torch.randn(1, 6), torch.tensor([30])
     exact = float(model._surprise(guess, right).exp())  # Z / exp(the right token's logit)
     model.train()
     estimates = []
     for _ in range(4000):
-        others = model.log_frequencies.exp().multinomial(targets - 1, replacement=True)
-        costs = model._surprise(guess.expand(targets, -1), torch.cat([right, others]))
+        others = model.log_frequencies.exp().multinomial(tokens - 1, replacement=True)
+        targets = torch.cat([right, others]).repeat_interleave(directions)  # each direction expects all tokens
+        costs = model._surprise(guess.expand(len(targets), -1), targets)
         estimates.append(float(costs[0].exp()))
     error = np.std(estimates) / math.sqrt(len(estimates))
     assert error < 0.02 * exact  # else the next line says little
@@ -210,7 +203,7 @@ def test_what_is_expected_is_kept_where_the_student_compares_it_with_what_comes(
     fresh = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     learn(network)
     for name, tensor in network.state_dict().items():
-        is_pretrained = name.startswith(("embedding", "recurrence", "surprisal.foretelling"))
+        is_pretrained = name.startswith(("embedding", "recurrence", "surprisal.next_token_head"))
         assert torch.equal(tensor, fresh[name]) != is_pretrained
 
 

@@ -17,7 +17,7 @@ from potstill.student.embeddings import teacher_embeddings
 from potstill.student.model import PADDING_TOKEN, Student, student_bytes, train_vocabulary
 from potstill.student.network import StudentSpec
 from potstill.training.compute import make_fabric
-from potstill.training.loop import predict_logits
+from potstill.training.inference import predict_logits
 
 TEXTS = ("the cat sat", "a dog ran away", "birds sing", "", "naïve 漢字 🙂", "<pad> half a pair \ud800")
 
@@ -78,7 +78,8 @@ def test_the_runtime_answers_as_the_trained_student_does(tmp_path, pairs):
 def test_calibration_reaches_the_runtime(tmp_path):
     student, corpus = make_student(), make_corpus()
     own = logits(student, corpus.train)
-    one_sided = np.stack([own[:, 0], own[:, 0] - 1.0 + own[:, 1] * 1e-3], axis=1)  # class 1 is never the more probable
+    margins = np.where(corpus.train.labels == 0, 3.0, 0.5).astype(np.float32)  # class 1 is never the more probable
+    one_sided = np.stack([own[:, 0], own[:, 0] - margins], axis=1)
     plain, tuned = (student.calibrated(one_sided, corpus.train.labels, tune_threshold=tune) for tune in (False, True))
     assert plain.temperature == tuned.temperature != 1.0
     assert plain.threshold is None

@@ -13,15 +13,14 @@ from torch import nn
 from potstill import pipeline
 from potstill.config import DistillationConfig, PotstillConfig, RuntimeConfig, StudentConfig, TrainingConfig
 from potstill.data import load_corpus
-from potstill.data.tokenised import TokenisedTexts, TrainingSet
 from potstill.distillation.loss import Objective
 from potstill.errors import ArtifactError, TrainingError
 from potstill.interruption import Stopped, stoppable
-from potstill.student.network import DistilRNN, StudentSpec
+from potstill.student.network import DistilRNN
 from potstill.training import loop as training_loop
 from potstill.training.checkpoint import (
+    Checkpointer,
     Checkpointing,
-    Keeper,
     State,
     joined,
     random_state,
@@ -31,11 +30,11 @@ from potstill.training.checkpoint import (
 from potstill.training.compute import make_fabric
 from potstill.training.loop import fit
 from potstill.transfer.language_model import LanguageModel
+from tiny_students import random_set, tiny_student
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 FABRIC = make_fabric(RuntimeConfig(device="cpu", precision="32-true"))
-VOCABULARY = 30
 TIMES = {"seconds", "tokens_per_second", "sentences_per_second"}
 
 
@@ -47,7 +46,7 @@ class KilledError(BaseException):
 def killing(monkeypatch):
     """Return a list of how many checkpoints are written before a kill: one number per process, none for no kill."""
     plan = []
-    write = Keeper.write
+    write = Checkpointer.write
 
     def counted(keeper, state):
         write(keeper, state)
@@ -57,24 +56,16 @@ def killing(monkeypatch):
                 plan.pop(0)
                 raise KilledError
 
-    monkeypatch.setattr(Keeper, "write", counted)
+    monkeypatch.setattr(Checkpointer, "write", counted)
     return plan
 
 
 def make_set(texts=10, seed=0):
-    generator = np.random.default_rng(seed)
-    lengths = generator.integers(1, 12, size=texts)
-    ids = generator.integers(1, VOCABULARY, size=lengths.sum()).astype(np.int32)
-    labels = torch.from_numpy(generator.permutation(np.arange(texts) % 2))
-    logits = torch.from_numpy(generator.normal(size=(texts, 2)).astype(np.float32))
-    return TrainingSet(TokenisedTexts(ids, np.cumsum([0, *lengths])), labels, padding_id=0, teacher_logits=logits)
+    return random_set(texts, seed, judged=True)
 
 
 def make_network(seed=5):
-    torch.manual_seed(seed)
-    shape = {"cell": "lstm", "embedding_size": 6, "hidden_size": 5, "num_layers": 2, "bidirectional": True}
-    classes = {"num_classes": 2, "padding_id": 0, "vocab_size": VOCABULARY}
-    return DistilRNN(StudentSpec(**shape, **classes, pooling="max", dropout=0.3, word_dropout=0.1))
+    return tiny_student(seed, num_layers=2, dropout=0.3, word_dropout=0.1)
 
 
 class Fits:
@@ -183,7 +174,7 @@ def test_killed_between_two_checkpoints_it_takes_the_lost_steps_again(fits, monk
         due = property(lambda _keeper, taken=taken, lost=lost: len(taken) == 5 - lost)
         with monkeypatch.context() as patch:
             patch.setattr(training_loop.Learner, "_step", one)
-            patch.setattr(Keeper, "is_due", due)
+            patch.setattr(Checkpointer, "is_due", due)
             with pytest.raises(KilledError):
                 trial.fit()
         require_identical(trial.fit(), expected)
@@ -392,7 +383,7 @@ def test_a_sick_loss_tells_step_batch_and_rate_and_leaves_the_last_good_state(fi
     assert "the loss is nan in epoch 2 at learning rate 1.00e-02, step 2 of 3, on a batch of" in message
     assert "the best epoch so far (1) is saved, and the last good state, in" in message
     assert str(trial.path) in message
-    state = Keeper(Checkpointing(trial.path, 0.0), "").path
+    state = Checkpointer(Checkpointing(trial.path, 0.0), "").path
     assert state.is_file()
     SickLoss.calls = -100  # as good as well
     trial.fit(loss=sick_loss)
@@ -495,7 +486,7 @@ def test_checkpoints_become_rare_where_writing_takes_long(tmp_path, monkeypatch)
 
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     monkeypatch.setattr("potstill.training.checkpoint.write_atomically", slow)
-    keeper, eager = (Keeper(Checkpointing(tmp_path / "c", seconds), "") for seconds in (60.0, 0.0))
+    keeper, eager = (Checkpointer(Checkpointing(tmp_path / "c", seconds), "") for seconds in (60.0, 0.0))
     now[0] = 59.0
     assert not keeper.is_due
     now[0] = 60.0
@@ -512,7 +503,7 @@ def test_checkpoints_become_rare_where_writing_takes_long(tmp_path, monkeypatch)
 def test_a_state_comes_back_to_the_last_bit(tmp_path):
     odd = torch.tensor([1.0, -0.0, 1e-45, math.inf]).view(2, 2)
     tensors = {"a/b": odd.T, "half": odd.bfloat16(), "number": torch.tensor(3), "none": torch.zeros(0, 4)}
-    keeper = Keeper(Checkpointing(tmp_path / "c", 0.0, "mine"), "key")
+    keeper = Checkpointer(Checkpointing(tmp_path / "c", 0.0, "mine"), "key")
     assert keeper.read() is None
     keeper.write(joined(one=State({"rate": 0.1, "names": ["ä"]}, tensors), two=State({}, {"x": torch.ones(1)})))
     state = keeper.read()
@@ -524,8 +515,8 @@ def test_a_state_comes_back_to_the_last_bit(tmp_path):
         assert tensor_digest({"": found.tensors[name]}) == tensor_digest({"": tensor})
     assert state.part("two").tensors["x"].tolist() == [1.0]
     for other in (
-        Keeper(Checkpointing(tmp_path / "c", 0.0, "yours"), "key"),
-        Keeper(Checkpointing(tmp_path / "c", 0.0, "mine"), "k"),
+        Checkpointer(Checkpointing(tmp_path / "c", 0.0, "yours"), "key"),
+        Checkpointer(Checkpointing(tmp_path / "c", 0.0, "mine"), "k"),
     ):
         assert other.read() is None
 

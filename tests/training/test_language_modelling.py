@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from potstill.data.tokenised import TokenisedTexts, TrainingSet
-from potstill.training.language_modelling import Surprise, sum_per_text
+from potstill.training.language_modelling import LanguageModelLoss, sum_per_text
 
 DATA = TrainingSet(TokenisedTexts(np.zeros(3, np.int32), np.arange(4)), torch.tensor([-1, -1, -1]), padding_id=0)
 
@@ -19,9 +19,12 @@ def test_each_text_gets_the_sum_and_the_number_of_its_tokens():
 
 def test_the_surprise_is_a_mean_over_tokens_not_over_texts():
     outputs = torch.tensor([[3.0, 2.0], [0.0, 0.0], [12.0, 3.0]])
-    assert float(Surprise()(outputs, DATA)["loss"]) == 3.0
-    assert Surprise().score(outputs, DATA) == {"selection_loss": 3.0, "perplexity": pytest.approx(np.exp(3.0))}
+    assert float(LanguageModelLoss()(outputs, DATA)["loss"]) == 3.0
+    assert LanguageModelLoss().score(outputs, DATA) == {
+        "selection_loss": 3.0,
+        "perplexity": pytest.approx(np.exp(3.0)),
+    }
 
 
 def test_nothing_foretold_is_no_surprise():
-    assert float(Surprise()(torch.zeros(4, 2), DATA)["loss"]) == 0.0
+    assert float(LanguageModelLoss()(torch.zeros(4, 2), DATA)["loss"]) == 0.0

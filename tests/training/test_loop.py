@@ -1,55 +1,30 @@
 import json
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from potstill.config import RuntimeConfig, TrainingConfig
+from potstill.console import silence
 from potstill.data.examples import UNLABELLED
-from potstill.data.tokenised import TokenisedTexts, TrainingSet
 from potstill.distillation.loss import Objective
 from potstill.errors import TrainingError
-from potstill.student.network import DistilRNN, StudentSpec
+from potstill.student.network import DistilRNN
 from potstill.training.compute import make_fabric
-from potstill.training.loop import fit, predict_logits
-from potstill.training.progress import silence
+from potstill.training.inference import predict_logits
+from potstill.training.loop import fit
+from tiny_students import random_set, tiny_student
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-VOCABULARY = 30
 FABRIC = make_fabric(RuntimeConfig(device="cpu", precision="32-true"))
 LABEL_KEYS = ["epoch", "train_loss", "train_ce", "selection_loss", "selection_ce", "accuracy", "mcc", "f1"]
 PACE_KEYS = ["learning_rate", "seconds", "tokens_per_second", "sentences_per_second"]
 
 
-def make_set(texts: int, seed: int = 0, *, judged: bool = False) -> TrainingSet:
-    """Random sentences with random labels: nothing to generalise from, everything to memorise."""
-    generator = np.random.default_rng(seed)
-    lengths = generator.integers(1, 12, size=texts)
-    ids = generator.integers(1, VOCABULARY, size=lengths.sum()).astype(np.int32)
-    labels = torch.from_numpy(generator.permutation(np.arange(texts) % 2))
-    logits = torch.from_numpy(generator.normal(size=(texts, 2)).astype(np.float32)) if judged else None
-    return TrainingSet(TokenisedTexts(ids, np.cumsum([0, *lengths])), labels, padding_id=0, teacher_logits=logits)
-
-
 def make_network(dropout: float = 0.0) -> DistilRNN:
-    torch.manual_seed(5)
-    return DistilRNN(
-        StudentSpec(
-            cell="gru",
-            vocab_size=VOCABULARY,
-            embedding_size=8,
-            hidden_size=8,
-            num_layers=1,
-            bidirectional=True,
-            pooling="max",
-            dropout=dropout,
-            num_classes=2,
-            padding_id=0,
-        )
-    )
+    return tiny_student(5, cell="gru", embedding_size=8, hidden_size=8, dropout=dropout)
 
 
 class AlwaysTheSame(nn.Module):
@@ -118,7 +93,7 @@ def test_same_seed_same_weights_dropout_included(train):
     for seed in (3, 3, 4):
         model = make_network(dropout=0.3)
         torch.rand(seed)  # what happened before must not matter
-        histories.append(without_times(train(model, make_set(19), seed=seed).history))
+        histories.append(without_times(train(model, random_set(19), seed=seed).history))
         weights.append(copy_weights(model))
     assert identical(weights[0], weights[1])
     assert histories[0] == histories[1]
@@ -127,28 +102,30 @@ def test_same_seed_same_weights_dropout_included(train):
 
 def test_alpha_1_is_the_baseline_bit_for_bit(train):
     distilled, baseline = make_network(dropout=0.3), make_network(dropout=0.3)
-    with_teacher = train(distilled, make_set(19, judged=True), loss=Objective(alpha=1.0, temperature=2.0))
-    without = train(baseline, make_set(19), loss=Objective())
+    with_teacher = train(distilled, random_set(19, judged=True), loss=Objective(alpha=1.0, temperature=2.0))
+    without = train(baseline, random_set(19), loss=Objective())
     assert identical(distilled.state_dict(), baseline.state_dict())
     assert without_times(with_teacher.history) == without_times(without.history)
 
 
 def test_the_teacher_changes_the_student(train):
     distilled, baseline = make_network(), make_network()
-    train(distilled, make_set(19, judged=True), loss=Objective(alpha=0.5, temperature=2.0))
-    train(baseline, make_set(19))
+    train(distilled, random_set(19, judged=True), loss=Objective(alpha=0.5, temperature=2.0))
+    train(baseline, random_set(19))
     assert not identical(distilled.state_dict(), baseline.state_dict())
 
 
 def test_overfits_16_sentences(train):
-    model, data = make_network(), make_set(16)
+    model, data = make_network(), random_set(16)
     assert train(model, data, epochs=60, patience=None).best["accuracy"] == 1.0
     assert torch.equal(predict_logits(model, data, FABRIC).argmax(dim=1), data.labels)
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.5])
 def test_history_has_one_complete_record_per_epoch(train, tmp_path, alpha):
-    result = train(make_network(), make_set(10, judged=True), make_set(6, 1, judged=True), Objective(alpha), epochs=3)
+    result = train(
+        make_network(), random_set(10, judged=True), random_set(6, 1, judged=True), Objective(alpha), epochs=3
+    )
     records = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert records == list(result.history)
     assert [record["epoch"] for record in records] == [1, 2, 3]
@@ -162,7 +139,7 @@ def test_history_has_one_complete_record_per_epoch(train, tmp_path, alpha):
 
 
 def test_the_training_loss_is_the_mean_over_examples_not_over_batches(train):
-    model, data = make_network(), make_set(7)  # batches of 4 and 3
+    model, data = make_network(), random_set(7)  # batches of 4 and 3
     expected = nn.functional.cross_entropy(predict_logits(model, data, FABRIC), data.labels)
     record = train(model, data, epochs=1, learning_rate=1e-12).best
     assert record["train_loss"] == pytest.approx(float(expected), rel=1e-6)
@@ -170,19 +147,19 @@ def test_the_training_loss_is_the_mean_over_examples_not_over_batches(train):
 
 
 def test_the_mean_cross_entropy_is_that_of_the_labelled_texts(train):
-    model, data = make_network(), make_set(9, judged=True)  # batches of 4, 4 and 1
+    model, data = make_network(), random_set(9, judged=True)  # batches of 4, 4 and 1
     data.labels[[0, 3, 4, 5]] = UNLABELLED
     labelled = data.labels != UNLABELLED
     expected = nn.functional.cross_entropy(predict_logits(model, data, FABRIC)[labelled], data.labels[labelled])
-    record = train(model, data, make_set(6, 1, judged=True), Objective(0.5), epochs=1, learning_rate=1e-12).best
+    record = train(model, data, random_set(6, 1, judged=True), Objective(0.5), epochs=1, learning_rate=1e-12).best
     assert record["train_ce"] == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_stops_early_and_ends_with_the_best_epoch_which_is_saved(train):
-    model, selection = make_network(), make_set(40, seed=1)  # unlike the training set: nothing to gain for long
+    model, selection = make_network(), random_set(40, seed=1)  # unlike the training set: nothing to gain for long
     saved = []
     result = train(
-        model, make_set(16), selection, save=lambda: saved.append(copy_weights(model)), epochs=40, patience=2
+        model, random_set(16), selection, save=lambda: saved.append(copy_weights(model)), epochs=40, patience=2
     )
     assert len(result.history) == result.best["epoch"] + 2 < 40
     assert result.best["mcc"] == max(record["mcc"] for record in result.history)
@@ -194,7 +171,10 @@ def test_stops_early_and_ends_with_the_best_epoch_which_is_saved(train):
 def test_every_epochs_record_is_handed_on_after_it_is_saved(train):
     seen, saved = [], []
     result = train(
-        make_network(), make_set(12), save=lambda: saved.append(len(seen)), on_epoch=lambda record: seen.append(record)
+        make_network(),
+        random_set(12),
+        save=lambda: saved.append(len(seen)),
+        on_epoch=lambda record: seen.append(record),
     )
     assert tuple(seen) == result.history
     assert saved[0] == 0
@@ -209,20 +189,20 @@ def test_who_looks_on_may_end_the_training(train, tmp_path):
             raise EnoughError
 
     with pytest.raises(EnoughError):
-        train(make_network(), make_set(12), epochs=5, on_epoch=stop)
+        train(make_network(), random_set(12), epochs=5, on_epoch=stop)
     assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 2
 
 
 def test_a_training_can_be_silent(train, capsys):
     with silence():
-        train(AlwaysTheSame(), make_set(10))  # which would be warned of
+        train(AlwaysTheSame(), random_set(10))  # which would be warned of
     assert capsys.readouterr().err == ""
-    train(make_network(), make_set(10))
+    train(make_network(), random_set(10))
     assert "epoch 2/2" in capsys.readouterr().err
 
 
 def test_between_equal_scores_the_lower_loss_wins(train):
-    result = train(AlwaysTheSame(), make_set(10), metric="mcc", epochs=3)
+    result = train(AlwaysTheSame(), random_set(10), metric="mcc", epochs=3)
     assert {record["mcc"] for record in result.history} == {0.0}
     losses = [record["selection_loss"] for record in result.history]
     assert losses == sorted(losses, reverse=True)
@@ -232,7 +212,7 @@ def test_between_equal_scores_the_lower_loss_wins(train):
 
 @pytest.mark.parametrize("metric", ["mcc", "accuracy", "f1", "loss"])
 def test_each_metric_chooses_its_own_best(train, metric):
-    result = train(make_network(), make_set(16), make_set(20, seed=1), metric=metric, epochs=6)
+    result = train(make_network(), random_set(16), random_set(20, seed=1), metric=metric, epochs=6)
     key, sign = ("selection_loss", -1) if metric == "loss" else (metric, 1)
     assert sign * result.best[key] == max(sign * record[key] for record in result.history)
 
@@ -242,7 +222,7 @@ def test_accumulated_batches_have_the_gradient_of_one_large_batch(train, texts, 
     gradients = []
     for sizes in ({"batch_size": texts}, {"batch_size": batch_size, "accumulation": accumulation}):
         model = make_network()
-        train(model, make_set(texts), epochs=1, clip_norm=None, **sizes)
+        train(model, random_set(texts), epochs=1, clip_norm=None, **sizes)
         gradients.append([parameter.grad for parameter in model.parameters()])
     for whole, summed in zip(*gradients, strict=True):
         torch.testing.assert_close(summed, whole, rtol=1e-4, atol=1e-7)
@@ -255,7 +235,7 @@ def test_batches_by_tokens_count_as_if_all_had_the_same_number_of_texts(train):
     for settings in ({"batch_size": texts}, {"batch_size": 2, "batch_by": "tokens", "accumulation": texts}):
         model = make_network()
         model.register_forward_pre_hook(lambda model, given: sizes.append(len(given[0])) if model.training else None)
-        train(model, make_set(texts), epochs=1, clip_norm=None, **settings)
+        train(model, random_set(texts), epochs=1, clip_norm=None, **settings)
         gradients.append([parameter.grad for parameter in model.parameters()])
     whole, *batches = sizes
     assert whole == sum(batches) == texts
@@ -269,7 +249,7 @@ def test_batches_by_tokens_count_as_if_all_had_the_same_number_of_texts(train):
 @pytest.mark.parametrize("batches", [{"batch_size": 14}, {"batch_size": 7, "accumulation": 2, "batch_by": "tokens"}])
 def test_a_batch_of_many_tokens_is_computed_in_parts(train, most_tokens, cut, judged, batches):
     """Gradients and record are those of the whole; no part has more tokens, but for a single text that does."""
-    data, objective = make_set(14, judged=judged), Objective(alpha=0.5 if judged else 1.0)
+    data, objective = random_set(14, judged=judged), Objective(alpha=0.5 if judged else 1.0)
     reads, gradients, records = [], [], []
     for limit in (None, most_tokens):
         model, read = make_network(), []
@@ -289,27 +269,27 @@ def test_a_batch_of_many_tokens_is_computed_in_parts(train, most_tokens, cut, ju
 
 def test_the_gradient_is_clipped(train):
     model = make_network()
-    train(model, make_set(8), epochs=1, clip_norm=1e-3)
+    train(model, random_set(8), epochs=1, clip_norm=1e-3)
     norm = torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).norm()
     assert float(norm) == pytest.approx(1e-3, rel=1e-2)
 
 
 @pytest.mark.parametrize(("texts", "batch_size"), [(3, 32), (5, 1), (1, 1)])
 def test_few_texts_and_single_batches(train, texts, batch_size):
-    assert len(train(make_network(), make_set(texts), batch_size=batch_size).history) == 2
+    assert len(train(make_network(), random_set(texts), batch_size=batch_size).history) == 2
 
 
 def test_a_class_may_be_missing(train):
-    one_class = make_set(9)
+    one_class = random_set(9)
     one_class.labels.zero_()
-    assert train(make_network(), one_class, make_set(9)).best["epoch"] >= 1
+    assert train(make_network(), one_class, random_set(9)).best["epoch"] >= 1
 
 
 def test_frozen_weights_stay(train):
     model = make_network()
     model.embedding.weight.requires_grad_(False)
     before = copy_weights(model)
-    train(model, make_set(12))
+    train(model, random_set(12))
     assert torch.equal(before["embedding.weight"], model.embedding.weight)
     assert not torch.equal(before["head.weight"], model.head.weight)
 
@@ -317,7 +297,7 @@ def test_frozen_weights_stay(train):
 @pytest.mark.parametrize("batches", [{"batch_size": 4}, {"batch_size": 2, "accumulation": 2}])
 def test_the_record_holds_the_last_steps_learning_rate(train, batches):
     steps = 2 * 3  # 12 texts, 4 to a step, two epochs
-    result = train(make_network(), make_set(12), schedule="linear", warmup=0.0, learning_rate=0.6, **batches)
+    result = train(make_network(), random_set(12), schedule="linear", warmup=0.0, learning_rate=0.6, **batches)
     rates = [record["learning_rate"] for record in result.history]
     assert rates == pytest.approx([0.6 * (1 - 2 / steps), 0.6 * (1 - 5 / steps)])
 
@@ -326,7 +306,7 @@ def test_the_record_holds_the_rate_that_was_asked_for_where_vectors_have_a_highe
     model = make_network()
     for name, parameter in model.named_parameters():  # so that a vector comes first
         parameter.requires_grad_("bias" in name or name.startswith("head"))
-    record = train(model, make_set(12), epochs=1, schedule="constant", warmup=0.0, b_ratio=16.0).best
+    record = train(model, random_set(12), epochs=1, schedule="constant", warmup=0.0, b_ratio=16.0).best
     assert record["learning_rate"] == pytest.approx(1e-2)
 
 
@@ -350,7 +330,7 @@ def test_a_loss_that_is_not_finite_ends_training_and_leaves_the_best_epoch_saved
     with pytest.raises(TrainingError, match=r"nan in epoch 3 at learning rate 2\.00e-02") as caught:
         train(
             model,
-            make_set(12),
+            random_set(12),
             loss=loss,
             save=lambda: saved.append(copy_weights(model)),
             epochs=4,
@@ -367,12 +347,12 @@ def test_a_loss_that_is_not_finite_ends_training_and_leaves_the_best_epoch_saved
 def test_nothing_is_saved_when_the_selection_loss_is_not_finite(train):
     saved = []
     with pytest.raises(TrainingError, match=r"selection split is nan in epoch 1 .*\n.*nothing is saved yet"):
-        train(make_network(), make_set(8), loss=BreaksDown(call=1, training=False), save=lambda: saved.append(1))
+        train(make_network(), random_set(8), loss=BreaksDown(call=1, training=False), save=lambda: saved.append(1))
     assert saved == []
 
 
 def test_the_epoch_line_compares_with_the_majority_class_and_shows_both_losses(train, capsys):
-    data = make_set(10, judged=True)
+    data = random_set(10, judged=True)
     data.labels[:] = torch.tensor([1, 1, 1, 1, 1, 1, 1, 0, 0, 0])
     train(make_network(), data, loss=Objective(0.5, 2.0), epochs=1)
     (line, *_) = capsys.readouterr().err.splitlines()
@@ -383,14 +363,14 @@ def test_the_epoch_line_compares_with_the_majority_class_and_shows_both_losses(t
 
 
 def test_a_model_that_learnt_nothing_is_named_so(train, capsys):
-    train(AlwaysTheSame(), make_set(10))
+    train(AlwaysTheSame(), random_set(10))
     assert "no better than always answering the majority class" in capsys.readouterr().err
-    train(make_network(), make_set(10), epochs=30)
+    train(make_network(), random_set(10), epochs=30)
     assert "learnt nothing" not in capsys.readouterr().err
 
 
 def test_predictions_stand_in_the_texts_order():
-    model, data = make_network(), make_set(30)
+    model, data = make_network(), random_set(30)
     logits = predict_logits(model, data, FABRIC)
     for number in range(len(data)):
         batch = data.batch([number])

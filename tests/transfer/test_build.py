@@ -113,7 +113,7 @@ def test_all_kinds_together(corpus, settings, tmp_path):
     assert len(set(built.texts)) == len(built)
 
 
-def test_an_interrupted_sampling_is_gone_on_with(corpus, settings, tmp_path, monkeypatch):
+def test_an_interrupted_sampling_is_resumed(corpus, settings, tmp_path, monkeypatch):
     """The batches that are there are not drawn again, and the set is that of an undisturbed run."""
     config = settings(sampled=30)
     whole = build_transfer_set(config, corpus, tmp_path / "whole")

@@ -5,7 +5,6 @@ from potstill.backbone.classifier import TextClassifier, build_classifier
 from potstill.backbone.head import head_modules
 from potstill.backbone.prefix import FrozenPrefix
 from potstill.backbone.sources import (
-    EMBEDDED,
     check_architecture,
     check_language_model,
     is_causal,
@@ -17,6 +16,7 @@ from potstill.backbone.sources import (
     padding_id,
     save_plain,
 )
+from potstill.embedded import EMBEDDED
 
 __all__ = [
     "EMBEDDED",

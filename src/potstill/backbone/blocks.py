@@ -12,7 +12,7 @@ from potstill.backbone.head import head_modules
 from potstill.errors import ConfigError
 
 _PER_BLOCK: Final = ("layer_types", "mlp_layer_types")
-"""Settings with a value for each block that most families have who have any."""
+"""Settings with a value for each block, as most families name theirs."""
 
 
 def block_names(model: PreTrainedModel) -> list[str]:

@@ -22,7 +22,7 @@ class _Reached(Exception):  # noqa: N818 — no error: it ends a forward pass be
 
 
 class FrozenPrefix:
-    """The leading blocks of a classifier that nothing before or in is trained of.
+    """The leading blocks of a classifier, in and before which nothing is trained.
 
     Attributes:
         classifier: The whole model.

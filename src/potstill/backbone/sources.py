@@ -28,11 +28,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from potstill.artifacts import alone, cache_directory, file_digest, write_directory_atomically
+from potstill.artifacts import alone, file_digest, write_directory_atomically
 from potstill.backbone.head import head_modules
-from potstill.embedded import EMBEDDED as EMBEDDED
-from potstill.embedded import EMBEDDED_PACKAGE, embedded_files
+from potstill.embedded import EMBEDDED, EMBEDDED_PACKAGE, embedded_files
 from potstill.errors import ArtifactError, SourceError
+from potstill.files import cache_directory
 from potstill.hub import hub_answers
 from potstill.runtime.seal import SEAL, seal, verify
 from potstill.tensors import system_errors

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import shlex
 import signal
 import sys
 from typing import Any
 
 import click
 
+from potstill.cli.options import going_on
 from potstill.errors import MissingExtraError, PotstillError
 from potstill.interruption import Stopped
 
@@ -104,11 +104,8 @@ def _stop(error: BaseException, arguments: list[str]) -> None:
     if stopped.directory is None:
         click.echo(f"stopped by {by}", err=True)
     else:
-        named = any(argument == "--out" or argument.startswith("--out=") for argument in arguments)
-        arguments = [argument for argument in arguments if argument != "--fresh"]
-        command = shlex.join(["potstill", *arguments, *([] if named else ["--out", str(stopped.directory)])])
         kept = stopped.kept or "all that is finished is kept"
-        click.echo(f"stopped by {by}; {kept}. To go on:\n  {command}", err=True)
+        click.echo(f"stopped by {by}; {kept}. To go on:\n  {going_on(arguments, stopped.directory)}", err=True)
     sys.exit(stopped.status)
 
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
+from click.core import ParameterSource
 
 from potstill.cli.settings import SettingsCommand, with_settings
 from potstill.config import PotstillConfig
-from potstill.errors import ArtifactError
+from potstill.errors import ArtifactError, PotstillError
 
 if TYPE_CHECKING:
-    from potstill.data import Examples
+    from potstill.data import Corpus, Examples
     from potstill.evaluation import McNemar
     from potstill.models import Measurement, TrainingRecord
     from potstill.report.tables import ResultTable
@@ -58,8 +59,9 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) ->
     """Score saved MODELS (model or run directories) on labelled text.
 
     Scored is the file of --evaluation-data if one is given; else the whole of --data where that is a file, and the
-    held-out part where it is a data set. McNemar's test compares a run's distilled students with the baseline of the
-    same seed, and any other model with the first one.
+    held-out part where it is a data set; without any of these, the held-out part of what the first model was trained
+    on. McNemar's test compares a run's distilled students with the baseline of the same seed, and any other model with
+    the first one.
     """
     from potstill.models import measure, model_directories, open_model
     from potstill.report.tables import classes
@@ -67,7 +69,13 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) ->
     directories = [directory for path in models for directory in model_directories(path)]
     model = open_model(directories[0], config.runtime)
     names = model.label_names
-    examples, scored = _examples(config, names)
+    own = _own_corpus(directories[0])
+    if own is not None and not _is_data_named():
+        examples, scored = own.evaluation, _held_out(own)
+    else:
+        examples, scored = _examples(config, names)
+        if own is not None:
+            _warn_of_known(examples, own)
     measured = [measure(model, examples)]
     for directory in directories[1:]:
         model = open_model(directory, config.runtime)
@@ -99,7 +107,48 @@ def _examples(config: PotstillConfig, label_names: tuple[str, ...]) -> tuple[Exa
             f"the model knows the classes {classes(label_names)}, {corpus.name} has {classes(corpus.label_names)}\n"
             f"  what to do: name data of the model's own task with --data"
         )
-    return corpus.evaluation, f"the held-out part of {corpus.name} ({corpus.source})"
+    return corpus.evaluation, _held_out(corpus)
+
+
+def _held_out(corpus: Corpus) -> str:
+    return f"the held-out part of {corpus.name} ({corpus.source})"
+
+
+def _is_data_named() -> bool:
+    """Say whether the command line or its configuration names what is to be scored."""
+    source = click.get_current_context().get_parameter_source
+    names = ("config_file", "data__source", "data__evaluation")
+    return any(source(name) is ParameterSource.COMMANDLINE for name in names)
+
+
+def _own_corpus(model: Path) -> Corpus | None:
+    """Read the data that a model was trained on; None where its settings, or the same data, are no longer there."""
+    from potstill.data import load_corpus
+    from potstill.directories import begun_inputs
+    from potstill.models import places
+    from potstill.runtime.directory import CONFIG_FILE
+
+    file = next((file for place in places(model.resolve()) if (file := place / CONFIG_FILE).is_file()), None)
+    if file is None:
+        return None
+    try:
+        corpus = load_corpus(PotstillConfig.load(file).data)
+    except PotstillError:
+        return None
+    return corpus if begun_inputs(file.parent).get("texts") == corpus.key() else None
+
+
+def _warn_of_known(examples: Examples, own: Corpus) -> None:
+    """Warn where what is scored was learnt from, or chosen by."""
+    from potstill.console import warn
+
+    known = {*own.train.items, *own.selection.items}
+    count = sum(item in known for item in examples.items)
+    if count:
+        warn(
+            f"{count:,} of these {len(examples):,} texts were learnt from, or chosen by, and flatter the scores; "
+            "without --data and --config the held-out part of the model's own data is scored"
+        )
 
 
 def _rows(
@@ -156,16 +205,13 @@ def _show(rows: Sequence[_Row], scored: str, majority: str) -> None:
 
 
 def _scores(rows: Sequence[_Row], majority: str) -> ResultTable:
-    from potstill.report.tables import EMPTY, Cell, ResultTable, interval, percent, probability, score
+    from potstill.report.tables import EMPTY, Cell, ResultTable, percent, probability, score, score_cells
 
     def cells(row: _Row) -> tuple[Cell, ...]:
-        metrics, intervals = row.measured.metrics, row.measured.intervals
         compared = EMPTY if row.mcnemar is None else Cell(probability(row.mcnemar.p_value), f"to {row.opponent}")
         return (
             Cell(row.name),
-            Cell(percent(metrics.accuracy), interval(intervals["accuracy"], percent)),
-            Cell(score(metrics.mcc), interval(intervals["mcc"], score)),
-            Cell(score(metrics.f1), interval(intervals["f1"], score)),
+            *score_cells(row.measured.metrics, row.measured.intervals),
             compared,
         )
 

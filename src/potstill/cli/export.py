@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from potstill.cli.options import new_directory_option
 from potstill.errors import ArtifactError
 from potstill.runtime.directory import find_student, is_teacher
 
@@ -16,13 +17,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option(
-    "--out",
-    required=True,
-    metavar="DIR",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where to write; must be new or empty.",
-)
+@new_directory_option
 @click.option(
     "--format",
     "layout",

@@ -127,12 +127,20 @@ def data(config: PotstillConfig, target: Path | None, show: int) -> None:
     console = Console(highlight=False, markup=False)
     console.print(f"{corpus.name}: {corpus.source}")
     console.print(_parts_table(corpus))
+    parts = (corpus.train, corpus.selection, corpus.evaluation)
+    counts = np.stack([np.bincount(part.labels, minlength=corpus.num_classes) for part in parts], axis=1)
     for index, name in enumerate(corpus.label_names[:_SHOWN_CLASSES] if show else ()):
-        console.print(f"\n{name}", style="bold")
-        for text in _some_texts(corpus.train, index, show):
-            console.print(f"  {text}")
+        train, selection, evaluation = counts[index]
+        console.print(
+            f"\n{name}: {train:,} to train, {selection:,} to select, {evaluation:,} to evaluate", style="bold"
+        )
+        for place in np.flatnonzero(corpus.train.labels == index)[:show]:
+            console.print(f"  {' | '.join(filter(None, corpus.train.items[place]))}")
     if show and corpus.num_classes > _SHOWN_CLASSES:
         console.print(f"\nand {corpus.num_classes - _SHOWN_CLASSES} more classes")
+    for place, part_name in ((1, "selection"), (2, "evaluation")):
+        if absent := [name for name, count in zip(corpus.label_names, counts[:, place], strict=True) if count == 0]:
+            console.print(f"\nnot in the {part_name} part, too few examples: {', '.join(absent)}")
     if target is not None:
         _write_parts(corpus, target, config)
         console.print(f"\nwritten to {target}")
@@ -160,14 +168,11 @@ def _parts_table(corpus: Corpus) -> Table:
     return table
 
 
-def _some_texts(part: Examples, label: int, count: int) -> list[str]:
-    return [part.texts[i] for i in np.flatnonzero(part.labels == label)[:count]]
-
-
 def _write_parts(corpus: Corpus, target: Path, config: PotstillConfig) -> None:
-    from potstill.artifacts import new_run_directory, write_text
+    from potstill.artifacts import new_directory
+    from potstill.files import write_text
 
-    new_run_directory(target, corpus.name)
+    new_directory(target)
     for name, part in (("train", corpus.train), ("selection", corpus.selection), ("test", corpus.evaluation)):
         rows = (json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(corpus, part, config))
         write_text(target / f"{name}.jsonl", "".join(rows))

@@ -6,16 +6,12 @@ from pathlib import Path
 
 import click
 
+from potstill.cli.options import new_directory_option
+
 
 @click.command()
 @click.argument("teacher", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option(
-    "--out",
-    required=True,
-    metavar="DIR",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where to write; must be new or empty.",
-)
+@new_directory_option
 def merge(teacher: Path, out: Path) -> None:
     """Write TEACHER as a plain transformers model, which needs neither Potstill nor peft.
 

@@ -14,6 +14,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from potstill.cli.options import runtime_options, runtime_settings
 from potstill.errors import DataError
 from potstill.runtime import Classifier
 from potstill.runtime.answers import (
@@ -41,7 +42,7 @@ from potstill.runtime.stream import (
 )
 
 if TYPE_CHECKING:
-    from potstill.config import PotstillConfig
+    from potstill.config import PotstillConfig, RuntimeConfig
 
 _SOME_BROKEN: Final = 3
 """Exit status when all was answered but broken lines: not 1 (it failed) nor 2 (the command line is wrong)."""
@@ -102,8 +103,7 @@ class _Model:
     "go over it.",
 )
 @click.option("--int8", is_flag=True, help="Take a student's 8-bit variant, which `potstill export` writes.")
-@click.option("--device", metavar="NAME", help="Where a teacher computes: auto, cpu, cuda or mps.  [default: auto]")
-@click.option("--precision", metavar="NAME", help="A teacher's: auto, 32-true or bf16-mixed.  [default: auto]")
+@runtime_options
 def predict(
     model: Path,
     file: BinaryIO | None,
@@ -132,8 +132,7 @@ def predict(
     """
     _check_usage(file, texts, out)
     config = None if config_file is None else _load_config(config_file)
-    flags = {name: value for name, value in (("device", device), ("precision", precision)) if value is not None}
-    opened = _open(model, config, flags, int8=int8)
+    opened = _open(model, lambda: runtime_settings(device, precision, config), int8=int8)
     answer_format = output_format or _answer_format(out)
     writing = Writing(answer_format, opened.labels, opened.reads_pairs, opened.threshold)
     stdout = sys.stdout.buffer  # bytes: answers are UTF-8, whatever the terminal's encoding
@@ -175,17 +174,15 @@ def _load_config(file: Path) -> PotstillConfig:
     return PotstillConfig.load(file)
 
 
-def _open(model: Path, config: PotstillConfig | None, flags: dict[str, str], *, int8: bool) -> _Model:
+def _open(model: Path, runtime: Callable[[], RuntimeConfig], *, int8: bool) -> _Model:
     """Load a student without torch; only a teacher brings it in, and with it the settings."""
     if is_teacher(model):
         if int8:
             raise click.UsageError("--int8 goes with students; a teacher has no 8-bit variant")
-        from potstill.config import PotstillConfig
         from potstill.models import TeacherModel
         from potstill.teacher import Teacher
 
-        runtime = (config or PotstillConfig()).runtime
-        teacher = Teacher.load(model, PotstillConfig.build({"runtime": runtime.model_dump() | flags}).runtime)
+        teacher = Teacher.load(model, runtime())
         judge = TeacherModel(teacher)
         return _Model(judge.label_names, judge.reads_pairs, judge.probabilities, teacher.key())
     directory = find_student(model)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
+from operator import attrgetter
 from pathlib import Path
 
 import click
 from click.core import ParameterSource
 
+from potstill.cli.options import fresh_option, going_on, teacher_option, transfer_option
 from potstill.cli.settings import SEARCH, SettingsCommand, with_settings
-from potstill.cli.training import fresh_option, teacher_option, transfer_option
 from potstill.config import PotstillConfig
 from potstill.interruption import stoppable_command
 
@@ -22,7 +22,7 @@ from potstill.interruption import stoppable_command
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Where to write; a search that was begun there with the same settings is gone on with.  "
+    help="Where to write; a search that was begun there with the same settings goes on.  "
     "[default: the newest runs/NAME-search-* where this search was interrupted, else runs/NAME-search-DATE-TIME]",
 )
 @fresh_option
@@ -83,7 +83,7 @@ def search(
         directory = new_run_directory(out, work.name)
     else:
         directory = out or find_unfinished(work) or new_run_directory(None, work.name)
-    command = _command_line(directory, given=out is not None)
+    command = going_on(sys.argv[1:], directory)
     search_settings(config, corpus, teachers, directory, transfer=transfer, command=command)
     click.echo(f"report: {directory / REPORT_FILE}")
 
@@ -94,14 +94,5 @@ def _with_fixed(config: PotstillConfig) -> PotstillConfig:
     values = config.model_dump(mode="json")
     for name in config.search.space:
         if context.get_parameter_source(name.replace(".", "__")) is ParameterSource.COMMANDLINE:
-            value = values
-            for part in name.split("."):
-                value = value[part]
-            values["search"]["space"][name] = value
+            values["search"]["space"][name] = attrgetter(name)(config)
     return PotstillConfig.build(values, "the flags given")
-
-
-def _command_line(directory: Path, *, given: bool) -> str:
-    """Return the command that goes on with this search: with its directory, which may not have been named."""
-    arguments = [argument for argument in sys.argv[1:] if argument != "--fresh"]
-    return shlex.join(["potstill", *arguments, *([] if given else ["--out", str(directory)])])

@@ -17,6 +17,7 @@ import click
 import uvicorn
 from pydantic import ValidationError
 
+from potstill.cli.options import runtime_options, runtime_settings
 from potstill.errors import ServeError
 from potstill.server import create_app
 from potstill.server.limits import Limits
@@ -26,7 +27,6 @@ from potstill.server.models import find_models, open_models
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-    from potstill.config import RuntimeConfig
 
 _TOKEN_VARIABLE: Final = "POTSTILL_TOKEN"  # noqa: S105 - its name, not a token
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
@@ -98,8 +98,7 @@ def _address(value: str) -> str:
     metavar="FILE",
     help="Texts that the page offers, one a line (pairs with a tab between).  [default: the page's own]",
 )
-@click.option("--device", metavar="NAME", help="Where a teacher computes: auto, cpu, cuda or mps.  [default: auto]")
-@click.option("--precision", metavar="NAME", help="A teacher's: auto, 32-true or bf16-mixed.  [default: auto]")
+@runtime_options
 @_with_limits
 def serve(
     models: tuple[str, ...],
@@ -136,7 +135,7 @@ def serve(
     log = _log()
     directories = find_models(models, with_teacher=with_teacher)
     listener = _listen(host, port)
-    served = open_models(directories, threads, lambda: _runtime(device, precision), int8=int8)
+    served = open_models(directories, threads, lambda: runtime_settings(device, precision), int8=int8)
     if host not in _LOOPBACK and token is None:
         log.warning("other machines can reach this server, and it has no token; see --token-file")
     address, listening_port = listener.getsockname()[:2]
@@ -236,13 +235,6 @@ def _listen(host: str, port: int) -> socket.socket:
             "--port or --host"
         ) from None
     return listener
-
-
-def _runtime(device: str | None, precision: str | None) -> RuntimeConfig:
-    from potstill.config import PotstillConfig
-
-    flags = {name: value for name, value in (("device", device), ("precision", precision)) if value is not None}
-    return PotstillConfig.build({"runtime": flags}).runtime
 
 
 def _log() -> logging.Logger:

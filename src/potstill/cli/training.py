@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from potstill.cli.options import fresh_option, teacher_option, transfer_option
 from potstill.cli.settings import ADAPTATION, TRANSFER, SettingsCommand, with_settings
 from potstill.config import PotstillConfig
 from potstill.interruption import stoppable_command
@@ -39,10 +40,6 @@ def _out(command: Callable[..., None]) -> Callable[..., None]:
     return out(fresh_option(command))
 
 
-fresh_option = click.option("--fresh", is_flag=True, help="Begin anew, although this command was interrupted before.")
-"""Gives a command `--fresh`."""
-
-
 @click.command(cls=SettingsCommand)
 @_out
 @with_settings("data", "teacher", *TRANSFER, "student", "distillation", "runtime")
@@ -58,12 +55,13 @@ def run(config: PotstillConfig, out: Path | None, fresh: bool) -> None:
 
     from potstill.pipeline import run as run_experiment
     from potstill.report import summary_table
+    from potstill.runtime.directory import REPORT_FILE
 
     config_file: Path | None = click.get_current_context().params["config_file"]
     name = None if config_file is None else config_file.stem
     summary, directory = run_experiment(config, out, name=name, command=_command_line(), fresh=fresh)
     Console().print(summary_table(summary))
-    click.echo(f"report: {directory / 'report.md'}")
+    click.echo(f"report: {directory / REPORT_FILE}")
 
 
 @click.command(cls=SettingsCommand)
@@ -118,28 +116,6 @@ def finetune(config: PotstillConfig, out: Path | None, fresh: bool) -> None:
     click.echo(directory)
 
 
-def teacher_option(*, required: bool, note: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command `--teacher`."""
-    return click.option(
-        "--teacher",
-        "teacher_directory",
-        required=required,
-        metavar="DIR",
-        type=click.Path(exists=True, file_okay=False, path_type=Path),
-        help=f"A tuned teacher, or a directory of several (a run's, say): see --teachers.{note}",
-    )
-
-
-transfer_option = click.option(
-    "--transfer",
-    "transfer_path",
-    metavar="PATH",
-    type=click.Path(exists=True, path_type=Path),
-    help="A transfer set, as `potstill transfer` writes it: more texts to learn the teacher's judgement of.",
-)
-"""Gives a command `--transfer`."""
-
-
 @click.command(cls=SettingsCommand)
 @teacher_option(required=False, note="  [default: the set is judged by the one who distils]")
 @click.option(
@@ -147,7 +123,7 @@ transfer_option = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
     required=True,
-    help="Where to write; a set that was begun there with the same settings is gone on with.",
+    help="Where to write; a set that was begun there with the same settings is resumed.",
 )
 @with_settings("data", *TRANSFER, "teacher.backbone", "teacher.tokenizer", "distillation.teachers", "runtime")
 @stoppable_command
@@ -280,8 +256,8 @@ def _work(
 
 def _finished(directory: Path, title: str) -> Trained | None:
     """Return the model whose training has ended before, if there is one, and tell the user."""
+    from potstill.console import print_line
     from potstill.pipeline import Trained
-    from potstill.training.progress import print_line
 
     finished = Trained.find(directory)
     if finished is not None:

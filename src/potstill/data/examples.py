@@ -44,6 +44,12 @@ class Examples:
         return (*self.texts, *(self.pairs or ()))
 
     @property
+    def items(self) -> tuple[tuple[str, str | None], ...]:
+        """Each text with its second one, None where texts are single."""
+        seconds: Sequence[str | None] = self.pairs or (None,) * len(self)
+        return tuple(zip(self.texts, seconds, strict=True))
+
+    @property
     def content(self) -> Iterator[bytes | str]:
         """What tells these examples from others, for a digest."""
         yield str(len(self))

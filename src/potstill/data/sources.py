@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from potstill.config import DataConfig
+from potstill.console import warn
 from potstill.data.examples import Corpus, Examples
 from potstill.data.readers import (
     COLA_COLUMNS,
@@ -50,6 +52,10 @@ _ACCEPTED = (
     "or a data set of the hub as `owner/name` or `owner/name:configuration`"
 )
 _HUB_NAME = re.compile(r"(?P<path>\w[\w.-]*/\w[\w.-]*)(?::(?P<configuration>[\w.-]+))?", re.ASCII)
+
+
+_NOTICED: Final = 0.01
+"""Share of the texts from which repetition is told: large collections have a little, which changes no score."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +114,26 @@ def load_corpus(config: DataConfig) -> Corpus:
             file=found.source,
             remedy="add examples, raise --limit if one is given, or lower --selection-fraction",
         )
-    return Corpus(
+    corpus = Corpus(
         found.name, source, found.label_names, found.train.take(train), found.train.take(selection), evaluation
     )
+    _warn_of_repetition(corpus)
+    return corpus
+
+
+def _warn_of_repetition(corpus: Corpus) -> None:
+    """Warn where many evaluation texts are learnt from too, or many training texts have several labels."""
+    learnt = Counter(corpus.train.items)
+    known = sum(item in learnt for item in corpus.evaluation.items)
+    if known > _NOTICED * len(corpus.evaluation):
+        warn(
+            f"{known:,} of {len(corpus.evaluation):,} evaluation texts are training texts too: scores on them say "
+            "nothing of new texts. Leave the duplicates out."
+        )
+    labelled = set(zip(corpus.train.items, corpus.train.labels.tolist(), strict=True))
+    contradictory = sum(count > 1 for count in Counter(item for item, _ in labelled).values())
+    if contradictory > _NOTICED * len(learnt):
+        warn(f"{contradictory:,} of {len(learnt):,} training texts stand there with several labels")
 
 
 def _divide(found: _Found, pool: Indices, share: float, seed: int) -> tuple[Indices, Indices]:

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from potstill.artifacts import cache_directory, digest, read_arrays, write_arrays
+from potstill.artifacts import digest, read_arrays, write_arrays
 from potstill.data.examples import UNLABELLED, Examples
 from potstill.data.trees import lexicographic_batches, plant
+from potstill.files import cache_directory
 from potstill.tokens import encode, limit
 
 

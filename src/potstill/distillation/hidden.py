@@ -21,16 +21,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from potstill.artifacts import cache_directory, digest, mapped_array
+from potstill.artifacts import digest, mapped_array
 from potstill.data import Examples
 from potstill.data.tokenised import Batch, HiddenStates, TrainingSet
 from potstill.distillation.loss import Objective
 from potstill.distillation.words import WordEnds
 from potstill.errors import ArtifactError
+from potstill.files import cache_directory
 from potstill.student.model import Student
 from potstill.student.network import DistilRNN
 from potstill.teacher import Teacher
-from potstill.training.loop import Record, without_gradients
+from potstill.training.inference import without_gradients
+from potstill.training.loop import Record
 
 
 def with_hidden_states(train_set: TrainingSet, student: Student, teacher: Teacher, texts: Examples) -> TrainingSet:

@@ -13,19 +13,17 @@ A text of the transfer set has no label y: its loss is the teacher's term alone,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
+from potstill.config import Imitation
 from potstill.data.examples import UNLABELLED
 from potstill.data.tokenised import Batch, TrainingSet
 from potstill.errors import TrainingError
 from potstill.evaluation.metrics import compute_metrics
 from potstill.training.loop import Record
-
-Imitation = Literal["kl", "mse", "hard"]
 
 
 def soft_divergences(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

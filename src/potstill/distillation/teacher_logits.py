@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from potstill.artifacts import DIGEST_BYTES, cache_directory, digest, read_arrays, write_arrays
+from potstill.artifacts import DIGEST_BYTES, digest, read_arrays, write_arrays
 from potstill.data import Examples
+from potstill.files import cache_directory
 from potstill.teacher import Teacher
 
 _CHUNK: Final = 1 << 14

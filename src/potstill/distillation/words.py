@@ -58,9 +58,10 @@ def _word_ends(text: str, encoding: Encoding) -> NDArray[np.int32]:
     spans = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)  # in characters; (0, 0) for special tokens
     real = np.flatnonzero(spans[:, 1] > spans[:, 0])
     ends = np.array([match.end() for match in _WORD.finditer(text)], dtype=np.int64)
-    reached = spans[real, 1]
-    first = np.searchsorted(reached, ends)  # the first token that reaches the word's end
-    first = first[first < len(real)]
-    last = np.searchsorted(reached, reached[first], side="right") - 1  # a character may be several tokens
-    places: NDArray[np.int32] = real[last].astype(np.int32)
+    if encoding.overflowing:  # cut: words beyond the last token were not read
+        ends = ends[ends <= spans[real, 1].max(initial=0)]
+    # The last token that begins before the word's end. It need not reach it: where characters are composed by the
+    # tokenizer, its span may lack the last one.
+    last = np.searchsorted(spans[real, 0], ends) - 1
+    places: NDArray[np.int32] = real[last[last >= 0]].astype(np.int32)
     return places

@@ -5,6 +5,7 @@ from potstill.evaluation.comparison import McNemar, PairedTest, majority_verdict
 from potstill.evaluation.intervals import Intervals, bootstrap_intervals
 from potstill.evaluation.metrics import Metrics, compute_metrics
 from potstill.evaluation.results import (
+    ROLES,
     DataSummary,
     EnsembleResult,
     ModelResult,
@@ -14,6 +15,7 @@ from potstill.evaluation.results import (
 )
 
 __all__ = [
+    "ROLES",
     "Calibration",
     "DataSummary",
     "EnsembleResult",

@@ -23,7 +23,10 @@ BINS = 15
 
 TEMPERATURES = (0.05, 20.0)
 """Where the temperature is looked for. A split without a mistake has its least loss at T = 0, one about whose labels
-the logits say nothing at T = infinity; there these bounds decide."""
+the logits say nothing at T = infinity: neither tells how sure to be, and T stays 1."""
+
+_AT_BOUND = 1e-3
+"""Logarithms of T that lie this near to a bound are the bound: the search stops a little before it."""
 
 _EQUAL = 1e-12
 """MCCs that differ by less are equal but for the rounding of their quotients."""
@@ -81,8 +84,8 @@ class Calibration:
 def fit_temperature(logits: NDArray[np.floating[Any]], labels: Classes) -> float:
     """Find the T > 0 with the least negative log-likelihood of softmax(logits / T): temperature scaling (section 4.2).
 
-    The loss is convex in 1 / T, so what is found within `TEMPERATURES` is the only minimum there. It is 1 where no
-    other T is better, as for logits that are all equal.
+    The loss is convex in 1 / T, so what is found within `TEMPERATURES` is the only minimum there. T is 1 where no other
+    is better, as for logits that are all equal, and where the loss falls on and on: beyond these bounds.
 
     Args:
         logits: (texts, classes), of texts that the model was not trained on.
@@ -96,8 +99,10 @@ def fit_temperature(logits: NDArray[np.floating[Any]], labels: Classes) -> float
     def loss(log_temperature: float) -> float:
         return _nll(_log_probabilities(logits, math.exp(log_temperature)), labels)
 
-    found = minimize_scalar(loss, bounds=tuple(map(math.log, TEMPERATURES)), method="bounded")
-    return math.exp(found.x) if found.fun < loss(0.0) else 1.0
+    bounds = tuple(map(math.log, TEMPERATURES))
+    found = minimize_scalar(loss, bounds=bounds, method="bounded")
+    is_minimum = found.fun < loss(0.0) and all(abs(found.x - bound) > _AT_BOUND for bound in bounds)
+    return math.exp(found.x) if is_minimum else 1.0
 
 
 def reliability(probabilities: Floats, labels: Classes, bins: int = BINS) -> tuple[ReliabilityBin, ...]:

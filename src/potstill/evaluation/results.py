@@ -176,7 +176,7 @@ class Summary:
         environment: Versions and hardware, by name.
         transfer: Number of texts of the transfer set by kind of source, and of those left out by reason
             (`left out: …`); None where there was no transfer set.
-        ensemble: The teachers as one, where several taught together; None in summaries of before there was this.
+        ensemble: The teachers as one, where several taught together.
     """
 
     data: DataSummary

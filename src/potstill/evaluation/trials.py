@@ -138,12 +138,15 @@ class SearchResult:
 
     def to_json(self) -> str:
         """Write all fields and what follows from them."""
-        best = self.best
+        best, rematch = self.best, self.rematch
+        compared = None
+        if rematch is not None:
+            compared = vars(rematch) | {"difference": rematch.difference, "interval": rematch.interval}
         derived = {
             "best": None if best is None else best.number,
             "reference": dict(REFERENCE),
             "at_reference": None if self.at_reference is None else self.at_reference.number,
-            "rematch": self.rematch and vars(self.rematch) | _compared(self.rematch),
+            "rematch": compared,
             "seed_spread": self.seed_spread,
         }
         return pydantic_core.to_json(vars(self) | derived, indent=2).decode() + "\n"
@@ -162,7 +165,3 @@ def pooled_deviation(groups: Sequence[Sequence[float]]) -> float | None:
         return None
     squares = sum((len(group) - 1) * Spread.of(group).std ** 2 for group in groups if len(group) > 1)
     return float(np.sqrt(squares / freedom))
-
-
-def _compared(rematch: Rematch) -> dict[str, Any]:
-    return {"difference": rematch.difference, "interval": rematch.interval}

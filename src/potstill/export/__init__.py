@@ -1,1 +1,1 @@
-"""Students for use elsewhere: the ONNX graph and the proof that it computes the same."""
+"""Models for use elsewhere: students to hand on, teachers with their adapters merged."""

@@ -20,9 +20,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from potstill.artifacts import vacate, write_new_directory
-from potstill.export.card import Card, Layout, Score, hub_config, labels_json
+from potstill.export.card import Card, Layout, Score, hub_config
 from potstill.export.int8 import Trial, compare, quantise
-from potstill.export.onnx import PROOF_BATCHES, Batches, prove_parity
 from potstill.export.origin import Origin
 from potstill.export.plain import plain_tokenizer
 from potstill.files import write_json, write_text
@@ -33,6 +32,7 @@ from potstill.runtime.directory import HUB_CONFIG_FILE, LABELS_FILE, Manifest, S
 from potstill.runtime.seal import SEAL, read, seal, undisturbed
 from potstill.runtime.session import open_session
 from potstill.runtime.words import WordEncoder
+from potstill.student.onnx import PROOF_BATCHES, Batches, prove_parity
 from potstill.student.saved import load_network
 
 CARDS: Final[dict[Layout, str]] = {"onnx": "card.md", "torch": "card.md", "huggingface": "README.md"}
@@ -128,7 +128,7 @@ def _write_files(student: Path, directory: Path, layout: Layout, manifest: Manif
         backend = Tokenizer.from_str(found[files.tokenizer.name].decode("utf-8"))
         plain_tokenizer(backend, manifest.spec["padding_id"], manifest.max_tokens).save_pretrained(directory)
     else:
-        write_text(directory / LABELS_FILE, labels_json(manifest))
+        write_json(directory / LABELS_FILE, list(manifest.label_names))
 
 
 def _seal(directory: Path) -> None:

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from potstill.backbone.sources import EMBEDDED
 from potstill.config import PotstillConfig, TeacherConfig
+from potstill.embedded import EMBEDDED
 from potstill.evaluation import DataSummary, Intervals, Metrics, majority_verdict
 from potstill.export.int8 import Trial
 from potstill.export.origin import Origin
-from potstill.report.tables import Cell, ResultTable, classes, interval, magnitude, percent, score
+from potstill.report.tables import Cell, ResultTable, classes, magnitude, percent, score, score_cells
 from potstill.runtime.directory import Manifest
 
 Layout = Literal["onnx", "torch", "huggingface"]
+
+_FRONT_MATTER: Final = """\
+---
+library_name: potstill
+pipeline_tag: text-classification
+tags:
+- distillation
+- rnn
+---
+
+"""
 
 _BACKBONE_LICENCES: Final = {EMBEDDED: "Apache-2.0 (SmolLM2-135M)"}
 """Of the backbones whose licence is known here: the one that Potstill can bring along."""
@@ -124,7 +134,7 @@ class Card:
         body = "\n\n".join(f"## {title}\n\n{content}" for title, content in sections.items())
         kind = "pairs of texts" if self.manifest.pairs else "texts"
         title = f"# {self._task}: a classifier of {kind}\n\nTells apart {classes(self.manifest.label_names)}."
-        return f"{_front_matter() if self.layout == 'huggingface' else ''}{title}\n\n{body}\n"
+        return f"{_FRONT_MATTER if self.layout == 'huggingface' else ''}{title}\n\n{body}\n"
 
     @property
     def _data(self) -> DataSummary | None:
@@ -162,7 +172,10 @@ class Card:
                 f"{self.origin.no_corpus}. `potstill evaluate DIRECTORY --data FILE` gives them."
             )
         else:
-            yield ResultTable(("", "accuracy", "MCC", "F1"), tuple(map(_row, self._rows()))).to_markdown()
+            yield ResultTable(
+                ("", "accuracy", "MCC", "F1"),
+                tuple((Cell(row.name), *score_cells(row.metrics, row.intervals)) for row in self._rows()),
+            ).to_markdown()
             yield (
                 f"{data.evaluation:,} texts that neither training nor any choice has seen; [low, high]: 95 % bootstrap "
                 f'interval. Always answering "{data.majority_label}" is right in {percent(data.majority.accuracy)} of '
@@ -211,11 +224,12 @@ class Card:
                 averaged = f", {len(summary.of('teacher'))} of them with their probabilities averaged"
             yield f"Teacher: {_teacher(config.teacher)}{averaged}. {_distillation(config)}"
         spec = self.manifest.spec
+        surprisal = f", surprisal features of width {spec['surprisal_size']}" if spec["surprisal_size"] else ""
         seed = "" if self.origin.record is None else f", seed {self.origin.record.seed}"
         yield (
             f"Network: {'bidirectional ' if spec['bidirectional'] else ''}{str(spec['cell']).upper()}, "
             f"{spec['num_layers']} x {spec['hidden_size']} units, {spec['vocab_size']:,} tokens"
-            f"{_surprisal(spec.get('surprisal_size', 0))}, {magnitude(self.parameters)} parameters{seed}."
+            f"{surprisal}, {magnitude(self.parameters)} parameters{seed}."
         )
         yield f"Exported with Potstill {version('potstill')}."
 
@@ -242,10 +256,13 @@ class Card:
             "It knows texts like those that it learnt from. Other kinds, other languages and other times were not "
             "measured, nor whether it treats people of different groups alike."
         )
-        yield (
-            "Its probabilities were calibrated on the selection split (one temperature); elsewhere they may be too "
-            "high or too low."
-        )
+        if self.manifest.temperature == 1.0:
+            yield "Its probabilities are not calibrated: the selection split gave no temperature better than 1."
+        else:
+            yield (
+                "Its probabilities were calibrated on the selection split (one temperature); elsewhere they may be too "
+                "high or too low."
+            )
 
     def _licences(self) -> Iterator[str]:
         yield "Potstill, which these files are used with: Apache-2.0."
@@ -269,11 +286,6 @@ class Card:
         return f"{ResultTable(('file', 'bytes'), tuple(rows)).to_markdown()}\n\n{note}"
 
 
-def labels_json(manifest: Manifest) -> str:
-    """Write the names of the classes, in the order of the logits."""
-    return json.dumps(list(manifest.label_names), indent=2, ensure_ascii=False) + "\n"
-
-
 def hub_config(manifest: Manifest) -> dict[str, Any]:
     """Return `config.json` of the layout that the hub knows."""
     names = manifest.label_names
@@ -292,22 +304,8 @@ def hub_config(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _row(scored: Score) -> tuple[Cell, ...]:
-    metrics, ends = scored.metrics, scored.intervals
-    return (
-        Cell(scored.name),
-        Cell(percent(metrics.accuracy), interval(ends["accuracy"], percent)),
-        Cell(score(metrics.mcc), interval(ends["mcc"], score)),
-        Cell(score(metrics.f1), interval(ends["f1"], score)),
-    )
-
-
 def _listed(lines: Iterator[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _front_matter() -> str:
-    return "---\nlibrary_name: potstill\npipeline_tag: text-classification\ntags:\n- distillation\n- rnn\n---\n\n"
 
 
 def _public(name: str) -> str:
@@ -321,10 +319,6 @@ def _teacher(config: TeacherConfig) -> str:
     kept = "" if config.first_blocks is None else f", its first {config.first_blocks} blocks alone"
     read = ", reading each text twice" if config.echo else ""
     return f"`{_public(config.backbone)}`, {tuned[config.method]}{kept}{read}"
-
-
-def _surprisal(size: int) -> str:
-    return f", surprisal features of width {size}" if size else ""
 
 
 def _distillation(config: PotstillConfig) -> str:

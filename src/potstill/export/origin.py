@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from potstill.config import PotstillConfig
+from potstill.console import warn
 from potstill.data import Corpus, load_corpus
 from potstill.directories import begun_inputs
 from potstill.errors import ArtifactError, PotstillError
-from potstill.evaluation import ModelResult, Role, Summary
-from potstill.models import TrainingRecord
+from potstill.evaluation import ModelResult, Summary
+from potstill.models import TrainingRecord, places
 from potstill.report import read_summary
 from potstill.runtime.directory import CONFIG_FILE, SUMMARY_FILE, Manifest, holds
-from potstill.training.progress import print_line
-
-_STUDENTS: Final[tuple[Role, ...]] = ("distilled", "baseline")
 
 
 @dataclass(frozen=True)
@@ -48,9 +45,9 @@ class Origin:
         Raises:
             PotstillError: A file is there, but damaged.
         """
-        places = _places(student.resolve())
-        config_file = next((file for place in places if (file := place / CONFIG_FILE).is_file()), None)
-        run_dir = next((place for place in places if holds(place, SUMMARY_FILE)), None)
+        above = places(student.resolve())
+        config_file = next((file for place in above if (file := place / CONFIG_FILE).is_file()), None)
+        run_dir = next((place for place in above if holds(place, SUMMARY_FILE)), None)
         config = None if config_file is None else PotstillConfig.load(config_file)
         key = None if config_file is None else begun_inputs(config_file.parent).get("texts")
         corpus, problem = _corpus(config, manifest, key)
@@ -69,16 +66,6 @@ class Origin:
             return None
         models = self.summary.of(self.record.role)
         return next((model for model in models if model.seed == self.record.seed), None)
-
-
-def _places(student: Path) -> list[Path]:
-    """Return the student's directory, and those above that are its run's or its sibling seeds'."""
-    places = [student]
-    if student.name.startswith("seed-"):
-        places.append(student.parent)
-        if student.parent.name in _STUDENTS:
-            places.append(student.parent.parent)
-    return places
 
 
 def _summary(run_dir: Path) -> Summary:
@@ -100,7 +87,7 @@ def _corpus(config: PotstillConfig | None, manifest: Manifest, key: str | None) 
     try:
         corpus = load_corpus(config.data)
     except PotstillError as error:
-        print_line(f"WARNING: the student's data can't be read: {str(error).splitlines()[0]}", style="bold yellow")
+        warn(f"the student's data can't be read: {str(error).splitlines()[0]}")
         return None, "its data can't be read"  # a card is handed on: no path of this machine stands there
     if not corpus.has_classes(manifest.label_names) or corpus.in_pairs != manifest.pairs:
         return None, "what its settings call its data is now of another task"

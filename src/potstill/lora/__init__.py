@@ -2,12 +2,10 @@
 
 from potstill.lora.inject import absorb_adapters, adapters, inject, merged
 from potstill.lora.layer import LoRALinear
-from potstill.lora.state import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE, load_adapter, save_adapter, tensor_name
+from potstill.lora.state import ADAPTER_FILES, load_adapter, save_adapter, tensor_name
 
 __all__ = [
     "ADAPTER_FILES",
-    "CONFIG_FILE",
-    "WEIGHTS_FILE",
     "LoRALinear",
     "absorb_adapters",
     "adapters",

@@ -190,7 +190,7 @@ def _drawn_together(pattern: str, members: list[tuple[int | None, ModuleRow]]) -
 
 
 def _ranges(numbers: list[int]) -> str:
-    """Write ascending numbers shortly: 0–3,7."""
+    """Write ascending numbers as ranges: 0–3,7."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:

@@ -12,17 +12,15 @@ from typing import Final
 import torch
 from transformers import PreTrainedModel
 
-from potstill.artifacts import read_json, write_json
 from potstill.config import LoRAConfig
 from potstill.errors import ArtifactError, ConfigError
+from potstill.files import read_json, write_json
 from potstill.lora.inject import adapters, inject, trained_modules
 from potstill.lora.peft_format import peft_settings, read_peft_settings
 from potstill.runtime.directory import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from potstill.tensors import load_tensors, save_tensors
 
-CONFIG_FILE: Final = ADAPTER_CONFIG
-WEIGHTS_FILE: Final = ADAPTER_WEIGHTS
-ADAPTER_FILES: Final = (CONFIG_FILE, WEIGHTS_FILE)
+ADAPTER_FILES: Final = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 
 _PREFIX = "base_model.model."
 """PEFT wraps the model twice, and its names say so."""
@@ -48,8 +46,8 @@ def save_adapter(model: PreTrainedModel, config: LoRAConfig, directory: Path, ba
             # (2 rank, in) and (out, 2 rank): nobody has to repeat a singular value decomposition to read it.
             tensors[tensor_name(f"{name}.lora_A")] = torch.cat([adapter.lora_A.detach(), adapter.start_a])
             tensors[tensor_name(f"{name}.lora_B")] = torch.cat([adapter.lora_B.detach(), -adapter.start_b], dim=1)
-    save_tensors(tensors, directory / WEIGHTS_FILE)
-    write_json(directory / CONFIG_FILE, peft_settings(model, config, base, plain=plain))
+    save_tensors(tensors, directory / ADAPTER_WEIGHTS)
+    write_json(directory / ADAPTER_CONFIG, peft_settings(model, config, base, plain=plain))
 
 
 def _kept(model: PreTrainedModel, config: LoRAConfig) -> dict[str, torch.nn.Parameter]:
@@ -72,16 +70,16 @@ def load_adapter(model: PreTrainedModel, directory: Path) -> LoRAConfig:
         ArtifactError: A file is missing or damaged, the settings are not supported, or names and shapes are not exactly
             those that `model` needs: a missing head would otherwise stay random without a word.
     """
-    config, frozen = read_peft_settings(model, read_json(directory / CONFIG_FILE), directory / CONFIG_FILE)
+    config, frozen = read_peft_settings(model, read_json(directory / ADAPTER_CONFIG), directory / ADAPTER_CONFIG)
     try:
         inject(model, config, frozen=frozen)
     except ConfigError as error:
         raise ArtifactError(
-            f"{directory / CONFIG_FILE} does not fit this backbone: {'; '.join(error.problems)}\n"
+            f"{directory / ADAPTER_CONFIG} does not fit this backbone: {'; '.join(error.problems)}\n"
             f"  what to do: use the backbone that the adapter was trained on"
         ) from None
     expected = {tensor_name(name): p for name, p in model.named_parameters() if p.requires_grad}
-    load_tensors(expected, directory / WEIGHTS_FILE, ignored=_COPIES)
+    load_tensors(expected, directory / ADAPTER_WEIGHTS, ignored=_COPIES)
     return config
 
 

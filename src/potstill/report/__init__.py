@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from potstill.artifacts import write_text
 from potstill.evaluation import Summary
+from potstill.files import write_text
 from potstill.report.markdown import report_text
 from potstill.report.plots import draw_plots
 from potstill.report.tables import summary_table

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from potstill.evaluation import McNemar, PairedTest, Role, Spread, Summary
+from statistics import fmean
+
+from potstill.evaluation import McNemar, PairedTest, Role, Summary
 from potstill.report.tables import ROLE_NAMES, interval, magnitude, percent, probability, score
 
 SIGNIFICANCE = 0.05
@@ -54,7 +56,7 @@ def _distillation(summary: Summary) -> list[str]:
         direction = over_seeds.mean_difference
     else:
         only = next(iter(summary.comparisons.values()))
-        p_value, evidence = only.p_value, _evidence_on_examples(only)
+        p_value, evidence = only.p_value, f"The{examples_told_apart(only)[3:]}."
         # McNemar's test counts right answers, which always saying the majority class collects too: without MCC on the
         # same side it is no sign of learning.
         more_often_right = only.first_only - only.second_only
@@ -93,11 +95,11 @@ def _evidence_over_seeds(test: PairedTest) -> str:
     return f"{differs} on average over {test.seeds} seeds (paired t-test, {probability(test.p_value)})."
 
 
-def _evidence_on_examples(test: McNemar) -> str:
+def examples_told_apart(test: McNemar) -> str:
     """Report the test on examples of a single pair of models."""
     return (
-        f"The distilled student alone is right on {test.first_only} examples, the baseline alone on "
-        f"{test.second_only} (McNemar's test, {probability(test.p_value)})."
+        f"the distilled student alone is right on {test.first_only} examples, the baseline alone on "
+        f"{test.second_only} (McNemar's test, {probability(test.p_value)})"
     )
 
 
@@ -124,10 +126,13 @@ def _savings(summary: Summary) -> list[str]:
         )
     if teacher is not None and students:
         fewer = teacher.parameters / students[0].parameters
-        faster = Spread.of([model.sentences_per_second for model in students]).mean / teacher.sentences_per_second
-        line = (
-            f"**The student** has {fewer:,.1f} times fewer parameters than the teacher, is {faster:,.1f} times as fast"
+        faster = fmean(model.sentences_per_second for model in students) / teacher.sentences_per_second
+        size = (
+            f"{fewer:,.1f} times fewer parameters than"
+            if fewer >= 1
+            else f"{1 / fewer:,.1f} times as many parameters as"
         )
+        line = f"**The student** has {size} the teacher, is {faster:,.1f} times as fast"
         if summary.verdict(teacher) is None and any(summary.verdict(student) is None for student in students):
             kept = summary.aggregate["distilled"].mcc.mean / summary.aggregate["teacher"].mcc.mean
             line += f" and, distilled, reaches {percent(kept)} of the teacher's MCC"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import yaml
 
 from potstill.config import PotstillConfig, TeacherConfig
-from potstill.evaluation import McNemar, Role, Summary
+from potstill.evaluation import Role, Summary
 from potstill.evaluation.intervals import BOOTSTRAP_SAMPLES
-from potstill.report.findings import findings
+from potstill.report.findings import examples_told_apart, findings
 from potstill.report.plots import COMPARISON_FILE, RELIABILITY_FILE, curve_files
-from potstill.report.tables import ROLE_NAMES, classes, model_table, percent, probability, seed_table
+from potstill.report.tables import ROLE_NAMES, classes, model_table, percent, seed_table
 
 DEFINITIONS = f"""\
 All scores are computed once from the predictions for the whole evaluation split, which neither training nor the choice
@@ -141,22 +141,13 @@ def _results(summary: Summary, plots: str) -> str:
 
 def _seeds(summary: Summary) -> str:
     """Show every model and every comparison of two."""
-    config = PotstillConfig.build(summary.config, "the configuration in the summary")
-    together = config.distillation.teachers == "average" and len(summary.of("teacher")) > 1
-    taught = "all, their probabilities averaged" if together else f"seed {summary.teacher_seed}"
+    one = f"seed {summary.teacher_seed}"
+    taught = one if summary.ensemble is None else "all, their probabilities averaged"
     text = f"Teacher that taught the students: {taught}.\n\n{seed_table(summary).to_markdown()}"
     if summary.comparisons:
-        lines = [_comparison_line(seed, test) for seed, test in sorted(summary.comparisons.items())]
+        lines = [f"- seed {seed}: {examples_told_apart(test)}" for seed, test in sorted(summary.comparisons.items())]
         text += "\n\nDistilled student against the baseline of the same seed:\n\n" + "\n".join(lines)
     return text
-
-
-def _comparison_line(seed: int, test: McNemar) -> str:
-    """Report one comparison of two models."""
-    return (
-        f"- seed {seed}: the distilled student alone is right on {test.first_only} examples, the baseline alone on "
-        f"{test.second_only} (McNemar's test, {probability(test.p_value)})"
-    )
 
 
 def _plots(summary: Summary, directory: str) -> str:

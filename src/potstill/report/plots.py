@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from potstill.artifacts import write_atomically
-from potstill.evaluation import Calibration, ModelResult, Role, Spread, Summary
+from potstill.evaluation import Calibration, ModelResult, Role, Summary
 from potstill.evaluation.calibration import BINS, pool
+from potstill.files import write_atomically
 from potstill.report.tables import ROLE_NAMES, magnitude, percent, score
 
 # Okabe and Ito's palette stays apart in every common kind of colour blindness, the markers in shades of grey.
@@ -188,7 +189,7 @@ def _diagram(axes: Axes, role: Role, calibrations: Sequence[Calibration]) -> Non
     axes.plot(
         *zip(*points, strict=True), color=COLOURS[role], linewidth=1.8, marker=MARKERS[role], markersize=4, label=label
     )
-    error = Spread.of([calibration.ece for calibration in calibrations]).mean
+    error = fmean(calibration.ece for calibration in calibrations)
     axes.set_title(f"{ROLE_NAMES[role]}: ECE {percent(error)}", fontsize=11)
     axes.legend(loc="lower right", **LEGEND)
     _tidy(axes)
@@ -260,7 +261,7 @@ def _score_row(axes: Axes, row: int, models: Sequence[ModelResult], name: str, s
     """Draw one model's score: over its seeds, or of its single seed with the interval."""
     role = models[0].role
     values = [scale * float(getattr(model.metrics, name)) for model in models]
-    mean = Spread.of(values).mean
+    mean = fmean(values)
     if len(models) > 1:
         below = [row + 0.2] * len(values)  # where the mean doesn't cover them
         axes.scatter(values, below, s=26, color=COLOURS[role], alpha=0.45, linewidths=0, zorder=2)

@@ -16,8 +16,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
-from potstill.artifacts import write_csv, write_text
 from potstill.evaluation.trials import ALPHA, REFERENCE, TEMPERATURE, Rematch, SearchResult, Trial
+from potstill.files import write_csv, write_text
 from potstill.report import plots
 from potstill.report.tables import EMPTY, Cell, ResultTable, duration, interval, magnitude, score
 

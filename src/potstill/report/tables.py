@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
+from typing import Final
 
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from potstill.evaluation import Calibration, EnsembleResult, Metrics, ModelResult, Role, Spread, Summary
+from potstill.evaluation import EnsembleResult, Intervals, Metrics, ModelResult, Role, Spread, Summary
 
 ROLE_NAMES: dict[Role, str] = {
     "teacher": "Teacher",
@@ -21,7 +23,6 @@ _SHOWN_CLASSES = 8
 """As many names as a sentence bears; all of them stand in `summary.json` and in a student's manifest."""
 
 Number = Callable[[float], str]
-Scored = Sequence[ModelResult | EnsembleResult]
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,15 @@ def interval(ends: tuple[float, float], number: Number) -> str:
     return f"[{low}, {high}]"
 
 
+_SCORES: Final[tuple[tuple[str, Number], ...]] = (("accuracy", percent), ("mcc", score), ("f1", score))
+"""What all tables show of a model's answers, and how it is written."""
+
+
+def score_cells(metrics: Metrics, intervals: Intervals) -> tuple[Cell, ...]:
+    """Write a single model's accuracy, MCC and F1, each with its interval."""
+    return tuple(Cell(number(getattr(metrics, name)), interval(intervals[name], number)) for name, number in _SCORES)
+
+
 def _model_row(name: str, models: Sequence[ModelResult]) -> tuple[Cell, ...]:
     """Summarise the models of one role; size and parameters are the same for every seed."""
     first = models[0]
@@ -173,9 +183,9 @@ def _model_row(name: str, models: Sequence[ModelResult]) -> tuple[Cell, ...]:
         Cell(magnitude(first.trainable_parameters), f"({percent(share)})" if share < 1 else ""),
         Cell(f"{first.bytes_on_disk / 1e6:.1f} MB"),
         *_scores(models),
-        _calibration(models, lambda calibration: calibration.ece, percent),
-        Cell(duration(Spread.of([model.train_seconds for model in models]).mean)),
-        Cell(f"{Spread.of([model.sentences_per_second for model in models]).mean:,.0f}"),
+        _spread([model.calibration.ece for model in models], percent),
+        Cell(duration(fmean(model.train_seconds for model in models))),
+        Cell(f"{fmean(model.sentences_per_second for model in models):,.0f}"),
     )
 
 
@@ -194,30 +204,19 @@ def _qualities(result: ModelResult | EnsembleResult) -> tuple[Cell, ...]:
     """Write how good one model's answers and probabilities are."""
     return (
         *_scores([result]),
-        _calibration([result], lambda calibration: calibration.ece, percent),
-        _calibration([result], lambda calibration: calibration.nll, score),
+        _spread([result.calibration.ece], percent),
+        _spread([result.calibration.nll], score),
     )
 
 
-def _calibration(models: Scored, read: Callable[[Calibration], float], number: Number) -> Cell:
-    """Write a number of the probabilities, of several seeds with its standard deviation."""
-    spread = Spread.of([read(model.calibration) for model in models])
-    deviation = f"± {number(spread.std).removesuffix(' %')}" if len(models) > 1 else ""
-    return Cell(number(spread.mean), deviation)
+def _scores(models: Sequence[ModelResult | EnsembleResult]) -> tuple[Cell, ...]:
+    """Write accuracy, MCC and F1: of several seeds with their standard deviation, of a single one with its interval."""
+    if len(models) == 1:
+        return score_cells(models[0].metrics, models[0].intervals)
+    return tuple(_spread([getattr(model.metrics, name) for model in models], number) for name, number in _SCORES)
 
 
-def _scores(models: Scored) -> tuple[Cell, Cell, Cell]:
-    """Write accuracy, MCC and F1."""
-    return (
-        _score(models, "accuracy", lambda metrics: metrics.accuracy, percent),
-        _score(models, "mcc", lambda metrics: metrics.mcc, score),
-        _score(models, "f1", lambda metrics: metrics.f1, score),
-    )
-
-
-def _score(models: Scored, name: str, read: Callable[[Metrics], float], number: Number) -> Cell:
-    """Write one score: of several seeds with its standard deviation, of a single one with its interval."""
-    spread = Spread.of([read(model.metrics) for model in models])
-    if len(models) > 1:
-        return Cell(number(spread.mean), f"± {number(spread.std).removesuffix(' %')}")
-    return Cell(number(spread.mean), interval(models[0].intervals[name], number))
+def _spread(values: Sequence[float], number: Number) -> Cell:
+    """Write the mean over seeds and, of several, the standard deviation."""
+    spread = Spread.of(values)
+    return Cell(number(spread.mean), f"± {number(spread.std).removesuffix(' %')}" if len(values) > 1 else "")

@@ -122,7 +122,7 @@ class AnswerStream:
         except OSError as error:
             raise ArtifactError(
                 f"standard output can't be written: {error.strerror or error}\n"
-                f"  what to do: make room, or name a file with --out, which can be gone on with"
+                f"  what to do: make room, or name a file with --out, which can be resumed"
             ) from None
         self.progress = replace(progress, written=self.progress.written + len(content))
 

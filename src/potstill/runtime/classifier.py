@@ -96,6 +96,8 @@ class Classifier:
     def logits(self, texts: Texts) -> npt.NDArray[np.float32]:
         """Return the scores that come out of the network, before temperature and softmax, (texts, classes).
 
+        White space around a text makes no difference.
+
         Raises:
             TypeError: `texts` is a single text, or holds anything but texts (of a student of pairs: pairs of texts).
         """
@@ -111,7 +113,10 @@ class Classifier:
 
 
 def _split(texts: Texts, in_pairs: bool) -> tuple[list[str], list[str] | None]:
-    """Check the input; return the texts and, when they are to come in pairs, the second texts."""
+    """Check the input; return the texts and, when they are to come in pairs, the second texts.
+
+    The white space around them is left out: a line of a file ends with some, no text that was learnt from did.
+    """
     if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
         raise TypeError(f"expected a list of texts, found {_describe(texts)}; put a single text in a list")
     items: list[Any] = list(texts)
@@ -120,8 +125,8 @@ def _split(texts: Texts, in_pairs: bool) -> tuple[list[str], list[str] | None]:
         if not (_is_pair(item) if in_pairs else isinstance(item, str)):
             raise TypeError(f"item {place}: expected {expected}, found {_describe(item)}")
     if not in_pairs:
-        return items, None
-    return [first for first, _ in items], [second for _, second in items]
+        return [text.strip() for text in items], None
+    return [first.strip() for first, _ in items], [second.strip() for _, second in items]
 
 
 def _is_pair(item: object) -> bool:

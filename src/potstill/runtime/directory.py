@@ -1,4 +1,4 @@
-"""What a saved student's directory holds: the one definition for what writes it and what reads it."""
+"""Names of the files in all directories, and a student's manifest: one definition for who writes and who reads."""
 
 from __future__ import annotations
 
@@ -164,8 +164,9 @@ class Manifest:
             raise ArtifactError(
                 f"{path} is damaged: " + "; ".join(problems) + "\n  what to do: restore it, or save the student again"
             )
-        fields = ("spec", "max_tokens", "pairs", "temperature", "threshold")
-        known = {key: content[key] for key in fields if key in content}  # the last two were not always there
+        known: dict[str, Any] = {
+            key: content.get(key) for key in ("spec", "max_tokens", "pairs", "temperature", "threshold")
+        }
         return cls(label_names=tuple(content["label_names"]), **known)
 
 
@@ -256,7 +257,7 @@ def _problems(content: dict[str, Any]) -> list[str]:
 
 
 def _decision_problems(content: dict[str, Any]) -> list[str]:
-    temperature, threshold = content.get("temperature", 1.0), content.get("threshold")
+    temperature, threshold = content.get("temperature"), content.get("threshold")
     problems = []
     if not _is_number(temperature) or temperature <= 0:
         problems.append(f"expected a finite number above 0 as temperature, found {temperature!r}")

@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, Protocol, get_args
+from typing import BinaryIO, Final, Literal, NamedTuple, get_args
 
 from potstill.errors import DataError
 
@@ -41,15 +41,11 @@ CHUNK_TEXTS: Final = 4096
 CHUNK_CHARACTERS: Final = 1 << 22
 """Characters classified at a time, for streams of long texts."""
 
+_NO_LINES: Final = (".json", ".parquet", ".xlsx", ".gz", ".zip")
+"""Suffixes of files whose lines would be taken for texts."""
+
 _SHOWN: Final = 200
 """Characters of what was found in its place: a line is told of, not repeated."""
-
-
-class ByteStream(Protocol):
-    """What a stream has to know: a file opened for reading bytes does."""
-
-    def readline(self, size: int, /) -> bytes:
-        """Return the next bytes: up to a line feed, which is included, but `size` at most; none at the end."""
 
 
 class Position(NamedTuple):
@@ -95,12 +91,22 @@ class Broken(NamedTuple):
 
 
 def format_by_suffix(path: Path) -> Format:
-    """Return how a file is read: `.csv`, `.tsv` and `.jsonl` say so, all else is a text per line."""
+    """Return how a file is read: `.csv`, `.tsv` and `.jsonl` say so, all else is a text per line.
+
+    Raises:
+        DataError: Its suffix says that it is none of these.
+    """
     formats: dict[str, Format] = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl"}
-    return formats.get(path.suffix.lower(), "text")
+    if (suffix := path.suffix.lower()) in _NO_LINES:
+        raise DataError(
+            f"expected lines of text, CSV, TSV or JSONL, found {suffix}",
+            file=path,
+            remedy="convert it, to JSONL for instance; or rename it, where it is one of these",
+        )
+    return formats.get(suffix, "text")
 
 
-def read(stream: ByteStream, layout: Layout, name: str, start: Position = BEGINNING) -> Iterator[Text | Broken]:
+def read(stream: BinaryIO, layout: Layout, name: str, start: Position = BEGINNING) -> Iterator[Text | Broken]:
     """Read texts, in their order, and what is broken between them.
 
     Args:
@@ -174,7 +180,7 @@ class _Line(NamedTuple):
 class _Lines:
     """A stream's lines, some of which can be put back."""
 
-    def __init__(self, stream: ByteStream) -> None:
+    def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._read = BEGINNING
         self._waiting: deque[_Line] = deque()

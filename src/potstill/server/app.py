@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -19,7 +20,7 @@ from potstill.server import query
 from potstill.server.answers import Health, ModelAnswer, ModelCard, Models, PredictAnswer
 from potstill.server.batching import Answer, ModelError, QueueFullError, Worker, WorkerError
 from potstill.server.limits import Limits
-from potstill.server.metrics import CONTENT_TYPE, Metrics
+from potstill.server.metrics import Metrics
 from potstill.server.middleware import CLIENT_GONE, Observed, request_id
 from potstill.server.models import ServedModel
 from potstill.server.page import page
@@ -251,7 +252,7 @@ def _add_probes(app: FastAPI, service: _Service, guarded: dict[str, Any]) -> Non
 
     @app.get("/metrics", **guarded, summary="For Prometheus", response_class=Response)
     async def metrics() -> Response:
-        return Response(service.metrics.exposition(), media_type=CONTENT_TYPE)
+        return Response(service.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
 async def _all(futures: Sequence[asyncio.Future[Answer]]) -> list[Answer]:

@@ -17,12 +17,13 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from potstill.server.limits import Limits
+from potstill.server.metrics import Metrics
 from potstill.server.models import ServedModel, Text
 
 _logger = logging.getLogger("potstill.server")
@@ -55,16 +56,6 @@ class Answer(NamedTuple):
     """From being queued to being computed."""
 
 
-class Observer(Protocol):
-    """Who wants to know of each batch."""
-
-    def batch(self, model: str, texts: int, seconds: float) -> None:
-        """Take note; called from the worker's thread."""
-
-    def broken_off(self, model: str) -> None:
-        """Take note that one came to nothing; called from the worker's thread."""
-
-
 @dataclass(frozen=True, eq=False)
 class _Job:
     """One request's texts, and where its answer goes."""
@@ -77,10 +68,10 @@ class _Job:
 class Worker:
     """One model's queue and thread. `start`, `submit` and `stop` are for the event loop's thread."""
 
-    def __init__(self, model: ServedModel, limits: Limits, observer: Observer) -> None:
+    def __init__(self, model: ServedModel, limits: Limits, metrics: Metrics) -> None:
         self.model = model
         self._limits = limits
-        self._observer = observer
+        self._metrics = metrics
         self._jobs: deque[_Job] = deque()
         self._waiting = 0  # texts in `_jobs`
         self._changed = threading.Condition()
@@ -172,7 +163,7 @@ class Worker:
         """Deal with the error that a batch has ended with."""
         _logger.exception("the worker of model %r broke a batch off, and goes on", self.model.name)
         self._settle(batch, WorkerError(self.model.name))
-        self._observer.broken_off(self.model.name)
+        self._metrics.broken_off(self.model.name)
         with self._changed:  # the error may have come between taking a job and counting it
             self._waiting = sum(len(job.texts) for job in self._jobs)
 
@@ -208,7 +199,7 @@ class Worker:
             _logger.exception("model %r failed on %d texts", self.model.name, len(texts))
             self._settle(jobs, ModelError(self.model.name))
             return
-        self._observer.batch(self.model.name, len(texts), time.perf_counter() - started)
+        self._metrics.batch(self.model.name, len(texts), time.perf_counter() - started)
         ends = np.cumsum([len(job.texts) for job in jobs])
         self._settle(jobs, np.split(probabilities, ends[:-1]))
 

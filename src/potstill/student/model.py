@@ -17,12 +17,12 @@ from potstill.data import UNLABELLED, Corpus, Examples
 from potstill.data.tokenised import TrainingSet, tokenise
 from potstill.errors import ConfigError
 from potstill.evaluation.calibration import best_threshold, fit_temperature
-from potstill.export.onnx import build_model, prove_parity
 from potstill.runtime.decision import softmax
 from potstill.runtime.directory import Manifest, StudentFiles
 from potstill.runtime.seal import read, sealing
 from potstill.student.embeddings import teacher_embeddings
 from potstill.student.network import DistilRNN, StudentSpec
+from potstill.student.onnx import build_model, prove_parity
 from potstill.tensors import save_tensors
 from potstill.tokens import part_pairs, shared
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from potstill.config import Cell, Pooling
 from potstill.dropout import Dropout, dropout
-
-Cell = Literal["rnn", "gru", "lstm"]
-Pooling = Literal["last", "mean", "max", "attention"]
 
 _RECURRENCES: dict[Cell, type[nn.RNN | nn.GRU | nn.LSTM]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -37,8 +35,8 @@ class StudentSpec:
     dropout: float
     num_classes: int
     padding_id: int
-    word_dropout: float = 0.0  # students that were saved before there was any have none
-    surprisal_size: int = 0  # likewise
+    word_dropout: float = 0.0
+    surprisal_size: int = 0
 
     @property
     def directions(self) -> int:
@@ -88,11 +86,11 @@ class WordAttention(nn.Module):
         return pooled
 
 
-class Foretelling(nn.Module):
+class NextTokenHead(nn.Module):
     """What each direction of a recurrence expects at a token, from what it has read before it: W·h + b.
 
     h is the direction's state there, 0 before the first token. The guess is an embedding: the more it agrees with a
-    token's, the more probable it holds that token (see `pretraining.ReadingAhead`). W and b begin as 0.
+    token's, the more probable it holds that token (see `pretraining.BidirectionalLM`). W and b begin as 0.
 
     Attributes:
         maps: W and b of each direction, (embedding, hidden).
@@ -126,21 +124,21 @@ class Surprisal(nn.Module):
         v_t = relu(A·[e_t ⊙ g_t; e_t] + a),  logits += B · max over t of v_t
 
     Attributes:
-        foretelling: g of each direction.
+        next_token_head: g of each direction.
         compare: A and a, (size, (directions + 1) * embedding).
         head: B, (classes, size).
     """
 
     def __init__(self, spec: StudentSpec) -> None:
         super().__init__()
-        self.foretelling = Foretelling(spec)
+        self.next_token_head = NextTokenHead(spec)
         self.compare = nn.Linear((spec.directions + 1) * spec.embedding_size, spec.surprisal_size)
         self.head = nn.Linear(spec.surprisal_size, spec.num_classes, bias=False)
         self.dropout = Dropout(spec.dropout)
 
     def forward(self, reading: Reading, mask: Tensor) -> Tensor:
         """Return what is added to the logits, (batch, classes); `mask`, (batch, length, 1), is true at real tokens."""
-        agreement = reading.embedded.unsqueeze(2) * self.foretelling(reading.states)
+        agreement = reading.embedded.unsqueeze(2) * self.next_token_head(reading.states)
         features = torch.cat([agreement.flatten(2), reading.embedded], dim=2)
         found = self.compare(self.dropout(features)).relu()  # (batch, length, size)
         evidence: Tensor = self.head(found.masked_fill(~mask, 0.0).amax(dim=1))

@@ -1,4 +1,4 @@
-"""What a student learns before it learns to classify: to foretell the token that it reads next.
+"""What a student learns before it learns to classify: to predict the token that it reads next.
 
 Each direction of the first recurrent layer is a language model of its own, the one from left to right, the other from
 right to left (Peters et al. 2018, "Deep contextualized word representations", arXiv 1802.05365, section 3.1). To the
@@ -21,13 +21,13 @@ from torch.nn.functional import cross_entropy, embedding, linear
 
 from potstill.config import PretrainingConfig, TrainingConfig
 from potstill.data.tokenised import TrainingSet
-from potstill.student.network import DistilRNN, Foretelling, recur
+from potstill.student.network import DistilRNN, NextTokenHead, recur
 from potstill.training.checkpoint import Checkpointing
-from potstill.training.language_modelling import Surprise, sum_per_text
+from potstill.training.language_modelling import LanguageModelLoss, sum_per_text
 from potstill.training.loop import FitResult, fit
 
 CANDIDATES: Final = 1024
-"""Tokens drawn in each training step to tell the right ones from, see `ReadingAhead`. With a vocabulary of 8,000 the
+"""Tokens drawn in each training step to tell the right ones from, see `BidirectionalLM`. With a vocabulary of 8,000 the
 logits of all tokens would take three quarters of a step; with these a step takes a third of the time, and after three
 epochs on CoLA the perplexity is within 1 % of what the exact sum leads to."""
 
@@ -68,10 +68,10 @@ def pretrain(
     counts = np.bincount(train_set.tokens.ids, minlength=network.spec.vocab_size)
     settings: dict[str, Any] = config.model_dump() | {"metric": "loss"}
     return fit(
-        ReadingAhead(network, torch.from_numpy(counts)),
+        BidirectionalLM(network, torch.from_numpy(counts)),
         _texts_alone(train_set),
         _texts_alone(selection_set),
-        Surprise(),
+        LanguageModelLoss(),
         TrainingConfig(**settings),
         fabric=fabric,
         seed=seed,
@@ -82,7 +82,7 @@ def pretrain(
     )
 
 
-class ReadingAhead(nn.Module):
+class BidirectionalLM(nn.Module):
     """A student's first layer as language models, one per direction.
 
     What a direction expects next is compared with every token's embedding (Press and Wolf 2017, "Using the Output
@@ -100,7 +100,7 @@ class ReadingAhead(nn.Module):
     Attributes:
         network: The student's.
         layer: Its first layer; the parameters are the network's.
-        foretelling: W and b of each direction; the network's own where it has them.
+        next_token_head: W and b of each direction; the network's own where it has them.
         log_frequencies: ln n_j, (vocabulary,); of the padding, which is never read, -inf: it is never expected either,
             and its embedding stays 0.
     """
@@ -113,7 +113,7 @@ class ReadingAhead(nn.Module):
         self.network = network
         self.layer = first_layer(network)
         spec = network.spec
-        self.foretelling = Foretelling(spec) if network.surprisal is None else network.surprisal.foretelling
+        self.next_token_head = NextTokenHead(spec) if network.surprisal is None else network.surprisal.next_token_head
         smoothed = (counts + 1.0).index_fill(0, torch.tensor([spec.padding_id]), 0.0)
         self.register_buffer("log_frequencies", (smoothed / smoothed.sum()).log().float())
 
@@ -130,7 +130,7 @@ class ReadingAhead(nn.Module):
         spec = self.network.spec
         embedded = self.network.dropout(self.network.embed(input_ids))
         states, _ = recur(self.layer, embedded, attention_mask.sum(dim=1))
-        guesses = self.foretelling(states)  # (batch, length, directions, embedding)
+        guesses = self.next_token_head(states)  # (batch, length, directions, embedding)
         targets = input_ids.unsqueeze(2).expand(guesses.shape[:3])
         # Some tokenizers end a text with what also pads: it is never expected.
         real = (attention_mask.bool() & (input_ids != spec.padding_id)).unsqueeze(2).expand_as(targets)
@@ -147,21 +147,21 @@ class ReadingAhead(nn.Module):
         chosen[targets] = True
         candidates = chosen.nonzero()[:, 0]
         right = (chosen.cumsum(dim=0) - 1)[targets]  # where among the candidates each target is
-        inclusion = self._log_inclusion(len(targets))
+        inclusion = self._log_inclusion(len(targets) // self.network.spec.directions)  # all expect the same tokens
         bias = self.log_frequencies - inclusion
         estimates = linear(guesses, embedding(candidates, table), bias[candidates]).float()  # (tokens, candidates)
         # The right token is among the candidates for certain: it stands for itself alone.
         certain = estimates.gather(1, right.unsqueeze(1)) + inclusion[targets].unsqueeze(1)
         return cross_entropy(estimates.scatter(1, right.unsqueeze(1), certain), right, reduction="none")
 
-    def _log_inclusion(self, targets: int) -> Tensor:
+    def _log_inclusion(self, tokens: int) -> Tensor:
         """Return the logarithm of each token's probability to be among the candidates, (vocabulary,).
 
-        It is there unless all the batch's targets and all that is drawn evenly are others:
-        1 - (1 - n_j)^targets · (1 - 1/V)^CANDIDATES.
+        It is there unless all the batch's tokens and all that is drawn evenly are others:
+        1 - (1 - n_j)^tokens · (1 - 1/V)^CANDIDATES.
         """
         frequencies = self.log_frequencies.exp()
-        absent = targets * torch.log1p(-frequencies) + CANDIDATES * np.log1p(-1.0 / len(frequencies))
+        absent = tokens * torch.log1p(-frequencies) + CANDIDATES * np.log1p(-1.0 / len(frequencies))
         return torch.log(-torch.expm1(absent))
 
 

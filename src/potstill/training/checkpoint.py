@@ -18,11 +18,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from potstill.artifacts import digest, write_atomically
+from potstill.artifacts import digest
 from potstill.config import RuntimeConfig, Settings
+from potstill.console import warn
 from potstill.data.tokenised import TrainingSet
+from potstill.files import write_atomically
 from potstill.tensors import system_errors
-from potstill.training.progress import print_line
 
 CHECKPOINT_FILE: Final = "checkpoint.safetensors"
 
@@ -133,7 +134,7 @@ def _content(tensor: Tensor) -> bytes:
     return plain.view(torch.uint8).numpy().tobytes()  # NumPy has no bfloat16
 
 
-class Keeper:
+class Checkpointer:
     """Writes a training's checkpoints, as often as it may."""
 
     def __init__(self, checkpointing: Checkpointing, key: str) -> None:
@@ -177,7 +178,7 @@ class Keeper:
         return state
 
     def _warn(self, reason: str) -> None:
-        print_line(f"WARNING: the checkpoint {self.path} {reason}; the training begins anew", style="bold yellow")
+        warn(f"the checkpoint {self.path} {reason}; the training begins anew")
 
 
 def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
@@ -208,13 +209,3 @@ def read_checkpoint(path: Path) -> tuple[str, State]:
 def _checksum(key: str, notes: str, tensors: Mapping[str, Tensor]) -> str:
     """Return the digest of all that a checkpoint holds."""
     return digest([key, notes, tensor_digest(tensors)])
-
-
-def require_finite(tensors: Iterable[Tensor]) -> None:
-    """Refuse to keep what no training can go on from.
-
-    Raises:
-        FloatingPointError: A weight is infinite or not a number.
-    """
-    if not all(tensor.detach().isfinite().all() for tensor in tensors):
-        raise FloatingPointError("a trained weight is no longer finite")

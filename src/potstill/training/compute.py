@@ -19,7 +19,7 @@ from potstill.errors import ConfigError
 _TOKENS, _IN, _OUT = 128, 576, 1536  # a few texts before an up-projection of the embedded backbone
 _REPEATS: Final = 20
 """Some of so many products, of a millisecond or two each, are done undisturbed on a busy machine too: a run that is
-gone on with has to come to the same answer."""
+resumed has to come to the same answer."""
 _WORTHWHILE: Final = 1.25
 """How many times as fast a product in bfloat16 must be: what surrounds it has to be converted to it and back."""
 

@@ -18,8 +18,8 @@ def sum_per_text(nll: Tensor, real: Tensor) -> Tensor:
         real: True where a token was foretold, (batch, length).
 
     Returns:
-        For each text the sum, in nats, and the number of tokens it goes over, (batch, 2), float32: what `Surprise`
-        takes.
+        For each text the sum, in nats, and the number of tokens it goes over, (batch, 2), float32: what
+        `LanguageModelLoss` takes.
     """
     numbers = real.sum(dim=1)
     texts = torch.arange(len(real), device=real.device).repeat_interleave(numbers)  # (tokens,)
@@ -27,7 +27,7 @@ def sum_per_text(nll: Tensor, real: Tensor) -> Tensor:
     return torch.stack([sums, numbers.float()], dim=1)
 
 
-class Surprise:
+class LanguageModelLoss:
     """The objective of language modelling: the mean negative log-likelihood of a token."""
 
     def __call__(self, outputs: Tensor, _targets: Batch | TrainingSet) -> dict[str, Tensor]:

@@ -14,29 +14,29 @@ from typing import Any, Final, Protocol
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from potstill.artifacts import write_text
 from potstill.config import TrainingConfig
+from potstill.console import print_line, progress_bar
 from potstill.data.examples import UNLABELLED
 from potstill.data.tokenised import Batch, TrainingSet, shuffled_batches
 from potstill.errors import ArtifactError, TrainingError
+from potstill.files import write_text
 from potstill.interruption import Request, postponed
 from potstill.training.checkpoint import (
+    Checkpointer,
     Checkpointing,
-    Keeper,
     State,
     joined,
     random_state,
-    require_finite,
     restore_random_state,
     training_key,
 )
 from potstill.training.compute import describe_fabric
+from potstill.training.inference import Indices, first_line, is_out_of_memory, predict_logits
 from potstill.training.memory import kept_memory
-from potstill.training.progress import print_line, progress_bar, report_epoch, scores, warn_nothing_learnt
+from potstill.training.progress import report_epoch, scores, warn_nothing_learnt
 from potstill.training.schedule import learning_rate_factor, make_optimizer, skip_to
 
 HISTORY_FILE: Final = "history.jsonl"
@@ -54,19 +54,8 @@ class Loss(Protocol):
         """Return `selection_loss` and the scores of a whole split, from what the model returns in evaluation."""
 
 
-Indices = NDArray[np.int64]
-
 _NAMED: Final = 32
 """Texts that a message names: a batch of usual size."""
-
-
-def tokens_at_once(fabric: Fabric) -> int:
-    """Return how many tokens a pretrained model reads at once: enough to keep the device busy.
-
-    On a CPU no more than that: without gradients the activations stay in its caches, and in training, where all of them
-    are kept, long texts take little more memory than short ones.
-    """
-    return 1024 if fabric.device.type == "cpu" else 32_768
 
 
 @dataclass(frozen=True)
@@ -104,7 +93,8 @@ def fit(
     """Train `model` and leave it with the weights of its best epoch.
 
     Args:
-        model: Maps (input_ids, attention_mask) to logits; what requires no gradient stays as it is.
+        model: Called with a batch's `inputs`; what it returns goes to `loss`, in evaluation as one tensor of a row for
+            each text. What requires no gradient stays as it is.
         train: What gradients come from.
         selection: What decides the best epoch and when to stop.
         loss: The objective.
@@ -119,9 +109,9 @@ def fit(
             gradients add up to that of the whole where the loss is a mean over texts, all labelled; a mean over tokens
             weighs the parts by their texts, as accumulation does. None: all at once.
         on_epoch: Gets every epoch's record, after `save`; what it raises ends the fit there and goes to the caller.
-            A fit that is gone on with tells the epochs before the interruption first.
+            A fit that is resumed tells the epochs before the interruption first.
         checkpointing: Where to keep the state now and then. What an interrupted fit of the same model, data and
-            settings left there is gone on with, and ends as if nothing had happened, bit for bit on a CPU.
+            settings left there is resumed, and ends as if nothing had happened, bit for bit on a CPU.
 
     Raises:
         TrainingError: The loss is no longer finite, or memory is used up.
@@ -136,7 +126,7 @@ def fit(
     if checkpointing is not None:
         settings = (str(seed), str(b_ratio), config.model_dump_json(), *describe_fabric(fabric).values())
         tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}  # packed weights are buffers
-        keeper = Keeper(checkpointing, training_key(tensors, (train, selection), settings))
+        keeper = Checkpointer(checkpointing, training_key(tensors, (train, selection), settings))
     learner = Learner(model, loss, config, steps, fabric, b_ratio=b_ratio, most_tokens=most_tokens)
     course = _Course(model, learner, config, title, keeper)
     course.resume(steps)
@@ -198,7 +188,7 @@ class _Course:
     """
 
     def __init__(
-        self, model: nn.Module, learner: Learner, config: TrainingConfig, title: str, keeper: Keeper | None
+        self, model: nn.Module, learner: Learner, config: TrainingConfig, title: str, keeper: Checkpointer | None
     ) -> None:
         self._trained = trained_parameters(model)
         self.learner = learner
@@ -273,7 +263,8 @@ class _Course:
 
     def _keep(self) -> None:
         if self._keeper is not None:
-            require_finite(self._trained.values())
+            if not all(weight.detach().isfinite().all() for weight in self._trained.values()):
+                raise FloatingPointError("a trained weight is no longer finite")  # no training can go on from there
             parts = {"learner": self.learner.state(), "random": random_state(self.learner.device)}
             self._keeper.write(joined(course=self._state(), best=self.best.state(), **parts))
 
@@ -302,7 +293,7 @@ class _Course:
                 raise
             raise TrainingError(
                 f"{self._title}: memory is used up in epoch {epoch}{self.learner.whereabouts}, texts of up to "
-                f"{train.tokens.lengths.max()} tokens ({_first_line(error)})\n"
+                f"{train.tokens.lengths.max()} tokens ({first_line(error)})\n"
                 f"  what to do: lower batch_size and raise accumulation by as much, which takes the same steps in less "
                 f"memory, unless a batch is computed in parts as it is (a teacher's, on a CPU); or lower max_tokens; "
                 f"{self._left()}"
@@ -318,101 +309,6 @@ class _Course:
 def plan_epoch(lengths: Indices, config: TrainingConfig, generator: np.random.Generator) -> list[Indices]:
     """Plan an epoch's batches as `config` has it, for texts of these `lengths` in tokens; see `shuffled_batches`."""
     return shuffled_batches(lengths, config.batch_size, generator, by_tokens=config.batch_by == "tokens")
-
-
-def predict_logits(
-    model: nn.Module,
-    data: TrainingSet,
-    fabric: Fabric,
-    *,
-    title: str | None = None,
-    on_batch: Callable[[], object] | None = None,
-) -> Tensor:
-    """Classify all texts without gradients.
-
-    Args:
-        model: Maps (input_ids, attention_mask) to logits; put into evaluation mode.
-        data: The texts.
-        fabric: Device and precision.
-        title: Name for a progress bar; None: no bar.
-        on_batch: Called after each batch; what it raises ends all.
-
-    Returns:
-        Logits in the texts' order, float32, on the CPU, (texts, classes).
-
-    Raises:
-        TrainingError: Memory is used up.
-    """
-    parts: list[Tensor] = []
-    order: list[Indices] = []
-    with without_gradients(model, data, fabric, title) as batches:
-        for indices, batch in batches:
-            with fabric.autocast():
-                parts.append(model(*batch.inputs).float().cpu())
-            order.append(indices)
-            if on_batch is not None:
-                on_batch()
-    logits = torch.cat(parts)
-    return torch.empty_like(logits).index_copy_(0, torch.from_numpy(np.concatenate(order)), logits)
-
-
-@contextmanager
-def without_gradients(
-    model: nn.Module, data: TrainingSet, fabric: Fabric, title: str | None
-) -> Iterator[Iterator[tuple[Indices, Batch]]]:
-    """Read all texts once, in evaluation mode, without gradients and in batches as large as fit.
-
-    Args:
-        model: What reads them.
-        data: The texts.
-        fabric: Device and precision; autocasting is left to the reader.
-        title: Name for a progress bar; None: no bar.
-
-    Yields:
-        The batches, on the device, each after the indices of its texts.
-
-    Raises:
-        TrainingError: Memory is used up.
-    """
-    model.eval()
-    # What is compiled is compiled for training; a graph of its own for this would cost more than it gains.
-    eager = torch.compiler.set_stance("force_eager")
-    with torch.no_grad(), _memory_explained(data), progress_bar(shown=title is not None) as progress, eager:
-        task = progress.add_task(title or "", total=len(data), loss="", scores="")
-
-        def batches() -> Iterator[tuple[Indices, Batch]]:
-            for indices in data.sequential_batches(tokens_at_once(fabric)):
-                yield indices, data.batch(indices).to(fabric.device)
-                progress.update(task, advance=len(indices))
-
-        yield batches()
-
-
-@contextmanager
-def _memory_explained(data: TrainingSet) -> Iterator[None]:
-    """Keep memory between passes over `data` without gradients, and say what to do where it is used up.
-
-    Their batches hold `tokens_at_once` or one text, whatever `batch_size` is.
-
-    Raises:
-        TrainingError: In place of what says that memory is used up.
-    """
-    try:
-        with kept_memory():
-            yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise TrainingError(
-            f"memory is used up while texts of up to {data.tokens.lengths.max()} tokens are read without training "
-            f"({_first_line(error)})\n"
-            f"  what to do: lower max_tokens, which decides the size here, not batch_size; or end what else uses the "
-            f"memory; or compute where there is more of it, with --device"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
 
 
 class Learner:
@@ -609,11 +505,6 @@ class _BestEpoch:
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return what is trained of a model, by dotted name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether memory was used up: a GPU's, or the machine's, which PyTorch tells in words alone."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _weighted_means(

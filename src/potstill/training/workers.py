@@ -23,8 +23,8 @@ from typing import Any, Final, TypeVar
 
 import torch
 
+from potstill.console import hide_bars, print_line
 from potstill.errors import TrainingError
-from potstill.training.progress import hide_bars, print_line
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -15,7 +15,8 @@ import torch
 
 from potstill.artifacts import Arrays, digest, file_digest, read_arrays, write_arrays
 from potstill.config import PotstillConfig
-from potstill.data import Corpus, Examples
+from potstill.console import print_line, progress_bar, warn
+from potstill.data import Corpus
 from potstill.errors import ConfigError, DataError
 from potstill.lora.counting import count_parameters
 from potstill.runtime import stream
@@ -23,7 +24,6 @@ from potstill.runtime.directory import TRANSFER_FILE
 from potstill.training.checkpoint import CHECKPOINT_FILE
 from potstill.training.compute import make_fabric
 from potstill.training.loop import HISTORY_FILE
-from potstill.training.progress import print_line, progress_bar
 from potstill.training.workers import available_workers, workers
 from potstill.transfer.language_model import SEPARATOR, LanguageModel, check_writer
 from potstill.transfer.overlap import near
@@ -108,7 +108,7 @@ def held_out_key(corpus: Corpus) -> str:
 
 
 def _held_out(corpus: Corpus) -> list[str]:
-    return [_joined(pair) for part in (corpus.selection, corpus.evaluation) for pair in _pairs(part)]
+    return [_joined(pair) for part in (corpus.selection, corpus.evaluation) for pair in part.items]
 
 
 def _clear(directory: Path) -> None:
@@ -164,7 +164,7 @@ class _New:
 
     def __init__(self, corpus: Corpus, similarity: float) -> None:
         self._held_out, self._similarity = _held_out(corpus), similarity
-        self._known = set(_pairs(corpus.train))
+        self._known = set(corpus.train.items)
         self.kept: dict[Pair, str] = {}
         self.repeated = self.like_held_out = 0
 
@@ -215,7 +215,7 @@ def _sampled(config: PotstillConfig, corpus: Corpus, directory: Path) -> Found:
     share, more = divmod(wanted, len(names))
     lacking = {label: share + (label < more) for label in range(min(wanted, len(names)))}
     samples = _Samples(config, corpus, directory)
-    known = set(_pairs(corpus.train))
+    known = set(corpus.train.items)
     distinct = 0
     batches = samples.batches(_turns(len(names), lacking))
     with progress_bar() as progress, closing(batches):
@@ -240,7 +240,10 @@ def _sampled(config: PotstillConfig, corpus: Corpus, directory: Path) -> Found:
             if not lacking:
                 break
     if distinct < wanted:
-        _warn_repetition(distinct, wanted)
+        warn(
+            f"the language model hardly writes anything new any more: {distinct:,} of {wanted:,} texts sampled. "
+            "More training texts, a higher --sampling-temperature or --top-p would give more."
+        )
 
 
 def _turns(classes: int, lacking: Mapping[int, int]) -> Iterator[int]:
@@ -326,19 +329,6 @@ class _Samples:
             (self._directory / CHECKPOINT_FILE).unlink(missing_ok=True)
             self._model.merge()
         return self._model
-
-
-def _warn_repetition(distinct: int, wanted: int) -> None:
-    print_line(
-        f"WARNING: the language model hardly writes anything new any more: {distinct:,} of {wanted:,} texts sampled. "
-        "More training texts, a higher --sampling-temperature or --top-p would give more.",
-        style="bold red",
-    )
-
-
-def _pairs(examples: Examples) -> Iterator[Pair]:
-    seconds: Iterable[str | None] = examples.pairs or (None,) * len(examples)
-    return zip(examples.texts, seconds, strict=True)
 
 
 def _joined(pair: Pair) -> str:

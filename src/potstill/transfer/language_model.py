@@ -38,8 +38,9 @@ from potstill.errors import ConfigError
 from potstill.lora.inject import absorb_adapters, find_adapted, inject
 from potstill.training.checkpoint import CHECKPOINT_FILE, Checkpointing
 from potstill.training.compute import compress_frozen_matrices, is_mixed, make_fabric
-from potstill.training.language_modelling import Surprise, sum_per_text
-from potstill.training.loop import fit, tokens_at_once, trained_parameters
+from potstill.training.inference import tokens_at_once
+from potstill.training.language_modelling import LanguageModelLoss, sum_per_text
+from potstill.training.loop import fit, trained_parameters
 
 SEPARATOR = "\n"
 """Between class, text and second text: texts are put on one line first."""
@@ -144,16 +145,16 @@ class LanguageModel:
         Args:
             config: `transfer` and `runtime` are used.
             corpus: The task.
-            after_classes: Without it, the texts alone.
             history_file: Gets one JSON record per epoch. Beside it the state is kept, `CHECKPOINT_FILE`; the result
                 stays there until the caller, who has kept it elsewhere, removes it.
+            after_classes: Without it, the texts alone.
         """
         label_names = corpus.label_names if after_classes else None
         fit(
             NextTokenLoss(self.model),
             self._training_set(corpus.train, label_names),
             self._training_set(corpus.selection, label_names),
-            Surprise(),
+            LanguageModelLoss(),
             config.transfer.training.model_copy(update={"metric": "loss"}),  # it answers nothing that could be right
             fabric=self.fabric,
             seed=config.transfer.seed,

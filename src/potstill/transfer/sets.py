@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from potstill.artifacts import digest, write_atomically
+from potstill.artifacts import digest
 from potstill.data import UNLABELLED, Examples
 from potstill.errors import ArtifactError
+from potstill.files import write_atomically
 from potstill.runtime.directory import TRANSFER_FILE
 
 _METADATA: Final = b"potstill"

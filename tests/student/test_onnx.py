@@ -1,3 +1,4 @@
+import copy
 import itertools
 
 import numpy as np
@@ -6,28 +7,18 @@ import pytest
 import torch
 
 from potstill.errors import ArtifactError
-from potstill.export.onnx import build_model, prove_parity
 from potstill.runtime.session import open_session, run
-from potstill.student.network import DistilRNN, StudentSpec
+from potstill.student.network import DistilRNN
+from potstill.student.onnx import TOLERANCE, build_model, prove_parity
+from tiny_students import tiny_student
 
 SHAPES = list(itertools.product(("rnn", "gru", "lstm"), (False, True), (1, 2, 3), ("last", "mean", "max", "attention")))
 
 
 def make_student(cell="lstm", bidirectional=True, num_layers=1, pooling="max", **changes) -> DistilRNN:
-    fields = {
-        "cell": cell,
-        "vocab_size": 50,
-        "embedding_size": 7,
-        "hidden_size": 5,
-        "num_layers": num_layers,
-        "bidirectional": bidirectional,
-        "pooling": pooling,
-        "dropout": 0.3,
-        "num_classes": 3,
-        "padding_id": 2,
-    }
-    torch.manual_seed(0)
-    student = DistilRNN(StudentSpec(**(fields | changes)))
+    shape = {"cell": cell, "bidirectional": bidirectional, "num_layers": num_layers, "pooling": pooling}
+    sizes = {"vocab_size": 50, "embedding_size": 7, "num_classes": 3, "padding_id": 2, "dropout": 0.3}
+    student = tiny_student(**(shape | sizes | changes))
     with torch.no_grad():  # PyTorch's initial weights are so small that swapped gates hardly show
         for parameter in student.parameters():
             parameter.normal_(std=0.7)
@@ -106,6 +97,18 @@ def test_the_proof_refuses_the_model_of_another_student():
         student.head.bias[1] += 1e-3
     with pytest.raises(ArtifactError, match=r"within 0\.0001 expected, 0\.001 found.*\n.*what to do"):
         prove_parity(student, model, seed=0)
+
+
+def test_large_logits_may_differ_by_as_large_a_share():
+    student = make_student()
+    with torch.no_grad():
+        student.head.weight *= 1e5  # as after a training that went astray
+    assert TOLERANCE < prove_parity(student, build_model(student), seed=1) < 1.0
+    other = copy.deepcopy(student)
+    with torch.no_grad():
+        other.head.weight *= 1.001
+    with pytest.raises(ArtifactError, match="differs from the student"):
+        prove_parity(student, build_model(other), seed=1)
 
 
 def test_the_proof_refuses_weights_that_are_not_finite():
