@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from potstill.cli.settings import _place
 from potstill.config import PotstillConfig, Settings, read_yaml
 from potstill.errors import ConfigError
 
@@ -130,7 +131,7 @@ def test_a_wrong_value_is_named_with_what_was_found(section, setting, value):
     assert all(problem.endswith(f"; found {value!r}") for problem in found)
 
 
-@pytest.mark.parametrize("values", [{"teacher": 5}, {"teacher": {"lora": None}}, {"student": {"seeds": []}}, {1: 2}])
+@pytest.mark.parametrize("values", [{"teacher": 5}, {"teachr": None}, {"student": {"seeds": []}}, {1: 2}])
 def test_a_section_of_the_wrong_kind(values):
     assert len(problems(values)) == 1
 
@@ -175,20 +176,26 @@ def test_a_file_that_is_no_mapping(tmp_path, content):
 def test_a_setting_that_stands_there_twice_is_refused(tmp_path):
     path = tmp_path / "twice.yaml"
     path.write_text("student:\n  training: {epochs: 3}\n  cell: gru\n  training: {batch_size: 8}\n")
-    with pytest.raises(ConfigError, match=r"twice\.yaml.*\n.*'training' stands there twice"):
+    with pytest.raises(ConfigError, match=r"twice\.yaml.*\n.*'training' is set twice"):
         PotstillConfig.load(path)
-    path.write_text("student: {training: &t {epochs: 3}}\nteacher: {training: {<<: *t, batch_size: 8}}\n")
-    assert PotstillConfig.load(path).teacher.training.epochs == 3
+    path.write_text("student: {training: &t {<<: {epochs: 3}, epochs: 4}}\nteacher: {training: {<<: *t}}\n")
+    assert PotstillConfig.load(path).teacher.training.epochs == 4
 
 
 def test_a_section_without_a_value_has_the_defaults(tmp_path):
     path = tmp_path / "empty.yaml"
-    path.write_text("teacher:\n  # seeds: [1]\nstudent: {cell: gru}\n")
+    path.write_text("teacher:\n  # seeds: [1]\nstudent:\n  cell: gru\n  training:\n")
     assert PotstillConfig.load(path) == PotstillConfig.build({"student": {"cell": "gru"}})
 
 
+def test_flags_fill_an_empty_section(tmp_path):
+    values = {"student": None}
+    _place(values, ("student", "training", "epochs"), 3)
+    assert values == {"student": {"training": {"epochs": 3}}}
+
+
 def test_a_list_is_asked_for_in_words():
-    assert problems({"student": {"seeds": 1}}) == ["student.seeds: expected a list, such as [1, 2]; found 1"]
+    assert problems({"student": {"seeds": 1}}) == ["student.seeds: expected a list, such as [a, b]; found 1"]
 
 
 def test_a_configuration_does_not_change():

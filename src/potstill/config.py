@@ -14,7 +14,7 @@ import types
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, Self, TypeGuard, Union, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -54,10 +54,23 @@ Imitation = Literal["kl", "mse", "hard"]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_different)]
 
 
+def _is_section(annotation: Any) -> TypeGuard[type[Settings]]:
+    return isinstance(annotation, type) and issubclass(annotation, Settings)
+
+
 class Settings(BaseModel):
     """Base of all stages: frozen, strict about unknown names, documented by attribute docstrings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections_are_left_out(cls, values: Any) -> Any:
+        """Give a section the defaults where nothing stands below its name, or all of it is commented out."""
+        if not isinstance(values, dict):
+            return values
+        sections = {name for name, field in cls.model_fields.items() if _is_section(field.annotation)}
+        return {name: value for name, value in values.items() if value is not None or name not in sections}
 
 
 class DataConfig(Settings):
@@ -479,7 +492,7 @@ def _fields(stage: type[Settings], section: tuple[str, ...] = ()) -> Iterator[tu
     """List all sections and settings with their paths."""
     for name, field in stage.model_fields.items():
         yield (*section, name), field
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
+        if _is_section(field.annotation):
             yield from _fields(field.annotation, (*section, name))
 
 
@@ -643,13 +656,13 @@ class PotstillConfig(Settings):
 
     @classmethod
     def build(cls, values: dict[str, Any], source: str = "the configuration") -> PotstillConfig:
-        """Validate nested `values`; a section without a value, as of which all is commented out, has the defaults.
+        """Validate nested `values`.
 
         Raises:
             ConfigError: With every problem that was found.
         """
         try:
-            return cls.model_validate({name: value for name, value in values.items() if value is not None})
+            return cls.model_validate(values)
         except ValidationError as error:
             raise ConfigError([_describe(item) for item in error.errors()], source) from None
 
@@ -661,13 +674,16 @@ class PotstillConfig(Settings):
 class _Loader(yaml.SafeLoader):
     """Refuses a setting that stands there twice, of which YAML would keep the last without a word."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Construct a mapping, whose keys differ."""
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for place, name in enumerate(names):
-            if name in names[:place] and name != "<<":
-                raise yaml.constructor.ConstructorError(None, None, f"{name!r} stands there twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Read a mapping, whose keys differ."""
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.composer.ComposerError(None, None, f"{key.value!r} is set twice", key.start_mark)
+                seen.add(key.value)
+        return node
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
@@ -710,7 +726,7 @@ def _describe(item: Any) -> str:
 def _message(item: Any) -> str:
     """Return the words of our own checks without pydantic's prefix, and pydantic's where it checked."""
     if item["type"] == "tuple_type":
-        return "expected a list, such as [1, 2]"
+        return "expected a list, such as [a, b]"
     return str(item.get("ctx", {}).get("error", item["msg"]))
 
 

@@ -22,7 +22,7 @@ from potstill.artifacts import RUNS, digest, new_run_directory
 from potstill.config import PotstillConfig
 from potstill.console import print_line, warn
 from potstill.environment import describe_environment
-from potstill.errors import ArtifactError, ConfigError, SourceError
+from potstill.errors import ArtifactError, ConfigError, DataError, SourceError
 from potstill.files import read_json, write_json
 from potstill.interruption import Stopped
 from potstill.runtime.directory import CONFIG_FILE, LOCK_FILE
@@ -167,7 +167,7 @@ def working_directory(work: Work, out: Path | None, *, fresh: bool = False) -> I
         except Stopped as stopped:
             stopped.directory = found
             raise
-        except (ConfigError, SourceError):
+        except (ConfigError, DataError, SourceError):
             _forget(found, is_own=out is None)  # so that the command can be mended: it has done nothing yet
             raise
 
@@ -221,8 +221,11 @@ def find_unfinished(work: Work) -> Path | None:
 
 def _unfinished(work: Work, stack: ExitStack) -> Path | None:
     """Find and lock the newest directory where `work` goes on."""
-    begun = [file.parent for file in RUNS.glob(f"{glob.escape(work.name)}-*/{BEGUN_FILE}")]
-    for directory in sorted(begun, key=lambda one: (one / BEGUN_FILE).stat().st_mtime, reverse=True):
+    begun: list[tuple[float, Path]] = []
+    for file in RUNS.glob(f"{glob.escape(work.name)}-*/{BEGUN_FILE}"):
+        with suppress(FileNotFoundError):  # somebody has just taken the beginning back
+            begun.append((file.stat().st_mtime, file.parent))
+    for _, directory in sorted(begun, reverse=True):
         with suppress(BusyError), ExitStack() as attempt:
             if work.goes_on_in(directory):
                 attempt.enter_context(locked(directory))
@@ -282,14 +285,13 @@ def _note_environment(environment: dict[str, Any], path: Path) -> None:
 
 def _forget(directory: Path, *, is_own: bool) -> None:
     """Take a beginning back after which nothing was done; with it the directory, where no user has named it."""
-    begun = {BEGUN_FILE, CONFIG_FILE, ENVIRONMENT_FILE, LOCK_FILE}
-    if not {path.name for path in directory.iterdir()} <= begun:
-        return
+    begun = (BEGUN_FILE, CONFIG_FILE, ENVIRONMENT_FILE, LOCK_FILE)
     with suppress(OSError):
-        for name in begun if is_own else begun - {LOCK_FILE}:
-            (directory / name).unlink(missing_ok=True)
-        if is_own:
-            directory.rmdir()
+        if all(path.name in begun for path in directory.iterdir()):
+            for name in begun if is_own else begun[:-1]:
+                (directory / name).unlink(missing_ok=True)
+            if is_own:
+                directory.rmdir()
 
 
 def _differing(values: dict[str, Any], others: dict[str, Any]) -> list[str]:

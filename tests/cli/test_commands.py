@@ -254,7 +254,19 @@ def test_evaluate_warns_of_texts_that_were_learnt_from(run_directory, tiny, caps
         count = len(file.read_text().splitlines())
         capsys.readouterr()
         assert potstill("evaluate", student, "--data", file) == 0
-        assert (f"{count:,} of these {count:,} texts were learnt from" in capsys.readouterr().err) == is_known
+        assert (f"{count:,} of these {count:,} texts trained or selected" in capsys.readouterr().err) == is_known
+
+
+def test_evaluate_takes_no_other_data_for_the_models_own(run_directory, tmp_path, capsys):
+    run = shutil.copytree(run_directory, tmp_path / "run")
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    for source, found in (("gone.csv", "gone.csv"), ("embedded", "has changed since")):
+        settings["data"] |= {"source": source, "limit": 100}
+        (run / "config.yaml").write_text(yaml.safe_dump(settings))
+        assert potstill("evaluate", run / "baseline" / "seed-0") == 1
+        error = capsys.readouterr().err
+        assert "expected the data that it was trained on" in error
+        assert found in error
 
 
 def test_evaluate_reads_any_labelled_file(run_directory, capsys, tmp_path):
@@ -344,7 +356,7 @@ def test_data_says_what_is_missing_or_stands_there_twice(tmp_path, capsys):
     assert potstill("data", "--data", file) == 0
     warnings = capsys.readouterr().err
     assert re.search(r"\d+ of 14 evaluation texts are training texts too", warnings)
-    assert re.search(r"\d+ of \d+ training texts stand there with several labels", warnings)
+    assert re.search(r"\d+ of \d+ training texts have several labels", warnings)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from potstill.distillation.words import WordEnds
 from potstill.student.model import train_vocabulary
@@ -59,6 +59,15 @@ def test_decomposed_characters_are_places_in_the_same_tokens(text):
     places = [WordEnds.find(tokenizer, [one], 64).places.tolist() for one in (composed, decomposed)]
     assert places[0] == places[1]
     assert len(places[0]) == len(text.split())
+
+
+def test_a_word_that_a_tokenizer_drops_shifts_no_other():
+    tokenizer = letters()
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    for text in ("\u200b the cat", "the \u200b cat", "\u200b", ""):
+        counts = [WordEnds.find(one, [text], 64).counts[0] for one in (tokenizer, letters())]
+        assert counts[0] in (counts[1], 0)  # 0 where nothing is left to read
+    assert WordEnds.find(tokenizer, ["\u200b the cat"], 64).places.tolist() == [0, 3, 7]
 
 
 def test_words_that_are_cut_off_are_left_out():

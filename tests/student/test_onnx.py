@@ -119,6 +119,14 @@ def test_the_proof_refuses_weights_that_are_not_finite():
         prove_parity(student, build_model(student), seed=0)
 
 
+def test_the_proof_refuses_an_infinite_logit():
+    student = make_student()
+    with torch.no_grad():
+        student.head.bias[0] = torch.inf
+    with pytest.raises(ArtifactError, match="weights are finite"):
+        prove_parity(student, build_model(make_student()), seed=1)
+
+
 def test_the_proof_looks_at_the_batches_it_is_given():
     student = make_student()
     model = build_model(student)

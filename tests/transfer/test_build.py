@@ -332,13 +332,16 @@ def test_the_sets_own_judgement_is_used_where_it_is_the_teachers(tiny_backbone, 
     ("settings", "complaint"),
     [
         ({"transfer": {"files": ["nowhere.txt"]}}, "expected a file of texts"),
+        ({"transfer": {"files": ["here.parquet"]}}, r"expected lines of text, .* found \.parquet"),
         ({"transfer": {"perturbed": 5}, "distillation": {"alpha": 1.0}}, "looks at no teacher"),
         ({"transfer": {"sampled": 5}, "teacher": {"backbone": "bert"}}, "expected a decoder"),
         ({"transfer": {"sampled": 5, "lora": {"targets": ["nowhere"]}}}, r"transfer\.lora\.targets: 'nowhere' matches"),
         ({"transfer": {"sampled": 5, "lora": {"last_blocks": 9}}}, r"transfer\.lora\.last_blocks: the model has 2"),
     ],
 )
-def test_a_run_refuses_before_anything_is_tuned(settings, complaint, model_directory, tmp_path):
+def test_a_run_refuses_before_anything_is_tuned(settings, complaint, model_directory, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.parquet").touch()
     family = settings.get("teacher", {}).get("backbone", "gpt2")
     teacher = {"backbone": str(model_directory(family))}
     config = PotstillConfig.build({"data": {"source": "embedded", "limit": 60}} | settings | {"teacher": teacher})

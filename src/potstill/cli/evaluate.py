@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import numpy as np
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from potstill.evaluation import McNemar
     from potstill.models import Measurement, TrainingRecord
     from potstill.report.tables import ResultTable
+
+
+_EVERYWHERE: Final = ("auto", "cola", "embedded")
+"""Data that is on this machine though no file is named."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,9 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) ->
     """Score saved MODELS (model or run directories) on labelled text.
 
     Scored is the file of --evaluation-data if one is given; else the whole of --data where that is a file, and the
-    held-out part where it is a data set; without any of these, the held-out part of what the first model was trained
-    on. McNemar's test compares a run's distilled students with the baseline of the same seed, and any other model with
-    the first one.
+    held-out part where it is a data set; without these and --config, the held-out part of what the first model was
+    trained on. McNemar's test compares a run's distilled students with the baseline of the same seed, and any other
+    model with the first one.
     """
     from potstill.models import measure, model_directories, open_model
     from potstill.report.tables import classes
@@ -69,13 +74,12 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) ->
     directories = [directory for path in models for directory in model_directories(path)]
     model = open_model(directories[0], config.runtime)
     names = model.label_names
-    own = _own_corpus(directories[0])
-    if own is not None and not _is_data_named():
+    own = None if _is_data_named() else _own_corpus(directories[0])
+    if own is not None:
         examples, scored = own.evaluation, _held_out(own)
     else:
         examples, scored = _examples(config, names)
-        if own is not None:
-            _warn_of_known(examples, own)
+        _warn_of_known(examples, directories)
     measured = [measure(model, examples)]
     for directory in directories[1:]:
         model = open_model(directory, config.runtime)
@@ -121,33 +125,55 @@ def _is_data_named() -> bool:
     return any(source(name) is ParameterSource.COMMANDLINE for name in names)
 
 
-def _own_corpus(model: Path) -> Corpus | None:
-    """Read the data that a model was trained on; None where its settings, or the same data, are no longer there."""
-    from potstill.data import load_corpus
-    from potstill.directories import begun_inputs
+def _settings_of(model: Path) -> Path | None:
+    """Find the configuration of a model's training."""
     from potstill.models import places
     from potstill.runtime.directory import CONFIG_FILE
 
-    file = next((file for place in places(model.resolve()) if (file := place / CONFIG_FILE).is_file()), None)
-    if file is None:
+    return next((file for place in places(model.resolve()) if (file := place / CONFIG_FILE).is_file()), None)
+
+
+def _own_corpus(model: Path) -> Corpus | None:
+    """Read the data that a model was trained on; None where no settings say which that was.
+
+    Raises:
+        ArtifactError: It is not what it was, or can't be read.
+    """
+    from potstill.data import load_corpus
+    from potstill.directories import begun_inputs
+
+    if (file := _settings_of(model)) is None:
         return None
+    found = "it has changed since"
     try:
         corpus = load_corpus(PotstillConfig.load(file).data)
-    except PotstillError:
-        return None
-    return corpus if begun_inputs(file.parent).get("texts") == corpus.key() else None
+        if begun_inputs(file.parent).get("texts") == corpus.key():
+            return corpus
+    except PotstillError as error:
+        found = str(error).partition("\n")[0]
+    raise ArtifactError(
+        f"{model}: expected the data that it was trained on, of which the held-out part is scored where none is named; "
+        f"found: {found}\n  what to do: name data with --data"
+    )
 
 
-def _warn_of_known(examples: Examples, own: Corpus) -> None:
-    """Warn where what is scored was learnt from, or chosen by."""
-    from potstill.console import warn
+def _warn_of_known(examples: Examples, models: Sequence[Path]) -> None:
+    """Warn where what is scored was learnt from, or chosen by; of data on this machine alone: no hub is asked."""
+    from potstill.console import silence, warn
+    from potstill.data import load_corpus
 
-    known = {*own.train.items, *own.selection.items}
+    known: set[tuple[str, str | None]] = set()
+    for file in {file for model in models if (file := _settings_of(model)) is not None}:
+        with suppress(PotstillError), silence():
+            data = PotstillConfig.load(file).data
+            if data.source in _EVERYWHERE or Path(data.source).expanduser().exists():
+                own = load_corpus(data)
+                known.update(own.train.items, own.selection.items)
     count = sum(item in known for item in examples.items)
     if count:
         warn(
-            f"{count:,} of these {len(examples):,} texts were learnt from, or chosen by, and flatter the scores; "
-            "without --data and --config the held-out part of the model's own data is scored"
+            f"{count:,} of these {len(examples):,} texts trained or selected these models, which flatters the scores; "
+            "without --data and --config the held-out part of the first model's own data is scored"
         )
 
 

@@ -199,7 +199,7 @@ def _parse_mapping(given: str, setting: _Setting) -> dict[str, str]:
 
 def _place(values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     for name in path[:-1]:
-        inner = values.get(name, {})
+        inner = {} if values.get(name) is None else values[name]
         if not isinstance(inner, dict):
             return  # a scalar where a stage belongs: the validation will say so
         values[name] = dict(inner)  # a copy: a YAML alias (`*training`) is one mapping in two places

@@ -133,7 +133,7 @@ def _warn_of_repetition(corpus: Corpus) -> None:
     labelled = set(zip(corpus.train.items, corpus.train.labels.tolist(), strict=True))
     contradictory = sum(count > 1 for count in Counter(item for item, _ in labelled).values())
     if contradictory > _NOTICED * len(learnt):
-        warn(f"{contradictory:,} of {len(learnt):,} training texts stand there with several labels")
+        warn(f"{contradictory:,} of {len(learnt):,} training texts have several labels")
 
 
 def _divide(found: _Found, pool: Indices, share: float, seed: int) -> tuple[Indices, Indices]:

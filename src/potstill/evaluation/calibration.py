@@ -25,9 +25,6 @@ TEMPERATURES = (0.05, 20.0)
 """Where the temperature is looked for. A split without a mistake has its least loss at T = 0, one about whose labels
 the logits say nothing at T = infinity: neither tells how sure to be, and T stays 1."""
 
-_AT_BOUND = 1e-3
-"""Logarithms of T that lie this near to a bound are the bound: the search stops a little before it."""
-
 _EQUAL = 1e-12
 """MCCs that differ by less are equal but for the rounding of their quotients."""
 
@@ -101,7 +98,8 @@ def fit_temperature(logits: NDArray[np.floating[Any]], labels: Classes) -> float
 
     bounds = tuple(map(math.log, TEMPERATURES))
     found = minimize_scalar(loss, bounds=bounds, method="bounded")
-    is_minimum = found.fun < loss(0.0) and all(abs(found.x - bound) > _AT_BOUND for bound in bounds)
+    # Without a mistake the loss may be 0, rounded, long before the lower bound, and the search end anywhere there.
+    is_minimum = all(found.fun < loss(other) for other in (0.0, *bounds))
     return math.exp(found.x) if is_minimum else 1.0
 
 

@@ -257,7 +257,7 @@ class Card:
             "measured, nor whether it treats people of different groups alike."
         )
         if self.manifest.temperature == 1.0:
-            yield "Its probabilities are not calibrated: the selection split gave no temperature better than 1."
+            yield "Its probabilities are not calibrated: the selection split told of no temperature."
         else:
             yield (
                 "Its probabilities were calibrated on the selection split (one temperature); elsewhere they may be too "

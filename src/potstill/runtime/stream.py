@@ -101,7 +101,8 @@ def format_by_suffix(path: Path) -> Format:
         raise DataError(
             f"expected lines of text, CSV, TSV or JSONL, found {suffix}",
             file=path,
-            remedy="convert it, to JSONL for instance; or rename it, where it is one of these",
+            remedy="convert it, to JSONL for instance; where it is one of these, rename it, or say so with "
+            "--input-format (predict)",
         )
     return formats.get(suffix, "text")
 

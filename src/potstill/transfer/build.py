@@ -125,6 +125,7 @@ def check_transfer(config: PotstillConfig, corpus: Corpus) -> None:
     for name in config.transfer.files:
         if not Path(name).is_file():
             raise DataError("expected a file of texts, found none", file=name, remedy="check transfer.files")
+        stream.format_by_suffix(Path(name))
     if config.transfer.sampled:
         check_writer(config)
 
