@@ -57,11 +57,13 @@ def _word_ends(text: str, encoding: Encoding) -> NDArray[np.int32]:
     """Return the last token that begins before each word's end: as a rule the one that holds its last character."""
     spans = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)  # in characters; (0, 0) for special tokens
     real = np.flatnonzero(spans[:, 1] > spans[:, 0])
+    if len(real) == 0:
+        return real.astype(np.int32)
     ends = np.array([match.end() for match in _WORD.finditer(text)], dtype=np.int64)
     if encoding.overflowing:  # cut: words beyond the last token were not read
-        ends = ends[ends <= spans[real, 1].max(initial=0)]
+        ends = ends[ends <= spans[real, 1].max()]
     # The last token that begins before the word's end. It need not reach it: where characters are composed by the
     # tokenizer, its span may lack the last one.
-    last = np.searchsorted(spans[real, 0], ends[: len(ends) * bool(len(real))]) - 1
+    last = np.searchsorted(spans[real, 0], ends) - 1
     places: NDArray[np.int32] = real[np.maximum(last, 0)].astype(np.int32)
     return places

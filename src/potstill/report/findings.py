@@ -56,7 +56,8 @@ def _distillation(summary: Summary) -> list[str]:
         direction = over_seeds.mean_difference
     else:
         only = next(iter(summary.comparisons.values()))
-        p_value, evidence = only.p_value, f"In this run {examples_told_apart(only)}."
+        told_apart = examples_told_apart(only)
+        p_value, evidence = only.p_value, f"{told_apart[0].upper()}{told_apart[1:]}."
         # McNemar's test counts right answers, which always saying the majority class collects too: without MCC on the
         # same side it is no sign of learning.
         more_often_right = only.first_only - only.second_only
