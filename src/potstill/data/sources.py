@@ -54,8 +54,9 @@ _ACCEPTED = (
 _HUB_NAME = re.compile(r"(?P<path>\w[\w.-]*/\w[\w.-]*)(?::(?P<configuration>[\w.-]+))?", re.ASCII)
 
 
-_NOTICED: Final = 0.01
-"""Share of the texts from which repetition is told: large collections have a little, which changes no score."""
+_NOTICED: Final = 0.02
+"""Share of the texts from which repetition is told: collections have a little, which hardly changes a score. CoLA's
+development set has 6 of 527 sentences in common with its training set, 1.1 %."""
 
 
 @dataclass(frozen=True)
