@@ -32,6 +32,7 @@ from potstill.files import write_json
 from potstill.runtime import Classifier
 from potstill.runtime.decision import decide, softmax
 from potstill.runtime.directory import (
+    CONFIG_FILE,
     TEACHER_MANIFEST,
     TRAINING_FILE,
     StudentFiles,
@@ -193,6 +194,11 @@ def places(model: Path) -> list[Path]:
         if model.parent.name in ROLES:
             found.append(model.parent.parent)
     return found
+
+
+def settings_file(model: Path) -> Path | None:
+    """Find the configuration of a model's training: beside it, or above it in its run's directory."""
+    return next((file for place in places(model.resolve()) if (file := place / CONFIG_FILE).is_file()), None)
 
 
 def load_teachers(path: Path, runtime: RuntimeConfig, which: Literal["best", "average"]) -> list[Teacher]:

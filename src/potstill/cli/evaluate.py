@@ -125,14 +125,6 @@ def _is_data_named() -> bool:
     return any(source(name) is ParameterSource.COMMANDLINE for name in names)
 
 
-def _settings_of(model: Path) -> Path | None:
-    """Find the configuration of a model's training."""
-    from potstill.models import places
-    from potstill.runtime.directory import CONFIG_FILE
-
-    return next((file for place in places(model.resolve()) if (file := place / CONFIG_FILE).is_file()), None)
-
-
 def _own_corpus(model: Path) -> Corpus | None:
     """Read the data that a model was trained on; None where no settings say which that was.
 
@@ -141,8 +133,9 @@ def _own_corpus(model: Path) -> Corpus | None:
     """
     from potstill.data import load_corpus
     from potstill.directories import begun_inputs
+    from potstill.models import settings_file
 
-    if (file := _settings_of(model)) is None:
+    if (file := settings_file(model)) is None:
         return None
     found = "it has changed since"
     try:
@@ -161,9 +154,10 @@ def _warn_of_known(examples: Examples, models: Sequence[Path]) -> None:
     """Warn where what is scored was learnt from, or chosen by; of data on this machine alone: no hub is asked."""
     from potstill.console import silence, warn
     from potstill.data import load_corpus
+    from potstill.models import settings_file
 
     known: set[tuple[str, str | None]] = set()
-    for file in {file for model in models if (file := _settings_of(model)) is not None}:
+    for file in {file for model in models if (file := settings_file(model)) is not None}:
         with suppress(PotstillError), silence():
             data = PotstillConfig.load(file).data
             if data.source in _EVERYWHERE or Path(data.source).expanduser().exists():

@@ -11,9 +11,9 @@ from potstill.data import Corpus, load_corpus
 from potstill.directories import begun_inputs
 from potstill.errors import ArtifactError, PotstillError
 from potstill.evaluation import ModelResult, Summary
-from potstill.models import TrainingRecord, places
+from potstill.models import TrainingRecord, places, settings_file
 from potstill.report import read_summary
-from potstill.runtime.directory import CONFIG_FILE, SUMMARY_FILE, Manifest, holds
+from potstill.runtime.directory import SUMMARY_FILE, Manifest, holds
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,8 @@ class Origin:
         Raises:
             PotstillError: A file is there, but damaged.
         """
-        above = places(student.resolve())
-        config_file = next((file for place in above if (file := place / CONFIG_FILE).is_file()), None)
-        run_dir = next((place for place in above if holds(place, SUMMARY_FILE)), None)
+        config_file = settings_file(student)
+        run_dir = next((place for place in places(student.resolve()) if holds(place, SUMMARY_FILE)), None)
         config = None if config_file is None else PotstillConfig.load(config_file)
         key = None if config_file is None else begun_inputs(config_file.parent).get("texts")
         corpus, problem = _corpus(config, manifest, key)
