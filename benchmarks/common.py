@@ -105,13 +105,16 @@ def in_turn(contestants: Mapping[str, Callable[[int], Run]], rounds: int) -> lis
     return runs
 
 
-def ratios(runs: Iterable[Run], field: str, *, inverse: bool = False) -> dict[str, dict[str, float]]:
+def ratios(
+    runs: Iterable[Run], field: str, *, inverse: bool = False, ours: str = OURS
+) -> dict[str, dict[str, float]]:
     """Compare `field` of our runs with each peer's of the same round and size.
 
     Args:
         runs: What `in_turn` returned, of one or several sizes.
         field: What to compare.
         inverse: Divide the peer's value by ours, as for times, instead of ours by the peer's.
+        ours: Name of our runs.
 
     Returns:
         `vs_PEER`: the spread of the ratio.
@@ -121,9 +124,9 @@ def ratios(runs: Iterable[Run], field: str, *, inverse: bool = False) -> dict[st
         table.setdefault((run["round"], run.get("sentences")), {})[run["name"]] = run[field]
     found: dict[str, list[float]] = {}
     for values in table.values():
-        ours = values.pop(OURS)
+        own = values.pop(ours)
         for peer, value in values.items():
-            found.setdefault(f"vs_{peer}", []).append(value / ours if inverse else ours / value)
+            found.setdefault(f"vs_{peer}", []).append(value / own if inverse else own / value)
     return {peer: spread(values) for peer, values in found.items()}
 
 

@@ -141,6 +141,7 @@ def _measure(args: argparse.Namespace) -> None:
         compared_steps=len(equal),
         compile_seconds=compile_seconds,
         ratios=ratios(runs, "tokens_per_second"),
+        ratios_without_compile=ratios([run for run in runs if run["name"] != OURS], "tokens_per_second", ours="eager"),
     )
 
 

@@ -278,6 +278,20 @@ def test_evaluate_reads_any_labelled_file(run_directory, capsys, tmp_path):
     assert "2 texts" in capsys.readouterr().out
 
 
+def test_evaluate_wants_the_data_whose_reading_is_set(run_directory, capsys):
+    assert potstill("evaluate", run_directory, "--text-column", "sentence", "--limit", "100") == 2
+    assert "--text-column, --limit: expected the data" in capsys.readouterr().err
+
+
+def test_only_what_a_command_uses_is_a_flag(capsys):
+    compiled = set()
+    for name in COMMANDS:
+        assert potstill(name, "--help") == 0
+        if "--compile" in capsys.readouterr().out:
+            compiled.add(name)
+    assert compiled == {"run", "finetune"}
+
+
 def test_params_prints_the_reference_counts(capsys):
     assert potstill("params", "--backbone", "gpt2", "--random-init", "--rank", "4", "--train-layernorm") == 0
     printed = capsys.readouterr().out

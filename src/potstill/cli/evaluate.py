@@ -13,7 +13,7 @@ import click
 import numpy as np
 from click.core import ParameterSource
 
-from potstill.cli.settings import SettingsCommand, with_settings
+from potstill.cli.settings import COMPUTING, SettingsCommand, with_settings
 from potstill.config import PotstillConfig
 from potstill.errors import ArtifactError, PotstillError
 
@@ -59,14 +59,14 @@ class _Row:
 @click.command(cls=SettingsCommand)
 @click.argument("models", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-@with_settings("data", "runtime")
+@with_settings("data", *COMPUTING, defaults={"data.source": "what the first model was trained on, else auto"})
 def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) -> None:
     """Score saved MODELS (model or run directories) on labelled text.
 
     Scored is the file of --evaluation-data if one is given; else the whole of --data where that is a file, and the
     held-out part where it is a data set; without these and --config, the held-out part of what the first model was
-    trained on. McNemar's test compares a run's distilled students with the baseline of the same seed, and any other
-    model with the first one.
+    trained on, as the settings beside it say (an exported student has none). McNemar's test compares a run's distilled
+    students with the baseline of the same seed, and any other model with the first one.
     """
     from potstill.models import measure, model_directories, open_model
     from potstill.report.tables import classes
@@ -74,7 +74,7 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) ->
     directories = [directory for path in models for directory in model_directories(path)]
     model = open_model(directories[0], config.runtime)
     names = model.label_names
-    own = None if _is_data_named() else _own_corpus(directories[0])
+    own = _own_corpus(directories[0]) if _asks_for_own_data() else None
     if own is not None:
         examples, scored = own.evaluation, _held_out(own)
     else:
@@ -118,11 +118,20 @@ def _held_out(corpus: Corpus) -> str:
     return f"the held-out part of {corpus.name} ({corpus.source})"
 
 
-def _is_data_named() -> bool:
-    """Say whether the command line or its configuration names what is to be scored."""
-    source = click.get_current_context().get_parameter_source
-    names = ("config_file", "data__source", "data__evaluation")
-    return any(source(name) is ParameterSource.COMMANDLINE for name in names)
+def _asks_for_own_data() -> bool:
+    """Say whether neither the command line nor a configuration names what is to be scored.
+
+    Raises:
+        click.UsageError: It says how data is read, but not which.
+    """
+    context = click.get_current_context()
+    given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    if given & {"config_file", "data__source", "data__evaluation"}:
+        return False
+    if unclear := {name for name in given if name.startswith("data__")}:
+        flags = ", ".join(option.opts[0] for option in context.command.params if option.name in unclear)
+        raise click.UsageError(f"{flags}: expected the data to read so; name it with --data")
+    return True
 
 
 def _own_corpus(model: Path) -> Corpus | None:

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from potstill.cli.options import fresh_option, going_on, teacher_option, transfer_option
-from potstill.cli.settings import SEARCH, SettingsCommand, with_settings
+from potstill.cli.settings import SEARCH, TRAINING, SettingsCommand, with_settings
 from potstill.config import PotstillConfig
 from potstill.interruption import stoppable_command
 
@@ -26,7 +26,7 @@ from potstill.interruption import stoppable_command
     "[default: the newest runs/NAME-search-* where this search was interrupted, else runs/NAME-search-DATE-TIME]",
 )
 @fresh_option
-@with_settings("data", *SEARCH, "student", "distillation", "runtime")
+@with_settings("data", *SEARCH, "student", "distillation", *TRAINING)
 @stoppable_command
 def search(
     config: PotstillConfig,

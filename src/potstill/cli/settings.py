@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
@@ -52,6 +52,12 @@ SEARCH = (
 )
 """The search's settings with flags; its space is left to configuration files."""
 
+COMPUTING = ("runtime.device", "runtime.precision")
+"""Where models compute, and how precisely."""
+
+TRAINING = (*COMPUTING, "runtime.checkpoint_seconds")
+"""What counts in trainings other than a teacher's, which alone is compiled."""
+
 
 @dataclass(frozen=True)
 class _Setting:
@@ -96,11 +102,17 @@ class SettingsCommand(click.Command):
                 formatter.write_dl(sections[title])
 
 
-def with_settings(*parts: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def with_settings(
+    *parts: str, defaults: Mapping[str, str] | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command `--config` and a flag for every setting in `parts`; it gets a `config`.
 
     Flags go over the file, the file over the defaults. Where both teacher and student are trained, the flags that
     both have are prefixed (`--teacher-epochs`, `--student-epochs`).
+
+    Args:
+        parts: Stages, sections or settings, by dotted name.
+        defaults: What the help says a setting is without its flag, where the command has a rule of its own for that.
     """
     settings = [setting for setting in _leaves() if _is_within(setting.path, parts)]
     prefixed = {"teacher", "student"} <= set(parts)
@@ -118,7 +130,8 @@ def with_settings(*parts: str) -> Callable[[Callable[..., Any]], Callable[..., A
 
         result: Callable[..., Any] = wrapped
         for setting in reversed(settings):
-            result = _option(setting, setting.flag(prefixed=prefixed))(result)
+            default = (defaults or {}).get(".".join(setting.path), _shown(setting.default))
+            result = _option(setting, setting.flag(prefixed=prefixed), default)(result)
         help_text = "YAML file with any of the settings below; flags go over it."
         path_type = click.Path(exists=True, dir_okay=False, path_type=Path)
         return click.option("--config", "config_file", metavar="FILE", type=path_type, help=help_text)(result)
@@ -143,9 +156,9 @@ def _leaves() -> Iterator[_Setting]:
     yield from walk(PotstillConfig(), ())
 
 
-def _option(setting: _Setting, flag: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _option(setting: _Setting, flag: str, default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     text = " ".join((setting.field.description or "").replace("`", "").split())
-    text += f"  [default: {_shown(setting.default)}]"
+    text += f"  [default: {default}]"
     if isinstance(setting.default, bool):
         return click.option(f"--{flag}/--no-{flag}", setting.parameter, default=None, help=text)
     choices = _choices(setting.field.annotation)

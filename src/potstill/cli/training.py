@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from potstill.cli.options import fresh_option, teacher_option, transfer_option
-from potstill.cli.settings import ADAPTATION, TRANSFER, SettingsCommand, with_settings
+from potstill.cli.settings import ADAPTATION, TRAINING, TRANSFER, SettingsCommand, with_settings
 from potstill.config import PotstillConfig
 from potstill.interruption import stoppable_command
 
@@ -66,7 +66,7 @@ def run(config: PotstillConfig, out: Path | None, fresh: bool) -> None:
 
 @click.command(cls=SettingsCommand)
 @_out
-@with_settings("data", *ADAPTATION, "teacher.backbone", "teacher.tokenizer", "runtime")
+@with_settings("data", *ADAPTATION, "teacher.backbone", "teacher.tokenizer", *TRAINING)
 @stoppable_command
 def adapt(config: PotstillConfig, out: Path | None, fresh: bool) -> None:
     """Tune a backbone as a language model on a task's text, as a start for teachers of that task.
@@ -125,7 +125,7 @@ def finetune(config: PotstillConfig, out: Path | None, fresh: bool) -> None:
     required=True,
     help="Where to write; a set that was begun there with the same settings is resumed.",
 )
-@with_settings("data", *TRANSFER, "teacher.backbone", "teacher.tokenizer", "distillation.teachers", "runtime")
+@with_settings("data", *TRANSFER, "teacher.backbone", "teacher.tokenizer", "distillation.teachers", *TRAINING)
 @stoppable_command
 def transfer(config: PotstillConfig, teacher_directory: Path | None, out: Path) -> None:
     """Build a transfer set: more text for students to learn a teacher's judgement of.
@@ -158,7 +158,7 @@ def transfer(config: PotstillConfig, teacher_directory: Path | None, out: Path) 
 @teacher_option(required=True)
 @transfer_option
 @_out
-@with_settings("data", "student", "distillation", "runtime")
+@with_settings("data", "student", "distillation", *TRAINING)
 @stoppable_command
 def distill(
     config: PotstillConfig,
@@ -201,7 +201,7 @@ def distill(
 
 @click.command(cls=SettingsCommand)
 @_out
-@with_settings("data", "student", "runtime", "teacher.backbone", "teacher.tokenizer")
+@with_settings("data", "student", *TRAINING, "teacher.backbone", "teacher.tokenizer")
 @stoppable_command
 def train(config: PotstillConfig, out: Path | None, fresh: bool) -> None:
     """Train the same students on the labels alone: the baseline.
