@@ -105,9 +105,7 @@ def in_turn(contestants: Mapping[str, Callable[[int], Run]], rounds: int) -> lis
     return runs
 
 
-def ratios(
-    runs: Iterable[Run], field: str, *, inverse: bool = False, ours: str = OURS
-) -> dict[str, dict[str, float]]:
+def ratios(runs: Iterable[Run], field: str, *, inverse: bool = False, ours: str = OURS) -> dict[str, dict[str, float]]:
     """Compare `field` of our runs with each peer's of the same round and size.
 
     Args:

@@ -1,7 +1,7 @@
-"""Write the committed results into the documents, between their markers, so that no number is typed by hand.
+"""Write the committed results and all settings into the documents, between their markers: nothing is typed by hand.
 
 python benchmarks/tables.py            rewrite README.md and docs/
-python benchmarks/tables.py --check    fail if they don't show what benchmarks/results/ holds
+python benchmarks/tables.py --check    fail if they don't show what benchmarks/results/ and the configuration hold
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import click
+
+from potstill.cli import potstill
+from potstill.cli.settings import Setting, all_settings
 from potstill.report.tables import ROLE_NAMES, probability
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,6 +29,7 @@ DOCUMENTS = {
     "docs/reliability.md": ("torture",),
     "docs/production.md": ("inference", "load", "stream"),
     "docs/transfer.md": ("students",),
+    "docs/settings.md": ("settings",),
 }
 
 SPEED = {
@@ -373,9 +378,9 @@ def stream() -> str:
     return "\n".join([*_markdown(header, rows), "", _note(result), "", *_targets(result)])
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Write a table whose first column holds words."""
-    rule = ["---", *["--:"] * (len(header) - 1)]
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = True) -> list[str]:
+    """Write a table whose first column holds words, and whose others hold numbers or not."""
+    rule = ["---", *["--:" if numbers else "---"] * (len(header) - 1)]
     return [f"| {' | '.join(cells)} |" for cells in (header, rule, *rows)]
 
 
@@ -475,6 +480,46 @@ def _soak(result: dict[str, Any]) -> Iterator[str]:
 _GROWTH = {"rss_mb": "memory, MiB", "files": "open files", "threads": "threads", "temporary": "temporary files"}
 
 
+def settings() -> str:
+    """List every setting by section, from the configuration itself; sections of one kind share a table."""
+    sections: dict[str, list[Setting]] = {}
+    for setting in all_settings():
+        sections.setdefault(".".join(setting.path[:-1]), []).append(setting)
+    alike: dict[tuple[str, ...], list[str]] = {}  # sections by the names of their settings
+    for section, found in sections.items():
+        alike.setdefault(tuple(setting.path[-1] for setting in found), []).append(section)
+    flags = _flags()
+    lines = []
+    for names in alike.values():
+        defaults = ["default"] if len(names) == 1 else [f"in `{name}`" for name in names]
+        rows = []
+        for found in zip(*(sections[name] for name in names), strict=True):
+            first = found[0]
+            flag = f"`--{first.flag(prefixed=False)}`" if first.parameter in flags else ""
+            rows.append([f"`{first.path[-1]}`", flag, *map(_default, found), _meaning(first)])
+        title = ", ".join(f"`{name}`" for name in names)
+        lines += [f"## {title}", "", *_markdown(["setting", "flag", *defaults, "meaning"], rows, numbers=False), ""]
+    return "\n".join(lines).rstrip()
+
+
+def _flags() -> set[str | None]:
+    """Return the parameters of all commands."""
+    context = click.Context(potstill)
+    commands = [potstill.get_command(context, name) for name in potstill.list_commands(context)]
+    return {option.name for command in commands if command is not None for option in command.params}
+
+
+def _default(setting: Setting) -> str:
+    space = setting.path == ("search", "space")
+    return "[search.md](search.md#what-is-searched)" if space else f"`{setting.shown_default}`"
+
+
+def _meaning(setting: Setting) -> str:
+    """Return a setting's documentation, and its choices."""
+    text = " ".join((setting.field.description or "").split()).replace("|", r"\|")
+    return text + (f" One of {', '.join(f'`{choice}`' for choice in setting.choices)}." if setting.choices else "")
+
+
 CONTENTS: dict[str, Callable[[], str]] = {
     "results": lambda: table(_load("cola")),
     "intents": intents,
@@ -487,6 +532,7 @@ CONTENTS: dict[str, Callable[[], str]] = {
     "inference-plot": inference_plot,
     "load": load,
     "stream": stream,
+    "settings": settings,
 }
 """What stands between the markers of a name."""
 

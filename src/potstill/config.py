@@ -315,9 +315,9 @@ class DistillationConfig(Settings):
     temperature: Annotated[float, Field(gt=0.0)] = 2.0
     """Softens both distributions; 2 is the reference experiment's."""
     objective: Imitation = "kl"
-    """How the student is drawn to the teacher: `kl` as above; `mse`, the squared distance of the logits (Ba and Caruana
-    2014, arXiv 1312.6184); `hard`, the teacher's answers taken as labels. Texts without a label learn from this alone.
-    `kl` is the distillation of the paper."""
+    """How the student is drawn to the teacher: `kl` as above; `mse`, half the squared distance of the logits (Ba and
+    Caruana 2014, arXiv 1312.6184); `hard`, the teacher's answers taken as labels. Texts without a label learn from this
+    alone. `kl` is the distillation of the paper."""
     hidden_weight: Annotated[float, Field(ge=0.0)] = 0.0
     """Weight of matching the teacher's last hidden state at the end of every word, through a linear projection of the
     student's (Romero et al. 2015, "FitNets", arXiv 1412.6550); of several teachers, the first one's. 0: they take
@@ -334,7 +334,7 @@ class DistillationConfig(Settings):
         """Say for reports how the student is drawn to the teacher."""
         return {
             "kl": f"temperature {self.temperature:g}",
-            "mse": "by the squared distance of the logits",
+            "mse": "by half the squared distance of the logits",
             "hard": "with the teacher's answers as labels",
         }[self.objective]
 

@@ -61,7 +61,7 @@ def test_seeds_may_stop_at_different_epochs(make_summary: MakeSummary, tmp_path:
     ("objective", "manner", "term"),
     [
         ("kl", "temperature 2", "KL to the teacher"),
-        ("mse", "by the squared distance of the logits", "squared distance to the teacher's logits"),
+        ("mse", "by half the squared distance of the logits", "squared distance to the teacher's logits"),
         ("hard", "with the teacher's answers as labels", "cross-entropy to the teacher's answers"),
     ],
 )

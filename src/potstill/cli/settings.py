@@ -60,7 +60,7 @@ TRAINING = (*COMPUTING, "runtime.checkpoint_seconds")
 
 
 @dataclass(frozen=True)
-class _Setting:
+class Setting:
     """One leaf of the configuration.
 
     Attributes:
@@ -77,6 +77,23 @@ class _Setting:
     def parameter(self) -> str:
         """Name of the command's argument that carries it."""
         return "__".join(self.path)
+
+    @property
+    def shown_default(self) -> str:
+        """The default as it would be given on the command line."""
+        value = self.default
+        if isinstance(value, tuple):
+            return ",".join(map(str, value)) or "none"
+        if isinstance(value, dict):
+            return ",".join(f"{key}={item}" for key, item in value.items()) or "none"
+        if isinstance(value, bool):
+            return str(value).lower()
+        return "none" if value is None else str(value)
+
+    @property
+    def choices(self) -> list[Any]:
+        """The values of a setting that only takes a few."""
+        return _choices(self.field.annotation)
 
     def flag(self, *, prefixed: bool) -> str:
         """Name the flag; `prefixed` tells the teacher's settings from the student's of the same name."""
@@ -114,7 +131,7 @@ def with_settings(
         parts: Stages, sections or settings, by dotted name.
         defaults: What the help says a setting is without its flag, where the command has a rule of its own for that.
     """
-    settings = [setting for setting in _leaves() if _is_within(setting.path, parts)]
+    settings = [setting for setting in all_settings() if _is_within(setting.path, parts)]
     prefixed = {"teacher", "student"} <= set(parts)
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -130,7 +147,7 @@ def with_settings(
 
         result: Callable[..., Any] = wrapped
         for setting in reversed(settings):
-            default = (defaults or {}).get(".".join(setting.path), _shown(setting.default))
+            default = (defaults or {}).get(".".join(setting.path), setting.shown_default)
             result = _option(setting, setting.flag(prefixed=prefixed), default)(result)
         help_text = "YAML file with any of the settings below; flags go over it."
         path_type = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -144,38 +161,32 @@ def _is_within(path: tuple[str, ...], parts: tuple[str, ...]) -> bool:
     return any(path[: len(names)] == names for names in (tuple(part.split(".")) for part in parts))
 
 
-def _leaves() -> Iterator[_Setting]:
-    def walk(settings: Settings, path: tuple[str, ...]) -> Iterator[_Setting]:
+def all_settings() -> Iterator[Setting]:
+    """Return all settings, in the order of their declaration."""
+
+    def walk(settings: Settings, path: tuple[str, ...]) -> Iterator[Setting]:
         for name, field in type(settings).model_fields.items():
             value = getattr(settings, name)
             if isinstance(value, Settings):
                 yield from walk(value, (*path, name))
             else:
-                yield _Setting((*path, name), field, value)
+                yield Setting((*path, name), field, value)
 
     yield from walk(PotstillConfig(), ())
 
 
-def _option(setting: _Setting, flag: str, default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _option(setting: Setting, flag: str, default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     text = " ".join((setting.field.description or "").replace("`", "").split())
     text += f"  [default: {default}]"
     if isinstance(setting.default, bool):
         return click.option(f"--{flag}/--no-{flag}", setting.parameter, default=None, help=text)
-    choices = _choices(setting.field.annotation)
-    kind = click.Choice(choices) if choices else click.STRING
+    kind = click.Choice(setting.choices) if setting.choices else click.STRING
     value = "PATTERN=VALUE,…" if isinstance(setting.default, dict) else "VALUE"
     if words := [word for option in get_args(setting.field.annotation) for word in _choices(option)]:
         value = f"[{'|'.join(map(str, words))}|…]"  # these words, or something else: a number, none, patterns
-    return click.option(f"--{flag}", setting.parameter, type=kind, metavar=None if choices else value, help=text)
-
-
-def _shown(value: Any) -> str:
-    """Write a value as it would be given on the command line."""
-    if isinstance(value, tuple):
-        return ",".join(map(str, value)) or "none"
-    if isinstance(value, dict):
-        return ",".join(f"{key}={item}" for key, item in value.items()) or "none"
-    return "none" if value is None else str(value)
+    return click.option(
+        f"--{flag}", setting.parameter, type=kind, metavar=None if setting.choices else value, help=text
+    )
 
 
 def _choices(annotation: Any) -> list[Any]:
@@ -183,7 +194,7 @@ def _choices(annotation: Any) -> list[Any]:
     return list(get_args(annotation)) if get_origin(annotation) is Literal else []
 
 
-def _parse(given: Any, setting: _Setting) -> Any:
+def _parse(given: Any, setting: Setting) -> Any:
     """Turn what stands on the command line into what YAML would have given; the configuration checks the rest."""
     annotation = setting.field.annotation
     options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
@@ -199,7 +210,7 @@ def _parse(given: Any, setting: _Setting) -> Any:
     return given
 
 
-def _parse_mapping(given: str, setting: _Setting) -> dict[str, str]:
+def _parse_mapping(given: str, setting: Setting) -> dict[str, str]:
     """Read `*.q_proj=4,*.v_proj=8`; `none` is the empty mapping."""
     if given == "none":
         return {}

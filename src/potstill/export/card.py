@@ -29,7 +29,7 @@ tags:
 
 """
 
-_BACKBONE_LICENCES: Final = {EMBEDDED: "Apache-2.0 (SmolLM2-135M)"}
+_BACKBONE_LICENCES: Final = {EMBEDDED: "Apache-2.0 (SmolLM2-135M-Instruct)"}
 """Of the backbones whose licence is known here: the one that Potstill can bring along."""
 _DATA_LICENCES: Final = {
     "cola": "CoLA's sentences are excerpts from published linguistics texts; they belong to their authors. None is in "
