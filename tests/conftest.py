@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, which happens below
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # tests compare sums of a CPU; test_gpu.py is for the other thing
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -23,6 +26,7 @@ from tiny_words import SPECIAL, VOCABULARY, tiny_tokenizer
 
 IDS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2}
 POSITIONS = 40
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 _COMMON = {
     "hidden_size": 16,
@@ -69,6 +73,18 @@ def isolated_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("POTSTILL_CACHE", str(directory))
         yield directory
+
+
+@pytest.fixture(scope="module")
+def script() -> Iterator[Callable[[str], ModuleType]]:
+    """Import scripts of benchmarks/, which are no package, by their names; nothing of them stays."""
+    path, modules = list(sys.path), set(sys.modules)
+    sys.path[:0] = map(str, (BENCHMARKS, BENCHMARKS / "torture"))
+    yield importlib.import_module
+    sys.path[:] = path
+    for name in sys.modules.keys() - modules:
+        if BENCHMARKS in Path(getattr(sys.modules[name], "__file__", None) or "").parents:
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="module")

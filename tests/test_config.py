@@ -188,7 +188,7 @@ def test_a_section_without_a_value_has_the_defaults(tmp_path):
     assert PotstillConfig.load(path) == PotstillConfig.build({"student": {"cell": "gru"}})
 
 
-def test_flags_fill_an_empty_section(tmp_path):
+def test_flags_fill_an_empty_section():
     values = {"student": None}
     _place(values, ("student", "training", "epochs"), 3)
     assert values == {"student": {"training": {"epochs": 3}}}

@@ -95,7 +95,7 @@ def test_the_same_work_goes_on(tmp_path, capsys):
     assert begin(make(), fresh=True) != unnamed
 
 
-def test_how_often_a_checkpoint_is_written_is_no_other_work(tmp_path):
+def test_how_often_a_checkpoint_is_written_is_no_other_work():
     unnamed = begin(make(checkpoint_seconds=5.0))
     assert begin(make(checkpoint_seconds=None)) == unnamed
     assert begin(make(), unnamed) == unnamed
@@ -192,7 +192,7 @@ def test_what_is_something_else_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
-def test_the_newest_that_nobody_works_in(tmp_path):
+def test_the_newest_that_nobody_works_in():
     older, newer = begin(make()), begin(make(), fresh=True)
     os.utime(older / "begun.json", (1, 1))
     assert begin(make()) == newer
@@ -202,7 +202,7 @@ def test_the_newest_that_nobody_works_in(tmp_path):
             assert begin(make()) not in (older, newer)
 
 
-def test_a_damaged_beginning_is_passed_over(tmp_path):
+def test_a_damaged_beginning_is_passed_over():
     first = begin(make())
     (first / "begun.json").write_text("{")
     assert begin(make()) != first

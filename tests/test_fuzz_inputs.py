@@ -1,23 +1,16 @@
 """Every input that fuzzing found something with, given again to the parser it was found in (benchmarks/torture)."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
 INPUTS = Path(__file__).parent / "fuzz_inputs"
 FINDINGS = sorted(INPUTS.glob("*/*"))
-TORTURE = Path(__file__).parents[1] / "benchmarks" / "torture"
 
 
 @pytest.fixture(scope="module")
-def targets():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(TORTURE)
-        import targets
-
-        yield targets
-        del sys.modules["targets"]
+def targets(script):
+    return script("targets")
 
 
 @pytest.mark.parametrize("file", FINDINGS, ids=lambda file: f"{file.parent.name}-{file.name}")

@@ -18,7 +18,7 @@ from potstill.evaluation.calibration import fit_temperature
 from potstill.models import StudentModel
 from potstill.runtime import Classifier
 from potstill.search import with_settings
-from potstill.student.model import train_vocabulary
+from potstill.student.model import Student, train_vocabulary
 from potstill.teacher import Teacher
 from potstill.training.loop import FitResult
 from potstill.transfer.sets import TransferSet
@@ -129,6 +129,12 @@ def test_classes_count_the_same_where_that_is_asked_for(finished, config, fitted
     assert getattr(config, other).training.class_weights == "none"
 
 
+def test_hidden_states_weigh_what_was_asked_for(finished, config, fitted, tmp_path):
+    asked = with_settings(config, {"distillation.hidden_weight": 0.25})
+    teacher = Teacher.load(finished[1] / "teacher" / "seed-0", config.runtime)
+    assert fitted(potstill.distill, asked, potstill.load_corpus(config.data), teacher, tmp_path).loss.weight == 0.25
+
+
 def test_a_teachers_matrix_b_gets_the_rate_that_was_asked_for(config, fitted, tmp_path):
     asked = with_settings(config, {"teacher.lora.learning_rate_ratio": 4.0})
     assert fitted(potstill.finetune, asked, potstill.load_corpus(config.data), tmp_path).named["b_ratio"] == 4.0
@@ -185,6 +191,15 @@ def test_summary_tells_every_model(finished):
     assert Summary.from_json((directory / "summary.json").read_text()) == summary
 
 
+def test_the_epoch_that_was_kept_is_told(finished, config):
+    trained = pipeline.Trained.find(finished[1] / "distilled" / "seed-0")
+    history = ({"epoch": 1, "mcc": 0.4}, {"epoch": 2, "mcc": 0.1})
+    trained = dataclasses.replace(trained, fit=FitResult(history, history[0], 1.0))
+    model, corpus = StudentModel(Classifier.load(trained.directory)), potstill.load_corpus(config.data)
+    found = trained.result(potstill.measure(model, corpus.evaluation))
+    assert (found.selection_mcc, found.best_epoch, found.epochs) == (0.4, 1, 2)
+
+
 def test_predictions_agree_with_the_reported_scores(finished):
     summary, directory = finished
     with (directory / "predictions.csv").open(encoding="utf-8", newline="") as file:
@@ -201,6 +216,16 @@ def test_saved_student_predicts_what_was_reported(finished):
     with (directory / "predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert classifier.predict([row["text"] for row in rows]).tolist() == [row["distilled 0"] for row in rows]
+
+
+def test_a_training_whose_graph_is_not_proved_has_not_ended(config, tmp_path, monkeypatch):
+    def refuse(student, directory):
+        raise ArtifactError(f"{directory} computes something else")
+
+    monkeypatch.setattr(Student, "prove", refuse)
+    with pytest.raises(ArtifactError, match="computes something else"):
+        potstill.train(config, potstill.load_corpus(config.data), tmp_path)
+    assert pipeline.Trained.find(tmp_path) is None
 
 
 def test_students_are_calibrated_on_the_selection_split(finished, config):
@@ -226,11 +251,14 @@ def test_white_space_around_a_text_makes_no_difference(finished, config):
 
 def test_few_texts_are_read_several_times_for_their_speed(finished, config, monkeypatch):
     model = StudentModel(Classifier.load(finished[1] / "distilled" / "seed-0"))
-    read, classify = [], StudentModel.logits
-    monkeypatch.setattr(StudentModel, "logits", lambda self, part: read.append(len(part)) or classify(self, part))
     few = potstill.load_corpus(config.data).evaluation.take(range(3))
-    assert potstill.measure(model, few).metrics.count == 3
-    assert len(read) > 3  # the first is no part of the measured time
+    read, classify, seconds = [], StudentModel.logits, 1 / 32  # each time
+    monkeypatch.setattr(StudentModel, "logits", lambda self, part: read.append(len(part)) or classify(self, part))
+    monkeypatch.setattr("potstill.models.time.perf_counter", lambda: seconds * len(read))
+    measured = potstill.measure(model, few)
+    assert measured.metrics.count == 3
+    assert len(read) == 1 + 4  # the first is no part of the measured time
+    assert measured.sentences_per_second == 3 / seconds
 
 
 def test_a_run_is_no_single_model(finished, config):
@@ -257,6 +285,7 @@ def test_a_tuned_threshold_is_saved_and_measured(config, tmp_path):
         for threshold in (classifier.threshold, 0.5)
     )
     assert tuned >= plain == pytest.approx(trained.record.best["mcc"])
+    classifier.temperature = 4.0  # thresholds are for probabilities, and these depend on it
     forced = classifier.threshold = float(np.median(classifier.predict_proba(corpus.evaluation.texts)[:, 1]))
     measured = potstill.measure(StudentModel(classifier), corpus.evaluation)
     expected = classifier.predict_proba(corpus.evaluation.texts)[:, 1] > forced
@@ -292,12 +321,13 @@ def test_a_run_never_overwrites_another(finished, config):
 
 
 def test_alpha_1_gives_the_baseline_bit_for_bit(finished, config, tmp_path):
-    """Through the whole pipeline; the teacher is not asked at all."""
+    """Through the whole pipeline; the teacher is not asked at all, and a baseline never begins with anything of it."""
     corpus = potstill.load_corpus(config.data)
     labels_alone = with_settings(config, {"distillation.alpha": 1.0})
     teacher = Teacher.load(finished[1] / "teacher" / "seed-0", config.runtime)
     potstill.distill(labels_alone, corpus, teacher, tmp_path / "distilled")
-    potstill.train(config, corpus, tmp_path / "baseline")
+    begun = with_settings(config, {"student.embedding_init": "teacher", "student.pretraining.epochs": 1})
+    potstill.train(begun, corpus, tmp_path / "baseline")
     for name in ("model.safetensors", "student.json"):
         distilled, baseline = ((tmp_path / role / name).read_bytes() for role in ("distilled", "baseline"))
         assert distilled == baseline

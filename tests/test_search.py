@@ -158,7 +158,7 @@ def test_the_best_configuration_gives_the_best_trials_score_again(undisturbed, c
     assert trained.record.parameters == result.best.parameters
 
 
-def test_the_rematch_has_other_seeds_than_the_trials(undisturbed, config, corpus, teacher, tmp_path):
+def test_the_rematch_has_other_seeds_than_the_trials(undisturbed, corpus, teacher, tmp_path):
     result, directory = undisturbed
     assert result.rematch.seeds == (1, 2)
     best = PotstillConfig.load(directory / "best.yaml")
@@ -252,9 +252,10 @@ def test_other_settings_are_refused(undisturbed, config, corpus, teacher, change
 
 def test_other_inputs_are_refused(undisturbed, config, corpus, teacher, tmp_path):
     _, directory = undisturbed
-    other_texts = dataclasses.replace(corpus, train=corpus.train.take(range(len(corpus.train) - 1)))
-    with pytest.raises(ArtifactError, match=r"other inputs.*: texts"):
-        search(config, other_texts, [teacher], directory)
+    for part in ("train", "selection"):
+        fewer = getattr(corpus, part).take(range(len(getattr(corpus, part)) - 1))
+        with pytest.raises(ArtifactError, match=r"other inputs.*: texts"):
+            search(config, dataclasses.replace(corpus, **{part: fewer}), [teacher], directory)
     potstill.finetune(config, corpus, tmp_path, seed=1)
     with pytest.raises(ArtifactError, match=r"other inputs.*: teacher's weights"):
         search(config, corpus, [Teacher.load(tmp_path, config.runtime)], directory)
@@ -386,7 +387,7 @@ def test_a_bound_that_no_student_meets_is_told(config, corpus, teacher, tmp_path
 
 def test_what_is_worse_than_the_median_is_stopped(config, corpus, teacher, told, tmp_path):
     one_seed = changed(config, trials=8, student={"seeds": [0], "training": TRAINING | {"epochs": 3}})
-    told.script += [[0.0, 0.2, 0.3]] * 5 + [[0.0, 0.1, 0.5], [0.0, 0.25, 0.1], [0.0, 0.0, 0.3]]
+    told.script += [[0.1, 0.2, 0.3]] * 5 + [[0.0, 0.1, 0.5], [0.0, 0.25, 0.1], [0.0, 0.0, 0.3]]
     result = search(one_seed, corpus, [teacher], tmp_path / "median")
     assert [trial.outcome for trial in result.trials] == ["finished"] * 5 + ["stopped", "finished", "stopped"]
     assert [trial.epochs for trial in result.trials] == [3] * 5 + [2, 3, 2]

@@ -12,14 +12,16 @@ if TYPE_CHECKING:
     from potstill.config import PotstillConfig
     from potstill.data import Corpus, Examples, load_corpus, read_examples
     from potstill.models import measure, open_model
-    from potstill.pipeline import distill, finetune, run, train
+    from potstill.pipeline import distill, finetune, run, train, transfer_set
     from potstill.runtime import Classifier
+    from potstill.teacher import Teacher
 
 _HOMES = {
     "Classifier": "potstill.runtime",
     "Corpus": "potstill.data",
     "Examples": "potstill.data",
     "PotstillConfig": "potstill.config",
+    "Teacher": "potstill.teacher",
     "distill": "potstill.pipeline",
     "finetune": "potstill.pipeline",
     "load_corpus": "potstill.data",
@@ -28,6 +30,7 @@ _HOMES = {
     "read_examples": "potstill.data",
     "run": "potstill.pipeline",
     "train": "potstill.pipeline",
+    "transfer_set": "potstill.pipeline",
 }
 
 __all__ = [
@@ -35,6 +38,7 @@ __all__ = [
     "Corpus",
     "Examples",
     "PotstillConfig",
+    "Teacher",
     "distill",
     "finetune",
     "load_corpus",
@@ -43,6 +47,7 @@ __all__ = [
     "read_examples",
     "run",
     "train",
+    "transfer_set",
 ]
 
 

@@ -306,6 +306,14 @@ class StudentConfig(Settings):
         return self
 
 
+class BaselineConfig(Settings):
+    """The student without a teacher that `potstill run` trains beside the distilled one."""
+
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    """Epochs of the baseline. None: those of `student.training`, as for the distilled student. Where that one has a
+    transfer set, its epochs are longer, and as many of the labels alone may leave the baseline half trained."""
+
+
 class DistillationConfig(Settings):
     """Knowledge distillation (Hinton et al. 2015, arXiv 1503.02531)."""
 
@@ -642,6 +650,7 @@ class PotstillConfig(Settings):
     transfer: TransferConfig = TransferConfig()
     student: StudentConfig = StudentConfig()
     distillation: DistillationConfig = DistillationConfig()
+    baseline: BaselineConfig = BaselineConfig()
     search: SearchConfig = SearchConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 

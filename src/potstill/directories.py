@@ -22,7 +22,7 @@ from potstill.artifacts import RUNS, digest, new_run_directory
 from potstill.config import PotstillConfig
 from potstill.console import print_line, warn
 from potstill.environment import describe_environment
-from potstill.errors import ArtifactError, ConfigError, DataError, SourceError
+from potstill.errors import ArtifactError, PotstillError
 from potstill.files import read_json, write_json
 from potstill.interruption import Stopped
 from potstill.runtime.directory import CONFIG_FILE, LOCK_FILE
@@ -167,7 +167,7 @@ def working_directory(work: Work, out: Path | None, *, fresh: bool = False) -> I
         except Stopped as stopped:
             stopped.directory = found
             raise
-        except (ConfigError, DataError, SourceError):
+        except PotstillError:
             _forget(found, is_own=out is None)  # so that the command can be mended: it has done nothing yet
             raise
 

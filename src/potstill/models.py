@@ -15,7 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from potstill.config import RuntimeConfig
 from potstill.console import warn
-from potstill.data import Examples
+from potstill.data import Corpus, Examples
+from potstill.directories import begun_inputs
 from potstill.distillation.teacher_logits import averaged
 from potstill.errors import ArtifactError
 from potstill.evaluation import (
@@ -201,10 +202,13 @@ def settings_file(model: Path) -> Path | None:
     return next((file for place in places(model.resolve()) if (file := place / CONFIG_FILE).is_file()), None)
 
 
-def load_teachers(path: Path, runtime: RuntimeConfig, which: Literal["best", "average"]) -> list[Teacher]:
+def load_teachers(
+    path: Path, runtime: RuntimeConfig, which: Literal["best", "average"], corpus: Corpus | None = None
+) -> list[Teacher]:
     """Load the teachers at `path` that shall judge: the best in selection, or all of them.
 
-    One whose training was interrupted judges only where it is the only one, and not without a warning.
+    One whose training was interrupted judges only where it is the only one, and not without a warning. A warning says
+    too where one was tuned with other data than `corpus`, or another split of it.
 
     Raises:
         ArtifactError: There is none, or of several none is finished, or one is damaged.
@@ -214,9 +218,21 @@ def load_teachers(path: Path, runtime: RuntimeConfig, which: Literal["best", "av
     for directory in directories:
         if not _is_finished(directory):
             warn(f"the training of the teacher in {directory} was interrupted: its best epoch so far judges")
+        if corpus is not None and not _learnt_from(corpus, directory):
+            warn(
+                f"the teacher in {directory} was tuned with other data or another split: if it has read texts of the "
+                "selection or evaluation part, the students' scores flatter"
+            )
     teachers = [Teacher.load(directory, runtime) for directory in directories]
     put_on_one_base(teachers)
     return teachers
+
+
+def _learnt_from(corpus: Corpus, model: Path) -> bool:
+    """Say whether a model was trained with `corpus` and its split, or nothing beside it says what it was trained on."""
+    file = settings_file(model)
+    texts = None if file is None else begun_inputs(file.parent).get("texts")
+    return texts in (None, corpus.key())
 
 
 def _teacher_directories(path: Path) -> list[Path]:
@@ -266,13 +282,13 @@ def find_teacher(path: Path) -> Path:
     return max(finished, key=lambda directory: float(TrainingRecord.load(directory).best["mcc"]))
 
 
-def open_model(directory: Path, runtime: RuntimeConfig) -> SavedModel:
+def open_model(directory: Path | str, runtime: RuntimeConfig) -> SavedModel:
     """Load one saved model.
 
     Raises:
         ArtifactError: It is missing, incomplete or damaged, or the directory is a run's, of several.
     """
-    found = model_directories(directory)
+    found = model_directories(Path(directory))
     if len(found) > 1:
         raise ArtifactError(
             f"{directory}: expected one model, found {len(found)}\n  what to do: name one of them, such as {found[0]}"

@@ -453,8 +453,9 @@ def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command
             return finished
         if role == "distilled":
             return distill(config, corpus, teachers, place, seed, transfer=transfer)
-        return train(config, corpus, place, seed)
+        return train(baseline, corpus, place, seed)
 
+    baseline = _of_baseline(config)
     roles: tuple[Role, ...] = ("distilled", "baseline")
     tasks = [(role, seed) for seed in config.student.seeds for role in roles]
     for trained in side_by_side(student, tasks, config, corpus, transfer):
@@ -474,6 +475,14 @@ def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command
     )
     write_report(summary, directory)
     return summary
+
+
+def _of_baseline(config: PotstillConfig) -> PotstillConfig:
+    """Return the settings of a run's baseline: its own number of epochs, where it has one."""
+    if (epochs := config.baseline.epochs) is None:
+        return config
+    training = config.student.training.model_copy(update={"epochs": epochs})
+    return config.model_copy(update={"student": config.student.model_copy(update={"training": training})})
 
 
 def _place(directory: Path, role: Role, seed: int) -> Path:

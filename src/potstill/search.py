@@ -141,7 +141,7 @@ def planned(config: PotstillConfig, corpus: Corpus, teachers: Sequence[Teacher],
         config=_complete(config, corpus, teachers),
         inputs=_inputs(corpus, teachers, transfer),
         is_finished=lambda directory: (directory / BEST_FILE).is_file(),
-        free=("search.trials",),
+        free=("search.trials", "baseline"),
     )
 
 

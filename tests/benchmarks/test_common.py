@@ -1,22 +1,14 @@
 """What the benchmarks compute from what they measured; they themselves are run by hand."""
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
-def common():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCHMARKS)
-        import common
-
-        yield common
-        del sys.modules["common"]
+def common(script):
+    return script("common")
 
 
 def test_each_runs_once_a_round_in_alternating_order(common):

@@ -1,25 +1,13 @@
 """What the torture by kills makes of trials that go wrong; it is run by hand (`make torture`)."""
 
 import random
-import sys
-from pathlib import Path
 
 import pytest
 
-TORTURE = Path(__file__).resolve().parents[2] / "benchmarks" / "torture"
-MODULES = ("kills", "remains", "common")
-
 
 @pytest.fixture(scope="module")
-def kills():
-    path = list(sys.path)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(TORTURE.parent)
-        patch.syspath_prepend(TORTURE)
-        yield __import__("kills")
-        for name in MODULES:
-            sys.modules.pop(name, None)
-    sys.path[:] = path
+def kills(script):
+    return script("kills")
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """What the benchmarks of exported students make of what they measured; they themselves are run by hand."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +8,13 @@ import pytest
 
 from potstill.data import Examples
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-MODULES = ("common", "contestants", "inference", "load", "predict_stream", "tables")
+MODULES = ("contestants", "inference", "load", "predict_stream", "tables")
 
 
 @pytest.fixture(scope="module")
-def benchmarks():
+def benchmarks(script):
     """The scripts, by name."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCHMARKS)
-        yield {name: __import__(name) for name in MODULES}
-        for name in MODULES:
-            del sys.modules[name]
+    return {name: script(name) for name in MODULES}
 
 
 def measured(name, number, rate, **changes):

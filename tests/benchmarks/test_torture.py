@@ -2,25 +2,16 @@
 
 import json
 import random
-import sys
 from pathlib import Path
 
 import pytest
 
-TORTURE = Path(__file__).resolve().parents[2] / "benchmarks" / "torture"
-MODULES = ("flips", "soak", "small", "faults", "tables", "common")
+MODULES = ("flips", "soak", "faults", "tables")
 
 
 @pytest.fixture(scope="module")
-def torture():
-    path = list(sys.path)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(TORTURE.parent)
-        patch.syspath_prepend(TORTURE)
-        yield {name: __import__(name) for name in MODULES}
-        for name in MODULES:
-            sys.modules.pop(name, None)
-    sys.path[:] = path
+def torture(script):
+    return {name: script(name) for name in MODULES}
 
 
 def seen(memory, files=3):

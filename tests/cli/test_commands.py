@@ -51,6 +51,11 @@ def run_directory(tiny, tmp_path_factory):
     return out
 
 
+def test_the_package_is_a_program():
+    run = subprocess.run([sys.executable, "-m", "potstill", "--help"], check=True, capture_output=True, text=True)
+    assert run.stdout.startswith("Usage: potstill")
+
+
 def test_help_imports_nothing_heavy():
     """What makes `--help` fast; a time would only measure the machine."""
     heavy = ("torch", "transformers", "numpy", "pydantic", "rich", "onnxruntime")
@@ -102,7 +107,7 @@ def test_a_flag_for_the_teacher_leaves_the_student_alone(tmp_path, tiny_backbone
     assert saved["student"]["training"]["epochs"] == 1
 
 
-def test_finetune_then_distill(tiny, tmp_path, capsys):
+def test_finetune_then_distill(tiny, tmp_path):
     teacher, student = tmp_path / "teacher", tmp_path / "student"
     assert potstill("finetune", "--config", tiny, "--epochs", "1", "--out", teacher) == 0
     assert potstill("distill", "--config", tiny, "--teacher", teacher, "--alpha", "0.3", "--out", student) == 0
@@ -164,7 +169,7 @@ main(["predict", sys.argv[1], "--text", "The cat sat."])
     assert json.loads(result.stdout)["text"] == "The cat sat."
 
 
-def test_an_interrupted_run_can_be_used(run_directory, tmp_path, capsys):
+def test_an_interrupted_run_can_be_used(run_directory, tmp_path):
     """`training.json` is written when a training ends; a model without it is usable all the same."""
     copy = shutil.copytree(run_directory, tmp_path / "run")
     (copy / "distilled" / "seed-0" / "training.json").unlink()
@@ -214,8 +219,9 @@ def test_predict_takes_the_teachers_settings_from_file_and_flags(run_directory, 
     assert "runtime.device" in capsys.readouterr().err
 
 
-def test_evaluate_scores_every_model_of_a_run(run_directory, capsys):
-    assert potstill("evaluate", run_directory, "--data", "embedded", "--json") == 0
+@pytest.mark.parametrize("data", [(), ("--data", "embedded")], ids=["what no model has seen", "named"])
+def test_evaluate_scores_every_model_of_a_run(data, run_directory, capsys):
+    assert potstill("evaluate", run_directory, *data, "--json") == 0
     rows = json.loads(capsys.readouterr().out)
     assert {row["role"] for row in rows} == {"teacher", "distilled", "baseline"}
     summary = json.loads((run_directory / "summary.json").read_text())
@@ -236,14 +242,6 @@ def test_evaluate_says_what_was_scored(run_directory, capsys):
     printed = capsys.readouterr().out
     assert "the held-out part of embedded" in printed
     assert "always" in printed
-
-
-def test_evaluate_scores_what_no_model_has_seen_where_nothing_is_named(run_directory, capsys):
-    assert potstill("evaluate", run_directory, "--json") == 0
-    rows = json.loads(capsys.readouterr().out)
-    summary = json.loads((run_directory / "summary.json").read_text())
-    reported = {(m["role"], m["seed"]): m["metrics"]["mcc"] for m in summary["models"]}
-    assert {(row["role"], row["seed"]): row["metrics"]["mcc"] for row in rows} == pytest.approx(reported)
 
 
 def test_evaluate_warns_of_texts_that_were_learnt_from(run_directory, tiny, capsys, tmp_path):
@@ -276,6 +274,33 @@ def test_evaluate_reads_any_labelled_file(run_directory, capsys, tmp_path):
     columns = ("--text-column", "sentence", "--label-column", "verdict")
     assert potstill("evaluate", student, "--data", file, *columns) == 0
     assert "2 texts" in capsys.readouterr().out
+
+
+def test_teachers_of_another_split_are_told_of(run_directory, tiny, capsys, tmp_path):
+    """They have read what the students are measured on."""
+    flags = ("distill", "--config", tiny, "--teacher", run_directory, "--out")
+    for split, is_other in ((0, False), (1, True)):
+        assert potstill(*flags, tmp_path / str(split), "--split-seed", split) == 0
+        assert ("was tuned with other data or another split" in capsys.readouterr().err) == is_other
+
+
+def test_evaluate_warns_of_what_any_of_the_models_has_learnt(tiny, capsys, tmp_path):
+    data = tmp_path / "data.csv"
+    data.write_text("text,label\n" + "".join(f"text {n},{'ab'[n % 2]}\n" for n in range(80)))
+    for split in (0, 1):
+        flags = ("--config", tiny, "--data", data, "--limit", "none", "--split-seed", split)
+        assert potstill("train", *flags, "--out", tmp_path / str(split)) == 0
+    for models, is_known in (((tmp_path / "0",), False), ((tmp_path / "0", tmp_path / "1"), True)):
+        assert potstill("evaluate", *models) == 0
+        assert ("texts trained or selected these models" in capsys.readouterr().err) == is_known
+
+
+def test_a_command_that_was_refused_occupies_nothing(run_directory, capsys, tmp_path):
+    data = tmp_path / "other.csv"
+    data.write_text("text,label\n" + "".join(f"text {n},{'abc'[n % 3]}\n" for n in range(60)))
+    assert potstill("distill", "--data", data, "--teacher", run_directory, "--out", tmp_path / "out") == 1
+    assert "tune a teacher on this data first" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "begun.json").exists()
 
 
 def test_evaluate_wants_the_data_whose_reading_is_set(run_directory, capsys):

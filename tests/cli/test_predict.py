@@ -181,14 +181,14 @@ class TestBrokenLines:
         assert [answer["line"] for answer in answers(printed.out)] == [1, 2, 3, 4, 5, 6]
         assert f"error: {file}:7: expected UTF-8" in printed.err
 
-    def test_what_strict_refused_can_be_mended_and_resumed(self, student, file, tmp_path, capsys):
+    def test_what_strict_refused_can_be_mended_and_resumed(self, student, file, tmp_path):
         command = ("predict", student, file, "--strict", "--out", tmp_path / "out.jsonl")
         assert potstill(*command) == 1
         file.write_bytes(file.read_bytes().replace(b"\xff\n{", b'{"text": "a"}\n{"text": "b"}'))
         assert potstill(*command) == 0
         assert [answer["line"] for answer in answers((tmp_path / "out.jsonl").read_text())] == list(range(1, 11))
 
-    def test_a_file_of_nothing_else(self, student, tmp_path, capsys):
+    def test_a_file_of_nothing_else(self, student, tmp_path):
         file = tmp_path / "texts.jsonl"
         file.write_text("{\n" * 10)
         assert potstill("predict", student, file, "--out", tmp_path / "out") == 3

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
@@ -30,7 +29,6 @@ student:
   seeds: [0]
 runtime: {{device: cpu, precision: 32-true, checkpoint_seconds: 0}}
 """
-TORTURE = Path(__file__).resolve().parents[2] / "benchmarks" / "torture"
 ENDED = """
 import os
 from pathlib import Path
@@ -53,12 +51,9 @@ main()
 
 
 @pytest.fixture(scope="module")
-def remains():
+def remains(script):
     """What the torture compares by."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(TORTURE)
-        yield __import__("remains")
-        del sys.modules["remains"]
+    return script("remains")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -207,7 +202,7 @@ def test_anything_else_begins_anew(flags, config, interrupted, untrained):
     assert untrained[0].name != interrupted.name
 
 
-def test_killed_before_its_seal_a_run_is_not_finished(config, undisturbed, remains, tmp_path, monkeypatch, capsys):
+def test_killed_before_its_seal_a_run_is_not_finished(config, undisturbed, remains, tmp_path):
     run = shutil.copytree(undisturbed, tmp_path / "run")
     (run / "checksums.json").unlink()
     assert remains.differences(remains.contents(run), remains.contents(undisturbed)) == ["checksums.json"]
@@ -285,7 +280,7 @@ def test_sections_that_decide_nothing_may_change(command, free, counts, config, 
     assert "begun with other settings" in capsys.readouterr().err
 
 
-def test_killed_before_its_checkpoint_was_removed_a_training_removes_it(config, undisturbed, tmp_path, capsys):
+def test_killed_before_its_checkpoint_was_removed_a_training_removes_it(config, tmp_path, capsys):
     arguments = ("train", "--config", config, "--epochs", "1", "--out", tmp_path / "out")
     assert potstill(*arguments) == 0
     left = tmp_path / "out" / "checkpoint.safetensors"

@@ -164,7 +164,7 @@ def test_another_configuration_in_the_directory_is_refused(tiny, teacher, tmp_pa
     assert len(trials_of(other)) == 3
 
 
-def test_a_missing_package_names_the_install_line(tiny, teacher, tmp_path, monkeypatch, capsys):
+def test_a_missing_package_names_the_install_line(teacher, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "optuna", None)
     monkeypatch.delitem(sys.modules, "potstill.search", raising=False)
     assert potstill("search", "--teacher", teacher, "--out", tmp_path / "out") == 1

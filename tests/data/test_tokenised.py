@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -73,6 +75,13 @@ def test_little_padding_and_no_order_of_lengths(by_tokens):
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.25  # 125 batches: 2.8 standard errors
 
 
+@pytest.mark.parametrize("by_tokens", [False, True])
+def test_the_incomplete_batch_falls_on_any_length(by_tokens):
+    lengths = np.arange(1, 103)
+    plans = [shuffled_batches(lengths, 10, np.random.default_rng(seed), by_tokens=by_tokens) for seed in range(40)]
+    assert len({tuple(map(len, sorted(plan, key=min))) for plan in plans}) > 5
+
+
 def test_plans_differ_between_epochs_and_repeat_with_the_seed():
     lengths = sentence_lengths(200)
     generator = np.random.default_rng(3)
@@ -108,8 +117,12 @@ def test_a_batch_is_padded_on_the_right_to_its_longest_text():
 def test_a_batch_takes_along_what_is_known_of_its_texts():
     tokens = TokenisedTexts(np.array([5, 6, 7, 8, 9, 5], np.int32), np.array([0, 3, 4, 6]))
     states, logits = np.arange(12, dtype=np.float32).reshape(6, 2), torch.tensor([[1.0], [2.0], [3.0]])
-    batch = TrainingSet(tokens, torch.tensor([1, 0, 1]), 2, logits, states=states).batch([2, 0]).to(torch.device("cpu"))
-    assert batch.teacher_logits.tolist() == [[3.0], [1.0]]
+    data = TrainingSet(tokens, torch.tensor([1, 0, 0]), 2, logits, torch.tensor([0.5, 1.0, 1.5]), states=states)
+    batch = data.batch([2, 0]).to(torch.device("cpu"))
+    for each in (batch, replace(data, states=None, as_trees=True).batch([2, 0])):
+        assert each.labels.tolist() == [0, 1]
+        assert each.teacher_logits.tolist() == [[3.0], [1.0]]
+        assert each.weights.tolist() == [1.5, 0.5]
     assert len(batch.inputs) == 3
     assert batch.states.shape == (2, 3, 2)
     assert torch.equal(batch.states[batch.attention_mask.bool()], torch.from_numpy(states[[4, 5, 0, 1, 2]]))

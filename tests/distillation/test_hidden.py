@@ -71,26 +71,33 @@ def test_states_are_the_teachers_standardised(config, corpus, student, echo):
     assert found.values.std() == pytest.approx(1.0, abs=1e-2)
 
 
-def test_states_far_from_zero_keep_their_digits(corpus, teacher, monkeypatch):
+def test_states_far_from_zero_keep_their_digits_and_what_is_always_the_same_is_0(corpus, teacher, monkeypatch):
     ends = WordEnds.find(teacher.tokenizer, corpus.train.texts, teacher.manifest.max_tokens)
     plain, shifted = (np.empty((len(ends.places), 16), np.float16) for _ in range(2))
     hidden._fill(plain, teacher, corpus.train, ends)
     states = teacher.classifier.states
-    monkeypatch.setattr(teacher.classifier, "states", lambda *batch: states(*batch) + 3000.0)
+    same = torch.arange(16) == 0  # a component
+    monkeypatch.setattr(teacher.classifier, "states", lambda *batch: torch.where(same, 0.1, states(*batch) + 3000.0))
     hidden._fill(shifted, teacher, corpus.train, ends)
-    np.testing.assert_allclose(shifted, plain, atol=2e-2)
+    np.testing.assert_allclose(shifted[:, 1:], plain[:, 1:], atol=2e-2)
+    assert not shifted[:, 0].any()
 
 
-def test_a_batch_gets_the_states_of_its_words_at_their_last_tokens(corpus, teacher, student):
+@pytest.mark.parametrize("max_tokens", [128, 6])
+def test_a_batch_gets_the_states_of_its_words_at_their_last_tokens(config, corpus, student, max_tokens):
+    """Those that the teacher has read: it may cut a text earlier."""
+    teacher = Teacher.create(config.teacher, config.runtime, corpus, max_tokens, seed=0)
     data = with_hidden_states(student.training_set(corpus.train), student, teacher, corpus.train)
     ends = WordEnds.find(student.tokenizer, corpus.train.texts, student.max_tokens)
+    read = WordEnds.find(teacher.tokenizer, corpus.train.texts, max_tokens)
     chosen = [7, 3, 11]
     batch = data.batch(chosen)
     expected_ids, expected_states = [], []
+    assert any(read.counts[chosen] < ends.counts[chosen]) == (max_tokens == 6)
     for number in chosen:
-        words = slice(*ends.offsets[[number, number + 1]])
-        expected_ids += data.tokens[number][ends.places[words]].tolist()
-        expected_states.append(data.hidden.values[words])
+        places = ends.places[ends.offsets[number] :][: read.counts[number]]
+        expected_ids += data.tokens[number][places].tolist()
+        expected_states.append(data.hidden.values[slice(*read.offsets[[number, number + 1]])])
     assert batch.input_ids.flatten()[batch.hidden_places].tolist() == expected_ids
     np.testing.assert_array_equal(batch.hidden.numpy(), np.concatenate(expected_states).astype(np.float32))
 

@@ -36,7 +36,7 @@ def make_examples(*texts: str, pairs: tuple[str, ...] | None = None) -> Examples
     return Examples(texts, np.zeros(len(texts), dtype=np.int64), pairs)
 
 
-def test_every_text_is_judged_once_and_answers_stand_in_order(tmp_path):
+def test_every_text_is_judged_once_and_answers_stand_in_order():
     teacher = CountingTeacher()
     first = teacher_logits(teacher, make_examples("aa", "b", "aa", "cccc"))
     assert first[:, 0].tolist() == [2, 1, 2, 4]
@@ -47,7 +47,7 @@ def test_every_text_is_judged_once_and_answers_stand_in_order(tmp_path):
     assert teacher.asked == ["aa", "b", "cccc", "ddd"]
 
 
-def test_another_process_finds_the_answers(tmp_path):
+def test_another_process_finds_the_answers():
     examples = make_examples("aa", "b")
     expected = teacher_logits(CountingTeacher(), examples)
     later = CountingTeacher()
@@ -55,7 +55,24 @@ def test_another_process_finds_the_answers(tmp_path):
     assert later.asked == []
 
 
-def test_a_changed_teacher_never_gets_the_old_ones_answers(tmp_path):
+def test_an_interruption_loses_no_more_than_the_texts_that_are_judged_together(monkeypatch):
+    monkeypatch.setattr("potstill.distillation.teacher_logits._CHUNK", 2)
+
+    class Interrupted(CountingTeacher):
+        def logits(self, examples, title=None):
+            if self.asked:
+                raise KeyboardInterrupt
+            return super().logits(examples, title)
+
+    examples = make_examples("a", "bb", "ccc", "a", "dddd", "eeeee")
+    with pytest.raises(KeyboardInterrupt):
+        teacher_logits(Interrupted(), examples)
+    later = CountingTeacher()
+    assert teacher_logits(later, examples)[:, 0].tolist() == [1, 2, 3, 1, 4, 5]
+    assert later.asked == ["ccc", "dddd", "eeeee"]
+
+
+def test_a_changed_teacher_never_gets_the_old_ones_answers():
     examples = make_examples("aa", "b")
     teacher_logits(CountingTeacher(), examples)
     changed = CountingTeacher(name="second", bias=10)
@@ -63,7 +80,7 @@ def test_a_changed_teacher_never_gets_the_old_ones_answers(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-3], lambda content: b"", lambda content: content[::-1]])
-def test_a_damaged_cache_is_made_again(tmp_path, cache, damage):
+def test_a_damaged_cache_is_made_again(cache, damage):
     examples = make_examples("aa", "b")
     expected = teacher_logits(CountingTeacher(), examples)
     (file,) = (cache / "logits").iterdir()
@@ -77,14 +94,15 @@ def test_a_damaged_cache_is_made_again(tmp_path, cache, damage):
 def test_several_teachers_judge_by_the_mean_of_their_probabilities():
     sure, unsure = torch.tensor([[9.0, -9.0], [0.0, 1.0]]), torch.tensor([[0.0, 0.5], [4.0, 0.0]])
     expected = (sure.softmax(dim=1) + unsure.softmax(dim=1)) / 2
-    torch.testing.assert_close(averaged([sure, unsure]).exp(), expected)
+    torch.testing.assert_close(averaged([sure, unsure]).softmax(dim=1), expected)
+    torch.testing.assert_close(averaged([sure, sure]), sure)  # for the squared distance, which sees a common summand
     teachers, examples = [CountingTeacher(), CountingTeacher("second", bias=3.0)], make_examples("aa", "b")
     assert torch.equal(judgement(teachers[:1], examples), teacher_logits(teachers[0], examples))
     both = averaged([teacher_logits(teacher, examples) for teacher in teachers])
     assert torch.equal(judgement(teachers, examples), both)
 
 
-def test_pairs_and_texts_do_not_run_into_each_other(tmp_path):
+def test_pairs_and_texts_do_not_run_into_each_other():
     teacher = CountingTeacher()
     paired = make_examples("a", "a", "a\0b", "\ud800", pairs=("b\0c", "", "c", "x"))
     assert teacher_logits(teacher, paired).tolist() == [[1, 3], [1, 0], [3, 1], [1, 1]]

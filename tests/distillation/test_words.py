@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
+from potstill.distillation import words
 from potstill.distillation.words import WordEnds
 from potstill.student.model import train_vocabulary
 
@@ -25,7 +26,9 @@ def letters():
     return tokenizer
 
 
-def test_the_last_token_of_each_word(bpe):
+@pytest.mark.parametrize("at_a_time", [2, 1024])
+def test_the_last_token_of_each_word(bpe, monkeypatch, at_a_time):
+    monkeypatch.setattr(words, "_CHUNK", at_a_time)
     ends = WordEnds.find(bpe, TEXTS, 64)
     assert ends.counts.tolist() == [len(text.split()) for text in TEXTS]
     for number, text in enumerate(TEXTS):

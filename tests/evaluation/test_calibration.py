@@ -36,7 +36,7 @@ def drawn(temperature: float, classes: int, count: int = 20_000) -> tuple[np.nda
 
 
 @pytest.mark.parametrize("classes", [2, 5])
-@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+@pytest.mark.parametrize("temperature", [0.055, 0.4, 1.0, 3.0, 18.0])
 def test_the_temperature_of_made_up_logits_is_found(temperature: float, classes: int) -> None:
     logits, labels = drawn(temperature, classes)
 
@@ -47,6 +47,11 @@ def test_the_temperature_of_made_up_logits_is_found(temperature: float, classes:
     assert after.nll <= before.nll
     assert after.ece < 0.015
     assert before.ece > 0.1 or temperature == 1.0
+
+
+@pytest.mark.parametrize("temperature", [0.045, 22.0])
+def test_a_temperature_below_a_twentieth_or_above_20_is_not_believed(temperature: float) -> None:
+    assert fit_temperature(*drawn(temperature, 2)) == 1.0
 
 
 @given(SEEDS, st.integers(2, 4), st.integers(1, 40))

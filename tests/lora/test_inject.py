@@ -102,6 +102,14 @@ def test_what_is_merged_already_stays_merged(make_model):
         assert all(adapter.merged == outer for _, adapter in adapters(model))
 
 
+def test_an_error_parts_what_was_merged(make_model):
+    model = make_model("llama")
+    inject(model, LoRAConfig(rank=2))
+    with pytest.raises(ZeroDivisionError), merged(model):
+        raise ZeroDivisionError
+    assert not any(adapter.merged for _, adapter in adapters(model))
+
+
 def test_patterns_choose_among_the_linear_maps(make_model):
     model = make_model("llama")
     targets = inject(model, LoRAConfig(targets=("*.q_proj", "model.layers.1.mlp.*")))
@@ -131,6 +139,8 @@ def test_a_full_name_reaches_a_map_of_the_base_outside_its_blocks(make_model):
     assert inject(model, LoRAConfig(targets=("bert.pooler.dense",))) == ("bert.pooler.dense",)
     pooler = {name for name in trained_names(model) if "pooler" in name}
     assert pooler == {"bert.pooler.dense.lora_A", "bert.pooler.dense.lora_B"}
+    with pytest.raises(ConfigError, match=r"'bert\.pooler\.dense' matches none"):
+        inject(make_model("bert"), LoRAConfig(targets=("bert.pooler.dense",), last_blocks=1))
 
 
 def test_the_last_blocks_alone_are_adapted(family, make_model):
@@ -182,7 +192,7 @@ def test_the_first_pattern_that_matches_decides(make_model):
             r"targets: '\*\.0\.\*' matches none",
         ),
         ({"alpha_pattern": {"*.0.*": 3}, "last_blocks": 1}, r"alpha_pattern: '\*\.0\.\*' matches none"),
-        ({"init": "pissa", "rank": 17}, r"rank: .*q_proj has 16 singular components; found 17"),
+        ({"init": "pissa", "rank": 17}, r"rank: .*up_proj has 16 singular components; found 17"),
     ],
 )
 def test_what_the_model_does_not_have_is_refused_and_nothing_is_changed(make_model, settings, complaint):

@@ -133,6 +133,8 @@ def test_ours_to_peft_and_back(family, make_model, batch, tmp_path, variant):
     targets = inject(ours, config)
     said = ours_says(jitter(ours), batch)
     save_adapter(ours, config, tmp_path / "ours", base="tiny")
+    settings = json.loads((tmp_path / "ours" / ADAPTER_CONFIG).read_text())
+    assert settings["fan_in_fan_out"] is (family == "gpt2")  # whose weights lie the other way round
 
     theirs = PeftModel.from_pretrained(make_model(family, seed=0), tmp_path / "ours").eval()
     torch.testing.assert_close(peft_says(theirs, batch), said, **CLOSE)

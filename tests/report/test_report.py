@@ -10,7 +10,7 @@ import pytest
 from matplotlib.image import imread
 
 from potstill.config import PotstillConfig
-from potstill.evaluation import EnsembleResult, Summary
+from potstill.evaluation import EnsembleResult, McNemar, Summary
 from potstill.report import write_report
 from potstill.report.findings import findings
 from potstill.report.markdown import report_text
@@ -84,8 +84,9 @@ def test_how_the_student_was_drawn_to_the_teacher_is_told(
     assert not any("teacher" in text.get_text() for text in axes.get_legend().get_texts())
 
 
-def test_a_student_larger_than_its_teacher_is_called_so(make_summary: MakeSummary) -> None:
+def test_a_students_size_and_speed_are_told_against_its_teachers(make_summary: MakeSummary) -> None:
     summary = make_summary()
+    assert "73.7 times fewer parameters than the teacher, is 60.0 times as fast" in report_text(summary, "plots")
     models = tuple(
         replace(model, parameters=1000 if model.role == "teacher" else 2500, trainable_parameters=1000)
         for model in summary.models
@@ -145,15 +146,24 @@ def test_findings_of_a_run_in_which_distillation_did_harm(make_summary: MakeSumm
     assert "did harm" in "\n".join(findings(make_summary((0.15, 0.4, 0.2), seeds=(0, 1, 2))))
 
 
-def test_findings_do_not_claim_what_can_be_chance(make_summary: MakeSummary) -> None:
-    summary = make_summary((0.15, 0.3, 0.31))
-    test = replace(summary.comparisons[10], first_only=9, second_only=7, p_value=0.8)
+@pytest.mark.parametrize(("p_value", "chance"), [(0.06, True), (0.04, False)])
+def test_findings_do_not_claim_what_can_be_chance(make_summary: MakeSummary, p_value: float, chance: bool) -> None:
+    summary = make_summary((0.15, 0.2, 0.4))
+    test = replace(summary.comparisons[10], first_only=9, second_only=2, p_value=p_value)
 
     text = "\n".join(findings(replace(summary, comparisons={10: test})))
 
-    assert "the difference can be chance" in text
-    assert "Yes" not in text
+    assert ("the difference can be chance" in text) is chance
+    assert ("Yes, in this run." in text) is not chance
     assert "One seed shows one case" in text
+
+
+def test_seeds_with_no_clear_difference_are_counted_apart(make_summary: MakeSummary) -> None:
+    tests = {10: McNemar(9, 1, 0.02), 11: McNemar(1, 9, 0.02), 12: McNemar(5, 4, 1.0)}
+
+    text = "\n".join(findings(replace(make_summary(seeds=(0, 1, 2)), comparisons=tests)))
+
+    assert "more often right in 1 of 3 seeds, the baseline in 1, and no clear difference in 1" in text
 
 
 def test_more_right_answers_alone_are_no_help(make_summary: MakeSummary) -> None:
@@ -174,7 +184,7 @@ def test_students_are_measured_against_the_teachers_mean(make_summary: MakeSumma
     student = one.of("distilled")[0].metrics.mcc
     mean = (one.of("teacher")[0].metrics.mcc + second.metrics.mcc) / 2
 
-    assert f"reaches {100 * student / mean:.1f} % of the teacher's MCC" in "\n".join(findings(together))
+    assert f"reaches {100 * student / mean:.1f} % of the teachers' MCC, in the mean" in "\n".join(findings(together))
 
 
 @pytest.mark.parametrize(

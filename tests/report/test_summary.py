@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from potstill.data import Corpus, Examples
 from potstill.errors import ArtifactError
-from potstill.evaluation import Summary
+from potstill.evaluation import DataSummary, Summary
 
 MakeSummary = Callable[..., Summary]
 
@@ -45,6 +47,35 @@ def test_the_file_holds_verdicts_and_the_test_over_seeds(make_summary: MakeSumma
     assert verdicts["baseline", 10] == 'no better than always answering "acceptable"'
     assert verdicts["teacher", 0] is None
     assert content["paired_test"]["seeds"] == 2
+
+
+def test_each_part_of_the_data_is_described_by_itself() -> None:
+    parts = ([0, 0, 0, 1, 0, 0], [0, 0, 0, 1], [1, 1, 0])
+    train, selection, evaluation = (Examples(tuple("abcdef"[: len(part)]), np.array(part)) for part in parts)
+
+    found = DataSummary.of(Corpus("toy", "made up", ("no", "yes"), train, selection, evaluation))
+
+    assert (found.train, found.selection, found.evaluation) == (6, 4, 3)
+    assert found.majority_label == "yes"
+    assert found.majority.accuracy == pytest.approx(2 / 3)
+    assert found.selection_majority_accuracy == 0.75
+
+
+def test_the_teacher_is_the_one_that_taught(make_summary: MakeSummary) -> None:
+    summary = make_summary()
+    second = replace(summary.of("teacher")[0], seed=1)
+
+    assert replace(summary, models=(*summary.models, second), teacher_seed=1).teacher == second
+
+
+def test_the_test_over_seeds_leaves_out_which_only_one_side_has(make_summary: MakeSummary) -> None:
+    summary = make_summary(seeds=(0, 1, 2))
+    models = tuple(model for model in summary.models if (model.role, model.seed) != ("baseline", 11))
+
+    found = replace(summary, models=models).paired_test
+
+    assert found is not None
+    assert found.seeds == 2
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"data": 3}'])

@@ -114,10 +114,13 @@ def test_the_teachers_own_tokens_keep_the_matrix_but_for_turn_and_scale(tiny_bac
 def test_other_tokens_begin_as_the_mean_of_their_pieces(tiny_backbone):
     words = {"w1": 0, "<pad>": 1, "w2": 2, "w1 w2": 3, "???": 4, **{f"w{n}": n for n in range(5, 40)}}
     tokenizer = Tokenizer(models.WordLevel(words, "???"))
-    found = make(tiny_backbone, tokenizer, np.ones(40, np.int64), size=8)
+    counts = np.ones(40, np.int64)
+    found = make(tiny_backbone, tokenizer, counts, size=8)
     torch.testing.assert_close(found[3], (found[0] + found[2]) / 2)
     assert not found[1].any()
     assert not found[4].any()  # what the teacher can't read is an average token
+    counts[4] = 1000  # which moves no other
+    torch.testing.assert_close(make(tiny_backbone, tokenizer, counts, size=8), found)
 
 
 def test_what_is_read_has_the_scale_of_a_random_start(tiny_backbone):

@@ -207,10 +207,19 @@ def test_dropout_acts_before_the_recurrence_between_its_layers_and_before_the_he
     network(ids, mask)
     assert dropped == [(*ids.shape, 6), (len(ids), 8)]
     recurrence = network.recurrence
+    assert recurrence.dropout == 0.5
     recurrence.dropout = 1.0  # nothing of the text reaches the second layer
     first, second = (recur(recurrence, torch.randn(*ids.shape, 6), mask.sum(dim=1)) for _ in range(2))
     assert torch.equal(first[0], second[0])
     assert not torch.equal(first[1], second[1])  # the first layer's
+
+
+def test_dropout_acts_on_what_surprisal_compares(monkeypatch):
+    network, (ids, mask) = make_network(surprisal_size=5).train(), make_batch()
+    dropped = []
+    monkeypatch.setattr(network.surprisal.dropout, "forward", lambda parts: dropped.append(parts.shape) or parts)
+    network(ids, mask)
+    assert dropped == [(*ids.shape, 3 * 6)]
 
 
 @pytest.mark.parametrize(("cell", "gates"), [("rnn", 1), ("gru", 3), ("lstm", 4)])

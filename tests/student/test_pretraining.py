@@ -131,6 +131,14 @@ def test_the_paddings_embedding_stays_0_and_nothing_is_expected_of_it(monkeypatc
     assert costs[0, 1] == 4  # 9 and 10, from the left and from the right
 
 
+@pytest.mark.parametrize("changes", [{"dropout": 0.5}, {"word_dropout": 0.5}], ids=str)
+def test_dropout_of_components_and_of_words_acts_in_training_only(changes):
+    model, batch = make_model(make_network(**changes)), make_batch()
+    assert torch.equal(model(*batch), model(*batch))
+    model.train()
+    assert not torch.equal(model(*batch), model(*batch))
+
+
 @pytest.mark.parametrize("directions", [1, 2])
 @torch.no_grad()
 def test_the_estimated_sum_is_right_on_average(monkeypatch, directions):

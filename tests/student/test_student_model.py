@@ -8,8 +8,9 @@ from transformers import PreTrainedTokenizerFast
 
 from potstill.config import RuntimeConfig, StudentConfig
 from potstill.data import Corpus, Examples
-from potstill.errors import ConfigError
+from potstill.errors import ArtifactError, ConfigError
 from potstill.runtime import Classifier
+from potstill.runtime.decision import decide, softmax
 from potstill.runtime.directory import Manifest, StudentFiles
 from potstill.runtime.seal import SEAL
 from potstill.student import model as student_model
@@ -78,12 +79,14 @@ def test_the_runtime_answers_as_the_trained_student_does(tmp_path, pairs):
 def test_calibration_reaches_the_runtime(tmp_path):
     student, corpus = make_student(), make_corpus()
     own = logits(student, corpus.train)
-    margins = np.where(corpus.train.labels == 0, 3.0, 0.5).astype(np.float32)  # class 1 is never the more probable
+    margins = np.where(corpus.train.labels == 0, 3.0, 2.0).astype(np.float32)  # class 1 is never the more probable
     one_sided = np.stack([own[:, 0], own[:, 0] - margins], axis=1)
     plain, tuned = (student.calibrated(one_sided, corpus.train.labels, tune_threshold=tune) for tune in (False, True))
     assert plain.temperature == tuned.temperature != 1.0
     assert plain.threshold is None
     assert 0 < tuned.threshold < 0.5
+    answers = decide(softmax(one_sided, tuned.temperature), tuned.threshold)
+    assert answers.tolist() == corpus.train.labels.tolist()
     tuned.save(tmp_path)
     classifier = Classifier.load(tmp_path)
     assert (classifier.temperature, classifier.threshold) == (tuned.temperature, tuned.threshold)
@@ -182,6 +185,12 @@ def test_the_pooling_and_the_word_dropout_reach_the_network_and_the_manifest(tmp
     assert spec == student.network.spec
     assert (spec.pooling, spec.word_dropout) == ("attention", 0.3)
     student.prove(tmp_path)
+
+
+def test_the_proof_refuses_the_graph_of_another_student(tmp_path):
+    make_student(0).save(tmp_path)
+    with pytest.raises(ArtifactError, match="differs from the student"):
+        make_student(1).prove(tmp_path)
 
 
 class LoadedTokenizer:

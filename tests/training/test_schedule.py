@@ -18,14 +18,16 @@ def test_linear_rises_and_falls():
     assert course(8, warmup=0.25, schedule="linear") == pytest.approx([1 / 2, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
 
 
-def test_cosine_is_half_way_down_in_the_middle():
-    factors = course(10, warmup=0.0, schedule="cosine")
-    assert factors[0] == 1.0
-    assert factors[5] == pytest.approx(0.5)
+def test_cosine_falls_along_a_cosine():
+    assert course(4, warmup=0.0, schedule="cosine") == pytest.approx([1.0, 0.8535534, 0.5, 0.1464466])
 
 
 def test_constant_stays():
     assert course(6, warmup=0.5, schedule="constant")[2:] == [1.0] * 4
+
+
+def test_a_warm_up_of_no_whole_steps_is_rounded_up():
+    assert course(10, warmup=0.25, schedule="constant") == pytest.approx([1 / 3, 2 / 3, *[1.0] * 8])
 
 
 @given(

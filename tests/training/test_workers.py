@@ -143,7 +143,7 @@ def test_work_that_has_hardly_begun_ends_when_asked(tmp_path, monkeypatch, deaf)
     assert (tmp_path / "kept").exists()
 
 
-def test_who_asks_twice_does_not_wait(tmp_path):
+def test_who_asks_twice_does_not_wait():
     asked = []
 
     def deaf(_number):

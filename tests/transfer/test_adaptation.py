@@ -32,7 +32,7 @@ CORPUS = Corpus(
 
 
 def settings(backbone, precision="32-true", **transfer):
-    training = {"epochs": 3, "learning_rate": 1e-2, "batch_size": 8, "metric": "loss"}
+    training = {"epochs": 3, "learning_rate": 1e-2, "batch_size": 8}
     return PotstillConfig.build(
         {
             "teacher": {"backbone": str(backbone)},

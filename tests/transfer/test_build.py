@@ -30,8 +30,8 @@ HELD_OUT = ("w40 w41 w42 w43 w44 w45 w46 w47 w48 w49", "w50 w51")
 @pytest.fixture
 def corpus():
     labels = np.arange(len(TRAIN)) % 2
-    held_out = Examples(HELD_OUT, np.array([0, 1]))
-    return Corpus("tiny", "here", ("w1", "w2"), Examples(TRAIN, labels), held_out, held_out)
+    selection, evaluation = (Examples((text,), np.array([0])) for text in HELD_OUT)
+    return Corpus("tiny", "here", ("w1", "w2"), Examples(TRAIN, labels), selection, evaluation)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def settings(model_directory, monkeypatch):
         return PotstillConfig.build(
             {
                 "teacher": {"backbone": str(model_directory("gpt2"))},
-                "transfer": {"training": {"epochs": 1, "metric": "loss"}} | transfer,
+                "transfer": {"training": {"epochs": 1}} | transfer,
                 "runtime": {"device": "cpu", "precision": "32-true"},
             }
         )
@@ -68,6 +68,14 @@ def test_files_are_read_and_what_is_held_out_or_known_is_left_out(corpus, settin
     assert {path.name for path in (tmp_path / "set").iterdir()} == {TRANSFER_FILE}
 
 
+def test_how_like_a_held_out_text_may_be_is_a_setting(corpus, settings, tmp_path):
+    file = tmp_path / "more.txt"
+    file.write_text("w40 w41 w42 w43 w44 w45 w46 w47 other words\nsomething new")
+    for similarity, expected in ((0.7, 1), (0.9, 2)):
+        config = settings(files=[str(file)], similarity=similarity)
+        assert len(build_transfer_set(config, corpus, tmp_path / str(similarity))) == expected
+
+
 def test_a_set_of_which_nothing_is_left_is_refused(corpus, settings, tmp_path):
     file = tmp_path / "more.txt"
     file.write_text(f"{TRAIN[0]}\n{HELD_OUT[0]}\n")
@@ -78,7 +86,7 @@ def test_a_set_of_which_nothing_is_left_is_refused(corpus, settings, tmp_path):
     assert len(build_transfer_set(config, corpus, tmp_path / "set")) == 1
 
 
-def test_a_set_for_other_data_is_refused(corpus, settings, tmp_path, tiny_backbone):
+def test_a_set_for_other_data_is_refused(corpus, settings, tmp_path):
     file = tmp_path / "more.txt"
     file.write_text("something new\n")
     config = settings(files=[str(file)])
@@ -111,6 +119,13 @@ def test_all_kinds_together(corpus, settings, tmp_path):
     assert {source for source in built.sources if source.startswith("sampled")} == {"sampled:w1", "sampled:w2"}
     assert not set(built.texts) & {*TRAIN, *HELD_OUT}
     assert len(set(built.texts)) == len(built)
+
+
+def test_the_seed_decides_what_is_perturbed(corpus, settings, tmp_path):
+    one, other = (
+        build_transfer_set(settings(perturbed=12, seed=seed), corpus, tmp_path / str(seed)) for seed in (0, 1)
+    )
+    assert one.texts != other.texts
 
 
 def test_an_interrupted_sampling_is_resumed(corpus, settings, tmp_path, monkeypatch):
@@ -169,16 +184,20 @@ def test_what_an_interruption_left_damaged_is_made_again(corpus, settings, tmp_p
     assert build_transfer_set(config, corpus, tmp_path / "set") == whole
 
 
-def test_each_class_is_asked_for_in_turn(corpus, settings, tmp_path, monkeypatch):
-    prompts = []
+def test_each_class_is_asked_for_in_turn_by_the_settings(corpus, settings, tmp_path, monkeypatch):
+    asked, seeds = [], []
 
-    def write(self, prompt, count, **named):
-        prompts.append(prompt)
-        return iter([f"{prompt} {len(prompts)} {number}" for number in range(count)])
+    def write(self, prompt, count, *, temperature, top_p, seed):
+        asked.append((prompt, temperature, top_p))
+        seeds.append(seed)
+        return iter([f"{prompt} {len(asked)} {number}" for number in range(count)])
 
     monkeypatch.setattr(build.LanguageModel, "sample", write)
-    built = build_transfer_set(settings(sampled=24), corpus, tmp_path / "set")
-    assert prompts[:3] == ["w1", "w2", "w1"]
+    for seed in (0, 1):
+        config = settings(sampled=24, temperature=0.7, top_p=0.8, seed=seed)
+        built = build_transfer_set(config, corpus, tmp_path / str(seed))
+    assert asked[:3] == [("w1", 0.7, 0.8), ("w2", 0.7, 0.8), ("w1", 0.7, 0.8)]
+    assert len(set(seeds)) == len(seeds)
     assert {(text.split()[0], source) for text, source in zip(built.texts, built.sources, strict=True)} == {
         ("w1", "sampled:w1"),
         ("w2", "sampled:w2"),
@@ -189,14 +208,14 @@ def test_each_class_is_asked_for_in_turn(corpus, settings, tmp_path, monkeypatch
 def test_all_classes_get_equally_many_of_the_sampled_texts(
     classes, wanted, corpus, settings, tmp_path, monkeypatch, capsys
 ):
-    """Though of some fewer are finished, and a batch would do for several of them."""
+    """Though of some fewer are finished, a batch would do for several of them, and training texts are repeated."""
     monkeypatch.setattr(build, "BATCH", 64)
     asked = []
 
     def write(self, prompt, count, **named):
         asked.append(count)
         finished = count if prompt == "c0" else count // 3
-        return iter([f"{prompt} {len(asked)} {number}" for number in range(finished)])
+        return iter([TRAIN[0], *(f"{prompt} {len(asked)} {number}" for number in range(finished))])
 
     monkeypatch.setattr(build.LanguageModel, "sample", write)
     corpus = replace(corpus, label_names=tuple(f"c{number}" for number in range(classes)))
@@ -224,7 +243,7 @@ def test_what_is_like_a_held_out_text_is_not_perturbed(corpus, settings, tmp_pat
     file = tmp_path / "more.txt"
     file.write_text("\n".join([HELD_OUT[0], "w55 w56 w57 w58"]))
     built = build_transfer_set(settings(files=[str(file)], perturbed=300), corpus, tmp_path / "set")
-    words = {word for text in built.texts for word in text.split()}
+    words = {word for text in built.only(["perturbed:*"]).texts for word in text.split()}
     assert built.counts == {"file": 1, "perturbed": 300}
     assert "w55" in words
     assert not words & set(HELD_OUT[0].split())
@@ -290,6 +309,7 @@ def test_a_run_with_all_there_is_to_learn_from(tiny_backbone, tmp_path):
                 "objective": "mse",
                 "hidden_weight": 0.5,
             },
+            "baseline": {"epochs": 2},
         }
     )
     summary, directory = potstill.run(config, tmp_path / "run")
@@ -301,6 +321,7 @@ def test_a_run_with_all_there_is_to_learn_from(tiny_backbone, tmp_path):
     assert (directory / "distilled" / "seed-0" / "pretraining.jsonl").is_file()
     assert not (directory / "baseline" / "seed-0" / "pretraining.jsonl").exists()
     report = (directory / "report.md").read_text()
+    assert "up to 1 epochs of 84 texts, the baselines for up to 2 of 54." in report
     assert "all, their probabilities averaged" in report
     assert "| Teacher | all, averaged |" in report
     corpus = potstill.load_corpus(config.data)

@@ -87,7 +87,7 @@ def test_tokens_are_drawn_by_their_probability_within_the_nucleus():
 
 
 def test_tuning_teaches_the_adapters_alone_and_merging_changes_nothing(backbone, tmp_path, batch):
-    config = settings(backbone, training={"epochs": 3, "learning_rate": 1e-2, "batch_size": 8, "metric": "loss"})
+    config = settings(backbone, training={"epochs": 3, "learning_rate": 1e-2, "batch_size": 8})
     model = LanguageModel.load(config)
     before = {name: parameter.clone() for name, parameter in model.model.named_parameters()}
     model.tune(config, corpus_of(["w10 w11 w12", "w20 w21"] * 30, [0, 1] * 30), tmp_path / "history.jsonl")
@@ -102,25 +102,28 @@ def test_tuning_teaches_the_adapters_alone_and_merging_changes_nothing(backbone,
     torch.testing.assert_close(NextTokenLoss(model.model)(*batch), expected)
 
 
-def test_its_own_settings_of_the_adapters_count(backbone, tmp_path, monkeypatch):
+def test_its_own_settings_count(backbone, tmp_path, monkeypatch):
     given = {}
     monkeypatch.setattr(language_model, "fit", lambda *_, **named: given.update(named))
-    config = settings(backbone, lora={"learning_rate_ratio": 4.0})
+    config = settings(backbone, lora={"learning_rate_ratio": 4.0}, seed=3)
     LanguageModel.load(config).tune(config, corpus_of(["w1"], [0]), tmp_path / "history.jsonl")
-    assert given["b_ratio"] == 4.0
+    assert (given["b_ratio"], given["seed"]) == (4.0, 3)
     with pytest.raises(ConfigError, match=r"transfer\.lora\.targets"):
         LanguageModel.load(settings(backbone, lora={"targets": ["nowhere"]}))
 
 
-def test_each_text_is_learnt_after_the_name_of_its_class(backbone, tmp_path, monkeypatch):
-    learnt = []
-    monkeypatch.setattr(language_model, "fit", lambda _, *sets, **__: learnt.extend(sets[:2]))
+def test_each_text_is_learnt_on_one_line_after_the_name_of_its_class(backbone, tmp_path, monkeypatch):
+    learnt, tokenise = [], language_model.tokenise
+
+    def record(examples, *settings, **named):
+        learnt.append(examples.texts)
+        return tokenise(examples, *settings, **named)
+
+    monkeypatch.setattr(language_model, "tokenise", record)
+    monkeypatch.setattr(language_model, "fit", lambda *_, **__: None)
     config = settings(backbone)
-    model = LanguageModel.load(config)
-    model.tune(config, corpus_of(["w10 w11", "w20"], [1, 0]), tmp_path / "history.jsonl")
-    expected = [model.tokenizer.encode(text).ids for text in ("w2\nw10 w11", "w1\nw20")]
-    for part in learnt:
-        assert [part.tokens[number].tolist() for number in range(len(part))] == expected
+    LanguageModel.load(config).tune(config, corpus_of(["w10\n w11", "w20"], [1, 0]), tmp_path / "history.jsonl")
+    assert learnt == [("w2\nw10 w11", "w1\nw20")] * 2
 
 
 def test_a_text_that_is_cut_has_no_end_to_learn(backbone, tmp_path, monkeypatch):
@@ -175,7 +178,7 @@ def test_an_encoder_writes_nothing(model_directory):
 
 @pytest.mark.slow
 def test_the_embedded_model_writes_sentences(tmp_path):
-    training = {"epochs": 1, "batch_size": 8, "metric": "loss"}
+    training = {"epochs": 1, "batch_size": 8}
     config = PotstillConfig.build({"data": {"source": "embedded", "limit": 64}, "transfer": {"training": training}})
     model = LanguageModel.load(config)
     model.tune(config, load_corpus(config.data), tmp_path / "history.jsonl")

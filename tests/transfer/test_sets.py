@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -102,16 +104,19 @@ def test_every_flipped_byte_is_noticed_or_harmless(tmp_path, judged):
 
 
 def same(first, second):
-    names = ("texts", "pairs", "sources", "dropped", "teacher")
+    names = ("texts", "pairs", "sources", "dropped", "teacher", "held_out")
     alike = all(getattr(first, name) == getattr(second, name) for name in names)
     return alike and np.array_equal(first.logits, second.logits)
 
 
 def test_a_set_that_was_written_again_by_other_means_is_refused(tmp_path):
     path = tmp_path / TRANSFER_FILE
-    make_set().save(path)
+    make_set(held_out="some texts").save(path)
     table = pq.read_table(path)
-    changed = table.set_column(table.column_names.index("text"), "text", pa.array(["a", "b", "c", "x"]))
-    pq.write_table(changed.replace_schema_metadata(table.schema.metadata), path)
-    with pytest.raises(ArtifactError, match="it was altered"):
-        TransferSet.load(path)
+    other_text = table.set_column(table.column_names.index("text"), "text", pa.array(["a", "b", "c", "x"]))
+    notes = json.loads(table.schema.metadata[b"potstill"]) | {"held_out": "other texts"}
+    other_notes = table.replace_schema_metadata({b"potstill": json.dumps(notes)})
+    for changed in (other_text.replace_schema_metadata(table.schema.metadata), other_notes):
+        pq.write_table(changed, path)
+        with pytest.raises(ArtifactError, match="it was altered"):
+            TransferSet.load(path)

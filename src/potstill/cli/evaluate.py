@@ -79,7 +79,7 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) ->
         examples, scored = own.evaluation, _held_out(own)
     else:
         examples, scored = _examples(config, names)
-        _warn_of_known(examples, directories)
+    _warn_of_known(examples, directories)
     measured = [measure(model, examples)]
     for directory in directories[1:]:
         model = open_model(directory, config.runtime)
@@ -176,7 +176,7 @@ def _warn_of_known(examples: Examples, models: Sequence[Path]) -> None:
     if count:
         warn(
             f"{count:,} of these {len(examples):,} texts trained or selected these models, which flatters the scores; "
-            "without --data and --config the held-out part of the first model's own data is scored"
+            "a model alone, without --data and --config, is scored on the held-out part of its own data"
         )
 
 

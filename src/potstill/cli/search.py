@@ -77,7 +77,7 @@ def search(
     corpus = load_corpus(config.data)
     check_tokenizer(config.student)
     transfer = None if transfer_path is None else TransferSet.load(transfer_path)
-    teachers = load_teachers(teacher_directory, config.runtime, config.distillation.teachers)
+    teachers = load_teachers(teacher_directory, config.runtime, config.distillation.teachers, corpus)
     work = planned(config, corpus, teachers, transfer)
     if fresh:
         directory = new_run_directory(out, work.name)

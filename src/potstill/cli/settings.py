@@ -23,6 +23,7 @@ _FLAGS = {
     "teacher.lora.bias": "lora-bias",
     "teacher.lora.dropout": "lora-dropout",
     "teacher.lora.init": "lora-init",
+    "baseline.epochs": "baseline-epochs",
     "student.tokenizer": "student-tokenizer",
     "student.pretraining.epochs": "pretraining-epochs",
     "student.pretraining.batch_size": "pretraining-batch-size",

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from potstill.directories import Work
     from potstill.pipeline import Trained
 
-_OF_STUDENTS = ("student", "distillation", "search")
+_OF_STUDENTS = ("student", "distillation", "baseline", "search")
 """Sections that decide nothing where no student is made: a file for all commands may change there."""
-_OF_SETS = ("transfer", "search")
+_OF_SETS = ("transfer", "baseline", "search")
 """Those that decide nothing where students are trained alone: a transfer set is named by its file."""
 
 
@@ -42,7 +42,7 @@ def _out(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command(cls=SettingsCommand)
 @_out
-@with_settings("data", "teacher", *TRANSFER, "student", "distillation", "runtime")
+@with_settings("data", "teacher", *TRANSFER, "student", "distillation", "baseline", "runtime")
 @stoppable_command
 def run(config: PotstillConfig, out: Path | None, fresh: bool) -> None:
     """The whole experiment, in one directory. After an interruption the same command goes on.
@@ -149,7 +149,7 @@ def transfer(config: PotstillConfig, teacher_directory: Path | None, out: Path) 
     with working_directory(work, out):
         teachers = None
         if teacher_directory is not None:
-            teachers = load_teachers(teacher_directory, config.runtime, config.distillation.teachers)
+            teachers = load_teachers(teacher_directory, config.runtime, config.distillation.teachers, corpus)
         transfer_set(config, corpus, teachers, out)
     click.echo(out)
 
@@ -182,7 +182,7 @@ def distill(
     config, corpus = _with_corpus(config)
     check_tokenizer(config.student)
     transfer = None if transfer_path is None else TransferSet.load(transfer_path)
-    teachers = load_teachers(teacher_directory, config.runtime, config.distillation.teachers)
+    teachers = load_teachers(teacher_directory, config.runtime, config.distillation.teachers, corpus)
     config = config.model_copy(update={"teacher": teachers[0].describe(config.teacher)})
     work = _work("distill", f"{corpus.name}-distilled", config, corpus, config.student.seeds)
     work = replace(work, inputs=work.inputs | input_keys(teachers, transfer))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -69,7 +68,9 @@ def averaged(logits: Sequence[Tensor]) -> Tensor:
     """Return the logits of the mean of several models' probabilities.
 
     Hinton et al. 2015 (arXiv 1503.02531), section 5, distil an ensemble: the logarithm of the mean probability is a
-    logit, which a temperature softens like a single teacher's.
+    logit, which a temperature softens like a single teacher's. Logits have any common summand; here a text's mean over
+    the classes is that of the models' own, so that equal models' average is theirs, and squared distances to a single
+    model and to several are of one kind.
 
     Args:
         logits: Of each model, (texts, classes).
@@ -77,7 +78,9 @@ def averaged(logits: Sequence[Tensor]) -> Tensor:
     Returns:
         (texts, classes).
     """
-    return torch.stack(list(logits)).log_softmax(dim=2).logsumexp(dim=0) - math.log(len(logits))
+    each = torch.stack(list(logits))  # (models, texts, classes)
+    together = each.log_softmax(dim=2).logsumexp(dim=0)
+    return together + (each.mean(dim=(0, 2)) - together.mean(dim=1)).unsqueeze(1)
 
 
 def _text_key(examples: Examples, number: int) -> bytes:

@@ -136,6 +136,7 @@ def _savings(summary: Summary) -> list[str]:
         line = f"**The student** has {size} the teacher, is {faster:,.1f} times as fast"
         if summary.verdict(teacher) is None and any(summary.verdict(student) is None for student in students):
             kept = summary.aggregate["distilled"].mcc.mean / summary.aggregate["teacher"].mcc.mean
-            line += f" and, distilled, reaches {percent(kept)} of the teacher's MCC"
+            whose = "teacher's MCC" if len(summary.of("teacher")) == 1 else "teachers' MCC, in the mean"
+            line += f" and, distilled, reaches {percent(kept)} of the {whose}"
         lines.append(f"{line}.")
     return lines

@@ -86,10 +86,13 @@ def _transfer(summary: Summary) -> str:
         "perturbed": "made by perturbing training texts",
     }
     parts = [f"{summary.transfer[kind]:,} {origin}" for kind, origin in origins.items() if kind in summary.transfer]
+    texts = summary.data.train + sum(summary.transfer.get(kind, 0) for kind in origins)
+    epochs = {role: max(model.epochs for model in summary.of(role)) for role in summary.roles}
     return (
         f"\n\nThe distilled students also learnt the teacher's judgement of texts without labels, the transfer set: "
         f"{', '.join(parts)}. {summary.transfer['left out: held-out']:,} texts were left out because they are like one "
-        "of the selection or evaluation split."
+        f"of the selection or evaluation split. These students learnt for up to {epochs['distilled']} epochs of "
+        f"{texts:,} texts, the baselines for up to {epochs['baseline']} of {summary.data.train:,}."
     )
 
 

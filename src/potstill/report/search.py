@@ -244,7 +244,7 @@ def _verdict(rematch: Rematch | None, *, best_there: bool, found: str) -> str:
     if high < 0:
         return f"**Yes:** they do better than the best trial's {found}, which was lucky. {numbers}"
     return (
-        f"**Yes, as far as {len(rematch.seeds)} seeds can tell:** the best trial's {found} is not clearly better. "
+        f"**Nothing better is shown**, as far as {len(rematch.seeds)} seeds can tell: {found} may be chance. "
         f"{numbers} The interval holds 0: chance explains the difference well enough, and one of up to {score(high)} "
         f"would not have been seen."
     )
@@ -273,9 +273,10 @@ def _how_to_go_on(result: SearchResult) -> str:
     more = "" if result.grid else " A larger `--trials` makes more trials."
     transfer = " --transfer PATH" if result.transfer else ""
     return (
-        f"`potstill distill --config {BEST_FILE} --teacher DIR{transfer}` trains students with the best settings, "
-        f"`potstill run --config {BEST_FILE}` makes the whole experiment with them. The same search command goes on "
-        f"where it was interrupted.{more}\n\n```bash\n{result.command}\n```"
+        f"`potstill distill --config {BEST_FILE} --teacher DIR{transfer}` trains students with the best settings, by "
+        f"the teacher that judged here. `potstill run --config {BEST_FILE}` makes the whole experiment with them, with "
+        "new teachers and another transfer set, as its sections `teacher` and `transfer` say. The same search command "
+        f"goes on where it was interrupted.{more}\n\n```bash\n{result.command}\n```"
     )
 
 

@@ -1,0 +1,5 @@
+"""`python -m potstill`: the command line."""
+
+from potstill.cli import main
+
+main()
