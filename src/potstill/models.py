@@ -202,6 +202,12 @@ def settings_file(model: Path) -> Path | None:
     return next((file for place in places(model.resolve()) if (file := place / CONFIG_FILE).is_file()), None)
 
 
+def corpus_key(model: Path) -> str | None:
+    """Return the digest of the data and the split that a model was trained with; None where nothing there says so."""
+    file = settings_file(model)
+    return None if file is None else begun_inputs(file.parent).get("texts")
+
+
 def load_teachers(
     path: Path, runtime: RuntimeConfig, which: Literal["best", "average"], corpus: Corpus | None = None
 ) -> list[Teacher]:
@@ -218,7 +224,7 @@ def load_teachers(
     for directory in directories:
         if not _is_finished(directory):
             warn(f"the training of the teacher in {directory} was interrupted: its best epoch so far judges")
-        if corpus is not None and not _learnt_from(corpus, directory):
+        if corpus is not None and corpus_key(directory) not in (None, corpus.key()):
             warn(
                 f"the teacher in {directory} was tuned with other data or another split: if it has read texts of the "
                 "selection or evaluation part, the students' scores flatter"
@@ -226,13 +232,6 @@ def load_teachers(
     teachers = [Teacher.load(directory, runtime) for directory in directories]
     put_on_one_base(teachers)
     return teachers
-
-
-def _learnt_from(corpus: Corpus, model: Path) -> bool:
-    """Say whether a model was trained with `corpus` and its split, or nothing beside it says what it was trained on."""
-    file = settings_file(model)
-    texts = None if file is None else begun_inputs(file.parent).get("texts")
-    return texts in (None, corpus.key())
 
 
 def _teacher_directories(path: Path) -> list[Path]:

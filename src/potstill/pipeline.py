@@ -446,6 +446,8 @@ def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command
     transfer = transfer_set(config, corpus, teachers, directory / "transfer")
     have_judged(config, corpus, teachers, transfer)
 
+    baseline = _of_baseline(config)
+
     def student(task: tuple[Role, int]) -> Trained:
         role, seed = task
         place = _place(directory, role, seed)
@@ -455,7 +457,6 @@ def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command
             return distill(config, corpus, teachers, place, seed, transfer=transfer)
         return train(baseline, corpus, place, seed)
 
-    baseline = _of_baseline(config)
     roles: tuple[Role, ...] = ("distilled", "baseline")
     tasks = [(role, seed) for seed in config.student.seeds for role in roles]
     for trained in side_by_side(student, tasks, config, corpus, transfer):

@@ -141,15 +141,14 @@ def _own_corpus(model: Path) -> Corpus | None:
         ArtifactError: It is not what it was, or can't be read.
     """
     from potstill.data import load_corpus
-    from potstill.directories import begun_inputs
-    from potstill.models import settings_file
+    from potstill.models import corpus_key, settings_file
 
     if (file := settings_file(model)) is None:
         return None
     found = "it has changed since"
     try:
         corpus = load_corpus(PotstillConfig.load(file).data)
-        if begun_inputs(file.parent).get("texts") == corpus.key():
+        if corpus_key(model) == corpus.key():
             return corpus
     except PotstillError as error:
         found = str(error).partition("\n")[0]

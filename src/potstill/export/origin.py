@@ -8,10 +8,9 @@ from pathlib import Path
 from potstill.config import PotstillConfig
 from potstill.console import warn
 from potstill.data import Corpus, load_corpus
-from potstill.directories import begun_inputs
 from potstill.errors import ArtifactError, PotstillError
 from potstill.evaluation import ModelResult, Summary
-from potstill.models import TrainingRecord, places, settings_file
+from potstill.models import TrainingRecord, corpus_key, places, settings_file
 from potstill.report import read_summary
 from potstill.runtime.directory import SUMMARY_FILE, Manifest, holds
 
@@ -48,8 +47,7 @@ class Origin:
         config_file = settings_file(student)
         run_dir = next((place for place in places(student.resolve()) if holds(place, SUMMARY_FILE)), None)
         config = None if config_file is None else PotstillConfig.load(config_file)
-        key = None if config_file is None else begun_inputs(config_file.parent).get("texts")
-        corpus, problem = _corpus(config, manifest, key)
+        corpus, problem = _corpus(config, manifest, corpus_key(student))
         return cls(
             config=config,
             summary=None if run_dir is None else _summary(run_dir),
