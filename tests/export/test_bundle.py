@@ -75,6 +75,7 @@ def test_a_run_is_exported_as_its_best_student_with_nothing_of_its_training(run_
     assert set(verify(model)) == set(names(model)) - {"card.md", "checksums.json"}
     printed = capsys.readouterr().out
     assert str(student) in printed
+    assert "MB against" in printed
     data = Summary.from_json((run_directory / "summary.json").read_text()).data
     assert data.selection != data.evaluation
     assert f"of the {data.selection} texts of the selection split" in printed

@@ -113,17 +113,21 @@ def test_its_own_settings_count(backbone, tmp_path, monkeypatch):
 
 
 def test_each_text_is_learnt_on_one_line_after_the_name_of_its_class(backbone, tmp_path, monkeypatch):
-    learnt, tokenise = [], language_model.tokenise
+    learnt, sets, tokenise = [], [], language_model.tokenise
 
     def record(examples, *settings, **named):
         learnt.append(examples.texts)
         return tokenise(examples, *settings, **named)
 
     monkeypatch.setattr(language_model, "tokenise", record)
-    monkeypatch.setattr(language_model, "fit", lambda *_, **__: None)
+    monkeypatch.setattr(language_model, "fit", lambda _, *given, **__: sets.extend(given[:2]))
     config = settings(backbone)
-    LanguageModel.load(config).tune(config, corpus_of(["w10\n w11", "w20"], [1, 0]), tmp_path / "history.jsonl")
+    model = LanguageModel.load(config)
+    model.tune(config, corpus_of(["w10\n w11", "w20"], [1, 0]), tmp_path / "history.jsonl")
     assert learnt == [("w2\nw10 w11", "w1\nw20")] * 2
+    expected = [model.tokenizer.encode(text).ids for text in learnt[0]]
+    for part in sets:
+        assert [part.tokens[number].tolist() for number in range(len(part))] == expected
 
 
 def test_a_text_that_is_cut_has_no_end_to_learn(backbone, tmp_path, monkeypatch):

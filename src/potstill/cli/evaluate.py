@@ -68,7 +68,7 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) ->
     trained on, as the settings beside it say (an exported student has none). McNemar's test compares a run's distilled
     students with the baseline of the same seed, and any other model with the first one.
     """
-    from potstill.models import measure, model_directories, open_model
+    from potstill.models import corpus_key, measure, model_directories, open_model
     from potstill.report.tables import classes
 
     directories = [directory for path in models for directory in model_directories(path)]
@@ -77,9 +77,10 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) ->
     own = _own_corpus(directories[0]) if _asks_for_own_data() else None
     if own is not None:
         examples, scored = own.evaluation, _held_out(own)
+        _warn_of_known(examples, [other for other in directories if corpus_key(other) != own.key()])
     else:
         examples, scored = _examples(config, names)
-    _warn_of_known(examples, directories)
+        _warn_of_known(examples, directories)
     measured = [measure(model, examples)]
     for directory in directories[1:]:
         model = open_model(directory, config.runtime)
