@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import sys
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -171,13 +172,13 @@ def scores(trained: Trained, corpus: Corpus) -> dict[str, Any]:
 
 def summarise(name: str, above: str | None, runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return a row of the table: mean, spread, and the paired tests against labels alone and the row above."""
-    own = by_seed(name, runs)
+    own = sorted((run for run in runs if run["name"] == name), key=itemgetter("seed"))
     row: dict[str, Any] = {
         "name": name,
-        "mcc": over_seeds([own[seed]["mcc"] for seed in sorted(own)]),
-        "selection_mcc": over_seeds([own[seed]["selection_mcc"] for seed in sorted(own)]),
-        "parameters": own[min(own)]["parameters"],
-        "transfer_sentences": own[min(own)]["transfer_sentences"],
+        "mcc": over_seeds([run["mcc"] for run in own]),
+        "selection_mcc": over_seeds([run["selection_mcc"] for run in own]),
+        "parameters": own[0]["parameters"],
+        "transfer_sentences": own[0]["transfer_sentences"],
     }
     if name in AGAINST:
         row["paired_test"] = compare(name, AGAINST[name], runs)
@@ -185,18 +186,16 @@ def summarise(name: str, above: str | None, runs: list[dict[str, Any]]) -> dict[
     return row
 
 
-def by_seed(name: str | None, runs: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """Return what is told of a row's students, by seed; of no row, nothing."""
-    return {run["seed"]: run for run in runs if run["name"] == name}
+def by_seed(name: str | None, runs: list[dict[str, Any]]) -> dict[int, float]:
+    """Return the MCC of a row's students, by seed; of no row, nothing."""
+    return {run["seed"]: run["mcc"] for run in runs if run["name"] == name}
 
 
 def compare(name: str, against: str | None, runs: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Compare two rows over the seeds that both have, at least two; None with fewer, or where one is not there."""
-    own, other = by_seed(name, runs), by_seed(against, runs)
-    common = sorted(own.keys() & other.keys())
-    if len(common) < 2:
+    test = paired_test(*(by_seed(row, runs) for row in (name, against)))
+    if test is None or test.seeds < 2:
         return None
-    test = paired_test([own[seed]["mcc"] for seed in common], [other[seed]["mcc"] for seed in common])
     return {"against": against, "difference": test.mean_difference, "p_value": test.p_value}
 
 

@@ -112,6 +112,19 @@ def test_a_student_is_fitted_to_what_was_asked_for(finished, config, fitted, tmp
     assert alone.model.spec.vocab_size < words.get_vocab_size()
 
 
+def test_weights_that_weigh_no_text_are_told_of(finished, config, capsys):
+    corpus = potstill.load_corpus(config.data)
+    teacher = Teacher.load(finished[1] / "teacher" / "seed-0", config.runtime)
+    more = TransferSet(("a text", "another"), None, ("perturbed:swap", "file:more.txt"), {})
+    asked = with_settings(config, {"distillation.source_weights": {"perturbed:*": 0.5, "file:mroe*": 2.0}})
+    for transfer, told in (
+        (more, 'no text is of the source "file:mroe*"; found: "file:more.txt", "perturbed:swap"'),
+        (None, 'no text is of the source "perturbed:*", "file:mroe*"; found: none, without a transfer set'),
+    ):
+        pipeline.have_judged(asked, corpus, [teacher], transfer)
+        assert told in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize("role", ["teacher", "distilled", "baseline"])
 def test_classes_count_the_same_where_that_is_asked_for(finished, config, fitted, tmp_path, role):
     corpus = potstill.load_corpus(config.data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import shlex
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from potstill.artifacts import digest
 from potstill.config import PotstillConfig, PretrainingConfig, TrainingConfig
-from potstill.console import print_line
+from potstill.console import print_line, warn
 from potstill.data import Corpus, Examples, load_corpus
 from potstill.data.tokenised import TrainingSet
 from potstill.directories import ENVIRONMENT_FILE, Work, working_directory
@@ -38,6 +39,7 @@ from potstill.models import (
     require_same_kind,
 )
 from potstill.report import is_reported, read_summary, write_report
+from potstill.report.tables import classes
 from potstill.runtime import Classifier
 from potstill.runtime.directory import CONFIG_FILE, TRAINING_FILE, TRANSFER_FILE
 from potstill.runtime.seal import read
@@ -333,6 +335,10 @@ def have_judged(
     """
     check_teachers(corpus, teachers, transfer)
     check_distillation(config, corpus, with_transfer=transfer is not None)
+    sources = [] if transfer is None else sorted(set(transfer.sources))
+    if idle := [pattern for pattern in config.distillation.source_weights if not fnmatch.filter(sources, pattern)]:
+        found = classes(sources) or "none, without a transfer set"
+        warn(f"distillation.source_weights: no text is of the source {classes(idle)}; found: {found}")
     if Objective(config.distillation.alpha).needs_teacher:
         _corpus_logits(teachers, corpus)
         if transfer is not None:

@@ -222,7 +222,7 @@ def test_predict_takes_the_teachers_settings_from_file_and_flags(run_directory, 
 @pytest.mark.parametrize("data", [(), ("--data", "embedded")], ids=["what no model has seen", "named"])
 def test_evaluate_scores_every_model_of_a_run(data, run_directory, capsys):
     assert potstill("evaluate", run_directory, *data, "--json") == 0
-    rows = json.loads(capsys.readouterr().out)
+    rows = json.loads(capsys.readouterr().out)["models"]
     assert {row["role"] for row in rows} == {"teacher", "distilled", "baseline"}
     summary = json.loads((run_directory / "summary.json").read_text())
     reported = {(m["role"], m["seed"]): m["metrics"]["mcc"] for m in summary["models"]}
@@ -363,7 +363,7 @@ def test_every_method_goes_the_whole_way(method, tiny, tmp_path, capsys):
     assert yaml.safe_load((student / "config.yaml").read_text())["teacher"]["method"] == method[1]
     capsys.readouterr()
     assert potstill("evaluate", teacher, "--data", "embedded", "--json") == 0
-    assert json.loads(capsys.readouterr().out)[0]["role"] == "teacher"
+    assert json.loads(capsys.readouterr().out)["models"][0]["role"] == "teacher"
     assert potstill("predict", teacher, "--text", "The cat sat.") == 0
     assert json.loads(capsys.readouterr().out)["label"] in {"acceptable", "unacceptable"}
 

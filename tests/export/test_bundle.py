@@ -86,7 +86,7 @@ def test_the_commands_take_it_for_a_student(run_directory, tmp_path, capsys):
     (tmp_path / "texts.csv").write_text("\n".join(["text,label", *ROWS[:20]]))
     capsys.readouterr()
     assert potstill("evaluate", model, "--data", tmp_path / "texts.csv", "--json") == 0
-    assert json.loads(capsys.readouterr().out)[0]["metrics"]["count"] == 20
+    assert json.loads(capsys.readouterr().out)["models"][0]["metrics"]["count"] == 20
     for flags in ((), ("--int8",)):
         assert potstill("predict", model, "--text", "w1 w2", *flags) == 0
         answer = json.loads(capsys.readouterr().out)

@@ -324,6 +324,7 @@ def test_a_run_with_all_there_is_to_learn_from(tiny_backbone, tmp_path):
     assert "up to 1 epochs of 84 texts, the baselines for up to 2 of 54." in report
     assert "all, their probabilities averaged" in report
     assert "| Teacher | all, averaged |" in report
+    assert "language modelling first (epochs: 1); it matches the teacher's last hidden states too" in report
     corpus = potstill.load_corpus(config.data)
     together = judgement(load_teachers(directory, config.runtime, "average"), corpus.evaluation).argmax(dim=1)
     assert summary.ensemble.metrics == compute_metrics(corpus.evaluation.labels, together.numpy(), corpus.num_classes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,18 +57,16 @@ def mcnemar(labels: Classes, first: Classes, second: Classes) -> McNemar:
     return McNemar(first_only, second_only, p_value)
 
 
-def paired_test(first: Sequence[float], second: Sequence[float]) -> PairedTest:
-    """Compare scores of two models over seeds; position i of both comes from the same seed.
-
-    Raises:
-        ValueError: There are no scores, or not equally many.
-    """
-    if not first or len(first) != len(second):
-        raise ValueError(f"expected equally many scores, found {len(first)} and {len(second)}")
-    differences = np.subtract(first, second)
+def paired_test(first: Mapping[int, float], second: Mapping[int, float]) -> PairedTest | None:
+    """Compare scores of two models, each by its seed, over the seeds that both have; None where that is none."""
+    seeds = sorted(first.keys() & second.keys())
+    if not seeds:
+        return None
+    scores = [first[seed] for seed in seeds], [second[seed] for seed in seeds]
+    differences = np.subtract(*scores)
     # Equal differences leave rounding errors as "variance", hence the tolerance.
     testable = len(differences) > 1 and not np.allclose(differences, differences[0], rtol=0, atol=1e-12)
-    p_value = float(ttest_rel(first, second).pvalue) if testable else None
+    p_value = float(ttest_rel(*scores).pvalue) if testable else None
     return PairedTest(len(differences), float(differences.mean()), p_value)
 
 

@@ -222,10 +222,7 @@ class Summary:
         """MCC of the distilled students against the baselines, over the seeds that both have."""
         distilled = {model.seed: model.metrics.mcc for model in self.of("distilled")}
         baseline = {model.seed: model.metrics.mcc for model in self.of("baseline")}
-        seeds = sorted(distilled.keys() & baseline.keys())
-        if not seeds:
-            return None
-        return paired_test([distilled[seed] for seed in seeds], [baseline[seed] for seed in seeds])
+        return paired_test(distilled, baseline)
 
     def verdict(self, model: ModelResult) -> str | None:
         """Say so when `model` is no better than always answering the majority class."""

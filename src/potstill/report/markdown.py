@@ -117,9 +117,21 @@ def _model_descriptions(config: PotstillConfig) -> dict[Role, str]:
         "teacher": f"the language model `{teacher.backbone}`, {weights}, {_tuning(teacher)}.",
         "distilled": f"a small {direction}{student.cell.upper()} network ({layers} of {student.hidden_size} units)"
         f"{compared if student.surprisal_size else ''} that learns from the labels and from the teacher's answers "
-        f"(weight of the labels {distillation.alpha:g}, {distillation.manner}).",
+        f"(weight of the labels {distillation.alpha:g}, {distillation.manner}){_beside(config)}.",
         "baseline": "the same small network and seeds, trained on the labels alone, to show what the teacher adds.",
     }
+
+
+def _beside(config: PotstillConfig) -> str:
+    """Tell what a distilled student has of the teacher beside its answers."""
+    student, extras = config.student, []
+    if student.embedding_init == "teacher":
+        extras.append("its embeddings begin as the teacher's, reduced")
+    if student.pretraining.epochs:
+        extras.append(f"it learnt language modelling first (epochs: {student.pretraining.epochs})")
+    if config.distillation.hidden_weight:
+        extras.append(f"it matches the teacher's last hidden states too (weight {config.distillation.hidden_weight:g})")
+    return "".join(f"; {extra}" for extra in extras)
 
 
 def _tuning(teacher: TeacherConfig) -> str:

@@ -172,6 +172,11 @@ def score_cells(metrics: Metrics, intervals: Intervals) -> tuple[Cell, ...]:
     return tuple(Cell(number(getattr(metrics, name)), interval(intervals[name], number)) for name, number in _SCORES)
 
 
+def spread_cells(metrics: Sequence[Metrics]) -> tuple[Cell, ...]:
+    """Write accuracy, MCC and F1 over several seeds, each with its standard deviation."""
+    return tuple(_spread([getattr(scored, name) for scored in metrics], number) for name, number in _SCORES)
+
+
 def _model_row(name: str, models: Sequence[ModelResult]) -> tuple[Cell, ...]:
     """Summarise the models of one role; size and parameters are the same for every seed."""
     first = models[0]
@@ -213,7 +218,7 @@ def _scores(models: Sequence[ModelResult | EnsembleResult]) -> tuple[Cell, ...]:
     """Write accuracy, MCC and F1: of several seeds with their standard deviation, of a single one with its interval."""
     if len(models) == 1:
         return score_cells(models[0].metrics, models[0].intervals)
-    return tuple(_spread([getattr(model.metrics, name) for model in models], number) for name, number in _SCORES)
+    return spread_cells([model.metrics for model in models])
 
 
 def _spread(values: Sequence[float], number: Number) -> Cell:
