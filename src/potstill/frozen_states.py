@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from potstill.artifacts import mapped_array
 from potstill.backbone.prefix import FrozenPrefix
+from potstill.console import counted
 from potstill.data.tokenised import TrainingSet
 from potstill.files import cache_directory
 from potstill.training.inference import without_gradients
@@ -36,10 +37,12 @@ def frozen_states(prefix: FrozenPrefix, data: TrainingSet, fabric: Fabric, key: 
 
 def _compute(prefix: FrozenPrefix, data: TrainingSet, fabric: Fabric, states: States) -> None:
     """Fill in the states, (tokens, hidden)."""
-    with without_gradients(prefix.classifier, data, fabric, "frozen blocks") as batches:
+    passing = without_gradients(prefix.classifier, data, fabric)
+    with counted("frozen blocks", len(data)) as advance, passing as batches:
         for indices, batch in batches:
             with fabric.autocast():
                 computed = prefix.states(batch.input_ids, batch.attention_mask).float().cpu()
             real = batch.attention_mask.bool().cpu()
             places = [np.arange(*data.tokens.offsets[[index, index + 1]]) for index in indices]
             states[np.concatenate(places)] = computed[real].numpy()
+            advance(len(indices))

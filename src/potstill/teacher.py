@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -229,12 +229,14 @@ class Teacher:
         key = digest([self._base_key(), depth, data.tokens.ids.tobytes(), data.tokens.offsets.tobytes()])
         return replace(data, states=frozen_states(prefix, data, self.fabric, key))
 
-    def logits(self, examples: Examples, title: str | None = None, *, cached: bool = True) -> Tensor:
-        """Judge texts; returns (texts, classes), float32. A `title` shows a progress bar."""
+    def logits(
+        self, examples: Examples, *, cached: bool = True, on_batch: Callable[[int], object] = lambda _: None
+    ) -> Tensor:
+        """Judge texts; returns (texts, classes), float32. `on_batch` gets the number of texts of each batch."""
         data = self.training_set(examples, cached=cached)
         data = replace(data, as_trees=self.classifier.takes_trees and are_worthwhile([*data.tokens]))
         with self.merged() if len(data.tokens.ids) > _FEW_TOKENS else nullcontext():
-            return predict_logits(self.classifier, data, self.fabric, title=title)
+            return predict_logits(self.classifier, data, self.fabric, on_batch=on_batch)
 
     def merged(self) -> AbstractContextManager[None]:
         """Keep the adapters in the weights for a while, where they can be: a forward pass then costs less.

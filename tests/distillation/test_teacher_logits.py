@@ -19,8 +19,9 @@ class CountingTeacher:
     def key(self):
         return self.name
 
-    def logits(self, examples, title=None):
+    def logits(self, examples, on_batch):
         self.asked += examples.texts
+        on_batch(len(examples))
         pairs = examples.pairs or [""] * len(examples)
         scores = [[len(text) + self.bias, len(pair)] for text, pair in zip(examples.texts, pairs, strict=True)]
         return torch.tensor(scores, dtype=torch.float32)
@@ -59,10 +60,10 @@ def test_an_interruption_loses_no_more_than_the_texts_that_are_judged_together(m
     monkeypatch.setattr("potstill.distillation.teacher_logits._CHUNK", 2)
 
     class Interrupted(CountingTeacher):
-        def logits(self, examples, title=None):
+        def logits(self, examples, on_batch):
             if self.asked:
                 raise KeyboardInterrupt
-            return super().logits(examples, title)
+            return super().logits(examples, on_batch)
 
     examples = make_examples("a", "bb", "ccc", "a", "dddd", "eeeee")
     with pytest.raises(KeyboardInterrupt):

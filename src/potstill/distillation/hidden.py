@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from potstill.artifacts import digest, mapped_array
+from potstill.console import counted
 from potstill.data import Examples
 from potstill.data.tokenised import Batch, HiddenStates, TrainingSet
 from potstill.distillation.loss import Objective
@@ -95,8 +96,8 @@ def _fill(values: NDArray[np.float16], teacher: Teacher, texts: Examples, ends: 
     echo, lengths = teacher.classifier.echo, data.tokens.lengths
     total, squares = torch.zeros(values.shape[1]).double(), torch.zeros(values.shape[1]).double()
     centre: Tensor | None = None  # near the mean: half precision would lose what differs little from a large one
-    passing = without_gradients(teacher.classifier, data, teacher.fabric, "teacher's hidden states")
-    with teacher.merged(), passing as batches:
+    passing = without_gradients(teacher.classifier, data, teacher.fabric)
+    with counted("teacher's hidden states", len(data)) as advance, teacher.merged(), passing as batches:
         for indices, batch in batches:
             with teacher.fabric.autocast():
                 states = teacher.classifier.states(batch.input_ids, batch.attention_mask).float().cpu()
@@ -110,6 +111,7 @@ def _fill(values: NDArray[np.float16], teacher: Teacher, texts: Examples, ends: 
                 values[words] = found.numpy()
                 total += found.double().sum(dim=0)
                 squares += found.double().square().sum(dim=0)
+            advance(len(indices))
     count = max(1, len(values))
     mean = total / count
     deviation = (squares / count - mean.square()).clamp(min=1e-12).sqrt()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from potstill.artifacts import DIGEST_BYTES, digest, read_arrays, write_arrays
+from potstill.console import counted
 from potstill.data import Examples
 from potstill.files import cache_directory
 from potstill.teacher import Teacher
@@ -41,12 +42,12 @@ def teacher_logits(teacher: Teacher, examples: Examples) -> Tensor:
         if key not in known:
             missing.setdefault(key, number)
     new = list(missing)
-    for start in range(0, len(new), _CHUNK):
-        chunk = new[start : start + _CHUNK]
-        title = f"teacher's judgement {start:,}/{len(new):,}" if len(new) > _CHUNK else "teacher's judgement"
-        judged = teacher.logits(examples.take([missing[key] for key in chunk]), title=title).numpy()
-        known |= dict(zip(chunk, judged, strict=True))
-        _write(path, known)
+    with counted("teacher's judgement", len(new)) as advance:
+        for start in range(0, len(new), _CHUNK):
+            chunk = new[start : start + _CHUNK]
+            judged = teacher.logits(examples.take([missing[key] for key in chunk]), on_batch=advance).numpy()
+            known |= dict(zip(chunk, judged, strict=True))
+            _write(path, known)
     return torch.from_numpy(np.stack([known[key] for key in keys]))
 
 

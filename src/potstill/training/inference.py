@@ -11,7 +11,6 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from potstill.console import progress_bar
 from potstill.data.tokenised import Batch, TrainingSet
 from potstill.errors import TrainingError
 from potstill.training.memory import kept_memory
@@ -33,8 +32,7 @@ def predict_logits(
     data: TrainingSet,
     fabric: Fabric,
     *,
-    title: str | None = None,
-    on_batch: Callable[[], object] | None = None,
+    on_batch: Callable[[int], object] = lambda _: None,
 ) -> Tensor:
     """Classify all texts without gradients.
 
@@ -42,8 +40,7 @@ def predict_logits(
         model: Called with a batch's `inputs`, returns logits; put into evaluation mode.
         data: The texts.
         fabric: Device and precision.
-        title: Name for a progress bar; None: no bar.
-        on_batch: Called after each batch; what it raises ends all.
+        on_batch: Called after each batch with the number of its texts; what it raises ends all.
 
     Returns:
         Logits in the texts' order, float32, on the CPU, (texts, classes).
@@ -53,28 +50,24 @@ def predict_logits(
     """
     parts: list[Tensor] = []
     order: list[Indices] = []
-    with without_gradients(model, data, fabric, title) as batches:
+    with without_gradients(model, data, fabric) as batches:
         for indices, batch in batches:
             with fabric.autocast():
                 parts.append(model(*batch.inputs).float().cpu())
             order.append(indices)
-            if on_batch is not None:
-                on_batch()
+            on_batch(len(indices))
     logits = torch.cat(parts)
     return torch.empty_like(logits).index_copy_(0, torch.from_numpy(np.concatenate(order)), logits)
 
 
 @contextmanager
-def without_gradients(
-    model: nn.Module, data: TrainingSet, fabric: Fabric, title: str | None
-) -> Iterator[Iterator[tuple[Indices, Batch]]]:
+def without_gradients(model: nn.Module, data: TrainingSet, fabric: Fabric) -> Iterator[Iterator[tuple[Indices, Batch]]]:
     """Read all texts once, in evaluation mode, without gradients and in batches as large as fit.
 
     Args:
         model: What reads them.
         data: The texts.
         fabric: Device and precision; autocasting is left to the reader.
-        title: Name for a progress bar; None: no bar.
 
     Yields:
         The batches, on the device, each after the indices of its texts.
@@ -85,15 +78,11 @@ def without_gradients(
     model.eval()
     # What is compiled is compiled for training; a graph of its own for this would cost more than it gains.
     eager = torch.compiler.set_stance("force_eager")
-    with torch.no_grad(), _memory_explained(data), progress_bar(shown=title is not None) as progress, eager:
-        task = progress.add_task(title or "", total=len(data), loss="", scores="")
-
-        def batches() -> Iterator[tuple[Indices, Batch]]:
-            for indices in data.sequential_batches(tokens_at_once(fabric)):
-                yield indices, data.batch(indices).to(fabric.device)
-                progress.update(task, advance=len(indices))
-
-        yield batches()
+    with torch.no_grad(), _memory_explained(data), eager:
+        yield (
+            (indices, data.batch(indices).to(fabric.device))
+            for indices in data.sequential_batches(tokens_at_once(fabric))
+        )
 
 
 @contextmanager

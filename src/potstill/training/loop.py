@@ -241,7 +241,7 @@ class _Course:
 
         with self._explained(train, number):
             trained = self.learner.train(train, batches, after_step)
-            scored = self.learner.evaluate(selection, self._stop_if_asked)
+            scored = self.learner.evaluate(selection, lambda _: self._stop_if_asked())
         record = {"epoch": number, **trained, **scored, **self.learner.pace(train)}
         self.history.append(record)
         return record
@@ -376,8 +376,8 @@ class Learner:
         means = _weighted_means(self._seen, [len(batch) for batch in batches], labelled)
         return {f"train_{name}": mean for name, mean in means.items()}
 
-    def evaluate(self, data: TrainingSet, on_batch: Callable[[], object] | None = None) -> Record:
-        """Score a split."""
+    def evaluate(self, data: TrainingSet, on_batch: Callable[[int], object] = lambda _: None) -> Record:
+        """Score a split; `on_batch` as for `predict_logits`."""
         record = self._loss.score(predict_logits(self._model, data, self._fabric, on_batch=on_batch), data)
         _require_finite(record["selection_loss"], "the loss on the selection split")
         return record
