@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextvars
+
 import pytest
 
 from potstill import console
@@ -51,14 +53,21 @@ def test_nothing_is_told_in_silence(work, capsys):
 def test_a_line_tells_loss_scores_and_the_time_that_is_left(monkeypatch, capsys):
     monkeypatch.setattr(console, "_LINE_SECONDS", 0.0)
     with console.progress_bar() as progress:
-        progress.get_time = iter(range(0, 1000, 10)).__next__
+        progress.get_time = iter(range(0, 10_000, 45)).__next__  # slow steps
         task = progress.add_task("teacher 0", total=100, loss="", scores="")
         for _ in range(2):
             progress.update(task, advance=20, loss="loss 0.512", scores="MCC 0.41")
-    assert capsys.readouterr().err.splitlines()[-1] == "teacher 0: 40 of 100, 0:00:30 left, loss 0.512, MCC 0.41"
+    assert capsys.readouterr().err.splitlines()[-1] == "teacher 0: 40 of 100, 0:02:15 left, loss 0.512, MCC 0.41"
+
+
+def test_processes_beside_each_other_write_lines_too(monkeypatch, work, capsys):
+    contextvars.copy_context().run(lambda: (console.hide_bars(), work(seconds=100)))
+    assert len(capsys.readouterr().err.splitlines()) == 10
 
 
 def test_a_terminal_has_a_bar_instead(monkeypatch, work, capsys):
     monkeypatch.setattr(console, "console", type(console.console)(force_terminal=True, stderr=True, width=80))
     work(seconds=100)
-    assert "judging: 3,000" not in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "10000/10000" in shown
+    assert "judging: 3,000" not in shown

@@ -118,8 +118,8 @@ def test_weights_that_weigh_no_text_are_told_of(finished, config, capsys):
     more = TransferSet(("a text", "another"), None, ("perturbed:swap", "file:more.txt"), {})
     asked = with_settings(config, {"distillation.source_weights": {"perturbed:*": 0.5, "file:mroe*": 2.0}})
     for transfer, told in (
-        (more, 'no text is of the source "file:mroe*"; found: "file:more.txt", "perturbed:swap"'),
-        (None, 'no text is of the source "perturbed:*", "file:mroe*"; found: none, without a transfer set'),
+        (more, 'source_weights: no text is weighed by "file:mroe*"; its sources are "file:more.txt", "perturbed:swap"'),
+        (None, 'source_weights: no text is weighed by "perturbed:*", "file:mroe*"; there is no transfer set'),
     ):
         pipeline.have_judged(asked, corpus, [teacher], transfer)
         assert told in " ".join(capsys.readouterr().err.split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,8 +53,7 @@ def progress_bar() -> Progress:
 
     Where standard error is no terminal, a line says from time to time how far things are.
     """
-    shown = not _silent.get() and not _without_bars.get()
-    if shown and not console.is_terminal:
+    if not console.is_terminal:
         return _ProgressLines()
     return Progress(
         TextColumn("{task.description}"),
@@ -64,7 +64,7 @@ def progress_bar() -> Progress:
         TextColumn("{task.fields[loss]}"),
         TextColumn("{task.fields[scores]}"),
         console=console,
-        disable=not shown,
+        disable=_silent.get() or _without_bars.get(),
         transient=True,
     )
 
@@ -81,7 +81,8 @@ class _ProgressLines(Progress):
     """What a bar would show, as a line every `_LINE_SECONDS`."""
 
     def __init__(self) -> None:
-        super().__init__(disable=True)
+        # Batches come sorted by length, some steps take minutes: only all that has been seen tells what is left.
+        super().__init__(console=console, disable=True, speed_estimate_period=math.inf)
         self._told = time.monotonic()
 
     def update(self, task_id: TaskID, **changes: Any) -> None:

@@ -38,7 +38,9 @@ from potstill.runtime.directory import (
     TRAINING_FILE,
     StudentFiles,
     holds,
+    is_exported,
     is_model,
+    is_student,
     is_teacher,
     models_in,
 )
@@ -208,6 +210,13 @@ def corpus_key(model: Path) -> str | None:
     return None if file is None else begun_inputs(file.parent).get("texts")
 
 
+def is_finished(model: Path) -> bool:
+    """Say whether a training has ended; what was exported, or written by `peft`, is taken as it is."""
+    if is_student(model):
+        return holds(model, TRAINING_FILE) or is_exported(model)
+    return holds(model, TRAINING_FILE) or not holds(model, TEACHER_MANIFEST)
+
+
 def load_teachers(
     path: Path, runtime: RuntimeConfig, which: Literal["best", "average"], corpus: Corpus | None = None
 ) -> list[Teacher]:
@@ -222,7 +231,7 @@ def load_teachers(
     """
     directories = _finished_teachers(path) if which == "average" else [find_teacher(path)]
     for directory in directories:
-        if not _is_finished(directory):
+        if not is_finished(directory):
             warn(f"the training of the teacher in {directory} was interrupted: its best epoch so far judges")
         if corpus is not None and corpus_key(directory) not in (None, corpus.key()):
             warn(
@@ -246,17 +255,12 @@ def _finished_teachers(path: Path) -> list[Path]:
     teachers = _teacher_directories(path)
     if len(teachers) == 1:
         return teachers
-    finished = [directory for directory in teachers if _is_finished(directory)]
+    finished = [directory for directory in teachers if is_finished(directory)]
     if not finished:
         raise _none_finished(path, teachers)
     if left_out := [str(directory) for directory in teachers if directory not in finished]:
         warn(f"not asked, since their training was interrupted: {', '.join(left_out)}")
     return finished
-
-
-def _is_finished(teacher: Path) -> bool:
-    """Say whether a training has ended; what `peft` wrote says nothing of its own and is taken as it is."""
-    return holds(teacher, TRAINING_FILE) or not holds(teacher, TEACHER_MANIFEST)
 
 
 def _none_finished(path: Path, teachers: Sequence[Path]) -> ArtifactError:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import fnmatch
 import shlex
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
@@ -335,16 +334,24 @@ def have_judged(
     """
     check_teachers(corpus, teachers, transfer)
     check_distillation(config, corpus, with_transfer=transfer is not None)
-    sources = [] if transfer is None else sorted(set(transfer.sources))
-    if idle := [pattern for pattern in config.distillation.source_weights if not fnmatch.filter(sources, pattern)]:
-        found = classes(sources) or "none, without a transfer set"
-        warn(f"distillation.source_weights: no text is of the source {classes(idle)}; found: {found}")
+    _tell_idle_weights(config.distillation.source_weights, transfer)
     if Objective(config.distillation.alpha).needs_teacher:
         _corpus_logits(teachers, corpus)
         if transfer is not None:
             _transfer_logits(teachers, transfer)
     if config.distillation.hidden_weight:
         teacher_states(teachers[0], _texts(corpus, transfer))
+
+
+def _tell_idle_weights(weights: Mapping[str, float], transfer: TransferSet | None) -> None:
+    """Warn of weights that weigh no text."""
+    if transfer is None:
+        idle, found = list(weights), "there is no transfer set"
+    else:
+        idle = transfer.idle(weights)
+        found = f"its sources are {classes(sorted(set(transfer.sources)))}, and of several patterns the first decides"
+    if idle:
+        warn(f"distillation.source_weights: no text is weighed by {classes(idle)}; {found}")
 
 
 def _texts(corpus: Corpus, transfer: TransferSet | None) -> Examples:

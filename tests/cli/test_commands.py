@@ -232,9 +232,23 @@ def test_evaluate_scores_every_model_of_a_run(data, run_directory, capsys):
     calibrated = {(m["role"], m["seed"]): m["calibration"]["nll"] for m in summary["models"]}
     assert {(row["role"], row["seed"]): row["calibration"]["nll"] for row in rows} == pytest.approx(calibrated)
     distilled = next(row for row in rows if row["role"] == "distilled")
-    assert distilled["compared_with"] == "baseline/seed-0"
+    assert distilled["compared_with"] == str(run_directory / "baseline" / "seed-0")
     assert distilled["mcnemar"] == summary["comparisons"]["0"]
     assert distilled["intervals"]["mcc"][0] <= distilled["metrics"]["mcc"] <= distilled["intervals"]["mcc"][1]
+
+
+def test_evaluate_compares_recipes_over_their_seeds(run_directory, tmp_path, capsys):
+    runs = [shutil.copytree(run_directory / role, tmp_path / role) for role in ("baseline", "distilled")]
+    for run in runs:
+        shutil.copytree(run / "seed-0", run / "seed-1")
+    (runs[1] / "seed-1" / "training.json").unlink()
+    reseal(runs[1] / "seed-1")
+    assert potstill("evaluate", *runs, "--data", "embedded", "--json") == 0
+    printed = capsys.readouterr()
+    (row,) = json.loads(printed.out)["over_seeds"]
+    assert (row["directory"], row["seeds"], row["mcc"]["std"]) == (str(runs[0]), [0, 1], 0.0)
+    assert "not finished: " in printed.err
+    assert "distilled/seed-1" in printed.err
 
 
 def test_evaluate_says_what_was_scored(run_directory, capsys):
@@ -247,12 +261,13 @@ def test_evaluate_says_what_was_scored(run_directory, capsys):
 def test_evaluate_warns_of_texts_that_were_learnt_from(run_directory, tiny, capsys, tmp_path):
     assert potstill("data", "--config", tiny, "--write", tmp_path / "parts") == 0
     student = run_directory / "baseline" / "seed-0"
-    for part, is_known in (("train", True), ("selection", True), ("test", False)):
+    for part, told in (("train", "trained these models"), ("selection", "chose these models' epochs"), ("test", None)):
         file = tmp_path / "parts" / f"{part}.jsonl"
         count = len(file.read_text().splitlines())
         capsys.readouterr()
         assert potstill("evaluate", student, "--data", file) == 0
-        assert (f"{count:,} of these {count:,} texts trained or selected" in capsys.readouterr().err) == is_known
+        errors = " ".join(capsys.readouterr().err.split())
+        assert f"{count:,} of these {count:,} texts {told}" in errors if told else "of these" not in errors
 
 
 def test_evaluate_takes_no_other_data_for_the_models_own(run_directory, tmp_path, capsys):
@@ -292,7 +307,7 @@ def test_evaluate_warns_of_what_any_of_the_models_has_learnt(tiny, capsys, tmp_p
         assert potstill("train", *flags, "--out", tmp_path / str(split)) == 0
     for models, is_known in (((tmp_path / "0",), False), ((tmp_path / "0", tmp_path / "1"), True)):
         assert potstill("evaluate", *models) == 0
-        assert ("texts trained or selected these models" in capsys.readouterr().err) == is_known
+        assert ("texts trained these models" in " ".join(capsys.readouterr().err.split())) == is_known
 
 
 def test_a_command_that_was_refused_occupies_nothing(run_directory, capsys, tmp_path):

@@ -13,8 +13,9 @@ from potstill import pipeline
 from potstill.config import PotstillConfig
 from potstill.data.tokenised import tokenise
 from potstill.distillation import hidden
-from potstill.distillation.hidden import Matching, MatchingObjective, with_hidden_states
+from potstill.distillation.hidden import Matching, MatchingObjective, teacher_states, with_hidden_states
 from potstill.distillation.loss import Objective
+from potstill.distillation.teacher_logits import teacher_logits
 from potstill.distillation.words import WordEnds
 from potstill.errors import ArtifactError, ConfigError
 from potstill.student.model import Student
@@ -69,6 +70,16 @@ def test_states_are_the_teachers_standardised(config, corpus, student, echo):
     expected = (expected - expected.mean(axis=0)) / expected.std(axis=0)
     np.testing.assert_allclose(found.values, expected, atol=2e-2)
     assert found.values.std() == pytest.approx(1.0, abs=1e-2)
+
+
+def test_progress_counts_every_text(config, corpus, monkeypatch, capsys):
+    monkeypatch.setattr("potstill.console._LINE_SECONDS", 0.0)
+    teacher = Teacher.create(config.teacher, config.runtime, corpus, config.data.max_tokens, seed=7)
+    teacher_states(teacher, corpus.train)
+    teacher_logits(teacher, corpus.train)
+    lines = capsys.readouterr().err.splitlines()
+    for title, count in (("hidden states", len(corpus.train)), ("judgement", len(set(corpus.train.texts)))):
+        assert [line for line in lines if title in line][-1].startswith(f"teacher's {title}: {count} of {count}")
 
 
 def test_states_far_from_zero_keep_their_digits_and_what_is_always_the_same_is_0(corpus, teacher, monkeypatch):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from potstill.data import Examples
-from potstill.evaluation import Calibration, bootstrap_intervals, compute_metrics
-from potstill.models import Measurement
-from potstill.report.comparison import Comparison, show
+from potstill.evaluation import Calibration, McNemar, bootstrap_intervals, compute_metrics
+from potstill.models import Measurement, is_finished
+from potstill.report.comparison import Comparison, ModelRow, SeedsRow, show
 
 CLASSES = ("bad", "good")
 LABELS = np.arange(200) % 2
@@ -36,6 +37,15 @@ def compare(wrong: dict[str, int]) -> Comparison:
     return Comparison.of([Path(place) for place in wrong], [wrong_on(n) for n in wrong.values()], EXAMPLES, CLASSES)
 
 
+def opponents(rows: Sequence[ModelRow | SeedsRow]) -> dict[str, str | None]:
+    """Say by their last two parts who is compared with whom."""
+    return {tail(row.directory): None if row.opponent is None else tail(row.opponent) for row in rows}
+
+
+def tail(directory: Path) -> str:
+    return "/".join(directory.parts[-2:])
+
+
 def test_a_runs_students_are_compared_with_its_baselines_and_others_with_the_first() -> None:
     comparison = compare(
         {
@@ -48,22 +58,66 @@ def test_a_runs_students_are_compared_with_its_baselines_and_others_with_the_fir
         }
     )
 
-    assert [(row.name, row.opponent) for row in comparison.models] == [
-        ("baseline/seed-0", None),
-        ("baseline/seed-1", "baseline/seed-0"),
-        ("distilled/seed-0", "baseline/seed-0"),
-        ("distilled/seed-1", "baseline/seed-1"),
-        ("other/seed-1", "baseline/seed-0"),
-        ("other/seed-2", "baseline/seed-0"),
-    ]
+    assert opponents(comparison.models) == {
+        "baseline/seed-0": None,
+        "baseline/seed-1": "baseline/seed-0",
+        "distilled/seed-0": "baseline/seed-0",
+        "distilled/seed-1": "baseline/seed-1",
+        "other/seed-1": "baseline/seed-0",
+        "other/seed-2": "baseline/seed-0",
+    }
+    assert comparison.models[3].mcnemar == McNemar(40, 0, pytest.approx(0.0, abs=1e-9))
     _, distilled, other = comparison.over_seeds
-    assert (distilled.name, distilled.opponent) == ("distilled", "baseline")
+    assert opponents([distilled]) == {"run/distilled": "run/baseline"}
     assert distilled.paired_test is not None
     assert distilled.paired_test.seeds == 2
     assert distilled.paired_test.mean_difference == pytest.approx(0.35, abs=1e-3)  # MCC is 1 - 2 · wrong / 200 here
     assert other.paired_test is not None
     assert (other.paired_test.seeds, other.paired_test.p_value) == (1, None)
     assert other.paired_test.mean_difference == pytest.approx(0.1, abs=1e-3)
+
+
+def test_the_first_ones_baseline_is_not_compared_with_it_once_more() -> None:
+    comparison = compare({f"run/{role}/seed-{seed}": 9 + seed for role in ("distilled", "baseline") for seed in (0, 1)})
+
+    assert opponents(comparison.over_seeds) == {"run/distilled": "run/baseline", "run/baseline": None}
+    assert opponents(comparison.models) == {
+        "distilled/seed-0": "baseline/seed-0",
+        "distilled/seed-1": "baseline/seed-1",
+        "baseline/seed-0": None,
+        "baseline/seed-1": "distilled/seed-0",
+    }
+
+
+def test_a_baseline_of_one_seed_is_an_opponent_too() -> None:
+    places = ("other/seed-0", "other/seed-1", "run/baseline/seed-0", "run/distilled/seed-0", "run/distilled/seed-1")
+    comparison = compare({place: 10 * number for number, place in enumerate(places, start=1)})
+
+    assert opponents(comparison.over_seeds) == {tail(Path("other").resolve()): None, "run/distilled": "run/baseline"}
+
+
+def test_a_directory_is_the_same_however_it_is_spelled() -> None:
+    places = ("run/distilled/seed-0", "run/distilled/../distilled/seed-1", "x/../run/baseline/seed-0")
+    comparison = compare(dict.fromkeys(places, 9))
+
+    (distilled,) = comparison.over_seeds
+    assert sorted(distilled.models) == [0, 1]
+    assert opponents([distilled]) == {"run/distilled": "run/baseline"}
+    assert comparison.models[0].opponent == Path("x/../run/baseline/seed-0")
+
+
+def test_an_interrupted_training_counts_in_no_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in (0, 1, 2):
+        (tmp_path / f"seed-{seed}").mkdir()
+        (tmp_path / f"seed-{seed}" / "student.json").write_text("{}")
+        if seed != 1:
+            (tmp_path / f"seed-{seed}" / "training.json").write_text("{}")
+    directories = [tmp_path / f"seed-{seed}" for seed in (0, 1, 2)]
+
+    assert [is_finished(directory) for directory in directories] == [True, False, True]
+    monkeypatch.setattr("potstill.report.comparison.is_finished", lambda place: place.name != "seed-1")
+    (row,) = compare({f"run/seed-{seed}": 9 for seed in (0, 1, 2)}).over_seeds
+    assert list(row.models) == [0, 2]
 
 
 def test_single_models_and_single_seeds_have_no_spread() -> None:
@@ -77,11 +131,15 @@ def test_without_common_seeds_nothing_is_compared() -> None:
     assert other.to_json()["seeds"] == [2, 3]
 
 
-def test_names_grow_until_they_tell_apart() -> None:
-    comparison = compare({f"{run}/distilled/seed-{seed}": 9 + seed for run in "ab" for seed in (0, 1)})
+def test_names_grow_until_they_tell_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    runs = ("x/a/distilled", "x/b/distilled", "x/c")
+    comparison = compare({f"{run}/seed-{seed}": 9 + seed for run in runs for seed in (0, 1)})
 
-    assert [row.name for row in comparison.models][1:3] == ["a/distilled/seed-1", "b/distilled/seed-0"]
-    assert [row.name for row in comparison.over_seeds] == ["a/distilled", "b/distilled"]
+    show(comparison, "all of texts.csv")
+    printed = capsys.readouterr().out
+    assert " b/distilled/seed-0 " in printed
+    assert " a/distilled " in printed
+    assert " c/seed-0 " in printed  # what is not mistaken keeps its short name
 
 
 def test_json_holds_the_spread_over_seeds() -> None:
@@ -89,22 +147,25 @@ def test_json_holds_the_spread_over_seeds() -> None:
 
     assert first["accuracy"] == {"mean": pytest.approx(0.85), "std": pytest.approx(0.1 / 2**0.5), "seeds": (0.9, 0.8)}
     assert (first["compared_with"], first["paired_test"]) == (None, None)
-    assert second["compared_with"] == "a"
+    assert second["compared_with"] == first["directory"] == str(Path("a").resolve())
     assert second["paired_test"]["mean_difference"] == pytest.approx(0.15, abs=1e-3)
 
 
 def test_what_is_printed_fits_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    comparison = compare(
-        {f"{part}/seed-{n}": 9 + wrong + n * n for part, wrong in (("a", 5), ("b", 0)) for n in range(3)}
-    )
-    show(comparison, "all of texts.csv")
+    wrong = {"first/seed-0": 20, "first/seed-1": 24, "run/baseline/seed-1": 18, "run/baseline/seed-2": 12}
+    show(compare(wrong | {f"run/distilled/seed-{seed}": 5 + seed * seed for seed in (1, 2, 3)}), "all of texts.csv")
 
     printed = capsys.readouterr().out
-    assert max(map(len, printed.splitlines())) <= 80
-    assert "200 texts, all of texts.csv" in printed
-    assert "vs a" in printed
-    assert "+0.050" in printed
+    lines = printed.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0] == "200 texts, all of texts.csv"
+    table = [" ".join(line.split()) for line in lines[4:10]]
+    assert table[0] == "first 2 89.0 % 0.780 0.890 – –"
+    assert table[2] == "baseline 2 92.5 % 0.850 0.925 +0.060 –"
+    assert table[3].endswith("1 shared")
+    assert table[4] == "distilled 3 95.2 % 0.903 0.952 +0.075 p = 0.344"
+    assert table[5].startswith("vs baseline ±")
 
 
 def test_a_model_that_learnt_nothing_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:

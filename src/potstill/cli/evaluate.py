@@ -36,11 +36,14 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) ->
     students with the baseline of the same seed, and any other model with the first one. Directories that hold a model
     for each of several seeds are compared likewise, by a paired t-test over the seeds that both have.
     """
-    from potstill.models import corpus_key, measure, model_directories, open_model
+    from potstill.console import warn
+    from potstill.models import corpus_key, is_finished, measure, model_directories, open_model
     from potstill.report.comparison import Comparison, show
     from potstill.report.tables import classes
 
     directories = [directory for path in models for directory in model_directories(path)]
+    if interrupted := ", ".join(str(directory) for directory in directories if not is_finished(directory)):
+        warn(f"not finished: {interrupted}; the best epoch so far is scored, and counts in no mean over seeds")
     model = open_model(directories[0], config.runtime)
     names = model.label_names
     own = _own_corpus(directories[0]) if _asks_for_own_data() else None
@@ -133,16 +136,22 @@ def _warn_of_known(examples: Examples, models: Sequence[Path]) -> None:
     from potstill.data import load_corpus
     from potstill.models import settings_file
 
-    known: set[tuple[str, str | None]] = set()
+    trained: set[tuple[str, str | None]] = set()
+    selected: set[tuple[str, str | None]] = set()
     for file in {file for model in models if (file := settings_file(model)) is not None}:
         with suppress(PotstillError), silence():
             data = PotstillConfig.load(file).data
             if data.source in _EVERYWHERE or Path(data.source).expanduser().exists():
                 own = load_corpus(data)
-                known.update(own.train.items, own.selection.items)
-    count = sum(item in known for item in examples.items)
-    if count:
+                trained.update(own.train.items)
+                selected.update(own.selection.items)
+    if count := sum(item in trained for item in examples.items):
         warn(
-            f"{count:,} of these {len(examples):,} texts trained or selected these models, which flatters the scores; "
-            "a model alone, without --data and --config, is scored on the held-out part of its own data"
+            f"{count:,} of these {len(examples):,} texts trained these models, which flatters the scores; a model "
+            "alone, without --data and --config, is scored on the held-out part of its own data"
+        )
+    elif count := sum(item in selected for item in examples.items):
+        warn(
+            f"{count:,} of these {len(examples):,} texts chose these models' epochs: recipes can be compared by them, "
+            "but the scores flatter"
         )

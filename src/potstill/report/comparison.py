@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from rich.console import Console
 
 from potstill.data import Examples
 from potstill.evaluation import McNemar, PairedTest, Spread, majority_verdict, mcnemar, paired_test
-from potstill.models import Measurement, TrainingRecord
+from potstill.models import Measurement, TrainingRecord, is_finished
 from potstill.report.tables import (
     EMPTY,
     Cell,
@@ -32,21 +33,19 @@ class ModelRow:
     """One model.
 
     Attributes:
-        name: What the table calls it.
         directory: Where it is.
         record: How it came about; None where nothing says so.
         measured: Its answers, and what they are worth.
         verdict: Plain words where it is no better than the majority class.
-        opponent: Name of the model that it is compared with; None for the first one.
+        opponent: The model that it is compared with; None for the one that the others are compared with.
         mcnemar: Itself against that one.
     """
 
-    name: str
     directory: Path
     record: TrainingRecord | None
     measured: Measurement
     verdict: str | None
-    opponent: str | None
+    opponent: Path | None
     mcnemar: McNemar | None
 
     def to_json(self) -> dict[str, Any]:
@@ -60,7 +59,7 @@ class ModelRow:
             "intervals": self.measured.intervals,
             "calibration": asdict(self.measured.calibration),
             "verdict": self.verdict,
-            "compared_with": self.opponent,
+            "compared_with": None if self.opponent is None else str(self.opponent),
             "mcnemar": None if self.mcnemar is None else asdict(self.mcnemar),
         }
 
@@ -70,17 +69,15 @@ class SeedsRow:
     """The models of a directory that differ by their seed alone.
 
     Attributes:
-        name: What the table calls the directory.
         directory: Where they are.
-        models: The model of each seed.
-        opponent: Name of the directory that they are compared with; None for the first one.
+        models: The model of each seed; none whose training was interrupted.
+        opponent: The directory that they are compared with; None for the one that the others are compared with.
         paired_test: MCC against the models there, over the seeds that both have; None where that is none.
     """
 
-    name: str
     directory: Path
     models: dict[int, Measurement]
-    opponent: str | None
+    opponent: Path | None
     paired_test: PairedTest | None
 
     def to_json(self) -> dict[str, Any]:
@@ -91,7 +88,7 @@ class SeedsRow:
             "directory": str(self.directory),
             "seeds": list(self.models),
             **{name: asdict(spread) for name, spread in spreads.items()},
-            "compared_with": self.opponent,
+            "compared_with": None if self.opponent is None else str(self.opponent),
             "paired_test": None if self.paired_test is None else asdict(self.paired_test),
         }
 
@@ -120,7 +117,11 @@ class Comparison:
     ) -> Comparison:
         """Compare models by what they answered, each with the one that it should beat."""
         majority = label_names[int(np.bincount(examples.labels).argmax())]
-        return cls(_models(directories, measured, examples, majority), _over_seeds(directories, measured), majority)
+        return cls(
+            tuple(_models(directories, measured, examples, majority)),
+            tuple(row for row in _over_seeds(directories, measured) if len(row.models) > 1),
+            majority,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the single answers."""
@@ -139,73 +140,71 @@ def show(comparison: Comparison, scored: str) -> None:
     """
     console = Console(highlight=False, markup=False)
     console.print(f"{comparison.models[0].measured.metrics.count:,} texts, {scored}", soft_wrap=True)
-    for table in (_scores(comparison), _costs(comparison.models)):
-        console.print(table.to_plain())
-    console.print("[low, high]: 95 % bootstrap interval. p: McNemar's test of the right answers.")
     if comparison.over_seeds:
         console.print(_spreads(comparison.over_seeds).to_plain())
-        console.print("±: standard deviation over seeds. difference, p: MCC of equal seeds, paired t-test.")
+        console.print(
+            "±: standard deviation over seeds. difference: mean MCC of the seeds that both have, minus that of the "
+            "directory named, or else of the first. p: paired t-test."
+        )
+    names = _names([row.directory for row in comparison.models], 2)
+    for table in (_scores(comparison, names), _costs(comparison.models, names)):
+        console.print(table.to_plain())
+    console.print(
+        "[low, high]: 95 % bootstrap interval. p: McNemar's test of the right answers, against the model named, or "
+        "else the first."
+    )
     for row in comparison.models:
         if row.verdict:
-            console.print(f"{row.name}: {row.verdict}", style="yellow")
+            console.print(f"{names[row.directory]}: {row.verdict}", style="yellow")
 
 
 def _models(
     directories: Sequence[Path], measured: Sequence[Measurement], examples: Examples, majority: str
-) -> tuple[ModelRow, ...]:
-    names = _names(directories, 2)
-    rows = []
-    for place, directory in enumerate(directories):
-        opponent = _opponent(place, directories, _baseline(directory.parent) / directory.name)
+) -> Iterator[ModelRow]:
+    places = [directory.resolve() for directory in directories]
+    opponents = _opponents([(place, _baseline(place.parent) / place.name) for place in places])
+    for directory, own, opponent in zip(directories, measured, opponents, strict=True):
         compared = None
         if opponent is not None:
-            compared = mcnemar(examples.labels, measured[place].predictions, measured[opponent].predictions)
-        rows.append(
-            ModelRow(
-                name=names[place],
-                directory=directory,
-                record=TrainingRecord.find(directory),
-                measured=measured[place],
-                verdict=majority_verdict(measured[place].intervals, majority),
-                opponent=None if opponent is None else names[opponent],
-                mcnemar=compared,
-            )
+            compared = mcnemar(examples.labels, own.predictions, measured[opponent].predictions)
+        yield ModelRow(
+            directory=directory,
+            record=TrainingRecord.find(directory),
+            measured=own,
+            verdict=majority_verdict(own.intervals, majority),
+            opponent=None if opponent is None else directories[opponent],
+            mcnemar=compared,
         )
-    return tuple(rows)
 
 
-def _over_seeds(directories: Sequence[Path], measured: Sequence[Measurement]) -> tuple[SeedsRow, ...]:
+def _over_seeds(directories: Sequence[Path], measured: Sequence[Measurement]) -> Iterator[SeedsRow]:
     groups: dict[Path, dict[int, Measurement]] = {}
     for directory, model in zip(directories, measured, strict=True):
-        seed = directory.name.removeprefix("seed-")
-        if seed != directory.name and seed.isdecimal():
-            groups.setdefault(directory.parent, {})[int(seed)] = model
-    groups = {parent: models for parent, models in groups.items() if len(models) > 1}
+        place = directory.resolve()
+        seed = place.name.removeprefix("seed-")
+        if seed != place.name and seed.isdecimal() and is_finished(place):
+            groups.setdefault(place.parent, {})[int(seed)] = model
     parents = list(groups)
-    names = _names(parents, 1)
-    rows = []
-    for place, (parent, models) in enumerate(groups.items()):
-        opponent = _opponent(place, parents, _baseline(parent))
+    scores = [{seed: model.metrics.mcc for seed, model in models.items()} for models in groups.values()]
+    opponents = _opponents([(parent, _baseline(parent)) for parent in parents])
+    for parent, own, opponent in zip(parents, scores, opponents, strict=True):
         if opponent is None:
-            rows.append(SeedsRow(names[place], parent, models, None, None))
+            yield SeedsRow(parent, groups[parent], None, None)
         else:
-            compared = paired_test(*(_mcc(of) for of in (models, groups[parents[opponent]])))
-            rows.append(SeedsRow(names[place], parent, models, names[opponent], compared))
-    return tuple(rows)
+            yield SeedsRow(parent, groups[parent], parents[opponent], paired_test(own, scores[opponent]))
 
 
-def _mcc(models: dict[int, Measurement]) -> dict[int, float]:
-    return {seed: measured.metrics.mcc for seed, measured in models.items()}
+def _opponents(places: Sequence[tuple[Path, Path]]) -> list[int | None]:
+    """Choose, by their numbers, whom each is compared with: its baseline if that is there, else the first.
 
-
-def _names(directories: Sequence[Path], parts: int) -> list[str]:
-    """Name directories by their last `parts` parts, or by as many more as it takes to tell them apart."""
-    absolute = [directory.resolve().parts for directory in directories]
-    while True:
-        names = ["/".join(path[-parts:]) for path in absolute]
-        if len(set(names)) == len(set(absolute)):
-            return names
-        parts += 1
+    Args:
+        places: Where each is and, of a distilled student, where its baseline would be.
+    """
+    numbers = {place: number for number, (place, _) in enumerate(places)}
+    baselines = [numbers.get(baseline) if baseline != place else None for place, baseline in places]
+    # The first one has none but its baseline, and that one is not compared with it once more.
+    others = [None if number == 0 or baselines[0] == number else 0 for number in range(len(places))]
+    return [other if baseline is None else baseline for baseline, other in zip(baselines, others, strict=True)]
 
 
 def _baseline(students: Path) -> Path:
@@ -213,34 +212,42 @@ def _baseline(students: Path) -> Path:
     return students.parent / "baseline" if students.name == "distilled" else students
 
 
-def _opponent(place: int, directories: Sequence[Path], baseline: Path) -> int | None:
-    """Choose whom one is compared with: its baseline if that is another one and there, else the first."""
-    if baseline != directories[place] and baseline in directories:
-        return directories.index(baseline)
-    return 0 if place else None
+def _names(directories: Sequence[Path], parts: int) -> dict[Path, str]:
+    """Name directories by their last `parts` parts, and by more where it takes these to tell them apart."""
+    places = {directory: directory.resolve().parts for directory in directories}
+    taken = dict.fromkeys(directories, parts)
+    while True:
+        names = {directory: "/".join(place[-taken[directory] :]) for directory, place in places.items()}
+        owners = Counter(name for name, _ in {(names[directory], place) for directory, place in places.items()})
+        if max(owners.values()) == 1:
+            return names
+        for directory, name in names.items():
+            taken[directory] += owners[name] > 1
 
 
-def _name(row: ModelRow | SeedsRow) -> Cell:
-    return Cell(row.name, f"vs {row.opponent}" if row.opponent else "")
+def _name(row: ModelRow | SeedsRow, names: dict[Path, str], first: Path) -> Cell:
+    """Write a row's name, and its opponent's unless that is the first row."""
+    return Cell(names[row.directory], "" if row.opponent in (None, first) else f"vs {names[row.opponent]}")
 
 
-def _scores(comparison: Comparison) -> ResultTable:
+def _scores(comparison: Comparison, names: dict[Path, str]) -> ResultTable:
     def cells(row: ModelRow) -> tuple[Cell, ...]:
         compared = EMPTY if row.mcnemar is None else Cell(probability(row.mcnemar.p_value))
-        return (_name(row), *score_cells(row.measured.metrics, row.measured.intervals), compared)
+        scores = score_cells(row.measured.metrics, row.measured.intervals)
+        return (_name(row, names, comparison.models[0].directory), *scores, compared)
 
     share = comparison.models[0].measured.metrics.majority_accuracy
     always = (Cell(f'always "{comparison.majority}"'), Cell(percent(share)), Cell(score(0.0)), EMPTY, EMPTY)
     return ResultTable(("model", "accuracy", "MCC", "F1", "p"), (*map(cells, comparison.models), always))
 
 
-def _costs(rows: Sequence[ModelRow]) -> ResultTable:
+def _costs(rows: Sequence[ModelRow], names: dict[Path, str]) -> ResultTable:
     def cells(row: ModelRow) -> tuple[Cell, ...]:
         speed = Cell(f"{row.measured.sentences_per_second:,.0f}")
         if row.record is None:
-            return (Cell(row.name), EMPTY, EMPTY, EMPTY, EMPTY, speed)
+            return (Cell(names[row.directory]), EMPTY, EMPTY, EMPTY, EMPTY, speed)
         return (
-            Cell(row.name),
+            Cell(names[row.directory]),
             Cell(magnitude(row.record.parameters)),
             Cell(magnitude(row.record.trainable_parameters)),
             Cell(f"{row.record.bytes_on_disk / 1e6:.1f} MB"),
@@ -253,9 +260,11 @@ def _costs(rows: Sequence[ModelRow]) -> ResultTable:
 
 
 def _spreads(rows: Sequence[SeedsRow]) -> ResultTable:
+    names = _names([place for row in rows for place in (row.directory, row.opponent) if place is not None], 1)
+
     def cells(row: SeedsRow) -> tuple[Cell, ...]:
         scores = spread_cells([measured.metrics for measured in row.models.values()])
-        return (_name(row), Cell(str(len(row.models))), *scores, *_difference(row))
+        return (_name(row, names, rows[0].directory), Cell(str(len(row.models))), *scores, *_difference(row))
 
     return ResultTable(("over seeds", "seeds", "accuracy", "MCC", "F1", "difference", "p"), tuple(map(cells, rows)))
 

@@ -123,7 +123,7 @@ def _model_descriptions(config: PotstillConfig) -> dict[Role, str]:
 
 
 def _beside(config: PotstillConfig) -> str:
-    """Tell what a distilled student has of the teacher beside its answers."""
+    """Tell what a distilled student begins with and learns beside labels and answers."""
     student, extras = config.student, []
     if student.embedding_init == "teacher":
         extras.append("its embeddings begin as the teacher's, reduced")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -76,11 +76,21 @@ class TransferSet:
 
     def weights(self, patterns: Mapping[str, float]) -> Tensor:
         """Return each text's weight, (texts,), float32: that of the first pattern its source matches, else 1."""
-        found = {
-            source: next((weight for pattern, weight in patterns.items() if fnmatchcase(source, pattern)), 1.0)
+        deciding = self._deciding(patterns)
+        found = {source: 1.0 if pattern is None else patterns[pattern] for source, pattern in deciding.items()}
+        return torch.tensor([found[source] for source in self.sources], dtype=torch.float32)
+
+    def idle(self, patterns: Collection[str]) -> list[str]:
+        """Return the patterns that decide no text's weight: no source matches, or an earlier pattern does."""
+        deciding = set(self._deciding(patterns).values())
+        return [pattern for pattern in patterns if pattern not in deciding]
+
+    def _deciding(self, patterns: Collection[str]) -> dict[str, str | None]:
+        """Return the first pattern that each source matches; None where there is none."""
+        return {
+            source: next((pattern for pattern in patterns if fnmatchcase(source, pattern)), None)
             for source in set(self.sources)
         }
-        return torch.tensor([found[source] for source in self.sources], dtype=torch.float32)
 
     def only(self, patterns: Sequence[str]) -> Self:
         """Return the texts whose source matches one of `patterns`."""
