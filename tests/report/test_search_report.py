@@ -158,7 +158,7 @@ def test_a_grid_compares_its_cells():
 
 def test_the_text_says_what_was_searched_and_tried():
     text = text_of(result(transfer=1200))
-    assert "4 settings were tried (3 finished, 1 stopped; drawn by Optuna's TPE)" in text
+    assert "4 settings were tried (3 finished, 1 stopped; drawn by Optuna's TPE, at first at random)" in text
     assert "1,200 texts of a transfer set" in text
     assert "the 855 texts of the selection split" in text
     assert "| `student.hidden_size` | 128 | 64 to 256 in steps of 64 |" in text

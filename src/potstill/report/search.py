@@ -179,7 +179,11 @@ def _what_was_done(result: SearchResult) -> str:
     counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
     seeds = max(len(trial.seeds) for trial in result.finished)
     students = "one student" if seeds == 1 else f"{seeds} students of different seeds"
-    way = "a grid of alpha and temperature, all else as configured" if result.grid else "drawn by Optuna's TPE"
+    way = (
+        "a grid of alpha and temperature, all else as configured"
+        if result.grid
+        else "drawn by Optuna's TPE, at first at random"
+    )
     more = f" and {result.transfer:,} texts of a transfer set" if result.transfer else ""
     return (
         f"{len(result.trials)} settings were tried ({counts}; {way}): {students} each, distilled on the training texts"

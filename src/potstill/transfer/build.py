@@ -217,7 +217,7 @@ def _sampled(config: PotstillConfig, corpus: Corpus, directory: Path) -> Found:
     lacking = {label: share + (label < more) for label in range(min(wanted, len(names)))}
     samples = _Samples(config, corpus, directory)
     known = set(corpus.train.items)
-    distinct = 0
+    begun = ended = distinct = 0
     batches = samples.batches(_turns(len(names), lacking))
     with progress_bar() as progress, closing(batches):
         task = progress.add_task("sampling", total=wanted, loss="", scores="")
@@ -225,7 +225,7 @@ def _sampled(config: PotstillConfig, corpus: Corpus, directory: Path) -> Found:
             label = number % len(names)
             if label not in lacking:
                 continue  # drawn while the class's last ones were
-            new = 0
+            begun, ended, new = begun + samples.batch_size, ended + len(batch), 0
             for pair in batch:
                 if pair not in known:
                     if new == lacking[label]:
@@ -242,8 +242,9 @@ def _sampled(config: PotstillConfig, corpus: Corpus, directory: Path) -> Found:
                 break
     if distinct < wanted:
         warn(
-            f"the language model hardly writes anything new any more: {distinct:,} of {wanted:,} texts sampled. "
-            "More training texts, a higher --sampling-temperature or --top-p would give more."
+            f"the language model hardly writes anything new any more: {distinct:,} of {wanted:,} texts sampled; of "
+            f"{begun:,} begun {ended:,} ended in time. More training texts, a higher --sampling-temperature or --top-p "
+            "give more that is new, a higher --max-tokens more that ends."
         )
 
 
