@@ -100,7 +100,7 @@ def test_what_a_signal_ends_is_resumed(tmp_path):
     file.write_text(
         "data: {source: embedded, limit: 400}\n"
         "student: {embedding_size: 8, hidden_size: 8, vocab_size: 300, seeds: [0, 1, 2],\n"
-        "          training: {epochs: 12, batch_size: 2, patience: null}}\n"
+        "          training: {epochs: 6, batch_size: 2, patience: null}}\n"
         "runtime: {device: cpu, checkpoint_seconds: 0.1}\n"
     )
 
