@@ -193,7 +193,7 @@ def by_seed(name: str | None, runs: list[dict[str, Any]]) -> dict[int, float]:
 
 def compare(name: str, against: str | None, runs: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Compare two rows over the seeds that both have, at least two; None with fewer, or where one is not there."""
-    test = paired_test(*(by_seed(row, runs) for row in (name, against)))
+    test = paired_test(by_seed(name, runs), by_seed(against, runs))
     if test is None or test.seeds < 2:
         return None
     return {"against": against, "difference": test.mean_difference, "p_value": test.p_value}

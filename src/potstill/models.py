@@ -230,10 +230,11 @@ def load_teachers(
         SourceError: A backbone can't be found or reached.
     """
     directories = _finished_teachers(path) if which == "average" else [find_teacher(path)]
+    key = None if corpus is None else corpus.key()
     for directory in directories:
         if not is_finished(directory):
             warn(f"the training of the teacher in {directory} was interrupted: its best epoch so far judges")
-        if corpus is not None and corpus_key(directory) not in (None, corpus.key()):
+        if key is not None and corpus_key(directory) not in (None, key):
             warn(
                 f"the teacher in {directory} was tuned with other data or another split: if it has read texts of the "
                 "selection or evaluation part, the students' scores flatter"

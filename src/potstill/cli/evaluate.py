@@ -49,7 +49,8 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) ->
     own = _own_corpus(directories[0]) if _asks_for_own_data() else None
     if own is not None:
         examples, scored = own.evaluation, _held_out(own)
-        _warn_of_known(examples, [other for other in directories if corpus_key(other) != own.key()])
+        key = own.key()
+        _warn_of_known(examples, [other for other in directories if corpus_key(other) != key])
     else:
         examples, scored = _examples(config, names)
         _warn_of_known(examples, directories)
