@@ -304,6 +304,11 @@ def test_a_tuned_threshold_is_saved_and_measured(config, tmp_path):
     expected = classifier.predict_proba(corpus.evaluation.texts)[:, 1] > forced
     assert measured.predictions.tolist() == expected.astype(int).tolist()
     assert len(set(measured.predictions)) == 2
+    assert measured.threshold == forced
+    more_probable = classifier.predict_proba(corpus.evaluation.texts).argmax(axis=1)
+    assert measured.argmax_metrics == compute_metrics(corpus.evaluation.labels, more_probable, 2)
+    told = trained.result(measured)
+    assert (told.threshold, told.argmax_metrics) == (forced, measured.argmax_metrics)
 
 
 def test_saved_teacher_predicts_what_was_reported(finished, config):

@@ -161,6 +161,8 @@ class Measurement:
         intervals: 95 % interval of each score.
         sentences_per_second: Speed end to end, from strings.
         calibration: How good the probabilities are.
+        threshold: What the second class's probability has to exceed to be the answer; None: the most probable class is.
+        argmax_metrics: Scores of the most probable class as the answer, where a threshold decides; else None.
     """
 
     logits: NDArray[np.float32]
@@ -169,6 +171,8 @@ class Measurement:
     intervals: Intervals
     sentences_per_second: float
     calibration: Calibration
+    threshold: float | None = None
+    argmax_metrics: Metrics | None = None
 
 
 def model_directories(path: Path) -> list[Path]:
@@ -315,7 +319,7 @@ def measure(model: SavedModel, examples: Examples) -> Measurement:
         logits = model.logits(examples)
         predictions = decide(softmax(logits, model.temperature), model.threshold)
         passes, seconds = passes + 1, time.perf_counter() - started
-    classes = len(model.label_names)
+    classes, decided = len(model.label_names), model.threshold is not None
     return Measurement(
         logits=logits,
         predictions=predictions,
@@ -323,6 +327,8 @@ def measure(model: SavedModel, examples: Examples) -> Measurement:
         intervals=bootstrap_intervals(examples.labels, predictions, classes),
         sentences_per_second=passes * len(examples) / seconds,
         calibration=Calibration.of(logits, examples.labels, model.temperature),
+        threshold=model.threshold,
+        argmax_metrics=compute_metrics(examples.labels, logits.argmax(axis=1), classes) if decided else None,
     )
 
 

@@ -111,6 +111,8 @@ class Trained:
             epochs=len(self.fit.history),
             history=self.fit.history,
             calibration=measured.calibration,
+            threshold=measured.threshold,
+            argmax_metrics=measured.argmax_metrics,
         )
 
 

@@ -126,6 +126,24 @@ def test_a_tuned_threshold_is_told(make_summary: MakeSummary, threshold: str, la
     assert ("above the student's threshold" in text) is told
 
 
+def test_what_thresholds_do_is_told_of_the_models_that_have_them(make_summary: MakeSummary) -> None:
+    summary = make_summary(seeds=(0, 1))
+    assert not any("threshold" in line for line in findings(summary))
+    plain = replace(summary.data.majority, accuracy=0.75, mcc=0.25)
+    models = tuple(
+        replace(model, threshold=0.4 + 0.1 * (model.seed % 2), argmax_metrics=plain)
+        if model.role == "distilled"
+        else model
+        for model in summary.models
+    )
+
+    (line,) = [line for line in findings(replace(summary, models=models)) if "threshold" in line]
+
+    kept = summary.aggregate["distilled"]
+    assert f"at 0.40 to 0.50, it gives accuracy {percent(kept.accuracy.mean)} and MCC {kept.mcc.mean:.3f}; " in line
+    assert line.endswith("would give 75.0 % and 0.250.")
+
+
 def test_names_are_no_formulas(make_summary: MakeSummary, tmp_path: Path) -> None:
     summary = make_summary()
     data = replace(summary.data, name=r"$\nothing$", majority_label="$^$")

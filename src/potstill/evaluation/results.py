@@ -84,6 +84,8 @@ class ModelResult:
         epochs: Epochs that were run.
         history: One record per epoch, as in `history.jsonl`.
         calibration: How good its probabilities are on the evaluation split.
+        threshold: What the second class's probability has to exceed to be the answer; None: the most probable class is.
+        argmax_metrics: Scores of the most probable class as the answer, where a threshold decides; else None.
     """
 
     role: Role
@@ -100,6 +102,8 @@ class ModelResult:
     epochs: int
     history: tuple[dict[str, Any], ...]
     calibration: Calibration
+    threshold: float | None = None
+    argmax_metrics: Metrics | None = None
 
 
 @dataclass(frozen=True)

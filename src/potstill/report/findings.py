@@ -13,7 +13,8 @@ SIGNIFICANCE = 0.05
 
 def findings(summary: Summary) -> list[str]:
     """Say of each model whether it learnt the task, then whether distillation helped and what it saved."""
-    return [_learnt(summary, role) for role in summary.roles] + _distillation(summary) + _savings(summary)
+    learnt = [_learnt(summary, role) for role in summary.roles]
+    return learnt + _thresholds(summary) + _distillation(summary) + _savings(summary)
 
 
 def _learnt(summary: Summary, role: Role) -> str:
@@ -44,6 +45,25 @@ def _learnt(summary: Summary, role: Role) -> str:
         mean = percent(overall.accuracy.mean)
         sentence += f" Its accuracy, {mean}, is still not above the {percent(majority)} of the majority class."
     return sentence
+
+
+def _thresholds(summary: Summary) -> list[str]:
+    """Tell what the more probable class would score as the answer, where thresholds decide."""
+    lines = []
+    for role in summary.roles:
+        models = summary.of(role)
+        plain = [model.argmax_metrics for model in models if model.argmax_metrics is not None]
+        thresholds = sorted(model.threshold for model in models if model.threshold is not None)
+        if not plain:
+            continue
+        ends = dict.fromkeys(f"{end:.2f}" for end in (thresholds[0], thresholds[-1]))
+        decided, accuracy = summary.aggregate[role], fmean(metrics.accuracy for metrics in plain)
+        lines.append(
+            f"**{ROLE_NAMES[role]}, threshold:** chosen for the MCC, at {' to '.join(ends)}, it gives accuracy "
+            f"{percent(decided.accuracy.mean)} and MCC {score(decided.mcc.mean)}; the more probable class as the "
+            f"answer would give {percent(accuracy)} and {score(fmean(metrics.mcc for metrics in plain))}."
+        )
+    return lines
 
 
 def _distillation(summary: Summary) -> list[str]:
