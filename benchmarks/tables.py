@@ -242,8 +242,7 @@ def lora() -> str:
     """Lay out the table of LoRA's variants, if it is there."""
     result = _load("lora")
     rows = [
-        f"| {row['name']} | {row['mcc']['mean']:.3f} ± {row['mcc']['std']:.3f} | "
-        f"{row['loss']['mean']:.3f} ± {row['loss']['std']:.3f} | {row['trainable_parameters']:,} | "
+        f"| {row['name']} | {_mean(row['mcc'])} | {_mean(row['loss'])} | {row['trainable_parameters']:,} | "
         f"{row['seconds']:,.0f} | {row['peak_mb']:,.0f} |"
         for row in result["rows"]
     ]
@@ -266,24 +265,34 @@ def students() -> str:
     """Lay out what each step gives a student, if it is there."""
     result = _load("student_quality")
     rows = [
-        f"| {row['name']} | {row['mcc']['mean']:.3f} ± {row['mcc']['std']:.3f} | {row['parameters'] / 1e6:.2f}M | "
-        f"{row['transfer_sentences']:,} | {len(row['mcc']['seeds'])} | "
-        f"{_difference(row.get('paired_test'))} | {_difference(row.get('step_test'))} |"
+        f"| {row['name']} | {_mean(row['mcc'])} | {row['parameters'] / 1e6:.2f}M | {row['transfer_sentences']:,} | "
+        f"{len(row['mcc']['seeds'])} | {_difference(row.get('paired_test'))} | {_difference(row.get('step_test'))} | "
+        f"{_mean(row['elsewhere'])} |"
         for row in result["rows"]
     ]
-    teachers = ", ".join(f"{score:.3f}" for score in result["teachers"]["mcc"].values())
+    teachers, away = result["teachers"], result["teachers"]["elsewhere"]
     return "\n".join(
         [
-            "| student | MCC | parameters | sentences judged | seeds | against labels alone | against the one above |",
-            "| --- | --: | --: | --: | --: | --- | --- |",
+            "| student | MCC | parameters | sentences judged | seeds | against labels alone | against the one above | "
+            "MCC elsewhere |",
+            "| --- | --: | --: | --: | --: | --- | --- | --: |",
             *rows,
             "",
-            f"CoLA's in-domain development split, mean ± sample standard deviation over seeds; paired t-test over the "
-            f"seeds that both have. The teachers' MCC there: {teachers}; of their mean probability, which taught: "
-            f"{result['teachers']['average']:.3f}.",
+            "CoLA's in-domain development split, elsewhere the embedded corpus, of which nobody has learnt; mean ± "
+            "sample standard deviation over seeds; paired t-test over the seeds that both have. The teachers' MCC: "
+            f"{_scores(teachers['mcc'])}, elsewhere {_scores(away['mcc'])}; that of their mean probability, which "
+            f"taught: {teachers['average']:.3f}, elsewhere {away['average']:.3f}.",
             _note(result),
         ]
     )
+
+
+def _mean(spread: dict[str, Any] | None) -> str:
+    return "–" if spread is None else f"{spread['mean']:.3f} ± {spread['std']:.3f}"
+
+
+def _scores(by_name: dict[str, float]) -> str:
+    return ", ".join(f"{score:.3f}" for score in by_name.values())
 
 
 def _difference(test: dict[str, Any] | None) -> str:
