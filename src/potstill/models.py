@@ -319,7 +319,11 @@ def measure(model: SavedModel, examples: Examples) -> Measurement:
         logits = model.logits(examples)
         predictions = decide(softmax(logits, model.temperature), model.threshold)
         passes, seconds = passes + 1, time.perf_counter() - started
-    classes, decided = len(model.label_names), model.threshold is not None
+    classes = len(model.label_names)
+    argmax_metrics = None
+    if model.threshold is not None:
+        argmax = decide(softmax(logits, model.temperature))
+        argmax_metrics = compute_metrics(examples.labels, argmax, classes)
     return Measurement(
         logits=logits,
         predictions=predictions,
@@ -328,7 +332,7 @@ def measure(model: SavedModel, examples: Examples) -> Measurement:
         sentences_per_second=passes * len(examples) / seconds,
         calibration=Calibration.of(logits, examples.labels, model.temperature),
         threshold=model.threshold,
-        argmax_metrics=compute_metrics(examples.labels, logits.argmax(axis=1), classes) if decided else None,
+        argmax_metrics=argmax_metrics,
     )
 
 

@@ -52,11 +52,11 @@ def _thresholds(summary: Summary) -> list[str]:
     lines = []
     for role in summary.roles:
         models = summary.of(role)
-        plain = [model.argmax_metrics for model in models if model.argmax_metrics is not None]
-        thresholds = sorted(model.threshold for model in models if model.threshold is not None)
-        if not plain:
+        thresholds = [model.threshold for model in models if model.threshold is not None]
+        if not thresholds:
             continue
-        ends = dict.fromkeys(f"{end:.2f}" for end in (thresholds[0], thresholds[-1]))
+        plain = [model.argmax_metrics for model in models if model.argmax_metrics is not None]
+        ends = dict.fromkeys(f"{end:.2f}" for end in (min(thresholds), max(thresholds)))
         decided, accuracy = summary.aggregate[role], fmean(metrics.accuracy for metrics in plain)
         lines.append(
             f"**{ROLE_NAMES[role]}, threshold:** chosen for the MCC, at {' to '.join(ends)}, it gives accuracy "
