@@ -47,6 +47,7 @@ NO_SURPRISAL = {"student.surprisal_size": 0}
 NO_LANGUAGE = NO_SURPRISAL | {"student.pretraining.epochs": 0}
 PLAIN = NO_LANGUAGE | {"student.embedding_init": "random"}
 LANGUAGE = {"student.pretraining.epochs": 4}
+SURPRISAL = EIGHT | LANGUAGE
 RNN = {
     **NO_SURPRISAL,
     "student.cell": "rnn",
@@ -62,8 +63,8 @@ ROWS: dict[str, tuple[Sequence[str] | None, Mapping[str, Any]]] = {
     "+ perturbed sentences": (("perturbed:*",), FIFTEEN | PLAIN),
     "+ sampled sentences": (("*",), EIGHT | PLAIN),
     "+ the teacher's embeddings": (("*",), EIGHT | NO_LANGUAGE),
-    "+ language modelling first": (("*",), EIGHT | LANGUAGE | NO_SURPRISAL),
-    "+ surprisal": (("*",), EIGHT | LANGUAGE),
+    "+ language modelling first": (("*",), SURPRISAL | NO_SURPRISAL),
+    "+ surprisal": (("*",), SURPRISAL),
     RNN_ALONE: (None, TWENTY | RNN),
     "vanilla RNN, distilled": (("*",), EIGHT | RNN),
 }

@@ -336,6 +336,9 @@ class DistillationConfig(Settings):
     teachers: Literal["best", "average"] = "best"
     """Who teaches where there are several seeds: the teacher that is best on the selection split, or all of them, their
     probabilities averaged (Hinton et al. 2015, section 5), at the price of asking each."""
+    judges: Annotated[int | None, Field(ge=1)] = None
+    """How many of several teachers judge each text of the transfer set; which ones, the text decides, so that all have
+    equal shares. None: all of them. Fewer leave time for more texts, over which a student averages by itself."""
 
     @property
     def manner(self) -> str:
@@ -553,6 +556,7 @@ def searchable() -> dict[str, FieldInfo]:
 
 _NOT_TRIED: Final = {
     "distillation.teachers": "who teaches is settled before the first trial",
+    "distillation.judges": "likewise",
     "student.threshold": "a threshold is chosen after the MCC that a trial is judged by",
 }
 """What no trial can choose, and why."""

@@ -207,7 +207,7 @@ def distill(
     if objective.needs_teacher:
         train_logits, selection_logits = _corpus_logits(teachers, corpus)
         if transfer is not None:
-            train_logits = torch.cat([train_logits, _transfer_logits(teachers, transfer)])
+            train_logits = torch.cat([train_logits, _transfer_logits(teachers, transfer, settings.judges)])
     texts = _texts(corpus, transfer)
     train_set = student.training_set(texts, train_logits)
     selection = student.training_set(corpus.selection, selection_logits)
@@ -319,8 +319,9 @@ def transfer_set(
     teachers = (teacher,) if isinstance(teacher, Teacher) else tuple(teacher)
     check_teachers(corpus, teachers, None)
     built = build_transfer_set(config, corpus, directory)
-    if built.teacher != _joint_key(teachers):
-        built = built.judged(judgement(teachers, built.examples), _joint_key(teachers))
+    judges = config.distillation.judges
+    if built.teacher != (key := _joint_key(teachers, judges)):
+        built = built.judged(judgement(teachers, built.examples, judges), key)
         built.save(directory / TRANSFER_FILE)
     return built
 
@@ -340,7 +341,10 @@ def have_judged(
     if Objective(config.distillation.alpha).needs_teacher:
         _corpus_logits(teachers, corpus)
         if transfer is not None:
-            _transfer_logits(teachers, transfer)
+            judges = config.distillation.judges
+            if transfer.logits is not None and transfer.teacher != _joint_key(teachers, judges):
+                print_line("the transfer set was judged by other teachers or another number of --judges: asking anew")
+            _transfer_logits(teachers, transfer, judges)
     if config.distillation.hidden_weight:
         teacher_states(teachers[0], _texts(corpus, transfer))
 
@@ -389,15 +393,17 @@ def _corpus_logits(teachers: Sequence[Teacher], corpus: Corpus) -> tuple[Tensor,
     return logits[: len(corpus.train)], logits[len(corpus.train) :]
 
 
-def _transfer_logits(teachers: Sequence[Teacher], transfer: TransferSet) -> Tensor:
+def _transfer_logits(teachers: Sequence[Teacher], transfer: TransferSet, judges: int | None) -> Tensor:
     """Return what the teachers say of a transfer set, (texts, classes): as it stands there where it is theirs."""
-    if transfer.logits is not None and transfer.teacher == _joint_key(teachers):
+    if transfer.logits is not None and transfer.teacher == _joint_key(teachers, judges):
         return torch.from_numpy(transfer.logits)
-    return judgement(teachers, transfer.examples)
+    return judgement(teachers, transfer.examples, judges)
 
 
-def _joint_key(teachers: Sequence[Teacher]) -> str:
-    return digest([teacher.key() for teacher in teachers])
+def _joint_key(teachers: Sequence[Teacher], judges: int | None = None) -> str:
+    """Return a digest of who judges: the teachers and, where not all judge each text, how many do."""
+    some = [] if judges is None or judges >= len(teachers) else [f"{judges} each"]
+    return digest([*(teacher.key() for teacher in teachers), *some])
 
 
 def run(

@@ -1,4 +1,6 @@
+from collections import Counter
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ class CountingTeacher:
     name: str = "first"
     bias: float = 0.0
     asked: list[str] = field(default_factory=list)
+    manifest: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(label_names=("no", "yes")))
 
     def key(self):
         return self.name
@@ -101,6 +104,28 @@ def test_several_teachers_judge_by_the_mean_of_their_probabilities():
     assert torch.equal(judgement(teachers[:1], examples), teacher_logits(teachers[0], examples))
     both = averaged([teacher_logits(teacher, examples) for teacher in teachers])
     assert torch.equal(judgement(teachers, examples), both)
+
+
+@pytest.mark.parametrize("judges", [1, 2])
+def test_fewer_judges_than_teachers_share_the_texts_and_a_text_keeps_its_own(judges):
+    teachers = [CountingTeacher(str(number), bias=100.0 * number) for number in range(3)]
+    texts = [f"text {number}" for number in range(300)]
+    said = judgement(teachers, make_examples(*texts), judges)
+    assert all(70 * judges < len(teacher.asked) < 130 * judges for teacher in teachers)
+    assert Counter(text for teacher in teachers for text in teacher.asked) == dict.fromkeys(texts, judges)
+    for text, logits in zip(texts, said, strict=True):
+        asked = [teacher_logits(teacher, make_examples(text))[0] for teacher in teachers if text in teacher.asked]
+        torch.testing.assert_close(logits, averaged([one.unsqueeze(0) for one in asked])[0])
+    counts = [len(teacher.asked) for teacher in teachers]
+    assert torch.equal(judgement(teachers, make_examples(*texts[::-7]), judges), said.flip(0)[::7])
+    assert [len(teacher.asked) for teacher in teachers] == counts
+
+
+def test_fewer_texts_than_teachers_can_be_shared_and_more_judges_are_all():
+    teachers = [CountingTeacher(str(number), bias=100.0 * number) for number in range(3)]
+    assert judgement(teachers, make_examples("a"), 1).shape == (1, 2)
+    assert sorted(len(teacher.asked) for teacher in teachers) == [0, 0, 1]
+    assert torch.equal(judgement(teachers, make_examples("b"), 4), judgement(teachers, make_examples("b")))
 
 
 def test_pairs_and_texts_do_not_run_into_each_other():

@@ -10,7 +10,7 @@ import pytest
 import potstill
 from commandline import potstill as command
 from potstill import pipeline
-from potstill.config import PotstillConfig
+from potstill.config import DistillationConfig, PotstillConfig
 from potstill.data import Corpus, Examples
 from potstill.distillation.teacher_logits import judgement
 from potstill.errors import ArtifactError, ConfigError, DataError, PotstillError
@@ -343,11 +343,35 @@ def test_the_sets_own_judgement_is_used_where_it_is_the_teachers(tiny_backbone, 
     teachers = [Teacher.create(config.teacher, config.runtime, corpus, 128, seed) for seed in (0, 1)]
     judged = pipeline.transfer_set(config, corpus, teachers[0], tmp_path / "set")
     asked, judgement = [], pipeline.judgement
-    monkeypatch.setattr(pipeline, "judgement", lambda who, part: asked.append(part.texts) or judgement(who, part))
+    monkeypatch.setattr(
+        pipeline, "judgement", lambda who, part, *judges: asked.append(part.texts) or judgement(who, part, *judges)
+    )
     for teacher, others in zip(teachers, ([], [judged.texts]), strict=True):
         potstill.distill(config, corpus, teacher, tmp_path / teacher.key(), transfer=judged)
         assert asked == [corpus.train.texts + corpus.selection.texts, *others]
         asked.clear()
+
+
+def test_a_set_that_fewer_judge_is_kept_for_as_many_and_others_are_told(tiny_backbone, tmp_path, capsys):
+    config = PotstillConfig.build(
+        {
+            "data": {"source": "embedded", "limit": 60},
+            "teacher": {"backbone": str(tiny_backbone)},
+            "transfer": {"perturbed": 20},
+            "distillation": {"judges": 1},
+        }
+    )
+    corpus = potstill.load_corpus(config.data)
+    teachers = [Teacher.create(config.teacher, config.runtime, corpus, 128, seed) for seed in (0, 1)]
+    judged = pipeline.transfer_set(config, corpus, teachers, tmp_path / "set")
+    single = np.stack([teacher.logits(judged.examples).numpy() for teacher in teachers])
+    chosen = np.abs(single - judged.logits).max(axis=2).argmin(axis=0)  # per text, who has said this
+    np.testing.assert_allclose(single[chosen, range(len(judged))], judged.logits, atol=1e-5)
+    assert set(chosen) == {0, 1}
+    for judges, is_told in ((1, False), (None, True)):
+        wanted = config.model_copy(update={"distillation": DistillationConfig(judges=judges)})
+        pipeline.have_judged(wanted, corpus, teachers, judged)
+        assert ("asking anew" in capsys.readouterr().err) == is_told
 
 
 @pytest.mark.parametrize(

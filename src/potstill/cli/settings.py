@@ -56,6 +56,9 @@ SEARCH = (
 COMPUTING = ("runtime.device", "runtime.precision")
 """Where models compute, and how precisely."""
 
+TEACHERS = ("distillation.teachers", "distillation.judges")
+"""Which of several teachers judge."""
+
 TRAINING = (*COMPUTING, "runtime.checkpoint_seconds")
 """What counts in trainings other than a teacher's, which alone is compiled."""
 

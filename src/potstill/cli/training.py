@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from potstill.cli.options import fresh_option, teacher_option, transfer_option
-from potstill.cli.settings import ADAPTATION, TRAINING, TRANSFER, SettingsCommand, with_settings
+from potstill.cli.settings import ADAPTATION, TEACHERS, TRAINING, TRANSFER, SettingsCommand, with_settings
 from potstill.config import PotstillConfig
 from potstill.interruption import stoppable_command
 
@@ -125,7 +125,7 @@ def finetune(config: PotstillConfig, out: Path | None, fresh: bool) -> None:
     required=True,
     help="Where to write; a set that was begun there with the same settings is resumed.",
 )
-@with_settings("data", *TRANSFER, "teacher.backbone", "teacher.tokenizer", "distillation.teachers", *TRAINING)
+@with_settings("data", *TRANSFER, "teacher.backbone", "teacher.tokenizer", *TEACHERS, *TRAINING)
 @stoppable_command
 def transfer(config: PotstillConfig, teacher_directory: Path | None, out: Path) -> None:
     """Build a transfer set: more text for students to learn a teacher's judgement of.

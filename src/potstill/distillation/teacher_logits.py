@@ -36,7 +36,7 @@ def teacher_logits(teacher: Teacher, examples: Examples) -> Tensor:
     """
     path = cache_directory() / "logits" / teacher.key()
     known = _read(path)
-    keys = [_text_key(examples, number) for number in range(len(examples))]
+    keys = _text_keys(examples)
     missing: dict[bytes, int] = {}  # where each text that has not been judged stands first
     for number, key in enumerate(keys):
         if key not in known:
@@ -51,18 +51,29 @@ def teacher_logits(teacher: Teacher, examples: Examples) -> Tensor:
     return torch.from_numpy(np.stack([known[key] for key in keys]))
 
 
-def judgement(teachers: Sequence[Teacher], examples: Examples) -> Tensor:
+def judgement(teachers: Sequence[Teacher], examples: Examples, judges: int | None = None) -> Tensor:
     """Return the logits of one teacher, or those of the mean of several teachers' probabilities.
 
     Args:
         teachers: Who judge.
         examples: The texts.
+        judges: How many teachers judge each text; None, or more than there are: all. Which ones, a digest of the text
+            decides, whatever stands beside it: what they have said of it once is found again.
 
     Returns:
         Logits, (texts, classes), float32.
     """
-    logits = [teacher_logits(teacher, examples) for teacher in teachers]
-    return logits[0] if len(logits) == 1 else averaged(logits)
+    if judges is None or judges >= len(teachers):
+        logits = [teacher_logits(teacher, examples) for teacher in teachers]
+        return logits[0] if len(logits) == 1 else averaged(logits)
+    drawn = torch.tensor([int.from_bytes(key) % len(teachers) for key in _text_keys(examples)])
+    turn = (torch.arange(len(teachers)) - drawn.unsqueeze(1)) % len(teachers)  # (texts, teachers): whom it meets when
+    each = torch.empty(judges, len(examples), len(teachers[0].manifest.label_names))
+    for teacher, turns in zip(teachers, turn.T, strict=True):
+        asked = (turns < judges).nonzero()[:, 0]
+        if len(asked) > 0:
+            each[turns[asked], asked] = teacher_logits(teacher, examples.take(asked.tolist()))
+    return each[0] if judges == 1 else averaged(list(each))
 
 
 def averaged(logits: Sequence[Tensor]) -> Tensor:
@@ -84,9 +95,9 @@ def averaged(logits: Sequence[Tensor]) -> Tensor:
     return together + (each.mean(dim=(0, 2)) - together.mean(dim=1)).unsqueeze(1)
 
 
-def _text_key(examples: Examples, number: int) -> bytes:
-    parts = [examples.texts[number]] if examples.pairs is None else [examples.texts[number], examples.pairs[number]]
-    return bytes.fromhex(digest(parts))
+def _text_keys(examples: Examples) -> list[bytes]:
+    columns = (examples.texts,) if examples.pairs is None else (examples.texts, examples.pairs)
+    return [bytes.fromhex(digest(parts)) for parts in zip(*columns, strict=True)]
 
 
 def _read(path: Path) -> dict[bytes, NDArray[np.float32]]:

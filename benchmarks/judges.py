@@ -1,0 +1,105 @@
+"""Many texts or many judges? What a student learns from one teacher's word on each text, and from several's on fewer.
+
+    python benchmarks/judges.py
+
+Teachers and transfer set are those of `benchmarks/student_quality.py`, whose --work it shares; the students are those
+of its row "+ surprisal". Of n teachers, either one judges each text, or all do; and students read either all texts or
+every nth, n times as often, so that all trainings are equally long. Every nth text judged by n costs the teachers as
+much as all texts judged by one. Scores are those on CoLA's development split, which chooses nothing, and, as
+`elsewhere`, on the embedded corpus. What is finished stands in --work; the same command goes on with it. The result is
+`benchmarks/results/judges.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from common import arguments, finished, over_seeds, train_apart, write_result
+from potstill.artifacts import digest
+from potstill.config import PotstillConfig
+from potstill.data import load_corpus
+from potstill.models import load_teachers
+from potstill.pipeline import distill
+from potstill.search import with_settings
+from potstill.transfer.sets import TransferSet
+from student_quality import SURPRISAL, compare, load_config, prepare, scores
+
+FEWER, ONE, ALL = "every nth text, all judge", "all texts, one judges each", "all texts, all judge"
+ROWS = (FEWER, ONE, ALL)
+
+
+def main() -> None:
+    """Make what is missing, then write the result."""
+    parser = arguments(__doc__, rounds=False, seed=False)
+    parser.add_argument("--seeds", type=int, default=5, help="seeds per row, from 0")
+    parser.add_argument("--teachers", type=Path, help="tuned teachers; default: those in --work, tuned if need be")
+    parser.add_argument("--work", type=Path, default=Path("runs") / "student-quality", help="keeps what is finished")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time")
+    parser.add_argument("--train", nargs=2, metavar=("ROW", "SEED"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    teachers = args.teachers or args.work / "teachers"
+    config = with_settings(load_config(), dict(SURPRISAL))
+    if args.train:
+        name, seed = args.train
+        sys.stdout.write(json.dumps(train_row(config, name, int(seed), teachers, args.work)))
+        return
+    key = digest([prepare(config, load_corpus(config.data), teachers, args.work), config.model_dump_json()])
+    flags = ["--work", str(args.work), "--teachers", str(teachers)]
+    runs = finished(
+        args.work / "judges.jsonl",
+        [(name, seed) for seed in range(args.seeds) for name in ROWS],
+        lambda _: key,
+        lambda name, seed: train_apart([*flags, "--train", name, str(seed)]),
+        args.jobs,
+    )
+    write_result(
+        args.out,
+        runs,
+        rows=[summarise(name, runs) for name in ROWS],
+        teachers=json.loads((args.work / "teachers.json").read_text()),
+    )
+
+
+def train_row(config: PotstillConfig, name: str, seed: int, teachers: Path, work: Path) -> dict[str, Any]:
+    """Train one row with one seed and return what came of it."""
+    corpus, transfer = load_corpus(config.data), TransferSet.load(work / "transfer")
+    loaded = load_teachers(teachers, config.runtime, "average")
+    judges = 1 if name == ONE else len(loaded)
+    settings: dict[str, Any] = {"distillation.judges": judges}
+    if name == FEWER:
+        transfer = transfer.take(range(0, len(transfer), judges))
+        student = config.student
+        settings |= {
+            "student.training.epochs": student.training.epochs * judges,
+            "student.pretraining.epochs": student.pretraining.epochs * judges,
+        }
+    directory = work / "judges" / name.replace(" ", "-") / f"seed-{seed}"
+    trained = distill(with_settings(config, settings), corpus, loaded, directory, seed, transfer=transfer)
+    return {
+        "name": name,
+        "seed": seed,
+        **scores(trained, corpus),
+        "selection_kl": trained.fit.best["selection_kl"],
+        "transfer_sentences": len(transfer),
+        "judgements": len(transfer) * judges,
+    }
+
+
+def summarise(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a row of the table: mean, spread, and paired tests against the other rows."""
+    own = [run for run in runs if run["name"] == name]
+    return {
+        "name": name,
+        **{score: over_seeds([run[score] for run in own]) for score in ("mcc", "elsewhere", "selection_kl")},
+        **{count: own[0][count] for count in ("transfer_sentences", "judgements")},
+        "paired_tests": [test for other in ROWS if other != name and (test := compare(name, other, runs))],
+    }
+
+
+if __name__ == "__main__":
+    main()
