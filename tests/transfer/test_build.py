@@ -305,6 +305,7 @@ def test_a_run_with_all_there_is_to_learn_from(tiny_backbone, tmp_path):
             },
             "distillation": {
                 "teachers": "average",
+                "judges": 1,
                 "source_weights": {"perturbed:*": 0.5},
                 "objective": "mse",
                 "hidden_weight": 0.5,
@@ -314,13 +315,13 @@ def test_a_run_with_all_there_is_to_learn_from(tiny_backbone, tmp_path):
     )
     summary, directory = potstill.run(config, tmp_path / "run")
     assert summary.transfer["perturbed"] == 30
-    assert "30 made by perturbing training texts" in (directory / "report.md").read_text()
     assert TransferSet.load(directory / "transfer").teacher is not None
     (epoch,) = summary.of("distilled")[0].history
     assert {"train_ce", "train_mse", "train_hidden", "selection_mse"} <= epoch.keys()
     assert (directory / "distilled" / "seed-0" / "pretraining.jsonl").is_file()
     assert not (directory / "baseline" / "seed-0" / "pretraining.jsonl").exists()
     report = (directory / "report.md").read_text()
+    assert "30 made by perturbing training texts. 1 of the 2 teachers judged each of them. " in report
     assert "up to 1 epochs of 84 texts, the baselines for up to 2 of 54." in report
     assert "all, their probabilities averaged" in report
     assert "| Teacher | all, averaged |" in report

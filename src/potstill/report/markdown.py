@@ -72,12 +72,13 @@ def _what_was_done(summary: Summary) -> str:
         f"{data.train:,} examples trained the models, {data.selection:,} chose the best epoch of each, and "
         f"{data.evaluation:,}, used for nothing else, gave the results below. "
         f'{percent(data.majority.accuracy)} of these are "{data.majority_label}": always giving this answer is that '
-        f"accurate without any model.\n\n{described}{_transfer(summary)}{_threshold(config, len(data.label_names))}"
+        f"accurate without any model.\n\n{described}{_transfer(summary, config)}"
+        f"{_threshold(config, len(data.label_names))}"
     )
 
 
-def _transfer(summary: Summary) -> str:
-    """Tell what distilled students read beside the training examples."""
+def _transfer(summary: Summary, config: PotstillConfig) -> str:
+    """Tell what distilled students read beside the training examples, and who judged it."""
     if summary.transfer is None:
         return ""
     origins = {
@@ -88,11 +89,17 @@ def _transfer(summary: Summary) -> str:
     parts = [f"{summary.transfer[kind]:,} {origin}" for kind, origin in origins.items() if kind in summary.transfer]
     texts = summary.data.train + sum(summary.transfer.get(kind, 0) for kind in origins)
     epochs = {role: max(model.epochs for model in summary.of(role)) for role in summary.roles}
+    judges, teachers = config.distillation.judges, len(summary.of("teacher"))
+    shared = (
+        ""
+        if summary.ensemble is None or judges is None or judges >= teachers
+        else (f" {judges} of the {teachers} teachers judged each of them.")
+    )
     return (
         f"\n\nThe distilled students also learnt the teacher's judgement of texts without labels, the transfer set: "
-        f"{', '.join(parts)}. {summary.transfer['left out: held-out']:,} texts were left out because they are like one "
-        f"of the selection or evaluation split. These students learnt for up to {epochs['distilled']} epochs of "
-        f"{texts:,} texts, the baselines for up to {epochs['baseline']} of {summary.data.train:,}."
+        f"{', '.join(parts)}.{shared} {summary.transfer['left out: held-out']:,} texts were left out because they are "
+        f"like one of the selection or evaluation split. These students learnt for up to {epochs['distilled']} epochs "
+        f"of {texts:,} texts, the baselines for up to {epochs['baseline']} of {summary.data.train:,}."
     )
 
 
