@@ -4,10 +4,10 @@
 
 Teachers and transfer set are those of `benchmarks/student_quality.py`, whose --work it shares; the students are those
 of its row "+ surprisal". Of n teachers, either one judges each text, or all do; and students read either all texts or
-every nth, n times as often, so that all trainings are equally long. Every nth text judged by n costs the teachers as
-much as all texts judged by one. Scores are those on CoLA's development split, which chooses nothing, and, as
-`elsewhere`, on the embedded corpus. What is finished stands in --work; the same command goes on with it. The result is
-`benchmarks/results/judges.json`.
+every nth, so much more often that all trainings are about equally long (they read the labelled texts more often too, as
+one with fewer texts would). Every nth text judged by n costs the teachers as much as all texts judged by one. Scores
+are those on CoLA's development split, which chooses nothing, and, as `elsewhere`, on the embedded corpus. What is
+finished stands in --work; the same command goes on with it. The result is `benchmarks/results/judges.json`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
         name, seed = args.train
         sys.stdout.write(json.dumps(train_row(config, name, int(seed), teachers, args.work)))
         return
-    key = digest([prepare(config, load_corpus(config.data), teachers, args.work), config.model_dump_json()])
+    key = digest([prepare(config, load_corpus(config.data), args.teachers, args.work), config.model_dump_json()])
     flags = ["--work", str(args.work), "--teachers", str(teachers)]
     runs = finished(
         args.work / "judges.jsonl",
@@ -72,12 +72,11 @@ def train_row(config: PotstillConfig, name: str, seed: int, teachers: Path, work
     judges = 1 if name == ONE else len(loaded)
     settings: dict[str, Any] = {"distillation.judges": judges}
     if name == FEWER:
+        every = len(corpus.train) + len(transfer)
         transfer = transfer.take(range(0, len(transfer), judges))
-        student = config.student
-        settings |= {
-            "student.training.epochs": student.training.epochs * judges,
-            "student.pretraining.epochs": student.pretraining.epochs * judges,
-        }
+        longer = every / (len(corpus.train) + len(transfer))
+        epochs = {"training": config.student.training.epochs, "pretraining": config.student.pretraining.epochs}
+        settings |= {f"student.{part}.epochs": round(count * longer) for part, count in epochs.items()}
     directory = work / "judges" / name.replace(" ", "-") / f"seed-{seed}"
     trained = distill(with_settings(config, settings), corpus, loaded, directory, seed, transfer=transfer)
     return {

@@ -35,7 +35,7 @@ from potstill.search import with_settings
 from potstill.transfer.sets import TransferSet
 
 SHARE = 8
-"""The rows' transfer set is smaller than the shipped recipe's by this factor: with all of it each would take hours."""
+"""The rows' transfer set is smaller than the shipped recipe's by this factor: all of it takes hours to be judged."""
 
 ALONE = "labels alone"
 RNN_ALONE = "vanilla RNN, labels alone"
@@ -90,7 +90,7 @@ def main() -> None:
         name, seed = args.train
         sys.stdout.write(json.dumps(train_row(config, name, int(seed), teachers, args.work)))
         return
-    key = prepare(config, load_corpus(config.data), teachers, args.work)
+    key = prepare(config, load_corpus(config.data), args.teachers, args.work)
     settings = [key, config.model_dump_json()]
     flags = ["--work", str(args.work), "--teachers", str(teachers)]
     runs = finished(
@@ -136,15 +136,23 @@ def read_shipped() -> list[dict[str, Any]]:
     ]
 
 
-def prepare(config: PotstillConfig, corpus: Corpus, teachers: Path, work: Path) -> str:
+def prepare(config: PotstillConfig, corpus: Corpus, teachers: Path | None, work: Path) -> str:
     """Tune the teachers and build and judge the transfer set, where that has not been done; measure the teachers.
+
+    Args:
+        config: The settings of the rows.
+        corpus: The task.
+        teachers: Where tuned ones are; None: `work` / "teachers", where they are tuned.
+        work: Where what is made is kept.
 
     Returns:
         A digest of teachers and transfer set.
     """
-    if not teachers.is_dir():
+    if teachers is None:
+        teachers = work / "teachers"
         for seed in config.teacher.seeds:
-            finetune(config, corpus, teachers / f"seed-{seed}", seed)
+            if Trained.find(place := teachers / f"seed-{seed}") is None:
+                finetune(config, corpus, place, seed)
     loaded = load_teachers(teachers, config.runtime, "average")
     transfer = transfer_set(config, corpus, loaded, work / "transfer")
     key = digest([str(input_keys(loaded, transfer))])
@@ -204,7 +212,7 @@ def scores(trained: Trained, corpus: Corpus) -> dict[str, Any]:
 def summarise(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the table, a row for each name among the runs: mean, spread, and paired tests.
 
-    What has a teacher is compared with the same network that learns from the labels alone, and with the row above it.
+    What has a teacher is compared with a network of its kind that learns from the labels alone, and with the row above.
     """
     order = list(ROWS)
     order.insert(order.index(RNN_ALONE), SHIPPED)
@@ -223,19 +231,21 @@ def summarise(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         if name not in (ALONE, RNN_ALONE):
             row["paired_test"] = compare(name, RNN_ALONE if "RNN" in name else ALONE, runs)
-            row["step_test"] = compare(name, rows[-1]["name"] if rows else None, runs)
+            above = rows[-1]["name"] if rows else None
+            row["step_test"] = compare(name, above, runs)
+            row["elsewhere_step_test"] = compare(name, above, runs, "elsewhere")
         rows.append(row)
     return rows
 
 
-def by_seed(name: str | None, runs: list[dict[str, Any]]) -> dict[int, float]:
-    """Return the MCC of a row's students, by seed; of no row, nothing."""
-    return {run["seed"]: run["mcc"] for run in runs if run["name"] == name}
+def by_seed(name: str | None, runs: list[dict[str, Any]], score: str) -> dict[int, float]:
+    """Return a score of a row's students, by seed; of no row, and of students without it, nothing."""
+    return {run["seed"]: run[score] for run in runs if run["name"] == name and score in run}
 
 
-def compare(name: str, against: str | None, runs: list[dict[str, Any]]) -> dict[str, Any] | None:
+def compare(name: str, against: str | None, runs: list[dict[str, Any]], score: str = "mcc") -> dict[str, Any] | None:
     """Compare two rows over the seeds that both have, at least two; None with fewer, or where one is not there."""
-    test = paired_test(by_seed(name, runs), by_seed(against, runs))
+    test = paired_test(by_seed(name, runs, score), by_seed(against, runs, score))
     if test is None or test.seeds < 2:
         return None
     return {"against": against, "difference": test.mean_difference, "p_value": test.p_value}

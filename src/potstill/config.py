@@ -293,8 +293,8 @@ class StudentConfig(Settings):
     three in a row bring nothing."""
     threshold: Literal["argmax", "tuned"] = "argmax"
     """How two classes are told apart: the more probable one, or the second where its probability is above a threshold
-    that gives the best MCC on the selection split. With more classes the most probable one is always the answer.
-    `argmax`: hundreds of texts tell a threshold only roughly."""
+    from which, by the selection split, the best MCC is to be expected. With more classes the most probable one is
+    always the answer. `argmax`: hundreds of texts tell a threshold only roughly."""
     seeds: Seeds = (0, 1, 2, 3, 4)
     """One distilled student and one baseline per seed; five give the spread that a claim needs."""
 
@@ -337,8 +337,9 @@ class DistillationConfig(Settings):
     """Who teaches where there are several seeds: the teacher that is best on the selection split, or all of them, their
     probabilities averaged (Hinton et al. 2015, section 5), at the price of asking each."""
     judges: Annotated[int | None, Field(ge=1)] = None
-    """How many of several teachers judge each text of the transfer set; which ones, the text decides, so that all have
-    equal shares. None: all of them. Fewer leave time for more texts, over which a student averages by itself."""
+    """How many of several teachers, with `teachers: average`, judge each text of the transfer set; the text decides
+    which, and all get about equal shares. `transfer` and `distill` need the same number. None: all of them, whose mean
+    is better than one's word."""
 
     @property
     def manner(self) -> str:
@@ -556,7 +557,7 @@ def searchable() -> dict[str, FieldInfo]:
 
 _NOT_TRIED: Final = {
     "distillation.teachers": "who teaches is settled before the first trial",
-    "distillation.judges": "likewise",
+    "distillation.judges": "who judges is settled before the first trial",
     "student.threshold": "a threshold is chosen after the MCC that a trial is judged by",
 }
 """What no trial can choose, and why."""

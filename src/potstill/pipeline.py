@@ -343,7 +343,7 @@ def have_judged(
         if transfer is not None:
             judges = config.distillation.judges
             if transfer.logits is not None and transfer.teacher != _joint_key(teachers, judges):
-                print_line("the transfer set was judged by other teachers or another number of --judges: asking anew")
+                print_line("the transfer set was judged by other teachers or another number of --judges: asking for it")
             _transfer_logits(teachers, transfer, judges)
     if config.distillation.hidden_weight:
         teacher_states(teachers[0], _texts(corpus, transfer))
@@ -402,8 +402,8 @@ def _transfer_logits(teachers: Sequence[Teacher], transfer: TransferSet, judges:
 
 def _joint_key(teachers: Sequence[Teacher], judges: int | None = None) -> str:
     """Return a digest of who judges: the teachers and, where not all judge each text, how many do."""
-    some = [] if judges is None or judges >= len(teachers) else [f"{judges} each"]
-    return digest([*(teacher.key() for teacher in teachers), *some])
+    keys = [teacher.key() for teacher in teachers]
+    return digest(keys if judges is None or judges >= len(keys) else [*sorted(keys), f"{judges} each"])
 
 
 def run(

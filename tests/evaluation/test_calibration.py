@@ -14,6 +14,7 @@ from potstill.evaluation.calibration import (
     ReliabilityBin,
     best_threshold,
     expected_calibration_error,
+    expected_labels,
     fit_temperature,
     pool,
     reliability,
@@ -185,6 +186,61 @@ def test_rounding_breaks_no_tie() -> None:
     assert best_threshold(probabilities, labels) == pytest.approx(0.57)
 
 
+@pytest.mark.parametrize(("slope", "offset"), [(0.5, -1.0), (1.0, 0.0), (30.0, 4.0)])
+def test_the_sigmoid_that_drew_the_labels_is_found(slope: float, offset: float) -> None:
+    generator = np.random.default_rng(0)
+    logits = generator.normal(0, 1 / slope, (20_000, 2))
+    probable = softmax(np.stack([np.zeros(20_000), slope * (logits[:, 1] - logits[:, 0]) + offset], axis=1))[:, 1]
+    labels = (generator.random(20_000) < probable).astype(np.int64)
+
+    found = expected_labels(logits.astype(np.float32), labels)
+
+    np.testing.assert_allclose(found, probable, atol=0.02)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_labels_that_are_parted_stay_a_little_uncertain(size: float) -> None:
+    logits, labels = size * np.array([[1.0, -1.0], [0.5, -0.5], [-0.5, 0.5], [-2.0, 2.0]]), np.array([0, 0, 1, 1])
+
+    expected = expected_labels(logits, labels)
+
+    assert 0 < expected[0] < 0.4 < 0.6 < expected[3] < 1
+    assert 0.35 < best_threshold(softmax(logits / size)[:, 1], expected) < 0.65
+
+
+@pytest.mark.parametrize(
+    ("difference", "labels"),
+    [([2.0, 1.0, -1.0, -3.0], [0, 0, 1, 1]), ([1.0, 1.0, 1.0, 1.0], [0, 1, 0, 1]), ([0.0, 5.0, 9.0], [1, 1, 1])],
+)
+def test_logits_that_say_nothing_leave_the_threshold_in_the_middle(difference: list[float], labels: list[int]) -> None:
+    logits = np.stack([np.zeros(len(labels)), difference], axis=1)
+
+    assert best_threshold(softmax(logits)[:, 1], expected_labels(logits, np.array(labels))) == 0.5
+
+
+def test_an_expected_threshold_is_nearer_to_the_truth_than_the_best_one() -> None:
+    """Labels are drawn from two normal distributions; what the thresholds are worth is known without drawing."""
+    generator = np.random.default_rng(0)
+    logits, labels = normal_scores(generator, 200_000)
+    truth = best_threshold(softmax(logits)[:, 1], labels)
+    errors = []
+    for _ in range(40):
+        logits, labels = normal_scores(generator, 400)
+        probabilities = softmax(logits)[:, 1]
+        found = best_threshold(probabilities, labels), best_threshold(probabilities, expected_labels(logits, labels))
+        errors.append([abs(threshold - truth) for threshold in found])
+
+    best, expected = np.mean(errors, axis=0)
+
+    assert expected < best / 2
+
+
+def normal_scores(generator: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw labels, 70 % of class 1, and logits whose difference tells them apart roughly: an MCC of 0.4."""
+    labels = (generator.random(count) < 0.7).astype(np.int64)
+    return np.stack([np.zeros(count), generator.normal(1.2 * labels, 1.0)], axis=1), labels
+
+
 @pytest.mark.parametrize("low", [0.0, 0.25, 1.0])
 def test_neighbouring_numbers_are_parted_where_a_threshold_can(low: float) -> None:
     low, high = sorted((low, float(np.nextafter(low, 0.5))))
@@ -204,7 +260,7 @@ def test_neighbouring_numbers_are_parted_where_a_threshold_can(low: float) -> No
         ([0.1, 0.2], [0], "two equally long vectors"),
         ([0.1, 1.2], [0, 1], r"in \[0, 1\]"),
         ([0.1, np.nan], [0, 1], r"in \[0, 1\]"),
-        ([0.1, 0.2], [0, -1], "labels 0 or 1"),
+        ([0.1, 0.2], [0, -1], r"in \[0, 1\]"),
     ],
 )
 def test_what_has_no_threshold_is_refused(probabilities: list[float], labels: list[int], message: str) -> None:

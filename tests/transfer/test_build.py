@@ -321,9 +321,10 @@ def test_a_run_with_all_there_is_to_learn_from(tiny_backbone, tmp_path):
     assert (directory / "distilled" / "seed-0" / "pretraining.jsonl").is_file()
     assert not (directory / "baseline" / "seed-0" / "pretraining.jsonl").exists()
     report = (directory / "report.md").read_text()
-    assert "30 made by perturbing training texts. 1 of the 2 teachers judged each of them. " in report
+    assert "30 made by perturbing training texts. Each was judged by 1 of the 2 teachers, in turn. " in report
+    assert "from that the students learnt, but for the transfer set, each text of which 1 judged." in report
+    assert "all, their probabilities averaged; of the transfer set each text by 1 of them." in report
     assert "up to 1 epochs of 84 texts, the baselines for up to 2 of 54." in report
-    assert "all, their probabilities averaged" in report
     assert "| Teacher | all, averaged |" in report
     assert "language modelling first (epochs: 1); it matches the teacher's last hidden states too" in report
     corpus = potstill.load_corpus(config.data)
@@ -372,7 +373,7 @@ def test_a_set_that_fewer_judge_is_kept_for_as_many_and_others_are_told(tiny_bac
     for judges, is_told in ((1, False), (None, True)):
         wanted = config.model_copy(update={"distillation": DistillationConfig(judges=judges)})
         pipeline.have_judged(wanted, corpus, teachers, judged)
-        assert ("asking anew" in capsys.readouterr().err) == is_told
+        assert ("another number of --judges" in capsys.readouterr().err) == is_told
 
 
 @pytest.mark.parametrize(

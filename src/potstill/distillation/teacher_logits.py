@@ -58,7 +58,8 @@ def judgement(teachers: Sequence[Teacher], examples: Examples, judges: int | Non
         teachers: Who judge.
         examples: The texts.
         judges: How many teachers judge each text; None, or more than there are: all. Which ones, a digest of the text
-            decides, whatever stands beside it: what they have said of it once is found again.
+            decides, whatever stands beside it and in whatever order they come: what they have said of it once is found
+            again.
 
     Returns:
         Logits, (texts, classes), float32.
@@ -66,6 +67,7 @@ def judgement(teachers: Sequence[Teacher], examples: Examples, judges: int | Non
     if judges is None or judges >= len(teachers):
         logits = [teacher_logits(teacher, examples) for teacher in teachers]
         return logits[0] if len(logits) == 1 else averaged(logits)
+    teachers = sorted(teachers, key=lambda teacher: teacher.key())
     drawn = torch.tensor([int.from_bytes(key) % len(teachers) for key in _text_keys(examples)])
     turn = (torch.arange(len(teachers)) - drawn.unsqueeze(1)) % len(teachers)  # (texts, teachers): whom it meets when
     each = torch.empty(judges, len(examples), len(teachers[0].manifest.label_names))

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
+from scipy.optimize import minimize, minimize_scalar
+from scipy.special import expit, log_softmax
 
 from potstill.evaluation.metrics import Classes, ConfusionCells, Floats
 
@@ -151,7 +151,45 @@ def expected_calibration_error(bins: Iterable[ReliabilityBin]) -> float:
     return sum(item.count * abs(item.accuracy - item.confidence) for item in bins) / total
 
 
-def best_threshold(probabilities: NDArray[np.floating[Any]], labels: Classes) -> float:
+def expected_labels(logits: NDArray[np.floating[Any]], labels: Classes) -> Floats:
+    """Return how probable class 1 is for texts of these logits, by a sigmoid fitted to the labels (Platt scaling).
+
+    Platt 1999, "Probabilistic Outputs for Support Vector Machines and Comparisons to Regularized Likelihood Methods",
+    section 2: p = 1 / (1 + exp(-(a · d + b))) of the logits' difference d, where a and b have the least negative
+    log-likelihood of the labels. These are not 0 and 1 for that, but 1 / (negatives + 2) and (positives + 1) /
+    (positives + 2), or a would grow without bound where d parts the classes.
+
+    Args:
+        logits: (texts, 2), of texts that the model was not trained on.
+        labels: 0 or 1, (texts,).
+
+    Returns:
+        (texts,), each above 0 and below 1; the share of class 1 where a higher d makes it no more probable.
+
+    Raises:
+        ValueError: There are no texts, the shapes don't fit, a logit is not finite, or a label is no class.
+    """
+    _check(logits, labels)
+    difference = logits[:, 1].astype(np.float64) - logits[:, 0]
+    unit = max(float(np.abs(difference).max()), 1e-9)
+    scaled = difference / unit  # for the minimiser, to which parameters of one size are best
+    positives = int(labels.sum())
+    targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (labels.size - positives + 2))
+
+    def loss(parameters: Floats) -> tuple[float, Floats]:
+        scores = parameters[0] * scaled + parameters[1]
+        errors = expit(scores) - targets
+        gradient = np.array([(errors * scaled).mean(), errors.mean()])
+        return float((np.logaddexp(0.0, scores) - targets * scores).mean()), gradient
+
+    slope, offset = minimize(loss, np.array([unit, 0.0]), jac=True, method="BFGS").x
+    if slope <= 0:
+        return np.full(labels.size, positives / labels.size)
+    expected: Floats = expit(slope * scaled + offset)
+    return expected
+
+
+def best_threshold(probabilities: NDArray[np.floating[Any]], labels: Classes | Floats) -> float:
     """Find the threshold with the best MCC where class 1 is answered when its probability is above the threshold.
 
     Tried are 0.5 and the middle between every two neighbouring probabilities; others give the answers of one of these,
@@ -160,7 +198,7 @@ def best_threshold(probabilities: NDArray[np.floating[Any]], labels: Classes) ->
 
     Args:
         probabilities: Of class 1, (texts,), each in [0, 1].
-        labels: 0 or 1, (texts,).
+        labels: 0 or 1, or in their place how probable class 1 is, (texts,): of counts, those to be expected are used.
 
     Returns:
         A threshold above 0 and below 1.
@@ -170,11 +208,11 @@ def best_threshold(probabilities: NDArray[np.floating[Any]], labels: Classes) ->
     """
     if probabilities.shape != labels.shape or labels.ndim != 1 or labels.size == 0:
         raise ValueError(f"expected two equally long vectors, found {probabilities.shape} and {labels.shape}")
-    if not ((probabilities >= 0) & (probabilities <= 1)).all() or not np.isin(labels, (0, 1)).all():
-        raise ValueError("expected probabilities in [0, 1] and labels 0 or 1, found others")
+    if not ((probabilities >= 0) & (probabilities <= 1)).all() or not ((labels >= 0) & (labels <= 1)).all():
+        raise ValueError("expected probabilities and labels in [0, 1], found others")
     order = np.argsort(probabilities)
     ordered = probabilities[order].astype(np.float64)  # (texts,)
-    positives = np.concatenate([[0], np.cumsum(labels[order] == 1)])  # (texts + 1,): class 1 among the first so many
+    positives = np.concatenate([[0.0], np.cumsum(labels[order])])  # (texts + 1,): class 1 among the first so many
     thresholds = _between(ordered)  # (thresholds,)
     below = np.searchsorted(ordered, thresholds, side="right")  # answered with class 0
     misses = positives[below]  # of these, class 1

@@ -73,7 +73,7 @@ class ConfusionCells:
         classes = np.eye(num_classes)
         return cls(counts, classes[label], classes[prediction])
 
-    def scores(self, counts: NDArray[np.int64]) -> dict[str, Floats]:
+    def scores(self, counts: NDArray[np.int64] | Floats) -> dict[str, Floats]:
         """Score confusion matrices that have `counts` in these cells.
 
         MCC for any number of classes: Gorodkin 2004, "Comparing two K-category assignments by a K-category correlation

@@ -222,6 +222,13 @@ class Summary:
         return roles | {"majority": Aggregate.of([self.data.majority], 0, 0)}
 
     @property
+    def judges(self) -> int | None:
+        """How many of the teachers that taught together judged each text of the transfer set; None: all, or no one."""
+        judges: int | None = self.config["distillation"].get("judges")  # older runs know no such setting
+        shared = judges is not None and judges < len(self.of("teacher"))
+        return judges if shared and self.ensemble is not None and self.transfer is not None else None
+
+    @property
     def paired_test(self) -> PairedTest | None:
         """MCC of the distilled students against the baselines, over the seeds that both have."""
         distilled = {model.seed: model.metrics.mcc for model in self.of("distilled")}

@@ -222,6 +222,8 @@ class Card:
             averaged = ""
             if summary is not None and summary.ensemble is not None:
                 averaged = f", {len(summary.of('teacher'))} of them with their probabilities averaged"
+                if summary.judges is not None:
+                    averaged += f", of whom {summary.judges} judged each text of the transfer set"
             yield f"Teacher: {_teacher(config.teacher)}{averaged}. {_distillation(config)}"
         spec = self.manifest.spec
         surprisal = f", surprisal features of width {spec['surprisal_size']}" if spec["surprisal_size"] else ""

@@ -35,9 +35,12 @@ def _learnt(summary: Summary, role: Role) -> str:
     sentence = f"**{ROLE_NAMES[role]}:** {judgement} ({numbers})."
     if role == "teacher" and summary.ensemble is not None:
         together = summary.ensemble
+        but = (
+            "" if summary.judges is None else f", but for the transfer set, each text of which {summary.judges} judged"
+        )
         sentence += (
             f" Together, their probabilities averaged, they reach {score(together.metrics.mcc)} "
-            f"({interval(together.intervals['mcc'], score)}): from that the students learnt."
+            f"({interval(together.intervals['mcc'], score)}): from that the students learnt{but}."
         )
     majority = summary.data.majority.accuracy
     if len(verdicts) < len(models) and overall.accuracy.mean <= majority:

@@ -72,12 +72,11 @@ def _what_was_done(summary: Summary) -> str:
         f"{data.train:,} examples trained the models, {data.selection:,} chose the best epoch of each, and "
         f"{data.evaluation:,}, used for nothing else, gave the results below. "
         f'{percent(data.majority.accuracy)} of these are "{data.majority_label}": always giving this answer is that '
-        f"accurate without any model.\n\n{described}{_transfer(summary, config)}"
-        f"{_threshold(config, len(data.label_names))}"
+        f"accurate without any model.\n\n{described}{_transfer(summary)}{_threshold(config, len(data.label_names))}"
     )
 
 
-def _transfer(summary: Summary, config: PotstillConfig) -> str:
+def _transfer(summary: Summary) -> str:
     """Tell what distilled students read beside the training examples, and who judged it."""
     if summary.transfer is None:
         return ""
@@ -89,15 +88,12 @@ def _transfer(summary: Summary, config: PotstillConfig) -> str:
     parts = [f"{summary.transfer[kind]:,} {origin}" for kind, origin in origins.items() if kind in summary.transfer]
     texts = summary.data.train + sum(summary.transfer.get(kind, 0) for kind in origins)
     epochs = {role: max(model.epochs for model in summary.of(role)) for role in summary.roles}
-    judges, teachers = config.distillation.judges, len(summary.of("teacher"))
-    shared = (
-        ""
-        if summary.ensemble is None or judges is None or judges >= teachers
-        else (f" {judges} of the {teachers} teachers judged each of them.")
-    )
+    judged = ""
+    if summary.judges is not None:
+        judged = f" Each was judged by {summary.judges} of the {len(summary.of('teacher'))} teachers, in turn."
     return (
         f"\n\nThe distilled students also learnt the teacher's judgement of texts without labels, the transfer set: "
-        f"{', '.join(parts)}.{shared} {summary.transfer['left out: held-out']:,} texts were left out because they are "
+        f"{', '.join(parts)}.{judged} {summary.transfer['left out: held-out']:,} texts were left out because they are "
         f"like one of the selection or evaluation split. These students learnt for up to {epochs['distilled']} epochs "
         f"of {texts:,} texts, the baselines for up to {epochs['baseline']} of {summary.data.train:,}."
     )
@@ -109,7 +105,7 @@ def _threshold(config: PotstillConfig, classes: int) -> str:
         return ""
     return (
         "\n\nA student's answer is the second class where that one's probability is above the student's threshold, "
-        "which gave the best MCC on the selection split; else it is the first."
+        "from which the best MCC is to be expected by the selection split; else it is the first."
     )
 
 
@@ -165,6 +161,8 @@ def _seeds(summary: Summary) -> str:
     """Show every model and every comparison of two."""
     one = f"seed {summary.teacher_seed}"
     taught = one if summary.ensemble is None else "all, their probabilities averaged"
+    if summary.judges is not None:
+        taught += f"; of the transfer set each text by {summary.judges} of them"
     text = f"Teacher that taught the students: {taught}.\n\n{seed_table(summary).to_markdown()}"
     if summary.comparisons:
         lines = [f"- seed {seed}: {examples_told_apart(test)}" for seed, test in sorted(summary.comparisons.items())]

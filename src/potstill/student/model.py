@@ -16,7 +16,7 @@ from potstill.config import StudentConfig
 from potstill.data import UNLABELLED, Corpus, Examples
 from potstill.data.tokenised import TrainingSet, tokenise
 from potstill.errors import ConfigError
-from potstill.evaluation.calibration import best_threshold, fit_temperature
+from potstill.evaluation.calibration import best_threshold, expected_labels, fit_temperature
 from potstill.runtime.decision import softmax
 from potstill.runtime.directory import Manifest, StudentFiles
 from potstill.runtime.seal import read, sealing
@@ -132,7 +132,7 @@ class Student:
         temperature = fit_temperature(logits, labels)
         threshold = None
         if tune_threshold and len(self.label_names) == 2:
-            threshold = best_threshold(softmax(logits, temperature)[:, 1], labels)
+            threshold = best_threshold(softmax(logits, temperature)[:, 1], expected_labels(logits, labels))
         return replace(self, temperature=temperature, threshold=threshold)
 
     def training_set(self, examples: Examples, teacher_logits: torch.Tensor | None = None) -> TrainingSet:
