@@ -1,0 +1,87 @@
+"""How is a threshold best chosen from a few hundred labels? Three ways, on students that are there.
+
+    python benchmarks/thresholds.py
+
+Takes every student that `benchmarks/student_quality.py` and `benchmarks/judges.py` have trained in --work. Their logits
+for CoLA's selection split, which chose their epochs, are cut in two at random, often: one half chooses the threshold,
+the MCC on the other half tells what it is worth. `argmax` chooses nothing, `counted` takes what has the best MCC on the
+first half, `expected` what `student.threshold: tuned` takes: where the best MCC is to be expected. The development
+split is not read. The result is `benchmarks/results/thresholds.json`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common import arguments, over_seeds, write_result
+from potstill.data import Examples, load_corpus
+from potstill.evaluation import compute_metrics
+from potstill.evaluation.calibration import best_threshold, expected_labels, fit_temperature
+from potstill.models import StudentModel
+from potstill.runtime import Classifier
+from potstill.runtime.decision import decide, softmax
+from student_quality import load_config
+
+WAYS = ("argmax", "counted", "expected")
+
+
+def main() -> None:
+    """Measure every student, then write the result."""
+    parser = arguments(__doc__, rounds=False)
+    parser.add_argument("--work", type=Path, default=Path("runs") / "student-quality", help="where the students are")
+    parser.add_argument("--splits", type=int, default=200, help="times that the selection split is cut in two")
+    args = parser.parse_args()
+    selection = load_corpus(load_config().data).selection
+    places = sorted({file.parent for file in args.work.glob("**/seed-*/student.json")})
+    if not places:
+        sys.exit(f"{args.work}: expected students, found none; run benchmarks/student_quality.py first")
+    runs = [{"name": place.parent.name, "seed": place.name} | measure(place, selection, args) for place in places]
+    rows = {name: [run for run in runs if run["name"] == name] for name in dict.fromkeys(run["name"] for run in runs)}
+    write_result(
+        args.out, runs, labels=len(selection) // 2, rows=[summarise(*row) for row in [*rows.items(), ("all", runs)]]
+    )
+
+
+def measure(place: Path, selection: Examples, args: Any) -> dict[str, float]:
+    """Return the MCC that each way's thresholds have on the halves that did not choose them, the mean over the cuts."""
+    logits, generator = StudentModel(Classifier.load(place)).logits(selection), np.random.default_rng(args.seed)
+    found: dict[str, list[float]] = {way: [] for way in WAYS}
+    for _ in range(args.splits):
+        choosing, other = np.array_split(generator.permutation(len(selection)), 2)
+        for way, scores in found.items():
+            temperature = fit_temperature(logits[choosing], selection.labels[choosing])
+            threshold = choose(way, logits[choosing], selection.labels[choosing], temperature)
+            answers = decide(softmax(logits[other], temperature), threshold)
+            scores.append(compute_metrics(selection.labels[other], answers, 2).mcc)
+    return {way: fmean(scores) for way, scores in found.items()}
+
+
+def choose(way: str, logits: NDArray[np.float32], labels: NDArray[np.int64], temperature: float) -> float | None:
+    """Choose a threshold in one of `WAYS`; None: the more probable class."""
+    if way == "argmax":
+        return None
+    probable = softmax(logits, temperature)[:, 1]
+    return best_threshold(probable, labels if way == "counted" else expected_labels(logits, labels))
+
+
+def summarise(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a row: each way's MCC over the students, and how many of these do better with `expected` than `counted`.
+
+    There is no test: the students are measured on the same labels.
+    """
+    return {
+        "name": name,
+        **{way: over_seeds([run[way] for run in runs]) for way in WAYS},
+        "students": len(runs),
+        "expected_ahead": sum(run["expected"] > run["counted"] for run in runs),
+    }
+
+
+if __name__ == "__main__":
+    main()
