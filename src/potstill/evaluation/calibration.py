@@ -172,7 +172,7 @@ def expected_labels(logits: NDArray[np.floating[Any]], labels: Classes) -> Float
     _check(logits, labels)
     difference = logits[:, 1].astype(np.float64) - logits[:, 0]
     unit = max(float(np.abs(difference).max()), 1e-9)
-    scaled = difference / unit  # for the minimiser, to which parameters of one size are best
+    scaled = difference / unit  # whatever the logits' size, the minimiser starts where the sigmoid has a slope
     positives = int(labels.sum())
     targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (labels.size - positives + 2))
 
@@ -182,7 +182,7 @@ def expected_labels(logits: NDArray[np.floating[Any]], labels: Classes) -> Float
         gradient = np.array([(errors * scaled).mean(), errors.mean()])
         return float((np.logaddexp(0.0, scores) - targets * scores).mean()), gradient
 
-    slope, offset = minimize(loss, np.array([unit, 0.0]), jac=True, method="BFGS").x
+    slope, offset = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS").x
     if slope <= 0:
         return np.full(labels.size, positives / labels.size)
     expected: Floats = expit(slope * scaled + offset)
