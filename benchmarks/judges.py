@@ -37,6 +37,7 @@ def main() -> None:
     """Make what is missing, then write the result."""
     parser = arguments(__doc__, rounds=False, seed=False)
     parser.add_argument("--seeds", type=int, default=5, help="seeds per row, from 0")
+    parser.add_argument("--rows", nargs="+", metavar="ROW", choices=ROWS, default=ROWS, help="rows to train")
     parser.add_argument("--teachers", type=Path, help="tuned teachers; default: those in --work, tuned if need be")
     parser.add_argument("--work", type=Path, default=Path("runs") / "student-quality", help="keeps what is finished")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time")
@@ -52,7 +53,7 @@ def main() -> None:
     flags = ["--work", str(args.work), "--teachers", str(teachers)]
     runs = finished(
         args.work / "judges.jsonl",
-        [(name, seed) for seed in range(args.seeds) for name in ROWS],
+        [(name, seed) for name in args.rows for seed in range(args.seeds)],
         lambda _: key,
         lambda name, seed: train_apart([*flags, "--train", name, str(seed)]),
         args.jobs,
@@ -60,7 +61,7 @@ def main() -> None:
     write_result(
         args.out,
         runs,
-        rows=[summarise(name, runs) for name in ROWS],
+        rows=[summarise(name, runs) for name in args.rows],
         teachers=json.loads((args.work / "teachers.json").read_text()),
     )
 
