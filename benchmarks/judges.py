@@ -2,12 +2,12 @@
 
     python benchmarks/judges.py
 
-Teachers and transfer set are those of `benchmarks/student_quality.py`, whose --work it shares; the students are those
-of its row "+ surprisal". Of n teachers, either one judges each text, or all do; and students read either all texts or
-every nth, so much more often that all trainings are about equally long (they read the labelled texts more often too, as
-one with fewer texts would). Every nth text judged by n costs the teachers as much as all texts judged by one. Scores
-are those on CoLA's development split, which chooses nothing, and, as `elsewhere`, on the embedded corpus. What is
-finished stands in --work; the same command goes on with it. The result is `benchmarks/results/judges.json`.
+Teachers and transfer set are those of `benchmarks/student_quality.py`, whose --work it shares; the students have the
+settings of its row "+ surprisal", where n teachers judge all texts. Here they all judge a random nth of the texts, or
+one of them each text: that costs the same, and an nth of what it costs there. Students read fewer texts so much more
+often that their trainings are about equally long; the labelled texts too, as one with fewer texts would. Scores are
+those on CoLA's development split, which chooses nothing, and, as `elsewhere`, on the embedded corpus. What is finished
+stands in --work; the same command goes on with it. The result is `benchmarks/results/judges.json`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from common import arguments, finished, over_seeds, train_apart, write_result
 from potstill.artifacts import digest
 from potstill.config import PotstillConfig
@@ -29,15 +31,13 @@ from potstill.search import with_settings
 from potstill.transfer.sets import TransferSet
 from student_quality import SURPRISAL, compare, load_config, prepare, scores
 
-FEWER, ONE, ALL = "every nth text, all judge", "all texts, one judges each", "all texts, all judge"
-ROWS = (FEWER, ONE, ALL)
+ROWS = FEWER, MANY = "fewer texts, all teachers judge each", "many texts, one teacher judges each"
 
 
 def main() -> None:
     """Make what is missing, then write the result."""
     parser = arguments(__doc__, rounds=False, seed=False)
     parser.add_argument("--seeds", type=int, default=5, help="seeds per row, from 0")
-    parser.add_argument("--rows", nargs="+", metavar="ROW", choices=ROWS, default=ROWS, help="rows to train")
     parser.add_argument("--teachers", type=Path, help="tuned teachers; default: those in --work, tuned if need be")
     parser.add_argument("--work", type=Path, default=Path("runs") / "student-quality", help="keeps what is finished")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time")
@@ -53,7 +53,7 @@ def main() -> None:
     flags = ["--work", str(args.work), "--teachers", str(teachers)]
     runs = finished(
         args.work / "judges.jsonl",
-        [(name, seed) for name in args.rows for seed in range(args.seeds)],
+        [(name, seed) for seed in range(args.seeds) for name in ROWS],
         lambda _: key,
         lambda name, seed: train_apart([*flags, "--train", name, str(seed)]),
         args.jobs,
@@ -61,7 +61,8 @@ def main() -> None:
     write_result(
         args.out,
         runs,
-        rows=[summarise(name, runs) for name in args.rows],
+        rows=[summarise(name, runs) for name in ROWS],
+        paired_test=compare(MANY, FEWER, runs),
         teachers=json.loads((args.work / "teachers.json").read_text()),
     )
 
@@ -70,11 +71,12 @@ def train_row(config: PotstillConfig, name: str, seed: int, teachers: Path, work
     """Train one row with one seed and return what came of it."""
     corpus, transfer = load_corpus(config.data), TransferSet.load(work / "transfer")
     loaded = load_teachers(teachers, config.runtime, "average")
-    judges = 1 if name == ONE else len(loaded)
+    judges = 1 if name == MANY else len(loaded)
     settings: dict[str, Any] = {"distillation.judges": judges}
     if name == FEWER:
         every = len(corpus.train) + len(transfer)
-        transfer = transfer.take(range(0, len(transfer), judges))
+        drawn = np.random.default_rng(0).permutation(len(transfer))
+        transfer = transfer.take(sorted(drawn[: len(transfer) // judges].tolist()))
         longer = every / (len(corpus.train) + len(transfer))
         epochs = {"training": config.student.training.epochs, "pretraining": config.student.pretraining.epochs}
         settings |= {f"student.{part}.epochs": round(count * longer) for part, count in epochs.items()}
@@ -91,13 +93,12 @@ def train_row(config: PotstillConfig, name: str, seed: int, teachers: Path, work
 
 
 def summarise(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return a row of the table: mean, spread, and paired tests against the other rows."""
+    """Return a row of the table: means and spreads."""
     own = [run for run in runs if run["name"] == name]
     return {
         "name": name,
         **{score: over_seeds([run[score] for run in own]) for score in ("mcc", "elsewhere", "selection_kl")},
         **{count: own[0][count] for count in ("transfer_sentences", "judgements")},
-        "paired_tests": [test for other in ROWS if other != name and (test := compare(name, other, runs))],
     }
 
 

@@ -100,7 +100,8 @@ def main() -> None:
         lambda name, seed: train_apart([*flags, "--train", name, str(seed)]),
         args.jobs,
     )
-    runs += read_shipped()
+    if args.rows == list(ROWS):
+        runs += read_shipped()
     teacher = json.loads((args.work / "teachers.json").read_text())
     write_result(
         args.out,

@@ -28,7 +28,8 @@ DOCUMENTS = {
     "docs/lora.md": ("lora",),
     "docs/reliability.md": ("torture",),
     "docs/production.md": ("inference", "load", "stream"),
-    "docs/transfer.md": ("students",),
+    "docs/method.md": ("thresholds",),
+    "docs/transfer.md": ("students", "judges", "vanilla"),
     "docs/settings.md": ("settings",),
 }
 
@@ -261,9 +262,9 @@ def lora() -> str:
     )
 
 
-def students() -> str:
+def students(name: str = "student_quality") -> str:
     """Lay out what each step gives a student, if it is there."""
-    result = _load("student_quality")
+    result = _load(name)
     rows = [
         f"| {row['name']} | {_mean(row['mcc'])} | {row['parameters'] / 1e6:.2f}M | {row['transfer_sentences']:,} | "
         f"{len(row['mcc']['seeds'])} | {_difference(row.get('paired_test'))} | {_difference(row.get('step_test'))} | "
@@ -282,6 +283,54 @@ def students() -> str:
             "sample standard deviation over seeds; paired t-test over the seeds that both have. The teachers' MCC: "
             f"{_scores(teachers['mcc'])}, elsewhere {_scores(away['mcc'])}; that of their mean probability, which "
             f"taught: {teachers['average']:.3f}, elsewhere {away['average']:.3f}.",
+            _note(result),
+        ]
+    )
+
+
+def judges() -> str:
+    """Lay out whether a student learns more from many texts or from many judges, if it is there."""
+    result = _load("judges")
+    header = ["the transfer set", "MCC", "MCC elsewhere", "divergence from the teachers", "sentences", "judgements"]
+    rows = [
+        [
+            row["name"],
+            *(_mean(row[score]) for score in ("mcc", "elsewhere", "selection_kl")),
+            *(f"{row[count]:,}" for count in ("transfer_sentences", "judgements")),
+        ]
+        for row in result["rows"]
+    ]
+    return "\n".join(
+        [
+            *_markdown(header, rows),
+            "",
+            f"MCC of the last against the first {_difference(result['paired_test'])}, paired over "
+            f"{len(result['rows'][0]['mcc']['seeds'])} seeds; mean ± sample standard deviation. The divergence is that "
+            f"on the selection split, from the mean of all {len(result['teachers']['mcc'])} teachers' probabilities.",
+            _note(result),
+        ]
+    )
+
+
+def thresholds() -> str:
+    """Lay out how a threshold is best chosen, if it is there."""
+    result = _load("thresholds")
+    header = ["students", "number", "more probable class", "best threshold", "expected best", "expected is better for"]
+    rows = [
+        [
+            row["name"],
+            str(row["students"]),
+            *(_mean(row[way]) for way in ("argmax", "counted", "expected")),
+            f"{row['expected_ahead']} of {row['students']}",
+        ]
+        for row in result["rows"]
+    ]
+    return "\n".join(
+        [
+            *_markdown(header, rows),
+            "",
+            f"MCC on half of CoLA's selection split, where the {result['labels']} labels of the other half chose the "
+            "threshold; mean ± sample standard deviation over students.",
             _note(result),
         ]
     )
@@ -536,6 +585,9 @@ CONTENTS: dict[str, Callable[[], str]] = {
     "speed": speed,
     "lora": lora,
     "students": students,
+    "judges": judges,
+    "vanilla": lambda: students("vanilla_rnn"),
+    "thresholds": thresholds,
     "torture": torture,
     "inference": inference,
     "inference-plot": inference_plot,

@@ -338,8 +338,8 @@ class DistillationConfig(Settings):
     probabilities averaged (Hinton et al. 2015, section 5), at the price of asking each."""
     judges: Annotated[int | None, Field(ge=1)] = None
     """How many of several teachers, with `teachers: average`, judge each text of the transfer set; the text decides
-    which, and all get about equal shares. `transfer` and `distill` need the same number. None: all of them, whose mean
-    is better than one's word."""
+    which, and all get about equal shares. Give `transfer` and `distill` the same number, or the set is judged anew.
+    None: all of them, as averaging is meant."""
 
     @property
     def manner(self) -> str:

@@ -343,7 +343,10 @@ def have_judged(
         if transfer is not None:
             judges = config.distillation.judges
             if transfer.logits is not None and transfer.teacher != _joint_key(teachers, judges):
-                print_line("the transfer set was judged by other teachers or another number of --judges: asking for it")
+                print_line(
+                    "the transfer set was judged by other teachers or another number of --judges: "
+                    "what these have not judged yet is asked for"
+                )
             _transfer_logits(teachers, transfer, judges)
     if config.distillation.hidden_weight:
         teacher_states(teachers[0], _texts(corpus, transfer))

@@ -16,6 +16,7 @@ from potstill.evaluation.calibration import (
     expected_calibration_error,
     expected_labels,
     fit_temperature,
+    fit_threshold,
     pool,
     reliability,
 )
@@ -209,13 +210,28 @@ def test_labels_that_are_parted_stay_a_little_uncertain(size: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("difference", "labels"),
-    [([2.0, 1.0, -1.0, -3.0], [0, 0, 1, 1]), ([1.0, 1.0, 1.0, 1.0], [0, 1, 0, 1]), ([0.0, 5.0, 9.0], [1, 1, 1])],
+    ("difference", "labels"), [([2.0, 1.0, -1.0, -3.0], [0, 0, 1, 1]), ([1.0, 1.0, 1.0, 1.0], [0, 1, 0, 1])]
 )
 def test_logits_that_say_nothing_leave_the_threshold_in_the_middle(difference: list[float], labels: list[int]) -> None:
     logits = np.stack([np.zeros(len(labels)), difference], axis=1)
 
-    assert best_threshold(softmax(logits)[:, 1], expected_labels(logits, np.array(labels))) == 0.5
+    assert fit_threshold(logits, np.array(labels)) == 0.5
+
+
+@given(SEEDS, st.integers(1, 200), st.sampled_from([0, 1]))
+def test_one_class_alone_leaves_the_threshold_in_the_middle(seed: int, count: int, label: int) -> None:
+    logits = np.random.default_rng(seed).normal(0, 3, (count, 2))
+
+    assert fit_threshold(logits, np.full(count, label)) == 0.5
+
+
+def test_the_threshold_is_one_of_the_probabilities_at_the_temperature() -> None:
+    logits, labels = normal_scores(np.random.default_rng(0), 1000)
+
+    cold, warm = (fit_threshold(logits, labels, temperature) for temperature in (0.5, 2.0))
+
+    odds = [np.log(value / (1 - value)) * temperature for value, temperature in ((cold, 0.5), (warm, 2.0))]
+    assert odds[0] == pytest.approx(odds[1], abs=0.01)
 
 
 def test_an_expected_threshold_is_nearer_to_the_truth_than_the_best_one() -> None:
@@ -227,7 +243,7 @@ def test_an_expected_threshold_is_nearer_to_the_truth_than_the_best_one() -> Non
     for _ in range(40):
         logits, labels = normal_scores(generator, 400)
         probabilities = softmax(logits)[:, 1]
-        found = best_threshold(probabilities, labels), best_threshold(probabilities, expected_labels(logits, labels))
+        found = best_threshold(probabilities, labels), fit_threshold(logits, labels)
         errors.append([abs(threshold - truth) for threshold in found])
 
     best, expected = np.mean(errors, axis=0)
@@ -280,6 +296,6 @@ def test_what_has_no_threshold_is_refused(probabilities: list[float], labels: li
     ],
 )
 def test_what_can_not_be_calibrated_is_refused(logits: np.ndarray, labels: list[int], message: str) -> None:
-    for judge in (fit_temperature, Calibration.of):
+    for judge in (fit_temperature, Calibration.of, expected_labels, fit_threshold):
         with pytest.raises(ValueError, match=message):
             judge(logits, np.array(labels, dtype=np.int64))

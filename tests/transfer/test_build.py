@@ -321,8 +321,8 @@ def test_a_run_with_all_there_is_to_learn_from(tiny_backbone, tmp_path):
     assert (directory / "distilled" / "seed-0" / "pretraining.jsonl").is_file()
     assert not (directory / "baseline" / "seed-0" / "pretraining.jsonl").exists()
     report = (directory / "report.md").read_text()
-    assert "30 made by perturbing training texts. Each was judged by 1 of the 2 teachers, in turn. " in report
-    assert "from that the students learnt, but for the transfer set, each text of which 1 judged." in report
+    assert "30 made by perturbing training texts. Each was judged by 1 of the 2 teachers. " in report
+    assert "from that the students learnt, except on the transfer set, where 1 of them judged each text." in report
     assert "all, their probabilities averaged; of the transfer set each text by 1 of them." in report
     assert "up to 1 epochs of 84 texts, the baselines for up to 2 of 54." in report
     assert "| Teacher | all, averaged |" in report

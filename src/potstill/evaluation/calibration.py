@@ -17,6 +17,7 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_softmax
 
 from potstill.evaluation.metrics import Classes, ConfusionCells, Floats
+from potstill.runtime.decision import softmax
 
 BINS = 15
 """Bins of the confidence, as in the paper's table 1."""
@@ -151,11 +152,32 @@ def expected_calibration_error(bins: Iterable[ReliabilityBin]) -> float:
     return sum(item.count * abs(item.accuracy - item.confidence) for item in bins) / total
 
 
+def fit_threshold(logits: NDArray[np.float32], labels: Classes, temperature: float = 1.0) -> float:
+    """Find the threshold from which the best MCC is to be expected where class 1 is answered above it.
+
+    Among a few hundred labels the MCC goes up and down by chance from one threshold to the next, and the best of all
+    would mostly be a lucky one. So labels are not counted: expected counts are added up from `expected_labels`.
+
+    Args:
+        logits: (texts, 2), of texts that the model was not trained on.
+        labels: 0 or 1, (texts,).
+        temperature: The threshold is one of softmax(logits / temperature).
+
+    Returns:
+        A threshold above 0 and below 1.
+
+    Raises:
+        ValueError: See `expected_labels`.
+    """
+    expected = expected_labels(logits, labels)
+    return best_threshold(softmax(logits, temperature)[:, 1], expected)
+
+
 def expected_labels(logits: NDArray[np.floating[Any]], labels: Classes) -> Floats:
     """Return how probable class 1 is for texts of these logits, by a sigmoid fitted to the labels (Platt scaling).
 
-    Platt 1999, "Probabilistic Outputs for Support Vector Machines and Comparisons to Regularized Likelihood Methods",
-    section 2: p = 1 / (1 + exp(-(a · d + b))) of the logits' difference d, where a and b have the least negative
+    Platt 1999, "Probabilistic Outputs for Support Vector Machines and Comparisons to Regularized Likelihood Methods":
+    p = 1 / (1 + exp(-(a · d + b))) of the logits' difference d, where a and b have the least negative
     log-likelihood of the labels. These are not 0 and 1 for that, but 1 / (negatives + 2) and (positives + 1) /
     (positives + 2), or a would grow without bound where d parts the classes.
 
@@ -164,16 +186,20 @@ def expected_labels(logits: NDArray[np.floating[Any]], labels: Classes) -> Float
         labels: 0 or 1, (texts,).
 
     Returns:
-        (texts,), each above 0 and below 1; the share of class 1 where a higher d makes it no more probable.
+        (texts,), from 0 to 1; 0.5 for all where there is one class alone, or a higher d makes class 1 no more probable.
 
     Raises:
         ValueError: There are no texts, the shapes don't fit, a logit is not finite, or a label is no class.
     """
     _check(logits, labels)
+    if logits.shape[1] != 2:
+        raise ValueError(f"expected logits (texts, 2), found {logits.shape}")
+    nothing, positives = np.full(labels.size, 0.5), int(labels.sum())
+    if positives in (0, labels.size):
+        return nothing
     difference = logits[:, 1].astype(np.float64) - logits[:, 0]
     unit = max(float(np.abs(difference).max()), 1e-9)
     scaled = difference / unit  # whatever the logits' size, the minimiser starts where the sigmoid has a slope
-    positives = int(labels.sum())
     targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (labels.size - positives + 2))
 
     def loss(parameters: Floats) -> tuple[float, Floats]:
@@ -182,9 +208,9 @@ def expected_labels(logits: NDArray[np.floating[Any]], labels: Classes) -> Float
         gradient = np.array([(errors * scaled).mean(), errors.mean()])
         return float((np.logaddexp(0.0, scores) - targets * scores).mean()), gradient
 
-    slope, offset = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS").x
+    slope, offset = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS", options={"gtol": 1e-9}).x
     if slope <= 0:
-        return np.full(labels.size, positives / labels.size)
+        return nothing
     expected: Floats = expit(slope * scaled + offset)
     return expected
 

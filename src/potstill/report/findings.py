@@ -36,7 +36,9 @@ def _learnt(summary: Summary, role: Role) -> str:
     if role == "teacher" and summary.ensemble is not None:
         together = summary.ensemble
         but = (
-            "" if summary.judges is None else f", but for the transfer set, each text of which {summary.judges} judged"
+            ""
+            if summary.judges is None
+            else f", except on the transfer set, where {summary.judges} of them judged each text"
         )
         sentence += (
             f" Together, their probabilities averaged, they reach {score(together.metrics.mcc)} "

@@ -90,7 +90,7 @@ def _transfer(summary: Summary) -> str:
     epochs = {role: max(model.epochs for model in summary.of(role)) for role in summary.roles}
     judged = ""
     if summary.judges is not None:
-        judged = f" Each was judged by {summary.judges} of the {len(summary.of('teacher'))} teachers, in turn."
+        judged = f" Each was judged by {summary.judges} of the {len(summary.of('teacher'))} teachers."
     return (
         f"\n\nThe distilled students also learnt the teacher's judgement of texts without labels, the transfer set: "
         f"{', '.join(parts)}.{judged} {summary.transfer['left out: held-out']:,} texts were left out because they are "

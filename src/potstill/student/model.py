@@ -16,8 +16,7 @@ from potstill.config import StudentConfig
 from potstill.data import UNLABELLED, Corpus, Examples
 from potstill.data.tokenised import TrainingSet, tokenise
 from potstill.errors import ConfigError
-from potstill.evaluation.calibration import best_threshold, expected_labels, fit_temperature
-from potstill.runtime.decision import softmax
+from potstill.evaluation.calibration import fit_temperature, fit_threshold
 from potstill.runtime.directory import Manifest, StudentFiles
 from potstill.runtime.seal import read, sealing
 from potstill.student.embeddings import teacher_embeddings
@@ -122,7 +121,7 @@ class Student:
     def calibrated(
         self, logits: NDArray[np.float32], labels: NDArray[np.int64], *, tune_threshold: bool = False
     ) -> Student:
-        """Return this student with the temperature and, of two classes, the threshold that suit these texts best.
+        """Return this student with the temperature that suits these texts best and, of two classes, a threshold.
 
         Args:
             logits: Its own on the selection split, (texts, classes).
@@ -132,7 +131,7 @@ class Student:
         temperature = fit_temperature(logits, labels)
         threshold = None
         if tune_threshold and len(self.label_names) == 2:
-            threshold = best_threshold(softmax(logits, temperature)[:, 1], expected_labels(logits, labels))
+            threshold = fit_threshold(logits, labels, temperature)
         return replace(self, temperature=temperature, threshold=threshold)
 
     def training_set(self, examples: Examples, teacher_logits: torch.Tensor | None = None) -> TrainingSet:
