@@ -29,7 +29,7 @@ from potstill.data import Corpus, Examples, load_corpus
 from potstill.evaluation import paired_test
 from potstill.files import write_json
 from potstill.models import Measurement, StudentModel, TeacherModel, load_teachers, measure, measure_together
-from potstill.pipeline import Trained, distill, finetune, input_keys, train, transfer_set
+from potstill.pipeline import Trained, distill, finetune, have_judged, input_keys, train, transfer_set
 from potstill.runtime import Classifier
 from potstill.search import with_settings
 from potstill.transfer.sets import TransferSet
@@ -156,6 +156,7 @@ def prepare(config: PotstillConfig, corpus: Corpus, teachers: Path | None, work:
                 finetune(config, corpus, place, seed)
     loaded = load_teachers(teachers, config.runtime, "average")
     transfer = transfer_set(config, corpus, loaded, work / "transfer")
+    have_judged(config, corpus, loaded, transfer)
     key = digest([str(input_keys(loaded, transfer))])
     noted = work / "teachers.json"
     if not noted.is_file() or json.loads(noted.read_text()).get("key") != key:
