@@ -306,7 +306,7 @@ def judges() -> str:
             "",
             f"MCC of the last against the first {_difference(result['paired_test'])}, paired over "
             f"{len(result['rows'][0]['mcc']['seeds'])} seeds; mean ± sample standard deviation. The divergence is that "
-            f"on the selection split, from the mean of all {len(result['teachers']['mcc'])} teachers' probabilities.",
+            f"on the selection split, from the mean of {len(result['teachers']['mcc'])} teachers' probabilities.",
             _note(result),
         ]
     )

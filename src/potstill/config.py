@@ -339,7 +339,7 @@ class DistillationConfig(Settings):
     judges: Annotated[int | None, Field(ge=1)] = None
     """How many of several teachers, with `teachers: average`, judge each text of the transfer set; the text decides
     which, and all get about equal shares. Give `transfer` and `distill` the same number, or the set is judged anew.
-    None: all of them, as averaging is meant."""
+    None: all of them, as averaging is meant; that fewer judges of more texts teach more is not shown."""
 
     @property
     def manner(self) -> str:
