@@ -12,16 +12,14 @@ stands in --work; the same command goes on with it. The result is `benchmarks/re
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common import arguments, finished, over_seeds, train_apart, write_result
+from common import finished, over_seeds, train_apart, write_result
 from potstill.artifacts import digest
 from potstill.config import PotstillConfig
 from potstill.data import load_corpus
@@ -29,27 +27,21 @@ from potstill.models import load_teachers
 from potstill.pipeline import distill
 from potstill.search import with_settings
 from potstill.transfer.sets import TransferSet
-from student_quality import SURPRISAL, compare, load_config, prepare, scores
+from student_quality import SURPRISAL, compare, load_config, prepare, scores, student_arguments
 
 ROWS = FEWER, MANY = "fewer texts, all teachers judge each", "many texts, one teacher judges each"
 
 
 def main() -> None:
     """Make what is missing, then write the result."""
-    parser = arguments(__doc__, rounds=False, seed=False)
-    parser.add_argument("--seeds", type=int, default=5, help="seeds per row, from 0")
-    parser.add_argument("--teachers", type=Path, help="tuned teachers; default: those in --work, tuned if need be")
-    parser.add_argument("--work", type=Path, default=Path("runs") / "student-quality", help="keeps what is finished")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time")
-    parser.add_argument("--train", nargs=2, metavar=("ROW", "SEED"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = student_arguments(__doc__).parse_args()
     teachers = args.teachers or args.work / "teachers"
     config = with_settings(load_config(), dict(SURPRISAL))
     if args.train:
         name, seed = args.train
         sys.stdout.write(json.dumps(train_row(config, name, int(seed), teachers, args.work)))
         return
-    key = digest([prepare(config, load_corpus(config.data), args.teachers, args.work), config.model_dump_json()])
+    key = digest([prepare(config, load_corpus(config.data), teachers, args.work), config.model_dump_json()])
     flags = ["--work", str(args.work), "--teachers", str(teachers)]
     runs = finished(
         args.work / "judges.jsonl",

@@ -37,6 +37,9 @@ from potstill.transfer.sets import TransferSet
 SHARE = 8
 """The rows' transfer set is smaller than the shipped recipe's by this factor: all of it takes hours to be judged."""
 
+WORK = Path("runs") / "student-quality"
+"""Where what is finished is kept: teachers, transfer set, students."""
+
 ALONE = "labels alone"
 RNN_ALONE = "vanilla RNN, labels alone"
 SHIPPED = f"+ {SHARE} times as many sentences: configs/cola.yaml"
@@ -63,7 +66,7 @@ ROWS: dict[str, tuple[Sequence[str] | None, Mapping[str, Any]]] = {
     "+ perturbed sentences": (("perturbed:*",), FIFTEEN | PLAIN),
     "+ sampled sentences": (("*",), EIGHT | PLAIN),
     "+ the teacher's embeddings": (("*",), EIGHT | NO_LANGUAGE),
-    "+ language modelling first": (("*",), SURPRISAL | NO_SURPRISAL),
+    "+ language modelling first": (("*",), EIGHT | LANGUAGE | NO_SURPRISAL),
     "+ surprisal": (("*",), SURPRISAL),
     RNN_ALONE: (None, TWENTY | RNN),
     "vanilla RNN, distilled": (("*",), EIGHT | RNN),
@@ -74,15 +77,10 @@ in configs/cola.yaml."""
 
 def main() -> None:
     """Make what is missing, then write the table."""
-    parser = arguments(__doc__, rounds=False, seed=False)
-    parser.add_argument("--seeds", type=int, default=5, help="seeds per row, from 0")
+    parser = student_arguments(__doc__)
     parser.add_argument(
         "--rows", nargs="+", metavar="ROW", choices=list(ROWS), default=list(ROWS), help="rows to train"
     )
-    parser.add_argument("--teachers", type=Path, help="tuned teachers; default: they are tuned")
-    parser.add_argument("--work", type=Path, default=Path("runs") / "student-quality", help="keeps what is finished")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time")
-    parser.add_argument("--train", nargs=2, metavar=("ROW", "SEED"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     teachers = args.teachers or args.work / "teachers"
     config = load_config()
@@ -90,7 +88,7 @@ def main() -> None:
         name, seed = args.train
         sys.stdout.write(json.dumps(train_row(config, name, int(seed), teachers, args.work)))
         return
-    key = prepare(config, load_corpus(config.data), args.teachers, args.work)
+    key = prepare(config, load_corpus(config.data), teachers, args.work)
     settings = [key, config.model_dump_json()]
     flags = ["--work", str(args.work), "--teachers", str(teachers)]
     runs = finished(
@@ -110,6 +108,17 @@ def main() -> None:
         teachers=teacher,
         transfer=TransferSet.load(args.work / "transfer").summary,
     )
+
+
+def student_arguments(description: str | None) -> argparse.ArgumentParser:
+    """Make a parser with the flags of benchmarks that train rows of students, each in a process of its own."""
+    parser = arguments(description, rounds=False, seed=False)
+    parser.add_argument("--seeds", type=int, default=5, help="seeds per row, from 0")
+    parser.add_argument("--teachers", type=Path, help="tuned teachers; default: those in --work, tuned if need be")
+    parser.add_argument("--work", type=Path, default=WORK, help="keeps what is finished")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time")
+    parser.add_argument("--train", nargs=2, metavar=("ROW", "SEED"), help=argparse.SUPPRESS)
+    return parser
 
 
 def load_config() -> PotstillConfig:
@@ -137,20 +146,19 @@ def read_shipped() -> list[dict[str, Any]]:
     ]
 
 
-def prepare(config: PotstillConfig, corpus: Corpus, teachers: Path | None, work: Path) -> str:
+def prepare(config: PotstillConfig, corpus: Corpus, teachers: Path, work: Path) -> str:
     """Tune the teachers and build and judge the transfer set, where that has not been done; measure the teachers.
 
     Args:
         config: The settings of the rows.
         corpus: The task.
-        teachers: Where tuned ones are; None: `work` / "teachers", where they are tuned.
+        teachers: Where tuned ones are; those in `work` are tuned here.
         work: Where what is made is kept.
 
     Returns:
         A digest of teachers and transfer set.
     """
-    if teachers is None:
-        teachers = work / "teachers"
+    if teachers == work / "teachers":
         for seed in config.teacher.seeds:
             if Trained.find(place := teachers / f"seed-{seed}") is None:
                 finetune(config, corpus, place, seed)

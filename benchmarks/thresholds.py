@@ -28,7 +28,7 @@ from potstill.models import StudentModel
 from potstill.pipeline import Trained
 from potstill.runtime import Classifier
 from potstill.runtime.decision import decide, softmax
-from student_quality import load_config
+from student_quality import WORK, load_config
 
 WAYS = ("argmax", "counted", "expected")
 
@@ -36,7 +36,7 @@ WAYS = ("argmax", "counted", "expected")
 def main() -> None:
     """Measure every student, then write the result."""
     parser = arguments(__doc__, rounds=False)
-    parser.add_argument("--work", type=Path, default=Path("runs") / "student-quality", help="where the students are")
+    parser.add_argument("--work", type=Path, default=WORK, help="where the students are")
     parser.add_argument("--splits", type=int, default=200, help="times that the selection split is cut in two")
     args = parser.parse_args()
     selection = load_corpus(load_config().data).selection
@@ -48,10 +48,9 @@ def main() -> None:
         {"name": place.parent.name.replace("-", " "), "seed": place.name} | measure(place, selection, args)
         for place in places
     ]
-    rows = {name: [run for run in runs if run["name"] == name] for name in dict.fromkeys(run["name"] for run in runs)}
-    write_result(
-        args.out, runs, labels=-(-len(selection) // 2), rows=[summarise(*row) for row in [*rows.items(), ("all", runs)]]
-    )
+    names = dict.fromkeys(run["name"] for run in runs)
+    rows = [summarise(name, [run for run in runs if run["name"] == name]) for name in names]
+    write_result(args.out, runs, labels=-(-len(selection) // 2), rows=[*rows, summarise("all", runs)])
 
 
 def measure(place: Path, selection: Examples, args: Any) -> dict[str, float]:
@@ -60,10 +59,11 @@ def measure(place: Path, selection: Examples, args: Any) -> dict[str, float]:
     found: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in range(args.splits):
         choosing, other = np.array_split(generator.permutation(len(selection)), 2)
+        temperature = fit_temperature(logits[choosing], selection.labels[choosing])
+        probabilities = softmax(logits[other], temperature)
         for way, scores in found.items():
-            temperature = fit_temperature(logits[choosing], selection.labels[choosing])
             threshold = choose(way, logits[choosing], selection.labels[choosing], temperature)
-            answers = decide(softmax(logits[other], temperature), threshold)
+            answers = decide(probabilities, threshold)
             scores.append(compute_metrics(selection.labels[other], answers, 2).mcc)
     return {way: fmean(scores) for way, scores in found.items()}
 

@@ -22,7 +22,7 @@ from potstill.data.tokenised import TrainingSet
 from potstill.directories import ENVIRONMENT_FILE, Work, working_directory
 from potstill.distillation.hidden import Matching, MatchingObjective, teacher_states, with_hidden_states
 from potstill.distillation.loss import Objective, balanced_weights
-from potstill.distillation.teacher_logits import judgement
+from potstill.distillation.teacher_logits import joint_key, judgement
 from potstill.errors import ArtifactError, ConfigError
 from potstill.evaluation import DataSummary, McNemar, ModelResult, Role, Summary, mcnemar
 from potstill.files import read_json, write_csv
@@ -320,7 +320,7 @@ def transfer_set(
     check_teachers(corpus, teachers, None)
     built = build_transfer_set(config, corpus, directory)
     judges = config.distillation.judges
-    if built.teacher != (key := _joint_key(teachers, judges)):
+    if built.teacher != (key := joint_key(teachers, judges)):
         built = built.judged(judgement(teachers, built.examples, judges), key)
         built.save(directory / TRANSFER_FILE)
     return built
@@ -342,7 +342,7 @@ def have_judged(
         _corpus_logits(teachers, corpus)
         if transfer is not None:
             judges = config.distillation.judges
-            if transfer.logits is not None and transfer.teacher != _joint_key(teachers, judges):
+            if transfer.logits is not None and transfer.teacher != joint_key(teachers, judges):
                 print_line(
                     "the transfer set was judged by other teachers or another number of --judges: "
                     "what these have not judged yet is asked for"
@@ -398,15 +398,9 @@ def _corpus_logits(teachers: Sequence[Teacher], corpus: Corpus) -> tuple[Tensor,
 
 def _transfer_logits(teachers: Sequence[Teacher], transfer: TransferSet, judges: int | None) -> Tensor:
     """Return what the teachers say of a transfer set, (texts, classes): as it stands there where it is theirs."""
-    if transfer.logits is not None and transfer.teacher == _joint_key(teachers, judges):
+    if transfer.logits is not None and transfer.teacher == joint_key(teachers, judges):
         return torch.from_numpy(transfer.logits)
     return judgement(teachers, transfer.examples, judges)
-
-
-def _joint_key(teachers: Sequence[Teacher], judges: int | None = None) -> str:
-    """Return a digest of who judges: the teachers and, where not all judge each text, how many do."""
-    keys = [teacher.key() for teacher in teachers]
-    return digest(keys if judges is None or judges >= len(keys) else [*sorted(keys), f"{judges} each"])
 
 
 def run(
@@ -537,7 +531,7 @@ def _tell_finished(config: PotstillConfig, directory: Path) -> None:
 def input_keys(teachers: Sequence[Teacher], transfer: TransferSet | None) -> dict[str, str | None]:
     """Return digests of what a student learns from beside the corpus, by what to call it."""
     return {
-        "teacher's weights": _joint_key(teachers),
+        "teacher's weights": joint_key(teachers),
         "transfer set": None if transfer is None else digest([*transfer.sources, *transfer.examples.content]),
     }
 

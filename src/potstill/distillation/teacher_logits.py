@@ -64,7 +64,8 @@ def judgement(teachers: Sequence[Teacher], examples: Examples, judges: int | Non
     Returns:
         Logits, (texts, classes), float32.
     """
-    if judges is None or judges >= len(teachers):
+    judges = _fewer(teachers, judges)
+    if judges is None:
         logits = [teacher_logits(teacher, examples) for teacher in teachers]
         return logits[0] if len(logits) == 1 else averaged(logits)
     teachers = sorted(teachers, key=lambda teacher: teacher.key())
@@ -76,6 +77,17 @@ def judgement(teachers: Sequence[Teacher], examples: Examples, judges: int | Non
         if len(asked) > 0:
             each[turns[asked], asked] = teacher_logits(teacher, examples.take(asked.tolist()))
     return each[0] if judges == 1 else averaged(list(each))
+
+
+def joint_key(teachers: Sequence[Teacher], judges: int | None = None) -> str:
+    """Return a digest of who judges a text by `judgement`: the teachers and, where not all of them do, how many."""
+    keys, judges = [teacher.key() for teacher in teachers], _fewer(teachers, judges)
+    return digest(keys if judges is None else [*sorted(keys), f"{judges} each"])
+
+
+def _fewer(teachers: Sequence[Teacher], judges: int | None) -> int | None:
+    """Return how many teachers judge each text where these are fewer than all, else None."""
+    return None if judges is None or judges >= len(teachers) else judges
 
 
 def averaged(logits: Sequence[Tensor]) -> Tensor:

@@ -35,14 +35,12 @@ def _learnt(summary: Summary, role: Role) -> str:
     sentence = f"**{ROLE_NAMES[role]}:** {judgement} ({numbers})."
     if role == "teacher" and summary.ensemble is not None:
         together = summary.ensemble
-        but = (
-            ""
-            if summary.judges is None
-            else f", except on the transfer set, where {summary.judges} of them judged each text"
-        )
+        learnt = "from that the students learnt"
+        if summary.judges is not None:
+            learnt += f", except on the transfer set, where {summary.judges} of them judged each text"
         sentence += (
             f" Together, their probabilities averaged, they reach {score(together.metrics.mcc)} "
-            f"({interval(together.intervals['mcc'], score)}): from that the students learnt{but}."
+            f"({interval(together.intervals['mcc'], score)}): {learnt}."
         )
     majority = summary.data.majority.accuracy
     if len(verdicts) < len(models) and overall.accuracy.mean <= majority:
