@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModel
 
 import potstill
 from potstill import pipeline
@@ -20,6 +21,7 @@ from potstill.distillation.words import WordEnds
 from potstill.errors import ArtifactError, ConfigError
 from potstill.student.model import Student
 from potstill.teacher import Teacher
+from tiny_words import VOCABULARY, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,18 @@ def test_states_are_the_teachers_standardised(config, corpus, student, echo):
     expected = (expected - expected.mean(axis=0)) / expected.std(axis=0)
     np.testing.assert_allclose(found.values, expected, atol=2e-2)
     assert found.values.std() == pytest.approx(1.0, abs=1e-2)
+
+
+def test_states_may_be_narrower_than_the_blocks(config, corpus, student, tmp_path):
+    settings = {"hidden_size": 16, "word_embed_proj_dim": 12, "num_attention_heads": 2, "ffn_dim": 32}
+    opt = AutoConfig.for_model("opt", **settings, vocab_size=len(VOCABULARY), num_hidden_layers=2)
+    AutoModel.from_config(opt).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    narrow = config.teacher.model_copy(update={"backbone": str(tmp_path)})
+    teacher = Teacher.create(narrow, config.runtime, corpus, config.data.max_tokens, seed=0)
+    found = with_hidden_states(student.training_set(corpus.train), student, teacher, corpus.train).hidden
+    assert found.values.shape[1] == 12
+    assert np.isfinite(found.values).all()
 
 
 def test_progress_counts_every_text(config, corpus, monkeypatch, capsys):

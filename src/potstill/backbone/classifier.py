@@ -82,6 +82,13 @@ class TextClassifier(nn.Module):
         available = positions if skipped is None else positions - skipped - 1
         return available if self.echo is None else self.echo.longest(available)
 
+    @property
+    def state_size(self) -> int:
+        """Width of the last hidden states. A decoder's head says it: those of OPT-350m are narrower than its blocks."""
+        if self.is_decoder:
+            return self.model.get_submodule("score").get_parameter("weight").shape[1]
+        return int(self.model.config.hidden_size)
+
     def forward(
         self,
         input_ids: Tensor,

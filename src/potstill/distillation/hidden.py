@@ -77,7 +77,7 @@ def teacher_states(teacher: Teacher, texts: Examples) -> TeacherStates:
     """Return the teacher's states, from the cache or computed; arguments and errors as for `with_hidden_states`."""
     ends = WordEnds.find(teacher.tokenizer, texts.texts, teacher.manifest.max_tokens)
     key = digest([teacher.key(), *texts.texts, ends.places.tobytes(), ends.offsets.tobytes()])
-    shape = (len(ends.places), teacher.classifier.model.config.hidden_size)
+    shape = (len(ends.places), teacher.classifier.state_size)
     # Half precision: standardised states lie between -10 and 10, and the student is far from matching three digits.
     place, kind = cache_directory() / "hidden", np.dtype(np.float16)
     states = mapped_array(place / key, shape, kind, lambda values: _fill(values, teacher, texts, ends))
