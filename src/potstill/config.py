@@ -65,12 +65,22 @@ class Settings(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _empty_sections_are_left_out(cls, values: Any) -> Any:
-        """Give a section the defaults where nothing stands below its name, or all of it is commented out."""
+    def _sections_begin_with_their_own_defaults(cls, values: Any) -> Any:
+        """Give a section its defaults here, which need not be those of its class, for whatever is not set in it.
+
+        It is left out where nothing stands below its name, or all of it is commented out.
+        """
         if not isinstance(values, dict):
             return values
-        sections = {name for name, field in cls.model_fields.items() if _is_section(field.annotation)}
-        return {name: value for name, value in values.items() if value is not None or name not in sections}
+        given = dict(values)
+        for name, field in cls.model_fields.items():
+            if _is_section(field.annotation) and name in given:
+                section = given.pop(name)
+                if isinstance(section, dict):
+                    given[name] = field.get_default().model_dump(exclude_unset=True) | section
+                elif section is not None:
+                    given[name] = section
+        return given
 
 
 class DataConfig(Settings):
@@ -181,11 +191,24 @@ class TrainingConfig(Settings):
     """Largest norm of the gradient; larger ones are scaled down. 1.0 is the field's habit."""
     patience: Annotated[int, Field(ge=1)] | None = None
     """Stop after this many epochs without a better `metric`; none: run all epochs (the best one is kept anyway)."""
-    metric: Literal["mcc", "accuracy", "f1", "loss"] = "mcc"
-    """What decides the best epoch, on the selection split. MCC is 0 for a model that always says the same."""
+    metric: Literal["mcc", "accuracy", "f1", "loss", "last"] = "mcc"
+    """What decides the best epoch, on the selection split. MCC is 0 for a model that always says the same. `last` asks
+    no score: hundreds of texts tell epochs apart only roughly, and where `schedule` has brought the learning rate to 0
+    the last one is the best settled. It needs `patience` none. For models that learn from too little text not to
+    overfit, a score is the safer choice."""
     class_weights: Literal["none", "balanced"] = "none"
     """Weigh the labels' loss by class: `balanced` lets every class count the same, however rare. None: a model that
     knows how frequent a class is has better probabilities, and a threshold can be chosen afterwards."""
+
+    @model_validator(mode="after")
+    def _knows_what_it_waits_for(self) -> Self:
+        """Refuse to wait for a better epoch where the latest is always taken for the best."""
+        if self.metric == "last" and self.patience is not None:
+            raise ValueError(
+                f"metric: last takes every epoch for the best so far, so that patience: {self.patience} ends nothing; "
+                "set patience to none"
+            )
+        return self
 
 
 class TeacherConfig(Settings):

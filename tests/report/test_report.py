@@ -126,6 +126,24 @@ def test_a_tuned_threshold_is_told(make_summary: MakeSummary, threshold: str, la
     assert ("above the student's threshold" in text) is told
 
 
+@pytest.mark.parametrize(
+    ("teacher", "student", "told"),
+    [
+        ("mcc", "loss", "chose the best epoch of each, and"),
+        ("f1", "last", "chose the best epoch of each teacher, and"),
+        ("last", "mcc", "chose the best epoch of each student, and"),
+        ("last", "last", "chose no epoch: the last one is kept, and"),
+    ],
+)
+def test_what_the_selection_split_chose_is_told(
+    make_summary: MakeSummary, teacher: str, student: str, told: str
+) -> None:
+    settings = {"teacher": {"training": {"metric": teacher}}, "student": {"training": {"metric": student}}}
+    settings["student"]["training"] |= {"patience": None}
+    config = PotstillConfig.build(settings).model_dump(mode="json")
+    assert told in report_text(replace(make_summary(), config=config), "plots")
+
+
 def test_what_thresholds_do_is_told_of_the_models_that_have_them(make_summary: MakeSummary) -> None:
     summary = make_summary(seeds=(0, 1))
     assert not any("threshold" in line for line in findings(summary))

@@ -221,12 +221,13 @@ def test_between_equal_scores_the_lower_loss_wins(train):
     assert result.best["epoch"] == 3
 
 
-@pytest.mark.parametrize(("metric", "best"), [("mcc", 1), ("accuracy", 2), ("f1", 3), ("loss", 4)])
-def test_each_metric_chooses_its_own_best(train, monkeypatch, metric, best):
+@pytest.mark.parametrize(("metric", "best"), [("mcc", 1), ("accuracy", 2), ("f1", 3), ("loss", 4), ("last", 5)])
+def test_each_metric_chooses_its_own_best(train, monkeypatch, capsys, metric, best):
     poor, bests = {"mcc": 0.1, "accuracy": 0.1, "f1": 0.1, "selection_loss": 2.0}, ("mcc", "accuracy", "f1")
-    records = iter([*(poor | {name: 0.9} for name in bests), poor | {"selection_loss": 1.0}])
+    records = iter([*(poor | {name: 0.9} for name in bests), poor | {"selection_loss": 1.0}, poor])
     monkeypatch.setattr(Objective, "score", lambda *_: next(records))
-    assert train(make_network(), random_set(4), metric=metric, epochs=4).best["epoch"] == best
+    assert train(make_network(), random_set(4), metric=metric, epochs=5).best["epoch"] == best
+    assert ("*best so far" in capsys.readouterr().err) == (metric != "last")
 
 
 @pytest.mark.parametrize(("texts", "batch_size", "accumulation"), [(8, 2, 4), (7, 2, 4), (5, 1, 5)])

@@ -69,11 +69,22 @@ def _what_was_done(summary: Summary) -> str:
     return (
         f"The task: tell apart the classes {classes(data.label_names)} of the data set **{data.name}** "
         f"(source: {data.source}). "
-        f"{data.train:,} examples trained the models, {data.selection:,} chose the best epoch of each, and "
+        f"{data.train:,} examples trained the models, {data.selection:,} {_choice(config)}, and "
         f"{data.evaluation:,}, used for nothing else, gave the results below. "
         f'{percent(data.majority.accuracy)} of these are "{data.majority_label}": always giving this answer is that '
         f"accurate without any model.\n\n{described}{_transfer(summary)}{_threshold(config, len(data.label_names))}"
     )
+
+
+def _choice(config: PotstillConfig) -> str:
+    """Tell what the selection split did for the epochs."""
+    metrics = {"teacher": config.teacher.training.metric, "student": config.student.training.metric}
+    match [model for model, metric in metrics.items() if metric != "last"]:
+        case [model]:
+            return f"chose the best epoch of each {model}"
+        case []:
+            return "chose no epoch: the last one is kept"
+    return "chose the best epoch of each"
 
 
 def _transfer(summary: Summary) -> str:

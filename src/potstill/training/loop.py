@@ -147,7 +147,9 @@ def fit(
             write_text(history_file, _lines(course.history))
             improved = course.best.offer(record)
             progress.update(task, scores=scores(record, selection.majority_share))
-            report_epoch(title, record, config.epochs, selection.majority_share, improved=improved)
+            report_epoch(
+                title, record, config.epochs, selection.majority_share, improved=improved and config.metric != "last"
+            )
             if improved:
                 save()
             if on_epoch is not None:
@@ -499,7 +501,8 @@ class _BestEpoch:
     def _score(self, record: Record) -> tuple[float, float]:
         """Return what to maximise; between equal scores (an MCC of 0, say) the lower loss wins."""
         lower_loss = -record["selection_loss"]
-        return (lower_loss if self._metric == "loss" else record[self._metric], lower_loss)
+        scores = record | {"loss": lower_loss, "last": record["epoch"]}
+        return (scores[self._metric], lower_loss)
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

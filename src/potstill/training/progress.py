@@ -15,7 +15,7 @@ def report_epoch(title: str, record: dict[str, Any], epochs: int, majority: floa
         record: The epoch's record, as in history.jsonl.
         epochs: Number of epochs at most.
         majority: Accuracy of always giving the most frequent answer: what `accuracy` has to be compared with.
-        improved: Whether the epoch is the best so far.
+        improved: Whether its scores are the best so far.
     """
     parts = [
         f"{title}  epoch {record['epoch']}/{epochs}",
@@ -31,9 +31,9 @@ def report_epoch(title: str, record: dict[str, Any], epochs: int, majority: floa
 
 
 def warn_nothing_learnt(title: str, majority: float) -> None:
-    """Say that the best epoch's answers have nothing to do with the labels, whatever its accuracy looks like."""
+    """Say that the kept epoch's answers have nothing to do with the labels, whatever its accuracy looks like."""
     warn(
-        f"{title} learnt nothing: its best epoch (MCC 0 or below) is no better than always answering the "
+        f"{title} learnt nothing: the epoch that is kept (MCC 0 or below) is no better than always answering the "
         f"majority class, which is right for {majority:.2%} of the selection split. "
         f"Try another learning rate (a lower one where the loss has grown), more epochs or more data."
     )
