@@ -37,7 +37,7 @@ from potstill.models import load_teachers
 from potstill.pipeline import distill
 from potstill.runtime.decision import decide, softmax
 from potstill.search import with_settings
-from potstill.student import Student
+from potstill.student.model import Student
 from potstill.training.compute import EXACT, make_fabric
 from potstill.training.inference import predict_logits
 from potstill.transfer.sets import TransferSet
