@@ -28,7 +28,7 @@ DOCUMENTS = {
     "docs/lora.md": ("lora",),
     "docs/reliability.md": ("torture",),
     "docs/production.md": ("inference", "load", "stream"),
-    "docs/method.md": ("thresholds",),
+    "docs/method.md": ("epochs", "thresholds"),
     "docs/transfer.md": ("students", "judges", "vanilla"),
     "docs/settings.md": ("settings",),
 }
@@ -336,6 +336,31 @@ def thresholds() -> str:
     )
 
 
+def epochs() -> str:
+    """Lay out which epoch is best kept, if it is there."""
+    result = _load("epochs")
+    header = ["students", "number", "best MCC", "lowest loss", "last epoch", "last is better for"]
+    rows = [
+        [
+            row["name"],
+            str(len(row["mcc"]["seeds"])),
+            *(f"{_mean(row[way])} (epoch {row[f'{way}_epoch']['mean']:.1f})" for way in ("mcc", "loss", "last")),
+            f"{row['last_ahead']} of {len(row['mcc']['seeds'])}",
+        ]
+        for row in result["rows"]
+    ]
+    return "\n".join(
+        [
+            *_markdown(header, rows),
+            "",
+            "MCC on half of CoLA's selection split, where the other half chose epoch and threshold, in the mean over "
+            f"{result['cuts']} cuts; mean ± sample standard deviation over students, and the epoch kept in the mean. The "
+            "last is compared with the one of the best MCC.",
+            _note(result),
+        ]
+    )
+
+
 def _mean(spread: dict[str, Any] | None) -> str:
     return "–" if spread is None else f"{spread['mean']:.3f} ± {spread['std']:.3f}"
 
@@ -587,6 +612,7 @@ CONTENTS: dict[str, Callable[[], str]] = {
     "students": students,
     "judges": judges,
     "vanilla": lambda: students("vanilla_rnn"),
+    "epochs": epochs,
     "thresholds": thresholds,
     "torture": torture,
     "inference": inference,
