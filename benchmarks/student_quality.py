@@ -122,7 +122,7 @@ def student_arguments(description: str | None) -> argparse.ArgumentParser:
 
 
 def load_config() -> PotstillConfig:
-    """Return the settings of the rows: those of configs/cola.yaml, but for the transfer set: smaller, and judged by all."""
+    """Return the settings of the rows: those of configs/cola.yaml, but all teachers judge a smaller transfer set."""
     config = PotstillConfig.load(RESULTS.parents[1] / "configs" / "cola.yaml")
     sizes = {f"transfer.{kind}": getattr(config.transfer, kind) // SHARE for kind in ("sampled", "perturbed")}
     return with_settings(config, sizes | {"distillation.judges": None})

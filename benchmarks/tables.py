@@ -354,8 +354,8 @@ def epochs() -> str:
             *_markdown(header, rows),
             "",
             "MCC on half of CoLA's selection split, where the other half chose epoch and threshold, in the mean over "
-            f"{result['cuts']} cuts; mean ± sample standard deviation over students, and the epoch kept in the mean. The "
-            "last is compared with the one of the best MCC.",
+            f"{result['cuts']} cuts; mean ± sample standard deviation over students, and the epoch kept in the mean. "
+            "The last is compared with the one of the best MCC.",
             _note(result),
         ]
     )
