@@ -41,13 +41,14 @@ from potstill.student.model import Student
 from potstill.training.compute import EXACT, make_fabric
 from potstill.training.inference import predict_logits
 from potstill.transfer.sets import TransferSet
-from student_quality import PLAIN, SURPRISAL, TWENTY, load_config, prepare, student_arguments
+from student_quality import SURPRISAL, TWENTY, load_config, prepare, student_arguments
 
 WAYS = ("mcc", "loss", "last")
 CUTS = 200
 """Times that the selection split is cut in two."""
 DISTILLED, ALONE = "distilled", "labels alone"
-ROWS: Mapping[str, Mapping[str, Any]] = {DISTILLED: SURPRISAL, ALONE: TWENTY | PLAIN | {"distillation.alpha": 1.0}}
+NO_TEACHER = {"distillation.alpha": 1.0, "student.embedding_init": "random", "student.pretraining.epochs": 0}
+ROWS: Mapping[str, Mapping[str, Any]] = {DISTILLED: SURPRISAL, ALONE: TWENTY | NO_TEACHER}
 
 
 def main() -> None:
@@ -96,7 +97,7 @@ def train_row(config: PotstillConfig, name: str, seed: int, teachers: Path, work
         for logits in epochs
     ]
     found = compare([logits.numpy() for logits in epochs], [loss.numpy() for loss in losses], labels)
-    return {"name": name, "seed": seed, "epochs": len(epochs), **found}
+    return {"name": name, "seed": seed, **found}
 
 
 def compare(
@@ -130,13 +131,11 @@ def _score(
     losses: NDArray[np.float32],
     labels: NDArray[np.int64],
     choosing: NDArray[np.int64],
-) -> float:
-    """Return what a way wants of the epoch `number` to be high, by the texts at `choosing`."""
-    if way == "last":
-        return number
-    if way == "loss":
-        return -float(losses[choosing].mean())
-    return compute_metrics(labels[choosing], logits[choosing].argmax(axis=1), 2).mcc
+) -> tuple[float, float]:
+    """Return what a way wants of the epoch `number` to be high, by the texts at `choosing`, as training has it."""
+    lower_loss = -float(losses[choosing].mean())
+    mcc = compute_metrics(labels[choosing], logits[choosing].argmax(axis=1), 2).mcc
+    return {"mcc": mcc, "loss": lower_loss, "last": number}[way], lower_loss
 
 
 def summarise(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -148,7 +147,6 @@ def summarise(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "name": name,
         **{field: over_seeds([run[field] for run in own]) for way in WAYS for field in (way, f"{way}_epoch")},
-        "epochs": own[0]["epochs"],
         "last_ahead": sum(run["last"] > run["mcc"] for run in own),
     }
 

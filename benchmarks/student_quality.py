@@ -5,7 +5,7 @@
 Teachers are tuned once (or taken from --teachers), a transfer set of a fifth of the size that configs/cola.yaml asks
 for is built and judged once, then every row trains its students, each in a process of its own with one thread, as many
 at a time as there are cores. The shipped recipe's own row is that of `benchmarks/results/cola.json`. Scores are those
-on CoLA's development split, which chooses nothing: rows and settings are fixed here, epochs come from the selection
+on CoLA's development split, which chooses nothing: rows and settings are fixed here, thresholds come from the selection
 split. `elsewhere` are the MCCs on the embedded corpus, of which nobody has read a sentence: `potstill evaluate MODEL
 --data embedded` gives the same. What is finished stands in --work; the same command goes on with it: about three hours
 on two cores. The result is `benchmarks/results/student_quality.json`.

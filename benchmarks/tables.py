@@ -355,7 +355,8 @@ def epochs() -> str:
             "",
             "MCC on half of CoLA's selection split, where the other half chose epoch and threshold, in the mean over "
             f"{result['cuts']} cuts; mean ± sample standard deviation over students, and the epoch kept in the mean. "
-            "The last is compared with the one of the best MCC.",
+            "The last is compared with the one of the best MCC; no test is made of it, as all students are measured on "
+            "the same labels.",
             _note(result),
         ]
     )

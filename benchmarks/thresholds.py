@@ -5,8 +5,7 @@
 Takes every student that `benchmarks/student_quality.py` and `benchmarks/judges.py` have trained in --work. Their logits
 for CoLA's selection split are cut in two at random, often: one half chooses the threshold, the MCC on the other half
 tells what it is worth. `argmax` chooses nothing, `counted` takes what has the best MCC on the first half, `expected`
-what `student.threshold: tuned` takes: where the best MCC is to be expected. All of the split has chosen the students'
-epochs, by the MCC of `argmax`, which therefore looks a little better than it is. The development split is not read. The
+what `student.threshold: tuned` takes: where the best MCC is to be expected. The development split is not read. The
 result is `benchmarks/results/thresholds.json`.
 """
 
@@ -31,6 +30,8 @@ from potstill.runtime.decision import decide, softmax
 from student_quality import WORK, load_config
 
 WAYS = ("argmax", "counted", "expected")
+PARTS = ("judges", "students")
+"""Where in --work the two keep their students."""
 
 
 def main() -> None:
@@ -40,7 +41,7 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=200, help="times that the selection split is cut in two")
     args = parser.parse_args()
     selection = load_corpus(load_config().data).selection
-    found = sorted(file.parent for file in args.work.glob("**/seed-*/student.json"))
+    found = sorted(file.parent for part in PARTS for file in args.work.glob(f"{part}/**/seed-*/student.json"))
     places = [place for place in found if Trained.is_complete(place)]
     if not places:
         sys.exit(f"{args.work}: expected students, found none; run benchmarks/student_quality.py first")

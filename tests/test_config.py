@@ -154,7 +154,7 @@ def test_variants_without_a_meaning_together_are_refused():
     assert problem.startswith("teacher.lora: dora and init: pissa exclude each other; choose one; found ")
 
 
-@pytest.mark.parametrize("section", ["teacher.training", "student.training", "transfer.training", "transfer.lora"])
+@pytest.mark.parametrize("section", ["student.training", "transfer.training", "transfer.lora"])
 def test_one_setting_leaves_a_section_its_other_defaults(section):
     """They need not be those of its class: a student's epochs are not a teacher's."""
     stage, part = section.split(".")
@@ -168,13 +168,6 @@ def test_one_setting_leaves_a_section_its_other_defaults(section):
 def test_what_an_upper_layer_expects_is_not_asked():
     (problem,) = problems({"student": {"surprisal_size": 64, "num_layers": 2}})
     assert problem.startswith("student: surprisal_size needs num_layers: 1; choose one of them; found ")
-
-
-def test_nothing_is_waited_for_where_the_last_epoch_is_kept():
-    (problem,) = problems({"student": {"training": {"metric": "last"}}})  # three epochs are waited for by default
-    assert problem.startswith("student.training: metric: last takes every epoch for the best so far, so that ")
-    assert "patience: 3 ends nothing; set patience to none; found " in problem
-    PotstillConfig.build({"student": {"training": {"metric": "last", "patience": None}}})
 
 
 def test_a_seed_stands_there_once():

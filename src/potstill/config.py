@@ -74,12 +74,11 @@ class Settings(BaseModel):
             return values
         given = dict(values)
         for name, field in cls.model_fields.items():
-            if _is_section(field.annotation) and name in given:
-                section = given.pop(name)
-                if isinstance(section, dict):
+            if _is_section(field.annotation):
+                if isinstance(section := given.get(name), dict):  # no default sets a section within a section
                     given[name] = field.get_default().model_dump(exclude_unset=True) | section
-                elif section is not None:
-                    given[name] = section
+                elif section is None:
+                    given.pop(name, None)
         return given
 
 
@@ -182,7 +181,7 @@ class TrainingConfig(Settings):
     learning_rate: Annotated[float, Field(gt=0.0)] = 5e-4
     """Peak learning rate. 5e-4 is what LoRA's paper takes for RoBERTa-base on much of GLUE (appendix D)."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    """Decoupled weight decay, on matrices only. 0: keeping the best epoch already limits the fit."""
+    """Decoupled weight decay, on matrices only. 0: few epochs, or the best of many, already limit the fit."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Course of the learning rate after the warm-up: to 0 by the last step, or constant."""
     warmup: Fraction = 0.06
@@ -190,25 +189,14 @@ class TrainingConfig(Settings):
     clip_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
     """Largest norm of the gradient; larger ones are scaled down. 1.0 is the field's habit."""
     patience: Annotated[int, Field(ge=1)] | None = None
-    """Stop after this many epochs without a better `metric`; none: run all epochs (the best one is kept anyway)."""
+    """Stop after this many epochs without a better `metric`; none: run all epochs."""
     metric: Literal["mcc", "accuracy", "f1", "loss", "last"] = "mcc"
-    """What decides the best epoch, on the selection split. MCC is 0 for a model that always says the same. `last` asks
-    no score: hundreds of texts tell epochs apart only roughly, and where `schedule` has brought the learning rate to 0
-    the last one is the best settled. It needs `patience` none. For models that learn from too little text not to
-    overfit, a score is the safer choice."""
+    """What decides which epoch is kept, on the selection split. MCC is 0 for a model that always says the same. `last`
+    asks no score and keeps the last epoch, which `patience` then never ends early: of hundreds of texts a score tells
+    epochs apart only roughly, and where `schedule` brings the learning rate to 0 the last one has settled."""
     class_weights: Literal["none", "balanced"] = "none"
     """Weigh the labels' loss by class: `balanced` lets every class count the same, however rare. None: a model that
     knows how frequent a class is has better probabilities, and a threshold can be chosen afterwards."""
-
-    @model_validator(mode="after")
-    def _knows_what_it_waits_for(self) -> Self:
-        """Refuse to wait for a better epoch where the latest is always taken for the best."""
-        if self.metric == "last" and self.patience is not None:
-            raise ValueError(
-                f"metric: last takes every epoch for the best so far, so that patience: {self.patience} ends nothing; "
-                "set patience to none"
-            )
-        return self
 
 
 class TeacherConfig(Settings):

@@ -60,3 +60,9 @@ def test_a_list_goes_over_the_files(tmp_path, value, expected):
     file.write_text("transfer: {files: [a.txt]}")
     found = parse_all("transfer.files", "--config", str(file), "--transfer-files", value)
     assert found.transfer.files == expected
+
+
+def test_a_flag_leaves_a_section_its_own_other_defaults():
+    """A student's, which are not a teacher's."""
+    training = parse_all("student.training", "--epochs", "5").student.training
+    assert (training.epochs, training.learning_rate, training.patience) == (5, 1e-3, 3)

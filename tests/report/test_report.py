@@ -130,16 +130,15 @@ def test_a_tuned_threshold_is_told(make_summary: MakeSummary, threshold: str, la
     ("teacher", "student", "told"),
     [
         ("mcc", "loss", "chose the best epoch of each, and"),
-        ("f1", "last", "chose the best epoch of each teacher, and"),
-        ("last", "mcc", "chose the best epoch of each student, and"),
-        ("last", "last", "chose no epoch: the last one is kept, and"),
+        ("f1", "last", "chose the best epoch of each teacher (of the others the last one is kept), and"),
+        ("last", "mcc", "chose the best epoch of each student (of the others the last one is kept), and"),
+        ("last", "last", "chose no classifier's epoch (the last one is kept), and"),
     ],
 )
 def test_what_the_selection_split_chose_is_told(
     make_summary: MakeSummary, teacher: str, student: str, told: str
 ) -> None:
     settings = {"teacher": {"training": {"metric": teacher}}, "student": {"training": {"metric": student}}}
-    settings["student"]["training"] |= {"patience": None}
     config = PotstillConfig.build(settings).model_dump(mode="json")
     assert told in report_text(replace(make_summary(), config=config), "plots")
 

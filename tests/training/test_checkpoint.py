@@ -135,7 +135,7 @@ def require_identical(found, expected):
 
 VARIANTS = [
     {},
-    {"optimizer": "adam", "schedule": "cosine", "warmup": 0.5},
+    {"optimizer": "adam", "schedule": "cosine", "warmup": 0.5, "metric": "last"},
     {"optimizer": "adamw", "weight_decay": 0.1, "schedule": "constant", "clip_norm": None},
     {"accumulation": 2, "batch_by": "tokens"},
     {"epochs": 6, "patience": 1, "metric": "accuracy", "learning_rate": 1e-4},

@@ -81,9 +81,9 @@ def _choice(config: PotstillConfig) -> str:
     metrics = {"teacher": config.teacher.training.metric, "student": config.student.training.metric}
     match [model for model, metric in metrics.items() if metric != "last"]:
         case [model]:
-            return f"chose the best epoch of each {model}"
+            return f"chose the best epoch of each {model} (of the others the last one is kept)"
         case []:
-            return "chose no epoch: the last one is kept"
+            return "chose no classifier's epoch (the last one is kept)"
     return "chose the best epoch of each"
 
 

@@ -187,7 +187,8 @@ def _what_was_done(result: SearchResult) -> str:
     more = f" and {result.transfer:,} texts of a transfer set" if result.transfer else ""
     return (
         f"{len(result.trials)} settings were tried ({counts}; {way}): {students} each, distilled on the training texts"
-        f"{more}, and judged by the MCC on the {result.selection:,} texts of the selection split at the best epoch.\n\n"
+        f"{more}, and judged by the MCC on the {result.selection:,} texts of the selection split at the epoch that is "
+        "kept.\n\n"
         f"The evaluation split was not looked at: `potstill run` or `evaluate` has to say what the settings are worth."
     )
 
