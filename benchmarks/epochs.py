@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, from_numpy
 from torch.nn.functional import cross_entropy
 
-from common import finished, over_seeds, train_apart, write_result
-from potstill.artifacts import digest
+from common import over_seeds, write_result
 from potstill.config import PotstillConfig
 from potstill.data import load_corpus
 from potstill.distillation.loss import soft_divergences
@@ -41,7 +40,7 @@ from potstill.student.model import Student
 from potstill.training.compute import EXACT, make_fabric
 from potstill.training.inference import predict_logits
 from potstill.transfer.sets import TransferSet
-from student_quality import SURPRISAL, TWENTY, load_config, prepare, student_arguments
+from student_quality import SURPRISAL, TWENTY, load_config, student_arguments, train_rows
 
 WAYS = ("mcc", "loss", "last")
 CUTS = 200
@@ -62,15 +61,7 @@ def main() -> None:
         name, seed = args.train
         sys.stdout.write(json.dumps(train_row(config, name, int(seed), teachers, args.work)))
         return
-    key = digest([prepare(config, load_corpus(config.data), teachers, args.work), config.model_dump_json()])
-    flags = ["--work", str(args.work), "--teachers", str(teachers)]
-    runs = finished(
-        args.work / "epochs.jsonl",
-        [(name, seed) for seed in range(args.seeds) for name in args.rows],
-        lambda name: digest([key, json.dumps(ROWS[name])]),
-        lambda name, seed: train_apart([*flags, "--train", name, str(seed)]),
-        args.jobs,
-    )
+    runs = train_rows(config, {name: json.dumps(ROWS[name]) for name in args.rows}, teachers, args, "epochs.jsonl")
     write_result(args.out, runs, cuts=CUTS, rows=[summarise(name, runs) for name in args.rows])
 
 

@@ -19,15 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from common import finished, over_seeds, train_apart, write_result
-from potstill.artifacts import digest
+from common import over_seeds, write_result
 from potstill.config import PotstillConfig
 from potstill.data import load_corpus
 from potstill.models import load_teachers
 from potstill.pipeline import distill
 from potstill.search import with_settings
 from potstill.transfer.sets import TransferSet
-from student_quality import SURPRISAL, compare, load_config, prepare, scores, student_arguments
+from student_quality import SURPRISAL, compare, load_config, scores, student_arguments, train_rows
 
 ROWS = FEWER, MANY = "fewer texts, all teachers judge each", "many texts, one teacher judges each"
 
@@ -41,15 +40,7 @@ def main() -> None:
         name, seed = args.train
         sys.stdout.write(json.dumps(train_row(config, name, int(seed), teachers, args.work)))
         return
-    key = digest([prepare(config, load_corpus(config.data), teachers, args.work), config.model_dump_json()])
-    flags = ["--work", str(args.work), "--teachers", str(teachers)]
-    runs = finished(
-        args.work / "judges.jsonl",
-        [(name, seed) for seed in range(args.seeds) for name in ROWS],
-        lambda _: key,
-        lambda name, seed: train_apart([*flags, "--train", name, str(seed)]),
-        args.jobs,
-    )
+    runs = train_rows(config, dict.fromkeys(ROWS, ""), teachers, args, "judges.jsonl")
     write_result(
         args.out,
         runs,

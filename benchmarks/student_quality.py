@@ -88,16 +88,7 @@ def main() -> None:
         name, seed = args.train
         sys.stdout.write(json.dumps(train_row(config, name, int(seed), teachers, args.work)))
         return
-    key = prepare(config, load_corpus(config.data), teachers, args.work)
-    settings = [key, config.model_dump_json()]
-    flags = ["--work", str(args.work), "--teachers", str(teachers)]
-    runs = finished(
-        args.work / "finished.jsonl",
-        [(name, seed) for seed in range(args.seeds) for name in args.rows],
-        lambda name: digest([*settings, json.dumps(ROWS[name])]),
-        lambda name, seed: train_apart([*flags, "--train", name, str(seed)]),
-        args.jobs,
-    )
+    runs = train_rows(config, {name: json.dumps(ROWS[name]) for name in args.rows}, teachers, args, "finished.jsonl")
     if args.rows == list(ROWS):
         runs += read_shipped()
     teacher = json.loads((args.work / "teachers.json").read_text())
@@ -119,6 +110,32 @@ def student_arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time")
     parser.add_argument("--train", nargs=2, metavar=("ROW", "SEED"), help=argparse.SUPPRESS)
     return parser
+
+
+def train_rows(
+    config: PotstillConfig, rows: Mapping[str, str], teachers: Path, args: argparse.Namespace, file: str
+) -> list[dict[str, Any]]:
+    """Train what is missing of `rows`, on teachers and transfer set that are made if need be.
+
+    Args:
+        config: The settings that all rows share.
+        rows: By name, what decides a row beside them.
+        teachers: See `prepare`.
+        args: Those of `student_arguments`. The script is called with `--train ROW SEED` for each student.
+        file: Where in --work what is finished is noted.
+
+    Returns:
+        A run for every row and seed.
+    """
+    key = prepare(config, load_corpus(config.data), teachers, args.work)
+    flags = ["--work", str(args.work), "--teachers", str(teachers)]
+    return finished(
+        args.work / file,
+        [(name, seed) for seed in range(args.seeds) for name in rows],
+        lambda name: digest([key, config.model_dump_json(), rows[name]]),
+        lambda name, seed: train_apart([*flags, "--train", name, str(seed)]),
+        args.jobs,
+    )
 
 
 def load_config() -> PotstillConfig:
