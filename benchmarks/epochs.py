@@ -14,7 +14,6 @@ result is `benchmarks/results/epochs.json`.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
@@ -31,16 +30,15 @@ from potstill.data import load_corpus
 from potstill.distillation.loss import soft_divergences
 from potstill.distillation.teacher_logits import judgement
 from potstill.evaluation import compute_metrics
-from potstill.evaluation.calibration import fit_temperature, fit_threshold
 from potstill.models import load_teachers
 from potstill.pipeline import distill
-from potstill.runtime.decision import decide, softmax
 from potstill.search import with_settings
 from potstill.student.model import Student
 from potstill.training.compute import EXACT, make_fabric
 from potstill.training.inference import predict_logits
 from potstill.transfer.sets import TransferSet
 from student_quality import SURPRISAL, TWENTY, load_config, student_arguments, train_rows
+from thresholds import worth
 
 WAYS = ("mcc", "loss", "last")
 CUTS = 200
@@ -52,16 +50,9 @@ ROWS: Mapping[str, Mapping[str, Any]] = {DISTILLED: SURPRISAL, ALONE: TWENTY | N
 
 def main() -> None:
     """Train what is missing, then write the result."""
-    parser = student_arguments(__doc__)
-    parser.add_argument("--rows", nargs="+", metavar="ROW", choices=ROWS, default=list(ROWS), help="rows to train")
-    args = parser.parse_args()
-    teachers = args.teachers or args.work / "teachers"
-    config = load_config()
-    if args.train:
-        name, seed = args.train
-        sys.stdout.write(json.dumps(train_row(config, name, int(seed), teachers, args.work)))
-        return
-    runs = train_rows(config, {name: json.dumps(ROWS[name]) for name in args.rows}, teachers, args, "epochs.jsonl")
+    args = student_arguments(__doc__, ROWS).parse_args()
+    rows = {name: json.dumps(ROWS[name]) for name in args.rows}
+    runs = train_rows(load_config(), rows, train_row, args, "epochs.jsonl")
     write_result(args.out, runs, cuts=CUTS, rows=[summarise(name, runs) for name in args.rows])
 
 
@@ -105,28 +96,19 @@ def compare(
     found: dict[str, list[float]] = {name: [] for way in WAYS for name in (way, f"{way}_epoch")}
     for _ in range(CUTS):
         choosing, other = np.array_split(generator.permutation(len(labels)), 2)
+        lower_losses = [-float(loss[choosing].mean()) for loss in losses]
+        mccs = [compute_metrics(labels[choosing], logits[choosing].argmax(axis=1), 2).mcc for logits in epochs]
+        wanted = {  # as training has it, which takes the lower loss of equal scores
+            "mcc": list(zip(mccs, lower_losses, strict=True)),
+            "loss": lower_losses,
+            "last": list(range(len(epochs))),
+        }
+        kept = {way: values.index(max(values)) for way, values in wanted.items()}
+        scores = {n: worth(["expected"], epochs[n], labels, choosing, other)["expected"] for n in set(kept.values())}
         for way in WAYS:
-            kept = max(range(len(epochs)), key=lambda n: _score(way, n, epochs[n], losses[n], labels, choosing))
-            temperature = fit_temperature(epochs[kept][choosing], labels[choosing])
-            threshold = fit_threshold(epochs[kept][choosing], labels[choosing], temperature)
-            answers = decide(softmax(epochs[kept][other], temperature), threshold)
-            found[way].append(compute_metrics(labels[other], answers, 2).mcc)
-            found[f"{way}_epoch"].append(kept + 1)
+            found[way].append(scores[kept[way]])
+            found[f"{way}_epoch"].append(kept[way] + 1)
     return {name: fmean(values) for name, values in found.items()}
-
-
-def _score(
-    way: str,
-    number: int,
-    logits: NDArray[np.float32],
-    losses: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    choosing: NDArray[np.int64],
-) -> tuple[float, float]:
-    """Return what a way wants of the epoch `number` to be high, by the texts at `choosing`, as training has it."""
-    lower_loss = -float(losses[choosing].mean())
-    mcc = compute_metrics(labels[choosing], logits[choosing].argmax(axis=1), 2).mcc
-    return {"mcc": mcc, "loss": lower_loss, "last": number}[way], lower_loss
 
 
 def summarise(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:

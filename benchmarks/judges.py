@@ -13,7 +13,6 @@ stands in --work; the same command goes on with it. The result is `benchmarks/re
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +33,8 @@ ROWS = FEWER, MANY = "fewer texts, all teachers judge each", "many texts, one te
 def main() -> None:
     """Make what is missing, then write the result."""
     args = student_arguments(__doc__).parse_args()
-    teachers = args.teachers or args.work / "teachers"
     config = with_settings(load_config(), dict(SURPRISAL))
-    if args.train:
-        name, seed = args.train
-        sys.stdout.write(json.dumps(train_row(config, name, int(seed), teachers, args.work)))
-        return
-    runs = train_rows(config, dict.fromkeys(ROWS, ""), teachers, args, "judges.jsonl")
+    runs = train_rows(config, dict.fromkeys(ROWS, ""), train_row, args, "judges.jsonl")
     write_result(
         args.out,
         runs,

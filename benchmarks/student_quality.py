@@ -17,7 +17,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -77,18 +77,9 @@ in configs/cola.yaml."""
 
 def main() -> None:
     """Make what is missing, then write the table."""
-    parser = student_arguments(__doc__)
-    parser.add_argument(
-        "--rows", nargs="+", metavar="ROW", choices=list(ROWS), default=list(ROWS), help="rows to train"
-    )
-    args = parser.parse_args()
-    teachers = args.teachers or args.work / "teachers"
-    config = load_config()
-    if args.train:
-        name, seed = args.train
-        sys.stdout.write(json.dumps(train_row(config, name, int(seed), teachers, args.work)))
-        return
-    runs = train_rows(config, {name: json.dumps(ROWS[name]) for name in args.rows}, teachers, args, "finished.jsonl")
+    args = student_arguments(__doc__, ROWS).parse_args()
+    rows = {name: json.dumps(ROWS[name]) for name in args.rows}
+    runs = train_rows(load_config(), rows, train_row, args, "finished.jsonl")
     if args.rows == list(ROWS):
         runs += read_shipped()
     teacher = json.loads((args.work / "teachers.json").read_text())
@@ -101,32 +92,50 @@ def main() -> None:
     )
 
 
-def student_arguments(description: str | None) -> argparse.ArgumentParser:
-    """Make a parser with the flags of benchmarks that train rows of students, each in a process of its own."""
+def student_arguments(description: str | None, rows: Iterable[str] = ()) -> argparse.ArgumentParser:
+    """Make a parser with the flags of benchmarks that train rows of students, each in a process of its own.
+
+    Args:
+        description: The script's docstring.
+        rows: Names of which some may be chosen; none: all are always trained.
+    """
     parser = arguments(description, rounds=False, seed=False)
     parser.add_argument("--seeds", type=int, default=5, help="seeds per row, from 0")
     parser.add_argument("--teachers", type=Path, help="tuned teachers; default: those in --work, tuned if need be")
     parser.add_argument("--work", type=Path, default=WORK, help="keeps what is finished")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time")
+    if names := list(rows):
+        parser.add_argument("--rows", nargs="+", metavar="ROW", choices=names, default=names, help="rows to train")
     parser.add_argument("--train", nargs=2, metavar=("ROW", "SEED"), help=argparse.SUPPRESS)
     return parser
 
 
 def train_rows(
-    config: PotstillConfig, rows: Mapping[str, str], teachers: Path, args: argparse.Namespace, file: str
+    config: PotstillConfig,
+    rows: Mapping[str, str],
+    train: Callable[[PotstillConfig, str, int, Path, Path], dict[str, Any]],
+    args: argparse.Namespace,
+    file: str,
 ) -> list[dict[str, Any]]:
     """Train what is missing of `rows`, on teachers and transfer set that are made if need be.
+
+    The script is called with `--train ROW SEED` for each student: that process trains it, prints its run and ends here.
 
     Args:
         config: The settings that all rows share.
         rows: By name, what decides a row beside them.
-        teachers: See `prepare`.
-        args: Those of `student_arguments`. The script is called with `--train ROW SEED` for each student.
+        train: Trains a row, with a seed, from teachers, in --work, and returns the run.
+        args: Those of `student_arguments`.
         file: Where in --work what is finished is noted.
 
     Returns:
         A run for every row and seed.
     """
+    teachers = args.teachers or args.work / "teachers"
+    if args.train:
+        name, seed = args.train
+        sys.stdout.write(json.dumps(train(config, name, int(seed), teachers, args.work)))
+        sys.exit()
     key = prepare(config, load_corpus(config.data), teachers, args.work)
     flags = ["--work", str(args.work), "--teachers", str(teachers)]
     return finished(
