@@ -330,7 +330,8 @@ def thresholds() -> str:
             *_markdown(header, rows),
             "",
             f"MCC on half of CoLA's selection split, where the {result['labels']} labels of the other half chose the "
-            "threshold; mean ± sample standard deviation over students.",
+            "threshold; mean ± sample standard deviation over students. The last column compares the expected best "
+            "with the best threshold.",
             _note(result),
         ]
     )
@@ -582,7 +583,10 @@ def settings() -> str:
             flag = f"`--{first.flag(prefixed=False)}`" if first.parameter in flags else ""
             rows.append([f"`{first.path[-1]}`", flag, *map(_default, found), _meaning(first)])
         title = ", ".join(f"`{name}`" for name in names)
-        lines += [f"## {title}", "", *_markdown(["setting", "flag", *defaults, "meaning"], rows, numbers=False), ""]
+        reasons = {name: section for name in names if len(names) > 1 and (section := sections[name][0].section)}
+        lines += [f"## {title}", ""]
+        lines += [line for name, reason in reasons.items() for line in (f"`{name}`: {' '.join(reason.split())}", "")]
+        lines += [*_markdown(["setting", "flag", *defaults, "meaning"], rows, numbers=False), ""]
     return "\n".join(lines).rstrip()
 
 

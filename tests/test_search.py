@@ -14,7 +14,7 @@ import potstill
 from potstill import search as searching
 from potstill.config import PotstillConfig
 from potstill.directories import locked
-from potstill.errors import ArtifactError, ConfigError, TrainingError
+from potstill.errors import ArtifactError, ConfigError, MemoryUsedUpError, TrainingError
 from potstill.evaluation.trials import REFERENCE
 from potstill.search import search
 from potstill.teacher import Teacher
@@ -444,6 +444,27 @@ def test_a_rematch_that_breaks_down_counts_as_nothing_learnt(config, corpus, tea
     assert (result.rematch.best, result.rematch.reference) == ((0.0,), (0.1,))
 
 
+def test_a_rematch_whose_memory_is_used_up_is_made_later(config, corpus, teacher, told, tmp_path):
+    settings = changed(config, trials=2, student={"seeds": [0, 1]})
+    told.script += [[0.2], [0.3], MemoryUsedUpError("memory is used up")]
+    with pytest.raises(MemoryUsedUpError):
+        search(settings, corpus, [teacher], tmp_path)
+    told.script += [[0.4], [0.1]]
+    result = search(settings, corpus, [teacher], tmp_path)
+    assert (result.rematch.best, result.rematch.reference) == ((0.4,), (0.1,))
+
+
+@pytest.mark.parametrize("grid", [False, True])
+def test_what_the_space_fixes_is_made_ready_before_the_first_trial(
+    config, corpus, teacher, told, tmp_path, monkeypatch, grid
+):
+    ready = []
+    monkeypatch.setattr(searching, "have_judged", lambda config, *_: ready.append(config))
+    space = SETTINGS | {"distillation.hidden_weight": 0.5, "student.dropout": 0.1}
+    search(changed(config, trials=1, space=space, grid=grid), corpus, [teacher], tmp_path)
+    assert [(one.distillation.hidden_weight, one.student.dropout) for one in ready] == [(0.5, 0.1)]
+
+
 def test_a_space_at_its_end_trains_nothing_twice(config, corpus, teacher, told, tmp_path):
     fixed = dict.fromkeys(("distillation.alpha", "student.dropout", "student.training.learning_rate"), 0.1)
     space = SETTINGS | fixed | {"distillation.temperature": 2.0, "student.hidden_size": {"choices": [4, 8]}}
@@ -487,6 +508,10 @@ def test_a_grids_cells_are_all_trained_to_their_end(config, corpus, teacher, tol
         ({"grid": True, "alphas": [0, 1]}, "search.alphas: 1 looks at no teacher"),
         (
             {"space": {"distillation.alpha": {"choices": [0, 1]}}},
+            "search.space.distillation.alpha: 1 looks at no teacher",
+        ),
+        (
+            {"space": {"distillation.alpha": {"low": 0, "high": 1, "step": 0.25}}},
             "search.space.distillation.alpha: 1 looks at no teacher",
         ),
     ],

@@ -118,7 +118,7 @@ def vacate(path: Path) -> None:
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Let no other process look at or make the directory `path` of the cache meanwhile.
+    """Let no other process look at or make `path`, a file or directory of the cache, meanwhile.
 
     What was left there half made, by a process that was killed, is removed first.
 

@@ -144,7 +144,8 @@ class LoRAConfig(Settings):
     alpha_pattern: dict[str, Annotated[float, Field(gt=0.0)]] = {}
     """Alphas of single modules, likewise."""
     dropout: Fraction = 0.0
-    """Dropout on the adapter's input. 0: drawing its masks slows a CPU down, and few parameters are trained anyway."""
+    """Dropout on the adapter's input. 0: drawing its masks slows a CPU down, and few parameters are trained anyway. For
+    the best teacher 0.1 is worth a trial: on CoLA it lowers the loss on unseen text (configs/cola.yaml)."""
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     """Modules that get an adapter: `all-linear` (every linear map inside the backbone's blocks, found by structure) or
     patterns matched against the module's dotted name, e.g. `*.q_proj,*.v_proj` (in YAML a list)."""
@@ -177,19 +178,22 @@ class TrainingConfig(Settings):
     accumulation: Annotated[int, Field(ge=1)] = 1
     """Batches whose gradients are summed into one optimiser step. 1: batches of short texts fit any memory."""
     optimizer: Literal["adamw", "adam"] = "adamw"
-    """AdamW decays weights apart from the gradient (Loshchilov and Hutter 2019)."""
+    """AdamW decays weights apart from the gradient (Loshchilov and Hutter 2019); without `weight_decay` the two are the
+    same."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 5e-4
     """Peak learning rate. 5e-4 is what LoRA's paper takes for RoBERTa-base on much of GLUE (appendix D)."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     """Decoupled weight decay, on matrices only. 0: few epochs, or the best of many, already limit the fit."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """Course of the learning rate after the warm-up: to 0 by the last step, or constant."""
+    """Course of the learning rate after the warm-up: to 0 by the last step, or constant. `linear` is what LoRA's paper
+    has for GLUE (appendix D)."""
     warmup: Fraction = 0.06
     """Share of the steps over which the learning rate rises; 0.06 is RoBERTa's choice for GLUE."""
     clip_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
     """Largest norm of the gradient; larger ones are scaled down. 1.0 is the field's habit."""
     patience: Annotated[int, Field(ge=1)] | None = None
-    """Stop after this many epochs without a better `metric`; none: run all epochs."""
+    """Stop after this many epochs without a better `metric`; none: run all epochs, so that `schedule` comes to its
+    end."""
     metric: Literal["mcc", "accuracy", "f1", "loss", "last"] = "mcc"
     """What decides which epoch is kept, on the selection split. MCC is 0 for a model that always says the same. `last`
     asks no score and keeps the last epoch, which `patience` then never ends early: of hundreds of texts a score tells
@@ -211,7 +215,8 @@ class TeacherConfig(Settings):
     add it. Decoders park attention on the first position (Xiao et al. 2023, arXiv 2309.17453); without the token that
     is the text's first word."""
     random_init: bool = False
-    """Build the architecture from its configuration alone, with random weights."""
+    """Build the architecture from its configuration alone, with random weights. Off: what a teacher knows comes from
+    its pretraining."""
     method: Method = "lora"
     """What is trained: `lora` (adapters and head: as good as all weights in LoRA's paper, table 2, in far less memory),
     or its comparators `full` (every weight) and `head` (the head alone, on frozen features)."""
@@ -266,7 +271,8 @@ class StudentConfig(Settings):
     cell: Cell = "lstm"
     """Kind of recurrence; `rnn` is the reference experiment's (Elman, tanh). `lstm` remembers the longest."""
     embedding_size: Annotated[int, Field(ge=1)] = 128
-    """Width of the token embeddings. They hold most of a student's parameters: 128 keeps these near a million."""
+    """Width of the token embeddings, which hold about half of a student's parameters: 128 keeps theirs below a
+    million."""
     hidden_size: Annotated[int, Field(ge=1)] = 256
     """Width of the hidden state, per direction. 256 is more than short texts fill."""
     num_layers: Annotated[int, Field(ge=1)] = 1
@@ -321,8 +327,9 @@ class BaselineConfig(Settings):
     """The student without a teacher that `potstill run` trains beside the distilled one."""
 
     epochs: Annotated[int, Field(ge=1)] | None = None
-    """Epochs of the baseline. None: those of `student.training`, as for the distilled student. Where that one has a
-    transfer set, its epochs are longer, and as many of the labels alone may leave the baseline half trained."""
+    """Epochs of the baseline in `run`; `train` takes those of `student.training`. None: so does `run`. Where the
+    distilled student has a transfer set, its epochs are longer, and as many of the labels alone may leave the baseline
+    half trained."""
 
 
 class DistillationConfig(Settings):
@@ -343,7 +350,8 @@ class DistillationConfig(Settings):
     gigabytes on disk."""
     source_weights: dict[str, Annotated[float, Field(ge=0.0)]] = {}
     """Weights of transfer texts by patterns of their source, e.g. `perturbed:*=0.5`; the first one that matches
-    decides. None: each text counts as much as a labelled one."""
+    decides. They weigh the teacher's judgement; vocabulary, `pretraining` and hidden states take each text as it is.
+    None: each text counts as much as a labelled one."""
     teachers: Literal["best", "average"] = "best"
     """Who teaches where there are several seeds: the teacher that is best on the selection split, or all of them, their
     probabilities averaged (Hinton et al. 2015, section 5), at the price of asking each."""
@@ -400,7 +408,8 @@ class RuntimeConfig(Settings):
     """Where it is computed."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """`auto` takes a GPU where there is one."""
+    """`auto` takes a CUDA GPU where there is one, else the CPU; Apple's, which is slow with small models, only by its
+    name `mps`."""
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     """`auto` takes bfloat16 for the frozen weights and the matrix products where the hardware multiplies it natively
     and faster than float32 (on a CPU a short measurement tells), else float32. Adapters, heads, students and optimiser
@@ -598,8 +607,8 @@ class SearchConfig(Settings):
     """How `potstill search` looks for settings of student and distillation; they are chosen on the selection split."""
 
     trials: Annotated[int, Field(ge=1)] = 40
-    """Settings to try. The first are those that are configured, nine are drawn at random, what these taught decides the
-    others: forty leave it three quarters. An ended search goes on when it is given more."""
+    """How many settings to try. The first trial has those that are configured, nine are drawn at random, and what these
+    taught decides the others: of forty, three quarters. An ended search goes on when it is given more."""
     space: Annotated[dict[str, Candidates], Field(validate_default=True)] = {}
     """What to try, by the dotted name of any number, switch or choice of `student` or `distillation`: `{low: 0, high:
     1}`, also with `log: true` or `step: 0.1`; `{choices: [rnn, lstm]}`; or a value, which fixes the setting. Without

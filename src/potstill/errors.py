@@ -53,6 +53,10 @@ class TrainingError(PotstillError):
     """Training can't go on, for instance because the loss is no longer finite."""
 
 
+class MemoryUsedUpError(TrainingError):
+    """Memory is used up: with more of it, or less at work beside it, the same call may succeed."""
+
+
 class ServeError(PotstillError):
     """The server can't start: models of one name, an address in use, an unreadable token."""
 

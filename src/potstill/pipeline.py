@@ -42,6 +42,7 @@ from potstill.report.tables import classes
 from potstill.runtime import Classifier
 from potstill.runtime.directory import CONFIG_FILE, TRAINING_FILE, TRANSFER_FILE
 from potstill.runtime.seal import read
+from potstill.student.embeddings import check_embeddings
 from potstill.student.model import Student, check_tokenizer, student_bytes
 from potstill.student.pretraining import pretrain
 from potstill.teacher import Teacher, check_sources, put_on_one_base, teacher_bytes
@@ -430,6 +431,7 @@ def run(
     check_tokenizer(config.student)
     check_transfer(config, corpus)
     check_distillation(config, corpus, with_transfer=config.transfer.wanted)
+    check_embeddings(config.student, config.teacher.backbone)
     inputs = {"texts": corpus.key(), "transfer files": files_key(config)}
     work = Work("run", name or corpus.name, config, inputs, is_reported, free=("search",))
     with working_directory(work, out, fresh=fresh) as directory:

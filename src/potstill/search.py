@@ -31,7 +31,7 @@ from potstill.config import Candidates, PotstillConfig
 from potstill.console import print_line, progress_bar, silence
 from potstill.data import Corpus
 from potstill.directories import Work, working_directory
-from potstill.errors import ArtifactError, ConfigError, TrainingError
+from potstill.errors import ArtifactError, ConfigError, MemoryUsedUpError, TrainingError
 from potstill.evaluation.trials import ALPHA, REFERENCE, TEMPERATURE, Rematch, SearchResult, Trial, best_of
 from potstill.interruption import Stopped
 from potstill.lora.counting import count_parameters
@@ -65,6 +65,7 @@ _DRAWS: Final = 100
 _SCRATCH: Final = ".trial-"
 """How the directories' names begin in which a trial keeps its students until it is told."""
 _ENDED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
+_HIDDEN_WEIGHT: Final = "distillation.hidden_weight"
 _TOLD: Final = "told"
 """Where a trial keeps what came of it."""
 
@@ -104,12 +105,13 @@ def search(
     _check(config, transfer)
     check_teachers(corpus, teachers, transfer)
     config = _complete(config, corpus, teachers)
-    any_alpha = with_settings(config, {ALPHA: 0.0})
-    check_distillation(any_alpha, corpus, with_transfer=transfer is not None)
+    # What trials have in common; whatever alpha they get, it asks for no more than 0 does.
+    common = with_settings(config, _fixed(config) | {ALPHA: 0.0, _HIDDEN_WEIGHT: _greatest(config, _HIDDEN_WEIGHT)})
+    check_distillation(common, corpus, with_transfer=transfer is not None)
     with _study(planned(config, corpus, teachers, transfer), directory) as study:
         print_line(f"{corpus.name} ({corpus.source}) → {directory}")
         work = _Search(config, corpus, tuple(teachers), transfer, directory, study)
-        have_judged(any_alpha, corpus, teachers, transfer)  # now, where it is seen; the trials find the answers kept
+        have_judged(common, corpus, teachers, transfer)  # now, where it is seen; the trials find the answers kept
         work.run()
         result = SearchResult(
             data=corpus.name,
@@ -190,8 +192,7 @@ class _Search:
     @property
     def fixed(self) -> dict[str, Any]:
         """Values that the space fixes."""
-        space = self.config.search.space
-        return {name: one.choices[0] for name, one in space.items() if one.choices is not None and one.fixed}
+        return _fixed(self.config)
 
     @property
     def space(self) -> dict[str, Any]:
@@ -367,12 +368,17 @@ class _Search:
         """Return the MCC of these settings with a seed that no trial had, kept in the study.
 
         A training that breaks down counts as one that learnt nothing.
+
+        Raises:
+            MemoryUsedUpError: That says nothing of the settings: the search goes on when there is more.
         """
         key = f"again {_key(settings, seed)}"
         known: float | None = self.study.user_attrs.get(key)
         if known is None:
             try:
                 known = float(self._student(settings, seed).fit.best["mcc"])
+            except MemoryUsedUpError:
+                raise
             except TrainingError:
                 known = 0.0
             self.study.set_user_attr(key, known)
@@ -457,7 +463,9 @@ def _check(config: PotstillConfig, transfer: TransferSet | None) -> None:
             f"search.seeds_per_trial: expected {seeds} at most, the number of student.seeds; found "
             f"{settings.seeds_per_trial}"
         )
-    if transfer is not None and 1.0 in (settings.alphas if settings.grid else settings.space[ALPHA].choices or ()):
+    alphas = settings.space[ALPHA]
+    stepped = alphas.step is not None and alphas.has(1.0)  # without steps it is next to never drawn
+    if transfer is not None and (1.0 in settings.alphas if settings.grid else stepped or 1.0 in (alphas.choices or ())):
         where = "alphas" if settings.grid else f"space.{ALPHA}"
         problems.append(f"search.{where}: 1 looks at no teacher, and a transfer set has no labels; leave it out")
     if not settings.grid and all(one.fixed for one in settings.space.values()):
@@ -472,10 +480,16 @@ def _check(config: PotstillConfig, transfer: TransferSet | None) -> None:
         raise ConfigError(problems)
 
 
+def _fixed(config: PotstillConfig) -> dict[str, Any]:
+    """Return the values that the space fixes, by dotted name."""
+    space = config.search.space
+    return {name: one.choices[0] for name, one in space.items() if one.choices is not None and one.fixed}
+
+
 def _greatest(config: PotstillConfig, name: str) -> float:
     """Return the greatest value that a trial may have of a number."""
-    candidates = None if config.search.grid else config.search.space.get(name)
-    if candidates is None:
+    candidates = config.search.space.get(name)
+    if candidates is None or (config.search.grid and not candidates.fixed):
         return float(attrgetter(name)(config))
     return float(max(candidates.choices or (candidates.high,)))
 

@@ -97,6 +97,18 @@ def test_the_best_configuration_is_one_for_distill(tiny, teacher, tmp_path, caps
     assert PotstillConfig.load(student / "config.yaml") == PotstillConfig.load(out / "best.yaml")
 
 
+@pytest.mark.parametrize("command", ["distill", "search"])
+def test_a_section_transfer_that_builds_nothing_here_is_told(command, tiny, teacher, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "config.yaml"
+    file.write_text(f"{tiny.read_text()}\ntransfer: {{perturbed: 9}}")
+    for place in ("potstill.pipeline.side_by_side", "potstill.search.search"):
+        monkeypatch.setattr(place, lambda *_, **__: sys.exit(7))
+    assert potstill(command, "--config", file, "--teacher", teacher, "--out", tmp_path / "one") == 7
+    assert "no transfer set is used" in capsys.readouterr().err
+    assert potstill(command, "--config", tiny, "--teacher", teacher, "--out", tmp_path / "other") == 7
+    assert "no transfer set is used" not in capsys.readouterr().err
+
+
 def test_an_interruption_says_how_to_go_on(tiny, teacher, tmp_path, monkeypatch, capsys):
     def interrupted(*arguments, **options):
         signal.raise_signal(signal.SIGINT)

@@ -4,7 +4,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from potstill.cli.settings import with_settings
+from potstill.cli.settings import all_settings, with_settings
 from potstill.errors import ConfigError
 
 
@@ -66,3 +66,10 @@ def test_a_flag_leaves_a_section_its_own_other_defaults():
     """A student's, which are not a teacher's."""
     training = parse_all("student.training", "--epochs", "5").student.training
     assert (training.epochs, training.learning_rate, training.patience) == (5, 1e-3, 3)
+
+
+def test_a_default_of_a_section_comes_with_the_sections_reason():
+    meanings = {".".join(setting.path): setting.meaning for setting in all_settings()}
+    assert "It starts from nothing" in meanings["student.training.epochs"]
+    assert "It starts from nothing" not in meanings["student.training.batch_size"]  # the same as anybody's
+    assert "It starts from nothing" not in meanings["teacher.training.epochs"]

@@ -76,6 +76,18 @@ def test_an_interruption_loses_no_more_than_the_texts_that_are_judged_together(m
     assert later.asked == ["ccc", "dddd", "eeeee"]
 
 
+def test_two_processes_that_ask_at_once_keep_each_others_answers():
+    class Overtaken(CountingTeacher):
+        def logits(self, examples, on_batch):
+            teacher_logits(CountingTeacher(), make_examples("ccc", "dddd"))  # as another process
+            return super().logits(examples, on_batch)
+
+    teacher_logits(Overtaken(), make_examples("a", "bb"))
+    later = CountingTeacher()
+    assert teacher_logits(later, make_examples("a", "bb", "ccc", "dddd"))[:, 0].tolist() == [1, 2, 3, 4]
+    assert later.asked == []
+
+
 def test_a_changed_teacher_never_gets_the_old_ones_answers():
     examples = make_examples("aa", "b")
     teacher_logits(CountingTeacher(), examples)
@@ -87,7 +99,7 @@ def test_a_changed_teacher_never_gets_the_old_ones_answers():
 def test_a_damaged_cache_is_made_again(cache, damage):
     examples = make_examples("aa", "b")
     expected = teacher_logits(CountingTeacher(), examples)
-    (file,) = (cache / "logits").iterdir()
+    file = cache / "logits" / CountingTeacher().key()
     file.write_bytes(damage(file.read_bytes()))
     for asked in (["aa", "b"], []):
         teacher = CountingTeacher()

@@ -226,7 +226,7 @@ def test_students_are_measured_against_the_teachers_mean(make_summary: MakeSumma
     ("part", "setting", "words"),
     [
         ("teacher", {"echo": True}, "it reads each text twice"),
-        ("teacher", {"first_blocks": 5}, "only its first 5 blocks are kept"),
+        ("teacher", {"first_blocks": 5}, "of its blocks only the first 5 are kept"),
         ("student", {"surprisal_size": 8}, "how each token compares with what"),
     ],
 )
@@ -259,6 +259,24 @@ def test_findings_of_models_that_learnt_nothing(make_summary: MakeSummary) -> No
     for text in (single, several):
         assert "it had nothing to pass on" in text
         assert "of the teacher's MCC" not in text
+
+
+def test_names_of_the_users_data_stand_in_the_report_as_they_are(make_summary: MakeSummary) -> None:
+    summary = make_summary()
+    data = replace(summary.data, name="my *data*", label_names=("<b>no</b>", "a|b\nc"), majority_label="a|b\nc")
+    text = report_text(replace(summary, data=data), "plots")
+
+    assert text.startswith("# Potstill: my \\*data\\*\n")
+    assert 'classes "\\<b>no\\</b>", "a|b c" of the data set **my \\*data\\*** ' in text
+    assert '| always "a\\|b c" |' in text
+
+
+def test_the_report_tells_of_later_environments_in_words(make_summary: MakeSummary) -> None:
+    summary = make_summary()
+    environment = summary.environment | {"gpu": None, "later": [{"threads": 4, "torch": "2.9.0"}]}
+    text = report_text(replace(summary, environment=environment), "plots")
+
+    assert "\n- gpu: none\n- later with threads: 4, torch: 2.9.0\n" in text
 
 
 def test_a_run_of_a_teacher_alone_can_be_reported(make_summary: MakeSummary, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def grid(scores, alphas=(0.0, 0.5), temperatures=(1.0, 2.0, 4.0)):
 
 
 def text_of(found):
-    return search_text(found, found.best)
+    return search_text(found, found.best, Path("runs/search"))
 
 
 def test_everything_is_written(tmp_path):
@@ -158,7 +159,7 @@ def test_a_grid_compares_its_cells():
 
 def test_the_text_says_what_was_searched_and_tried():
     text = text_of(result(transfer=1200))
-    assert "4 settings were tried (3 finished, 1 stopped; drawn by Optuna's TPE, at first at random)" in text
+    assert "Trials: 4 (3 finished, 1 stopped; drawn by Optuna's TPE, at first at random), one student each" in text
     assert "1,200 texts of a transfer set" in text
     assert "the 855 texts of the selection split" in text
     assert "| `student.hidden_size` | 128 | 64 to 256 in steps of 64 |" in text

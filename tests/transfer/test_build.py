@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 import potstill
 from commandline import potstill as command
@@ -13,7 +14,7 @@ from potstill import pipeline
 from potstill.config import DistillationConfig, PotstillConfig
 from potstill.data import Corpus, Examples
 from potstill.distillation.teacher_logits import judgement
-from potstill.errors import ArtifactError, ConfigError, DataError, PotstillError
+from potstill.errors import ArtifactError, ConfigError, DataError, MemoryUsedUpError, PotstillError
 from potstill.evaluation import compute_metrics
 from potstill.models import load_teachers
 from potstill.runtime.directory import TRANSFER_FILE
@@ -256,6 +257,15 @@ def test_a_model_that_repeats_itself_ends_the_sampling(corpus, settings, tmp_pat
     assert "hardly writes anything new any more: 1 of 50 texts sampled; of 24 begun 18 ended" in capsys.readouterr().err
 
 
+def test_memory_that_sampling_uses_up_is_explained(corpus, settings, tmp_path, monkeypatch):
+    def used_up(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(build.LanguageModel, "sample", used_up)
+    with pytest.raises(MemoryUsedUpError, match=r"while 8 texts of up to \d+ tokens are sampled at once .*\n.*lower"):
+        build_transfer_set(settings(sampled=50), corpus, tmp_path / "set")
+
+
 def test_pairs_can_be_sampled_but_not_perturbed(corpus, settings, tmp_path, monkeypatch):
     paired = [Examples(part.texts, part.labels, part.texts) for part in (corpus.train, corpus.selection)]
     corpus = Corpus("tiny", "here", ("w1", "w2"), paired[0], paired[1], paired[1])
@@ -324,7 +334,7 @@ def test_a_run_with_all_there_is_to_learn_from(tiny_backbone, tmp_path):
     assert "30 made by perturbing training texts. Each was judged by 1 of the 2 teachers. " in report
     assert "from that the students learnt, except on the transfer set, where 1 of them judged each text." in report
     assert "all, their probabilities averaged; of the transfer set each text by 1 of them." in report
-    assert "up to 1 epochs of 84 texts, the baselines for up to 2 of 54." in report
+    assert "up to 1 epoch of 84 texts, the baselines for up to 2 of 54." in report
     assert "| Teacher | all, averaged |" in report
     assert "language modelling first (epochs: 1); it matches the teacher's last hidden states too" in report
     corpus = potstill.load_corpus(config.data)
@@ -381,7 +391,9 @@ def test_a_set_that_fewer_judge_is_kept_for_as_many_and_others_are_told(tiny_bac
     [
         ({"transfer": {"files": ["nowhere.txt"]}}, "expected a file of texts"),
         ({"transfer": {"files": ["here.parquet"]}}, r"expected lines of text, .* found \.parquet"),
+        ({"transfer": {"files": ["here.csv"]}}, "expected one column 'text', found"),
         ({"transfer": {"perturbed": 5}, "distillation": {"alpha": 1.0}}, "looks at no teacher"),
+        ({"student": {"embedding_init": "teacher", "embedding_size": 99}}, "embedding_size: expected at most 16,"),
         ({"transfer": {"sampled": 5}, "teacher": {"backbone": "bert"}}, "expected a decoder"),
         ({"transfer": {"sampled": 5, "lora": {"targets": ["nowhere"]}}}, r"transfer\.lora\.targets: 'nowhere' matches"),
         ({"transfer": {"sampled": 5, "lora": {"last_blocks": 9}}}, r"transfer\.lora\.last_blocks: the model has 2"),
@@ -390,6 +402,7 @@ def test_a_set_that_fewer_judge_is_kept_for_as_many_and_others_are_told(tiny_bac
 def test_a_run_refuses_before_anything_is_tuned(settings, complaint, model_directory, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here.parquet").touch()
+    (tmp_path / "here.csv").write_text("sentence\nA cat sat.\n")
     family = settings.get("teacher", {}).get("backbone", "gpt2")
     teacher = {"backbone": str(model_directory(family))}
     config = PotstillConfig.build({"data": {"source": "embedded", "limit": 60}} | settings | {"teacher": teacher})

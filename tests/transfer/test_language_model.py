@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, Gemma2Config
 
 from potstill import load_corpus
+from potstill.backbone import load_tokenizer
 from potstill.config import PotstillConfig
 from potstill.data import Corpus, Examples
 from potstill.errors import ConfigError, SourceError
 from potstill.transfer import language_model
-from potstill.transfer.language_model import LanguageModel, NextTokenLoss, draw
+from potstill.transfer.language_model import LanguageModel, NextTokenLoss, check_writer, draw
 
 
 def corpus_of(texts, labels=None):
@@ -178,6 +179,16 @@ def test_sampling_with_the_cache_equals_reading_the_whole_text(backbone, monkeyp
 def test_an_encoder_writes_nothing(model_directory):
     with pytest.raises(SourceError, match="expected a decoder"):
         LanguageModel.load(settings(model_directory("bert")))
+
+
+def test_a_tokenizer_of_more_tokens_than_the_backbone_has_is_refused(backbone, tmp_path):
+    tokenizer = load_tokenizer(str(backbone))
+    tokenizer.add_tokens([f"more{number}" for number in range(99)])
+    tokenizer.save_pretrained(tmp_path)
+    config = settings(backbone)
+    teacher = config.teacher.model_copy(update={"tokenizer": str(tmp_path)})
+    with pytest.raises(ConfigError, match=r"teacher\.tokenizer: it has \d+ tokens, the backbone .* knows \d+; leave"):
+        check_writer(config.model_copy(update={"teacher": teacher}))
 
 
 @pytest.mark.slow

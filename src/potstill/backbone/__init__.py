@@ -7,6 +7,7 @@ from potstill.backbone.prefix import FrozenPrefix
 from potstill.backbone.sources import (
     check_architecture,
     check_language_model,
+    check_vocabulary,
     is_causal,
     load_config,
     load_embeddings,
@@ -26,6 +27,7 @@ __all__ = [
     "check_architecture",
     "check_first_blocks",
     "check_language_model",
+    "check_vocabulary",
     "head_modules",
     "is_causal",
     "load_config",

@@ -13,8 +13,7 @@ from transformers import PreTrainedModel
 
 from potstill.backbone.blocks import block_names, keep_first_blocks
 from potstill.backbone.echo import Echo
-from potstill.backbone.sources import load_config, load_model
-from potstill.errors import ConfigError
+from potstill.backbone.sources import check_vocabulary, load_config, load_model
 
 if TYPE_CHECKING:
     from potstill.backbone.prefix import FrozenPrefix
@@ -221,13 +220,8 @@ def build_classifier(
             config.vocab_size = vocab_size
             if own_padding is not None and own_padding >= vocab_size:
                 config.pad_token_id = padding_id  # else it stays: RoBERTa counts its positions from it
-        elif vocab_size > config.vocab_size:
-            raise ConfigError(
-                [
-                    f"teacher.tokenizer: it has {vocab_size} tokens, the backbone {name!r} knows {config.vocab_size}; "
-                    f"leave it out to take the backbone's own"
-                ]
-            )
+        else:
+            check_vocabulary(vocab_size, config.vocab_size, name)
     model = load_model(name, config, random_init=random_init)
     if first_blocks is not None:
         keep_first_blocks(model, first_blocks)

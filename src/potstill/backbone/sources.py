@@ -31,7 +31,7 @@ from transformers import (
 from potstill.artifacts import alone, file_digest, write_directory_atomically
 from potstill.backbone.head import head_modules
 from potstill.embedded import EMBEDDED, EMBEDDED_PACKAGE, embedded_files
-from potstill.errors import ArtifactError, SourceError
+from potstill.errors import ArtifactError, ConfigError, SourceError
 from potstill.files import cache_directory
 from potstill.hub import hub_answers
 from potstill.runtime.seal import SEAL, seal, verify
@@ -123,6 +123,21 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     tokenizer.backend_tokenizer.no_padding()  # what a file says of both is no part of a text
     tokenizer.backend_tokenizer.no_truncation()
     return tokenizer
+
+
+def check_vocabulary(tokens: int, rows: int, backbone: str) -> None:
+    """Refuse a tokenizer that has more tokens than the backbone has embeddings.
+
+    Raises:
+        ConfigError: It has.
+    """
+    if tokens > rows:
+        raise ConfigError(
+            [
+                f"teacher.tokenizer: it has {tokens} tokens, the backbone {backbone!r} knows {rows}; leave it out to "
+                "take the backbone's own"
+            ]
+        )
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 
 from potstill.cli.settings import SettingsCommand, with_settings
 from potstill.config import PotstillConfig
+from potstill.words import numbered
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -137,7 +138,7 @@ def data(config: PotstillConfig, target: Path | None, show: int) -> None:
         for place in np.flatnonzero(corpus.train.labels == index)[:show]:
             console.print(f"  {' | '.join(filter(None, corpus.train.items[place]))}")
     if show and corpus.num_classes > _SHOWN_CLASSES:
-        console.print(f"\nand {corpus.num_classes - _SHOWN_CLASSES} more classes")
+        console.print(f"\nand {numbered(corpus.num_classes - _SHOWN_CLASSES, 'more class', 'more classes')}")
     for place, part_name in ((1, "selection"), (2, "evaluation")):
         if absent := [name for name, count in zip(corpus.label_names, counts[:, place], strict=True) if count == 0]:
             console.print(f"\nnot in the {part_name} part, too few examples: {', '.join(absent)}")

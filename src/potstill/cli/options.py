@@ -11,6 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from potstill.config import PotstillConfig, RuntimeConfig
+    from potstill.transfer.sets import TransferSet
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -33,7 +34,22 @@ transfer_option = click.option(
     type=click.Path(exists=True, path_type=Path),
     help="A transfer set, as `potstill transfer` writes it: more texts to learn the teacher's judgement of.",
 )
-"""Gives a command `--transfer`."""
+"""Gives a command `--transfer`; `read_transfer` reads what it names."""
+
+
+def read_transfer(config: PotstillConfig, path: Path | None) -> TransferSet | None:
+    """Read the transfer set that `--transfer` names, and warn where only the configuration wants one."""
+    from potstill.console import warn
+    from potstill.transfer.sets import TransferSet
+
+    if path is not None:
+        return TransferSet.load(path)
+    if config.transfer.wanted:
+        warn(
+            "no transfer set is used, although the configuration has a section transfer: `potstill transfer` builds "
+            "the set, --transfer names it"
+        )
+    return None
 
 
 def teacher_option(*, required: bool, note: str = "") -> Decorator:

@@ -40,6 +40,7 @@ from potstill.runtime.stream import (
     from_arguments,
     read,
 )
+from potstill.words import numbered
 
 if TYPE_CHECKING:
     from potstill.config import PotstillConfig, RuntimeConfig
@@ -275,7 +276,7 @@ class _Meter(_Report):
         answered, broken, read_until = self._latest.answered, self._latest.broken, self._latest.read.offset
         rate = (answered - self._begun.answered) / max(time.monotonic() - self._started, 1e-9)
         share = f"{read_until / self._size:.0%}, " if self._size else ""
-        return f"{self.name}: {share}{answered:,} texts answered, {broken:,} broken, {rate:,.0f} texts/s"
+        return f"{self.name}: {share}{numbered(answered, 'text')} answered, {broken:,} broken, {rate:,.0f} texts/s"
 
 
 def _classify(

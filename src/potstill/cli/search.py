@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from potstill.cli.options import fresh_option, going_on, teacher_option, transfer_option
+from potstill.cli.options import fresh_option, going_on, read_transfer, teacher_option, transfer_option
 from potstill.cli.settings import SEARCH, TRAINING, SettingsCommand, with_settings
 from potstill.config import PotstillConfig
 from potstill.interruption import stoppable_command
@@ -71,12 +71,11 @@ def search(
     from potstill.search import planned
     from potstill.search import search as search_settings
     from potstill.student.model import check_tokenizer
-    from potstill.transfer.sets import TransferSet
 
     config = _with_fixed(config)
     corpus = load_corpus(config.data)
     check_tokenizer(config.student)
-    transfer = None if transfer_path is None else TransferSet.load(transfer_path)
+    transfer = read_transfer(config, transfer_path)
     teachers = load_teachers(teacher_directory, config.runtime, config.distillation.teachers, corpus)
     work = planned(config, corpus, teachers, transfer)
     if fresh:

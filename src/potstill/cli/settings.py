@@ -71,11 +71,13 @@ class Setting:
         path: Names from the root.
         field: Its declaration.
         default: Its value when nobody says otherwise.
+        section: What is said of its section.
     """
 
     path: tuple[str, ...]
     field: FieldInfo
     default: Any
+    section: str
 
     @property
     def parameter(self) -> str:
@@ -93,6 +95,12 @@ class Setting:
         if isinstance(value, bool):
             return str(value).lower()
         return "none" if value is None else str(value)
+
+    @property
+    def meaning(self) -> str:
+        """Its documentation, with its section's where that has a default of its own, and so the reason for it."""
+        parts = [self.field.description or "", self.section if self.default != self.field.default else ""]
+        return " ".join(" ".join(parts).split())
 
     @property
     def choices(self) -> list[Any]:
@@ -168,20 +176,19 @@ def _is_within(path: tuple[str, ...], parts: tuple[str, ...]) -> bool:
 def all_settings() -> Iterator[Setting]:
     """Return all settings, in the order of their declaration."""
 
-    def walk(settings: Settings, path: tuple[str, ...]) -> Iterator[Setting]:
+    def walk(settings: Settings, path: tuple[str, ...], section: str) -> Iterator[Setting]:
         for name, field in type(settings).model_fields.items():
             value = getattr(settings, name)
             if isinstance(value, Settings):
-                yield from walk(value, (*path, name))
+                yield from walk(value, (*path, name), field.description or "")
             else:
-                yield Setting((*path, name), field, value)
+                yield Setting((*path, name), field, value, section)
 
-    yield from walk(PotstillConfig(), ())
+    yield from walk(PotstillConfig(), (), "")
 
 
 def _option(setting: Setting, flag: str, default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    text = " ".join((setting.field.description or "").replace("`", "").split())
-    text += f"  [default: {default}]"
+    text = f"{setting.meaning.replace('`', '')}  [default: {default}]"
     if isinstance(setting.default, bool):
         return click.option(f"--{flag}/--no-{flag}", setting.parameter, default=None, help=text)
     kind = click.Choice(setting.choices) if setting.choices else click.STRING

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from potstill.cli.options import fresh_option, teacher_option, transfer_option
+from potstill.cli.options import fresh_option, read_transfer, teacher_option, transfer_option
 from potstill.cli.settings import ADAPTATION, TEACHERS, TRAINING, TRANSFER, SettingsCommand, with_settings
 from potstill.config import PotstillConfig
 from potstill.interruption import stoppable_command
@@ -176,14 +176,15 @@ def distill(
     from potstill.models import load_teachers
     from potstill.pipeline import distill as distill_student
     from potstill.pipeline import have_judged, input_keys, side_by_side
+    from potstill.student.embeddings import check_embeddings
     from potstill.student.model import check_tokenizer
-    from potstill.transfer.sets import TransferSet
 
     config, corpus = _with_corpus(config)
     check_tokenizer(config.student)
-    transfer = None if transfer_path is None else TransferSet.load(transfer_path)
+    transfer = read_transfer(config, transfer_path)
     teachers = load_teachers(teacher_directory, config.runtime, config.distillation.teachers, corpus)
     config = config.model_copy(update={"teacher": teachers[0].describe(config.teacher)})
+    check_embeddings(config.student, config.teacher.backbone)
     work = _work("distill", f"{corpus.name}-distilled", config, corpus, config.student.seeds)
     work = replace(work, inputs=work.inputs | input_keys(teachers, transfer))
 
@@ -206,8 +207,9 @@ def distill(
 def train(config: PotstillConfig, out: Path | None, fresh: bool) -> None:
     """Train the same students on the labels alone: the baseline.
 
-    A teacher's backbone or tokenizer matters only to --student-tokenizer teacher. What else comes from a teacher is
-    left out: --embedding-init and --pretraining-epochs count for distilled students alone.
+    They are trained for --epochs; baseline.epochs of a configuration is for `run` alone. A teacher's backbone or
+    tokenizer matters only to --student-tokenizer teacher. What else comes from a teacher is left out:
+    --embedding-init and --pretraining-epochs count for distilled students alone.
     """
     from potstill.directories import working_directory
     from potstill.pipeline import side_by_side

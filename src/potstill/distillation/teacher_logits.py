@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from potstill.artifacts import DIGEST_BYTES, digest, read_arrays, write_arrays
+from potstill.artifacts import DIGEST_BYTES, alone, digest, read_arrays, write_arrays
 from potstill.console import counted
 from potstill.data import Examples
 from potstill.files import cache_directory
@@ -47,7 +47,9 @@ def teacher_logits(teacher: Teacher, examples: Examples) -> Tensor:
             chunk = new[start : start + _CHUNK]
             judged = teacher.logits(examples.take([missing[key] for key in chunk]), on_batch=advance).numpy()
             known |= dict(zip(chunk, judged, strict=True))
-            _write(path, known)
+            with alone(path):  # what other processes have asked meanwhile stays
+                known |= _read(path)
+                _write(path, known)
     return torch.from_numpy(np.stack([known[key] for key in keys]))
 
 

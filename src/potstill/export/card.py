@@ -13,8 +13,9 @@ from potstill.embedded import EMBEDDED
 from potstill.evaluation import DataSummary, Intervals, Metrics, majority_verdict
 from potstill.export.int8 import Trial
 from potstill.export.origin import Origin
-from potstill.report.tables import Cell, ResultTable, classes, magnitude, percent, score, score_cells
+from potstill.report.tables import Cell, ResultTable, classes, data_in_markdown, magnitude, percent, score, score_cells
 from potstill.runtime.directory import Manifest
+from potstill.words import in_markdown
 
 Layout = Literal["onnx", "torch", "huggingface"]
 
@@ -133,14 +134,15 @@ class Card:
         }
         body = "\n\n".join(f"## {title}\n\n{content}" for title, content in sections.items())
         kind = "pairs of texts" if self.manifest.pairs else "texts"
-        title = f"# {self._task}: a classifier of {kind}\n\nTells apart {classes(self.manifest.label_names)}."
+        names = classes([in_markdown(name) for name in self.manifest.label_names])
+        title = f"# {self._task}: a classifier of {kind}\n\nTells apart {names}."
         return f"{_FRONT_MATTER if self.layout == 'huggingface' else ''}{title}\n\n{body}\n"
 
     @property
     def _data(self) -> DataSummary | None:
         if self.origin.summary is not None:
-            return self.origin.summary.data
-        return None if self.origin.corpus is None else DataSummary.of(self.origin.corpus)
+            return data_in_markdown(self.origin.summary.data)
+        return None if self.origin.corpus is None else data_in_markdown(DataSummary.of(self.origin.corpus))
 
     @property
     def _task(self) -> str:
@@ -154,7 +156,7 @@ class Card:
             temperature=self.manifest.temperature,
         )
         if self.manifest.threshold is not None:
-            second = self.manifest.label_names[1]
+            second = in_markdown(self.manifest.label_names[1])
             text += f' The answer is "{second}" where its probability is above {self.manifest.threshold:.4f}.'
         if self.trial is not None and not self.no_int8:
             text += (
@@ -318,7 +320,7 @@ def _public(name: str) -> str:
 
 def _teacher(config: TeacherConfig) -> str:
     tuned = {"lora": f"tuned with LoRA of rank {config.lora.rank}", "full": "all of it tuned", "head": "a head on it"}
-    kept = "" if config.first_blocks is None else f", its first {config.first_blocks} blocks alone"
+    kept = "" if config.first_blocks is None else f", of its blocks the first {config.first_blocks} alone"
     read = ", reading each text twice" if config.echo else ""
     return f"`{_public(config.backbone)}`, {tuned[config.method]}{kept}{read}"
 

@@ -26,6 +26,7 @@ from potstill.report.tables import (
     score_cells,
     spread_cells,
 )
+from potstill.words import numbered
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def show(comparison: Comparison, scored: str) -> None:
         scored: What the models were scored on, in words.
     """
     console = Console(highlight=False, markup=False)
-    console.print(f"{comparison.models[0].measured.metrics.count:,} texts, {scored}", soft_wrap=True)
+    console.print(f"{numbered(comparison.models[0].measured.metrics.count, 'text')}, {scored}", soft_wrap=True)
     if comparison.over_seeds:
         console.print(_spreads(comparison.over_seeds).to_plain())
         console.print(
@@ -147,11 +148,15 @@ def show(comparison: Comparison, scored: str) -> None:
             "directory named, or else of the first. p: paired t-test."
         )
     names = _names([row.directory for row in comparison.models], 2)
-    for table in (_scores(comparison, names), _costs(comparison.models, names)):
-        console.print(table.to_plain())
+    console.print(_scores(comparison, names).to_plain())
     console.print(
         "[low, high]: 95 % bootstrap interval. p: McNemar's test of the right answers, against the model named, or "
         "else the first."
+    )
+    console.print(_costs(comparison.models, names).to_plain())
+    console.print(
+        "parameters: frozen ones too. on disk: what prediction needs. training: the time it took. sentences/s: from "
+        "texts to answers, on this machine."
     )
     for row in comparison.models:
         if row.verdict:

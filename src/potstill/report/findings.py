@@ -6,6 +6,7 @@ from statistics import fmean
 
 from potstill.evaluation import McNemar, PairedTest, Role, Summary
 from potstill.report.tables import ROLE_NAMES, interval, magnitude, percent, probability, score
+from potstill.words import numbered
 
 SIGNIFICANCE = 0.05
 """The usual bound: with a p-value from here on, chance explains the difference well enough."""
@@ -25,7 +26,7 @@ def _learnt(summary: Summary, role: Role) -> str:
     if len(models) > 1:
         numbers = f"MCC {score(overall.mcc.mean)} ± {score(overall.mcc.std)} over {len(models)} seeds"
         if verdicts:
-            judgement = f"{len(verdicts)} of {len(models)} seeds are {verdicts[0]}"
+            judgement = f"{len(verdicts)} of {len(models)} seeds {'is' if len(verdicts) == 1 else 'are'} {verdicts[0]}"
         else:
             judgement = "every seed learnt something about the task"
     else:
@@ -122,7 +123,7 @@ def _evidence_over_seeds(test: PairedTest) -> str:
 def examples_told_apart(test: McNemar) -> str:
     """Report the test on examples of a single pair of models."""
     return (
-        f"the distilled student alone is right on {test.first_only} examples, the baseline alone on "
+        f"the distilled student alone is right on {numbered(test.first_only, 'example')}, the baseline alone on "
         f"{test.second_only} (McNemar's test, {probability(test.p_value)})"
     )
 

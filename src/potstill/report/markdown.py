@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
 import yaml
 
 from potstill.config import PotstillConfig, TeacherConfig
@@ -9,7 +13,8 @@ from potstill.evaluation import Role, Summary
 from potstill.evaluation.intervals import BOOTSTRAP_SAMPLES
 from potstill.report.findings import examples_told_apart, findings
 from potstill.report.plots import COMPARISON_FILE, RELIABILITY_FILE, curve_files
-from potstill.report.tables import ROLE_NAMES, classes, model_table, percent, seed_table
+from potstill.report.tables import ROLE_NAMES, classes, data_in_markdown, model_table, percent, seed_table
+from potstill.words import numbered
 
 DEFINITIONS = f"""\
 All scores are computed once from the predictions for the whole evaluation split, which neither training nor the choice
@@ -35,8 +40,10 @@ of epochs has seen.
   examples and same teacher.
 - **Training loss, validation loss:** what training minimises, on the training and on the selection split. For the
   distilled student it holds the distance to the teacher too, so the losses of different models are no comparison.
-- **Parameters, size, speed:** parameters include frozen ones; size is what has to be kept to predict; speed was
-  measured in the environment below."""
+- **Parameters, trainable:** all of them, frozen ones too, and those that training changes. **On disk:** what has to be
+  kept to predict. **Training time:** that of the epochs with their validation, a student's language modelling
+  included, the teacher's judgement not; the mean over seeds. **Sentences/s:** from texts to answers, in the environment
+  below."""
 
 
 def report_text(summary: Summary, plots: str) -> str:
@@ -46,6 +53,7 @@ def report_text(summary: Summary, plots: str) -> str:
         summary: The run.
         plots: Directory of the plots, relative to the report.
     """
+    summary = replace(summary, data=data_in_markdown(summary.data))
     sections = {
         "What was done": _what_was_done(summary),
         "Results": _results(summary, plots),
@@ -54,7 +62,7 @@ def report_text(summary: Summary, plots: str) -> str:
         "Plots": _plots(summary, plots),
         "How the numbers are defined": DEFINITIONS,
         "How to repeat it": _repeat(summary),
-        "Environment": "\n".join(f"- {name}: {value}" for name, value in summary.environment.items()),
+        "Environment": "\n".join(f"- {line}" for line in _environment(summary.environment)),
     }
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
     return f"# Potstill: {summary.data.name}\n\n{body}\n"
@@ -102,11 +110,12 @@ def _transfer(summary: Summary) -> str:
     judged = ""
     if summary.judges is not None:
         judged = f" Each was judged by {summary.judges} of the {len(summary.of('teacher'))} teachers."
+    left_out = numbered(summary.transfer["left out: held-out"], "text was", "texts were")
     return (
-        f"\n\nThe distilled students also learnt the teacher's judgement of texts without labels, the transfer set: "
-        f"{', '.join(parts)}.{judged} {summary.transfer['left out: held-out']:,} texts were left out because they are "
-        f"like one of the selection or evaluation split. These students learnt for up to {epochs['distilled']} epochs "
-        f"of {texts:,} texts, the baselines for up to {epochs['baseline']} of {summary.data.train:,}."
+        "\n\nThe distilled students also learnt the teacher's judgement of texts without labels, the transfer set: "
+        f"{', '.join(parts)}.{judged} {left_out} left out for being like one of the selection or evaluation split. "
+        f"These students learnt for up to {numbered(epochs['distilled'], 'epoch')} of {texts:,} texts, the baselines "
+        f"for up to {epochs['baseline']} of {summary.data.train:,}."
     )
 
 
@@ -126,7 +135,7 @@ def _model_descriptions(config: PotstillConfig) -> dict[Role, str]:
     weights = "with random weights" if teacher.random_init else "pretrained"
     direction = "bidirectional " if student.bidirectional else ""
     compared = ", with features of how each token compares with what the network expected there,"
-    layers = f"{student.num_layers} layer" + ("s" if student.num_layers > 1 else "")
+    layers = numbered(student.num_layers, "layer")
     return {
         "teacher": f"the language model `{teacher.backbone}`, {weights}, {_tuning(teacher)}.",
         "distilled": f"a small {direction}{student.cell.upper()} network ({layers} of {student.hidden_size} units)"
@@ -155,7 +164,7 @@ def _tuning(teacher: TeacherConfig) -> str:
         "lora": f"tuned with LoRA adapters of rank {teacher.lora.rank} while its own weights stay frozen",
     }[teacher.method]
     if teacher.first_blocks is not None:
-        tuned += f"; only its first {teacher.first_blocks} blocks are kept"
+        tuned += f"; of its blocks only the first {teacher.first_blocks} are kept"
     return f"{tuned}; it reads each text twice" if teacher.echo else tuned
 
 
@@ -193,6 +202,15 @@ def _plots(summary: Summary, directory: str) -> str:
         ]
     images += ["### Probabilities", f"![Reliability diagrams]({directory}/{RELIABILITY_FILE})"]
     return "\n\n".join(images)
+
+
+def _environment(environment: Mapping[str, Any]) -> Iterator[str]:
+    """Write a line for each part, and one for each later environment that the run went on in."""
+    for name, value in environment.items():
+        if name != "later":
+            yield f"{name}: {'none' if value is None else value}"
+    for changed in environment.get("later", ()):
+        yield f"later with {', '.join(f'{name}: {value}' for name, value in changed.items())}"
 
 
 def _repeat(summary: Summary) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from potstill.evaluation.trials import ALPHA, REFERENCE, TEMPERATURE, Rematch, S
 from potstill.files import write_csv, write_text
 from potstill.report import plots
 from potstill.report.tables import EMPTY, Cell, ResultTable, duration, interval, magnitude, score
+from potstill.words import in_markdown
 
 RESULT_FILE: Final = "search.json"
 TRIALS_FILE: Final = "trials.csv"
@@ -56,7 +58,7 @@ def write_search(result: SearchResult, directory: Path) -> None:
     if result.best is not None:
         figure = heat_map(result)
         plots.save_figure(figure, directory / MAP_FILE)
-        write_text(directory / REPORT_FILE, search_text(result, result.best))
+        write_text(directory / REPORT_FILE, search_text(result, result.best, directory))
 
 
 def settings_words(settings: Mapping[str, Any]) -> str:
@@ -155,12 +157,13 @@ def _ends(values: Values, space: Any, reference: float, scaled: Callable[[Values
     return float(points.min()) - margin, float(points.max()) + margin
 
 
-def search_text(result: SearchResult, best: Trial) -> str:
+def search_text(result: SearchResult, best: Trial, directory: Path) -> str:
     """Write the report.
 
     Args:
         result: The search.
         best: Its best trial.
+        directory: Where it lies.
     """
     sections = {
         "What was done": _what_was_done(result),
@@ -168,10 +171,10 @@ def search_text(result: SearchResult, best: Trial) -> str:
         f"Are {_REFERENCE} a good choice?": _choice(result, best),
         "The map": f"![MCC over alpha and temperature]({MAP_FILE})",
         "The best trials": _table(result),
-        "How to go on": _how_to_go_on(result),
+        "How to go on": _how_to_go_on(result, directory / BEST_FILE),
     }
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
-    return f"# Settings searched: {result.data}\n\n{body}\n"
+    return f"# Settings searched: {in_markdown(result.data)}\n\n{body}\n"
 
 
 def _what_was_done(result: SearchResult) -> str:
@@ -186,7 +189,7 @@ def _what_was_done(result: SearchResult) -> str:
     )
     more = f" and {result.transfer:,} texts of a transfer set" if result.transfer else ""
     return (
-        f"{len(result.trials)} settings were tried ({counts}; {way}): {students} each, distilled on the training texts"
+        f"Trials: {len(result.trials)} ({counts}; {way}), {students} each, distilled on the training texts"
         f"{more}, and judged by the MCC on the {result.selection:,} texts of the selection split at the epoch that is "
         "kept.\n\n"
         f"The evaluation split was not looked at: `potstill run` or `evaluate` has to say what the settings are worth."
@@ -234,8 +237,8 @@ def _verdict(rematch: Rematch | None, *, best_there: bool, found: str) -> str:
         return "**Yes:** no trial did better than the one that has them."
     if rematch is None or rematch.interval is None:
         return (
-            "**That can't be said:** two or more seeds are needed that no trial had. Give `student.seeds` so many more "
-            "than `search.seeds_per_trial`, in a new search."
+            "**That can't be said:** two or more seeds are needed that no trial had. In a new search, let "
+            "`student.seeds` list at least two more than `search.seeds_per_trial`."
         )
     low, high = rematch.interval
     ours, theirs = (score(float(np.mean(values))) for values in (rematch.best, rematch.reference))
@@ -274,12 +277,13 @@ def _table(result: SearchResult) -> str:
     return ResultTable(("trial", "MCC", "parameters", *heads, "time"), rows).to_markdown()
 
 
-def _how_to_go_on(result: SearchResult) -> str:
+def _how_to_go_on(result: SearchResult, best: Path) -> str:
     more = "" if result.grid else " A larger `--trials` makes more trials."
     transfer = " --transfer PATH" if result.transfer else ""
+    config = shlex.quote(str(best))
     return (
-        f"`potstill distill --config {BEST_FILE} --teacher DIR{transfer}` trains students with the best settings, by "
-        f"the teacher that judged here. `potstill run --config {BEST_FILE}` makes the whole experiment with them, with "
+        f"`potstill distill --config {config} --teacher DIR{transfer}` trains students with the best settings, by "
+        f"the teacher that judged here. `potstill run --config {config}` makes the whole experiment with them, with "
         "new teachers and another transfer set, as its sections `teacher` and `transfer` say. The same search command "
         f"goes on where it was interrupted.{more}\n\n```bash\n{result.command}\n```"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Final
 
@@ -11,7 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from potstill.evaluation import EnsembleResult, Intervals, Metrics, ModelResult, Role, Spread, Summary
+from potstill.evaluation import DataSummary, EnsembleResult, Intervals, Metrics, ModelResult, Role, Spread, Summary
+from potstill.words import in_markdown
 
 ROLE_NAMES: dict[Role, str] = {
     "teacher": "Teacher",
@@ -55,7 +56,7 @@ class ResultTable:
 
     def to_rich(self, title: str) -> Table:
         """Lay the table out for the terminal: turned on its side and details under their values, to fit 80 columns."""
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
+        table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
         names = [row[0].lines for row in self.rows]
         for header in ["", *names]:
             table.add_column(escape(header), justify="right" if header else "left")
@@ -120,6 +121,12 @@ def classes(names: Sequence[str]) -> str:
     """Name the classes; of many the first, and how many there are."""
     shown = ", ".join(f'"{name}"' for name in names[:_SHOWN_CLASSES])
     return shown if len(names) <= _SHOWN_CLASSES else f"{shown} and {len(names) - _SHOWN_CLASSES} more"
+
+
+def data_in_markdown(data: DataSummary) -> DataSummary:
+    """Return the data with its name and its classes' as they have to stand in Markdown."""
+    name, *names = map(in_markdown, (data.name, *data.label_names))
+    return replace(data, name=name, label_names=tuple(names), majority_label=in_markdown(data.majority_label))
 
 
 def percent(share: float) -> str:

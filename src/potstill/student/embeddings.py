@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 from transformers import PreTrainedTokenizerBase
 
-from potstill.backbone import load_embeddings, load_tokenizer
+from potstill.backbone import check_vocabulary, load_config, load_embeddings, load_tokenizer, outline
+from potstill.config import StudentConfig
 from potstill.errors import ConfigError
 
 _NOISE = 1e-10
@@ -49,13 +50,7 @@ def teacher_embeddings(
     """
     table = load_embeddings(backbone)  # (teacher's vocabulary, width)
     teacher = load_tokenizer(teacher_tokenizer)
-    if (known := 1 + max(teacher.get_vocab().values())) > len(table):
-        raise ConfigError(
-            [
-                f"teacher.tokenizer: it has {known} tokens, the backbone {backbone!r} knows {len(table)}; leave it out "
-                f"to take the backbone's own"
-            ]
-        )
+    check_vocabulary(1 + max(teacher.get_vocab().values()), len(table), backbone)
     pieces = teacher_pieces(tokenizer, teacher)
     bags = [pieces.get(token_id, []) if token_id != padding_id else [] for token_id in range(len(counts))]
     lengths = torch.tensor([len(bag) for bag in bags])
@@ -64,6 +59,26 @@ def teacher_embeddings(
     readable = lengths > 0
     weights = torch.from_numpy(counts) * readable
     return principal_components(means, weights, size) * readable.unsqueeze(1)
+
+
+def check_embeddings(config: StudentConfig, backbone: str) -> None:
+    """Refuse embeddings that are to begin as the teacher's and are wider, before any weight is read.
+
+    Raises:
+        ConfigError: They are.
+        SourceError: The backbone can't be found or reached.
+    """
+    if config.embedding_init == "teacher":
+        table = outline(load_config(backbone)).get_input_embeddings()
+        if config.embedding_size > (width := table.get_parameter("weight").shape[1]):
+            raise ConfigError([_too_wide(width, config.embedding_size)])
+
+
+def _too_wide(most: int, size: int) -> str:
+    return (
+        f"student.embedding_size: expected at most {most}, the dimensions of the teacher's embeddings, found {size}; "
+        "lower it, or choose embedding_init: random"
+    )
 
 
 def teacher_pieces(tokenizer: Tokenizer, teacher: PreTrainedTokenizerBase) -> dict[int, list[int]]:
@@ -130,12 +145,7 @@ def principal_components(embeddings: Tensor, weights: Tensor, size: int) -> Tens
     variances, directions = torch.linalg.eigh(centred.T @ (shares * centred))  # (width,), (width, width)
     rank = int((variances > _NOISE * variances[-1]).sum())
     if size > rank:
-        raise ConfigError(
-            [
-                f"student.embedding_size: expected at most {rank}, the dimensions of the teacher's embeddings of these "
-                f"tokens, found {size}; lower it, or choose embedding_init: random"
-            ]
-        )
+        raise ConfigError([_too_wide(rank, size)])
     scale = variances[-size:].mean().sqrt()
     reduced: Tensor = centred @ directions[:, -size:].flip(1) / scale
     return reduced.float()

@@ -163,10 +163,10 @@ def check_tokenizer(config: StudentConfig) -> None:
     """Find a named tokenizer before anything is trained.
 
     Raises:
-        SourceError: It can't be found or reached.
+        SourceError: It can't be found or reached, or has no token to pad with.
     """
     if config.tokenizer not in ("bpe", "teacher"):
-        load_tokenizer(config.tokenizer)
+        padding_id(load_tokenizer(config.tokenizer))
 
 
 def student_bytes(directory: Path) -> int:

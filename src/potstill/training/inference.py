@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from potstill.data.tokenised import Batch, TrainingSet
-from potstill.errors import TrainingError
+from potstill.errors import MemoryUsedUpError
 from potstill.training.memory import kept_memory
 
 Indices = NDArray[np.int64]
@@ -46,7 +46,7 @@ def predict_logits(
         Logits in the texts' order, float32, on the CPU, (texts, classes).
 
     Raises:
-        TrainingError: Memory is used up.
+        MemoryUsedUpError: Memory is used up.
     """
     parts: list[Tensor] = []
     order: list[Indices] = []
@@ -73,7 +73,7 @@ def without_gradients(model: nn.Module, data: TrainingSet, fabric: Fabric) -> It
         The batches, on the device, each after the indices of its texts.
 
     Raises:
-        TrainingError: Memory is used up.
+        MemoryUsedUpError: Memory is used up.
     """
     model.eval()
     # What is compiled is compiled for training; a graph of its own for this would cost more than it gains.
@@ -92,7 +92,7 @@ def _memory_explained(data: TrainingSet) -> Iterator[None]:
     Their batches hold `tokens_at_once` or one text, whatever `batch_size` is.
 
     Raises:
-        TrainingError: In place of what says that memory is used up.
+        MemoryUsedUpError: In place of what says so.
     """
     try:
         with kept_memory():
@@ -100,7 +100,7 @@ def _memory_explained(data: TrainingSet) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise TrainingError(
+        raise MemoryUsedUpError(
             f"memory is used up while texts of up to {data.tokens.lengths.max()} tokens are read without training "
             f"({first_line(error)})\n"
             f"  what to do: lower max_tokens, which decides the size here, not batch_size; or end what else uses the "

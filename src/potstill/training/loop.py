@@ -21,7 +21,7 @@ from potstill.config import TrainingConfig
 from potstill.console import print_line, progress_bar
 from potstill.data.examples import UNLABELLED
 from potstill.data.tokenised import Batch, TrainingSet, shuffled_batches
-from potstill.errors import ArtifactError, TrainingError
+from potstill.errors import ArtifactError, MemoryUsedUpError, TrainingError
 from potstill.files import write_text
 from potstill.interruption import Request, postponed
 from potstill.training.checkpoint import (
@@ -289,11 +289,11 @@ class _Course:
                 f"  what to do: lower the learning rate or set clip_norm; {self._left()}"
             ) from None
         except TrainingError as error:  # of the evaluation
-            raise TrainingError(f"{self._title}: {error}; {self._left()}") from error
+            raise type(error)(f"{self._title}: {error}; {self._left()}") from error
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise TrainingError(
+            raise MemoryUsedUpError(
                 f"{self._title}: memory is used up in epoch {epoch}{self.learner.whereabouts}, texts of up to "
                 f"{train.tokens.lengths.max()} tokens ({first_line(error)})\n"
                 f"  what to do: lower batch_size and raise accumulation by as much, which takes the same steps in less "

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -17,12 +18,13 @@ from potstill.artifacts import Arrays, digest, file_digest, read_arrays, write_a
 from potstill.config import PotstillConfig
 from potstill.console import print_line, progress_bar, warn
 from potstill.data import Corpus
-from potstill.errors import ConfigError, DataError
+from potstill.errors import ConfigError, DataError, MemoryUsedUpError
 from potstill.lora.counting import count_parameters
 from potstill.runtime import stream
 from potstill.runtime.directory import TRANSFER_FILE
 from potstill.training.checkpoint import CHECKPOINT_FILE
 from potstill.training.compute import make_fabric
+from potstill.training.inference import first_line, is_out_of_memory
 from potstill.training.loop import HISTORY_FILE
 from potstill.training.workers import available_workers, workers
 from potstill.transfer.language_model import SEPARATOR, LanguageModel, check_writer
@@ -59,7 +61,8 @@ def build_transfer_set(config: PotstillConfig, corpus: Corpus, directory: Path) 
     Args:
         config: `transfer`, `data`, `teacher` (the backbone) and `runtime` are used.
         corpus: The task. Only its training texts are learnt from; its selection and evaluation texts are kept out.
-        directory: Gets `transfer.parquet` and, until it is there, what a later call needs to go on.
+        directory: Gets `transfer.parquet` and, until it is there, what a later call needs to go on. What stands there
+            is taken for what this call would make: nothing in it tells of what settings it is.
 
     Returns:
         The set, not judged yet.
@@ -125,7 +128,7 @@ def check_transfer(config: PotstillConfig, corpus: Corpus) -> None:
     for name in config.transfer.files:
         if not Path(name).is_file():
             raise DataError("expected a file of texts, found none", file=name, remedy="check transfer.files")
-        stream.format_by_suffix(Path(name))
+        deque(_read(Path(name), config, in_pairs=corpus.in_pairs), maxlen=0)  # to its end, keeping nothing
     if config.transfer.sampled:
         check_writer(config)
 
@@ -243,8 +246,8 @@ def _sampled(config: PotstillConfig, corpus: Corpus, directory: Path) -> Found:
     if distinct < wanted:
         warn(
             f"the language model hardly writes anything new any more: {distinct:,} of {wanted:,} texts sampled; of "
-            f"{begun:,} begun {ended:,} ended in time. More training texts, a higher --sampling-temperature or --top-p "
-            "give more that is new, a higher --max-tokens more that ends."
+            f"{begun:,} begun {ended:,} ended in time and in the right form. More training texts, a higher "
+            "--sampling-temperature or --top-p give more that is new, a higher --max-tokens more that ends."
         )
 
 
@@ -294,16 +297,39 @@ class _Samples:
         """Return the texts of a batch, which is drawn if it is not there."""
         if (kept := read_arrays(self._path(number))) is None:
             settings, names = self._config.transfer, self._corpus.label_names
-            texts = self._tuned().sample(
-                names[number % len(names)],
-                self.batch_size,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                seed=(settings.seed << 32) + number,
-            )
-            kept = {"texts": np.frombuffer(json.dumps(list(texts)).encode(), dtype=np.uint8)}
+            model = self._tuned()
+            with self._memory_explained(model.max_tokens):
+                texts = list(
+                    model.sample(
+                        names[number % len(names)],
+                        self.batch_size,
+                        temperature=settings.temperature,
+                        top_p=settings.top_p,
+                        seed=(settings.seed << 32) + number,
+                    )
+                )
+            kept = {"texts": np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8)}
             write_arrays(self._path(number), kept)
         return kept
+
+    @contextmanager
+    def _memory_explained(self, max_tokens: int) -> Iterator[None]:
+        """Say what to do where memory is used up by a batch.
+
+        Raises:
+            MemoryUsedUpError: In place of what says so.
+        """
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise MemoryUsedUpError(
+                f"memory is used up while {self.batch_size:,} texts of up to {max_tokens} tokens are sampled at once "
+                f"({first_line(error)})\n"
+                "  what to do: lower max_tokens, or end what else uses the memory, or compute where there is more of "
+                "it, with --device; what was sampled is kept"
+            ) from error
 
     def _path(self, number: int) -> Path:
         return self._directory / _SAMPLES / f"{number:06}"

@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig, P
 
 from potstill.backbone import (
     check_language_model,
+    check_vocabulary,
     head_modules,
     load_config,
     load_language_model,
@@ -251,7 +252,7 @@ def find_writer(config: TeacherConfig) -> tuple[PretrainedConfig, PreTrainedToke
 
     Raises:
         SourceError: The backbone can't be found or reached, or writes no text.
-        ConfigError: Its tokenizer has no token that ends a text.
+        ConfigError: Its tokenizer has no token that ends a text, or tokens that the backbone does not know.
     """
     settings = load_config(config.backbone, random_init=config.random_init)
     check_language_model(config.backbone, settings)
@@ -262,6 +263,8 @@ def find_writer(config: TeacherConfig) -> tuple[PretrainedConfig, PreTrainedToke
         )
     if config.random_init:
         settings.vocab_size = len(tokenizer)
+    elif config.tokenizer is not None:
+        check_vocabulary(len(tokenizer), settings.vocab_size, config.backbone)
     return settings, tokenizer
 
 

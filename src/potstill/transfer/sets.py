@@ -43,7 +43,7 @@ class TransferSet:
         dropped: Number of texts that were left out, by reason: `held-out` for those like a text of the selection or
             evaluation split, `repeated` for those that were there already, in the training texts too.
         logits: The teacher's judgement, (texts, classes), float32, where it was asked.
-        teacher: Content key of who judged, see `Teacher.key`.
+        teacher: Digest of who judged, see `joint_key`.
         held_out: Digest of the texts that it was freed of; None where nobody has done that.
     """
 

@@ -1,0 +1,36 @@
+"""Tests of the words around numbers and names."""
+
+from __future__ import annotations
+
+import pytest
+
+from potstill.words import in_markdown, numbered
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "plural", "words"),
+    [
+        (0, "text", "", "0 texts"),
+        (1, "text", "", "1 text"),
+        (2000, "text", "", "2,000 texts"),
+        (1, "class", "classes", "1 class"),
+        (3, "class", "classes", "3 classes"),
+    ],
+)
+def test_counts_agree_with_their_nouns(count: int, noun: str, plural: str, words: str) -> None:
+    assert numbered(count, noun, plural) == words
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("Refund_not_showing_up", "Refund_not_showing_up"),  # inside a word it is no markup
+        ("__init__", r"\_\_init\_\_"),
+        ("*bold* [x](y) `z` <none>", r"\*bold\* \[x\](y) \`z\` \<none>"),
+        (r"a\b", r"a\\b"),
+        ("&lt; R&D", r"\&lt; R&D"),
+        (" two\nlines\t", "two lines"),
+    ],
+)
+def test_names_are_no_markup(name: str, shown: str) -> None:
+    assert in_markdown(name) == shown
