@@ -45,6 +45,7 @@ def main(name: str, *arguments: str) -> None:
         "data": summary["data"],
         **summary["aggregate"],
         **{field: per_seed(field) for field in ("seed", "selection_mcc", "best_epoch", "train_seconds")},
+        "transfer": summary["transfer"],
         "teacher_seed": summary["teacher_seed"],
         "ensemble": summary["ensemble"],
         "paired_test": summary["paired_test"],
