@@ -72,7 +72,7 @@ ROWS: dict[str, tuple[Sequence[str] | None, Mapping[str, Any]]] = {
     "vanilla RNN, distilled": (("*",), EIGHT | RNN),
 }
 """By name: which sources of the transfer set are read, None where there is no teacher, and what is set otherwise than
-in configs/cola.yaml."""
+`load_config` says."""
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ def test_counts_agree_with_their_nouns(count: int, noun: str, plural: str, words
     [
         ("Refund_not_showing_up", "Refund_not_showing_up"),  # inside a word it is no markup
         ("__init__", r"\_\_init\_\_"),
-        ("*bold* [x](y) `z` <none>", r"\*bold\* \[x\](y) \`z\` \<none>"),
+        ("*bold* ~old~ [x](y) `z` <none>", r"\*bold\* \~old\~ \[x\](y) \`z\` \<none>"),
         (r"a\b", r"a\\b"),
         ("&lt; R&D", r"\&lt; R&D"),
         (" two\nlines\t", "two lines"),

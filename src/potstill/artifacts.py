@@ -131,7 +131,10 @@ def alone(path: Path) -> Iterator[None]:
         lock.acquire()
     try:
         for abandoned in path.parent.glob(f".{glob.escape(path.name)}.{_DRAWN}"):
-            shutil.rmtree(abandoned, ignore_errors=True)
+            if abandoned.is_dir():
+                shutil.rmtree(abandoned, ignore_errors=True)
+            else:
+                abandoned.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

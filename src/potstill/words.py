@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_MARKUP: Final = re.compile(r"[\\`*\[\]<]|\b_+|_+\b|&(?=#?\w+;)")
+_MARKUP: Final = re.compile(r"[\\`*~\[\]<]|\b_+|_+\b|&(?=#?\w+;)")
 """What Markdown would take for more than a character."""
 
 

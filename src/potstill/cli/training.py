@@ -174,8 +174,8 @@ def distill(
     """
     from potstill.directories import working_directory
     from potstill.models import load_teachers
+    from potstill.pipeline import check_distillation, have_judged, input_keys, side_by_side
     from potstill.pipeline import distill as distill_student
-    from potstill.pipeline import have_judged, input_keys, side_by_side
     from potstill.student.embeddings import check_embeddings
     from potstill.student.model import check_tokenizer
 
@@ -184,6 +184,7 @@ def distill(
     transfer = read_transfer(config, transfer_path)
     teachers = load_teachers(teacher_directory, config.runtime, config.distillation.teachers, corpus)
     config = config.model_copy(update={"teacher": teachers[0].describe(config.teacher)})
+    check_distillation(config, corpus, with_transfer=transfer is not None)
     check_embeddings(config.student, config.teacher.backbone)
     work = _work("distill", f"{corpus.name}-distilled", config, corpus, config.student.seeds)
     work = replace(work, inputs=work.inputs | input_keys(teachers, transfer))

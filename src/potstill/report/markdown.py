@@ -206,11 +206,12 @@ def _plots(summary: Summary, directory: str) -> str:
 
 def _environment(environment: Mapping[str, Any]) -> Iterator[str]:
     """Write a line for each part, and one for each later environment that the run went on in."""
-    for name, value in environment.items():
-        if name != "later":
-            yield f"{name}: {'none' if value is None else value}"
-    for changed in environment.get("later", ()):
-        yield f"later with {', '.join(f'{name}: {value}' for name, value in changed.items())}"
+
+    def parts(described: Mapping[str, Any]) -> list[str]:
+        return [f"{name}: {'none' if value is None else value}" for name, value in described.items()]
+
+    yield from parts({name: value for name, value in environment.items() if name != "later"})
+    yield from (f"later with {', '.join(parts(changed))}" for changed in environment.get("later", ()))
 
 
 def _repeat(summary: Summary) -> str:

@@ -124,9 +124,9 @@ def classes(names: Sequence[str]) -> str:
 
 
 def data_in_markdown(data: DataSummary) -> DataSummary:
-    """Return the data with its name and its classes' as they have to stand in Markdown."""
-    name, *names = map(in_markdown, (data.name, *data.label_names))
-    return replace(data, name=name, label_names=tuple(names), majority_label=in_markdown(data.majority_label))
+    """Return the data with its names as they have to stand in Markdown."""
+    name, source, majority, *names = map(in_markdown, (data.name, data.source, data.majority_label, *data.label_names))
+    return replace(data, name=name, source=source, majority_label=majority, label_names=tuple(names))
 
 
 def percent(share: float) -> str:

@@ -71,14 +71,13 @@ def check_embeddings(config: StudentConfig, backbone: str) -> None:
     if config.embedding_init == "teacher":
         table = outline(load_config(backbone)).get_input_embeddings()
         if config.embedding_size > (width := table.get_parameter("weight").shape[1]):
-            raise ConfigError([_too_wide(width, config.embedding_size)])
+            raise ConfigError(
+                [_too_wide(f"{width}, the dimensions of the teacher's embeddings", config.embedding_size)]
+            )
 
 
-def _too_wide(most: int, size: int) -> str:
-    return (
-        f"student.embedding_size: expected at most {most}, the dimensions of the teacher's embeddings, found {size}; "
-        "lower it, or choose embedding_init: random"
-    )
+def _too_wide(most: str, size: int) -> str:
+    return f"student.embedding_size: expected at most {most}, found {size}; lower it, or choose embedding_init: random"
 
 
 def teacher_pieces(tokenizer: Tokenizer, teacher: PreTrainedTokenizerBase) -> dict[int, list[int]]:
@@ -145,7 +144,7 @@ def principal_components(embeddings: Tensor, weights: Tensor, size: int) -> Tens
     variances, directions = torch.linalg.eigh(centred.T @ (shares * centred))  # (width,), (width, width)
     rank = int((variances > _NOISE * variances[-1]).sum())
     if size > rank:
-        raise ConfigError([_too_wide(rank, size)])
+        raise ConfigError([_too_wide(f"{rank}, the dimensions of the teacher's embeddings of these tokens", size)])
     scale = variances[-size:].mean().sqrt()
     reduced: Tensor = centred @ directions[:, -size:].flip(1) / scale
     return reduced.float()

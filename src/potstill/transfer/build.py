@@ -327,8 +327,8 @@ class _Samples:
             raise MemoryUsedUpError(
                 f"memory is used up while {self.batch_size:,} texts of up to {max_tokens} tokens are sampled at once "
                 f"({first_line(error)})\n"
-                "  what to do: lower max_tokens, or end what else uses the memory, or compute where there is more of "
-                "it, with --device; what was sampled is kept"
+                "  what to do: end what else uses the memory, then the same command goes on with what was sampled; or "
+                "begin anew with a lower max_tokens, or where there is more memory, with --device"
             ) from error
 
     def _path(self, number: int) -> Path:

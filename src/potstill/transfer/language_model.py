@@ -263,7 +263,7 @@ def find_writer(config: TeacherConfig) -> tuple[PretrainedConfig, PreTrainedToke
         )
     if config.random_init:
         settings.vocab_size = len(tokenizer)
-    elif config.tokenizer is not None:
+    elif config.tokenizer_name != config.backbone:  # some know a token of their own that has no embedding
         check_vocabulary(len(tokenizer), settings.vocab_size, config.backbone)
     return settings, tokenizer
 
