@@ -12,7 +12,7 @@ import numpy as np
 
 from potstill.cli.settings import SettingsCommand, with_settings
 from potstill.config import PotstillConfig
-from potstill.words import numbered
+from potstill.wording import numbered
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -40,7 +40,7 @@ from potstill.runtime.stream import (
     from_arguments,
     read,
 )
-from potstill.words import numbered
+from potstill.wording import numbered
 
 if TYPE_CHECKING:
     from potstill.config import PotstillConfig, RuntimeConfig

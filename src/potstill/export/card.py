@@ -15,7 +15,7 @@ from potstill.export.int8 import Trial
 from potstill.export.origin import Origin
 from potstill.report.tables import Cell, ResultTable, classes, data_in_markdown, magnitude, percent, score, score_cells
 from potstill.runtime.directory import Manifest
-from potstill.words import in_markdown
+from potstill.wording import in_markdown
 
 Layout = Literal["onnx", "torch", "huggingface"]
 

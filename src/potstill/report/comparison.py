@@ -26,7 +26,7 @@ from potstill.report.tables import (
     score_cells,
     spread_cells,
 )
-from potstill.words import numbered
+from potstill.wording import numbered
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from statistics import fmean
 
 from potstill.evaluation import McNemar, PairedTest, Role, Summary
 from potstill.report.tables import ROLE_NAMES, interval, magnitude, percent, probability, score
-from potstill.words import numbered
+from potstill.wording import numbered
 
 SIGNIFICANCE = 0.05
 """The usual bound: with a p-value from here on, chance explains the difference well enough."""

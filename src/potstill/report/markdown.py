@@ -14,7 +14,7 @@ from potstill.evaluation.intervals import BOOTSTRAP_SAMPLES
 from potstill.report.findings import examples_told_apart, findings
 from potstill.report.plots import COMPARISON_FILE, RELIABILITY_FILE, curve_files
 from potstill.report.tables import ROLE_NAMES, classes, data_in_markdown, model_table, percent, seed_table
-from potstill.words import numbered
+from potstill.wording import numbered
 
 DEFINITIONS = f"""\
 All scores are computed once from the predictions for the whole evaluation split, which neither training nor the choice

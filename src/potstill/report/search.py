@@ -21,7 +21,7 @@ from potstill.evaluation.trials import ALPHA, REFERENCE, TEMPERATURE, Rematch, S
 from potstill.files import write_csv, write_text
 from potstill.report import plots
 from potstill.report.tables import EMPTY, Cell, ResultTable, duration, interval, magnitude, score
-from potstill.words import in_markdown
+from potstill.wording import in_markdown
 
 RESULT_FILE: Final = "search.json"
 TRIALS_FILE: Final = "trials.csv"

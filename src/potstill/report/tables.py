@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from potstill.evaluation import DataSummary, EnsembleResult, Intervals, Metrics, ModelResult, Role, Spread, Summary
-from potstill.words import in_markdown
+from potstill.wording import in_markdown
 
 ROLE_NAMES: dict[Role, str] = {
     "teacher": "Teacher",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from potstill.words import in_markdown, numbered
+from potstill.wording import in_markdown, numbered
 
 
 @pytest.mark.parametrize(
