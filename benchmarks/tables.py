@@ -583,9 +583,10 @@ def settings() -> str:
             flag = f"`--{first.flag(prefixed=False)}`" if first.parameter in flags else ""
             rows.append([f"`{first.path[-1]}`", flag, *map(_default, found), _meaning(first)])
         title = ", ".join(f"`{name}`" for name in names)
-        reasons = {name: section for name in names if len(names) > 1 and (section := sections[name][0].section)}
         lines += [f"## {title}", ""]
-        lines += [line for name, reason in reasons.items() for line in (f"`{name}`: {' '.join(reason.split())}", "")]
+        for name in names:
+            if len(names) > 1 and (reason := sections[name][0].section):
+                lines += [f"`{name}`: {' '.join(reason.split())}", ""]
         lines += [*_markdown(["setting", "flag", *defaults, "meaning"], rows, numbers=False), ""]
     return "\n".join(lines).rstrip()
 
@@ -604,7 +605,7 @@ def _default(setting: Setting) -> str:
 
 def _meaning(setting: Setting) -> str:
     """Return a setting's documentation, and its choices."""
-    text = " ".join((setting.field.description or "").split()).replace("|", r"\|")
+    text = setting.meaning.replace("|", r"\|")
     return text + (f" One of {', '.join(f'`{choice}`' for choice in setting.choices)}." if setting.choices else "")
 
 

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from potstill.data.tokenised import Batch, TrainingSet
-from potstill.errors import MemoryUsedUpError
-from potstill.training.memory import kept_memory
+from potstill.training.memory import kept_memory, memory_explained
 
 Indices = NDArray[np.int64]
 
@@ -78,41 +77,14 @@ def without_gradients(model: nn.Module, data: TrainingSet, fabric: Fabric) -> It
     model.eval()
     # What is compiled is compiled for training; a graph of its own for this would cost more than it gains.
     eager = torch.compiler.set_stance("force_eager")
-    with torch.no_grad(), _memory_explained(data), eager:
+    explained = memory_explained(
+        lambda: f"while texts of up to {data.tokens.lengths.max()} tokens are read without training",
+        # A batch holds `tokens_at_once` or one text, whatever `batch_size` is.
+        "lower max_tokens, which decides the size here, not batch_size; or end what else uses the memory; or compute "
+        "where there is more of it, with --device",
+    )
+    with torch.no_grad(), explained, kept_memory(), eager:
         yield (
             (indices, data.batch(indices).to(fabric.device))
             for indices in data.sequential_batches(tokens_at_once(fabric))
         )
-
-
-@contextmanager
-def _memory_explained(data: TrainingSet) -> Iterator[None]:
-    """Keep memory between passes over `data` without gradients, and say what to do where it is used up.
-
-    Their batches hold `tokens_at_once` or one text, whatever `batch_size` is.
-
-    Raises:
-        MemoryUsedUpError: In place of what says so.
-    """
-    try:
-        with kept_memory():
-            yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise MemoryUsedUpError(
-            f"memory is used up while texts of up to {data.tokens.lengths.max()} tokens are read without training "
-            f"({first_line(error)})\n"
-            f"  what to do: lower max_tokens, which decides the size here, not batch_size; or end what else uses the "
-            f"memory; or compute where there is more of it, with --device"
-        ) from error
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether memory was used up: a GPU's, or the machine's, which PyTorch tells in words alone."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def first_line(error: Exception) -> str:
-    """Return what an error says first, or else its kind."""
-    return str(error).partition("\n")[0] or type(error).__name__

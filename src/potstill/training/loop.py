@@ -21,7 +21,7 @@ from potstill.config import TrainingConfig
 from potstill.console import print_line, progress_bar
 from potstill.data.examples import UNLABELLED
 from potstill.data.tokenised import Batch, TrainingSet, shuffled_batches
-from potstill.errors import ArtifactError, MemoryUsedUpError, TrainingError
+from potstill.errors import ArtifactError, TrainingError
 from potstill.files import write_text
 from potstill.interruption import Request, postponed
 from potstill.training.checkpoint import (
@@ -34,8 +34,8 @@ from potstill.training.checkpoint import (
     training_key,
 )
 from potstill.training.compute import describe_fabric
-from potstill.training.inference import Indices, first_line, is_out_of_memory, predict_logits
-from potstill.training.memory import kept_memory
+from potstill.training.inference import Indices, predict_logits
+from potstill.training.memory import kept_memory, memory_explained
 from potstill.training.progress import report_epoch, scores, warn_nothing_learnt
 from potstill.training.schedule import learning_rate_factor, make_optimizer, skip_to
 
@@ -280,26 +280,22 @@ class _Course:
         Raises:
             TrainingError: In place of what says that numbers are no longer finite, or memory is used up.
         """
+        used_up = memory_explained(
+            lambda: f"in epoch {epoch}{self.learner.whereabouts}, texts of up to {train.tokens.lengths.max()} tokens",
+            "lower batch_size and raise accumulation by as much, which takes the same steps in less memory, unless a "
+            "batch is computed in parts as it is (a teacher's, on a CPU); or lower max_tokens",
+        )
         try:
-            yield
+            with used_up:
+                yield
         except FloatingPointError as error:
             raise TrainingError(
                 f"{self._title}: {error} in epoch {epoch} at learning rate {self.learner.learning_rate:.2e}"
                 f"{self.learner.whereabouts}\n"
                 f"  what to do: lower the learning rate or set clip_norm; {self._left()}"
             ) from None
-        except TrainingError as error:  # of the evaluation
+        except TrainingError as error:
             raise type(error)(f"{self._title}: {error}; {self._left()}") from error
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise MemoryUsedUpError(
-                f"{self._title}: memory is used up in epoch {epoch}{self.learner.whereabouts}, texts of up to "
-                f"{train.tokens.lengths.max()} tokens ({first_line(error)})\n"
-                f"  what to do: lower batch_size and raise accumulation by as much, which takes the same steps in less "
-                f"memory, unless a batch is computed in parts as it is (a teacher's, on a CPU); or lower max_tokens; "
-                f"{self._left()}"
-            ) from error
 
     def _left(self) -> str:
         kept = self.best.whereabouts

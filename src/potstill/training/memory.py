@@ -1,4 +1,4 @@
-"""Memory that is kept between two steps instead of being given back to the system.
+"""Memory: kept between two steps instead of being given back to the system, and explained where it is used up.
 
 A step allocates and frees the same tensors as the one before. glibc hands the large ones back at once, so that the
 system has to clear their pages anew each time: for a tensor of two megabytes that takes several times as long as the
@@ -10,9 +10,13 @@ from __future__ import annotations
 import ctypes
 import platform
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
+
+import torch
+
+from potstill.errors import MemoryUsedUpError
 
 _TRIM_THRESHOLD: Final = -1  # mallopt's numbers, from malloc.h
 _MMAP_THRESHOLD: Final = -3
@@ -61,3 +65,28 @@ def _give_back() -> None:
 
 def _has_glibc() -> bool:
     return platform.libc_ver()[0] == "glibc"
+
+
+@contextmanager
+def memory_explained(where: Callable[[], str], remedy: str) -> Iterator[None]:
+    """Say what to do where memory is used up.
+
+    Args:
+        where: Says, when it has happened, what was going on: words that follow "memory is used up".
+        remedy: What to do.
+
+    Raises:
+        MemoryUsedUpError: In place of what says that memory is used up.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        said = str(error).partition("\n")[0] or type(error).__name__
+        raise MemoryUsedUpError(f"memory is used up {where()} ({said})\n  what to do: {remedy}") from error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Say whether memory was used up: a GPU's, or the machine's, which PyTorch tells in words alone."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

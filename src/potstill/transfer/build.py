@@ -7,7 +7,7 @@ import json
 import shutil
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -18,14 +18,14 @@ from potstill.artifacts import Arrays, digest, file_digest, read_arrays, write_a
 from potstill.config import PotstillConfig
 from potstill.console import print_line, progress_bar, warn
 from potstill.data import Corpus
-from potstill.errors import ConfigError, DataError, MemoryUsedUpError
+from potstill.errors import ConfigError, DataError
 from potstill.lora.counting import count_parameters
 from potstill.runtime import stream
 from potstill.runtime.directory import TRANSFER_FILE
 from potstill.training.checkpoint import CHECKPOINT_FILE
 from potstill.training.compute import make_fabric
-from potstill.training.inference import first_line, is_out_of_memory
 from potstill.training.loop import HISTORY_FILE
+from potstill.training.memory import memory_explained
 from potstill.training.workers import available_workers, workers
 from potstill.transfer.language_model import SEPARATOR, LanguageModel, check_writer
 from potstill.transfer.overlap import near
@@ -75,7 +75,7 @@ def build_transfer_set(config: PotstillConfig, corpus: Corpus, directory: Path) 
     if (directory / TRANSFER_FILE).is_file():
         _clear(directory)  # a call may have been interrupted before it did
         return TransferSet.load(directory)
-    check_transfer(config, corpus)
+    _check_makers(config, corpus)
     directory.mkdir(parents=True, exist_ok=True)
     new = _New(corpus, config.transfer.similarity)
     for name in config.transfer.files:
@@ -123,12 +123,15 @@ def _clear(directory: Path) -> None:
 
 def check_transfer(config: PotstillConfig, corpus: Corpus) -> None:
     """Refuse what can't be built, before anything is tuned. Errors as for `build_transfer_set`."""
+    _check_makers(config, corpus)
+    for name in config.transfer.files:
+        deque(_read(Path(name), config, in_pairs=corpus.in_pairs), maxlen=0)  # to its end, keeping nothing
+
+
+def _check_makers(config: PotstillConfig, corpus: Corpus) -> None:
+    """Refuse what can't be perturbed or sampled."""
     if config.transfer.perturbed and corpus.in_pairs:
         raise ConfigError(["transfer.perturbed: single texts can be perturbed, pairs can't; leave it at 0"])
-    for name in config.transfer.files:
-        if not Path(name).is_file():
-            raise DataError("expected a file of texts, found none", file=name, remedy="check transfer.files")
-        deque(_read(Path(name), config, in_pairs=corpus.in_pairs), maxlen=0)  # to its end, keeping nothing
     if config.transfer.sampled:
         check_writer(config)
 
@@ -193,6 +196,8 @@ def _perturbed(config: PotstillConfig, texts: list[str]) -> Found:
 
 def _read(path: Path, config: PotstillConfig, *, in_pairs: bool) -> Found:
     """Read a file of unlabelled text; what other columns it has is ignored."""
+    if not path.is_file():
+        raise DataError("expected a file of texts, found none", file=path, remedy="check transfer.files")
     data = config.data
     columns = (data.text_column, data.pair_column) if in_pairs and data.pair_column else (data.text_column,)
     layout = stream.Layout(stream.format_by_suffix(path), in_pairs, columns)
@@ -298,7 +303,12 @@ class _Samples:
         if (kept := read_arrays(self._path(number))) is None:
             settings, names = self._config.transfer, self._corpus.label_names
             model = self._tuned()
-            with self._memory_explained(model.max_tokens):
+            used_up = memory_explained(
+                lambda: f"while {self.batch_size:,} texts of up to {model.max_tokens} tokens are sampled at once",
+                "end what else uses the memory, then the same command goes on with what was sampled; or begin anew "
+                "with a lower max_tokens, or where there is more memory, with --device",
+            )
+            with used_up:
                 texts = list(
                     model.sample(
                         names[number % len(names)],
@@ -311,25 +321,6 @@ class _Samples:
             kept = {"texts": np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8)}
             write_arrays(self._path(number), kept)
         return kept
-
-    @contextmanager
-    def _memory_explained(self, max_tokens: int) -> Iterator[None]:
-        """Say what to do where memory is used up by a batch.
-
-        Raises:
-            MemoryUsedUpError: In place of what says so.
-        """
-        try:
-            yield
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise MemoryUsedUpError(
-                f"memory is used up while {self.batch_size:,} texts of up to {max_tokens} tokens are sampled at once "
-                f"({first_line(error)})\n"
-                "  what to do: end what else uses the memory, then the same command goes on with what was sampled; or "
-                "begin anew with a lower max_tokens, or where there is more memory, with --device"
-            ) from error
 
     def _path(self, number: int) -> Path:
         return self._directory / _SAMPLES / f"{number:06}"
