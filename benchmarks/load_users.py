@@ -2,11 +2,10 @@
 
     POTSTILL_LOAD_TEXTS=texts.json POTSTILL_LOAD_SIZE=32 locust -f benchmarks/load_users.py --headless …
 
-`load.py` calls it so. Requests are counted under the status that they ended with; one that was refused with a reason
-and a time to come back is no failure, all else but an answer is: a 500, an answer to other texts, and what ended
-without an answer. That is counted by how: the connection was `refused`, or it was `broken`, or the client `timed out`;
-and, once the server has been killed (`POTSTILL_LOAD_KILLED` names a file that says when), apart where the request was
-under way then. `POTSTILL_LOAD_BEGUN` names a file that is made when the clients begin.
+`load.py` calls it so. Requests are counted under the status that they ended with. A request that is refused with a
+reason and a time to come back is no failure; all else but an answer is. A request without an answer is counted as
+`refused`, `broken` or `timed out`, and apart if it was under way when the server was killed (`POTSTILL_LOAD_KILLED`
+names a file with that moment). `POTSTILL_LOAD_BEGUN` names a file that is made when the clients begin.
 """
 
 from __future__ import annotations

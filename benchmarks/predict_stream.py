@@ -4,7 +4,7 @@
 
 Lines are generated: each says its own number, so that an answer which is lost, repeated or out of its place is found.
 The command is killed (SIGKILL, no chance to tidy up) when half is answered, then called again. Resident memory is
-sampled: it must not grow with the lines. The result is `benchmarks/results/predict_stream.json`.
+sampled: it must not grow with the lines.
 
 What this needs beside Potstill: pip install 'potstill[benchmarks]'
 """
@@ -22,36 +22,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import POTSTILL, Run, arguments, at_least, at_most, exactly, resident_mb, write_result
-from potstill.runtime.directory import find_student
+from common import POTSTILL, Run, arguments, target, write_result
+from load import SAMPLED, sampled
+from potstill.predict.directory import find_student
 
-WORDS = [
-    "the",
-    "a",
-    "cat",
-    "dog",
-    "who",
-    "that",
-    "sat",
-    "saw",
-    "ran",
-    "slept",
-    "grass",
-    "tree",
-    "naïve",
-    "漢字",
-    "🙂",
-    "and",
-    "or",
-    "not",
-    "quickly",
-    "never",
-    "was",
-    "has",
-    "been",
-]
-SAMPLED = 0.25
-"""Seconds between two looks at memory and progress."""
+WORDS = ["the", "a", "cat", "dog", "that", "sat", "grass", "naïve", "漢字", "🙂", "and", "not", "never"]
 GROWTH = 1.1
 """Memory in the last third over that in the first, at most; what is left is the allocator's."""
 
@@ -60,15 +35,13 @@ def main() -> None:
     """Generate, predict, kill, go on, check, write the result."""
     parser = arguments(__doc__, rounds=False, seed=False)
     parser.add_argument("--student", type=Path, required=True, help="an export, a student or a run")
-    parser.add_argument("--int8", action="store_true", help="take its 8-bit variant")
     parser.add_argument("--lines", type=int, default=1_000_000)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         source, answers = Path(work) / "lines.txt", Path(work) / "answers.jsonl"
         with source.open("w", encoding="utf-8") as file:
             file.writelines(f"{line(number)}\n" for number in range(1, args.lines + 1))
-        command = [*POTSTILL, "predict", str(find_student(args.student)), str(source)]
-        command += ["--out", str(answers), *(["--int8"] if args.int8 else [])]
+        command = [*POTSTILL, "predict", str(find_student(args.student)), str(source), "--out", str(answers)]
         note = answers.with_name(f"{answers.name}.part.json")
         runs = [_watch("killed", command, note, args.lines // 2), _watch("resumed", command, note, None)]
         found = check(answers, args.lines)
@@ -100,17 +73,15 @@ def _watch(name: str, command: Sequence[str], note: Path, until: int | None) -> 
     """Run the command, sample its memory, and kill it when `until` lines are answered."""
     begun = _answered(note)
     started = time.monotonic()
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)  # noqa: S603
-    memory: list[float] = []
     last = begun
-    while process.poll() is None:
-        last = max(last, _answered(note))
-        if until is not None and last >= until:
-            process.send_signal(signal.SIGKILL)
-            break
-        if rss := resident_mb(process.pid):
-            memory.append(rss)
-        time.sleep(SAMPLED)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)  # noqa: S603
+    with sampled(process.pid) as memory:
+        while process.poll() is None:
+            last = max(last, _answered(note))
+            if until is not None and last >= until:
+                process.kill()
+                break
+            time.sleep(SAMPLED)
     _, errors = process.communicate()
     if until is None and process.returncode:
         sys.exit(f"expected the command to end well, found status {process.returncode}:\n{errors}")
@@ -139,13 +110,13 @@ def _answered(note: Path) -> int:
 
 
 def _targets(runs: Sequence[Run], found: dict[str, int], lines: int) -> list[dict[str, Any]]:
-    """Say what was wanted, what was found, and whether that will do."""
+    """Compare the result with what is wanted."""
     growth = max(run["rss_mb_late"] / max(run["rss_mb_early"], 1e-9) for run in runs)
     return [
-        exactly("answers", lines, found["answers"]),
-        exactly("answers in their place, to their own text", lines, found["right"]),
-        at_least("answered before the kill", lines // 2, runs[1]["answered_before"]),
-        at_most("growth of memory", GROWTH, growth),
+        target("answers", lines, found["answers"]),
+        target("answers in their place, to their own text", lines, found["right"]),
+        target("answered before the kill", lines // 2, runs[1]["answered_before"], "at least"),
+        target("growth of memory", GROWTH, growth, "at most"),
     ]
 
 

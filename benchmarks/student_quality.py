@@ -2,47 +2,49 @@
 
     python benchmarks/student_quality.py
 
-Teachers are tuned once (or taken from --teachers), a transfer set of a fifth of the size that configs/cola.yaml asks
-for is built and judged once, then every row trains its students, each in a process of its own with one thread, as many
-at a time as there are cores. The shipped recipe's own row is that of `benchmarks/results/cola.json`. Scores are those
-on CoLA's development split, which chooses nothing: rows and settings are fixed here, epochs come from the selection
-split. `elsewhere` are the MCCs on the embedded corpus, of which nobody has read a sentence: `potstill evaluate MODEL
---data embedded` gives the same. What is finished stands in --work; the same command goes on with it: about three hours
-on two cores. The result is `benchmarks/results/student_quality.json`.
+Teachers are tuned once (or taken from --teachers). They label an unlabelled set of a fifth of the size that
+configs/cola.yaml asks for. Then every row trains its students, each in a process of its own with one thread. Scores are
+those on CoLA's development split, which chooses nothing: settings are fixed here, epochs come from the validation
+split. `out_of_domain` are the MCCs on the builtin corpus, of which no model has read a sentence. The same
+command resumes what is finished in --work; all of it takes about three hours on two cores.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, arguments, finished, over_seeds, train_apart, write_result
-from potstill.artifacts import digest
+from common import ROOT, arguments, over_seeds, run_script, write_result
+from potstill.augment.unlabelled import UnlabelledSet
 from potstill.config import DataConfig, PotstillConfig
 from potstill.data import Corpus, Examples, load_corpus
 from potstill.evaluation import paired_test
-from potstill.files import write_json
-from potstill.models import Measurement, StudentModel, TeacherModel, load_teachers, measure, measure_together
-from potstill.pipeline import Trained, distill, finetune, have_judged, input_keys, train, transfer_set
-from potstill.runtime import Classifier
-from potstill.search import with_settings
-from potstill.transfer.sets import TransferSet
+from potstill.evaluation.measure import measure, measure_together
+from potstill.experiment.labelled import label
+from potstill.experiment.record import Trained
+from potstill.experiment.run import unlabelled_set
+from potstill.experiment.saved import StudentModel, load_teacher
+from potstill.experiment.search import with_settings
+from potstill.experiment.stages import distill, finetune, train
+from potstill.predict import Classifier
+from potstill.store.atomic import read_json, write_json
+from potstill.teacher.base import Teacher
+
+Train = Callable[[str, int, argparse.Namespace], dict[str, Any]]
 
 SHARE = 5
-"""The rows' transfer set is smaller than the shipped recipe's by this factor: all of it takes hours to be judged."""
-
-WORK = Path("runs") / "student-quality"
-"""Where what is finished is kept: teachers, transfer set, students."""
+"""The rows' unlabelled set is smaller than the shipped recipe's by this factor: all of it takes hours to label."""
 
 ALONE = "labels alone"
 RNN_ALONE = "vanilla RNN, labels alone"
-SHIPPED = f"+ {SHARE} times as many sentences, twice the units: configs/cola.yaml"
 
 TWENTY, FIFTEEN, EIGHT = ({"student.training.epochs": epochs} for epochs in (20, 15, 8))
 """The fewer texts a row has, the more often it reads them."""
@@ -71,218 +73,150 @@ ROWS: dict[str, tuple[Sequence[str] | None, Mapping[str, Any]]] = {
     RNN_ALONE: (None, TWENTY | RNN),
     "vanilla RNN, distilled": (("*",), EIGHT | RNN),
 }
-"""By name: which sources of the transfer set are read, None where there is no teacher, and what is set otherwise than
+"""By name: which sources of the unlabelled set are read, None where there is no teacher, and what is set otherwise than
 `load_config` says."""
 
 
 def main() -> None:
     """Make what is missing, then write the table."""
     args = student_arguments(__doc__, ROWS).parse_args()
-    rows = {name: json.dumps(ROWS[name]) for name in args.rows}
-    runs = train_rows(load_config(), rows, train_row, args, "finished.jsonl")
-    if args.rows == list(ROWS):
-        runs += read_shipped()
-    teacher = json.loads((args.work / "teachers.json").read_text())
-    write_result(
-        args.out,
-        runs,
-        rows=summarise(runs),
-        teachers=teacher,
-        transfer=TransferSet.load(args.work / "transfer").summary,
-    )
+    runs = train_rows(train_row, args, "students")
+    teacher = opened(args.teachers)
+    own, other = (measure_together(teacher.logits(part), part).metrics.mcc for part in (corpus().test, out_of_domain()))
+    scores = {"average": own, "out_of_domain": {"average": other}}
+    unlabelled = UnlabelledSet.load(args.work / "unlabelled").summary
+    write_result(args.out, runs, rows=summarise(runs), teachers=scores, unlabelled=unlabelled)
 
 
-def student_arguments(description: str | None, rows: Iterable[str] = ()) -> argparse.ArgumentParser:
-    """Make a parser with the flags of benchmarks that train rows of students, each in a process of its own.
-
-    Args:
-        description: The script's docstring.
-        rows: Names of which some may be chosen; none: all are always trained.
-    """
+def student_arguments(description: str | None, rows: Iterable[str]) -> argparse.ArgumentParser:
+    """Make a parser with the flags of benchmarks that train rows of students, each in a process of its own."""
+    names, work = list(rows), Path("runs") / "student-quality"
     parser = arguments(description, rounds=False, seed=False)
+    parser.add_argument("--rows", nargs="+", metavar="ROW", choices=names, default=names, help="rows to train")
     parser.add_argument("--seeds", type=int, default=5, help="seeds per row, from 0")
+    parser.add_argument("--work", type=Path, default=work, help="keeps what is finished: for the same settings only")
     parser.add_argument("--teachers", type=Path, help="tuned teachers; default: those in --work, tuned if need be")
-    parser.add_argument("--work", type=Path, default=WORK, help="keeps what is finished")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time")
-    if names := list(rows):
-        parser.add_argument("--rows", nargs="+", metavar="ROW", choices=names, default=names, help="rows to train")
     parser.add_argument("--train", nargs=2, metavar=("ROW", "SEED"), help=argparse.SUPPRESS)
     return parser
 
 
-def train_rows(
-    config: PotstillConfig,
-    rows: Mapping[str, str],
-    train: Callable[[PotstillConfig, str, int, Path, Path], dict[str, Any]],
-    args: argparse.Namespace,
-    file: str,
-) -> list[dict[str, Any]]:
-    """Train what is missing of `rows`, on teachers and transfer set that are made if need be.
+def train_rows(train: Train, args: argparse.Namespace, part: str) -> list[dict[str, Any]]:
+    """Return a run for every row and seed, from the directory `part` of --work or trained now.
 
     The script is called with `--train ROW SEED` for each student: that process trains it, prints its run and ends here.
-
-    Args:
-        config: The settings that all rows share.
-        rows: By name, what decides a row beside them.
-        train: Trains a row, with a seed, from teachers, in --work, and returns the run.
-        args: Those of `student_arguments`.
-        file: Where in --work what is finished is noted.
-
-    Returns:
-        A run for every row and seed.
     """
-    teachers = args.teachers or args.work / "teachers"
+    args.teachers = args.teachers or args.work / "teachers"
     if args.train:
         name, seed = args.train
-        sys.stdout.write(json.dumps(train(config, name, int(seed), teachers, args.work)))
+        sys.stdout.write(json.dumps(train(name, int(seed), args)))
         sys.exit()
-    key = prepare(config, load_corpus(config.data), teachers, args.work)
-    flags = ["--work", str(args.work), "--teachers", str(teachers)]
-    return finished(
-        args.work / file,
-        [(name, seed) for seed in range(args.seeds) for name in rows],
-        lambda name: digest([key, config.model_dump_json(), rows[name]]),
-        lambda name, seed: train_apart([*flags, "--train", name, str(seed)]),
-        args.jobs,
-    )
+    prepare(load_config(), corpus(), args.teachers, args.work)
+    flags = ["--work", str(args.work), "--teachers", str(args.teachers)]
+
+    def run(name: str, seed: int) -> dict[str, Any]:
+        file = directory(args.work, part, name, seed).with_suffix(".json")
+        if not file.is_file():
+            write_json(file, run_script(*flags, "--train", name, str(seed)))
+        return read_json(file)
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        return list(pool.map(lambda pair: run(*pair), itertools.product(args.rows, range(args.seeds))))
+
+
+def directory(work: Path, part: str, name: str, seed: int) -> Path:
+    """Return where a student is kept."""
+    return work / part / name.replace(" ", "-") / f"seed-{seed}"
+
+
+def corpus() -> Corpus:
+    """Return the task."""
+    return load_corpus(load_config().data)
 
 
 def load_config() -> PotstillConfig:
     """Return the settings of the rows: those of configs/cola.yaml, but for sizes and the choice of an epoch."""
-    config = PotstillConfig.load(RESULTS.parents[1] / "configs" / "cola.yaml")
-    sizes = {f"transfer.{kind}": getattr(config.transfer, kind) // SHARE for kind in ("sampled", "perturbed")}
-    smaller = {"student.hidden_size": config.student.hidden_size // 2, "student.training.metric": "mcc"}
+    config = PotstillConfig.load(ROOT / "configs" / "cola.yaml")
+    sizes = {f"augment.{kind}": getattr(config.augment, kind) // SHARE for kind in ("sampled", "perturbed")}
+    smaller = {"student.hidden_size": config.student.hidden_size // 2, "student.training.keep": "best"}
     return with_settings(config, sizes | smaller)
 
 
-def read_shipped() -> list[dict[str, Any]]:
-    """Tell of the distilled students of `benchmarks/results/cola.json`, as `train_row` does of its own."""
-    result = json.loads((RESULTS / "cola.json").read_text())
-    students, transfer = result["distilled"], result["transfer"]
-    return [
-        {
-            "name": SHIPPED,
-            "seed": seed,
-            **{score: students[score]["seeds"][n] for score in ("mcc", "accuracy")},
-            **{field: result[field]["distilled"][n] for field in ("selection_mcc", "best_epoch")},
-            "parameters": students["parameters"],
-            "seconds": result["train_seconds"]["distilled"][n],
-            "transfer_sentences": transfer["sampled"] + transfer["perturbed"],
-        }
-        for n, seed in enumerate(result["seed"]["distilled"])
-    ]
-
-
-def prepare(config: PotstillConfig, corpus: Corpus, teachers: Path, work: Path) -> str:
-    """Tune the teachers and build and judge the transfer set, where that has not been done; measure the teachers.
-
-    Args:
-        config: The settings of the rows.
-        corpus: The task.
-        teachers: Where tuned ones are; those in `work` are tuned here.
-        work: Where what is made is kept.
-
-    Returns:
-        A digest of teachers and transfer set.
-    """
+def prepare(config: PotstillConfig, corpus: Corpus, teachers: Path, work: Path) -> None:
+    """Tune the teachers, build and label the unlabelled set, where that has not been done."""
     if teachers == work / "teachers":
         for seed in config.teacher.seeds:
             if Trained.find(place := teachers / f"seed-{seed}") is None:
                 finetune(config, corpus, place, seed)
-    loaded = load_teachers(teachers, config.runtime, "average")
-    transfer = transfer_set(config, corpus, loaded, work / "transfer")
-    have_judged(config, corpus, loaded, transfer)
-    key = digest([str(input_keys(loaded, transfer))])
-    noted = work / "teachers.json"
-    if not noted.is_file() or json.loads(noted.read_text()).get("key") != key:
-        here, there = (
-            mccs([measure(TeacherModel(one), examples) for one in loaded], examples)
-            for examples in (corpus.evaluation, elsewhere())
-        )
-        write_json(noted, here | {"elsewhere": there, "key": key})
-    return key
+    teacher = opened(teachers)
+    label(config, corpus, teacher, unlabelled_set(config, corpus, teacher, work / "unlabelled"))
 
 
-def mccs(measured: list[Measurement], examples: Examples) -> dict[str, Any]:
-    """Return the MCC of each of several teachers on the same texts, and that of their mean probability."""
-    single = {f"teacher {number}": one.metrics.mcc for number, one in enumerate(measured)}
-    return {"mcc": single, "average": measure_together(measured, examples).metrics.mcc}
+def opened(teachers: Path) -> Teacher:
+    """Return the teachers as one, with a cache in front of it."""
+    return load_teacher(teachers, with_settings(load_config(), {"distillation.teachers": "average"}))[0]
 
 
-def elsewhere() -> Examples:
-    """Return judgements of another corpus, which nobody has learnt from."""
-    return load_corpus(DataConfig(source="embedded")).evaluation
+def out_of_domain() -> Examples:
+    """Return labelled sentences of another corpus, which no model learns from."""
+    return load_corpus(DataConfig(source="builtin")).test
 
 
-def train_row(config: PotstillConfig, name: str, seed: int, teachers: Path, work: Path) -> dict[str, Any]:
-    """Train one row with one seed and return what came of it."""
+def train_row(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Train one row with one seed and return its scores."""
     sources, settings = ROWS[name]
-    config = with_settings(config, dict(settings))
-    corpus = load_corpus(config.data)
-    directory = work / "students" / name.replace(" ", "-") / f"seed-{seed}"
-    read = 0
+    config, task, read = with_settings(load_config(), dict(settings)), corpus(), 0
+    place = directory(args.work, "students", name, seed)
     if sources is None:
-        trained = train(config, corpus, directory, seed)
+        trained = train(config, task, place, seed)
     else:
-        loaded = load_teachers(teachers, config.runtime, "average")
-        transfer = TransferSet.load(work / "transfer").only(sources)
-        read = len(transfer)
-        trained = distill(config, corpus, loaded, directory, seed, transfer=transfer if read else None)
-    return {"name": name, "seed": seed, **scores(trained, corpus), "transfer_sentences": read}
-
-
-def scores(trained: Trained, corpus: Corpus) -> dict[str, Any]:
-    """Return what is told of one student."""
+        unlabelled = UnlabelledSet.load(args.work / "unlabelled").only(sources)
+        read = len(unlabelled)
+        trained = distill(config, task, opened(args.teachers), place, seed, unlabelled=unlabelled if read else None)
     model = StudentModel(Classifier.load(trained.directory))
-    measured = measure(model, corpus.evaluation)
+    measured = measure(model, task.test)
     return {
+        "name": name,
+        "seed": seed,
         "mcc": measured.metrics.mcc,
         "accuracy": measured.metrics.accuracy,
-        "elsewhere": measure(model, elsewhere()).metrics.mcc,
-        "selection_mcc": trained.fit.best["mcc"],
+        "out_of_domain": measure(model, out_of_domain()).metrics.mcc,
+        "validation_mcc": trained.fit.best["mcc"],
         "best_epoch": trained.fit.best["epoch"],
         "parameters": trained.record.parameters,
         "seconds": trained.record.train_seconds,
+        "unlabelled_sentences": read,
     }
 
 
 def summarise(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the table, a row for each name among the runs: mean, spread, and paired tests.
-
-    What has a teacher is compared with a network of its kind that learns from the labels alone, and with the row above.
-    """
-    order = list(ROWS)
-    order.insert(order.index(RNN_ALONE), SHIPPED)
+    """Return the rows of the table: means, spreads, and tests against labels alone and against the row above."""
     rows: list[dict[str, Any]] = []
-    for name in order:
+    for name in ROWS:
         own = sorted((run for run in runs if run["name"] == name), key=itemgetter("seed"))
         if not own:
             continue
         row: dict[str, Any] = {
             "name": name,
             "mcc": over_seeds([run["mcc"] for run in own]),
-            "selection_mcc": over_seeds([run["selection_mcc"] for run in own]),
-            "elsewhere": over_seeds([run["elsewhere"] for run in own]) if name != SHIPPED else None,
+            "validation_mcc": over_seeds([run["validation_mcc"] for run in own]),
+            "out_of_domain": over_seeds([run["out_of_domain"] for run in own]),
             "parameters": own[0]["parameters"],
-            "transfer_sentences": own[0]["transfer_sentences"],
+            "unlabelled_sentences": own[0]["unlabelled_sentences"],
         }
         if name not in (ALONE, RNN_ALONE):
             row["paired_test"] = compare(name, RNN_ALONE if "RNN" in name else ALONE, runs)
             above = rows[-1]["name"] if rows else None
             row["step_test"] = compare(name, above, runs)
-            row["elsewhere_step_test"] = compare(name, above, runs, "elsewhere")
+            row["out_of_domain_step_test"] = compare(name, above, runs, "out_of_domain")
         rows.append(row)
     return rows
 
 
-def by_seed(name: str | None, runs: list[dict[str, Any]], score: str) -> dict[int, float]:
-    """Return a score of a row's students, by seed; of no row, and of students without it, nothing."""
-    return {run["seed"]: run[score] for run in runs if run["name"] == name and score in run}
-
-
 def compare(name: str, against: str | None, runs: list[dict[str, Any]], score: str = "mcc") -> dict[str, Any] | None:
     """Compare two rows over the seeds that both have, at least two; None with fewer, or where one is not there."""
-    test = paired_test(by_seed(name, runs, score), by_seed(against, runs, score))
+    first, second = ({run["seed"]: run[score] for run in runs if run["name"] == row} for row in (name, against))
+    test = paired_test(first, second)
     if test is None or test.seeds < 2:
         return None
     return {"against": against, "difference": test.mean_difference, "p_value": test.p_value}

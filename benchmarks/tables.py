@@ -6,11 +6,11 @@ python benchmarks/tables.py --check    fail if they don't show what benchmarks/r
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
-import statistics
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,205 +20,99 @@ from potstill.cli import potstill
 from potstill.cli.settings import Setting, all_settings
 from potstill.report.tables import ROLE_NAMES, probability
 
+Result = dict[str, Any]
+Row = Mapping[str, Any]
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = {
     "README.md": ("results", "intents", "inference-plot"),
     "docs/benchmarks.md": ("results", "intents", "reference", "speed"),
-    "docs/lora.md": ("lora",),
-    "docs/reliability.md": ("torture",),
+    "docs/reliability.md": ("stress",),
     "docs/production.md": ("inference", "load", "stream"),
     "docs/method.md": ("epochs", "thresholds"),
-    "docs/transfer.md": ("students", "judges", "vanilla"),
+    "docs/augment.md": ("students", "vanilla"),
     "docs/settings.md": ("settings",),
 }
-
-SPEED = {
-    "finetune_speed": "tuning with `--compile`, tokens/s",
-    "time_to_quality": "tuning, time until the MCC is reached",
-    "distill_speed": "distilling, time",
-    "label_speed": "labelling, tokens/s",
-    "student_speed": "training the student, sentences/s",
-    "side_by_side": "training several students, time",
-    "memory": "tuning, peak memory (less is better)",
-}
-LIMITS = ("limit", "limit_xeon")
-"""One benchmark on two processors: one whose products are slow, and one whose are fast."""
-FRACTIONS = {"fraction": "operations/s", "fraction_with_shared": "the same with what texts share"}
-PEERS = {
-    "vs_plain": "the plain way",
-    "vs_grouped": "length-grouped Trainer + PEFT",
-    "vs_in_turn": "one after the other",
-    "vs_every_step": "the teacher run at every step",
-    "vs_eager": "Potstill without `--compile`",
-}
-OURS = "ours"
-_SHOWN = 6
-"""Operations of a profile that are told; the others have a fiftieth of the time each, or less."""
-CONTESTANTS = {
-    OURS: "**exported student**",
-    f"{OURS}_int8": "**exported student, 8 bits**",
-    "teacher": "its teacher, torch",
-    "minilm": "MiniLM-L6, onnxruntime",
-    "minilm_int8": "MiniLM-L6, onnxruntime, 8 bits",
-    "tfidf": "TF-IDF, logistic regression",
-    "fasttext": "fastText",
-    "static": "static embeddings (model2vec)",
-}
+"""The markers in each document."""
 
 
-def table(result: dict[str, Any], *others: str) -> str:
-    """Lay out one result as Markdown, with what it was computed on and how; `others` are rows to compare it with."""
-    config, data, environment = result["config"], result["data"], result["environment"]
-    teacher = f"{ROLE_NAMES['teacher']}, `{config['teacher']['backbone']}`"
-    rows = [
-        "| model | parameters | trainable | accuracy | MCC | seeds |",
-        "| --- | --: | --: | --: | --: | --: |",
-        *(_row(teacher if role == "teacher" else name, result[role]) for role, name in ROLE_NAMES.items()),
-        _row(f'always "{data["majority_label"]}"', result["majority"]),
-        *others,
-    ]
-    difference = result["paired_test"]
-    p_value = difference["p_value"]
-    notes = [
-        f"{data['name']}: {data['train']:,} sentences to train on, {data['selection']:,} to choose epochs, "
-        f"{data['evaluation']:,} read once for this table; mean ± sample standard deviation over seeds.",
-        f"Distilled against baseline, paired over {difference['seeds']} seeds: MCC {difference['mean_difference']:+.3f}"
-        + (f" (t-test, {probability(p_value)})." if p_value is not None else "."),
-        *_verdicts(result),
-        *_ensemble(result),
-        f"`{result['command']}` on {environment['processor']}, {environment['cores']} cores, torch "
-        f"{environment['torch']}.",
-    ]
-    return "\n".join([*rows, "", "\n".join(notes)])
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = True) -> list[str]:
+    """Lay out a table; all columns but the first are aligned to the right if they hold numbers."""
+    rule = ["---", *["--:" if numbers else "---"] * (len(header) - 1)]
+    return [f"| {' | '.join(cells)} |" for cells in (header, rule, *rows)]
 
 
-def intents() -> str:
-    """Lay out the results on Banking77 beside those of a linear machine."""
-    result, linear = _load("banking77"), _load("banking77_svm")
-    row = _row(linear["runs"][0]["name"], linear)
-    return f"{table(result, row)}\nThe linear machine: {_note(linear)}"
+def grid(header: str, cells: str, rows: Iterable[Row]) -> list[str]:
+    """Lay out a table; `cells` are format strings over the fields of a row, and what a row has not is a dash."""
+
+    def cell(template: str, row: Row) -> str:
+        try:
+            return template.format_map(dict(row))
+        except (KeyError, TypeError):
+            return "–"
+
+    templates = cells.split(" | ")
+    return markdown(header.split(" | "), ([cell(template, row) for template in templates] for row in rows))
 
 
-def speed() -> str:
-    """Lay out the results of the speed benchmarks, as far as they are there."""
-    results = _load_some(*SPEED, *LIMITS)
-    limits = [results[name] for name in LIMITS if name in results]
-    rows = [
-        f"| {SPEED[name]} | {PEERS[peer]} | {_spread(ratio)} |"
-        for name, result in results.items()
-        for peer, ratio in result.get("ratios", {}).items()
-    ]
-    tuning = results.get("finetune_speed")
-    if tuning is not None:
-        by_default = tuning["ratios_without_compile"].items()
-        rows[:0] = [f"| tuning, tokens/s | {PEERS[peer]} | {_spread(ratio)} |" for peer, ratio in by_default]
-    rows += [
-        f"| {work}, {counted} | the matrix products' rate on {_processor(limit)} | {_spread(fraction)} |"
-        for limit in limits
-        for field, counted in FRACTIONS.items()
-        for work, fraction in limit[field].items()
-    ]
-    lines = ["| what | against | ratio (median) | min | max |", "| --- | --- | --: | --: | --: |", *rows, ""]
-    if tuning is not None:
-        for limit in limits:
-            if _processor(limit) == _processor(tuning):
-                lines += [_room(tuning["ratios"], limit), ""]
-    for name, result in results.items():
-        lines += [*_by_size(name, result), _note(result), ""]
-        if (RESULTS / f"{name}.png").is_file():
-            lines += [f"![{name}](../benchmarks/results/{name}.png)", ""]
-    stream = _load("label_stream")
-    memory = ", ".join(f"{run['peak_mib']:,.0f} MiB for {run['lines']:,}" for run in stream["runs"])
-    lines.append(f"Peak memory of labelling a file, by its lines: {memory}. {_note(stream)}")
-    return "\n".join(lines)
-
-
-def _processor(result: dict[str, Any]) -> str:
-    name: str = result["environment"]["processor"]
-    return name
-
-
-def _room(ratios: dict[str, Any], limit: dict[str, Any]) -> str:
-    """Say what a step of tuning spends its time on, and what it would gain without all but the matrix products."""
-    shares = ", ".join(f"{share:.0%} `{name}`" for name, share in list(limit["profile"]["tuning"].items())[:_SHOWN])
-    reached = limit["fraction"]["tuning, compiled"]["median"]
-    slow, fast = 1 / reached, limit["faster_product"]["tuning"]["median"] / reached
-    plain, grouped = (ratios[f"vs_{peer}"]["median"] for peer in ("plain", "grouped"))
-    return (
-        f"Where a step of tuning that is not compiled spends its time: {shares}. Were it nothing but matrix products, "
-        f"tuning in float32 would be {plain * slow:.2f} times as fast as plain Trainer + PEFT and {grouped * slow:.2f} "
-        f"times as fast as length-grouped at the full rate of `torch.mm`, and {plain * fast:.2f} and "
-        f"{grouped * fast:.2f} times at that of oneDNN, which Potstill takes where the processor has AVX-512."
-    )
-
-
-def _load(name: str) -> dict[str, Any]:
-    """Read a result; where it is not there, `main` says so."""
-    result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+def load(name: str) -> Result:
+    """Read a result; where it is missing, `main` says so in the document."""
+    result: Result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     return result
 
 
-def _load_some(*names: str) -> dict[str, dict[str, Any]]:
-    """Read those of the results that are there, by name: one at least."""
-    found = {name: _load(name) for name in names if (RESULTS / f"{name}.json").is_file()}
-    return found or {names[0]: _load(names[0])}
-
-
-def _spread(ratio: dict[str, float]) -> str:
-    return " | ".join(f"{ratio[key]:.2f}" for key in ("median", "min", "max"))
-
-
-def _by_size(name: str, result: dict[str, Any]) -> Iterator[str]:
-    """Show the speed over the number of sentences, where several were measured."""
-    speeds: dict[int, dict[str, list[float]]] = {}
-    for run in result["runs"]:
-        if "tokens_per_second" in run:
-            speeds.setdefault(run["sentences"], {}).setdefault(run["name"], []).append(run["tokens_per_second"])
-    if len(speeds) < 2:
-        return
-    contestants = ("plain", "grouped", "eager", OURS)
-    names = [name for name in contestants if any(name in of_size for of_size in speeds.values())]
-    yield from (f"Tokens per second, `{name}`:", "", f"| sentences | {' | '.join(names)} |")
-    yield f"| --: |{' --: |' * len(names)}"
-    for size, found in sorted(speeds.items()):
-        cells = [f"{statistics.median(found[name]):,.0f}" if name in found else "" for name in names]
-        yield f"| {size:,} | {' | '.join(cells)} |"
-    yield ""
-
-
-def _note(result: dict[str, Any]) -> str:
-    """Tell how a result was made, and what else it found."""
+def note(result: Result) -> str:
+    """Return the command that made a result, and the machine."""
     environment = result["environment"]
-    line = f"`{result['command']}` on {environment['processor']}, {environment['cores']} cores."
-    if "max_loss_difference" in result:
-        line += (
-            f" Losses of {result['compared_steps']} steps on equal batches differ by "
-            f"{result['max_loss_difference']:.1e} at most."
-        )
-    if "compile_seconds" in result:
-        line += f" Compiling took {result['compile_seconds']:.0f} s, which the rates leave out."
-    late = [run for run in result["runs"] if run["name"] != OURS and not run.get("reached", True)]
-    if late:
-        line += f" {len(late)} runs did not get there and count with the time that they ran."
-    return line
+    return f"`{result['command']}` on {environment['processor']}, {environment['cores']} cores."
 
 
-def _row(name: str, scores: dict[str, Any]) -> str:
-    seeds = len(scores["mcc"]["seeds"])
-    spread = seeds > 1
-    accuracy = f"{scores['accuracy']['mean']:.2%}" + (f" ± {100 * scores['accuracy']['std']:.2f}" if spread else "")
-    mcc = f"{scores['mcc']['mean']:.3f}" + (f" ± {scores['mcc']['std']:.3f}" if spread else "")
-    counts = [_count(scores[key]) for key in ("parameters", "trainable_parameters")]
-    return "| " + " | ".join([name, *counts, accuracy, mcc, str(seeds)]) + " |"
+def targets(result: Result) -> list[str]:
+    """Show what was wanted and what was found."""
+
+    def number(value: float) -> str:
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.4g}"
+
+    rows = (
+        [target["what"], number(target["wanted"]), number(target["found"]), "yes" if target["met"] else "**no**"]
+        for target in result["targets"]
+    )
+    return markdown(["", "wanted", "found", "met"], rows)
 
 
-def _count(number: int) -> str:
-    return f"{number / 1e6:.2f}M" if number else "0"
+def experiment(name: str, *others: Row) -> str:
+    """Show the result of `experiment.py NAME`; `others` are further models to compare with."""
+    result = load(name)
+    data, test, environment = result["data"], result["paired_test"], result["environment"]
+    names = ROLE_NAMES | {"teacher": f"{ROLE_NAMES['teacher']}, `{result['config']['teacher']['backbone']}`"}
+    rows = [{"name": title} | result[role] for role, title in names.items()]
+    rows += [{"name": f'always "{data["majority_label"]}"'} | result["majority"], *others]
+    p_value = "" if test["p_value"] is None else f" (t-test, {probability(test['p_value'])})"
+    notes = [
+        f"{data['name']}: {data['train']:,} sentences to train on, {data['validation']:,} to choose epochs, "
+        f"{data['test']:,} read once for this table; mean ± sample standard deviation over seeds.",
+        f"Distilled against baseline, paired over {test['seeds']} seeds: MCC {test['mean_difference']:+.3f}{p_value}.",
+        *_verdicts(result),
+        *_ensemble(result),
+        f"{note(result)[:-1]}, torch {environment['torch']}.",
+    ]
+    header = ["model", "parameters", "trainable", "accuracy", "MCC", "seeds"]
+    return "\n".join([*markdown(header, map(_scores, rows)), "", *notes])
 
 
-def _ensemble(result: dict[str, Any]) -> Iterator[str]:
-    """Tell how good the teachers are together, where they taught together and it was measured."""
+def _scores(row: Row) -> list[str]:
+    """Write the scores of one model; a single seed has no spread."""
+    accuracy, mcc = row["accuracy"], row["mcc"]
+    counts = [row[key] for key in ("parameters", "trainable_parameters")]
+    cells = [f"{accuracy['mean']:.2%}", f"{mcc['mean']:.3f}"]
+    if (seeds := len(mcc["seeds"])) > 1:
+        cells = [f"{cells[0]} ± {100 * accuracy['std']:.2f}", f"{cells[1]} ± {mcc['std']:.3f}"]
+    return [row["name"], *(f"{count / 1e6:.2f}M" if count else "0" for count in counts), *cells, str(seeds)]
+
+
+def _ensemble(result: Result) -> Iterator[str]:
+    """Say how good the mean of the teachers is, where they taught together."""
     if (ensemble := result.get("ensemble")) is not None:
         scores = ensemble["metrics"]
         yield (
@@ -227,315 +121,138 @@ def _ensemble(result: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _verdicts(result: dict[str, Any]) -> list[str]:
-    """Name the models that learnt nothing, in plain words."""
-    lines = []
+def _verdicts(result: Result) -> Iterator[str]:
+    """Name the models that are no better than always answering the same."""
     for role, name in ROLE_NAMES.items():
         verdicts = [entry["verdict"] for entry in result["verdicts"] if entry["role"] == role]
         if found := [verdict for verdict in verdicts if verdict]:
-            lines.append(
-                f"{name}: {len(found)} of {len(verdicts)} seeds {'is' if len(found) == 1 else 'are'} {found[0]}."
-            )
-    return lines
+            yield f"{name}: {len(found)} of {len(verdicts)} seeds {'is' if len(found) == 1 else 'are'} {found[0]}."
 
 
-def lora() -> str:
-    """Lay out the table of LoRA's variants, if it is there."""
-    result = _load("lora")
+def intents() -> str:
+    """Show the result on Banking77 beside that of a linear SVM."""
+    linear = load("banking77_svm")
+    shown = experiment("banking77", {"name": linear["runs"][0]["name"]} | linear)
+    return f"{shown}\nThe linear SVM: {note(linear)}"
+
+
+def rows_of(name: str, header: str, cells: str, words: str) -> str:
+    """Show the rows of a result as a table; `words` below it is a format string over the result."""
+    result = load(name)
+    rows = [row | {"seeds": len(row["mcc"]["seeds"])} if "mcc" in row else row for row in result["rows"]]
+    return "\n".join([*grid(header, cells, rows), "", words.format_map(result), note(result)])
+
+
+STUDENTS = (
+    "student | MCC | parameters | sentences labelled | seeds | against labels alone | against the one above | "
+    "out-of-domain MCC",
+    "{name} | {mcc[mean]:.3f} ± {mcc[std]:.3f} | {parameters:,} | {unlabelled_sentences:,} | {seeds} | "
+    "{paired_test[difference]:+.3f}, p = {paired_test[p_value]:.2g} | "
+    "{step_test[difference]:+.3f}, p = {step_test[p_value]:.2g} | "
+    "{out_of_domain[mean]:.3f} ± {out_of_domain[std]:.3f}",
+    "MCC on CoLA's in-domain development split; out-of-domain MCC on the builtin corpus, which no model has learnt "
+    "from; mean ± sample standard deviation over seeds; paired t-test over the seeds that both rows have. The mean of "
+    "the teachers' probabilities, from which the students learn, has an MCC of {teachers[average]:.3f}, out of domain "
+    "{teachers[out_of_domain][average]:.3f}.",
+)
+THRESHOLDS = (
+    "students | number | more probable class | best threshold | expected best | expected is better for",
+    "{name} | {students} | {argmax[mean]:.3f} ± {argmax[std]:.3f} | {counted[mean]:.3f} ± {counted[std]:.3f} | "
+    "{expected[mean]:.3f} ± {expected[std]:.3f} | {expected_ahead} of {students}",
+    "MCC on half of CoLA's validation split, where the {labels} labels of the other half chose the threshold; mean ± "
+    "sample standard deviation over students. The last column compares the expected best with the best threshold.",
+)
+EPOCHS = (
+    "students | number | best MCC | lowest loss | last epoch | last is better for",
+    "{name} | {seeds} | {mcc[mean]:.3f} ± {mcc[std]:.3f} (epoch {mcc_epoch[mean]:.1f}) | "
+    "{loss[mean]:.3f} ± {loss[std]:.3f} (epoch {loss_epoch[mean]:.1f}) | "
+    "{last[mean]:.3f} ± {last[std]:.3f} (epoch {last_epoch[mean]:.1f}) | {last_ahead} of {seeds}",
+    "MCC on half of CoLA's validation split, where the other half chose epoch and threshold, in the mean over {cuts} "
+    "cuts; mean ± sample standard deviation over students, and the mean of the epochs kept. The last column compares "
+    "the last epoch with that of the best MCC; there is no test, as all students are measured on the same labels.",
+)
+
+SPEED = {
+    "finetune_speed": "tuning, tokens/s",
+    "label_speed": "labelling, tokens/s",
+    "student_speed": "training the student, sentences/s",
+    "memory": "tuning, peak memory (less is better)",
+}
+PEERS = {"vs_plain": "the plain way", "vs_grouped": "length-grouped Trainer + PEFT"}
+
+
+def speed() -> str:
+    """Show the results of the speed benchmarks."""
+    results = {name: load(name) for name in SPEED}
     rows = [
-        f"| {row['name']} | {_mean(row['mcc'])} | {_mean(row['loss'])} | {row['trainable_parameters']:,} | "
-        f"{row['seconds']:,.0f} | {row['peak_mb']:,.0f} |"
-        for row in result["rows"]
+        [SPEED[name], PEERS[peer], *(f"{ratio[key]:.2f}" for key in ("median", "min", "max"))]
+        for name, result in results.items()
+        for peer, ratio in result["ratios"].items()
     ]
-    seeds = len(result["rows"][0]["mcc"]["seeds"])
-    return "\n".join(
-        [
-            "| setting | MCC | loss | trained parameters | processor seconds | peak memory, MiB |",
-            "| --- | --: | --: | --: | --: | --: |",
-            *rows,
-            "",
-            f"{result['sentences']:,} of CoLA's training sentences, {result['epochs']} epoch, {seeds} seeds (they draw "
-            f"sentences, split and weights); MCC and loss on {result['selection']:,} other training sentences, mean ± "
-            "sample standard deviation; time and memory of a process with one thread.",
-            _note(result),
-        ]
+    tuning = results["finetune_speed"]
+    words = (
+        f"In `finetune_speed`, the losses of {tuning['compared_steps']} steps on equal batches differ by "
+        f"{tuning['max_loss_difference']:.1e} at most."
     )
+    header = ["what", "against", "ratio (median)", "min", "max"]
+    return "\n".join([*markdown(header, rows), "", *(f"- {note(result)}" for result in results.values()), "", words])
 
 
-def students(name: str = "student_quality") -> str:
-    """Lay out what each step gives a student, if it is there."""
-    result = _load(name)
-    rows = [
-        f"| {row['name']} | {_mean(row['mcc'])} | {row['parameters'] / 1e6:.2f}M | {row['transfer_sentences']:,} | "
-        f"{len(row['mcc']['seeds'])} | {_difference(row.get('paired_test'))} | {_difference(row.get('step_test'))} | "
-        f"{_mean(row['elsewhere'])} |"
-        for row in result["rows"]
-    ]
-    teachers, away = result["teachers"], result["teachers"]["elsewhere"]
-    return "\n".join(
-        [
-            "| student | MCC | parameters | sentences judged | seeds | against labels alone | against the one above | "
-            "MCC elsewhere |",
-            "| --- | --: | --: | --: | --: | --- | --- | --: |",
-            *rows,
-            "",
-            "CoLA's in-domain development split, elsewhere the embedded corpus, of which nobody has learnt; mean ± "
-            "sample standard deviation over seeds; paired t-test over the seeds that both have. The teachers' MCC: "
-            f"{_scores(teachers['mcc'])}, elsewhere {_scores(away['mcc'])}; that of their mean probability, which "
-            f"taught: {teachers['average']:.3f}, elsewhere {away['average']:.3f}.",
-            _note(result),
-        ]
-    )
-
-
-def judges() -> str:
-    """Lay out whether a student learns more from many texts or from many judges, if it is there."""
-    result = _load("judges")
-    header = ["the transfer set", "MCC", "MCC elsewhere", "divergence from the teachers", "sentences", "judgements"]
-    rows = [
-        [
-            row["name"],
-            *(_mean(row[score]) for score in ("mcc", "elsewhere", "selection_kl")),
-            *(f"{row[count]:,}" for count in ("transfer_sentences", "judgements")),
-        ]
-        for row in result["rows"]
-    ]
-    return "\n".join(
-        [
-            *_markdown(header, rows),
-            "",
-            f"MCC of the last against the first {_difference(result['paired_test'])}, paired over "
-            f"{len(result['rows'][0]['mcc']['seeds'])} seeds; mean ± sample standard deviation. The divergence is that "
-            f"on the selection split, from the mean of {len(result['teachers']['mcc'])} teachers' probabilities.",
-            _note(result),
-        ]
-    )
-
-
-def thresholds() -> str:
-    """Lay out how a threshold is best chosen, if it is there."""
-    result = _load("thresholds")
-    header = ["students", "number", "more probable class", "best threshold", "expected best", "expected is better for"]
-    rows = [
-        [
-            row["name"],
-            str(row["students"]),
-            *(_mean(row[way]) for way in ("argmax", "counted", "expected")),
-            f"{row['expected_ahead']} of {row['students']}",
-        ]
-        for row in result["rows"]
-    ]
-    return "\n".join(
-        [
-            *_markdown(header, rows),
-            "",
-            f"MCC on half of CoLA's selection split, where the {result['labels']} labels of the other half chose the "
-            "threshold; mean ± sample standard deviation over students. The last column compares the expected best "
-            "with the best threshold.",
-            _note(result),
-        ]
-    )
-
-
-def epochs() -> str:
-    """Lay out which epoch is best kept, if it is there."""
-    result = _load("epochs")
-    header = ["students", "number", "best MCC", "lowest loss", "last epoch", "last is better for"]
-    rows = [
-        [
-            row["name"],
-            str(len(row["mcc"]["seeds"])),
-            *(f"{_mean(row[way])} (epoch {row[f'{way}_epoch']['mean']:.1f})" for way in ("mcc", "loss", "last")),
-            f"{row['last_ahead']} of {len(row['mcc']['seeds'])}",
-        ]
-        for row in result["rows"]
-    ]
-    return "\n".join(
-        [
-            *_markdown(header, rows),
-            "",
-            "MCC on half of CoLA's selection split, where the other half chose epoch and threshold, in the mean over "
-            f"{result['cuts']} cuts; mean ± sample standard deviation over students, and the epoch kept in the mean. "
-            "The last is compared with the one of the best MCC; no test is made of it, as all students are measured on "
-            "the same labels.",
-            _note(result),
-        ]
-    )
-
-
-def _mean(spread: dict[str, Any] | None) -> str:
-    return "–" if spread is None else f"{spread['mean']:.3f} ± {spread['std']:.3f}"
-
-
-def _scores(by_name: dict[str, float]) -> str:
-    return ", ".join(f"{score:.3f}" for score in by_name.values())
-
-
-def _difference(test: dict[str, Any] | None) -> str:
-    if test is None:
-        return "–"
-    p_value = test["p_value"]
-    return f"{test['difference']:+.3f}" + ("" if p_value is None else f", p = {p_value:.2g}")
+CLASSIFIERS = {
+    "ours": "**exported student**",
+    "ours_int8": "**exported student, 8 bits**",
+    "teacher": "its teacher, torch",
+    "minilm": "MiniLM-L6, onnxruntime",
+    "minilm_int8": "MiniLM-L6, onnxruntime, 8 bits",
+    "tfidf": "TF-IDF, logistic regression",
+    "fasttext": "fastText",
+}
 
 
 def inference() -> str:
-    """Lay out speed against quality, if it is there."""
-    result = _load("inference")
-    header = ["", "MCC", "MB", "load, ms", "sentences/s", "on 2 cores", "one sentence, ms (p50)", "(p99)", "memory, MB"]
-    rows = [
-        [
-            CONTESTANTS[row["name"]],
-            f"{row['mcc']:.3f} [{row['mcc_interval'][0]:.3f}, {row['mcc_interval'][1]:.3f}]",
-            f"{row['bytes'] / 1e6:.1f}",
-            f"{row['load_ms']:,.0f}",
-            *(f"{row['sentences_per_s'][threads]:,.0f}" for threads in ("1", "2")),
-            *(f"{row[delay]:.3g}" for delay in ("p50_ms", "p99_ms")),
-            f"{row['rss_mb']:,.0f}",
-        ]
-        for row in result["rows"]
-    ]
-    ratios = [
-        f"{CONTESTANTS[name].strip('*')} against {CONTESTANTS[peer.removeprefix('vs_')]}: {_spread(ratio)}".replace(
-            " | ", ", "
-        )
-        for name, peers in result["ratios"].items()
-        for peer, ratio in peers.items()
-    ]
-    return "\n".join(
-        [
-            *_markdown(header, rows),
-            "",
-            f"CoLA's in-domain development split, {result['sentences']:,} sentences as strings; [low, high]: 95 % "
-            "bootstrap interval; medians over rounds. Speed is on one core where nothing else is said.",
-            _note(result),
-            "",
-            *_targets(result, CONTESTANTS),
-            "",
-            "Times as many sentences a second, one core (median, least, most over rounds):",
-            "",
-            *(f"- {ratio}" for ratio in ratios),
-        ]
+    """Show speed against quality."""
+    result = load("inference")
+    header = " | MCC | MB | load, ms | sentences/s | one sentence, ms (p50) | (p99) | memory, MB"
+    cells = (
+        "{title} | {mcc:.3f} [{mcc_interval[0]:.3f}, {mcc_interval[1]:.3f}] | {mb:.1f} | {load_ms:,.0f} | "
+        "{sentences_per_s:,.0f} | {p50_ms:.3g} | {p99_ms:.3g} | {rss_mb:,.0f}"
+    )
+    rows = [row | {"title": CLASSIFIERS[row["name"]], "mb": row["bytes"] / 1e6} for row in result["rows"]]
+    words = (
+        f"CoLA's in-domain development split, {result['sentences']:,} sentences as strings; [low, high]: 95 % "
+        "bootstrap interval; medians over rounds. Speed is on one core."
+    )
+    return "\n".join([*grid(header, cells, rows), "", words, note(result)])
+
+
+PLOT = "![MCC over sentences a second](benchmarks/results/inference.png)\n\n"
+
+
+def load_test() -> str:
+    """Show what the server did under load."""
+    result = load("load")
+    header = " | clients | texts/request | requests/s | texts/s | p50, ms | p99, ms | by status | memory, MB"
+    cells = (
+        "{name} | {connections} | {texts_per_request} | {requests_per_s:,.0f} | {texts_per_s:,.0f} | {p50_ms:,.0f} | "
+        "{p99_ms:,.0f} | {statuses} | {rss_mb:,.0f}"
     )
 
+    def statuses(run: Row) -> str:
+        return ", ".join(f"{status}: {count:,}" for status, count in sorted(run.get("by_status", {}).items())) or "–"
 
-def inference_plot() -> str:
-    """Show speed against quality as a plot, if it is there."""
-    result = _load("inference")
-    return f"![MCC over sentences a second](benchmarks/results/inference.png)\n\n{_note(result)}"
-
-
-def load() -> str:
-    """Lay out what the server did under load, if it is there."""
-    result = _load("load")
-    header = ["", "clients", "requests/s", "texts/s", "p50, ms", "p99, ms", "by status", "memory, MB"]
-    rows = [
-        [
-            run["name"],
-            str(run.get("connections", "")),
-            *(
-                f"{run[key]:,.0f}" if key in run else ""
-                for key in ("requests_per_s", "texts_per_s", "p50_ms", "p99_ms")
-            ),
-            ", ".join(f"{status}: {count:,}" for status, count in sorted(run.get("by_status", {}).items())),
-            f"{run['rss_mb']:,.0f}",
-        ]
-        for run in result["runs"]
-    ]
-    size = result["texts_per_request"]
-    others = [f", {run['name']}: {n}" for run in result["runs"] if (n := run.get("texts_per_request", size)) != size]
-    note = f"{size} texts a request{''.join(others)}; broken, refused: connections that were. {_note(result)}"
-    return "\n".join([*_markdown(header, rows), "", note, "", *_targets(result)])
+    rows = [run | {"statuses": statuses(run)} for run in result["runs"]]
+    words = f"broken, refused: connections that were. {note(result)}"
+    return "\n".join([*grid(header, cells, rows), "", words, "", *targets(result)])
 
 
 def stream() -> str:
-    """Lay out what became of the lines, if it is there."""
-    result = _load("predict_stream")
-    header = ["", "seconds", "answered before", "memory early, MB", "late, MB"]
-    rows = [
-        [
-            run["name"],
-            f"{run['seconds']:,.0f}",
-            f"{run['answered_before']:,}",
-            *(f"{run[key]:,.0f}" for key in ("rss_mb_early", "rss_mb_late")),
-        ]
-        for run in result["runs"]
-    ]
-    return "\n".join([*_markdown(header, rows), "", _note(result), "", *_targets(result)])
+    """Show what became of a million lines."""
+    result = load("predict_stream")
+    header = " | seconds | answered before | memory early, MB | late, MB"
+    cells = "{name} | {seconds:,.0f} | {answered_before:,} | {rss_mb_early:,.0f} | {rss_mb_late:,.0f}"
+    return "\n".join([*grid(header, cells, result["runs"]), "", note(result), "", *targets(result)])
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = True) -> list[str]:
-    """Write a table whose first column holds words, and whose others hold numbers or not."""
-    rule = ["---", *["--:" if numbers else "---"] * (len(header) - 1)]
-    return [f"| {' | '.join(cells)} |" for cells in (header, rule, *rows)]
-
-
-def _targets(result: dict[str, Any], names: dict[str, str] | None = None) -> list[str]:
-    """Show what was wanted and what was found; several contestants' with their names."""
-
-    def words(target: dict[str, Any]) -> str:
-        return f"{names[target['name']].strip('*')}: {target['what']}" if names else target["what"]
-
-    rows = [
-        [words(target), _number(target["wanted"]), _number(target["found"]), "yes" if target["met"] else "**no**"]
-        for target in result["targets"]
-    ]
-    return _markdown(["", "wanted", "found", "met"], rows)
-
-
-def _number(value: float) -> str:
-    """Write four digits of a number, or all of a larger one before its point."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.4g}"
-
-
-def torture() -> str:
-    """Lay out what was broken on purpose, how often, and what happened; as far as results are there."""
-    parts = {
-        **{"torture_kills": _kills, "torture_kills_embedded": _kills, "torture_flips": _flips},
-        **{"torture_faults": _faults, "torture_fuzz": _fuzz, "torture_soak": _soak},
-    }
-    found = [(parts[name], result) for name, result in _load_some(*parts).items()]
-    rows = [row for lay_out, result in found for row in lay_out(result)]
-    header = ["| what was broken | how often | what happened |", "| --- | --: | --- |"]
-    commands = ",\n".join(f"`{result['command']}`" for _, result in found)
-    return "\n".join([*header, *rows, "", f"{commands}."])
-
-
-def _kills(result: dict[str, Any]) -> Iterator[str]:
-    words = f"{result['identical']:,} end bit for bit as an undisturbed run"
-    which = "runs of the embedded model" if "--embedded" in result["command"] else "runs"
-    yield f"| {which} killed at random moments, resumed | {result['trials']:,} | {words} |"
-
-
-def _flips(result: dict[str, Any]) -> Iterator[str]:
-    """Put the files of a kind together: the run's own, each role's, the transfer set, each cache."""
-    places: dict[str, dict[str, int]] = {}
-    for run in result["runs"]:
-        top, place, *_ = run["name"].split("/")
-        name = f"the cache's {place}" if top == "cache" else _PLACES.get(place, "a run's own files")
-        counts = places.setdefault(name, {})
-        for outcome in _OUTCOMES:
-            counts[outcome] = counts.get(outcome, 0) + run.get(outcome, 0)
-    for name, counts in places.items():
-        words = "bits, bytes and blocks changed, cut, removed"
-        yield f"| {name}: {words} | {sum(counts.values()):,} | {_outcomes(counts)} |"
-
-
-def _faults(result: dict[str, Any]) -> Iterator[str]:
-    for run in result["runs"]:
-        yield f"| writing refused: {run['name']} | {run['faults']:,} | {_outcomes(run)} |"
-
-
-def _outcomes(counts: dict[str, Any]) -> str:
-    return ", ".join(f"{counts[name]:,} {words}" for name, words in _OUTCOMES.items() if counts.get(name))
-
-
-_PLACES = {
-    "teacher": "teachers",
-    "distilled": "students",
-    "baseline": "students",
-    "transfer": "transfer sets",
-    "plots": "plots",
-}
 _OUTCOMES = {
     "refused": "refused with one message",
     "rebuilt": "made again",
@@ -544,25 +261,60 @@ _OUTCOMES = {
     "unread": "that nothing reads",
     "failed": "**FAILED**",
 }
-"""What may come of it, in words."""
-
-
-def _fuzz(result: dict[str, Any]) -> Iterator[str]:
-    for run in result["runs"]:
-        found = len(run["findings"])
-        words = f"{found} findings" if found else "errors of ours or none"
-        words = "**FAILED**" if "error" in run else words
-        yield f"| parser fuzzed for {run['seconds']:,} s: {run['name']} | {run['executions'] or 0:,} | {words} |"
-
-
-def _soak(result: dict[str, Any]) -> Iterator[str]:
-    for run in result["runs"]:
-        grown = ", ".join(f"{_GROWTH[name]} {run[name]['growth']:+.1f}" for name in _GROWTH)
-        often = f"{run['answers']:,} answers" if "answers" in run else f"{run['looks']:,} runs"
-        yield f"| {run['name']} | {often} | growth over the second half: {grown} |"
-
-
+_PLACES = {
+    **{"teacher": "teachers", "distilled": "students", "baseline": "students"},
+    **{"unlabelled": "unlabelled sets", "plots": "plots"},
+}
 _GROWTH = {"rss_mb": "memory, MiB", "files": "open files", "threads": "threads", "temporary": "temporary files"}
+
+
+def stress() -> str:
+    """Show what was broken on purpose, how often, and what happened."""
+    parts = {"kills": _kills, "flips": _flips, "faults": _faults, "fuzz": _fuzz, "soak": _soak}
+    results = {name: load(f"stress_{name}") for name in parts}
+    rows = [f"| {' | '.join(row)} |" for name, result in results.items() for row in parts[name](result)]
+    header = ["| what was broken | how often | what happened |", "| --- | --: | --- |"]
+    return "\n".join([*header, *rows, "", ",\n".join(f"`{result['command']}`" for result in results.values()) + "."])
+
+
+def _outcomes(counts: Row) -> str:
+    return ", ".join(f"{counts[name]:,} {words}" for name, words in _OUTCOMES.items() if counts.get(name))
+
+
+def _kills(result: Result) -> Iterator[Sequence[str]]:
+    words = f"{result['identical']:,} end bit for bit as an uninterrupted run"
+    yield "runs killed at random moments, resumed", f"{result['trials']:,}", words
+
+
+def _flips(result: Result) -> Iterator[Sequence[str]]:
+    places: dict[str, dict[str, int]] = {}
+    for run in result["runs"]:
+        top, place, *_ = run["name"].split("/")
+        counts = places.setdefault(f"the cache's {place}" if top == "cache" else _PLACES.get(place, "a run's own"), {})
+        for outcome in _OUTCOMES:
+            counts[outcome] = counts.get(outcome, 0) + run.get(outcome, 0)
+    for name, counts in places.items():
+        yield f"damaged files: {name}", f"{sum(counts.values()):,}", _outcomes(counts)
+
+
+def _faults(result: Result) -> Iterator[Sequence[str]]:
+    for run in result["runs"]:
+        yield f"writing refused: {run['name']}", f"{run['faults']:,}", _outcomes(run)
+
+
+def _fuzz(result: Result) -> Iterator[Sequence[str]]:
+    runs = result["runs"]
+    failed = [run["name"] for run in runs if run["findings"] or "error" in run]
+    words = f"**FAILED**: {', '.join(failed)}" if failed else "accepted, or refused with one message"
+    what = f"{len(runs)} parsers fuzzed for {runs[0]['seconds']:,} s each"
+    yield what, f"{sum(run['executions'] or 0 for run in runs):,}", words
+
+
+def _soak(result: Result) -> Iterator[Sequence[str]]:
+    for run in result["runs"]:
+        grown = ", ".join(f"{words} {run[name]['growth']:+.1f}" for name, words in _GROWTH.items())
+        often = f"{run['answers']:,} answers" if "answers" in run else f"{run['looks']:,} runs"
+        yield f"nothing, for long: {run['name']}", often, f"growth over the second half: {grown}"
 
 
 def settings() -> str:
@@ -580,14 +332,14 @@ def settings() -> str:
         rows = []
         for found in zip(*(sections[name] for name in names), strict=True):
             first = found[0]
-            flag = f"`--{first.flag(prefixed=False)}`" if first.parameter in flags else ""
+            flag = f"`--{first.flag}`" if first.parameter in flags else ""
             rows.append([f"`{first.path[-1]}`", flag, *map(_default, found), _meaning(first)])
         title = ", ".join(f"`{name}`" for name in names)
         lines += [f"## {title}", ""]
         for name in names:
             if len(names) > 1 and (reason := sections[name][0].section):
                 lines += [f"`{name}`: {' '.join(reason.split())}", ""]
-        lines += [*_markdown(["setting", "flag", *defaults, "meaning"], rows, numbers=False), ""]
+        lines += [*markdown(["setting", "flag", *defaults, "meaning"], rows, numbers=False), ""]
     return "\n".join(lines).rstrip()
 
 
@@ -610,24 +362,22 @@ def _meaning(setting: Setting) -> str:
 
 
 CONTENTS: dict[str, Callable[[], str]] = {
-    "results": lambda: table(_load("cola")),
+    "results": lambda: experiment("cola"),
     "intents": intents,
-    "reference": lambda: table(_load("reference")),
+    "reference": lambda: experiment("reference"),
     "speed": speed,
-    "lora": lora,
-    "students": students,
-    "judges": judges,
-    "vanilla": lambda: students("vanilla_rnn"),
-    "epochs": epochs,
-    "thresholds": thresholds,
-    "torture": torture,
+    "students": lambda: rows_of("student_quality", *STUDENTS),
+    "vanilla": lambda: rows_of("vanilla_rnn", *STUDENTS),
+    "epochs": lambda: rows_of("epochs", *EPOCHS),
+    "thresholds": lambda: rows_of("thresholds", *THRESHOLDS),
+    "stress": stress,
     "inference": inference,
-    "inference-plot": inference_plot,
-    "load": load,
+    "inference-plot": lambda: PLOT + note(load("inference")),
+    "load": load_test,
     "stream": stream,
     "settings": settings,
 }
-"""What stands between the markers of a name."""
+"""What is written between the markers of a name."""
 
 
 def main(*, check: bool) -> None:
@@ -652,4 +402,6 @@ def main(*, check: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(check="--check" in sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing, fail where a document is not up to date")
+    main(check=parser.parse_args().check)

@@ -8,6 +8,7 @@ import signal
 import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, which happens below
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime's, when it is imported
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # tests compare sums of a CPU; test_gpu.py is for the other thing
 
 from collections.abc import Callable, Iterator
@@ -79,7 +80,7 @@ def isolated_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def script() -> Iterator[Callable[[str], ModuleType]]:
     """Import scripts of benchmarks/, which are no package, by their names; nothing of them stays."""
     path, modules = list(sys.path), set(sys.modules)
-    sys.path[:0] = map(str, (BENCHMARKS, BENCHMARKS / "torture"))
+    sys.path[:0] = map(str, (BENCHMARKS, BENCHMARKS / "stress"))
     yield importlib.import_module
     sys.path[:] = path
     for name in sys.modules.keys() - modules:

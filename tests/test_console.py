@@ -1,4 +1,4 @@
-"""What a log file shows of long work."""
+"""Progress in log files and on terminals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def work(monkeypatch):
     monkeypatch.setattr("potstill.console.time.monotonic", clock)
 
     def count(seconds):
-        with console.counted("judging", 10_000) as advance:
+        with console.counted("labelling", 10_000) as advance:
             for _ in range(10):
                 clock.now += seconds
                 advance(1000)
@@ -33,24 +33,24 @@ def work(monkeypatch):
     return count
 
 
-def test_a_line_a_minute_says_how_far_things_are(work, capsys):
+def test_log_has_a_line_a_minute(work, capsys):
     work(seconds=25)
     told = capsys.readouterr().err.splitlines()
-    assert [line.split(", 0:")[0] for line in told] == [f"judging: {count},000 of 10,000" for count in (3, 6, 9)]
+    assert [line.split(", 0:")[0] for line in told] == [f"labelling: {count},000 of 10,000" for count in (3, 6, 9)]
 
 
-def test_short_work_is_not_talked_about(work, capsys):
+def test_short_work_prints_nothing(work, capsys):
     work(seconds=5)
     assert capsys.readouterr().err == ""
 
 
-def test_nothing_is_told_in_silence(work, capsys):
+def test_silence(work, capsys):
     with console.silence():
         work(seconds=100)
     assert capsys.readouterr().err == ""
 
 
-def test_a_line_tells_loss_scores_and_the_time_that_is_left(monkeypatch, capsys):
+def test_line_has_remaining_time_loss_and_scores(monkeypatch, capsys):
     monkeypatch.setattr(console, "_LINE_SECONDS", 0.0)
     with console.progress_bar() as progress:
         progress.get_time = iter(range(0, 10_000, 45)).__next__  # slow steps
@@ -60,14 +60,37 @@ def test_a_line_tells_loss_scores_and_the_time_that_is_left(monkeypatch, capsys)
     assert capsys.readouterr().err.splitlines()[-1] == "teacher 0: 40 of 100, 0:02:15 left, loss 0.512, MCC 0.41"
 
 
-def test_processes_beside_each_other_write_lines_too(monkeypatch, work, capsys):
+def test_hidden_bars_leave_lines(monkeypatch, work, capsys):
     contextvars.copy_context().run(lambda: (console.hide_bars(), work(seconds=100)))
     assert len(capsys.readouterr().err.splitlines()) == 10
 
 
-def test_a_terminal_has_a_bar_instead(monkeypatch, work, capsys):
+def test_terminal_has_a_bar(monkeypatch, work, capsys):
     monkeypatch.setattr(console, "console", type(console.console)(force_terminal=True, stderr=True, width=80))
     work(seconds=100)
     shown = capsys.readouterr().err
     assert "10000/10000" in shown
-    assert "judging: 3,000" not in shown
+    assert "labelling: 3,000" not in shown
+
+
+def test_steps_estimate_the_remaining_time(monkeypatch, capsys):
+    clock = Clock()
+    monkeypatch.setattr("potstill.console.time.monotonic", clock)
+    steps = console.Steps({"teachers": [False, False], "students": [True, False, False, False]})
+    for phase, count in (("teachers", 2), ("students", 4)):
+        steps.enter()
+        for index in range(count):
+            steps.begin(phase, index, f"{phase} {index}")
+            clock.now += 2400 * (phase == "teachers" or index > 0)
+    assert capsys.readouterr().err.splitlines() == [
+        "step 1 of 6: teachers 0",
+        "step 2 of 6: teachers 1, at least 40 minutes left",
+        "step 4 of 6: students 1",
+        "step 5 of 6: students 2, about 1 hour and 20 minutes left",
+        "step 6 of 6: students 3, about 40 minutes left",
+    ]
+
+
+def test_control_characters_are_escaped(monkeypatch, capsys):
+    console.print_line("label \x1b[2J")
+    assert capsys.readouterr().err == "label \\u001b[2J\n"

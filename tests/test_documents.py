@@ -20,11 +20,11 @@ def test_links_lead_somewhere(document):
 
 
 def test_readme_code_runs(tmp_path, monkeypatch, tiny_backbone):
-    """With a tiny model in place of the embedded one: the same names, arguments and results."""
+    """With a tiny model in place of the builtin one: the same names, arguments and results."""
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     assert len([line for line in code.splitlines() if line.strip()]) < 15
     config = {
-        "data": {"source": "embedded", "limit": 100},
+        "data": {"source": "builtin", "max_train_examples": 100},
         "teacher": {"backbone": str(tiny_backbone), "training": {"epochs": 1}},
         "student": {"embedding_size": 8, "hidden_size": 8, "vocab_size": 300, "training": {"epochs": 1}},
     }

@@ -1,4 +1,4 @@
-"""Every input that fuzzing found something with, given again to the parser it was found in (benchmarks/torture)."""
+"""Every input that fuzzing found something with, given again to the parser it was found in (benchmarks/stress)."""
 
 from pathlib import Path
 
@@ -14,12 +14,12 @@ def targets(script):
 
 
 @pytest.mark.parametrize("file", FINDINGS, ids=lambda file: f"{file.parent.name}-{file.name}")
-def test_what_was_found_is_refused_or_read(targets, file):
+def test_earlier_findings_are_refused_or_read(targets, file):
     targets.attempt(file.parent.name, file.read_bytes())
 
 
 def test_every_target_accepts_one_of_its_seeds(targets):
-    """Else the fuzzer would begin in front of a closed door. No seed of an adapter's, say, is only refused."""
+    """A fuzzer whose seeds are all refused would find nothing behind the first check."""
     for name in targets.TARGETS.keys() - {"checksums"}:  # whose files are not there
         assert any(targets.attempt(name, seed) for seed in targets.seeds(name)), name
     assert not targets.attempt("checksums", targets.seeds("checksums")[0])

@@ -9,9 +9,9 @@ import sys
 import pytest
 
 CONFIG = """
-data: {{source: embedded, limit: 120}}
+data: {{source: builtin, max_train_examples: 120}}
 teacher: {{backbone: {backbone}, echo: true, training: {{epochs: 1}}, seeds: [0, 1]}}
-transfer: {{sampled: 20, perturbed: 20}}
+augment: {{sampled: 20, perturbed: 20}}
 student:
   embedding_size: 8
   hidden_size: 8
@@ -19,7 +19,7 @@ student:
   pretraining: {{epochs: 1}}
   training: {{epochs: 1}}
   seeds: [0, 1]
-distillation: {{teachers: average, hidden_weight: 0.5}}
+distillation: {{teachers: average}}
 """
 
 

@@ -1,11 +1,11 @@
-"""Nothing that is read from a file is ever run: the ways to do so do not occur in the source."""
+"""Nothing that is read from a file is ever executed: the source has no call that could."""
 
 import ast
 from pathlib import Path
 
 import pytest
 
-from potstill.backbone.sources import Source
+from potstill.teacher.backbone.sources import Source
 
 SOURCE = Path(__file__).parents[1] / "src" / "potstill"
 FILES = sorted(SOURCE.rglob("*.py"))
@@ -54,7 +54,7 @@ def flags(pairs):
 
 
 def trusting(tree: ast.AST):
-    """Find what loads by a name or a configuration without saying that code beside it is never run."""
+    """Find calls that load a model without refusing the code beside it."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and dotted(node.func).endswith((".from_pretrained", ".from_config")):
             said = any(k.arg == "trust_remote_code" and is_constant(k.value, False) for k in node.keywords)
@@ -73,11 +73,11 @@ def test_no_file_runs_what_it_reads(file):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE)))
-def test_whatever_loads_a_model_says_that_its_code_is_not_run(file):
+def test_every_model_is_loaded_without_its_code(file):
     assert list(trusting(ast.parse(file.read_text(encoding="utf-8")))) == []
 
 
-def test_one_that_does_not_say_so_would_be_found():
+def test_loading_with_code_would_be_found():
     assert list(trusting(ast.parse("AutoModel.from_pretrained(place, **options)")))
     assert list(trusting(ast.parse("kind.from_config(config)")))
     assert Source("place", offline=True).options()["trust_remote_code"] is False
@@ -92,18 +92,18 @@ def test_one_that_does_not_say_so_would_be_found():
         "build(name, trust_remote_code=True)",
     ],
 )
-def test_each_of_these_would_be_found(program):
+def test_dangerous_calls_would_be_found(program):
     assert list(offences(ast.parse(program)))
 
 
-def test_what_is_safe_is_left_alone():
+def test_safe_calls_are_not_reported():
     program = "yaml.safe_load(text); f(trust_remote_code=False, allow_pickle=False); re.compile('x')"
     assert list(offences(ast.parse(program))) == []
 
 
-def test_backbones_are_read_from_safetensors_alone():
+def test_backbones_are_read_from_safetensors_only():
     """Weights of older checkpoints are pickles; `transformers` would read them."""
-    tree = ast.parse((SOURCE / "backbone" / "sources.py").read_text(encoding="utf-8"))
+    tree = ast.parse((SOURCE / "teacher" / "backbone" / "sources.py").read_text(encoding="utf-8"))
     loads = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and dotted(node.func) == LOADS]
     assert loads
     for call in loads:

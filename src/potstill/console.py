@@ -1,33 +1,44 @@
-"""What everything says beside its results: lines and progress bars, on standard error."""
+"""Lines and progress bars beside the results, on standard error."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, Final
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 
-console = Console(stderr=True)
+from potstill.predict.wording import numbered, printable
+
+
+class SafeConsole(Console):
+    """A console that escapes control characters inside what it prints: a terminal would obey those of texts."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield the segments of `renderable`, those that hold text escaped."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
+console = SafeConsole(stderr=True)
 """Progress goes to standard error, so that standard output holds results alone."""
 
 _LINE_SECONDS: Final = 60.0
-"""Time between two lines of progress in a log file: whoever looks sees soon that something goes on, and the log of a
-night stays readable."""
+"""Time between two lines of progress in a log file, so that the log of a night stays readable."""
 
 _silent = ContextVar("silent", default=False)
 _without_bars = ContextVar("without_bars", default=False)
@@ -40,7 +51,7 @@ def hide_bars() -> None:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Show nothing of what is trained inside: for a caller who trains many models and tells of each in a line."""
+    """Print nothing inside: for a caller who trains many models and prints a line for each."""
     token = _silent.set(True)
     try:
         yield
@@ -49,10 +60,7 @@ def silence() -> Iterator[None]:
 
 
 def progress_bar() -> Progress:
-    """Build a progress bar with the free fields `loss` and `scores`; nothing of it is shown within `silence`.
-
-    Where standard error is no terminal, a line says from time to time how far things are.
-    """
+    """Build a progress bar with the fields `loss` and `scores`, or what prints lines where there is no terminal."""
     if not console.is_terminal:
         return _ProgressLines()
     return Progress(
@@ -71,33 +79,28 @@ def progress_bar() -> Progress:
 
 @contextmanager
 def counted(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how much of `total` is done, while inside; what is yielded takes how much has been done since."""
+    """Show how much of `total` is done; call what is yielded with what has been done since its last call."""
     with progress_bar() as progress:
         task = progress.add_task(title, total=total, loss="", scores="")
         yield lambda count: progress.update(task, advance=count)
 
 
 class _ProgressLines(Progress):
-    """What a bar would show, as a line every `_LINE_SECONDS`."""
+    """Prints what a bar would show, in a line every `_LINE_SECONDS`."""
 
     def __init__(self) -> None:
-        # Batches come sorted by length, some steps take minutes: only all that has been seen tells what is left.
+        # Batches come sorted by length, and some take minutes: the speed is that of all steps so far.
         super().__init__(console=console, disable=True, speed_estimate_period=math.inf)
         self._told = time.monotonic()
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
-        """Note how far a task is, and say so if it is time."""
         super().update(task_id, **changes)
         if (now := time.monotonic()) - self._told >= _LINE_SECONDS:
             self._told = now
-            print_line(_line(self._tasks[task_id]))
-
-
-def _line(task: Task) -> str:
-    """Say how far a task with a total is."""
-    left = "" if task.time_remaining is None else f"{timedelta(seconds=round(task.time_remaining))} left"
-    done = f"{task.description}: {task.completed:,.0f} of {task.total:,.0f}"
-    return ", ".join(filter(None, (done, left, task.fields["loss"], task.fields["scores"])))
+            task = self._tasks[task_id]
+            done = f"{task.description}: {task.completed:,.0f} of {task.total:,.0f}"
+            left = "" if task.time_remaining is None else f"{timedelta(seconds=round(task.time_remaining))} left"
+            print_line(", ".join(filter(None, (done, left, task.fields["loss"], task.fields["scores"]))))
 
 
 def print_line(text: str, style: str | None = None) -> None:
@@ -107,5 +110,37 @@ def print_line(text: str, style: str | None = None) -> None:
 
 
 def warn(text: str) -> None:
-    """Print a line that is not to be overlooked."""
+    """Print a warning."""
     print_line(f"WARNING: {text}", style="bold yellow")
+
+
+class Steps:
+    """Prints which of a run's steps begins, and the time that is left, estimated from the steps of the same phase.
+
+    Where later phases follow, that time is the least that is left. It can be copied into other processes.
+
+    Args:
+        phases: By name, for each step whether an earlier call has finished it.
+    """
+
+    def __init__(self, phases: Mapping[str, Sequence[bool]]) -> None:
+        self._phases = phases
+        self._started = time.monotonic()
+
+    def enter(self) -> None:
+        """Note that a phase begins."""
+        self._started = time.monotonic()
+
+    def begin(self, phase: str, index: int, title: str) -> None:
+        """Print that the step `index` of a phase begins, counted from 0, unless it was finished before."""
+        finished, names = self._phases[phase], list(self._phases)
+        if finished[index]:
+            return
+        before = sum(len(self._phases[name]) for name in names[: names.index(phase)])
+        line = f"step {before + index + 1} of {sum(map(len, self._phases.values()))}: {title}"
+        if done := finished[:index].count(False):
+            seconds = (time.monotonic() - self._started) / done * finished[index:].count(False)
+            hours, minutes = divmod(max(1, round(seconds / 60)), 60)
+            left = (f"{numbered(hours, 'hour')} and " if hours else "") + numbered(minutes, "minute")
+            line += f", {'about' if phase == names[-1] else 'at least'} {left} left"
+        print_line(line)

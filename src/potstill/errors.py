@@ -10,7 +10,7 @@ class PotstillError(Exception):
     """Base of every error that Potstill raises on purpose; the command line prints it without a traceback."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let it be pickled as it stands: `__init__` of some takes other arguments than their message."""
+        """Pickle it without calling `__init__`, which in some classes takes other arguments than the message."""
         return _rebuilt, (type(self), self.args), self.__dict__
 
 
@@ -24,10 +24,10 @@ class ConfigError(PotstillError):
 
 
 class DataError(PotstillError):
-    """A data file can't be read right. Names the file, the line where there is one, and the remedy."""
+    """A data file can't be read right. Names the file, the line if there is one, and the remedy."""
 
     def __init__(self, message: str, *, file: Path | str, line: int | None = None, remedy: str) -> None:
-        self.file, self.line, self.remedy = str(file), line, remedy
+        self.message, self.file, self.line, self.remedy = message, str(file), line, remedy
         where = f"{file}:{line}" if line is not None else str(file)
         super().__init__(f"{where}: {message}\n  what to do: {remedy}")
 
@@ -40,12 +40,18 @@ class ArtifactError(PotstillError):
     """A saved model, run or cache directory is missing, incomplete, altered or of another kind than expected."""
 
 
+def how_to_install(extra: str = "") -> str:
+    """Say how to install Potstill, which no package index has, with an extra."""
+    what = f"[{extra}]" if extra else ""
+    return f"pip install '.{what}' in a checkout of Potstill, or pip install 'WHEEL{what}' with the name of its wheel"
+
+
 class MissingExtraError(PotstillError):
     """A command needs packages that the installed extras don't bring."""
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
-            f"this needs the package {package!r}, which is not installed\n  what to do: pip install 'potstill[{extra}]'"
+            f"this needs the package {package!r}, which is not installed\n  what to do: {how_to_install(extra)}"
         )
 
 
@@ -54,7 +60,7 @@ class TrainingError(PotstillError):
 
 
 class MemoryUsedUpError(TrainingError):
-    """Memory is used up: with more of it, or less at work beside it, the same call may succeed."""
+    """Memory is used up: with more of it the same call may succeed."""
 
 
 class ServeError(PotstillError):

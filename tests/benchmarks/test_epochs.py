@@ -9,7 +9,7 @@ def epochs(script):
     return script("epochs")
 
 
-def test_each_way_is_scored_on_what_did_not_choose_by_the_epoch_it_keeps(epochs):
+def test_compare_scores_each_way_on_the_other_half(epochs):
     generator = np.random.default_rng(0)
     labels = np.arange(400) % 2
     margins = np.stack([weight * (2 * labels - 1) + generator.normal(size=400) for weight in (3.0, 1.0, 0.0)])

@@ -1,4 +1,4 @@
-"""What the torture by kills makes of trials that go wrong; it is run by hand (`make torture`)."""
+"""What the kills of `make stress` report of trials that go wrong."""
 
 import random
 
@@ -17,7 +17,7 @@ def attempt(kills, tmp_path, monkeypatch):
     def make(files, expected, error=None, sealed=True):
         place = kills.Place(tmp_path / "trial", tmp_path / "config.yaml")
 
-        def end_and_go_on(place, seconds, generator, ends):
+        def end_and_resume(place, seconds, draw, ends):
             ends.append({"signal": "SIGKILL"})
             place.run.mkdir(parents=True)
             for name in files:
@@ -25,7 +25,7 @@ def attempt(kills, tmp_path, monkeypatch):
             if error is not None:
                 raise error
 
-        monkeypatch.setattr(kills, "end_and_go_on", end_and_go_on)
+        monkeypatch.setattr(kills, "end_and_resume", end_and_resume)
         if sealed:
             monkeypatch.setattr(kills, "verify_all", lambda run: None)
         found = kills.trial(place, 1.0, random.Random(0), expected)
@@ -34,25 +34,25 @@ def attempt(kills, tmp_path, monkeypatch):
     return make
 
 
-def test_a_run_like_the_undisturbed_one_is_removed(attempt):
+def test_identical_run_is_removed(attempt):
     made, place = attempt(["checksums.json"], {"checksums.json": "there"})
     assert made == {"ends": [{"signal": "SIGKILL"}], "identical": True, "differing": [], "files": 1}
     assert not place.root.exists()
 
 
-def test_a_seal_that_is_missing_is_a_difference(attempt):
+def test_missing_checksums_are_a_difference(attempt):
     made, place = attempt(["report.md"], {"report.md": "there", "checksums.json": "there"})
     assert (made["identical"], made["differing"]) == (False, ["checksums.json"])
     assert place.run.exists()
 
 
-def test_models_and_run_have_to_fit_their_seals(attempt):
+def test_checksums_are_verified(attempt):
     made, _ = attempt(["report.md"], {"report.md": "there"}, sealed=False)
     assert (made["identical"], made["differing"]) == (False, [])
     assert "error" in made
 
 
-def test_a_trial_that_fails_otherwise_is_told_and_ends_nothing(kills, attempt):
+def test_failed_trial_is_reported(kills, attempt):
     made, _ = attempt([], {}, error=kills.FailedError("expected status 143, found 1"))
     assert made["identical"] is False
     assert made["error"] == "expected status 143, found 1"

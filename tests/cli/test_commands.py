@@ -1,37 +1,26 @@
 """The commands as a user calls them: what they print, write and refuse."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
 
+import click
 import pytest
 import yaml
 
+from checksummed import with_new_checksums
 from commandline import potstill
-from resealed import reseal
+from potstill.cli import _COMMANDS, _GROUPS
+from potstill.cli import potstill as potstill_group
 
-COMMANDS = (
-    "run",
-    "adapt",
-    "finetune",
-    "transfer",
-    "distill",
-    "search",
-    "train",
-    "evaluate",
-    "predict",
-    "serve",
-    "export",
-    "merge",
-    "params",
-    "data",
-)
+COMMANDS = list(_COMMANDS)
 
 TINY = """
-data: {{source: embedded, limit: 120}}
+data: {{source: builtin, max_train_examples: 120}}
 teacher: {{backbone: {backbone}, training: {{epochs: 1}}}}
 student: {{embedding_size: 8, hidden_size: 8, vocab_size: 300, training: {{epochs: 1}}, seeds: [0]}}
 """
@@ -51,38 +40,97 @@ def run_directory(tiny, tmp_path_factory):
     return out
 
 
-def test_the_package_is_a_program():
+def run_python(code, *arguments, **options):
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_is_fast(command):
+    """It imports nothing heavy; a time would only measure the machine."""
+    heavy = ["torch", "transformers"] + ([] if command else ["numpy", "pydantic", "rich", "onnxruntime"])
+    code = (
+        "import sys\nfrom potstill.cli import main\n"
+        "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    printed = run_python(code, *filter(None, [command]), "--help").stdout
+    assert f"Usage: potstill {command or '[OPTIONS]'}" in printed
+    assert printed.rstrip().endswith("[]")
+    assert r"\b" not in printed  # click's mark for text that keeps its lines
+
+
+def test_every_command_is_in_a_group(capsys):
+    assert potstill("--help") == 0
+    printed = capsys.readouterr().out
+    assert all(f"{group}:\n" in printed for group in _GROUPS)
+    assert sorted(name for names in _GROUPS.values() for name in names) == sorted(COMMANDS)
+
+
+def test_python_can_run_the_package():
     run = subprocess.run([sys.executable, "-m", "potstill", "--help"], check=True, capture_output=True, text=True)
     assert run.stdout.startswith("Usage: potstill")
 
 
-def test_help_imports_nothing_heavy():
-    """What makes `--help` fast; a time would only measure the machine."""
-    heavy = ("torch", "transformers", "numpy", "pydantic", "rich", "onnxruntime")
-    code = (
-        "import sys\nfrom potstill.cli import main\n"
-        "try: main(['--help'])\nexcept SystemExit: pass\n"
-        f"print([name for name in {heavy!r} if name in sys.modules])"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "The whole experiment" in result.stdout
-    assert result.stdout.rstrip().endswith("[]")
-
-
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself_without_torch(command):
-    code = (
-        "import sys\nfrom potstill.cli import main\n"
-        f"try: main([{command!r}, '--help'])\nexcept SystemExit: pass\n"
-        "print('torch' in sys.modules)"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert f"Usage: potstill {command}" in result.stdout
-    assert r"\b" not in result.stdout  # click's mark for text that keeps its lines
-    assert result.stdout.rstrip().endswith("False")
+def test_flags_of_a_command_differ(command):
+    options = potstill_group.get_command(click.Context(potstill_group), command).params
+    flags = Counter(flag for option in options for flag in (*option.opts, *option.secondary_opts))
+    assert [flag for flag, count in flags.items() if count > 1] == []
 
 
-def test_flags_go_over_the_file(tiny, tmp_path):
+def test_help_shows_common_settings_and_help_all_every_one(capsys):
+    assert potstill("run", "--help") == 0
+    common = capsys.readouterr().out
+    assert potstill("run", "--help-all") == 0
+    every = capsys.readouterr().out
+    assert len(re.findall(r"^  -", common, re.MULTILINE)) <= 14
+    assert "--student-epochs INT " in common
+    assert "--teacher-warmup" not in common
+    assert "\nTeacher training:\n" in every
+    for flag in ("--pooling last|mean|max", "--teacher-max-grad-norm FLOAT|none", "--workers INT|none"):
+        assert flag in every
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("train", "x.csv", "--lr", "1"), "Did you mean --learning-rate?"),
+        (("run", "x.csv", "--seeds", "1"), "Did you mean --teacher-seeds or --student-seeds?"),
+        (("train", "x.csv", "--student-epochs", "1"), "Did you mean --epochs?"),
+        (("train", "x.csv", "--hiden-size", "1"), "Did you mean --hidden-size"),
+        (("predict", ".", "--thread", "1"), "Did you mean --threads"),
+        (("train", "--data", "x.csv"), "Give the data as the argument: potstill train tickets.csv"),
+        (("train",), "name the data, as in `potstill train tickets.csv`"),
+    ],
+)
+def test_unknown_options_are_answered_with_a_suggestion(arguments, expected, capsys):
+    assert potstill(*arguments) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_control_characters_are_escaped_in_every_encoding(tmp_path, capsys):
+    file = tmp_path / "odd.csv"
+    label, text = "[neg]\x1b[31m", "caf\u00e9\x9b2J\u202e \u2192 "
+    file.write_text("text,label\n" + "".join(f"{text}{i},{label if i % 2 else 'pos'}\n" for i in range(40)))
+    code = "from potstill.cli import main; main()"
+    for encoding in ("cp1252", "utf-8"):
+        result = subprocess.run(
+            [sys.executable, "-c", code, "data", file],
+            env=os.environ | {"PYTHONIOENCODING": encoding},
+            capture_output=True,
+            check=True,
+        )
+        shown = result.stdout.decode(encoding)
+        assert r"[neg]\u001b[31m" in shown  # no markup either
+        assert rb"caf\u00e9".decode("unicode_escape") + r"\u009b2J\u202e " in shown
+        assert (r"\u2192" in shown) == (encoding == "cp1252")
+        assert not set("\x1b\x9b\u202e") & set(shown)
+    assert potstill("train", file, "--label-column", label) == 1
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_flags_override_the_file(tiny, tmp_path):
     out = tmp_path / "baseline"
     assert potstill("train", "--config", tiny, "--cell", "gru", "--seeds", "4", "--no-bidirectional", "--out", out) == 0
     saved = yaml.safe_load((out / "config.yaml").read_text())
@@ -93,11 +141,11 @@ def test_flags_go_over_the_file(tiny, tmp_path):
     assert json.loads((out / "training.json").read_text())["role"] == "baseline"
 
 
-def test_a_flag_for_the_teacher_leaves_the_student_alone(tmp_path, tiny_backbone):
+def test_flag_changes_one_of_two_stages_that_share_a_yaml_alias(tmp_path, tiny_backbone):
     """Although a YAML alias makes the two stages share one mapping."""
     file = tmp_path / "alias.yaml"
     file.write_text(
-        "data: {source: embedded, limit: 40}\n"
+        "data: {source: builtin, max_train_examples: 40}\n"
         f"teacher: {{backbone: {tiny_backbone}, training: &training {{epochs: 1}}}}\n"
         "student: {embedding_size: 4, hidden_size: 4, vocab_size: 300, training: *training, seeds: [0]}\n"
     )
@@ -107,34 +155,41 @@ def test_a_flag_for_the_teacher_leaves_the_student_alone(tmp_path, tiny_backbone
     assert saved["student"]["training"]["epochs"] == 1
 
 
-def test_finetune_then_distill(tiny, tmp_path):
+def test_finetune_then_distill(tiny, tmp_path, capsys):
     teacher, student = tmp_path / "teacher", tmp_path / "student"
     assert potstill("finetune", "--config", tiny, "--epochs", "1", "--out", teacher) == 0
+    told = capsys.readouterr().err
+    assert re.search(r"teacher 0: MCC -?\d\.\d{3}, accuracy \d+\.\d% on the validation part, after epoch 1", told)
+    assert f"next: potstill distill --config {tiny} --teacher {teacher}\n" in told
     assert potstill("distill", "--config", tiny, "--teacher", teacher, "--alpha", "0.3", "--out", student) == 0
+    assert "distilled 0: MCC" in capsys.readouterr().err
     assert yaml.safe_load((student / "config.yaml").read_text())["distillation"]["alpha"] == 0.3
     record = json.loads((student / "history.jsonl").read_text().splitlines()[0])
     assert record["train_loss"] == pytest.approx(0.3 * record["train_ce"] + 0.7 * record["train_kl"], rel=1e-4)
 
 
-def test_the_saved_settings_name_the_data_that_was_found(tiny, tmp_path, monkeypatch):
+def test_saved_settings_name_the_data_that_auto_found(tiny, tmp_path, monkeypatch):
     """Else a student's card would tell of other data where these are not at hand."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("POTSTILL_DATA", raising=False)
-    assert potstill("train", "--config", tiny, "--data", "auto", "--out", tmp_path / "baseline") == 0
-    assert yaml.safe_load((tmp_path / "baseline" / "config.yaml").read_text())["data"]["source"] == "embedded"
+    assert potstill("train", "--config", tiny, "auto", "--out", tmp_path / "baseline") == 0
+    assert yaml.safe_load((tmp_path / "baseline" / "config.yaml").read_text())["data"]["source"] == "builtin"
 
 
-def test_run_prints_the_table(tiny, tmp_path, capsys):
+def test_run_prints_table_steps_and_next_command(tiny, tmp_path, capsys):
     assert potstill("run", "--config", tiny, "--out", tmp_path / "run") == 0
     printed = capsys.readouterr()
     assert "MCC" in printed.out
     assert "report:" in printed.out
     assert "epoch 1/1" in printed.err
+    assert "step 1 of 4: teacher 0" in printed.err
+    assert re.search("step 4 of 4: baseline 0, about 1 minute left", printed.err)
+    assert f"next: potstill predict {tmp_path / 'run'} FILE" in printed.err
 
 
-def test_predict_with_the_best_student(run_directory, capsys, tmp_path):
+def test_predict_of_a_run(run_directory, capsys, tmp_path):
     file = tmp_path / "texts.txt"
-    file.write_text("The cat sat.\n\nSat cat the.\n", encoding="utf-8")
+    file.write_bytes("\ufeffThe cat sat.\r\n\nSat cat the.\n".encode())  # as Windows writes it
     assert potstill("predict", run_directory, file) == 0
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [answer["text"] for answer in answers] == ["The cat sat.", "Sat cat the."]
@@ -142,84 +197,65 @@ def test_predict_with_the_best_student(run_directory, capsys, tmp_path):
     assert all(0.5 <= answer["probability"] <= 1 for answer in answers)
 
 
-def test_predict_leaves_out_the_byte_order_mark(run_directory, capsys, tmp_path):
-    file = tmp_path / "windows.txt"
-    file.write_bytes("\ufeffThe cat sat.\r\n".encode())
-    assert potstill("predict", run_directory, file) == 0
-    assert json.loads(capsys.readouterr().out)["text"] == "The cat sat."
-
-
-def test_predict_from_the_base_install(run_directory):
-    """With everything blocked that `pip install potstill` does not bring."""
+def test_predict_needs_no_extra(run_directory):
+    """With everything blocked that `pip install .` does not bring."""
     code = """
 import sys
-from potstill.cli import _TRAIN_PACKAGES, main
+from potstill.cli import _EXTRAS, main
 
 class Blocked:
     def find_spec(self, name, path=None, target=None):
         # tokenizers brings these two; nothing of theirs is needed all the same
-        if name.partition(".")[0] in _TRAIN_PACKAGES - {"huggingface_hub", "yaml"}:
+        if name.partition(".")[0] in set(_EXTRAS["train"]) - {"huggingface_hub", "yaml"}:
             raise ImportError(f"{name} is blocked")
 
 sys.meta_path.insert(0, Blocked())
 main(["predict", sys.argv[1], "--text", "The cat sat."])
 """
-    result = subprocess.run([sys.executable, "-c", code, run_directory], capture_output=True, text=True, check=False)
+    result = run_python(code, run_directory)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["text"] == "The cat sat."
 
 
-def test_an_interrupted_run_can_be_used(run_directory, tmp_path):
+def test_model_of_an_interrupted_training_can_be_used(run_directory, tmp_path, capsys):
     """`training.json` is written when a training ends; a model without it is usable all the same."""
     copy = shutil.copytree(run_directory, tmp_path / "run")
     (copy / "distilled" / "seed-0" / "training.json").unlink()
-    reseal(copy / "distilled" / "seed-0")
+    with_new_checksums(copy / "distilled" / "seed-0")
     assert potstill("predict", copy, "--text", "The cat sat.") == 0
-    assert potstill("evaluate", copy / "distilled" / "seed-0", "--data", "embedded") == 0
+    assert potstill("evaluate", copy / "distilled" / "seed-0", "--data", "builtin") == 0
+    assert "the test part of builtin" in capsys.readouterr().out
 
 
-def test_a_model_of_pairs_takes_pairs(tmp_path, capsys):
+def test_model_of_pairs(tmp_path, capsys):
     data = tmp_path / "pairs.csv"
     rows = [f"word {i},other {i % 5},{'yes' if i % 2 else 'no'}" for i in range(40)]
     data.write_text("\n".join(["text,second,label", *rows]))
     small = ("--embedding-size", "4", "--hidden-size", "4", "--vocab-size", "300", "--epochs", "1", "--seeds", "0")
-    source = ("--data", data, "--pair-column", "second")
+    source = (data, "--pair-column", "second")
     assert potstill("train", *source, *small, "--out", tmp_path / "model") == 0
     assert potstill("predict", tmp_path / "model", "--text", "word 1\tother 2") == 0
     printed = capsys.readouterr().out.splitlines()[-1]
     assert json.loads(printed).items() >= {"text": "word 1", "pair": "other 2"}.items()
     assert potstill("predict", tmp_path / "model", "--text", "word 1") == 1
     assert "two texts with a tab between" in capsys.readouterr().err
-    assert potstill("evaluate", tmp_path / "model", "--data", data) == 1
-    assert "--pair-column" in capsys.readouterr().err
+    assert potstill("evaluate", tmp_path / "model", "--data", data) == 0  # by the columns of the model's own settings
+    assert "40 texts, all of" in capsys.readouterr().out
 
 
-def test_names_are_never_read_as_markup(tmp_path, capsys):
-    file = tmp_path / "odd.csv"
-    file.write_text("text,label\n" + "".join(f"word {i},{'[/pos]' if i % 2 else '[neg]'}\n" for i in range(40)))
-    assert potstill("data", "--data", file) == 0
-    assert "[/pos]" in (printed := capsys.readouterr().out)
-    assert "[neg]" in printed
-
-
-def test_predict_with_the_teacher_caches_nothing(run_directory, capsys, isolated_cache):
-    """A stream's texts may be any number, and each is seen once."""
+def test_predict_with_a_teacher_caches_nothing(run_directory, capsys, isolated_cache):
+    """A stream may have any number of texts."""
     before = sorted(isolated_cache.rglob("*"))
-    assert potstill("predict", run_directory / "teacher" / "seed-0", "--text", "A text not seen before.") == 0
+    teacher = run_directory / "teacher" / "seed-0"
+    settings = ("--device", "cpu", "--precision", "32-true")
+    assert potstill("predict", teacher, *settings, "--text", "A text not seen before.") == 0
     assert json.loads(capsys.readouterr().out)["label"] in {"acceptable", "unacceptable"}
     assert sorted(isolated_cache.rglob("*")) == before
-
-
-def test_predict_takes_the_teachers_settings_from_file_and_flags(run_directory, tiny, capsys):
-    teacher = run_directory / "teacher" / "seed-0"
-    settings = ("--config", tiny, "--device", "cpu", "--precision", "32-true")
-    assert potstill("predict", teacher, *settings, "--text", "The cat sat.") == 0
-    assert json.loads(capsys.readouterr().out)["text"] == "The cat sat."
     assert potstill("predict", teacher, "--device", "abacus", "--text", "The cat sat.") == 1
     assert "runtime.device" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("data", [(), ("--data", "embedded")], ids=["what no model has seen", "named"])
+@pytest.mark.parametrize("data", [(), ("--data", "builtin")], ids=["what no model has seen", "named"])
 def test_evaluate_scores_every_model_of_a_run(data, run_directory, capsys):
     assert potstill("evaluate", run_directory, *data, "--json") == 0
     rows = json.loads(capsys.readouterr().out)["models"]
@@ -242,8 +278,8 @@ def test_evaluate_compares_recipes_over_their_seeds(run_directory, tmp_path, cap
     for run in runs:
         shutil.copytree(run / "seed-0", run / "seed-1")
     (runs[1] / "seed-1" / "training.json").unlink()
-    reseal(runs[1] / "seed-1")
-    assert potstill("evaluate", *runs, "--data", "embedded", "--json") == 0
+    with_new_checksums(runs[1] / "seed-1")
+    assert potstill("evaluate", *runs, "--data", "builtin", "--json") == 0
     printed = capsys.readouterr()
     (row,) = json.loads(printed.out)["over_seeds"]
     assert (row["directory"], row["seeds"], row["mcc"]["std"]) == (str(runs[0]), [0, 1], 0.0)
@@ -251,17 +287,10 @@ def test_evaluate_compares_recipes_over_their_seeds(run_directory, tmp_path, cap
     assert "distilled/seed-1" in printed.err
 
 
-def test_evaluate_says_what_was_scored(run_directory, capsys):
-    assert potstill("evaluate", run_directory, "--data", "embedded") == 0
-    printed = capsys.readouterr().out
-    assert "the held-out part of embedded" in printed
-    assert "always" in printed
-
-
-def test_evaluate_warns_of_texts_that_were_learnt_from(run_directory, tiny, capsys, tmp_path):
+def test_evaluate_warns_of_training_texts(run_directory, tiny, capsys, tmp_path):
     assert potstill("data", "--config", tiny, "--write", tmp_path / "parts") == 0
     student = run_directory / "baseline" / "seed-0"
-    for part, told in (("train", "trained these models"), ("selection", "chose these models' epochs"), ("test", None)):
+    for part, told in (("train", "trained these models"), ("validation", "chose these models' epochs"), ("test", None)):
         file = tmp_path / "parts" / f"{part}.jsonl"
         count = len(file.read_text().splitlines())
         capsys.readouterr()
@@ -270,11 +299,11 @@ def test_evaluate_warns_of_texts_that_were_learnt_from(run_directory, tiny, caps
         assert f"{count:,} of these {count:,} texts {told}" in errors if told else "of these" not in errors
 
 
-def test_evaluate_takes_no_other_data_for_the_models_own(run_directory, tmp_path, capsys):
+def test_evaluate_refuses_data_that_has_changed(run_directory, tmp_path, capsys):
     run = shutil.copytree(run_directory, tmp_path / "run")
     settings = yaml.safe_load((run / "config.yaml").read_text())
-    for source, found in (("gone.csv", "gone.csv"), ("embedded", "has changed since")):
-        settings["data"] |= {"source": source, "limit": 100}
+    for source, found in (("gone.csv", "gone.csv"), ("builtin", "has changed since")):
+        settings["data"] |= {"source": source, "max_train_examples": 100}
         (run / "config.yaml").write_text(yaml.safe_dump(settings))
         assert potstill("evaluate", run / "baseline" / "seed-0") == 1
         error = capsys.readouterr().err
@@ -283,7 +312,7 @@ def test_evaluate_takes_no_other_data_for_the_models_own(run_directory, tmp_path
 
 
 def test_evaluate_reads_any_labelled_file(run_directory, capsys, tmp_path):
-    file = tmp_path / "judged.tsv"
+    file = tmp_path / "scored.tsv"
     file.write_text("sentence\tverdict\nThe cat sat.\tacceptable\nSat cat the.\tunacceptable\n", encoding="utf-8")
     student = run_directory / "distilled" / "seed-0"
     columns = ("--text-column", "sentence", "--label-column", "verdict")
@@ -291,7 +320,7 @@ def test_evaluate_reads_any_labelled_file(run_directory, capsys, tmp_path):
     assert "2 texts" in capsys.readouterr().out
 
 
-def test_teachers_of_another_split_are_told_of(run_directory, tiny, capsys, tmp_path):
+def test_distill_warns_of_a_teacher_of_another_split(run_directory, tiny, capsys, tmp_path):
     """They have read what the students are measured on."""
     flags = ("distill", "--config", tiny, "--teacher", run_directory, "--out")
     for split, is_other in ((0, False), (1, True)):
@@ -299,37 +328,28 @@ def test_teachers_of_another_split_are_told_of(run_directory, tiny, capsys, tmp_
         assert ("was tuned with other data or another split" in capsys.readouterr().err) == is_other
 
 
-def test_evaluate_warns_of_what_any_of_the_models_has_learnt(tiny, capsys, tmp_path):
+def test_evaluate_warns_of_training_texts_of_every_model(tiny, capsys, tmp_path):
     data = tmp_path / "data.csv"
     data.write_text("text,label\n" + "".join(f"text {n},{'ab'[n % 2]}\n" for n in range(80)))
     for split in (0, 1):
-        flags = ("--config", tiny, "--data", data, "--limit", "none", "--split-seed", split)
+        flags = ("--config", tiny, data, "--max-train-examples", "none", "--split-seed", split)
         assert potstill("train", *flags, "--out", tmp_path / str(split)) == 0
     for models, is_known in (((tmp_path / "0",), False), ((tmp_path / "0", tmp_path / "1"), True)):
         assert potstill("evaluate", *models) == 0
         assert ("texts trained these models" in " ".join(capsys.readouterr().err.split())) == is_known
 
 
-def test_a_command_that_was_refused_occupies_nothing(run_directory, capsys, tmp_path):
+def test_refused_command_leaves_no_run(run_directory, capsys, tmp_path):
     data = tmp_path / "other.csv"
     data.write_text("text,label\n" + "".join(f"text {n},{'abc'[n % 3]}\n" for n in range(60)))
-    assert potstill("distill", "--data", data, "--teacher", run_directory, "--out", tmp_path / "out") == 1
+    assert potstill("distill", data, "--teacher", run_directory, "--out", tmp_path / "out") == 1
     assert "tune a teacher on this data first" in capsys.readouterr().err
-    assert not (tmp_path / "out" / "begun.json").exists()
+    assert not (tmp_path / "out" / "state.json").exists()
 
 
-def test_evaluate_wants_the_data_whose_reading_is_set(run_directory, capsys):
-    assert potstill("evaluate", run_directory, "--text-column", "sentence", "--limit", "100") == 2
-    assert "--text-column, --limit: expected the data" in capsys.readouterr().err
-
-
-def test_only_what_a_command_uses_is_a_flag(capsys):
-    compiled = set()
-    for name in COMMANDS:
-        assert potstill(name, "--help") == 0
-        if "--compile" in capsys.readouterr().out:
-            compiled.add(name)
-    assert compiled == {"run", "finetune"}
+def test_evaluate_refuses_columns_without_data(run_directory, capsys):
+    assert potstill("evaluate", run_directory, "--text-column", "sentence", "--max-train-examples", "100") == 2
+    assert "--text-column, --max-train-examples: these say how data is read" in capsys.readouterr().err
 
 
 def test_params_prints_the_reference_counts(capsys):
@@ -343,11 +363,10 @@ def test_params_prints_the_reference_counts(capsys):
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (("--last-blocks", "1", "--rank", "2"), r"layers\.0\.self_attn\.q_proj +16 × 16 +256 +0\s"),
-        (("--first-blocks", "1"), r"layers\.0\.self_attn\.q_proj "),
+        (("--layers-to-transform", "1", "--rank", "2"), r"layers\.0\.self_attn\.q_proj +16 × 16 +256 +0\s"),
+        (("--num-layers", "1"), r"layers\.0\.self_attn\.q_proj "),
         (("--method", "head"), "tiny, head: 2 classes"),
         (("--method", "full"), r"reduction 0\.0 %"),
-        (("--base-bits", "4"), r"layers\.0–1\.mlp\.up_proj +16 × 32 +8 "),
     ],
 )
 def test_params_follows_the_settings(flags, expected, tiny_backbone, tmp_path, monkeypatch, capsys):
@@ -370,59 +389,63 @@ def test_merge_writes_a_plain_model_of_the_best_teacher(run_directory, tmp_path,
     assert "expected a tuned teacher, found students" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("method", [("--method", "full"), ("--method", "head", "--base-bits", "8")], ids=str)
-def test_every_method_goes_the_whole_way(method, tiny, tmp_path, capsys):
+@pytest.mark.parametrize("method", ["full", "head"])
+def test_every_method_from_finetune_to_predict(method, tiny, tmp_path, capsys):
     teacher, student = tmp_path / "teacher", tmp_path / "student"
-    assert potstill("finetune", "--config", tiny, *method, "--out", teacher) == 0
+    assert potstill("finetune", "--config", tiny, "--method", method, "--out", teacher) == 0
     assert potstill("distill", "--config", tiny, "--teacher", teacher, "--out", student) == 0
-    assert yaml.safe_load((student / "config.yaml").read_text())["teacher"]["method"] == method[1]
+    assert yaml.safe_load((student / "config.yaml").read_text())["teacher"]["method"] == method
     capsys.readouterr()
-    assert potstill("evaluate", teacher, "--data", "embedded", "--json") == 0
+    assert potstill("evaluate", teacher, "--data", "builtin", "--json") == 0
     assert json.loads(capsys.readouterr().out)["models"][0]["role"] == "teacher"
     assert potstill("predict", teacher, "--text", "The cat sat.") == 0
     assert json.loads(capsys.readouterr().out)["label"] in {"acceptable", "unacceptable"}
 
 
 def test_data_writes_the_parts(tmp_path, capsys):
-    assert potstill("data", "--data", "embedded", "--limit", "200", "--write", tmp_path / "parts") == 0
+    assert potstill("data", "builtin", "--max-train-examples", "200", "--write", tmp_path / "parts") == 0
     printed = capsys.readouterr().out
-    assert "evaluation" in printed
+    assert "test" in printed
     first = json.loads((tmp_path / "parts" / "train.jsonl").read_text().splitlines()[0])
     assert set(first) == {"text", "label"}
-    assert potstill("data", "--data", tmp_path / "parts") == 0
+    assert potstill("data", tmp_path / "parts") == 0
     counts = Counter(
         json.loads(line)["label"] for line in (tmp_path / "parts" / "train.jsonl").read_text().splitlines()
     )
     for name, count in counts.items():
-        assert f"\n{name}: {count} to train" in printed
+        assert f"\n{name}: {count} train" in printed
 
 
-def test_data_says_what_is_missing_or_stands_there_twice(tmp_path, capsys):
+def test_data_reports_missing_classes_and_duplicates(tmp_path, capsys):
     file = tmp_path / "few.csv"
     rows = [f"w{number},{'ab'[number % 2]}" for number in range(40)]
     file.write_text("\n".join(["text,label", *rows, "only once,c"]))
-    assert potstill("data", "--data", file) == 0
+    assert potstill("data", file) == 0
     told = capsys.readouterr()
-    assert "not in the selection part, too few examples: c" in told.out
-    assert "not in the evaluation part, too few examples: c" in told.out
-    assert not told.err
-    file.write_text("\n".join(["text,label", *rows * 3, *(f"w{number},b" for number in range(0, 40, 2))]))
-    assert potstill("data", "--data", file) == 0
+    assert "not in the validation part, too few examples: c" in told.out
+    assert "not in the test part, too few examples: c" in told.out
+    assert told.err == f"next: potstill run {file}\n"
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    contradictions = [f"w{number},b" for number in range(0, 40, 2)]
+    (parts / "train.csv").write_text("\n".join(["text,label", *rows * 3, *contradictions]))
+    (parts / "test.csv").write_text("\n".join(["text,label", *rows[:14]]))
+    assert potstill("data", parts) == 0
     warnings = capsys.readouterr().err
-    assert re.search(r"\d+ of 14 evaluation texts are training texts too", warnings)
+    assert re.search(r"\d+ of 14 test texts are training texts too", warnings)
     assert re.search(r"\d+ of \d+ training texts have several labels", warnings)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("run", "--data", "missing.csv"), "missing.csv"),
-        (("run", "--rank", "0"), "teacher.lora.rank"),
-        (("train", "--epochs", "many"), "student.training.epochs"),
-        (("finetune", "--data", "embedded", "--backbone", "./nowhere"), "no such file or directory"),
+        (("run", "missing.csv"), "missing.csv"),
+        (("run", "builtin", "--rank", "0"), "teacher.lora.rank"),
+        (("train", "builtin", "--epochs", "many"), "student.training.epochs"),
+        (("finetune", "builtin", "--backbone", "./nowhere"), "no such file or directory"),
     ],
 )
-def test_mistakes_are_told_without_a_traceback(arguments, message, capsys, tmp_path, monkeypatch):
+def test_mistakes_are_reported_without_a_traceback(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert potstill(*arguments) == 1
     error = capsys.readouterr().err
@@ -431,16 +454,16 @@ def test_mistakes_are_told_without_a_traceback(arguments, message, capsys, tmp_p
 
 
 @pytest.mark.parametrize("command", ["run", "finetune"])
-def test_an_encoder_that_is_to_read_twice_is_refused_before_anything_is_written(
+def test_echo_with_an_encoder_is_refused_before_anything_is_written(
     command, model_directory, capsys, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    assert potstill(command, "--data", "embedded", "--backbone", model_directory("bert"), "--echo") == 1
+    assert potstill(command, "builtin", "--backbone", model_directory("bert"), "--echo") == 1
     assert "teacher.echo: expected a decoder, found 'bert'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_all_mistakes_of_a_configuration_are_told_at_once(tmp_path, capsys):
+def test_all_mistakes_of_a_configuration_are_listed(tmp_path, capsys):
     file = tmp_path / "bad.yaml"
     file.write_text("teacher: {lora: {rank: 0, dropout: 2}}\nstudent: {cell: transformer, sise: 3}\n")
     assert potstill("run", "--config", file) == 1
@@ -449,10 +472,18 @@ def test_all_mistakes_of_a_configuration_are_told_at_once(tmp_path, capsys):
         assert name in error
 
 
-def test_missing_extra_names_the_install_line(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "pydantic", None)
-    monkeypatch.delitem(sys.modules, "potstill.cli.training", raising=False)
-    monkeypatch.delitem(sys.modules, "potstill.cli.settings", raising=False)
-    monkeypatch.delitem(sys.modules, "potstill.config", raising=False)
-    assert potstill("run") == 1
-    assert "pip install 'potstill[train]'" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("package", "arguments", "extra"),
+    [
+        ("pydantic", ["run", "builtin"], "train"),
+        ("optuna", ["search", "builtin", "--teacher", "."], "search"),
+        ("fastapi", ["serve", "."], "serve"),
+    ],
+)
+def test_missing_package_is_named_with_the_install_line(package, arguments, extra, tmp_path):
+    code = f"import sys; sys.modules[{package!r}] = None; from potstill.cli import main; main()"
+    result = run_python(code, *arguments, cwd=tmp_path)
+    assert result.returncode == 1
+    assert f"needs the package {package!r}" in result.stderr
+    assert f"pip install '.[{extra}]' in a checkout" in result.stderr
+    assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import random
 import re
 import shutil
@@ -13,10 +14,10 @@ import sys
 import numpy as np
 import pytest
 
+from checksummed import with_new_checksums
 from commandline import potstill
-from potstill.runtime import Classifier, stream
-from potstill.runtime.seal import sealing
-from resealed import reseal
+from potstill.predict import Classifier, session, stream
+from potstill.store.checksums import atomic_save
 
 SMALL = ("--embedding-size", "4", "--hidden-size", "4", "--vocab-size", "300", "--epochs", "1", "--seeds", "0")
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "another", "dog"]
@@ -25,7 +26,7 @@ WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "another", "dog"]
 def train(directory, rows, *flags):
     data = directory / "data.csv"
     data.write_text("\n".join(rows))
-    assert potstill("train", "--data", data, *flags, *SMALL, "--out", directory / "model") == 0
+    assert potstill("train", data, *flags, *SMALL, "--out", directory / "model") == 0
     return directory / "model"
 
 
@@ -47,28 +48,6 @@ def short_chunks(monkeypatch):
     monkeypatch.setattr(stream, "CHUNK_TEXTS", 4)
 
 
-def test_a_tuned_threshold_decides_the_labels(tmp_path, capsys):
-    rows = [f"{WORDS[i % 10]} {WORDS[i % 7]},{'yes' if i % 2 else 'no'}" for i in range(40)]
-    model = train(tmp_path, ["text,label", *rows], "--threshold", "tuned")
-    manifest = json.loads((model / "student.json").read_text())
-    assert 0 < manifest["threshold"] < 1
-    texts = sentences(20)
-    shares = Classifier.load(model).predict_proba(texts)[:, 1]
-    manifest["threshold"] = float(np.median(shares))  # this student's own says the same to everything, maybe
-    (model / "student.json").write_text(json.dumps(manifest))
-    reseal(model)
-    capsys.readouterr()
-    file = tmp_path / "texts.txt"
-    file.write_text("\n".join(texts))
-    assert potstill("predict", model, file) == 0
-    found = answers(capsys.readouterr().out)
-    above = shares > manifest["threshold"]
-    assert [answer["label"] for answer in found] == ["yes" if one else "no" for one in above]
-    assert {answer["label"] for answer in found} == {"yes", "no"}
-    told = np.where(above, shares, 1 - shares)
-    assert [answer["probability"] for answer in found] == pytest.approx(told, abs=1e-4)
-
-
 def sentences(count):
     generator = random.Random(0)
     return [" ".join(generator.choices(WORDS, k=generator.randint(1, 20))) for _ in range(count)]
@@ -78,7 +57,21 @@ def answers(printed):
     return [json.loads(line) for line in printed.splitlines()]
 
 
-def test_answers_come_in_the_order_of_the_texts(student, tmp_path, capsys):
+def test_a_threshold_decides_the_labels(student, tmp_path, capsys):
+    model, file = shutil.copytree(student, tmp_path / "model"), tmp_path / "texts.txt"
+    file.write_text("\n".join(sentences(20)))
+    shares = Classifier.load(model).predict_proba(sentences(20))[:, 1]
+    manifest = json.loads((model / "student.json").read_text()) | {"threshold": float(np.median(shares))}
+    (model / "student.json").write_text(json.dumps(manifest))
+    with_new_checksums(model)
+    assert potstill("predict", model, file) == 0
+    found = answers(capsys.readouterr().out)
+    above = shares > manifest["threshold"]
+    assert [answer["label"] for answer in found] == ["yes" if one else "no" for one in above]
+    assert [answer["probability"] for answer in found] == pytest.approx(np.where(above, shares, 1 - shares), abs=1e-4)
+
+
+def test_answers_keep_the_order_of_the_texts(student, tmp_path, capsys):
     """Although texts of like length are computed together."""
     file = tmp_path / "texts.txt"
     file.write_text("\n\n".join(sentences(30)))
@@ -109,27 +102,57 @@ def test_all_formats_give_the_same_answers(student, tmp_path, capsys, name):
     assert potstill("predict", student, file, *columns) == 0
     found = answers(capsys.readouterr().out)
     assert potstill("predict", student, plain) == 0
-    for answer, expected in zip(found, answers(capsys.readouterr().out), strict=True):
+    for index, (answer, expected) in enumerate(zip(found, answers(capsys.readouterr().out), strict=True)):
+        assert str(answer.pop("id", index)) == str(index)
         assert answer | {"line": 0} == expected | {"line": 0}
 
 
-def test_columns_come_from_the_configuration_too(student, tmp_path, capsys):
-    config, file = tmp_path / "config.yaml", tmp_path / "texts.csv"
-    config.write_text("data: {text_column: sentence, pair_column: other}")  # this student reads single texts
-    file.write_text("sentence,other\nthe cat,the dog\n")
-    assert potstill("predict", student, file, "--config", config) == 0
-    assert answers(capsys.readouterr().out)[0]["text"] == "the cat"
-    assert potstill("predict", student, file, "--config", config, "--text-column", "other") == 0
-    assert answers(capsys.readouterr().out)[0]["text"] == "the dog"
-
-
-def test_pairs_come_from_two_columns(pair_student, tmp_path, capsys):
+def test_columns_are_those_of_the_training(pair_student, tmp_path, capsys):
     file = tmp_path / "pairs.csv"
-    file.write_text("a,b\nthe cat,the dog\n")
-    assert potstill("predict", pair_student, file, "--text-column", "a", "--pair-column", "b") == 0
+    file.write_text("a,second,text\nthe cat,the dog,a mat\n")
+    assert potstill("predict", pair_student, file) == 0
+    assert answers(capsys.readouterr().out)[0].items() >= {"text": "a mat", "pair": "the dog", "a": "the cat"}.items()
+    assert potstill("predict", pair_student, file, "--text-column", "a") == 0
     assert answers(capsys.readouterr().out)[0].items() >= {"text": "the cat", "pair": "the dog"}.items()
-    assert potstill("predict", pair_student, file, "--text-column", "a") == 2
+    bare = shutil.copytree(pair_student, tmp_path / "bare")
+    (bare / "config.yaml").unlink()
+    assert potstill("predict", bare, file) == 2
     assert "--pair-column" in capsys.readouterr().err
+
+
+def test_other_columns_and_all_probabilities_are_written(student, tmp_path, capsys):
+    file, out = tmp_path / "texts.jsonl", tmp_path / "out.csv"
+    records = [{"id": 7, "text": "the cat", "label": "no", "tags": ["a"]}, {"id": 8, "text": "a dog", "more": None}]
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert potstill("predict", student, file, "--probabilities") == 0
+    first, second = answers(capsys.readouterr().out)
+    assert (first["id"], first["input_label"], first["tags"], second["more"]) == (7, "no", ["a"], None)
+    assert set(first["probabilities"]) == {"yes", "no"}
+    assert first["probabilities"][first["label"]] == first["probability"]
+    assert sum(first["probabilities"].values()) == pytest.approx(1, abs=2e-4)
+    assert potstill("predict", student, file, "--probabilities", "--out", out) == 0
+    rows = list(csv.DictReader(io.StringIO(out.read_text())))
+    assert [(row["line"], row["id"], row["input_label"], row["tags"]) for row in rows] == [
+        ("1", "7", "no", '["a"]'),
+        ("2", "8", "", ""),
+    ]
+    assert float(rows[0][f"probability_{first['label']}"]) == first["probability"]
+    assert "texts.jsonl:2: left out of CSV, since the first line lacks it: 'more'" in capsys.readouterr().err
+
+
+def test_default_threads_are_the_available_cores(student, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr("potstill.predict.classifier.open_session", lambda _, threads: asked.append(threads))
+    for arguments in ((), ("--threads", "3")):
+        with pytest.raises(AttributeError):  # there is no session
+            potstill("predict", student, "--text", "the cat", *arguments)
+    assert asked == [session.available_cores(), 3]
+    assert 1 <= asked[0] <= len(os.sched_getaffinity(0))
+    (tmp_path / "slice" / "unit").mkdir(parents=True)
+    (tmp_path / "slice" / "cpu.max").write_text("150000 100000\n")
+    (tmp_path / "slice" / "unit" / "cpu.max").write_text("max 100000\n")
+    (tmp_path / "cgroup").write_text("0::/slice/unit\n")
+    assert session._quotas(tmp_path, tmp_path / "cgroup") == [1.5]
 
 
 def test_csv_out(student, tmp_path, capsys):
@@ -152,7 +175,9 @@ def test_standard_input(student):
     program = "from potstill.cli import main; main()"
     command = [sys.executable, "-c", program, "predict", student, "-", "--input-format", "jsonl"]
     lines = '{"text": "the caf\u00e9\u2028sat"}\n{}\n{"text": "the dog"}'
-    result = subprocess.run(command, input=lines.encode(), capture_output=True, check=False, env={"LC_ALL": "C"})
+    result = subprocess.run(
+        command, input=lines.encode(), capture_output=True, check=False, env=os.environ | {"LC_ALL": "C"}
+    )
     assert result.returncode == 3
     found = [json.loads(line) for line in result.stdout.decode().rstrip("\n").split("\n")]
     assert [answer["text"] for answer in found] == ["the caf\u00e9\u2028sat", "the dog"]
@@ -167,7 +192,7 @@ class TestBrokenLines:
         path.write_bytes(b"\n".join([*(line.encode() for line in good[:6]), b"\xff", b"{", *map(str.encode, good[6:])]))
         return path
 
-    def test_they_are_told_and_passed_over(self, student, file, capsys):
+    def test_are_reported_and_skipped(self, student, file, capsys):
         assert potstill("predict", student, file) == 3
         printed = capsys.readouterr()
         assert [answer["line"] for answer in answers(printed.out)] == [1, 2, 3, 4, 5, 6, 9, 10]
@@ -175,20 +200,20 @@ class TestBrokenLines:
         assert f"{file}:8: expected JSON" in printed.err
         assert "8 texts answered, 2 broken" in printed.err
 
-    def test_strict_stops_behind_the_answers_before(self, student, file, capsys):
+    def test_strict_answers_the_texts_before_the_first(self, student, file, capsys):
         assert potstill("predict", student, file, "--strict") == 1
         printed = capsys.readouterr()
         assert [answer["line"] for answer in answers(printed.out)] == [1, 2, 3, 4, 5, 6]
         assert f"error: {file}:7: expected UTF-8" in printed.err
 
-    def test_what_strict_refused_can_be_mended_and_resumed(self, student, file, tmp_path):
+    def test_strict_can_be_resumed_after_a_correction(self, student, file, tmp_path):
         command = ("predict", student, file, "--strict", "--out", tmp_path / "out.jsonl")
         assert potstill(*command) == 1
         file.write_bytes(file.read_bytes().replace(b"\xff\n{", b'{"text": "a"}\n{"text": "b"}'))
         assert potstill(*command) == 0
         assert [answer["line"] for answer in answers((tmp_path / "out.jsonl").read_text())] == list(range(1, 11))
 
-    def test_a_file_of_nothing_else(self, student, tmp_path):
+    def test_alone_give_an_empty_file(self, student, tmp_path):
         file = tmp_path / "texts.jsonl"
         file.write_text("{\n" * 10)
         assert potstill("predict", student, file, "--out", tmp_path / "out") == 3
@@ -199,7 +224,7 @@ KILLED = """
 import os, random, signal, sys
 from pathlib import Path
 from potstill.cli import main
-from potstill.runtime import stream
+from potstill.predict import stream
 
 stream.CHUNK_TEXTS = 4
 left = int(sys.argv[2])
@@ -225,8 +250,8 @@ main(sys.argv[3:])
 def test_a_killed_run_is_resumed(student, tmp_path, capsys, place, suffix):
     """SIGKILL again and again, at random: the answers are those of a run that nothing disturbed, to the byte."""
     file, whole, out = tmp_path / "texts.csv", tmp_path / f"whole.{suffix}", tmp_path / f"out.{suffix}"
-    rows = [f'"{text}\n{text}"' if i % 5 else f'"{text}' for i, text in enumerate(sentences(80))]
-    file.write_text("\n".join(["text", *rows]))
+    rows = [f'{i},"{text}\n{text}"' if i % 5 else f'{i},"{text}' for i, text in enumerate(sentences(80))]
+    file.write_text("\n".join(["id,text", *rows]))
     assert potstill("predict", student, file, "--out", whole) == 3
     counted = re.search(r"\d+ texts answered, \d+ broken", capsys.readouterr().err).group()
     generator = random.Random(place + suffix)
@@ -240,6 +265,20 @@ def test_a_killed_run_is_resumed(student, tmp_path, capsys, place, suffix):
     assert out.read_bytes() == whole.read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {file.name, whole.name, out.name}
     assert counted in result.stderr
+
+
+@pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
+def test_links_at_the_unfinished_file_are_not_followed(student, tmp_path, link, capsys):
+    file, mine = tmp_path / "texts.txt", tmp_path / "mine"
+    file.write_text("the cat")
+    mine.write_text("precious")
+    for name in ("out.part", "out.part.json.new"):
+        getattr(tmp_path / name, link)(mine)
+    assert potstill("predict", student, file, "--out", tmp_path / "out") == 1
+    assert "out.part" in capsys.readouterr().err
+    (tmp_path / "out.part").unlink()
+    assert potstill("predict", student, file, "--out", tmp_path / "out") == 0
+    assert mine.read_text() == "precious"
 
 
 def test_a_complete_file_is_not_overwritten(student, tmp_path, capsys):
@@ -268,7 +307,7 @@ def test_another_model_or_input_is_not_resumed(student, pair_student, tmp_path, 
     [
         ((), "FILE"),
         (("FILE", "--text", "a"), "either FILE"),
-        (("--text", "a", "--out", "out"), "--out goes with FILE"),
+        (("--text", "a", "--out", "out"), "--out is a file for the answers to FILE"),
         (("FILE", "--text-column", "a"), "--input-format"),
         (("FILE", "--input-format", "csv", "--pair-column", "a"), "single texts"),
     ],
@@ -280,16 +319,16 @@ def test_wrong_usage(student, tmp_path, capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
-def test_arguments_are_always_taken_strictly(student, capsys):
+def test_empty_text_argument_is_refused(student, capsys):
     assert potstill("predict", student, "--text", " ") == 1
     assert "--text:1: expected a text" in capsys.readouterr().err
 
 
-def test_ctrl_c_says_how_to_go_on(student, tmp_path, capsys, monkeypatch):
+def test_ctrl_c_can_be_resumed(student, tmp_path, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("potstill.runtime.Classifier.predict_proba", interrupted)
+    monkeypatch.setattr("potstill.predict.Classifier.predict_proba", interrupted)
     file, out = tmp_path / "texts.txt", tmp_path / "out.jsonl"
     file.write_text("the cat")
     assert potstill("predict", student, file, "--out", out) == 130
@@ -299,14 +338,14 @@ def test_ctrl_c_says_how_to_go_on(student, tmp_path, capsys, monkeypatch):
     assert len(out.read_text().splitlines()) == 1
 
 
-def test_a_student_that_is_saved_again_while_it_is_loaded_is_refused(student, tmp_path, monkeypatch, capsys):
+def test_student_saved_again_during_loading_is_refused(student, tmp_path, monkeypatch, capsys):
     """What an interrupted command goes on with is known by the files' digest: it has to be that of what answers."""
     model = shutil.copytree(student, tmp_path / "model")
     load = Classifier.load
 
     def saved_meanwhile(*arguments, **options):
         classifier = load(*arguments, **options)
-        with sealing(model) as staged:
+        with atomic_save(model) as staged:
             (staged / "more").touch()
         return classifier
 

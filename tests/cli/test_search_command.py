@@ -50,7 +50,7 @@ def teacher(tiny, tmp_path_factory):
 def untrained(monkeypatch):
     """Leave the training out: every student scores the same."""
     trained = SimpleNamespace(fit=SimpleNamespace(best={"mcc": 0.5}), record=SimpleNamespace(parameters=None))
-    monkeypatch.setattr("potstill.search.distill", lambda *arguments, **options: trained)
+    monkeypatch.setattr("potstill.experiment.search.distill", lambda *arguments, **options: trained)
 
 
 def trials_of(directory):
@@ -69,9 +69,9 @@ def finished_trials(database):
         return 0
 
 
-def test_a_killed_search_goes_on_to_the_same_trials(tiny, teacher, tmp_path, capsys):
+def test_killed_search_resumes_to_the_same_trials(tiny, teacher, tmp_path, capsys):
     command = ("search", "--config", tiny, "--teacher", teacher, "--out")
-    assert potstill(*command, tmp_path / "undisturbed") == 0
+    assert potstill(*command, tmp_path / "uninterrupted") == 0
     python = (sys.executable, "-c", "from potstill.cli import main; main()")
     with subprocess.Popen([*python, *map(str, command), tmp_path / "killed"]) as process:
         while finished_trials(tmp_path / "killed" / "search.db") < 2:
@@ -83,11 +83,11 @@ def test_a_killed_search_goes_on_to_the_same_trials(tiny, teacher, tmp_path, cap
     capsys.readouterr()
     assert potstill(*command, tmp_path / "killed") == 0
     assert "of 8 trials are done; going on" in capsys.readouterr().err
-    assert trials_of(tmp_path / "killed") == trials_of(tmp_path / "undisturbed")
+    assert trials_of(tmp_path / "killed") == trials_of(tmp_path / "uninterrupted")
     assert not list((tmp_path / "killed").glob(".trial-*"))
 
 
-def test_the_best_configuration_is_one_for_distill(tiny, teacher, tmp_path, capsys):
+def test_distill_takes_the_best_configuration(tiny, teacher, tmp_path, capsys):
     out, student = tmp_path / "search", tmp_path / "student"
     assert potstill("search", "--config", tiny, "--teacher", teacher, "--out", out, "--trials", "3") == 0
     assert capsys.readouterr().out == f"report: {out / 'search.md'}\n"
@@ -97,24 +97,22 @@ def test_the_best_configuration_is_one_for_distill(tiny, teacher, tmp_path, caps
     assert PotstillConfig.load(student / "config.yaml") == PotstillConfig.load(out / "best.yaml")
 
 
-@pytest.mark.parametrize("command", ["distill", "search"])
-def test_a_section_transfer_that_builds_nothing_here_is_told(command, tiny, teacher, tmp_path, monkeypatch, capsys):
+@pytest.mark.usefixtures("untrained")
+def test_ignored_section_augment_is_reported(tiny, teacher, tmp_path, capsys):
     file = tmp_path / "config.yaml"
-    file.write_text(f"{tiny.read_text()}\ntransfer: {{perturbed: 9}}")
-    for place in ("potstill.pipeline.side_by_side", "potstill.search.search"):
-        monkeypatch.setattr(place, lambda *_, **__: sys.exit(7))
-    assert potstill(command, "--config", file, "--teacher", teacher, "--out", tmp_path / "one") == 7
-    assert "no transfer set is used" in capsys.readouterr().err
-    assert potstill(command, "--config", tiny, "--teacher", teacher, "--out", tmp_path / "other") == 7
-    assert "no transfer set is used" not in capsys.readouterr().err
+    file.write_text(f"{tiny.read_text()}\naugment: {{perturbed: 9}}")
+    command = ("search", "--teacher", teacher, "--trials", "1")
+    for config, is_reported in ((file, True), (tiny, False)):
+        assert potstill(*command, "--config", config, "--out", tmp_path / str(is_reported)) == 0
+        assert ("the section augment is ignored" in capsys.readouterr().err) == is_reported
 
 
-def test_an_interruption_says_how_to_go_on(tiny, teacher, tmp_path, monkeypatch, capsys):
+def test_interrupted_search_names_the_command_that_resumes(tiny, teacher, tmp_path, monkeypatch, capsys):
     def interrupted(*arguments, **options):
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("potstill.search.distill", interrupted)
+    monkeypatch.setattr("potstill.experiment.search.distill", interrupted)
     arguments = ["search", "--config", str(tiny), "--teacher", str(teacher)]
     monkeypatch.setattr(sys, "argv", ["potstill", *arguments])
     assert potstill(*arguments) == 130
@@ -127,13 +125,13 @@ def test_an_interruption_says_how_to_go_on(tiny, teacher, tmp_path, monkeypatch,
     assert f"going on in runs/{out.name}" in capsys.readouterr().err
     assert potstill(*arguments, "--trials", "9") == 130  # more trials are no other search
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [out.name]
-    for other in (("--fresh",), ("--alpha", "0.1")):
+    for other in (("--restart",), ("--alpha", "0.1")):
         assert potstill(*arguments, *other) == 130
     assert len(list((tmp_path / "runs").iterdir())) == 3
 
 
 @pytest.mark.usefixtures("untrained")
-def test_a_flag_fixes_its_setting(tiny, teacher, tmp_path):
+def test_flag_fixes_its_setting(tiny, teacher, tmp_path):
     flags = ("--dropout", "0.3", "--alpha", "0.25", "--trials", "2")
     assert potstill("search", "--config", tiny, "--teacher", teacher, "--out", tmp_path / "out", *flags) == 0
     rows = trials_of(tmp_path / "out")
@@ -144,41 +142,25 @@ def test_a_flag_fixes_its_setting(tiny, teacher, tmp_path):
     assert space["student.dropout"] == 0.3
 
 
-@pytest.mark.usefixtures("untrained")
-def test_the_grid_by_flags(tiny, teacher, tmp_path, capsys):
-    flags = ("--grid", "--alphas", "0,0.5", "--temperatures", "2,4", "--seeds-per-trial", "1")
-    command = ("search", "--config", tiny, "--teacher", teacher, "--out", tmp_path / "out")
-    assert potstill(*command, *flags) == 0
-    points = [(row["distillation.alpha"], row["distillation.temperature"]) for row in trials_of(tmp_path / "out")]
-    assert points == [("0.0", "2.0"), ("0.0", "4.0"), ("0.5", "2.0"), ("0.5", "4.0")]
-    assert potstill(*command, *flags, "--alpha", "0.1") == 1
-    assert "the grid varies distillation.alpha, which is fixed" in capsys.readouterr().err
-
-
-def test_mistakes_are_told_before_anything_is_written(tiny, teacher, tmp_path, capsys):
+def test_mistakes_are_reported_before_anything_is_written(tiny, teacher, tmp_path, capsys):
     file = tmp_path / "bad.yaml"
     file.write_text(tiny.read_text() + "    student.hiden_size: 4\n    student.dropout: 1.5\n")
     assert potstill("search", "--config", file, "--teacher", teacher, "--out", tmp_path / "out") == 1
     error = capsys.readouterr().err
-    assert "student.hiden_size: there is no such setting (did you mean student.hidden_size?)" in error
+    assert (
+        "student.hiden_size: a search tries the numbers, switches and choices of student and distillation; this is none"
+        in error
+    )
     assert "search.space.student.dropout.choices.0: Input should be less than 1; found 1.5" in error
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("untrained")
-def test_another_configuration_in_the_directory_is_refused(tiny, teacher, tmp_path, capsys):
+def test_other_settings_in_the_directory_are_refused(tiny, teacher, tmp_path, capsys):
     command = ("search", "--config", tiny, "--teacher", teacher, "--out", tmp_path / "out", "--trials", "2")
     assert potstill(*command) == 0
     assert potstill(*command, "--cell", "gru") == 1
-    assert "begun with other settings: student.cell; see" in capsys.readouterr().err
+    assert "begun with other settings or inputs: student.cell\n" in capsys.readouterr().err
     other = shutil.copytree(tmp_path / "out", tmp_path / "copy")
     assert potstill(*command[:-3], other, "--trials", "3") == 0
     assert len(trials_of(other)) == 3
-
-
-def test_a_missing_package_names_the_install_line(teacher, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "optuna", None)
-    monkeypatch.delitem(sys.modules, "potstill.search", raising=False)
-    assert potstill("search", "--teacher", teacher, "--out", tmp_path / "out") == 1
-    assert "pip install 'potstill[search]'" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()

@@ -7,8 +7,9 @@ import pytest
 
 from potstill.config import DataConfig
 from potstill.data import Corpus, Examples, load_corpus
-from potstill.data.grammar import generate
+from potstill.data.parts import VALIDATION
 from potstill.errors import DataError, SourceError
+from tools.grammar import generate
 
 SHARED = Path(__file__).parents[3] / "shared"
 needs_cola = pytest.mark.skipif(not (SHARED / "cola").is_dir(), reason="CoLA is not beside the checkout")
@@ -35,15 +36,15 @@ def write_csv(path: Path, per_class: dict[str, int], prefix: str = "text") -> No
     path.write_text("text,label\n" + "".join(rows), encoding="utf-8")
 
 
-def write_cola(directory: Path, train: int = 40, evaluation: int = 4) -> None:
+def write_cola(directory: Path, train: int = 40, test: int = 4) -> None:
     directory.mkdir(parents=True)
-    for name, count in (("in_domain_train.tsv", train), ("in_domain_dev.tsv", evaluation)):
+    for name, count in (("in_domain_train.tsv", train), ("in_domain_dev.tsv", test)):
         lines = (f"x01\t{i % 2}\t\tSentence {i} of {name}.\n" for i in range(count))
         (directory / name).write_text("".join(lines), encoding="utf-8")
 
 
 def sizes(corpus: Corpus) -> tuple[int, int, int]:
-    return len(corpus.train), len(corpus.selection), len(corpus.evaluation)
+    return len(corpus.train), len(corpus.validation), len(corpus.test)
 
 
 def serve(monkeypatch, **parts: datasets.Dataset) -> list[tuple[str, str | None]]:
@@ -69,12 +70,12 @@ class TestCola:
     @needs_cola
     def test_counts(self):
         corpus = load_corpus(DataConfig(source=str(SHARED / "cola")))
-        learnt_from = np.concatenate([corpus.train.labels, corpus.selection.labels])
+        learnt_from = np.concatenate([corpus.train.labels, corpus.validation.labels])
         assert (len(learnt_from), learnt_from.sum()) == (8551, 6023)
-        assert (len(corpus.evaluation), corpus.evaluation.labels.sum()) == (527, 365)
-        assert len(corpus.selection) == 855
+        assert (len(corpus.test), corpus.test.labels.sum()) == (527, 365)
+        assert len(corpus.validation) == 855
         assert corpus.label_names == ("unacceptable", "acceptable")
-        assert corpus.selection.labels.mean() == pytest.approx(6023 / 8551, abs=1e-3)
+        assert corpus.validation.labels.mean() == pytest.approx(6023 / 8551, abs=1e-3)
 
     @pytest.mark.parametrize("source", ["cola", "auto"])
     @pytest.mark.parametrize("place", ["data/cola", "../shared/cola", "elsewhere", "elsewhere/cola"])
@@ -85,11 +86,11 @@ class TestCola:
         assert (corpus.name, corpus.source) == ("cola", place)
         assert sizes(corpus) == (36, 4, 4)
 
-    def test_other_columns_in_the_configuration_do_not_matter(self):
+    def test_configured_columns_have_no_effect(self):
         write_cola(Path("data/cola"))
         assert sizes(load_corpus(DataConfig(source="cola", text_column="body", pair_column="title"))) == (36, 4, 4)
 
-    def test_without_its_evaluation_part(self):
+    def test_without_the_test_part(self):
         write_cola(Path("data/cola"))
         Path("data/cola/in_domain_dev.tsv").unlink()
         with pytest.raises(DataError, match=r"in_domain_dev\.tsv"):
@@ -104,36 +105,36 @@ class TestCola:
         )
         corpus = load_corpus(DataConfig(source="cola"))
         assert asked == [("nyu-mll/glue", "cola")]
-        assert corpus.evaluation.labels.tolist() == [1, 0, 1]
+        assert corpus.test.labels.tolist() == [1, 0, 1]
         assert "hub" in corpus.source.lower()
 
-    def test_out_of_reach(self):
+    def test_unreachable(self):
         with pytest.raises(SourceError, match="no network in tests") as caught:
             load_corpus(DataConfig(source="cola"))
         assert "../shared/cola" in str(caught.value)
         assert "in_domain_train.tsv" in str(caught.value)
 
 
-class TestEmbedded:
-    @pytest.mark.parametrize("source", ["embedded", "auto"])
-    def test_serves_where_nothing_else_is(self, source):
+class TestBuiltin:
+    @pytest.mark.parametrize("source", ["builtin", "auto"])
+    def test_is_the_default_without_cola(self, source):
         corpus = load_corpus(DataConfig(source=source))
-        assert corpus.name == "embedded"
+        assert corpus.name == "builtin"
         assert corpus.label_names == ("unacceptable", "acceptable")
-        assert len(corpus.evaluation) == len(generate("heldout"))
-        assert len(corpus.train) + len(corpus.selection) == len(generate("train"))
+        assert len(corpus.test) == len(generate("heldout"))
+        assert len(corpus.train) + len(corpus.validation) == len(generate("train"))
 
-    @pytest.mark.parametrize("limit", [None, 200])
-    def test_minimal_pairs_stay_together(self, limit):
-        corpus = load_corpus(DataConfig(source="embedded", limit=limit))
-        pair_of = {judgement.sentence: judgement.pair for judgement in generate("train")}
+    @pytest.mark.parametrize("max_train_examples", [None, 200])
+    def test_minimal_pairs_stay_together(self, max_train_examples):
+        corpus = load_corpus(DataConfig(source="builtin", max_train_examples=max_train_examples))
+        pair_of = {written.sentence: written.pair for written in generate("train")}
         train = [pair_of[text] for text in corpus.train.texts]
-        selection = [pair_of[text] for text in corpus.selection.texts]
-        assert not set(train) & set(selection)
+        validation = [pair_of[text] for text in corpus.validation.texts]
+        assert not set(train) & set(validation)
         assert len(train) == 2 * len(set(train))
-        assert len(selection) == 2 * len(set(selection))
-        if limit:
-            assert len(train) + len(selection) == limit
+        assert len(validation) == 2 * len(set(validation))
+        if max_train_examples:
+            assert len(train) + len(validation) == max_train_examples
 
 
 class TestFiles:
@@ -142,8 +143,8 @@ class TestFiles:
         corpus = load_corpus(DataConfig(source="mail.csv"))
         assert (corpus.name, corpus.source, corpus.label_names) == ("mail", "mail.csv", ("ham", "spam"))
         assert sizes(corpus) == (162, 18, 20)
-        assert np.bincount(corpus.evaluation.labels).tolist() == [16, 4]
-        texts = corpus.train.texts + corpus.selection.texts + corpus.evaluation.texts
+        assert np.bincount(corpus.test.labels).tolist() == [16, 4]
+        texts = corpus.train.texts + corpus.validation.texts + corpus.test.texts
         assert len(set(texts)) == 200
 
     def test_split_depends_on_its_seed_alone(self):
@@ -152,18 +153,35 @@ class TestFiles:
         assert first.train.texts == again.train.texts
         assert first.train.texts != other.train.texts
 
-    def test_evaluation_file(self):
+    @pytest.mark.parametrize("max_train_examples", [None, 100])
+    def test_equal_texts_stay_in_one_part(self, max_train_examples):
+        forms = ("Text {}", "text {}", " TEXT  {} ")
+        rows = [f"{form.format(i)},{('spam', 'ham')[i % 2]}\n" for i in range(100) for form in forms]
+        Path("mail.csv").write_text("text,label\n" + "".join(rows), encoding="utf-8")
+        corpus = load_corpus(DataConfig(source="mail.csv", max_train_examples=max_train_examples))
+        parts = [{text.split()[1] for text in part.texts} for part in (corpus.train, corpus.validation, corpus.test)]
+        assert all(parts)
+        assert not parts[0] & parts[1] | parts[0] & parts[2] | parts[1] & parts[2]
+        assert len(corpus.train) + len(corpus.validation) == (99 if max_train_examples else 270)
+        assert abs(corpus.test.labels.mean() - 0.5) < 0.1
+
+    def test_single_text_is_refused(self):
+        Path("mail.csv").write_text("text,label\n" + "hello,spam\nHello,ham\n" * 20, encoding="utf-8")
+        with pytest.raises(DataError, match="too few different texts to split: 40 examples"):
+            load_corpus(DataConfig(source="mail.csv"))
+
+    def test_test_file(self):
         write_csv(Path("mail.csv"), {"spam": 20, "ham": 20})
         write_csv(Path("later.csv"), {"ham": 3})
-        corpus = load_corpus(DataConfig(source="mail.csv", evaluation="later.csv"))
+        corpus = load_corpus(DataConfig(source="mail.csv", test="later.csv"))
         assert sizes(corpus) == (36, 4, 3)
-        assert corpus.source == "mail.csv, evaluation from later.csv"
+        assert corpus.source == "mail.csv, test from later.csv"
 
     def test_label_that_training_does_not_know(self):
         write_csv(Path("mail.csv"), {"spam": 20, "ham": 20})
         write_csv(Path("later.csv"), {"ham": 3, "phish": 1})
         with pytest.raises(DataError, match="unknown label 'phish'") as caught:
-            load_corpus(DataConfig(source="mail.csv", evaluation="later.csv"))
+            load_corpus(DataConfig(source="mail.csv", test="later.csv"))
         assert (caught.value.file, caught.value.line) == ("later.csv", 5)
 
     def test_one_class(self):
@@ -178,50 +196,87 @@ class TestFiles:
 
     def test_too_few_to_split(self):
         write_csv(Path("mail.csv"), {"spam": 1, "ham": 1})
-        with pytest.raises(DataError, match="none of them for the class") as caught:
+        with pytest.raises(DataError, match="too few different texts") as caught:
             load_corpus(DataConfig(source="mail.csv"))
         assert "add examples" in caught.value.remedy
 
     def test_limit_smaller_than_the_number_of_classes(self):
         write_csv(Path("mail.csv"), {f"class {i}": 5 for i in range(30)})
         with pytest.raises(DataError, match="none of them for the class") as caught:
-            load_corpus(DataConfig(source="mail.csv", limit=20))
-        assert "--limit" in caught.value.remedy
+            load_corpus(DataConfig(source="mail.csv", max_train_examples=20))
+        assert "--max-train-examples" in caught.value.remedy
 
     @needs_banking77
     def test_banking77(self):
         config = DataConfig(source=str(SHARED / "banking77"), label_column="category")
         corpus = load_corpus(config)
-        assert len(corpus.train) + len(corpus.selection) == 10_003
-        assert (len(corpus.evaluation), corpus.num_classes) == (3080, 77)
-        limited = load_corpus(config.model_copy(update={"limit": 200}))
+        assert len(corpus.train) + len(corpus.validation) == 10_003
+        assert (len(corpus.test), corpus.num_classes) == (3080, 77)
+        limited = load_corpus(config.model_copy(update={"max_train_examples": 200}))
         assert sizes(limited) == (180, 20, 3080)
         assert set(limited.train.labels.tolist()) == set(range(77))
 
 
 class TestDirectories:
-    @pytest.mark.parametrize(
-        ("parts", "expected"),
-        [(("test", "dev"), "test"), (("validation", "dev"), "dev"), (("validation",), "validation")],
-    )
-    def test_evaluation_part(self, parts, expected):
+    @pytest.mark.parametrize("part", ["test", "Test", "eval", "validation", "valid", "VAL", "dev"])
+    @pytest.mark.parametrize("suffix", [".csv", ".CSV"])
+    def test_single_part_beside_the_training_part_is_the_test_part(self, capsys, part, suffix):
         write_csv(Path("train.csv"), {"spam": 20, "ham": 20})
-        for part in parts:
-            write_csv(Path(f"{part}.csv"), {"spam": 2}, prefix=part)
+        write_csv(Path(f"{part}{suffix}"), {"spam": 2}, prefix=part)
         corpus = load_corpus(DataConfig(source="."))
         assert corpus.name == "project"
-        assert corpus.evaluation.texts == (f"{expected} spam 0", f"{expected} spam 1")
+        assert corpus.source == (f"., test from {part.lower()}" if part.lower() in VALIDATION else ".")
+        assert corpus.test.texts == (f"{part} spam 0", f"{part} spam 1")
+        assert len(corpus.train) + len(corpus.validation) == 40
+        assert "not used" not in capsys.readouterr().err
 
-    def test_parts_may_differ_in_format(self):
+    @pytest.mark.parametrize("part", ["validation", "valid", "Val", "dev"])
+    @pytest.mark.parametrize("max_train_examples", [None, 20])
+    def test_validation_part_beside_a_test_part(self, part, max_train_examples):
         write_csv(Path("train.csv"), {"spam": 20, "ham": 20})
-        Path("test.jsonl").write_text(json.dumps({"text": "x", "label": "ham"}), encoding="utf-8")
-        assert load_corpus(DataConfig(source=".")).evaluation.texts == ("x",)
+        write_csv(Path("test.csv"), {"spam": 2})
+        write_csv(Path(f"{part}.csv"), {"ham": 3}, prefix="validation")
+        corpus = load_corpus(DataConfig(source=".", max_train_examples=max_train_examples))
+        assert sizes(corpus) == (max_train_examples or 40, 3, 2)
+        assert corpus.validation.texts[0] == "validation ham 0"
+        assert corpus.source == f"., validation from {part.lower()}"
+
+    def test_validation_part_beside_a_named_test_file(self):
+        write_csv(Path("train.csv"), {"spam": 20, "ham": 20})
+        write_csv(Path("dev.csv"), {"ham": 3})
+        write_csv(Path("labelled.csv"), {"spam": 2})
+        corpus = load_corpus(DataConfig(source=".", test="labelled.csv"))
+        assert sizes(corpus) == (40, 3, 2)
+        assert corpus.source == "., validation from dev, test from labelled.csv"
+
+    def test_shards_are_read_as_one(self):
+        for shard, label in enumerate(("spam", "ham")):
+            write_csv(Path(f"train-{shard:05}-of-00002.csv"), {label: 20})
+        Path("test-00000-of-00001.jsonl").write_text(json.dumps({"text": "x", "label": "ham"}), encoding="utf-8")
+        corpus = load_corpus(DataConfig(source="."))
+        assert sizes(corpus) == (36, 4, 1)
+        assert corpus.label_names == ("ham", "spam")
+        Path("train-00001-of-00002.csv").unlink()
+        with pytest.raises(SourceError, match=r"train-00000-of-00002\.csv: neither one file nor all shards"):
+            load_corpus(DataConfig(source="."))
+
+    def test_unused_data_files_are_named(self, capsys):
+        write_csv(Path("train.csv"), {"spam": 20, "ham": 20})
+        for part in ("test", "eval", "extra"):
+            write_csv(Path(f"{part}.csv"), {"spam": 2})
+        for name in ("dev.json", "README.md", "info.json"):
+            Path(name).touch()
+        load_corpus(DataConfig(source="."))
+        told = " ".join(capsys.readouterr().err.split())
+        assert "holds files that are not used: dev.json, eval.csv, extra.csv" in told
+        assert "README" not in told
+        assert "info" not in told
 
     def test_part_that_is_replaced_is_not_read(self):
         write_csv(Path("train.csv"), {"spam": 20, "ham": 20})
         write_csv(Path("labelled.csv"), {"spam": 2})
         Path("test.csv").write_text("text\nwithout labels\n", encoding="utf-8")
-        assert len(load_corpus(DataConfig(source=".", evaluation="labelled.csv")).evaluation) == 2
+        assert len(load_corpus(DataConfig(source=".", test="labelled.csv")).test) == 2
 
     def test_without_training_data(self):
         with pytest.raises(SourceError, match=r"no training data\n.*train\.csv"):
@@ -230,20 +285,27 @@ class TestDirectories:
     def test_two_training_files(self):
         write_csv(Path("train.csv"), {"spam": 20, "ham": 20})
         Path("train.jsonl").touch()
-        with pytest.raises(SourceError, match=r"holds train\.csv and train\.jsonl"):
+        with pytest.raises(SourceError, match=r"holds train\.csv and train\.jsonl: neither"):
             load_corpus(DataConfig(source="."))
 
 
 class TestHub:
-    def test_classes_keep_the_names_and_order_of_the_hub(self, monkeypatch):
+    def test_classes_keep_names_and_order(self, monkeypatch):
         asked = serve(monkeypatch, train=hub_part([0, 1] * 20), test=hub_part([1, 0]))
         corpus = load_corpus(DataConfig(source="owner/name"))
         assert asked == [("owner/name", None)]
         assert (corpus.name, corpus.label_names) == ("owner/name", ("unacceptable", "acceptable"))
-        assert corpus.evaluation.labels.tolist() == [1, 0]
+        assert corpus.test.labels.tolist() == [1, 0]
 
-    def test_plain_labels_and_no_held_out_part(self, monkeypatch):
-        asked = serve(monkeypatch, train=datasets.Dataset.from_dict({"text": ["x", "y"] * 50, "label": [10, 9] * 50}))
+    def test_a_validation_part_beside_a_labelled_test_part_is_used_as_it_is(self, monkeypatch):
+        serve(monkeypatch, train=hub_part([0, 1] * 20), test=hub_part([1, 0]), validation=hub_part([1, 1, 0]))
+        corpus = load_corpus(DataConfig(source="owner/name"))
+        assert sizes(corpus) == (40, 3, 2)
+        assert corpus.source == "Hugging Face hub, owner/name, validation from validation"
+
+    def test_plain_labels_without_a_test_part(self, monkeypatch):
+        texts = [f"text {i}" for i in range(100)]
+        asked = serve(monkeypatch, train=datasets.Dataset.from_dict({"text": texts, "label": [10, 9] * 50}))
         corpus = load_corpus(DataConfig(source="owner/name.en:v1-2"))
         assert asked == [("owner/name.en", "v1-2")]
         assert corpus.label_names == ("9", "10")
@@ -265,7 +327,7 @@ class TestHub:
         with pytest.raises(SourceError, match="no part 'train'; its parts are test"):
             load_corpus(DataConfig(source="owner/name"))
 
-    def test_out_of_reach(self):
+    def test_unreachable(self):
         with pytest.raises(SourceError, match="no network in tests"):
             load_corpus(DataConfig(source="owner/name"))
 

@@ -24,7 +24,7 @@ def test_metrics_agree_with_scikit_learn(num_classes: int, count: int, seed: int
     assert metrics.count == count
 
 
-def test_a_model_that_always_says_the_same_has_the_majority_accuracy_and_mcc_0() -> None:
+def test_constant_answer_has_majority_accuracy_and_mcc_0() -> None:
     labels = np.array([1] * 365 + [0] * 162)  # CoLA's in-domain development split
 
     metrics = compute_metrics(labels, np.ones_like(labels), 2)
@@ -43,6 +43,6 @@ def test_a_model_that_always_says_the_same_has_the_majority_accuracy_and_mcc_0()
         ([0, 1], [-1, 1], r"predictions must be in 0\.\.1"),
     ],
 )
-def test_values_that_are_no_classes_are_refused(labels: list[int], predictions: list[int], message: str) -> None:
+def test_values_outside_the_classes_are_refused(labels: list[int], predictions: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         compute_metrics(np.array(labels, dtype=np.int64), np.array(predictions, dtype=np.int64), 2)

@@ -3,28 +3,29 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from moved import moved
-from potstill.config import LoRAConfig, RuntimeConfig, TeacherConfig
+from potstill.config import LoRAConfig, RuntimeConfig, TransformerConfig
 from potstill.data import Corpus, Examples
 from potstill.errors import ArtifactError
 from potstill.export.merged import write_merged
 from potstill.lora import adapters
-from potstill.teacher import Teacher
+from potstill.teacher.transformer import TransformerTeacher
 
 CPU = RuntimeConfig(device="cpu", precision="32-true")
-LABELS = torch.tensor([0, 1, 0, 1]).numpy()
-SINGLE = Examples(("w1 w2 w3", "w4", "</s> w5", "w5 w6 w7 w8 w9 w1 w2 w3 w4 w5 w6 w7 w8 w9 w1 w2 w3"), LABELS)
+LABELS = np.array([0, 1, 0, 1])
+SINGLE = Examples(("w1 w2 w3", "w4", "w9 w5", "w5 w6 w7 w8 w9 w1 w2 w3 w4 w5 w6 w7 w8 w9 w1 w2 w3"), LABELS)
 PAIRS = Examples(SINGLE.texts, LABELS, ("w9", "w8 w7", "w6", "w5 w4 w3"))
 
 
 def tuned(backbone, examples=SINGLE, **options):
     """Make a teacher whose every trained weight has moved."""
     corpus = Corpus("tiny", "made up", ("bad", "good"), examples, examples, examples)
-    teacher = Teacher.create(TeacherConfig(backbone=str(backbone), **options), CPU, corpus, 16, seed=0)
+    teacher = TransformerTeacher.create(TransformerConfig(backbone=str(backbone), **options), CPU, corpus, 16, seed=0)
     moved(teacher.classifier)
     return teacher
 
@@ -37,7 +38,7 @@ def merged(teacher, tmp_path):
 
 @torch.no_grad()
 def plain_logits(directory, examples):
-    """Classify as the model's user would, who knows nothing of Potstill."""
+    """Classify with transformers alone."""
     tokenizer = AutoTokenizer.from_pretrained(directory)
     model = AutoModelForSequenceClassification.from_pretrained(directory).eval()
     pairs = None if examples.pairs is None else list(examples.pairs)
@@ -48,24 +49,24 @@ def plain_logits(directory, examples):
 def assert_same(teacher, directory, examples=SINGLE):
     expected = teacher.logits(examples)
     assert expected.std() > 1e-2
-    torch.testing.assert_close(plain_logits(directory, examples), expected, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(plain_logits(directory, examples), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_everybody_may_read_what_was_merged_and_nothing_is_said(model_directory, tmp_path, capfd):
+def test_files_are_readable_for_all_and_nothing_is_printed(model_directory, tmp_path, capfd):
     directory = merged(tuned(model_directory("gpt2")), tmp_path)
     assert {file.name for file in directory.iterdir() if file.stat().st_mode & 0o044 != 0o044} == set()
     assert capfd.readouterr().err == ""
 
 
-def test_what_transformers_has_no_place_for_is_refused(model_directory, tmp_path):
+def test_a_teacher_with_echo_is_refused(model_directory, tmp_path):
     with pytest.raises(ArtifactError, match="found one with echo"):
         merged(tuned(model_directory("gpt2"), echo=True), tmp_path)
     assert not (tmp_path / "plain").exists()
 
 
 @pytest.mark.parametrize("family", ["gpt2", "qwen2", "bert"])
-def test_what_was_dropped_is_not_in_the_plain_model(family, model_directory, tmp_path):
-    teacher = tuned(model_directory(family), first_blocks=1)
+def test_dropped_layers_are_not_in_the_plain_model(family, model_directory, tmp_path):
+    teacher = tuned(model_directory(family), num_layers=1)
     assert_same(teacher, merged(teacher, tmp_path))
 
 
@@ -78,28 +79,16 @@ def test_transformers_computes_the_same_logits(family, method, model_directory, 
 @pytest.mark.parametrize(
     "options",
     [
-        {"rank_stabilised": True},
-        {"dora": True},
-        {"init": "pissa"},
+        {"use_rslora": True},
+        {"use_dora": True},
         {"bias": "all", "train_layernorm": True},
-        {"bias": "lora_only", "last_blocks": 1},
-        {"rank_pattern": {"*c_attn": 3}, "alpha_pattern": {"*c_fc": 3.0}},
+        {"bias": "lora_only", "layers_to_transform": (1,)},
     ],
     ids=str,
 )
-def test_so_it_does_for_every_variant(options, model_directory, tmp_path):
+def test_every_variant_of_lora_is_merged(options, model_directory, tmp_path):
     teacher = tuned(model_directory("gpt2"), lora=LoRAConfig(rank=2, **options))
     assert_same(teacher, merged(teacher, tmp_path))
-
-
-@pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_a_packed_base_is_merged_as_it_computed(family, bits, model_directory, tmp_path):
-    teacher = tuned(model_directory(family), base_bits=bits, lora=LoRAConfig(rank=2, dora=True))
-    directory = merged(teacher, tmp_path)
-    assert_same(teacher, directory)
-    original = tuned(model_directory(family), lora=LoRAConfig(rank=2, dora=True)).logits(SINGLE)
-    assert not torch.allclose(plain_logits(directory, SINGLE), original, atol=1e-3)
 
 
 @pytest.mark.parametrize("family", ["llama", "bert", "roberta"])
@@ -120,13 +109,13 @@ def test_padding_never_hides_the_last_token(family, ends, model_directory, tmp_p
         content = json.loads((base / "tokenizer.json").read_text())
         (base / "tokenizer.json").write_text(json.dumps(content | {"post_processor": None}))
     teacher = tuned(base)
-    assert teacher.classifier.padding_id == 2
+    assert teacher.classifier.pad_token_id == 2
     directory = merged(teacher, tmp_path)
     assert (AutoTokenizer.from_pretrained(directory).pad_token_id == 2) is not ends
     assert_same(teacher, directory)
 
 
-def test_the_files_know_classes_and_length(tiny_backbone, tmp_path):
+def test_the_files_hold_class_names_and_length(tiny_backbone, tmp_path):
     directory = merged(tuned(tiny_backbone), tmp_path)
     config = json.loads((directory / "config.json").read_text())
     assert config["id2label"] == {"0": "bad", "1": "good"}
@@ -137,21 +126,7 @@ def test_the_files_know_classes_and_length(tiny_backbone, tmp_path):
     assert next(adapters(model), None) is None
 
 
-def test_a_directory_that_another_process_makes_meanwhile_is_not_called_ours(tiny_backbone, tmp_path, monkeypatch):
-    tuned(tiny_backbone).save(tmp_path / "teacher")
-    load = Teacher.load.__func__
-
-    def slow(cls, *arguments, **options):
-        (tmp_path / "plain").mkdir()
-        return load(cls, *arguments, **options)
-
-    monkeypatch.setattr(Teacher, "load", classmethod(slow))
-    with pytest.raises(ArtifactError, match="made by another process meanwhile"):
-        write_merged(tmp_path / "teacher", tmp_path / "plain")
-    assert not list((tmp_path / "plain").iterdir())
-
-
-def test_what_is_there_is_not_overwritten(tiny_backbone, tmp_path):
+def test_nothing_is_overwritten(tiny_backbone, tmp_path):
     tuned(tiny_backbone).save(tmp_path / "teacher")
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / "mine.txt").write_text("mine")

@@ -3,14 +3,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from potstill.config import LoRAConfig, TeacherConfig
+from potstill.config import LoRAConfig, TransformerConfig
 from potstill.lora.counting import ModuleRow, cost, count_parameters, flops_per_token, module_rows, parameter_groups
-from potstill.teacher import prepare
+from potstill.teacher.transformer import prepare
 
 OPTIONS = {
     "lora": {},
-    "last block": {"lora": LoRAConfig(last_blocks=1)},
-    "dora and biases": {"lora": LoRAConfig(dora=True, bias="all", train_layernorm=True)},
+    "first block": {"lora": LoRAConfig(layers_to_transform=(0,))},
+    "use_dora and biases": {"lora": LoRAConfig(use_dora=True, bias="all", train_layernorm=True)},
     "full": {"method": "full"},
     "head": {"method": "head"},
 }
@@ -18,7 +18,7 @@ OPTIONS = {
 
 @pytest.fixture(params=OPTIONS.values(), ids=OPTIONS)
 def config(request):
-    return TeacherConfig(**request.param)
+    return TransformerConfig(**request.param)
 
 
 def test_rows_and_parts_add_up(family, config, make_model):
@@ -35,12 +35,12 @@ def test_rows_and_parts_add_up(family, config, make_model):
 
 def test_alike_modules_share_a_row(make_model):
     model = make_model("llama")
-    prepare(model, TeacherConfig(lora=LoRAConfig(rank=2, targets=("*.q_proj",), rank_pattern={"*.1.*": 4})))
+    prepare(model, TransformerConfig(lora=LoRAConfig(rank=2, target_modules=("*.0.self_attn.q_proj",))))
     rows = {row.name: row for row in module_rows(model)}
     q, k = "model.layers.{}.self_attn.q_proj", "model.layers.{}.self_attn.k_proj"
     assert rows[k.format("0–1")] == ModuleRow(k.format("0–1"), (16, 16), None, 512, 0)
     assert rows[q.format("0")] == ModuleRow(q.format("0"), (16, 16), 2, 256 + 64, 64)
-    assert rows[q.format("1")] == ModuleRow(q.format("1"), (16, 16), 4, 256 + 128, 128)
+    assert rows[q.format("1")] == ModuleRow(q.format("1"), (16, 16), None, 256, 0)
     assert rows["score"] == ModuleRow("score", (16, 3), None, 48, 48)
 
 
@@ -65,53 +65,41 @@ def measured_flops(model):
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox"])
 def test_full_tuning_takes_what_pytorch_counts(family, make_model):
     model = make_model(family)
-    prepare(model, TeacherConfig(method="full"))
+    prepare(model, TransformerConfig(method="full"))
     forward, training = flops_per_token(model)
     assert training == 3 * forward  # the 6 N of Kaplan et al.
     assert measured_flops(model) == (forward, training)
 
 
-@pytest.mark.parametrize("last_blocks", [None, 1])
-def test_so_do_adapters_but_for_the_first_ones_input(last_blocks, make_model):
+@pytest.mark.parametrize("layers_to_transform", [None, (1,)])
+def test_lora_takes_what_pytorch_counts_but_for_the_first_adapters_input(layers_to_transform, make_model):
     """The maps that read the first trained block's input are counted as if it needed a gradient."""
     model = make_model("llama")
-    prepare(model, TeacherConfig(lora=LoRAConfig(rank=2, last_blocks=last_blocks)))
+    prepare(model, TransformerConfig(lora=LoRAConfig(rank=2, layers_to_transform=layers_to_transform)))
     forward, training = flops_per_token(model)
     spared = 3 * 2 * (16 * 16 + 2 * 16)  # W and A of q, k and v
     assert measured_flops(model) == (forward, training - spared)
-    assert 2 * forward > training - forward > (0 if last_blocks else forward)
+    assert 2 * forward > training - forward > (0 if layers_to_transform else forward)
 
 
 def test_a_head_alone_needs_no_backward_pass(make_model):
     model = make_model("bert")
-    prepare(model, TeacherConfig(method="head"))
+    prepare(model, TransformerConfig(method="head"))
     forward, training = flops_per_token(model)
     assert forward == training == 2 * 2 * (4 * 16 * 16 + 2 * 16 * 32)
 
 
 def test_memory(make_model):
     model = make_model("llama")
-    prepare(model, TeacherConfig(lora=LoRAConfig(rank=2)))
+    prepare(model, TransformerConfig(lora=LoRAConfig(rank=2)))
     total, trained = count_parameters(model)
     assert cost(model).weight_bytes == 4 * total
     assert cost(model).optimizer_bytes == 12 * trained
 
 
-def test_packed_weights_are_counted_in_full_and_weighed_as_they_are(make_model):
-    plain, packed = make_model("llama"), make_model("llama")
-    prepare(plain, TeacherConfig(lora=LoRAConfig(rank=2)))
-    prepare(packed, TeacherConfig(lora=LoRAConfig(rank=2), base_bits=4))
-    assert parameter_groups(packed) == parameter_groups(plain)
-    assert module_rows(packed) == module_rows(plain)
-    assert count_parameters(packed) == count_parameters(plain)
-    assert flops_per_token(packed) == flops_per_token(plain)
-    weights = 2 * (4 * 16 * 16 + 3 * 16 * 32)
-    assert cost(plain).weight_bytes - cost(packed).weight_bytes == weights * 4 - (weights // 2 + weights // 64 * 4)
-
-
 def test_the_reference_experiments_cost():
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model("gpt2", num_labels=2))
-        prepare(model, TeacherConfig(lora=LoRAConfig(rank=4)))
+        prepare(model, TransformerConfig(lora=LoRAConfig(rank=4)))
     matrices, adapters = 12 * (768 * 2304 + 768 * 768 + 2 * 768 * 3072), 589_824
     assert flops_per_token(model) == (2 * (matrices + adapters), 4 * matrices + 6 * adapters)

@@ -1,4 +1,4 @@
-"""Made-up runs: the numbers only have to be consistent with each other."""
+"""Made-up runs: the numbers only have to be consistent with each other. Models without training have no history."""
 
 from __future__ import annotations
 
@@ -42,10 +42,11 @@ def make_history(epochs: int, seed: int, *, distilled: bool) -> tuple[dict[str, 
     return tuple(
         {
             "epoch": epoch,
+            "steps": 200 * epoch,
             "train_loss": 0.25 + 0.5 / epoch + float(a),
             "train_ce": 0.3 + 0.4 / epoch + float(a),
             "train_kl": 0.1 + 0.6 / epoch + float(b) if distilled else None,
-            "selection_loss": 0.5 + 0.2 / epoch + 0.01 * epoch + float(b),
+            "validation_loss": 0.5 + 0.2 / epoch + 0.01 * epoch + float(b),
             "accuracy": 0.75 - 0.1 / epoch + float(c),
             "mcc": 0.35 - 0.35 / epoch + float(d),
             "f1": 0.8,
@@ -60,14 +61,15 @@ def make_model(role: Role, seed: int, error_rate: float, epochs: int) -> ModelRe
     return ModelResult(
         role=role,
         seed=seed,
+        description=f"the {role} of the description",
         parameters=parameters,
         trainable_parameters=trainable,
         bytes_on_disk=4 * parameters,
         train_seconds=1810.0 if role == "teacher" else 45.2,
-        sentences_per_second=52.0 if role == "teacher" else 3120.4,
+        texts_per_second=52.0 if role == "teacher" else 3120.4,
         metrics=compute_metrics(LABELS, predictions, 2),
         intervals=bootstrap_intervals(LABELS, predictions, 2),
-        selection_mcc=0.4,
+        validation_mcc=0.4,
         best_epoch=epochs,
         epochs=epochs,
         history=make_history(epochs, seed, distilled=role == "distilled"),

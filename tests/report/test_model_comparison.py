@@ -10,7 +10,8 @@ import pytest
 
 from potstill.data import Examples
 from potstill.evaluation import Calibration, McNemar, bootstrap_intervals, compute_metrics
-from potstill.models import Measurement, is_finished
+from potstill.evaluation.measure import Measurement
+from potstill.experiment.saved import is_finished
 from potstill.report.comparison import Comparison, ModelRow, SeedsRow, show
 
 CLASSES = ("bad", "good")
@@ -27,7 +28,7 @@ def wrong_on(count: int) -> Measurement:
         predictions=predictions,
         metrics=compute_metrics(LABELS, predictions, 2),
         intervals=bootstrap_intervals(LABELS, predictions, 2),
-        sentences_per_second=1000.0,
+        texts_per_second=1000.0,
         calibration=Calibration.of(logits, LABELS, 1.0),
     )
 
@@ -38,7 +39,7 @@ def compare(wrong: dict[str, int]) -> Comparison:
 
 
 def opponents(rows: Sequence[ModelRow | SeedsRow]) -> dict[str, str | None]:
-    """Say by their last two parts who is compared with whom."""
+    """Return what each is compared with, by the last two parts of their paths."""
     return {tail(row.directory): None if row.opponent is None else tail(row.opponent) for row in rows}
 
 
@@ -46,7 +47,7 @@ def tail(directory: Path) -> str:
     return "/".join(directory.parts[-2:])
 
 
-def test_a_runs_students_are_compared_with_its_baselines_and_others_with_the_first() -> None:
+def test_students_are_compared_with_their_baselines_and_others_with_the_first() -> None:
     comparison = compare(
         {
             "run/baseline/seed-0": 60,
@@ -77,7 +78,7 @@ def test_a_runs_students_are_compared_with_its_baselines_and_others_with_the_fir
     assert other.paired_test.mean_difference == pytest.approx(0.1, abs=1e-3)
 
 
-def test_the_first_ones_baseline_is_not_compared_with_it_once_more() -> None:
+def test_first_model_and_its_baseline_are_compared_once() -> None:
     comparison = compare({f"run/{role}/seed-{seed}": 9 + seed for role in ("distilled", "baseline") for seed in (0, 1)})
 
     assert opponents(comparison.over_seeds) == {"run/distilled": "run/baseline", "run/baseline": None}
@@ -89,14 +90,7 @@ def test_the_first_ones_baseline_is_not_compared_with_it_once_more() -> None:
     }
 
 
-def test_a_baseline_of_one_seed_is_an_opponent_too() -> None:
-    places = ("other/seed-0", "other/seed-1", "run/baseline/seed-0", "run/distilled/seed-0", "run/distilled/seed-1")
-    comparison = compare({place: 10 * number for number, place in enumerate(places, start=1)})
-
-    assert opponents(comparison.over_seeds) == {tail(Path("other").resolve()): None, "run/distilled": "run/baseline"}
-
-
-def test_a_directory_is_the_same_however_it_is_spelled() -> None:
+def test_directories_are_resolved() -> None:
     places = ("run/distilled/seed-0", "run/distilled/../distilled/seed-1", "x/../run/baseline/seed-0")
     comparison = compare(dict.fromkeys(places, 9))
 
@@ -106,22 +100,14 @@ def test_a_directory_is_the_same_however_it_is_spelled() -> None:
     assert comparison.models[0].opponent == Path("x/../run/baseline/seed-0")
 
 
-def test_an_interrupted_training_counts_in_no_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for seed in (0, 1, 2):
-        (tmp_path / f"seed-{seed}").mkdir()
-        (tmp_path / f"seed-{seed}" / "student.json").write_text("{}")
-        if seed != 1:
-            (tmp_path / f"seed-{seed}" / "training.json").write_text("{}")
-    directories = [tmp_path / f"seed-{seed}" for seed in (0, 1, 2)]
+def test_interrupted_training_is_left_out_of_means(tmp_path: Path) -> None:
+    (tmp_path / "seed-1").mkdir()
+    (tmp_path / "seed-1" / "student.json").write_text("{}")  # no training.json beside it
+    assert not is_finished(tmp_path / "seed-1")
 
-    assert [is_finished(directory) for directory in directories] == [True, False, True]
-    monkeypatch.setattr("potstill.report.comparison.is_finished", lambda place: place.name != "seed-1")
-    (row,) = compare({f"run/seed-{seed}": 9 for seed in (0, 1, 2)}).over_seeds
+    (row,) = compare({f"{tmp_path}/seed-{seed}": 9 for seed in (0, 1, 2)}).over_seeds
+
     assert list(row.models) == [0, 2]
-
-
-def test_single_models_and_single_seeds_have_no_spread() -> None:
-    assert compare({"model": 10, "exported": 20, "run/seed-0": 30, "other/seed-0": 30}).over_seeds == ()
 
 
 def test_without_common_seeds_nothing_is_compared() -> None:
@@ -131,7 +117,7 @@ def test_without_common_seeds_nothing_is_compared() -> None:
     assert other.to_json()["seeds"] == [2, 3]
 
 
-def test_names_grow_until_they_tell_apart(capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_are_as_long_as_needed(capsys: pytest.CaptureFixture[str]) -> None:
     runs = ("x/a/distilled", "x/b/distilled", "x/c")
     comparison = compare({f"{run}/seed-{seed}": 9 + seed for run in runs for seed in (0, 1)})
 
@@ -151,7 +137,7 @@ def test_json_holds_the_spread_over_seeds() -> None:
     assert second["paired_test"]["mean_difference"] == pytest.approx(0.15, abs=1e-3)
 
 
-def test_what_is_printed_fits_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_fit_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     wrong = {"first/seed-0": 20, "first/seed-1": 24, "run/baseline/seed-1": 18, "run/baseline/seed-2": 12}
     show(compare(wrong | {f"run/distilled/seed-{seed}": 5 + seed * seed for seed in (1, 2, 3)}), "all of texts.csv")
@@ -168,7 +154,7 @@ def test_what_is_printed_fits_80_columns(capsys: pytest.CaptureFixture[str], mon
     assert table[5].startswith("vs baseline ±")
 
 
-def test_a_model_that_learnt_nothing_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+def test_model_no_better_than_the_majority_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     show(compare({"guess": 100}), "all of texts.csv")
 
     assert 'guess: no better than always answering "bad"' in capsys.readouterr().out.replace("\n", " ")

@@ -16,13 +16,13 @@ from potstill.evaluation import DataSummary, Summary
 MakeSummary = Callable[..., Summary]
 
 
-def test_a_summary_survives_json(make_summary: MakeSummary) -> None:
+def test_summary_survives_json(make_summary: MakeSummary) -> None:
     summary = make_summary(seeds=(0, 1, 2))
 
     assert Summary.from_json(summary.to_json()) == summary
 
 
-def test_the_file_holds_every_role_over_its_seeds(make_summary: MakeSummary) -> None:
+def test_summary_json_holds_every_role_over_its_seeds(make_summary: MakeSummary) -> None:
     summary = make_summary(seeds=(0, 1, 2))
     values = [model.metrics.mcc for model in summary.of("distilled")]
 
@@ -40,7 +40,7 @@ def test_the_file_holds_every_role_over_its_seeds(make_summary: MakeSummary) -> 
     assert aggregate["majority"]["ece"] is None
 
 
-def test_the_file_holds_verdicts_and_the_test_over_seeds(make_summary: MakeSummary) -> None:
+def test_summary_json_holds_verdicts_and_paired_test(make_summary: MakeSummary) -> None:
     content = json.loads(make_summary((0.2, 0.3, 1), seeds=(0, 1)).to_json())
 
     verdicts = {(item["role"], item["seed"]): item["verdict"] for item in content["verdicts"]}
@@ -49,26 +49,19 @@ def test_the_file_holds_verdicts_and_the_test_over_seeds(make_summary: MakeSumma
     assert content["paired_test"]["seeds"] == 2
 
 
-def test_each_part_of_the_data_is_described_by_itself() -> None:
+def test_data_summary_counts_each_split() -> None:
     parts = ([0, 0, 0, 1, 0, 0], [0, 0, 0, 1], [1, 1, 0])
-    train, selection, evaluation = (Examples(tuple("abcdef"[: len(part)]), np.array(part)) for part in parts)
+    train, validation, test = (Examples(tuple("abcdef"[: len(part)]), np.array(part)) for part in parts)
 
-    found = DataSummary.of(Corpus("toy", "made up", ("no", "yes"), train, selection, evaluation))
+    found = DataSummary.of(Corpus("toy", "made up", ("no", "yes"), train, validation, test))
 
-    assert (found.train, found.selection, found.evaluation) == (6, 4, 3)
+    assert (found.train, found.validation, found.test) == (6, 4, 3)
     assert found.majority_label == "yes"
     assert found.majority.accuracy == pytest.approx(2 / 3)
-    assert found.selection_majority_accuracy == 0.75
+    assert found.validation_majority_accuracy == 0.75
 
 
-def test_the_teacher_is_the_one_that_taught(make_summary: MakeSummary) -> None:
-    summary = make_summary()
-    second = replace(summary.of("teacher")[0], seed=1)
-
-    assert replace(summary, models=(*summary.models, second), teacher_seed=1).teacher == second
-
-
-def test_the_test_over_seeds_leaves_out_which_only_one_side_has(make_summary: MakeSummary) -> None:
+def test_paired_test_uses_common_seeds(make_summary: MakeSummary) -> None:
     summary = make_summary(seeds=(0, 1, 2))
     models = tuple(model for model in summary.models if (model.role, model.seed) != ("baseline", 11))
 
@@ -79,6 +72,6 @@ def test_the_test_over_seeds_leaves_out_which_only_one_side_has(make_summary: Ma
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"data": 3}'])
-def test_what_is_no_summary_is_refused(text: str) -> None:
+def test_other_text_is_refused(text: str) -> None:
     with pytest.raises(ArtifactError, match="no summary"):
         Summary.from_json(text)

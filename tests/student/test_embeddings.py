@@ -4,11 +4,10 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModel, PreTrainedTokenizerFast
 
-from potstill.backbone import load_tokenizer
 from potstill.errors import ConfigError
-from potstill.student import embeddings as student_embeddings
 from potstill.student.embeddings import principal_components, teacher_embeddings, teacher_pieces
-from potstill.student.model import PADDING_TOKEN, train_vocabulary
+from potstill.student.student import PADDING_TOKEN, train_vocabulary
+from potstill.teacher.backbone.sources import load_tokenizer
 from tiny_words import VOCABULARY, tiny_tokenizer
 
 TEXTS = ["the cat sat on the mat", "a catalogue of cats", "naïve 漢字 🙂", "unbelievable, the unkind cat said"]
@@ -33,20 +32,14 @@ def embeddings(width: int = 6, tokens: int = 40, seed: int = 0) -> torch.Tensor:
     return torch.randn(tokens, width, generator=torch.Generator().manual_seed(seed)) + 3.0
 
 
-def test_the_alphabet_of_bytes_is_the_librarys():
-    assert set(student_embeddings._BYTES) == set(pre_tokenizers.ByteLevel.alphabet())
-    assert sorted(student_embeddings._BYTES.values()) == list(range(256))
-    spelt = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str("a é\n漢\x7f🙂")[0][0]
-    assert bytes(student_embeddings._BYTES[character] for character in spelt).decode() == "a é\n漢\x7f🙂"
-
-
 def test_every_token_is_spelt_in_the_teachers_tokens():
     teacher, student = byte_level_teacher(), train_vocabulary(TEXTS, 400)
-    pieces = teacher_pieces(student, teacher)
-    spellings = student_embeddings._spellings(teacher.backend_tokenizer)
-    for token_id, spelling in student_embeddings._spellings(student).items():
-        assert b"".join(spellings[piece] for piece in pieces[token_id]) == spelling
-    assert student.token_to_id(PADDING_TOKEN) not in pieces
+    pieces, names = teacher_pieces(student, teacher), {n: token for token, n in teacher.get_vocab().items()}
+    padding = student.token_to_id(PADDING_TOKEN)
+    for token, token_id in student.get_vocab().items():
+        if token_id != padding:
+            assert "".join(names[piece] for piece in pieces[token_id]) == token
+    assert padding not in pieces
 
 
 @pytest.mark.parametrize("prefix_space", [False, True])  # some tokenizers put a space before whatever they cut
@@ -95,12 +88,12 @@ def test_with_the_teachers_tokenizer_every_token_is_its_own_piece():
     assert teacher_pieces(teacher.backend_tokenizer, teacher) == {i: [i] for i in range(len(teacher))}
 
 
-def make(backbone, tokenizer, counts, size, padding_id=VOCABULARY["<pad>"], **names):
+def make(backbone, tokenizer, counts, size, pad_token_id=VOCABULARY["<pad>"], **names):
     names = {"backbone": str(backbone), "teacher_tokenizer": str(backbone)} | names
-    return teacher_embeddings(tokenizer, counts, size, padding_id, **names)
+    return teacher_embeddings(tokenizer, counts, size, pad_token_id, **names)
 
 
-def test_the_teachers_own_tokens_keep_the_matrix_but_for_turn_and_scale(tiny_backbone):
+def test_with_the_teachers_tokenizer_distances_keep_their_proportions(tiny_backbone):
     tokenizer = load_tokenizer(str(tiny_backbone)).backend_tokenizer
     counts = np.arange(len(VOCABULARY))
     found = make(tiny_backbone, tokenizer, counts, size=16)
@@ -123,7 +116,7 @@ def test_other_tokens_begin_as_the_mean_of_their_pieces(tiny_backbone):
     torch.testing.assert_close(make(tiny_backbone, tokenizer, counts, size=8), found)
 
 
-def test_what_is_read_has_the_scale_of_a_random_start(tiny_backbone):
+def test_tokens_that_are_read_have_the_scale_of_a_random_start(tiny_backbone):
     tokenizer = load_tokenizer(str(tiny_backbone)).backend_tokenizer
     counts = np.random.default_rng(0).integers(0, 50, len(VOCABULARY))
     counts[1] = 0
@@ -135,7 +128,7 @@ def test_what_is_read_has_the_scale_of_a_random_start(tiny_backbone):
     torch.testing.assert_close(shares @ found, torch.zeros(5), rtol=0.0, atol=1e-5)
 
 
-def test_a_backbone_that_lacks_tokens_of_its_tokenizer_is_refused(tiny_backbone, tmp_path):
+def test_a_tokenizer_with_tokens_that_the_backbone_lacks_is_refused(tiny_backbone, tmp_path):
     byte_level_teacher().save_pretrained(tmp_path)
     tokenizer = train_vocabulary(TEXTS, 300)
     counts = np.ones(tokenizer.get_vocab_size(), np.int64)
@@ -152,7 +145,7 @@ def test_the_components_are_those_of_a_weighted_singular_value_decomposition():
     np.testing.assert_allclose(np.abs(np.sqrt(weights)[:, None] * found), np.abs(expected), rtol=1e-4, atol=1e-5)
 
 
-def test_more_components_than_there_are_is_an_error_that_says_how_many_there_are():
+def test_more_components_than_dimensions_are_refused():
     flat = embeddings(width=6)
     flat[:, 4:] = flat[:, :2] @ torch.tensor([[1.0, 2.0], [-0.5, 3.0]])
     weights = torch.ones(40)

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from potstill.config import PretrainingConfig, RuntimeConfig
+from potstill.config import PretrainingConfig, RNNConfig
 from potstill.data import UNLABELLED
 from potstill.data.tokenised import TokenisedTexts, TrainingSet
 from potstill.student import pretraining
-from potstill.student.network import DistilRNN
-from potstill.student.pretraining import BidirectionalLM, first_layer, pretrain
-from potstill.training.compute import make_fabric
+from potstill.student.pretraining import BidirectionalLM, first_layer
+from potstill.student.rnn import DistilRNN
+from potstill.training.base import Splits
+from potstill.training.compute import EXACT
 from tiny_students import tiny_student
 
 VOCABULARY, PADDING = 20, 7
@@ -22,7 +23,7 @@ SHAPES = list(itertools.product(("rnn", "gru", "lstm"), (False, True), (1, 2)))
 
 def make_network(cell="lstm", bidirectional=True, num_layers=1, **changes) -> DistilRNN:
     shape = {"cell": cell, "bidirectional": bidirectional, "num_layers": num_layers}
-    sizes = {"vocab_size": VOCABULARY, "hidden_size": 4, "padding_id": PADDING}
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 4, "pad_token_id": PADDING}
     return tiny_student(**(shape | sizes | changes))
 
 
@@ -56,25 +57,18 @@ def counting(texts: int = 60, vocabulary: int = VOCABULARY, seed: int = 0, label
 def learn(tmp_path):
     """Return a function that pretrains a network."""
 
-    def run(network, data=None, *, selection=None, seed=0, **settings):
-        config = PretrainingConfig(**{"epochs": 2, "batch_size": 8, "learning_rate": 2e-2} | settings)
-        return pretrain(
-            network,
-            counting() if data is None else data,
-            counting(seed=1) if selection is None else selection,
-            config,
-            fabric=make_fabric(RuntimeConfig(device="cpu", precision="32-true")),
-            seed=seed,
-            history_file=tmp_path / "pretraining.jsonl",
-            title="reading ahead",
-        )
+    def run(network, data=None, *, validation=None, seed=0, **settings):
+        pretraining = PretrainingConfig(**{"epochs": 2, "batch_size": 8, "learning_rate": 2e-2} | settings)
+        splits = Splits(data or counting(), validation or counting(seed=1))
+        runtime = EXACT.model_copy(update={"checkpoint_seconds": None})
+        return network.pretrain(splits, RNNConfig(pretraining=pretraining), runtime, tmp_path, seed)
 
     return run
 
 
 @pytest.mark.parametrize(("cell", "bidirectional", "num_layers"), SHAPES)
 @torch.no_grad()
-def test_each_direction_predicts_from_what_it_has_read_alone(cell, bidirectional, num_layers):
+def test_each_direction_predicts_from_the_tokens_before_alone(cell, bidirectional, num_layers):
     network = make_network(cell, bidirectional, num_layers)
     model, layer = make_model(network), first_layer(network)
     table, frequencies = network.embedding.weight, torch.arange(VOCABULARY) + 1.0
@@ -119,7 +113,7 @@ def test_the_first_guess_is_the_tokens_frequency():
 
 
 @pytest.mark.parametrize("candidates", [5, 1024])
-def test_the_paddings_embedding_stays_0_and_nothing_is_expected_of_it(monkeypatch, candidates, learn):
+def test_the_padding_is_no_target_and_its_embedding_stays_0(monkeypatch, candidates, learn):
     monkeypatch.setattr(pretraining, "CANDIDATES", candidates)
     network = make_network()
     data = counting()
@@ -131,9 +125,8 @@ def test_the_paddings_embedding_stays_0_and_nothing_is_expected_of_it(monkeypatc
     assert costs[0, 1] == 4  # 9 and 10, from the left and from the right
 
 
-@pytest.mark.parametrize("changes", [{"dropout": 0.5}, {"word_dropout": 0.5}], ids=str)
-def test_dropout_of_components_and_of_words_acts_in_training_only(changes):
-    model, batch = make_model(make_network(**changes)), make_batch()
+def test_dropout_acts_in_training_only():
+    model, batch = make_model(make_network(dropout=0.5)), make_batch()
     assert torch.equal(model(*batch), model(*batch))
     model.train()
     assert not torch.equal(model(*batch), model(*batch))
@@ -148,13 +141,13 @@ def test_the_estimated_sum_is_right_on_average(monkeypatch, directions):
     network = make_network(bidirectional=directions == 2, vocab_size=vocabulary)
     model = make_model(network, counts=torch.randint(1, 300, (vocabulary,)))
     guess, right = torch.randn(1, 6), torch.tensor([30])
-    exact = float(model._surprise(guess, right).exp())  # Z / exp(the right token's logit)
+    exact = float(model.token_nll(guess, right).exp())  # Z / exp(the right token's logit)
     model.train()
     estimates = []
     for _ in range(4000):
         others = model.log_frequencies.exp().multinomial(tokens - 1, replacement=True)
         targets = torch.cat([right, others]).repeat_interleave(directions)  # each direction expects all tokens
-        costs = model._surprise(guess.expand(len(targets), -1), targets)
+        costs = model.token_nll(guess.expand(len(targets), -1), targets)
         estimates.append(float(costs[0].exp()))
     error = np.std(estimates) / math.sqrt(len(estimates))
     assert error < 0.02 * exact  # else the next line says little
@@ -163,19 +156,19 @@ def test_the_estimated_sum_is_right_on_average(monkeypatch, directions):
 
 @pytest.mark.parametrize("vocabulary", [VOCABULARY, 60])
 @pytest.mark.parametrize(("cell", "bidirectional", "num_layers"), [("lstm", True, 2), ("gru", False, 1)])
-def test_learns_what_comes_next(monkeypatch, learn, cell, bidirectional, num_layers, vocabulary):
+def test_pretraining_learns_the_next_token(monkeypatch, learn, cell, bidirectional, num_layers, vocabulary):
     monkeypatch.setattr(pretraining, "CANDIDATES", 30)  # of the larger vocabulary, the sum is estimated
     network = make_network(cell, bidirectional, num_layers, vocab_size=vocabulary, embedding_size=16, hidden_size=24)
-    data, selection = (counting(400, vocabulary, seed) for seed in (0, 1))
-    result = learn(network, data, selection=selection, epochs=12)
-    lengths = selection.tokens.lengths
-    surprise_at_starts = len(lengths) * math.log(vocabulary - 8)  # nothing tells with which token a text begins
-    surprise = result.best["selection_loss"] * lengths.sum() - surprise_at_starts
-    assert surprise / (lengths.sum() - len(lengths)) < math.log(1.2)  # from frequencies: of the number of tokens
-    assert result.best["perplexity"] == pytest.approx(math.exp(result.best["selection_loss"]))
+    data, validation = (counting(400, vocabulary, seed) for seed in (0, 1))
+    result = learn(network, data, validation=validation, epochs=12)
+    lengths = validation.tokens.lengths
+    nll_of_first_tokens = len(lengths) * math.log(vocabulary - 8)  # the first token of a text can't be predicted
+    nll = result.best["validation_loss"] * lengths.sum() - nll_of_first_tokens
+    assert nll / (lengths.sum() - len(lengths)) < math.log(1.2)  # from frequencies: of the number of tokens
+    assert result.best["perplexity"] == pytest.approx(math.exp(result.best["validation_loss"]))
 
 
-def test_only_embeddings_and_first_layer_are_trained_and_the_seed_decides(learn, tmp_path):
+def test_pretraining_trains_embeddings_and_first_layer_and_the_seed_decides(learn, tmp_path):
     fresh = make_network(num_layers=2, dropout=0.3).state_dict()
     networks = [make_network(num_layers=2, dropout=0.3) for _ in range(3)]
     results = [learn(network, seed=seed) for network, seed in zip(networks, (4, 4, 5), strict=True)]
@@ -186,18 +179,18 @@ def test_only_embeddings_and_first_layer_are_trained_and_the_seed_decides(learn,
     assert not torch.equal(networks[0].embedding.weight, networks[2].embedding.weight)
     records = [json.loads(line) for line in (tmp_path / "pretraining.jsonl").read_text().splitlines()]
     assert records == list(results[2].history)
-    assert results[2].best["selection_loss"] == min(record["selection_loss"] for record in records)
+    assert results[2].best["validation_loss"] == min(record["validation_loss"] for record in records)
 
 
-def test_labels_and_the_teachers_judgement_are_not_looked_at(learn):
-    plain, judged = make_network(), make_network()
+def test_labels_and_teacher_logits_make_no_difference(learn):
+    plain, labelled = make_network(), make_network()
     data = counting(label=1)
     learn(plain)
-    learn(judged, TrainingSet(data.tokens, data.labels, PADDING, torch.randn(60, 2), torch.rand(60)))
-    assert torch.equal(plain.embedding.weight, judged.embedding.weight)
+    learn(labelled, TrainingSet(data.tokens, data.labels, PADDING, torch.randn(60, 2)))
+    assert torch.equal(plain.embedding.weight, labelled.embedding.weight)
 
 
-def test_texts_of_one_token_teach_how_texts_begin_alone(learn):
+def test_texts_of_one_token_leave_the_recurrence_alone(learn):
     network, before = make_network(), make_network()
     alone = TrainingSet(
         TokenisedTexts(np.arange(8, 14, dtype=np.int32), np.arange(7)), torch.full((6,), UNLABELLED), PADDING
@@ -206,7 +199,7 @@ def test_texts_of_one_token_teach_how_texts_begin_alone(learn):
     assert torch.equal(network.recurrence.weight_hh_l0, before.recurrence.weight_hh_l0)
 
 
-def test_what_is_expected_is_kept_where_the_student_compares_it_with_what_comes(learn):
+def test_surprisal_keeps_next_token_head(learn):
     network = make_network(surprisal_size=5)
     fresh = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     learn(network)

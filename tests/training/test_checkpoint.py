@@ -1,6 +1,5 @@
 """A fit that is killed goes on from its checkpoint and ends as if nothing had happened, bit for bit."""
 
-import itertools
 import json
 import math
 import signal
@@ -9,71 +8,62 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
-from torch import nn
 
-from potstill import pipeline
-from potstill.config import DistillationConfig, PotstillConfig, RuntimeConfig, StudentConfig, TrainingConfig
+from potstill.config import DistillationConfig, PotstillConfig, RNNConfig, RuntimeConfig, TrainingConfig
 from potstill.data import load_corpus
-from potstill.data.tokenised import HiddenStates
-from potstill.distillation.loss import Objective
+from potstill.distillation import Distillation
 from potstill.errors import ArtifactError, TrainingError
-from potstill.interruption import Stopped, stoppable
-from potstill.student.network import DistilRNN
-from potstill.training import loop as training_loop
-from potstill.training.checkpoint import (
-    Checkpointer,
-    Checkpointing,
-    State,
-    joined,
-    random_state,
-    restore_random_state,
-    tensor_digest,
-    training_key,
-)
+from potstill.executor.signals import Stopped, handle_signals
+from potstill.experiment.stages import finetune
+from potstill.training.base import Callback, FitContext, Splits
+from potstill.training.callbacks import standard_callbacks
+from potstill.training.checkpoint import Checkpoint, read_checkpoint, tensor_digest
 from potstill.training.compute import make_fabric
-from potstill.training.loop import fit
-from potstill.transfer.language_model import LanguageModel
+from potstill.training.fit import Trainer, fit
+from potstill.training.state import pack, unpack
 from tiny_students import random_set, tiny_student
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-FABRIC = make_fabric(RuntimeConfig(device="cpu", precision="32-true"))
-TIMES = {"seconds", "tokens_per_second", "sentences_per_second"}
+RUNTIME = RuntimeConfig(device="cpu", precision="32-true", checkpoint_seconds=0.0)
+TIMES = {"seconds", "tokens_per_second", "texts_per_second"}
 
 
 class KilledError(BaseException):
     """Stands for SIGKILL: nothing that runs in the process catches it."""
 
 
-@pytest.fixture
-def killing(monkeypatch):
-    """Return a list of how many checkpoints are written before a kill: one number per process, none for no kill."""
-    plan = []
-    write = Checkpointer.write
+class At(Callback):
+    """Does something at a step, or at the end of the fit (step 0), or in the first evaluation."""
 
-    def counted(keeper, state):
-        write(keeper, state)
-        if plan:
-            plan[0] -= 1
-            if plan[0] == 0:
-                plan.pop(0)
-                raise KilledError
+    def __init__(self, step, action, *, evaluation=False):
+        self.step, self.action, self.evaluation, self.taken = step, action, evaluation, 0
 
-    monkeypatch.setattr(Checkpointer, "write", counted)
-    return plan
+    def on_step(self, trainer):
+        self.taken += 1
+        if self.taken == self.step and not self.evaluation:
+            self.action(trainer)
+
+    def on_validation_batch(self, trainer):
+        if self.evaluation:
+            self.evaluation = False
+            self.action(trainer)
+
+    def on_fit_end(self, trainer):
+        if self.step == 0:
+            self.action(trainer)
+
+
+def kill(*_):
+    raise KilledError
 
 
 def make_set(texts=10, seed=0):
-    return random_set(texts, seed, judged=True)
-
-
-def make_network(seed=5):
-    return tiny_student(seed, num_layers=2, dropout=0.3, word_dropout=0.1)
+    return random_set(texts, seed, with_teacher=True)
 
 
 class Fits:
-    """Fits of one tiny network in one directory, with what came of each."""
+    """Fits of one tiny network in one directory, with the result of each."""
 
     def __init__(self, directory, **settings):
         self.directory = directory
@@ -81,23 +71,28 @@ class Fits:
         self.settings = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-2} | settings
         self.saved = {}
 
-    def fit(self, *, seconds=0.0, key="", data=None, network_seed=5, seed=3, frozen=1.0, **options):
-        network = make_network(network_seed)
+    def fit(
+        self,
+        *before,
+        more=(),
+        runtime=RUNTIME,
+        stages=(),
+        data=None,
+        loss=None,
+        network_seed=5,
+        seed=3,
+        frozen=1.0,
+        **changes,
+    ):
+        """Fit a network; `before` are callbacks before the usual ones, `more` behind them."""
+        network = tiny_student(network_seed, num_layers=2, dropout=0.3)
         network.register_buffer("frozen", torch.tensor([frozen]))
-        result = fit(
-            network,
-            make_set() if data is None else data,
-            make_set(8, seed=1),
-            Objective(0.5, 2.0),
-            TrainingConfig(**self.settings | options.pop("settings", {})),
-            fabric=options.pop("fabric", FABRIC),
-            seed=seed,
-            history_file=self.directory / "history.jsonl",
-            save=lambda: self.saved.update({name: value.clone() for name, value in network.state_dict().items()}),
-            title="trial",
-            checkpointing=None if seconds is None else Checkpointing(self.path, seconds, key),
-            **options,
-        )
+        config = TrainingConfig(**self.settings | changes)
+        save = lambda: self.saved.update({name: value.clone() for name, value in network.state_dict().items()})  # noqa: E731
+        usual = standard_callbacks(config, runtime, self.directory, stages, save=save, more=more)
+        context = FitContext(config, make_fabric(runtime), seed, "trial", (*before, *usual))
+        loss = Distillation() if loss is None else loss
+        result = fit(network, Splits(data or make_set(), make_set(8, seed=1)), loss, context)
         history = [json.loads(line) for line in (self.directory / "history.jsonl").read_text().splitlines()]
         assert history == list(result.history)
         return (
@@ -107,13 +102,14 @@ class Fits:
             [(name, value) for name, value in result.best.items() if name not in TIMES],
         )
 
-    def killed(self, killing, *counts, **options):
-        """Fit, killed after so many checkpoints, again and again."""
-        killing[:] = counts
-        for _ in counts:
+    def plain(self, **options):
+        return self.fit(runtime=RUNTIME.model_copy(update={"checkpoint_seconds": None}), **options)
+
+    def killed(self, *steps, **options):
+        """Fit, killed after that many steps' checkpoints, again and again."""
+        for step in steps:
             with pytest.raises(KilledError):
-                self.fit(**options)
-        assert killing == []
+                self.fit(more=[At(step, kill)], **options)
 
 
 @pytest.fixture
@@ -135,370 +131,214 @@ def require_identical(found, expected):
 
 VARIANTS = [
     {},
-    {"optimizer": "adam", "schedule": "cosine", "warmup": 0.5, "metric": "last"},
-    {"optimizer": "adamw", "weight_decay": 0.1, "schedule": "constant", "clip_norm": None},
-    {"accumulation": 2, "batch_by": "tokens"},
+    {"optimizer": "adam", "schedule": "cosine", "warmup_ratio": 0.5, "keep": "last"},
+    {"optimizer": "adamw", "weight_decay": 0.1, "schedule": "constant", "max_grad_norm": None},
+    {"gradient_accumulation_steps": 2},
     {"epochs": 6, "patience": 1, "metric": "accuracy", "learning_rate": 1e-4},
 ]
 
 
 @pytest.mark.parametrize("settings", VARIANTS, ids=str)
-def test_killed_after_any_step_it_ends_as_if_undisturbed(fits, killing, settings):
+def test_killed_after_any_step_a_fit_ends_like_an_uninterrupted_one(fits, settings):
     plain = fits("plain", **settings)
-    expected = plain.fit(seconds=None)
+    expected = plain.plain()
     assert not plain.path.exists()
-    counted = fits("counted", **settings)
-    killing.append(10_000)
-    require_identical(counted.fit(), expected)  # that it writes checkpoints changes nothing
-    writes = 10_000 - killing.pop()
-    assert writes > 4
-    for number in range(1, writes + 1):
-        once = fits(f"once-{number}", **settings)
-        once.killed(killing, number)
+    counter = At(-1, kill)
+    require_identical(fits("counted", **settings).fit(more=[counter]), expected)  # checkpoints change nothing
+    for step in range(counter.taken + 1):  # 0: after the end
+        once = fits(f"once-{step}", **settings)
+        once.killed(step)
         require_identical(once.fit(), expected)
     always = fits("always", **settings)
-    always.killed(killing, *[1] * writes)  # every process takes one step
+    always.killed(*[1] * counter.taken)  # every process takes one step
     require_identical(always.fit(), expected)
 
 
-def test_killed_between_two_checkpoints_it_takes_the_lost_steps_again(fits, monkeypatch):
-    expected = fits("plain").fit(seconds=None)
-    for lost in range(1, 4):
-        trial = fits(f"lost-{lost}")
-        taken = []
-        step = training_loop.Learner._step
+@pytest.mark.parametrize("lost", [1, 2, 3])
+def test_killed_between_two_checkpoints_a_fit_takes_the_lost_steps_again(fits, monkeypatch, lost):
+    trial, steps, write = fits("trial"), At(-1, kill), Checkpoint.on_step
 
-        def one(learner, *arguments, taken=taken, step=step):
-            taken.append(learner.steps)
-            if len(taken) == 5:
-                raise KilledError
-            return step(learner, *arguments)
+    def once(checkpoint, trainer):
+        if trainer.steps == 5 - lost:
+            write(checkpoint, trainer)
 
-        due = property(lambda _keeper, taken=taken, lost=lost: len(taken) == 5 - lost)
-        with monkeypatch.context() as patch:
-            patch.setattr(training_loop.Learner, "_step", one)
-            patch.setattr(Checkpointer, "is_due", due)
-            with pytest.raises(KilledError):
-                trial.fit()
-        require_identical(trial.fit(), expected)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "on_step", once)
+        trial.killed(5)
+    require_identical(trial.fit(more=[steps]), fits("plain").plain())
+    assert steps.taken == 6 - (5 - lost)
 
 
-def test_a_finished_fit_is_not_repeated(fits, monkeypatch, capsys):
-    trial = fits("finished")
+def test_a_finished_fit_is_not_repeated(fits, capsys):
+    trial, steps = fits("finished"), At(-1, kill)
     expected = trial.fit()
-    monkeypatch.setattr(training_loop.Learner, "_step", lambda *_: pytest.fail("a step was taken"))
-    require_identical(trial.fit(), expected)
+    require_identical(trial.fit(more=[steps]), expected)
+    assert steps.taken == 0
     assert "was trained to its end before" in capsys.readouterr().err
 
 
-def test_the_time_before_a_kill_counts(fits, killing, monkeypatch):
-    now, take = [0.0], training_loop.Learner._step
+def test_the_time_before_a_kill_counts(fits, monkeypatch):
+    now = [0.0]
 
-    def step(learner, *arguments):
-        now[0] += 1.0
-        return take(learner, *arguments)
+    class Clock(Distillation):
+        def __call__(self, logits, targets):
+            now[0] += float(logits.requires_grad)
+            return super().__call__(logits, targets)
 
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
-    monkeypatch.setattr(training_loop.Learner, "_step", step)
     trial = fits("trial")
-    trial.killed(killing, 2, 3)
-    trial.fit()
-    data = make_set()
+    trial.killed(2, 3, loss=Clock())
+    trial.fit(loss=Clock())
     for line in (trial.directory / "history.jsonl").read_text().splitlines():
         record = json.loads(line)
         assert record["seconds"] == 3.0
-        assert record["sentences_per_second"] == len(data) / 3.0
-        assert record["tokens_per_second"] == len(data.tokens.ids) / 3.0
-    with safe_open(trial.path, framework="pt") as file:
-        assert json.loads(file.metadata()["notes"])["course"]["seconds"] == 6.0
+        assert record["texts_per_second"] == 10 / 3.0
+    assert read_checkpoint(trial.path)[1]["trainer"]["seconds"] == 6.0
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"key": "another objective"},
-        {"network_seed": 6},
-        {"frozen": 2.0},
-        {"fabric": make_fabric(RuntimeConfig(device="cpu", precision="bf16-mixed"))},
-        {"seed": 4},
-        {"data": make_set(10, seed=9)},
-        {"data": make_set(11)},
-        {"b_ratio": 4.0},
-        {"settings": {"learning_rate": 2e-2}},
-    ],
-    ids=["key", "weights", "buffers", "precision", "seed", "data", "size", "ratio", "settings"],
-)
-def test_the_checkpoint_of_another_training_is_not_taken(fits, killing, other, capsys):
+LABELS = make_set()
+OTHERS = {
+    "stages": {"stages": (DistillationConfig(alpha=0.4),)},
+    "weights": {"network_seed": 6},
+    "buffers": {"frozen": 2.0},
+    "precision": {"runtime": RUNTIME.model_copy(update={"precision": "bf16-mixed"})},
+    "seed": {"seed": 4},
+    "texts": {"data": make_set(10, seed=9)},
+    "size": {"data": make_set(11)},
+    "labels": {"data": replace(LABELS, labels=1 - LABELS.labels)},
+    "teacher": {"data": replace(LABELS, teacher_logits=LABELS.teacher_logits + 1)},
+    "settings": {"learning_rate": 2e-2},
+}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_the_checkpoint_of_another_training_is_ignored(fits, other, capsys):
     trial = fits("trial")
-    trial.killed(killing, 3)
-    expected = fits("plain").fit(seconds=None, **{name: value for name, value in other.items() if name != "key"})
-    require_identical(trial.fit(**other), expected)
-    assert "is of another training; the training begins anew" in capsys.readouterr().err
+    trial.killed(3)
+    without = {name: value for name, value in other.items() if name != "runtime"}
+    found = trial.fit(**other)
+    assert "belongs to another training; the training starts again" in capsys.readouterr().err
+    if "runtime" not in other:
+        require_identical(found, fits("plain").plain(**without))
 
 
-def test_a_trainings_key_follows_all_settings_but_how_often_it_is_kept(tmp_path):
-    def key(*, seconds=60.0, precision="auto", **distillation):
-        runtime = RuntimeConfig(device="cpu", precision=precision, checkpoint_seconds=seconds)
-        return Checkpointing.of(runtime, tmp_path / "c", StudentConfig(), DistillationConfig(**distillation)).key
-
-    assert key() == key(seconds=0.0)
-    assert len({key(), key(alpha=0.4), key(temperature=3.0), key(precision="32-true")}) == 4
-
-
-def test_a_trainings_key_follows_all_that_is_learnt_from():
-    plain, none = make_set(), np.zeros(0)
-    sets = [
-        plain,
-        replace(plain, labels=1 - plain.labels),
-        replace(plain, teacher_logits=plain.teacher_logits + 1),
-        replace(plain, teacher_logits=None),
-        *(replace(plain, weights=torch.full((10,), weight)) for weight in (1.0, 2.0)),
-        *(replace(plain, hidden=HiddenStates(none, none, none, none, key)) for key in ("one", "other")),
-    ]
-    assert len({training_key({}, [data], []) for data in sets}) == len(sets)
-
-
-def test_another_interval_goes_on(fits, killing, capsys):
+def test_how_often_checkpoints_are_written_may_change(fits, capsys):
     trial = fits("trial")
-    trial.killed(killing, 3)
-    trial.fit(seconds=60.0)
+    trial.killed(3, stages=(RNNConfig(),))
+    trial.fit(runtime=RUNTIME.model_copy(update={"checkpoint_seconds": 60.0}), stages=(RNNConfig(),))
     assert "goes on after step 3 of 6" in capsys.readouterr().err
 
 
-def test_a_damaged_checkpoint_is_told_and_left_aside(fits, killing, capsys):
-    expected = fits("plain").fit(seconds=None)
+def test_a_damaged_checkpoint_is_refused_and_the_training_starts_again(fits, capsys):
+    expected = fits("plain").plain()
     trial = fits("trial")
-    trial.killed(killing, 3)
+    trial.killed(3)
     whole = trial.path.read_bytes()
     generator = np.random.default_rng(0)
     for place in [0, 9, *generator.integers(0, len(whole), 12)]:
         for damaged in (whole[:place], whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :]):
             trial.path.write_bytes(damaged)
             trial.saved.clear()
-            require_identical(trial.fit(seconds=60.0), expected)
+            with pytest.raises(ValueError, match=r"."):
+                read_checkpoint(trial.path)
+            require_identical(trial.fit(), expected)
             assert "is damaged" in capsys.readouterr().err
 
 
-class TestStopping:
-    """Ctrl-C and SIGTERM while a fit is under way."""
-
-    @pytest.fixture
-    def signalled(self, monkeypatch):
-        """Return a function that has a signal sent during a step, or an evaluation."""
-
-        def arrange(number, *, step=None, in_evaluation=False, times=1):
-            taken, take = [], training_loop.Learner._step
-
-            def one(learner, *arguments):
-                taken.append(None)
-                if len(taken) == step:
-                    for _ in range(times):
-                        signal.raise_signal(number)
-                return take(learner, *arguments)
-
-            monkeypatch.setattr(training_loop.Learner, "_step", one)
-            if in_evaluation:
-                predict = training_loop.predict_logits
-
-                def predicting(*arguments, **options):
-                    signal.raise_signal(number)
-                    return predict(*arguments, **options)
-
-                monkeypatch.setattr(training_loop, "predict_logits", predicting)
-            return taken
-
-        return arrange
-
-    @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-    def test_the_step_is_ended_and_kept(self, fits, signalled, number, status):
-        expected = fits("plain").fit(seconds=None)
-        trial = fits("trial")
-        taken = signalled(number, step=4)
-        with stoppable(), pytest.raises(Stopped) as caught:
-            trial.fit(seconds=3600.0)
-        assert len(taken) == 4
-        assert caught.value.status == status
-        assert caught.value.kept == "trial is kept as it was after step 4"
-        require_identical(trial.fit(seconds=3600.0), expected)
-        assert len(taken) == 6
-
-    def test_in_an_evaluation_nothing_is_lost_either(self, fits, signalled, monkeypatch):
-        expected = fits("plain").fit(seconds=None)
-        trial = fits("trial")
-        signalled(signal.SIGINT, in_evaluation=True)
-        with stoppable(), pytest.raises(Stopped) as caught:
-            trial.fit(seconds=3600.0)
-        assert caught.value.kept == "trial is kept as it was after step 3"
-        monkeypatch.undo()
-        require_identical(trial.fit(seconds=3600.0), expected)
-
-    def test_a_second_signal_ends_at_once(self, fits, signalled):
-        trial = fits("trial")
-        taken = signalled(signal.SIGINT, step=4, times=2)
-        with stoppable(), pytest.raises(Stopped) as caught:
-            trial.fit(seconds=3600.0)
-        assert len(taken) == 4
-        assert caught.value.kept == ""
-        assert not trial.path.exists()
-
-    def test_without_checkpoints_there_is_nothing_to_wait_for(self, fits, signalled):
-        signalled(signal.SIGTERM, step=1)
-        with stoppable(), pytest.raises(Stopped):
-            fits("trial").fit(seconds=None)
-
-    def test_who_uses_the_library_keeps_pythons_own_ways(self, fits, signalled):
-        trial = fits("trial")
-        before = signal.getsignal(signal.SIGINT)
-        taken = signalled(signal.SIGINT, step=2)
-        with pytest.raises(KeyboardInterrupt) as caught:
-            trial.fit(seconds=3600.0)
-        assert not isinstance(caught.value, Stopped)
-        assert len(taken) == 2
-        assert signal.getsignal(signal.SIGINT) is before
+RARELY = RUNTIME.model_copy(update={"checkpoint_seconds": 3600.0})
 
 
-def test_a_sick_loss_tells_step_batch_and_rate_and_leaves_the_last_good_state(fits, monkeypatch):
-    trial, calls, healthy = fits("trial", schedule="constant", warmup=0.0), itertools.count(1), Objective.__call__
-
-    def sick(objective, logits, targets):
-        parts = healthy(objective, logits, targets)
-        return parts | {"loss": parts["loss"] * math.nan} if logits.requires_grad and next(calls) == 5 else parts
-
-    monkeypatch.setattr(Objective, "__call__", sick)
-    with pytest.raises(TrainingError) as caught:
-        trial.fit()
-    message = str(caught.value)
-    assert "the loss is nan in epoch 2 at learning rate 1.00e-02, step 2 of 3, on a batch of" in message
-    assert "the best epoch so far (1) is saved, and the last good state, in" in message
-    assert str(trial.path) in message
-    assert trial.path.is_file()
-    trial.fit()  # which is well again
-    assert len((trial.directory / "history.jsonl").read_text().splitlines()) == 2
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("at", "kept"), [({"step": 4}, 4), ({"step": 0, "evaluation": True}, 3)])
+def test_a_signal_ends_a_fit_after_the_step_with_a_checkpoint(fits, number, status, at, kept):
+    expected, trial = fits("plain").plain(), fits("trial")
+    sender, steps = At(**at, action=lambda _: signal.raise_signal(number)), At(-1, kill)
+    with handle_signals(), pytest.raises(Stopped) as caught:
+        trial.fit(sender, more=[steps], runtime=RARELY)
+    assert sender.taken == kept
+    assert caught.value.status == status
+    assert caught.value.kept == f"trial is kept as it was after step {kept}"
+    rest = At(-1, kill)
+    require_identical(trial.fit(more=[rest], runtime=RARELY), expected)
+    assert rest.taken == 6 - kept
 
 
-def test_sick_weights_are_never_kept(fits, monkeypatch):
-    """Without clipping nobody looks at the gradient: the weights are the first to be seen sick."""
-    trial = fits("trial", clip_norm=None)
-
-    def spoil(learner, data, batches, step=training_loop.Learner._step):
-        seen = step(learner, data, batches)
-        if learner.steps == 4:
-            next(iter(learner._trained.values())).data.fill_(math.inf)
-        return seen
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training_loop.Learner, "_step", spoil)
-        with pytest.raises(TrainingError, match="a trained weight is no longer finite in epoch 2"):
-            trial.fit()
-    expected = fits("plain", clip_norm=None).fit(seconds=None)
-    require_identical(trial.fit(), expected)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError(),
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to"),
-    ],
-    ids=["python", "gpu", "cpu"],
-)
-def test_used_up_memory_says_what_to_lower(fits, monkeypatch, error):
-    def fail(*_):
-        raise error
-
-    monkeypatch.setattr(DistilRNN, "forward", fail)
-    with pytest.raises(
-        TrainingError, match=r"memory is used up in epoch 1, step 1 of 3.*\n.*lower batch_size"
-    ) as caught:
-        fits("trial").fit()
-    assert "max_tokens" in str(caught.value)
-
-
-def test_used_up_memory_in_an_evaluation_says_what_helps_there(fits, monkeypatch):
-    forward = DistilRNN.forward
-
-    def fail(network, *inputs):
-        if not network.training:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return forward(network, *inputs)
-
-    monkeypatch.setattr(DistilRNN, "forward", fail)
-    expected = (
-        r"trial: memory is used up while texts of up to \d+ tokens .*\n.*lower max_tokens.*; nothing is saved yet"
-    )
-    with pytest.raises(TrainingError, match=expected):
-        fits("trial").fit()
-
-
-def test_other_errors_are_not_explained_away(fits, monkeypatch):
-    def fail(*_):
-        raise RuntimeError("a bug")
-
-    monkeypatch.setattr(DistilRNN, "forward", fail)
-    with pytest.raises(RuntimeError, match="a bug"):
-        fits("trial").fit()
-
-
-def test_a_full_disk_leaves_the_checkpoint_before(fits, killing, monkeypatch):
-    expected = fits("plain").fit(seconds=None)
+def test_a_second_signal_ends_a_fit_at_once(fits):
     trial = fits("trial")
-    trial.killed(killing, 2)
-    before = trial.path.read_bytes()
+    sender = At(4, lambda _: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
+    with handle_signals(), pytest.raises(Stopped) as caught:
+        trial.fit(sender, runtime=RARELY)
+    assert caught.value.kept == ""
+    assert not trial.path.exists()
 
+
+def test_a_diverged_loss_leaves_the_last_good_state(fits):
+    class Diverges(Distillation):
+        def __call__(self, logits, targets):
+            parts = super().__call__(logits, targets)
+            calls.append(logits.requires_grad)
+            return parts | {"loss": parts["loss"] * math.nan} if logits.requires_grad and sum(calls) == 5 else parts
+
+    trial, calls = fits("trial", schedule="constant", warmup_ratio=0.0), []
+    with pytest.raises(TrainingError) as caught:
+        trial.fit(loss=Diverges())
+    assert "the loss is nan in epoch 2 at learning rate 1.00e-02, step 5 of 6, on a batch of" in str(caught.value)
+    assert f"the last good state is in {trial.path}, and the best epoch so far (1) is saved" in str(caught.value)
+    require_identical(trial.fit(), fits("plain", schedule="constant", warmup_ratio=0.0).plain())
+
+
+def test_weights_that_are_not_finite_are_never_saved(fits):
+    """Without clipping nothing looks at the gradient: the weights are the first that are seen to be infinite."""
+    trial = fits("trial", max_grad_norm=None)
+    spoil = At(4, lambda trainer: next(iter(trainer.trained.values())).data.fill_(math.inf))
+    with pytest.raises(TrainingError, match="a trained weight is no longer finite in epoch 2"):
+        trial.fit(spoil)
+    require_identical(trial.fit(), fits("plain", max_grad_norm=None).plain())
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(fits, monkeypatch):
     def full(*_arguments, **_options):
         raise OSError(28, "No space left on device")
 
+    trial = fits("trial")
+    trial.killed(2)
+    before = trial.path.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr("potstill.training.checkpoint.save_file", full)
+        patch.setattr("potstill.store.tensors.save_file", full)
         with pytest.raises(ArtifactError, match=r"checkpoint\.safetensors can't be written: No space left on device"):
             trial.fit()
     assert trial.path.read_bytes() == before
     assert {path.name for path in trial.directory.iterdir()} == {"checkpoint.safetensors", "history.jsonl"}
-    require_identical(trial.fit(), expected)
+    require_identical(trial.fit(), fits("plain").plain())
 
 
-def test_checkpoints_become_rare_where_writing_takes_long(tmp_path, monkeypatch):
-    now = [0.0]
+@pytest.mark.parametrize(("seconds", "times"), [(60.0, [60.0, 570.0]), (0.0, [50.0, 60.0, 569.0, 579.0])])
+def test_checkpoints_are_rarer_if_writing_takes_long(tmp_path, monkeypatch, seconds, times):
+    now, written = [0.0], []
 
     def slow(*_arguments):
-        now[0] += 10.0
+        written.append(now[0])
+        now[0] += 10.0  # a fiftieth of five hundred
 
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
-    monkeypatch.setattr("potstill.training.checkpoint.write_atomically", slow)
-    keeper, eager = (Checkpointer(Checkpointing(tmp_path / "c", seconds), "") for seconds in (60.0, 0.0))
-    now[0] = 59.0
-    assert not keeper.is_due
-    now[0] = 60.0
-    assert keeper.is_due
-    keeper.write(State({}, {}))  # until 70
-    now[0] = 70.0 + 499.0
-    assert not keeper.is_due  # ten seconds are a fiftieth of five hundred
-    now[0] = 70.0 + 500.0
-    assert keeper.is_due
-    eager.write(State({}, {}))
-    assert eager.is_due
+    monkeypatch.setattr("potstill.training.checkpoint.save_tensors", slow)
+    checkpoint = Checkpoint(tmp_path / "c", seconds)
+    context = FitContext(TrainingConfig(), make_fabric(RUNTIME), 0, "trial", (checkpoint,))
+    trainer = Trainer(tiny_student(), Splits(make_set(), make_set()), Distillation(), context)
+    for moment in (50.0, 60.0, 569.0, 570.0):
+        now[0] = max(now[0], moment)
+        checkpoint.on_step(trainer)
+    assert written == times
 
 
-def test_a_state_comes_back_to_the_last_bit(tmp_path):
+def test_a_state_is_packed_and_unpacked_to_the_last_bit():
     odd = torch.tensor([1.0, -0.0, 1e-45, math.inf]).view(2, 2)
     tensors = {"a/b": odd.T, "half": odd.bfloat16(), "number": torch.tensor(3), "none": torch.zeros(0, 4)}
-    keeper = Checkpointer(Checkpointing(tmp_path / "c", 0.0, "mine"), "key")
-    assert keeper.read() is None
-    keeper.write(joined(one=State({"rate": 0.1, "names": ["ä"]}, tensors), two=State({}, {"x": torch.ones(1)})))
-    state = keeper.read()
-    found = state.part("one")
-    assert found.notes == {"rate": 0.1, "names": ["ä"]}
-    assert found.tensors.keys() == tensors.keys()
-    for name, tensor in tensors.items():
-        assert found.tensors[name].dtype == tensor.dtype
-        assert tensor_digest({"": found.tensors[name]}) == tensor_digest({"": tensor})
-    assert state.part("two").tensors["x"].tolist() == [1.0]
-    for other in (
-        Checkpointer(Checkpointing(tmp_path / "c", 0.0, "yours"), "key"),
-        Checkpointer(Checkpointing(tmp_path / "c", 0.0, "mine"), "k"),
-    ):
-        assert other.read() is None
+    state, found = {"rate": 0.1, "names": ["ä"], "tensors": tensors, "empty": {}}, {}
+    back = unpack(json.loads(json.dumps(pack(state, found))), found)
+    assert back.pop("tensors").keys() == state.pop("tensors").keys() == tensors.keys()
+    assert back == state
+    assert len(found) == len(tensors)
 
 
 def test_tensors_of_other_names_shapes_or_kinds_have_other_digests():
@@ -507,113 +347,50 @@ def test_tensors_of_other_names_shapes_or_kinds_have_other_digests():
     assert len({tensor_digest(tensors) for tensors in others}) == len(others)
 
 
-def test_the_generators_come_back():
-    state = random_state(torch.device("cpu"))
-    first = nn.functional.dropout(torch.ones(50))
-    restore_random_state(state, torch.device("cpu"))
-    assert torch.equal(nn.functional.dropout(torch.ones(50)), first)
-
-
-SMALL = {
-    "data": {"source": "embedded", "limit": 40},
-    "runtime": {"device": "cpu", "precision": "32-true", "checkpoint_seconds": 0.0},
-    "student": {
-        "embedding_size": 6,
-        "hidden_size": 6,
-        "vocab_size": 300,
-        "training": {"epochs": 2},
-        "pretraining": {"epochs": 2, "batch_size": 16},
-        "seeds": [0],
-    },
-}
-
-
-def build(backbone, **teacher):
-    training = {"epochs": 2, "batch_size": 16}
-    return PotstillConfig.build(
-        SMALL
-        | {
-            "teacher": {"backbone": str(backbone), "training": training, **teacher},
-            "transfer": {"training": training, "lora": {"dropout": 0.2}},
-            "distillation": {"hidden_weight": 0.5},
-        }
-    )
-
-
-def files(directory):
-    """Everything that a finished stage leaves, without its times."""
+def contents(directory):
+    """Everything that a finished teacher leaves, without its times."""
     found = {}
     for path in sorted(directory.rglob("*")):
         if path.suffix == ".jsonl":
             records = [json.loads(line) for line in path.read_text().splitlines()]
-            found[path.name] = [[(key, value) for key, value in one.items() if key not in TIMES] for one in records]
-        elif path.name == "training.json":
-            best = json.loads(path.read_text())["best"]
-            found[path.name] = [(key, value) for key, value in best.items() if key not in TIMES]
-        elif path.is_file() and path.name != "checksums.json":  # which holds digests of times
+            found[path.name] = [{key: value for key, value in one.items() if key not in TIMES} for one in records]
+        elif path.is_file() and path.name not in ("checksums.json", "training.json"):  # which hold times
             found[path.name] = path.read_bytes()
     return found
-
-
-def kill_everywhere(stage, killing, tmp_path, at):
-    """Run `stage(directory)` undisturbed, and killed at each of `at` shares of its checkpoints; compare the files."""
-    killing.append(10_000)
-    stage(tmp_path / "undisturbed")
-    writes = 10_000 - killing.pop()
-    expected = files(tmp_path / "undisturbed")
-    for share in at:
-        target = tmp_path / f"killed-{share}"
-        killing.append(max(1, round(share * writes)))
-        with pytest.raises(KilledError):
-            stage(target)
-        stage(target)
-        assert files(target) == expected
-    return expected
 
 
 @pytest.mark.parametrize(
     "teacher",
     [
-        {"lora": {"dropout": 0.2, "last_blocks": 1, "learning_rate_ratio": 4.0}},
+        {"lora": {"dropout": 0.2, "layers_to_transform": [1]}},
         {"method": "full"},
-        {"lora": {"init": "pissa", "dora": False, "bias": "all"}},
+        {"lora": {"use_dora": True, "bias": "all"}},
     ],
-    ids=["frozen prefix", "full", "pissa"],
+    ids=["last block", "full", "dora"],
 )
-def test_a_killed_teacher(teacher, model_directory, killing, tmp_path):
-    config = build(model_directory("gpt2"), **teacher)  # which has dropout of its own
-    corpus = load_corpus(config.data)
-    written = kill_everywhere(
-        lambda directory: pipeline.finetune(config, corpus, directory, seed=1), killing, tmp_path, (0.3, 0.6, 1.0)
+def test_a_killed_finetune_leaves_the_same_files(teacher, model_directory, monkeypatch, tmp_path):
+    backbone = str(model_directory("gpt2"))  # which has dropout of its own
+    config = PotstillConfig.build(
+        {
+            "data": {"source": "builtin", "max_train_examples": 40},
+            "runtime": RUNTIME.model_dump(),
+            "teacher": {"backbone": backbone, "training": {"epochs": 2, "batch_size": 16}, **teacher},
+        }
     )
-    assert "training.json" in written
-    assert "checkpoint.safetensors" not in written
+    corpus, on_step = load_corpus(config.data), Checkpoint.on_step
+    finetune(config, corpus, tmp_path / "plain")
+    expected = contents(tmp_path / "plain")
+    assert not [name for name in expected if "checkpoint" in name]
 
+    def killed(checkpoint, trainer):
+        on_step(checkpoint, trainer)
+        if trainer.steps == step:
+            raise KilledError
 
-def test_a_killed_student_with_all_there_is_to_learn_from(tiny_backbone, killing, tmp_path):
-    """Killed in its language modelling, at its end, in its classification, at its end."""
-    config = build(tiny_backbone)
-    corpus = load_corpus(config.data)
-    teacher, _ = pipeline.finetune(config, corpus, tmp_path / "teacher")
-    written = kill_everywhere(
-        lambda directory: pipeline.distill(config, corpus, teacher, directory), killing, tmp_path, (0.2, 0.5, 0.7, 1.0)
-    )
-    assert {"training.json", "pretraining.jsonl", "history.jsonl"} <= written.keys()
-    assert not [name for name in written if "checkpoint" in name]
-
-
-def test_a_killed_language_model(model_directory, killing, tmp_path):
-    config = build(model_directory("gpt2"))
-    corpus = load_corpus(config.data)
-    trained = {}
-
-    def stage(directory):
-        directory.mkdir(exist_ok=True)
-        model = LanguageModel.load(config)
-        model.tune(config, corpus, directory / "history.jsonl")
-        (directory / "checkpoint.safetensors").unlink()  # as its caller does, who keeps the weights
-        (directory / "weights").write_text(tensor_digest(model.trained))
-        trained[directory.name] = model
-
-    kill_everywhere(stage, killing, tmp_path, (0.3, 0.6, 1.0))
-    assert len(trained) == 4
+    for step in (1, 4, 6):
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoint, "on_step", killed)
+            with pytest.raises(KilledError):
+                finetune(config, corpus, tmp_path / str(step))
+        finetune(config, corpus, tmp_path / str(step))
+        assert contents(tmp_path / str(step)) == expected

@@ -7,52 +7,47 @@ from potstill.errors import ConfigError
 from potstill.training import compute
 
 
-@pytest.mark.parametrize("fast", [True, False])
-def test_auto_takes_bfloat16_where_it_is_fast(monkeypatch, fast):
-    monkeypatch.setattr(compute, "has_fast_bfloat16", lambda device: fast)
-    fabric = compute.make_fabric(RuntimeConfig(device="cpu"))
-    assert compute.is_mixed(fabric) is fast
+@pytest.mark.parametrize(
+    ("precision", "is_fast", "is_mixed"),
+    [("auto", True, True), ("auto", False, False), ("32-true", True, False), ("bf16-mixed", False, True)],
+)
+def test_auto_takes_bfloat16_where_it_is_fast(monkeypatch, precision, is_fast, is_mixed):
+    monkeypatch.setattr(compute, "has_fast_bfloat16", lambda device: is_fast)
+    fabric = compute.make_fabric(RuntimeConfig(device="cpu", precision=precision))
+    assert compute.is_mixed(fabric) is is_mixed
     assert fabric.device.type == "cpu"
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_a_named_precision_is_taken_as_it_is(precision):
-    fabric = compute.make_fabric(RuntimeConfig(device="cpu", precision=precision))
-    assert compute.is_mixed(fabric) is (precision == "bf16-mixed")
-
-
-def test_a_missing_device_is_refused_with_what_there_is(monkeypatch):
+def test_a_missing_device_is_refused_with_those_that_exist(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"runtime\.device: 'cuda' is not available here, found cpu"):
         compute.make_fabric(RuntimeConfig(device="cuda"))
 
 
-def test_bfloat16_is_not_expected_of_apples_gpu():
+@pytest.mark.parametrize(
+    ("has_amx", "has_avx512", "processor", "fast"),
+    [
+        (True, False, "Intel", True),
+        (False, True, "AMD EPYC", True),
+        (False, True, "Intel", False),  # AVX-512 without AMX
+        (False, False, "AMD EPYC", False),
+    ],
+)
+def test_bfloat16_is_fast_with_amx_or_amds_avx512(monkeypatch, has_amx, has_avx512, processor, fast):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_avx512)
+    monkeypatch.setattr(compute, "processor_name", lambda: processor)
+    assert compute.has_fast_bfloat16("cpu") is fast
     assert compute.has_fast_bfloat16("mps") is False
 
 
-@pytest.mark.parametrize(
-    ("there", "times", "fast"),
-    [
-        (True, {torch.float32: 2.0, torch.bfloat16: 1.0}, True),
-        (True, {torch.float32: 1.0, torch.bfloat16: 1.0}, False),  # converting would cost more than nothing
-        (True, {torch.float32: 1.0, torch.bfloat16: 2.0}, False),  # Intel's AVX-512 without AMX
-        (False, {torch.float32: 2.0, torch.bfloat16: 1.0}, False),
-    ],
-)
-def test_bfloat16_has_to_be_there_and_faster(monkeypatch, there, times, fast):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: there)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    monkeypatch.setattr(compute, "product_seconds", lambda *dtypes: [times[dtype] for dtype in dtypes])
-    assert compute.has_fast_bfloat16.__wrapped__("cpu") is fast
-
-
-def test_kinds_of_numbers_are_timed_in_turn_and_the_shortest_time_counts(monkeypatch):
-    seconds, timed = iter([3.0, 30.0, 1.0, 20.0, 2.0, 10.0]), []
-    monkeypatch.setattr(compute, "_REPEATS", 3)
-    monkeypatch.setattr("timeit.timeit", lambda product, number: timed.append(product().dtype) or next(seconds))
-    assert compute.product_seconds(torch.float32, torch.bfloat16) == [1.0, 10.0]
-    assert timed == [torch.float32, torch.bfloat16] * 3
+def test_as_many_workers_as_threads_unless_a_gpu_computes(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert compute.available_workers(RuntimeConfig(device="cpu")) == 3
+    assert compute.available_workers(RuntimeConfig(workers=5)) == 5
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert compute.available_workers(RuntimeConfig(device="cpu")) == 1
 
 
 def test_only_frozen_linear_maps_are_compressed():

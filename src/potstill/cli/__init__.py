@@ -3,44 +3,54 @@
 from __future__ import annotations
 
 import importlib
+import io
 import signal
 import sys
 from typing import Any
 
 import click
 
-from potstill.cli.options import going_on
+from potstill.cli.options import this_command, with_suggestion
 from potstill.errors import MissingExtraError, PotstillError
-from potstill.interruption import Stopped
+from potstill.executor.signals import Stopped
+from potstill.predict.wording import printable
 
 _COMMANDS = {
-    "run": ("potstill.cli.training", "The whole experiment: teacher, distilled student, baseline, report."),
-    "adapt": ("potstill.cli.training", "Tune a backbone as a language model on the task's text."),
-    "finetune": ("potstill.cli.training", "Tune a teacher: a pretrained model with LoRA."),
-    "transfer": ("potstill.cli.training", "Find, sample and perturb more text for students to learn from."),
-    "distill": ("potstill.cli.training", "Train a student on the labels and a teacher's judgement."),
-    "search": ("potstill.cli.search", "Search settings of student and distillation."),
-    "train": ("potstill.cli.training", "Train the same student on the labels alone (the baseline)."),
-    "evaluate": ("potstill.cli.evaluate", "Score saved models on any labelled file."),
-    "predict": ("potstill.cli.predict", "Classify texts with a saved model."),
-    "serve": ("potstill.cli.serve", "Answer over HTTP, with a page to try models."),
-    "export": ("potstill.cli.export", "Write a student as a directory to hand on, with a card."),
-    "merge": ("potstill.cli.merge", "Write a teacher as a plain transformers model."),
-    "params": ("potstill.cli.inspect", "Show what tuning a backbone trains and costs, by module."),
-    "data": ("potstill.cli.inspect", "Show how a data set is read and split."),
-    "doctor": ("potstill.cli.doctor", "Check the installation, or a run or model."),
+    "run": ("training", "Train a small classifier from labelled texts, with a report."),
+    "data": ("inspect", "Show how a data set is read and split, and what is wrong with it."),
+    "finetune": ("training", "Train a teacher: a large pretrained model, tuned with LoRA."),
+    "augment": ("training", "Collect texts without labels for students to learn from."),
+    "distill": ("training", "Train students on the labels and a teacher's probabilities."),
+    "train": ("training", "Train the same students on the labels alone (the baseline)."),
+    "search": ("search", "Try many settings of students and distillation."),
+    "predict": ("predict", "Classify texts with a saved model."),
+    "serve": ("serve", "Classify texts over HTTP, with a page to try models."),
+    "export": ("export", "Write a student as a small directory to hand on."),
+    "merge": ("export", "Write a teacher as a plain transformers model."),
+    "evaluate": ("evaluate", "Score saved models on labelled texts."),
+    "params": ("inspect", "Show what tuning a backbone trains and costs."),
+    "doctor": ("doctor", "Check the installation, or a run or model."),
+}
+"""The module of each command below `potstill.cli`, and what the list of commands says of it."""
+
+_GROUPS = {
+    "Make a classifier": ("run", "data"),
+    "Step by step": ("finetune", "augment", "distill", "train", "search"),
+    "Use it": ("predict", "serve", "export", "merge"),
+    "Look": ("evaluate", "params", "doctor"),
 }
 
-_TRAIN_PACKAGES = {
-    *("datasets", "filelock", "gguf", "huggingface_hub", "lightning_fabric", "matplotlib", "onnx", "pyarrow"),
-    "pydantic",
-    *("rapidfuzz", "rich", "safetensors", "scipy", "torch", "transformers", "yaml"),
+_EXTRAS = {
+    "train": (
+        *("datasets", "filelock", "gguf", "huggingface_hub", "lightning_fabric", "loky", "matplotlib", "onnx"),
+        *("pyarrow", "pydantic", "rapidfuzz", "rich", "safetensors", "scipy", "torch", "transformers", "yaml"),
+    ),
+    "serve": (
+        *("asgi_correlation_id", "fastapi", "prometheus_client", "prometheus_fastapi_instrumentator", "uvicorn"),
+    ),
+    "search": ("optuna", "sqlalchemy"),
 }
-"""What the extra `train` brings, by import name."""
-_SERVE_PACKAGES = {"fastapi", "prometheus_client", "uvicorn"}
-"""What the extra `serve` brings."""
-_SEARCH_PACKAGES = {"optuna", "sqlalchemy"}
-"""What the extra `search` brings beside."""
+"""The packages that each extra brings, by import name."""
 
 
 class _LazyGroup(click.Group):
@@ -52,63 +62,66 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module, _ = _COMMANDS[cmd_name]
-        command: click.Command = getattr(importlib.import_module(module), cmd_name)
+        command: click.Command = getattr(importlib.import_module(f"potstill.cli.{_COMMANDS[cmd_name][0]}"), cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+        width = max(map(len, _COMMANDS))
+        for title, names in _GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), _COMMANDS[name][1]) for name in names])
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="potstill")
 def potstill() -> None:
-    """Turn labelled text into a classifier small and fast enough to run anywhere.
+    """Train a text classifier that is small and fast enough to run anywhere.
 
-    A pretrained language model is tuned with LoRA (the teacher) and its judgement is distilled into a small recurrent
-    network (the student).
+    Give it texts with labels. It tunes a large pretrained model on them (the teacher), trains small models to answer
+    like it (the students), and reports how good each is.
 
-    
-    Start here:
-      potstill run --config configs/demo.yaml          the whole way, on a bounded part of the data
-      potstill run --data reviews.csv                  your own data: columns `text` and `label`
-      potstill predict runs/NAME --text "Is it so?"    use the student
+    \b
+      potstill run tickets.csv                     train; the columns are `text` and `label`
+      potstill predict runs/NAME --text "Hello"    use what was trained
+      potstill COMMAND --help                      explain a command
     """
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line; errors that a user can cause are told without a traceback and end with status 1."""
+    """Run the command line; errors that a user can cause are printed without a traceback and end with status 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # characters that its encoding lacks are escaped
     try:
         potstill.main(arguments, prog_name="potstill", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        message = io.StringIO()
+        (with_suggestion(error) if isinstance(error, click.NoSuchOption) else error).show(message)
+        click.echo(printable(message.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt) as error:
-        _stop(error.__cause__ or error, sys.argv[1:] if arguments is None else arguments)
+        _stop(error.__cause__ or error, arguments)
     except PotstillError as error:
         _fail(error)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
-        extras = {"train": _TRAIN_PACKAGES, "serve": _SERVE_PACKAGES, "search": _SEARCH_PACKAGES}
-        extra = next((name for name, packages in extras.items() if package in packages), None)
+        extra = next((name for name, packages in _EXTRAS.items() if package in packages), None)
         if extra is None:
             raise
         _fail(MissingExtraError(package, extra))
 
 
-def _stop(error: BaseException, arguments: list[str]) -> None:
-    """Say what an end on request leaves, and how to go on, where there is a way; exit as a shell expects it."""
+def _stop(error: BaseException, arguments: list[str] | None) -> None:
+    """Print what is kept and how to go on; exit as a shell expects it."""
     stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
-    by = "Ctrl-C" if stopped.number == signal.SIGINT else "SIGTERM"
-    if stopped.directory is None:
-        click.echo(f"stopped by {by}", err=True)
-    else:
+    message = f"stopped by {'Ctrl-C' if stopped.number == signal.SIGINT else 'SIGTERM'}"
+    if stopped.directory is not None:
         kept = stopped.kept or "all that is finished is kept"
-        click.echo(f"stopped by {by}; {kept}. To go on:\n  {going_on(arguments, stopped.directory)}", err=True)
+        message += f"; {kept}. To go on:\n  {this_command(stopped.directory, arguments)}"
+    click.echo(printable(message), err=True)
     sys.exit(stopped.status)
 
 
 def _fail(error: PotstillError) -> None:
-    click.echo(f"error: {error}", err=True)
+    click.echo(printable(f"error: {error}"), err=True)
     sys.exit(1)

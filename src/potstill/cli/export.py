@@ -1,4 +1,4 @@
-"""`potstill export`: a student as a directory to hand on."""
+"""`potstill export` and `potstill merge`: a student, or a teacher, as a directory to hand on."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from potstill.cli.options import new_directory_option
+from potstill.cli.options import new_directory_option, suggest_next
 from potstill.errors import ArtifactError
-from potstill.runtime.directory import find_student, is_teacher
+from potstill.predict.directory import find_student, is_teacher
 
 if TYPE_CHECKING:
     from potstill.export.card import Layout
@@ -24,26 +24,19 @@ if TYPE_CHECKING:
     type=click.Choice(("onnx", "torch", "huggingface")),
     default="onnx",
     show_default=True,
-    help="onnx: to predict, without torch. torch: the weights, to train on. huggingface: the same, laid out as the hub "
-    "has it.",
+    help="onnx predicts without torch; torch holds the weights, to train on; huggingface holds the same in the layout "
+    "of the hub.",
 )
-@click.option(
-    "--int8/--no-int8",
-    default=True,
-    show_default=True,
-    help="Try weights of 8 bits too (onnx alone): kept where they are measured to be smaller or faster with the same "
-    "MCC.",
-)
-def export(path: Path, out: Path, layout: Layout, int8: bool) -> None:
-    """Write a student as a directory of a few megabytes that holds all it needs and nothing of its training.
+def export(path: Path, out: Path, layout: Layout) -> None:
+    """Write a student as a directory of a few megabytes, with all that prediction needs.
 
-    PATH is a student, several seeds of one, or a run: then its best distilled student in selection. Written are the
-    network, the tokenizer, the names of the classes, checksums and a card: data, teacher, scores with their intervals,
-    limits, licences. What is written is first proven to compute what PyTorch computes.
+    PATH is a student, several seeds of one, or a run; of several the student with the best validation score is taken.
+    The directory holds the network, the tokenizer, the class names, checksums, and a model card with data, scores,
+    limits and licences. The exported network is first checked against PyTorch.
 
     \b
       potstill export runs/NAME --out model
-      potstill predict model --text "Is it so?"
+      potstill predict model --text "Hello"
     """
     from potstill.export.bundle import export_student
 
@@ -52,11 +45,40 @@ def export(path: Path, out: Path, layout: Layout, int8: bool) -> None:
             f"{path}: expected a student, found a teacher\n  what to do: `potstill merge` writes a teacher for others"
         )
     student = find_student(path)
-    exported = export_student(student, out, layout, int8=int8)
+    files = export_student(student, out, layout)
     click.echo(f"{student}, exported:")
-    for file in exported.files:
+    for file in files:
         click.echo(f"  {file}  {file.stat().st_size / 1e6:.2f} MB")
-    if exported.trial is not None:
-        click.echo(f"8 bits: {exported.trial.describe()}")
-    if exported.no_int8:
-        click.echo(f"no 8-bit variant: {exported.no_int8}")
+    if layout == "onnx":
+        suggest_next("predict", out, "FILE")
+
+
+@click.command()
+@click.argument("teacher", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@new_directory_option
+def merge(teacher: Path, out: Path) -> None:
+    """Write TEACHER as a plain transformers model, which needs neither Potstill nor peft.
+
+    TEACHER is what `finetune` wrote, or a run; of several teachers the one with the best validation score is taken. The
+    adapters are added to the weights (W + s B A). Head, class names and tokenizer are written too. The weights are
+    float32, of full size. A teacher with `echo` can't be written so.
+
+    \b
+    In Python:
+      from transformers import AutoModelForSequenceClassification, AutoTokenizer
+      tokenizer = AutoTokenizer.from_pretrained("DIR")
+      model = AutoModelForSequenceClassification.from_pretrained("DIR")
+      model(**tokenizer(["Hello"], padding=True, truncation=True, return_tensors="pt")).logits
+    """
+    from potstill.experiment.saved import find_teacher
+    from potstill.export.merged import write_merged
+
+    directory = find_teacher(teacher)
+    files = write_merged(directory, out)
+    click.echo(f"{directory}, merged:")
+    _print_sizes(files)
+
+
+def _print_sizes(files: list[Path]) -> None:
+    for file in files:
+        click.echo(f"  {file}  {file.stat().st_size / 1e6:.2f} MB")

@@ -3,107 +3,93 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 
+from potstill.cli.options import data_given, suggest_next
 from potstill.cli.settings import SettingsCommand, with_settings
 from potstill.config import PotstillConfig
-from potstill.wording import numbered
+from potstill.predict.wording import in_one_line, numbered
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
-    from potstill.data import Corpus, Examples
-    from potstill.lora.counting import Cost, ModuleRow
+    from potstill.config import DataConfig
+    from potstill.data import Examples
 
 _SHOWN_CLASSES = 10
 """Classes of which texts are shown: a screenful."""
 
 
 @click.command(cls=SettingsCommand)
-@click.option("--classes", default=2, show_default=True, type=click.IntRange(min=2), help="Outputs of the head.")
+@click.option(
+    "--classes", metavar="INT", default=2, show_default=True, type=click.IntRange(min=2), help="Number of classes."
+)
 @with_settings(
-    *("teacher.backbone", "teacher.random_init", "teacher.method", "teacher.base_bits", "teacher.first_blocks"),
+    *("teacher.backbone", "teacher.random_init", "teacher.method", "teacher.num_layers"),
     "teacher.lora",
 )
 def params(config: PotstillConfig, classes: int) -> None:
     """Show what tuning a backbone trains, module by module, and what it costs, from the model itself.
 
-    Modules that are alike in several blocks share a row; its numbers are those of all of them. Operations are those of
-    the matrices, per token: 2 per weight forwards, 2 more backwards below what is trained, 2 more for what is trained.
+    A row stands for a module of all blocks, and its numbers are those of all blocks together. Operations are those of
+    the matrices, per token: 2 per weight forwards, 2 more backwards, 2 more for what is trained.
 
     \b
-    The reference experiment's numbers, with no hub in reach:
+    The numbers of the reference experiment, without the hub:
       potstill params --backbone gpt2 --random-init --rank 4 --train-layernorm
-    What adapters on the last blocks alone would take:
-      potstill params --last-blocks 6
+    Adapters on the last six blocks only:
+      potstill params --layers-to-transform 24,25,26,27,28,29
     """
-    from rich.console import Console
-
-    from potstill.backbone import build_classifier
+    from potstill.console import SafeConsole
     from potstill.lora.counting import cost, module_rows, parameter_groups
-    from potstill.teacher import prepare
+    from potstill.teacher.backbone.classifier import build_classifier
+    from potstill.teacher.transformer import prepare, transformer_settings
 
-    teacher = config.teacher
-    # PiSSA's start has the same shapes: no need to decompose every matrix for them.
-    teacher = teacher.model_copy(update={"lora": teacher.lora.model_copy(update={"init": "kaiming"})})
+    teacher = transformer_settings(config)
     model = build_classifier(
-        teacher.backbone, classes, random_init=teacher.random_init, first_blocks=teacher.first_blocks
+        teacher.backbone, classes, random_init=teacher.random_init, num_layers=teacher.num_layers
     ).model
     prepare(model, teacher)
+    console = SafeConsole(highlight=False, markup=False)
+    modules = _table("module", "shape", "rank", "parameters", "trainable")
+    for row in module_rows(model):
+        rank = "" if row.rank is None else str(row.rank)
+        modules.add_row(row.name, " × ".join(map(str, row.shape)), rank, f"{row.parameters:,}", f"{row.trainable:,}")
+    console.print(modules, "")
     groups = parameter_groups(model)
-    console = Console(highlight=False, markup=False)
-    console.print(_modules_table(module_rows(model)), "")
-    console.print(_groups_table(groups), "")
-    total = sum(count for count, _ in groups.values())
-    trainable = sum(trained for _, trained in groups.values())
-    reduction = 100 * (1 - trainable / total)
+    parts = _table("part", "parameters", "trainable")
+    for name, counts in groups.items():
+        parts.add_row(name, *(f"{count:,}" for count in counts))
+    console.print(parts, "")
+    total, trainable = (sum(counts) for counts in zip(*groups.values(), strict=True))
     console.print(f"{teacher.backbone}, {teacher.method}: {classes} classes")
-    console.print(f"total {_millions(total)}, trainable {_millions(trainable)}, reduction {reduction:.1f} %")
-    _print_cost(cost(model), console)
+    reduction = 100 * (1 - trainable / total)
+    console.print(f"total {total / 1e6:.2f}M, trainable {trainable / 1e6:.2f}M, reduction {reduction:.1f} %")
+    costs = cost(model)
+    console.print(
+        f"memory: weights {costs.weight_bytes / 1e6:.1f} MB, gradients and AdamW {costs.optimizer_bytes / 1e6:.1f} MB, "
+        "activations apart"
+    )
+    console.print(
+        f"per token: forward {costs.forward_flops / 1e6:.1f} MFLOP, forward and backward "
+        f"{costs.training_flops / 1e6:.1f} MFLOP"
+    )
 
 
-def _modules_table(rows: list[ModuleRow]) -> Table:
+def _table(first: str, *numbers: str) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
-    table.add_column("module", overflow="fold")
-    for title in ("shape", "rank", "parameters", "trainable"):
+    table.add_column(first, overflow="fold")
+    for title in numbers:
         table.add_column(title, justify="right", no_wrap=True)
-    for row in rows:
-        shape = " × ".join(map(str, row.shape))
-        rank = "" if row.rank is None else str(row.rank)
-        table.add_row(row.name, shape, rank, f"{row.parameters:,}", f"{row.trainable:,}")
     return table
-
-
-def _groups_table(groups: dict[str, tuple[int, int]]) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table("part", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("parameters", justify="right")
-    table.add_column("trainable", justify="right")
-    for name, (count, trained) in groups.items():
-        table.add_row(name, f"{count:,}", f"{trained:,}")
-    return table
-
-
-def _print_cost(costs: Cost, console: Console) -> None:
-    memory = f"weights {costs.weight_bytes / 1e6:.1f} MB, gradients and AdamW {costs.optimizer_bytes / 1e6:.1f} MB"
-    console.print(f"memory: {memory}, activations apart")
-    forward, training = (f"{count / 1e6:.1f} MFLOP" for count in (costs.forward_flops, costs.training_flops))
-    console.print(f"per token: forward {forward}, forward and backward {training}")
-
-
-def _millions(count: int) -> str:
-    return f"{count / 1e6:.2f}M"
 
 
 @click.command(cls=SettingsCommand)
@@ -112,77 +98,69 @@ def _millions(count: int) -> str:
     "target",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Also write the parts as train.jsonl, selection.jsonl and test.jsonl into this new directory.",
+    help="Also write the parts into this new directory, as train.jsonl, validation.jsonl and test.jsonl.",
 )
 @click.option(
-    "--show", default=3, show_default=True, type=click.IntRange(min=0), help="Examples to show of each class."
+    "--show",
+    metavar="INT",
+    default=3,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Examples to show of each class.",
 )
 @with_settings("data")
 def data(config: PotstillConfig, target: Path | None, show: int) -> None:
-    """Show how a data set is read and split, or what is wrong with it."""
-    from rich.console import Console
+    """Show how a data set is read and split, and what is wrong with it.
 
+    \b
+      potstill data tickets.csv
+      potstill data reviews.tsv --text-column review --label-column stars --write parts
+    """
+    from potstill.console import SafeConsole
     from potstill.data import load_corpus
 
     corpus = load_corpus(config.data)
-    console = Console(highlight=False, markup=False)
+    parts = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
+    console = SafeConsole(highlight=False, markup=False)
     console.print(f"{corpus.name}: {corpus.source}")
-    console.print(_parts_table(corpus))
-    parts = (corpus.train, corpus.selection, corpus.evaluation)
-    counts = np.stack([np.bincount(part.labels, minlength=corpus.num_classes) for part in parts], axis=1)
+    console.print(_parts_table(parts, corpus.label_names))
+    counts = [np.bincount(part.labels, minlength=corpus.num_classes) for part in parts.values()]
     for index, name in enumerate(corpus.label_names[:_SHOWN_CLASSES] if show else ()):
-        train, selection, evaluation = counts[index]
-        console.print(
-            f"\n{name}: {train:,} to train, {selection:,} to select, {evaluation:,} to evaluate", style="bold"
-        )
+        numbers = ", ".join(f"{count[index]:,} {part}" for part, count in zip(parts, counts, strict=True))
+        console.print(f"\n{name}: {numbers}", style="bold")
         for place in np.flatnonzero(corpus.train.labels == index)[:show]:
-            console.print(f"  {' | '.join(filter(None, corpus.train.items[place]))}")
+            console.print(f"  {' | '.join(map(in_one_line, filter(None, corpus.train.items[place])))}")
     if show and corpus.num_classes > _SHOWN_CLASSES:
         console.print(f"\nand {numbered(corpus.num_classes - _SHOWN_CLASSES, 'more class', 'more classes')}")
-    for place, part_name in ((1, "selection"), (2, "evaluation")):
-        if absent := [name for name, count in zip(corpus.label_names, counts[:, place], strict=True) if count == 0]:
+    for part_name, count in zip(parts, counts, strict=True):
+        if absent := [name for name, number in zip(corpus.label_names, count, strict=True) if number == 0]:
             console.print(f"\nnot in the {part_name} part, too few examples: {', '.join(absent)}")
     if target is not None:
-        _write_parts(corpus, target, config)
+        _write_parts(parts, corpus.label_names, target, config.data)
         console.print(f"\nwritten to {target}")
+    suggest_next("run", *data_given())
 
 
-def _parts_table(corpus: Corpus) -> Table:
-    from rich.table import Table
-
-    table = Table("part")
-    for title in ("examples", "majority class", "share", "words, median", "words, longest"):
-        table.add_column(title, justify="right")
-    for name in ("train", "selection", "evaluation"):
-        part: Examples = getattr(corpus, name)
-        counts = np.bincount(part.labels, minlength=corpus.num_classes)
+def _parts_table(parts: Mapping[str, Examples], label_names: Sequence[str]) -> Table:
+    table = _table("part", "examples", "majority class", "share", "words, median", "words, longest")
+    for name, part in parts.items():
+        counts = np.bincount(part.labels, minlength=len(label_names))
         words = [len(text.split()) for text in part.texts]
-        most = int(counts.argmax())
-        table.add_row(
-            name,
-            f"{len(part):,}",
-            corpus.label_names[most],
-            f"{counts[most] / len(part):.2%}",
-            f"{np.median(words):.0f}",
-            str(max(words)),
-        )
+        share = f"{counts.max() / len(part):.2%}"
+        majority = label_names[int(counts.argmax())]
+        table.add_row(name, f"{len(part):,}", majority, share, f"{np.median(words):.0f}", str(max(words)))
     return table
 
 
-def _write_parts(corpus: Corpus, target: Path, config: PotstillConfig) -> None:
-    from potstill.artifacts import new_directory
-    from potstill.files import write_text
+def _write_parts(parts: Mapping[str, Examples], label_names: Sequence[str], target: Path, config: DataConfig) -> None:
+    from potstill.store.atomic import new_directory, write_text
 
     new_directory(target)
-    for name, part in (("train", corpus.train), ("selection", corpus.selection), ("test", corpus.evaluation)):
-        rows = (json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(corpus, part, config))
-        write_text(target / f"{name}.jsonl", "".join(rows))
-
-
-def _rows(corpus: Corpus, part: Examples, config: PotstillConfig) -> Iterator[dict[str, str]]:
-    settings = config.data
-    for number, (text, label) in enumerate(zip(part.texts, part.labels, strict=True)):
-        row = {settings.text_column: text, settings.label_column: corpus.label_names[label]}
-        if part.pairs is not None and settings.pair_column is not None:
-            row[settings.pair_column] = part.pairs[number]
-        yield row
+    for name, part in parts.items():
+        lines = []
+        for (text, pair), label in zip(part.items, part.labels, strict=True):
+            row = {config.text_column: text, config.label_column: label_names[label]}
+            if pair is not None and config.pair_column is not None:
+                row[config.pair_column] = pair
+            lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+        write_text(target / f"{name}.jsonl", "".join(lines))

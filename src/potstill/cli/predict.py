@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 import click
 import numpy as np
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 
 from potstill.cli.options import runtime_options, runtime_settings
 from potstill.errors import DataError
-from potstill.runtime import Classifier
-from potstill.runtime.answers import (
+from potstill.predict import Classifier
+from potstill.predict.directory import StudentFiles, find_student, is_teacher, own_columns
+from potstill.predict.output import (
     ANSWER_FORMATS,
     AnswerFile,
     AnswerFormat,
@@ -27,9 +29,8 @@ from potstill.runtime.answers import (
     Writing,
     require_absent,
 )
-from potstill.runtime.directory import StudentFiles, find_student, is_teacher
-from potstill.runtime.seal import undisturbed
-from potstill.runtime.stream import (
+from potstill.predict.session import available_cores
+from potstill.predict.stream import (
     FORMATS,
     Broken,
     Format,
@@ -40,10 +41,8 @@ from potstill.runtime.stream import (
     from_arguments,
     read,
 )
-from potstill.wording import numbered
-
-if TYPE_CHECKING:
-    from potstill.config import PotstillConfig, RuntimeConfig
+from potstill.predict.wording import numbered, printable
+from potstill.store.checksums import assert_unchanged, digest
 
 _SOME_BROKEN: Final = 3
 """Exit status when all was answered but broken lines: not 1 (it failed) nor 2 (the command line is wrong)."""
@@ -51,22 +50,23 @@ _INTERRUPTED: Final = 130
 """Exit status after Ctrl-C, as shells have it."""
 
 _REDRAWN: Final = 0.1
-"""Seconds between two looks of the progress on a terminal: an eye does not follow more."""
+"""Seconds between two updates of the progress on a terminal."""
 _REPEATED: Final = 10.0
-"""Seconds between two lines of progress elsewhere: a log file is not to be filled with them."""
+"""Seconds between two lines of progress in a log file."""
 
 
 @dataclass(frozen=True)
 class _Model:
-    """What answering needs of a student or a teacher."""
+    """A student or a teacher."""
 
+    directory: Path
     labels: tuple[str, ...]
-    reads_pairs: bool
+    in_pairs: bool
     probabilities: Callable[[Any], NDArray[np.float32]]
     key: str
     """Digest of what decides its answers."""
     threshold: float | None = None
-    """See `decide`."""
+    """See `predict_class`."""
 
 
 @click.command()
@@ -77,78 +77,89 @@ class _Model:
     "--out",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Where the answers go; without it, to standard output. It gets its name when it is complete. Until then it is "
-    "FILE.part, and the same command goes on where an interrupted one stopped.",
+    help="Where to write the answers. After an interruption the same command goes on.  [default: standard output]",
 )
+@click.option("--text-column", metavar="COLUMN", help="Column with the text.  [default: as in training, else text]")
+@click.option("--pair-column", metavar="COLUMN", help="Column with the second text.  [default: as in training]")
+@click.option("--probabilities", is_flag=True, help="Write the probability of every class.")
 @click.option(
     "--input-format",
+    metavar="|".join(FORMATS),
     type=click.Choice(FORMATS),
-    help="How FILE is read.  [default: by its suffix; text where that is none of these]",
+    help="How FILE is read.  [default: by its suffix, else text]",
 )
 @click.option(
     "--output-format",
+    metavar="|".join(ANSWER_FORMATS),
     type=click.Choice(ANSWER_FORMATS),
-    help="How answers are written.  [default: csv where --out ends so, else jsonl]",
+    help="How answers are written.  [default: csv if --out ends in .csv, else jsonl]",
 )
-@click.option("--text-column", metavar="NAME", help="Column with the text.  [default: the configuration's, else text]")
+@click.option("--strict", is_flag=True, help="Stop at the first line that can't be read.")
 @click.option(
-    "--pair-column", metavar="NAME", help="Column with the second text.  [default: the configuration's, else none]"
+    "--threads", metavar="INT", type=click.IntRange(1), help="Threads to compute with.  [default: all available cores]"
 )
-@click.option("--strict", is_flag=True, help="Stop at the first broken line instead of passing over it.")
-@click.option(
-    "--config",
-    "config_file",
-    metavar="FILE",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="YAML file whose part `runtime` says where a teacher computes, and whose part `data` names the columns; flags "
-    "go over it.",
-)
-@click.option("--int8", is_flag=True, help="Take a student's 8-bit variant, which `potstill export` writes.")
 @runtime_options
 def predict(
     model: Path,
     file: BinaryIO | None,
     texts: tuple[str, ...],
     out: Path | None,
-    input_format: Format | None,
-    output_format: AnswerFormat | None,
     text_column: str | None,
     pair_column: str | None,
+    probabilities: bool,
+    input_format: Format | None,
+    output_format: AnswerFormat | None,
     strict: bool,
-    config_file: Path | None,
-    int8: bool,
+    threads: int | None,
     device: str | None,
     precision: str | None,
 ) -> None:
     """Classify the texts of FILE (- for standard input), or each --text, with MODEL.
 
-    MODEL is a student's or teacher's directory, or a run directory, whose best distilled student is taken. FILE may be
-    of any size: a text a line, or CSV, TSV or JSONL with a column of texts. For each text, in order, an answer is
-    written: its line, the text, its label, that label's probability. A model of pairs takes both texts with a tab
-    between, or a second column.
+    MODEL is a directory: a run, a student, a teacher, or what `potstill export` wrote. Of a run the distilled student
+    with the best validation score is taken. FILE may be of any size: a text per line, or .csv, .tsv or .jsonl with a
+    column of texts, whose other columns are kept. A model of pairs takes two texts with a tab between, or a second
+    column.
 
-    Broken lines (no UTF-8, no JSON, a column or field missing, no text) are told on standard error and passed over.
+    \b
+      potstill predict runs/NAME --text "Hello"
+      potstill predict runs/NAME tickets.csv --out answers.csv
 
-    Exit status: 0 all answered; 3 all but broken lines; 1 an error (with --strict, a broken line); 130 interrupted.
+    Each answer has the line, the text, its label and that label's probability, in the order of FILE. A line that can't
+    be read is reported on standard error and skipped.
+
+    Exit status: 0 all answered; 3 some lines could not be read; 1 an error; 130 interrupted.
     """
-    _check_usage(file, texts, out)
-    config = None if config_file is None else _load_config(config_file)
-    opened = _open(model, lambda: runtime_settings(device, precision, config), int8=int8)
-    answer_format = output_format or _answer_format(out)
-    writing = Writing(answer_format, opened.labels, opened.reads_pairs, opened.threshold)
-    stdout = sys.stdout.buffer  # bytes: answers are UTF-8, whatever the terminal's encoding
+    if (file is None) == (not texts):
+        raise click.UsageError("give either FILE (- for standard input) or --text")
+    if out is not None:
+        if file is None or out == Path("-"):
+            raise click.UsageError("--out is a file for the answers to FILE; without it they are printed")
+        require_absent(out)
+    opened = _open(model, device, precision, threads or available_cores())
+    writing = Writing(
+        output_format or ("csv" if out is not None and out.suffix.lower() == ".csv" else "jsonl"),
+        opened.labels,
+        opened.in_pairs,
+        opened.threshold,
+        with_probabilities=probabilities,
+        escaped=out is None and sys.stdout.isatty(),
+    )
+    answers: Answers = AnswerStream(sys.stdout.buffer)  # bytes: answers are UTF-8, whatever the terminal's encoding
     if file is None:
-        items = from_arguments(texts, in_pairs=opened.reads_pairs)
-        _classify(items, opened, writing, AnswerStream(stdout), _Report("--text"), strict=True)
+        items = from_arguments(texts, in_pairs=opened.in_pairs)
+        _classify(items, opened, writing, answers, _Report("--text", answers.progress, math.inf), strict=True)
         return
     name = "standard input" if file.name == "<stdin>" else file.name
     source: Format = input_format or format_by_suffix(Path(name))
-    layout = Layout(source, opened.reads_pairs, _columns(source, opened, text_column, pair_column, config))
-    task = f"model {opened.key}, {' '.join((source, *layout.columns))} to {writing.format}"
-    answers: Answers = AnswerStream(stdout) if out is None else AnswerFile(out, task)
+    layout = Layout(source, opened.in_pairs, _columns(source, opened, text_column, pair_column))
+    if out is not None:
+        task = f"model {opened.key}, {' '.join((source, *layout.columns))} to {writing.format}"
+        answers = AnswerFile(out, task + (" with all probabilities" if probabilities else ""))
     items = read(file, layout, name, start=answers.progress.read)
+    report = _Report(name, answers.progress, _REDRAWN if sys.stderr.isatty() else _REPEATED)
     try:
-        with _Meter(name, answers.progress) as report:
+        with closing(report):
             _classify(items, opened, writing, answers, report, strict=strict)
     except KeyboardInterrupt:
         click.echo("interrupted" + ("" if out is None else "; the same command goes on from here"), err=True)
@@ -157,120 +168,75 @@ def predict(
         sys.exit(_SOME_BROKEN)
 
 
-def _check_usage(file: BinaryIO | None, texts: tuple[str, ...], out: Path | None) -> None:
-    """Refuse, before a model is loaded, what can't go well."""
-    if (file is None) == (not texts):
-        raise click.UsageError("give either FILE (- for standard input) or --text")
-    if out is not None:
-        if file is None:
-            raise click.UsageError("--out goes with FILE; answers to --text are printed")
-        if out == Path("-"):
-            raise click.UsageError("leave --out out for standard output")
-        require_absent(out)
-
-
-def _load_config(file: Path) -> PotstillConfig:
-    from potstill.config import PotstillConfig
-
-    return PotstillConfig.load(file)
-
-
-def _open(model: Path, runtime: Callable[[], RuntimeConfig], *, int8: bool) -> _Model:
-    """Load a student without torch; only a teacher brings it in, and with it the settings."""
+def _open(model: Path, device: str | None, precision: str | None, threads: int) -> _Model:
+    """Load a student without torch; only a teacher needs it, and with it the settings."""
     if is_teacher(model):
-        if int8:
-            raise click.UsageError("--int8 goes with students; a teacher has no 8-bit variant")
-        from potstill.models import TeacherModel
-        from potstill.teacher import Teacher
+        import torch
 
-        teacher = Teacher.load(model, runtime())
-        judge = TeacherModel(teacher)
-        return _Model(judge.label_names, judge.reads_pairs, judge.probabilities, teacher.key())
+        from potstill.teacher.transformer import TransformerTeacher
+
+        torch.set_num_threads(threads)
+        teacher = TransformerTeacher.load(model, runtime_settings(device, precision))
+        return _Model(model, teacher.label_names, teacher.in_pairs, teacher.probabilities, teacher.key)
     directory = find_student(model)
-    with undisturbed(directory):  # so that the digest is that of what was loaded
-        classifier = Classifier.load(directory, int8=int8)
-        key = _digest(directory, int8=int8)
-    return _Model(classifier.labels, classifier.reads_pairs, classifier.predict_proba, key, classifier.threshold)
+    with assert_unchanged(directory):  # so that the digest is that of what was loaded
+        classifier = Classifier.load(directory, threads=threads)
+        key = digest(file.read_bytes() for file in StudentFiles(directory).needed)
+    return _Model(
+        directory, classifier.label_names, classifier.in_pairs, classifier.predict_proba, key, classifier.threshold
+    )
 
 
-def _digest(student: Path, *, int8: bool) -> str:
-    files = StudentFiles(student)
-    state = hashlib.blake2b(digest_size=16)
-    for file in (files.manifest, files.tokenizer, files.int8_model if int8 else files.model):
-        state.update(hashlib.blake2b(file.read_bytes()).digest())
-    return state.hexdigest()
-
-
-def _answer_format(out: Path | None) -> AnswerFormat:
-    return "csv" if out is not None and out.suffix.lower() == ".csv" else "jsonl"
-
-
-def _columns(
-    source: Format, model: _Model, text_column: str | None, pair_column: str | None, config: PotstillConfig | None
-) -> tuple[str, ...]:
-    """Name the columns to read: the flags' own, else the configuration's, else `text`."""
+def _columns(source: Format, model: _Model, text: str | None, pair: str | None) -> tuple[str, ...]:
+    """Name the columns to read: those of the flags, else those of the training, else `text`."""
     if source == "text":
-        if text_column or pair_column:
+        if text or pair:
             raise click.UsageError("plain text has no columns: name the format with --input-format")
         return ()
-    text = text_column or (config.data.text_column if config else "text")
-    pair = pair_column or (config.data.pair_column if config and model.reads_pairs else None)
-    if model.reads_pairs and pair is None:
-        raise click.UsageError("this model classifies pairs of texts: name the second text's column with --pair-column")
-    if pair is not None and not model.reads_pairs:
+    if pair is not None and not model.in_pairs:
         raise click.UsageError("this model classifies single texts: leave --pair-column out")
-    return (text,) if pair is None else (text, pair)
+    own_text, own_pair = own_columns(model.directory)
+    text = text or own_text or "text"
+    if not model.in_pairs:
+        return (text,)
+    if (second := pair or own_pair) is None:
+        raise click.UsageError("this model classifies pairs of texts: name the second text's column with --pair-column")
+    return text, second
 
 
 class _Report:
-    """What a user is told beside the answers: of each broken line, and nothing more."""
+    """Reports broken lines and progress on standard error; a terminal's line of progress is overwritten."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, begun: Progress, seconds: float) -> None:
         self.name = name
-
-    def tell(self, broken: Broken) -> None:
-        """Say what is wrong with a line."""
-        click.echo(f"{self.name}:{broken.line}: {broken.problem}", err=True)
-
-    def update(self, progress: Progress) -> None:
-        """Take note of how far it has come."""
-
-
-class _Meter(_Report):
-    """Tells the rate too: in one line of a terminal that is written over, elsewhere in a new line now and then."""
-
-    def __init__(self, name: str, begun: Progress) -> None:
-        super().__init__(name)
         self._begun = self._latest = begun
         self._size = Path(name).stat().st_size if Path(name).is_file() else None
-        self._on_terminal = sys.stderr.isatty()
+        self._seconds = seconds
         self._started = self._shown = time.monotonic()
-
-    def __enter__(self) -> _Meter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Leave the last word standing."""
-        self._erase()
-        click.echo(self._line(), err=True)
-
-    def tell(self, broken: Broken) -> None:
-        """Say what is wrong with a line, in a line of its own."""
-        self._erase()
-        super().tell(broken)
+        self._has_reported_lost = False
 
     def update(self, progress: Progress) -> None:
-        """Show how far it has come, unless that was shown a moment ago."""
         self._latest = progress
-        now = time.monotonic()
-        if now - self._shown >= (_REDRAWN if self._on_terminal else _REPEATED):
+        if (now := time.monotonic()) - self._shown >= self._seconds:
             self._shown = now
-            self._erase()
-            click.echo(self._line(), err=True, nl=not self._on_terminal)
+            self._print(self._line(), end=not sys.stderr.isatty())
 
-    def _erase(self) -> None:
-        if self._on_terminal:
-            click.echo("\r\x1b[K", err=True, nl=False)
+    def close(self) -> None:
+        self._print(self._line())
+
+    def problem(self, line: int, problem: str) -> None:
+        self._print(printable(f"{self.name}:{line}: {problem}"))
+
+    def lost_columns(self, texts: Sequence[Text], columns: Sequence[str]) -> None:
+        """Say once which columns CSV has no place for, since the first text did not have them."""
+        for text in () if self._has_reported_lost else texts:
+            if lost := [name for name in text.others if name not in columns]:
+                self._has_reported_lost = True
+                self.problem(text.line, f"left out of CSV, since the first line lacks it: {', '.join(map(repr, lost))}")
+                return
+
+    def _print(self, line: str, *, end: bool = True) -> None:
+        click.echo(("\r\x1b[K" if sys.stderr.isatty() else "") + line, err=True, nl=end)
 
     def _line(self) -> str:
         answered, broken, read_until = self._latest.answered, self._latest.broken, self._latest.read.offset
@@ -285,35 +251,42 @@ def _classify(
     """Answer all texts.
 
     Raises:
-        DataError: A line is broken, and `strict`; what stands before it is answered.
+        DataError: A line is broken, and `strict`; the texts before it are answered.
     """
-    if not answers.progress.written:
-        answers.append(writing.header(), answers.progress)
-    for chunk in chunks(items):
+    for chunk in chunks(items, answers.progress.read):
         refused = next((item for item in chunk if isinstance(item, Broken)), None) if strict else None
         _answer(chunk if refused is None else chunk[: chunk.index(refused)], model, writing, answers, report)
         if refused is not None:
             raise DataError(refused.problem, file=report.name, line=refused.line, remedy="correct it, or leave it out")
+    if answers.progress.columns is None:  # no text was answered
+        answers.append(writing.header(), replace(answers.progress, columns=()))
     answers.finish()
 
 
 def _answer(items: Sequence[Text | Broken], model: _Model, writing: Writing, answers: Answers, report: _Report) -> None:
-    """Answer the texts among `items`, and tell of the rest."""
+    """Answer the texts among `items`, and report the others."""
     if not items:
         return
     texts = [item for item in items if isinstance(item, Text)]
-    content = writing.answers(texts, model.probabilities([text.value for text in texts])) if texts else b""
-    before = answers.progress
-    answers.append(
-        content,
-        replace(
-            before,
-            read=items[-1].end,
-            answered=before.answered + len(texts),
-            broken=before.broken + len(items) - len(texts),
-        ),
+    broken = [item for item in items if isinstance(item, Broken)]
+    before, content = answers.progress, b""
+    columns = before.columns
+    if texts:
+        if columns is None:  # those of the first text: CSV has to name them before the others are read
+            columns = tuple(texts[0].others) if writing.format == "csv" else ()
+            content = replace(writing, columns=columns).header()
+        writing = replace(writing, columns=columns)
+        content += writing.answers(texts, model.probabilities([text.value for text in texts]))
+        if writing.format == "csv":
+            report.lost_columns(texts, columns)
+    progress = replace(
+        before,
+        read=items[-1].end,
+        answered=before.answered + len(texts),
+        broken=before.broken + len(broken),
+        columns=columns,
     )
-    for item in items:
-        if isinstance(item, Broken):
-            report.tell(item)
+    answers.append(content, progress)
+    for item in broken:
+        report.problem(item.line, item.problem)
     report.update(answers.progress)

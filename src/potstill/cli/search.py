@@ -1,94 +1,84 @@
-"""`potstill search`: settings of student and distillation, chosen on the selection split."""
+"""`potstill search`: settings of student and distillation, chosen on the validation part."""
 
 from __future__ import annotations
 
-import sys
 from operator import attrgetter
 from pathlib import Path
 
 import click
 from click.core import ParameterSource
 
-from potstill.cli.options import fresh_option, going_on, read_transfer, teacher_option, transfer_option
-from potstill.cli.settings import SEARCH, TRAINING, SettingsCommand, with_settings
+from potstill.cli.options import (
+    out_option,
+    read_unlabelled,
+    restart_option,
+    suggest_next,
+    teacher_option,
+    this_command,
+    unlabelled_option,
+)
+from potstill.cli.settings import SEARCH, SettingsCommand, with_settings
 from potstill.config import PotstillConfig
-from potstill.interruption import stoppable_command
+from potstill.executor.signals import handle_signals
 
 
 @click.command(cls=SettingsCommand)
 @teacher_option(required=True)
-@transfer_option
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Where to write; a search that was begun there with the same settings goes on.  "
-    "[default: the newest runs/NAME-search-* where this search was interrupted, else runs/NAME-search-DATE-TIME]",
+@unlabelled_option
+@out_option(
+    "Where to write: a new directory, or one where this search is to go on.  [default: the newest interrupted "
+    "runs/NAME-search-*, else runs/NAME-search-DATE-TIME]"
 )
-@fresh_option
-@with_settings("data", *SEARCH, "student", "distillation", *TRAINING)
-@stoppable_command
+@restart_option
+@with_settings("data", *SEARCH, "student", "distillation", "runtime")
+@handle_signals()
 def search(
-    config: PotstillConfig,
-    teacher_directory: Path,
-    transfer_path: Path | None,
-    out: Path | None,
-    fresh: bool,
+    config: PotstillConfig, teacher_directory: Path, unlabelled_path: Path | None, out: Path | None, restart: bool
 ) -> None:
-    """Search settings of student and distillation.
+    """Try many settings of students and distillation, and report the best.
 
-    Each trial distils a student with other settings, from one teacher that judges every text once; the MCC on the
-    selection split decides. The evaluation split is not looked at.
+    Each trial trains a student with other settings. The best is the one with the highest MCC on the validation part;
+    the test part is not read. Writes search.md, trials.csv, and best.yaml for `run` and `distill`.
 
     \b
-      potstill search --teacher runs/teacher --out runs/search
-      potstill search --teacher runs/teacher --out runs/grid --grid
+      potstill search tickets.csv --teacher runs/teacher --out runs/search
 
-    What is searched stands in --config, by the dotted name of any number, switch or choice of student or distillation.
-    Without it that is alpha, temperature, learning rate, dropout and the sizes of embedding and state.
+    By default alpha, temperature, learning rate, dropout and the sizes of embedding and hidden state are tried. The
+    section `search.space` of --config names others, with a range or choices. A flag such as --dropout 0.2 fixes a
+    setting.
 
     \b
       search:
         trials: 60
-        max_parameters: 1000000
         space:
           student.training.learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}
           student.hidden_size: {low: 64, high: 256, step: 64}
           student.cell: {choices: [gru, lstm]}
-          student.dropout: 0.2         # a value alone fixes the setting
 
-    A flag fixes its setting too: --dropout 0.2 is the last line.
-
-    Writes search.md (is alpha 0.5 with T = 2 a good choice?), best.yaml for `run` and `distill`, trials.csv,
-    search.json and alpha-temperature.png. Every trial is kept in search.db as it ends: after an interruption of any
-    kind the same command goes on, and with its --out an ended search does with a larger --trials.
+    Each trial is saved when it ends. The same command resumes an interrupted search; with --out and a larger --trials a
+    finished search goes on too.
     """
-    from potstill.artifacts import new_run_directory
     from potstill.data import load_corpus
-    from potstill.directories import find_unfinished
-    from potstill.models import load_teachers
+    from potstill.experiment.saved import load_teacher
+    from potstill.experiment.search import search as search_settings
     from potstill.report.search import REPORT_FILE
-    from potstill.search import planned
-    from potstill.search import search as search_settings
-    from potstill.student.model import check_tokenizer
+    from potstill.student.student import check_tokenizer
 
     config = _with_fixed(config)
     corpus = load_corpus(config.data)
     check_tokenizer(config.student)
-    transfer = read_transfer(config, transfer_path)
-    teachers = load_teachers(teacher_directory, config.runtime, config.distillation.teachers, corpus)
-    work = planned(config, corpus, teachers, transfer)
-    if fresh:
-        directory = new_run_directory(out, work.name)
-    else:
-        directory = out or find_unfinished(work) or new_run_directory(None, work.name)
-    command = going_on(sys.argv[1:], directory)
-    search_settings(config, corpus, teachers, directory, transfer=transfer, command=command)
+    unlabelled = read_unlabelled(config, unlabelled_path)
+    teacher, config = load_teacher(teacher_directory, config, corpus)
+    _, directory = search_settings(
+        config, corpus, teacher, out, unlabelled=unlabelled, restart=restart,
+        command=this_command,
+    )  # fmt: skip
     click.echo(f"report: {directory / REPORT_FILE}")
+    suggest_next("distill", "--config", directory / "best.yaml", "--teacher", teacher_directory)
 
 
 def _with_fixed(config: PotstillConfig) -> PotstillConfig:
-    """Fix what would be searched and has a flag on the command line: a flag that changes nothing would be a trap."""
+    """Fix the settings to be searched that have a flag on the command line: it would have no effect."""
     context = click.get_current_context()
     values = config.model_dump(mode="json")
     for name in config.search.space:

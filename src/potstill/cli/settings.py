@@ -3,64 +3,91 @@
 from __future__ import annotations
 
 import functools
+import re
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 import click
 from pydantic.fields import FieldInfo
 
 from potstill.config import PotstillConfig, Settings, read_yaml
-from potstill.errors import ConfigError
 
-_FLAGS = {
+_FLAGS: Final = {
     "data.source": "data",
-    "data.evaluation": "evaluation-data",
+    "data.test": "test-data",
+    "teacher.kind": "teacher-kind",
+    "teacher.tokenizer": "teacher-tokenizer",
     "teacher.lora.alpha": "lora-alpha",
-    "teacher.lora.alpha_pattern": "lora-alpha-pattern",
     "teacher.lora.bias": "lora-bias",
     "teacher.lora.dropout": "lora-dropout",
-    "teacher.lora.init": "lora-init",
-    "baseline.epochs": "baseline-epochs",
+    "student.kind": "student-kind",
     "student.tokenizer": "student-tokenizer",
     "student.pretraining.epochs": "pretraining-epochs",
     "student.pretraining.batch_size": "pretraining-batch-size",
     "student.pretraining.learning_rate": "pretraining-learning-rate",
+    "baseline.epochs": "baseline-epochs",
     "search.seed": "search-seed",
-    "transfer.files": "transfer-files",
-    "transfer.seed": "transfer-seed",
-    "transfer.temperature": "sampling-temperature",
+    "augment.files": "unlabelled-files",
+    "augment.seed": "unlabelled-seed",
+    "augment.temperature": "sampling-temperature",
 }
-"""Settings whose flag is not their own name, since that would be unclear or is taken by another."""
+"""Settings whose flag is not their own name in any command, since that would be unclear."""
 
-TRANSFER = (
-    *("transfer.files", "transfer.sampled", "transfer.perturbed", "transfer.temperature", "transfer.top_p"),
-    *("transfer.similarity", "transfer.seed"),
-)
-"""The transfer set's settings with flags; those of its language model are left to configuration files."""
+_VALUES: Final = {
+    "data.source": "DATA",
+    "data.test": "FILE",
+    "data.text_column": "COLUMN",
+    "data.pair_column": "COLUMN",
+    "data.label_column": "COLUMN",
+    "teacher.backbone": "MODEL",
+    "teacher.tokenizer": "MODEL",
+    "student.tokenizer": "bpe|teacher|MODEL",
+    "augment.files": "FILE,…",
+    "runtime.executor": "local|none",
+}
+"""What the help calls a value where its type would say too little."""
 
-ADAPTATION = (
-    *("transfer.files", "transfer.similarity", "transfer.seed", "transfer.training.epochs"),
-    *("transfer.training.batch_size", "transfer.training.learning_rate"),
+_COLUMNS: Final = ("data.text_column", "data.pair_column", "data.label_column")
+COMMON: Final = frozenset(
+    {
+        *_COLUMNS,
+        *("teacher.backbone", "teacher.lora.rank", "teacher.training.epochs", "teacher.seeds"),
+        *("augment.files", "augment.sampled", "augment.perturbed", "search.trials", "search.max_parameters"),
+        *("student.hidden_size", "student.training.epochs", "student.seeds"),
+        *("distillation.alpha", "distillation.temperature", "runtime.device"),
+    }
 )
-"""Those that count where the backbone is adapted as a language model and nothing is sampled."""
+"""The settings that `--help` shows; `--help-all` shows the others too."""
+COMMON_IN_RUN: Final = frozenset(
+    {
+        *(*_COLUMNS, "teacher.backbone", "teacher.training.epochs"),
+        *("student.training.epochs", "student.seeds", "runtime.device"),
+    }
+)
+"""The same for `run`, which has the settings of all steps."""
 
-SEARCH = (
-    *("search.trials", "search.seeds_per_trial", "search.max_parameters", "search.pruning", "search.seed"),
-    *("search.grid", "search.alphas", "search.temperatures"),
+AUGMENT: Final = (
+    *("augment.files", "augment.sampled", "augment.perturbed", "augment.temperature", "augment.top_p"),
+    *("augment.similarity", "augment.seed"),
 )
+"""The unlabelled set's settings with flags; those of its language model are left to configuration files."""
+SEARCH: Final = ("search.trials", "search.max_parameters", "search.pruning", "search.seed")
 """The search's settings with flags; its space is left to configuration files."""
-
-COMPUTING = ("runtime.device", "runtime.precision")
+COMPUTING: Final = ("runtime.device", "runtime.precision")
 """Where models compute, and how precisely."""
 
-TEACHERS = ("distillation.teachers", "distillation.judges")
-"""Which of several teachers judge."""
-
-TRAINING = (*COMPUTING, "runtime.checkpoint_seconds")
-"""What counts in trainings other than a teacher's, which alone is compiled."""
+_DATA: Final = (
+    "DATA is a file with a header (.csv, .tsv, .jsonl, .parquet), a directory with train.csv and perhaps test.csv and "
+    "validation.csv, a data set of the Hugging Face hub (owner/name), or a corpus: cola or builtin. It can be left out "
+    "where --config names it."
+)
+_ALL: Final = "potstill.all_settings"
+"""Where a click context notes that all settings are to be shown."""
+_FIRST_SENTENCE: Final = re.compile(r".*?(?<!e\.g)\.(?= [A-Z0-9`(]|$)")
 
 
 @dataclass(frozen=True)
@@ -70,8 +97,8 @@ class Setting:
     Attributes:
         path: Names from the root.
         field: Its declaration.
-        default: Its value when nobody says otherwise.
-        section: What is said of its section.
+        default: Its default in this section.
+        section: The documentation of its section.
     """
 
     path: tuple[str, ...]
@@ -87,64 +114,107 @@ class Setting:
     @property
     def shown_default(self) -> str:
         """The default as it would be given on the command line."""
-        value = self.default
-        if isinstance(value, tuple):
-            return ",".join(map(str, value)) or "none"
-        if isinstance(value, dict):
-            return ",".join(f"{key}={item}" for key, item in value.items()) or "none"
-        if isinstance(value, bool):
-            return str(value).lower()
-        return "none" if value is None else str(value)
+        if isinstance(self.default, tuple):
+            return ",".join(map(str, self.default)) or "none"
+        return str(self.default).lower() if self.default in (None, True, False) else str(self.default)
+
+    @property
+    def name(self) -> str:
+        """Its dotted name."""
+        return ".".join(self.path)
 
     @property
     def meaning(self) -> str:
-        """Its documentation, with its section's where that has a default of its own, and so the reason for it."""
-        parts = [self.field.description or "", self.section if self.default != self.field.default else ""]
-        return " ".join(" ".join(parts).split())
+        """Its documentation."""
+        return " ".join((self.field.description or "").split())
+
+    @property
+    def summary(self) -> str:
+        """The first sentence of its documentation, which the help shows."""
+        found = _FIRST_SENTENCE.match(self.meaning)
+        return (found[0] if found else self.meaning).replace("`", "")
 
     @property
     def choices(self) -> list[Any]:
         """The values of a setting that only takes a few."""
-        return _choices(self.field.annotation)
+        return list(get_args(self.field.annotation)) if get_origin(self.field.annotation) is Literal else []
 
-    def flag(self, *, prefixed: bool) -> str:
-        """Name the flag; `prefixed` tells the teacher's settings from the student's of the same name."""
-        if (named := _FLAGS.get(".".join(self.path))) is not None:
-            return named
-        stage, leaf = self.path[0], self.path[-1].replace("_", "-")
-        doubled = "training" in self.path or self.path[-1] == "seeds"
-        return f"{stage}-{leaf}" if doubled and prefixed else leaf
+    @property
+    def flag(self) -> str:
+        """Its flag in a command that has no other setting of its name."""
+        return _FLAGS.get(self.name, self.path[-1].replace("_", "-"))
+
+
+class _SettingOption(click.Option):
+    """The flag of a setting."""
+
+    def __init__(self, *arguments: Any, setting: Setting, is_common: bool, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.section = " ".join((setting.path[0].capitalize(), *setting.path[1:-1])).replace("lora", "LoRA")
+        self.is_common = is_common
 
 
 class SettingsCommand(click.Command):
-    """A command whose help shows the settings by stage."""
+    """A command whose help shows the common settings, or all of them by section."""
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what the command does, and what its data may be."""
+        super().format_help_text(ctx, formatter)
+        if any(parameter.human_readable_name == "DATA" for parameter in self.params):
+            formatter.write_paragraph()
+            with formatter.indentation():
+                formatter.write_text(_DATA)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options under one heading per stage."""
-        sections: dict[str, list[tuple[str, str]]] = {}
+        """Write the options, under one heading per section with `--help-all`."""
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
         for parameter in self.get_params(ctx):
+            section = "Options"
+            if isinstance(parameter, _SettingOption):
+                if not (_ALL in ctx.meta or parameter.is_common):
+                    continue
+                section = parameter.section if _ALL in ctx.meta else section
             if isinstance(parameter, click.Option) and (record := parameter.get_help_record(ctx)) is not None:
-                stage, *rest = (parameter.name or "").split("__")
-                sections.setdefault(stage.capitalize() if rest else "Options", []).append(record)
-        for title in sorted(sections, key=lambda title: title != "Options"):
+                sections.setdefault(section, []).append(record)
+        for title, records in sections.items():
             with formatter.section(title):
-                formatter.write_dl(sections[title])
+                formatter.write_dl(records)
+
+
+def _show_all(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        ctx.meta[_ALL] = True
+        click.echo(ctx.get_help(), color=ctx.color)
+        ctx.exit()
+
+
+def _require_data(ctx: click.Context, _: click.Parameter, given: str | None) -> str | None:
+    if given is None and ctx.params.get("config_file") is None and not ctx.resilient_parsing:
+        raise click.UsageError(
+            f"name the data, as in `{ctx.command_path} tickets.csv`, or a file of settings with --config", ctx
+        )
+    return given
 
 
 def with_settings(
-    *parts: str, defaults: Mapping[str, str] | None = None
+    *parts: str,
+    defaults: Mapping[str, str] | None = None,
+    common: Collection[str] = COMMON,
+    data_argument: bool = True,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command `--config` and a flag for every setting in `parts`; it gets a `config`.
 
-    Flags go over the file, the file over the defaults. Where both teacher and student are trained, the flags that
-    both have are prefixed (`--teacher-epochs`, `--student-epochs`).
+    Flags go over the file, the file over the defaults. Flags that two settings would share are prefixed by the stage
+    (`--teacher-epochs`, `--student-epochs`).
 
     Args:
         parts: Stages, sections or settings, by dotted name.
-        defaults: What the help says a setting is without its flag, where the command has a rule of its own for that.
+        defaults: The defaults that the help shows, where the command has a rule of its own.
+        common: Which settings `--help` shows.
+        data_argument: Whether the data is the command's argument; else it has the flag `--data`.
     """
-    settings = [setting for setting in all_settings() if _is_within(setting.path, parts)]
-    prefixed = {"teacher", "student"} <= set(parts)
+    settings = [setting for setting in all_settings() if any(_is_within(setting.name, part) for part in parts)]
+    count = Counter(setting.flag for setting in settings)
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
@@ -153,28 +223,45 @@ def with_settings(
             for setting in settings:
                 given = arguments.pop(setting.parameter)
                 if given is not None:
-                    _place(values, setting.path, _parse(given, setting))
+                    _place(values, setting.path, _parse(given, setting.field.annotation))
             source = "the configuration" if config_file is None else f"{config_file} with the flags given"
             return command(config=PotstillConfig.build(values, source), **arguments)
 
         result: Callable[..., Any] = wrapped
         for setting in reversed(settings):
-            default = (defaults or {}).get(".".join(setting.path), setting.shown_default)
-            result = _option(setting, setting.flag(prefixed=prefixed), default)(result)
-        help_text = "YAML file with any of the settings below; flags go over it."
-        path_type = click.Path(exists=True, dir_okay=False, path_type=Path)
-        return click.option("--config", "config_file", metavar="FILE", type=path_type, help=help_text)(result)
+            if setting.name == "data.source" and data_argument:
+                result = click.argument(setting.parameter, metavar="DATA", required=False, callback=_require_data)(
+                    result
+                )
+                continue
+            stage = setting.path[0] if count[setting.flag] > 1 else ""
+            default = (defaults or {}).get(setting.name, setting.shown_default)
+            result = _option(setting, stage, default, is_common=setting.name in common)(result)
+        result = click.option(
+            *("--help-all",),
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_show_all,
+            help="Show all settings, by section.",
+        )(result)
+        return click.option(
+            *("--config", "config_file"),
+            metavar="FILE",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            is_eager=True,
+            help="YAML file with settings. Flags override it.",
+        )(result)
 
     return decorate
 
 
-def _is_within(path: tuple[str, ...], parts: tuple[str, ...]) -> bool:
-    """Say whether a setting belongs to one of `parts`: a stage (`data`), a section or a setting (`teacher.lora`)."""
-    return any(path[: len(names)] == names for names in (tuple(part.split(".")) for part in parts))
+def _is_within(name: str, part: str) -> bool:
+    return f"{name}.".startswith(f"{part}.")
 
 
 def all_settings() -> Iterator[Setting]:
-    """Return all settings, in the order of their declaration."""
+    """Yield all settings, in the order of their declaration."""
 
     def walk(settings: Settings, path: tuple[str, ...], section: str) -> Iterator[Setting]:
         for name, field in type(settings).model_fields.items():
@@ -184,52 +271,54 @@ def all_settings() -> Iterator[Setting]:
             else:
                 yield Setting((*path, name), field, value, section)
 
-    yield from walk(PotstillConfig(), (), "")
+    return walk(PotstillConfig(), (), "")
 
 
-def _option(setting: Setting, flag: str, default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    text = f"{setting.meaning.replace('`', '')}  [default: {default}]"
+def _option(
+    setting: Setting, stage: str, default: str, *, is_common: bool
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make the flag of a setting; `stage` prefixes it."""
+    flag = f"{stage}-{setting.flag}" if stage else setting.flag
+    subject = f"{stage.capitalize()}: " if stage else ""
+    options: dict[str, Any] = {
+        "help": f"{subject}{setting.summary}  [default: {default}]",
+        "cls": _SettingOption,
+        "setting": setting,
+        "is_common": is_common,
+        "default": None,
+    }
     if isinstance(setting.default, bool):
-        return click.option(f"--{flag}/--no-{flag}", setting.parameter, default=None, help=text)
-    kind = click.Choice(setting.choices) if setting.choices else click.STRING
-    value = "PATTERN=VALUE,…" if isinstance(setting.default, dict) else "VALUE"
-    if words := [word for option in get_args(setting.field.annotation) for word in _choices(option)]:
-        value = f"[{'|'.join(map(str, words))}|…]"  # these words, or something else: a number, none, patterns
-    return click.option(
-        f"--{flag}", setting.parameter, type=kind, metavar=None if setting.choices else value, help=text
-    )
+        return click.option(f"--{flag}/--no-{flag}", setting.parameter, **options)
+    value = _VALUES.get(setting.name) or "|".join(_values(setting.field.annotation))
+    return click.option(f"--{flag}", setting.parameter, metavar=value, **options)
 
 
-def _choices(annotation: Any) -> list[Any]:
-    """Return the values of a setting that only takes a few."""
-    return list(get_args(annotation)) if get_origin(annotation) is Literal else []
+def _values(annotation: Any) -> Iterator[str]:
+    """Name the values that a setting takes: its words, or their types."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        for option in arguments:
+            yield from _values(option)
+    elif origin is Annotated:
+        yield from _values(arguments[0])
+    elif origin is Literal:
+        yield from map(str, arguments)
+    elif origin is tuple:
+        yield f"{next(_values(arguments[0]))},…"
+    else:
+        yield {int: "INT", float: "FLOAT", types.NoneType: "none"}.get(annotation, "TEXT")
 
 
-def _parse(given: Any, setting: Setting) -> Any:
-    """Turn what stands on the command line into what YAML would have given; the configuration checks the rest."""
-    annotation = setting.field.annotation
+def _parse(given: Any, annotation: Any) -> Any:
+    """Turn what the command line has into what YAML would have given; the configuration checks the rest."""
     options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-    if given == "none" and type(None) in options:
+    if given == "none" and types.NoneType in options:
         return None
-    if any(get_origin(option) is dict for option in options):
-        return _parse_mapping(given, setting)
-    words = {str(word): word for option in options for word in _choices(option)}
-    if given in words:
-        return words[given]  # a number where the setting takes certain numbers
+    if any(given in get_args(option) for option in options if get_origin(option) is Literal):
+        return given
     if any(get_origin(option) is tuple for option in options):
         return [] if given == "none" else [part.strip() for part in given.split(",")]
     return given
-
-
-def _parse_mapping(given: str, setting: Setting) -> dict[str, str]:
-    """Read `*.q_proj=4,*.v_proj=8`; `none` is the empty mapping."""
-    if given == "none":
-        return {}
-    pairs = [part.strip().rpartition("=") for part in given.split(",")]
-    if not all(key for key, _, _ in pairs):
-        expected = "expected PATTERN=VALUE, with commas between several"
-        raise ConfigError([f"{'.'.join(setting.path)}: {expected}; found {given!r}"])
-    return {key: value for key, _, value in pairs}
 
 
 def _place(values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:

@@ -1,4 +1,4 @@
-"""What labelled text looks like to the rest of Potstill."""
+"""Labelled texts, and a task's three parts of them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from potstill.artifacts import digest
+from potstill.store.checksums import digest
 
 UNLABELLED = -1
-"""The class index of a text that nobody has labelled."""
+"""The class index of a text without a label."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Examples:
 
     Attributes:
         texts: One text per example.
-        labels: Class index per example, int64, shape (examples,); `UNLABELLED` where nobody has given one.
+        labels: Class index per example, int64, shape (examples,); `UNLABELLED` without a label.
         pairs: The second text per example for sentence-pair tasks, else None.
     """
 
@@ -33,6 +33,10 @@ class Examples:
         lengths = {len(self.texts), len(self.labels), len(self.pairs if self.pairs is not None else self.texts)}
         if len(lengths) != 1:
             raise ValueError(f"columns differ in length: {sorted(lengths)}")
+
+    def __repr__(self) -> str:
+        """Say what kind of examples these are, not what is in them."""
+        return f"<Examples: {len(self):,} {'texts' if self.pairs is None else 'pairs of texts'}>"
 
     def __len__(self) -> int:
         """Count the examples."""
@@ -51,7 +55,7 @@ class Examples:
 
     @property
     def content(self) -> Iterator[bytes | str]:
-        """What tells these examples from others, for a digest."""
+        """All content, for a digest."""
         yield str(len(self))
         yield from self.all_texts
         yield self.labels.tobytes()
@@ -74,19 +78,19 @@ class Corpus:
 
     Attributes:
         name: What to call the data in reports, e.g. "cola" or a file's name.
-        source: Where it came from, in words a reader can check (a directory, a hub name, "embedded").
+        source: Its origin in words that a reader can check (a directory, a hub name, "builtin").
         label_names: Name of each class; the position is the class index.
-        train: What gradients are computed from.
-        selection: Carved from the training data; chooses epochs and settings.
-        evaluation: Never seen in training or selection; read once, for the report.
+        train: What models learn from.
+        validation: Chooses epochs and settings.
+        test: Read once, for the report.
     """
 
     name: str
     source: str
     label_names: tuple[str, ...]
     train: Examples
-    selection: Examples
-    evaluation: Examples
+    validation: Examples
+    test: Examples
 
     @property
     def in_pairs(self) -> bool:
@@ -95,7 +99,7 @@ class Corpus:
 
     def key(self) -> str:
         """Return a digest of the classes and of all parts' texts and labels."""
-        parts = (self.train, self.selection, self.evaluation)
+        parts = (self.train, self.validation, self.test)
         return digest([*self.label_names, *(piece for part in parts for piece in part.content)])
 
     @property

@@ -1,17 +1,19 @@
-"""Where labelled text comes from: CoLA, the embedded corpus, files and directories, the Hugging Face hub.
+"""Sources of labelled text: CoLA, the builtin corpus, files and directories, the Hugging Face hub.
 
-Every source is brought into the same form, `_Found`; what happens then - held-out part, limit, selection split - is the
-same for all.
+Each is read into the same form, `_Found`, which is then split in the same way.
 """
 
 from __future__ import annotations
 
+import csv
+import gzip
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,44 +21,41 @@ import numpy as np
 
 from potstill.config import DataConfig
 from potstill.console import warn
+from potstill.data.columns import check_columns, named_columns
 from potstill.data.examples import Corpus, Examples
+from potstill.data.formats import SUFFIXES
+from potstill.data.parts import TRAIN, check_part, held_out_parts, part_files, source_with_parts, unused_data
 from potstill.data.readers import (
     COLA_COLUMNS,
     COLA_EVALUATION,
     COLA_LABELS,
     COLA_TRAIN,
-    SUFFIXES,
     Row,
-    check_columns,
     label_names_of,
-    named_columns,
     parse_records,
     read_examples,
     read_rows,
     to_examples,
 )
-from potstill.data.splits import Indices, divide
+from potstill.data.splits import Indices, duplicate_groups, stratified_split
 from potstill.errors import DataError, SourceError
 
-EVALUATION_FRACTION = 0.1
-"""Share held out for evaluation where the data has no such part."""
-EVALUATION_PARTS = ("test", "dev", "validation")
-"""What the held-out part of a directory or hub data set is called; the first one that is there is taken."""
+TEST_FRACTION = 0.1
+"""Share of the test part where the data has none."""
 COLA_HUB = "nyu-mll/glue:cola"
 COLA_PLACES = "$POTSTILL_DATA, $POTSTILL_DATA/cola, data/cola or ../shared/cola"
 
 _ACCEPTED = (
-    "`cola`, `embedded`, `auto`, "
+    "`cola`, `builtin`, `auto`, "
     f"a file ({', '.join(SUFFIXES)}), "
     f"a directory with train{{{','.join(SUFFIXES)}}} or CoLA's {COLA_TRAIN}, "
     "or a data set of the hub as `owner/name` or `owner/name:configuration`"
 )
 _HUB_NAME = re.compile(r"(?P<path>\w[\w.-]*/\w[\w.-]*)(?::(?P<configuration>[\w.-]+))?", re.ASCII)
 
-
 _NOTICED: Final = 0.02
-"""Share of the texts from which repetition is told: collections have a little, which hardly changes a score. CoLA's
-development set has 6 of 527 sentences in common with its training set, 1.1 %."""
+"""Share of repeated texts from which there is a warning. (CoLA's development set has 6 of 527 sentences in common with
+its training set, 1.1 %.)"""
 
 
 @dataclass(frozen=True)
@@ -64,48 +63,66 @@ class _Found:
     """A source's data before it is split.
 
     Attributes:
-        name: As in `Corpus`.
-        source: As in `Corpus`.
-        label_names: As in `Corpus`.
+        name, source, label_names: As in `Corpus`.
         train: Everything that may be learnt from.
-        evaluation: Reads the held-out part if the source has one. Read late, because `--evaluation` may replace a part
-            that can't be read at all, such as a competition's test file without labels.
-        groups: Examples that must stay together, if there are any: a number per example of `train`.
+        test: Reads the test part if there is one. Called late, because `--test-data` may replace a part that can't be
+            read at all, such as a competition's test file without labels.
+        validation: Reads the validation part if there is one beside a test part.
+        groups: A number per example of `train`; examples of one group stay together. None: those with equal texts.
     """
 
     name: str
     source: str
     label_names: tuple[str, ...]
     train: Examples
-    evaluation: Callable[[], Examples] | None = None
+    test: Callable[[], Examples] | None = None
+    validation: Callable[[], Examples] | None = None
     groups: Indices | None = None
 
 
 def load_corpus(config: DataConfig) -> Corpus:
     """Find the data that `config.source` names, read it, and split it.
 
-    Where the data has no held-out part, a tenth is set apart first; then `config.limit` is applied to the rest, and
-    from what remains the selection split is carved. All three are stratified and depend on `config.split_seed` alone.
+    Where the data has no test part, a tenth becomes it; then `config.max_train_examples` is applied to the rest, of
+    which a share becomes the validation part unless the data has one. All three are stratified, keep equal texts
+    together, and depend on `config.split_seed` alone.
 
     Raises:
         SourceError: The source can't be found or reached.
         DataError: A file can't be read right, or there is too little in it to split.
     """
     found = _find(config)
-    source, evaluation = found.source, None
-    if config.evaluation is not None:
-        source = f"{source}, evaluation from {config.evaluation}"
-        evaluation = read_examples(Path(config.evaluation).expanduser(), config, found.label_names)
-    elif found.evaluation is not None:
-        evaluation = found.evaluation()
+    source, test = found.source, None
+    if config.test is not None:
+        source = f"{source}, test from {config.test}"
+        test = read_examples(Path(config.test).expanduser(), config, found.label_names)
+    elif found.test is not None:
+        test = found.test()
+
+    groups = duplicate_groups(found.train.items) if found.groups is None else found.groups
+
+    def split(pool: Indices, share: float) -> tuple[Indices, Indices]:
+        first, second = stratified_split(found.train.labels[pool], share, config.split_seed, groups[pool])
+        if not second.size:
+            raise DataError(
+                f"there are too few different texts to split: {len(pool)} examples have one text between them",
+                file=found.source,
+                remedy="add examples with other texts",
+            )
+        return pool[first], pool[second]
 
     pool = np.arange(len(found.train), dtype=np.int64)
-    if evaluation is None:
-        pool, held_out = _divide(found, pool, 1 - EVALUATION_FRACTION, config.split_seed)
-        evaluation = found.train.take(held_out)
-    if config.limit is not None and config.limit < len(pool):
-        pool, _ = _divide(found, pool, config.limit / len(pool), config.split_seed)
-    train, selection = _divide(found, pool, 1 - config.selection_fraction, config.split_seed)
+    if test is None:
+        pool, held_out = split(pool, 1 - TEST_FRACTION)
+        test = found.train.take(held_out)
+    if config.max_train_examples is not None and config.max_train_examples < len(pool):
+        pool, _ = split(pool, config.max_train_examples / len(pool))
+    train = pool
+    if found.validation is None:
+        train, selected = split(pool, 1 - config.validation_fraction)
+        validation = found.train.take(selected)
+    else:
+        validation = found.validation()
 
     missing = np.setdiff1d(found.train.labels, found.train.labels[train])
     if missing.size:
@@ -113,23 +130,21 @@ def load_corpus(config: DataConfig) -> Corpus:
             f"of {len(pool)} examples {len(train)} are left for training, none of them for the class "
             f"{found.label_names[missing[0]]!r}",
             file=found.source,
-            remedy="add examples, raise --limit if one is given, or lower --selection-fraction",
+            remedy="add examples, raise --max-train-examples if one is given, or lower --validation-fraction",
         )
-    corpus = Corpus(
-        found.name, source, found.label_names, found.train.take(train), found.train.take(selection), evaluation
-    )
+    corpus = Corpus(found.name, source, found.label_names, found.train.take(train), validation, test)
     _warn_of_repetition(corpus)
     return corpus
 
 
 def _warn_of_repetition(corpus: Corpus) -> None:
-    """Warn where many evaluation texts are learnt from too, or many training texts have several labels."""
+    """Warn where many test texts are learnt from too, or many training texts have several labels."""
     learnt = Counter(corpus.train.items)
-    known = sum(item in learnt for item in corpus.evaluation.items)
-    if known > _NOTICED * len(corpus.evaluation):
+    known = sum(item in learnt for item in corpus.test.items)
+    if known > _NOTICED * len(corpus.test):
         warn(
-            f"{known:,} of {len(corpus.evaluation):,} evaluation texts are training texts too: scores on them say "
-            "nothing of new texts. Leave the duplicates out."
+            f"{known:,} of {len(corpus.test):,} test texts are training texts too, so that the scores are optimistic; "
+            "remove the duplicates"
         )
     labelled = set(zip(corpus.train.items, corpus.train.labels.tolist(), strict=True))
     contradictory = sum(count > 1 for count in Counter(item for item, _ in labelled).values())
@@ -137,27 +152,20 @@ def _warn_of_repetition(corpus: Corpus) -> None:
         warn(f"{contradictory:,} of {len(learnt):,} training texts have several labels")
 
 
-def _divide(found: _Found, pool: Indices, share: float, seed: int) -> tuple[Indices, Indices]:
-    """Divide the training examples at `pool`; the result holds indices of the same kind."""
-    groups = None if found.groups is None else found.groups[pool]
-    first, second = divide(found.train.labels[pool], share, seed, groups)
-    return pool[first], pool[second]
-
-
 def _find(config: DataConfig) -> _Found:
-    """Resolve `config.source`: names first, then what lies on the disk, then the hub."""
-    if config.source == "embedded":
-        return _from_grammar()
+    """Resolve `config.source`: names first, then files, then the hub."""
+    if config.source == "builtin":
+        return _from_package()
     if config.source in ("auto", "cola"):
         local = _local_cola()
         if local is not None:
             return _from_cola(local, config)
-        return _from_grammar() if config.source == "auto" else _cola_from_hub(config)
+        return _from_package() if config.source == "auto" else _cola_from_hub(config)
     path = Path(config.source).expanduser()
     if path.is_dir():
         return _from_cola(path, config) if (path / COLA_TRAIN).is_file() else _from_directory(path, config)
     if path.exists():
-        return _from_files(path.stem, path, None, config)
+        return _from_files(path.stem, str(path), config, [path])
     hub = _HUB_NAME.fullmatch(config.source)
     if hub is None or _looks_like_path(path):
         raise SourceError(f"there is no data at {config.source!r}\n  what to do: give {_ACCEPTED}")
@@ -165,7 +173,7 @@ def _find(config: DataConfig) -> _Found:
 
 
 def _looks_like_path(path: Path) -> bool:
-    """Tell a misspelt path from a hub name: it ends like a file or starts in a directory that is there.
+    """Tell a misspelt path from a hub name: it ends like a file or starts in a directory that exists.
 
     A hub data set of such a name is still reached by naming its configuration: `owner/name.en:default`.
     """
@@ -181,69 +189,81 @@ def _local_cola() -> Path | None:
 
 
 def _from_cola(directory: Path, config: DataConfig) -> _Found:
-    """Read CoLA's own files; the in-domain development split is the held-out part."""
+    """Read CoLA's own files; the in-domain development part is the test part."""
     train = directory / COLA_TRAIN
     return _Found(
         name="cola",
         source=str(directory),
         label_names=COLA_LABELS,
         train=read_examples(train, config, COLA_LABELS),
-        evaluation=partial(read_examples, directory / COLA_EVALUATION, config, COLA_LABELS),
+        test=partial(read_examples, directory / COLA_EVALUATION, config, COLA_LABELS),
     )
 
 
 def _from_directory(directory: Path, config: DataConfig) -> _Found:
-    """Read the training file of a directory; the held-out part stands beside it."""
-    train = _only_file(directory, "train")
-    if train is None:
+    """Read the parts of a directory."""
+    files = part_files(directory)
+    if TRAIN not in files:
         raise SourceError(
             f"the directory {str(directory)!r} holds no training data\n"
             f"  what to do: name the file train{' or train'.join(SUFFIXES)}, or give one file's path"
         )
-    evaluations = (_only_file(directory, part) for part in EVALUATION_PARTS)
-    return _from_files(directory.resolve().name, train, next(filter(None, evaluations), None), config)
+    test, validation = held_out_parts(files, replaced=config.test is not None)
+    train, tested, validated = ([] if part is None else files[part] for part in (TRAIN, test, validation))
+    for part in (train, tested, validated):
+        check_part(part)
+    if unused := unused_data(directory, (*train, *tested, *validated)):
+        warn(f"the directory {str(directory)!r} holds files that are not used: {', '.join(unused)}")
+    source = source_with_parts(str(directory), test, validation)
+    return _from_files(directory.resolve().name, source, config, train, tested, validated)
 
 
-def _only_file(directory: Path, stem: str) -> Path | None:
-    """Find a part's file, whatever its format; refuse to choose between two."""
-    files = [file for suffix in SUFFIXES if (file := directory / f"{stem}{suffix}").is_file()]
-    if len(files) > 1:
-        raise SourceError(
-            f"the directory {str(directory)!r} holds {files[0].name} and {files[1].name}\n"
-            "  what to do: remove one, or give one file's path"
-        )
-    return files[0] if files else None
+def _from_files(
+    name: str,
+    source: str,
+    config: DataConfig,
+    train: Sequence[Path],
+    test: Sequence[Path] = (),
+    validation: Sequence[Path] = (),
+) -> _Found:
+    """Read the files of each part; the labels in the training files are the classes."""
+    rows = [read_rows(file, config) for file in train]
+    names = label_names_of(chain.from_iterable(rows), train[0])
 
+    def reader(files: Sequence[Path]) -> Callable[[], Examples] | None:
+        return (lambda: _joined(read_examples(file, config, names) for file in files)) if files else None
 
-def _from_files(name: str, train: Path, evaluation: Path | None, config: DataConfig) -> _Found:
-    """Read a training file; its labels are the classes."""
-    rows = read_rows(train, config)
-    names = label_names_of(rows, train)
     return _Found(
         name=name,
-        source=str(train if evaluation is None else train.parent),
+        source=source,
         label_names=names,
-        train=to_examples(rows, names, train),
-        evaluation=None if evaluation is None else partial(read_examples, evaluation, config, names),
+        train=_joined(to_examples(*part) for part in zip(rows, repeat(names), train)),
+        test=reader(test),
+        validation=reader(validation),
     )
 
 
-def _from_grammar() -> _Found:
-    """Generate the embedded corpus; a minimal pair is a group."""
-    from potstill.data.grammar import Judgement, generate  # only this source needs it
+def _joined(shards: Iterable[Examples]) -> Examples:
+    return reduce(Examples.joined, shards)
 
-    def examples(judgements: tuple[Judgement, ...]) -> Examples:
-        labels = np.array([judgement.label for judgement in judgements], dtype=np.int64)
-        return Examples(tuple(judgement.sentence for judgement in judgements), labels)
 
-    train = generate("train")
-    _, groups = np.unique([judgement.pair for judgement in train], return_inverse=True)
+def _from_package() -> _Found:
+    """Read the builtin corpus, which `tools/grammar` has written; a minimal pair is a group."""
+    with gzip.open(Path(__file__).with_name("builtin.csv.gz"), "rt", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+
+    def part(name: str) -> tuple[Examples, Indices]:
+        chosen = [row for row in rows if row["part"] == name]
+        labels, pairs = (np.array([int(row[column]) for row in chosen], dtype=np.int64) for column in ("label", "pair"))
+        return Examples(tuple(row["text"] for row in chosen), labels), pairs
+
+    train, groups = part("train")
     return _Found(
-        name="embedded",
-        source="embedded",
+        name="builtin",
+        source="builtin",
         label_names=COLA_LABELS,
-        train=examples(train),
-        evaluation=lambda: examples(generate("heldout")),
+        train=train,
+        test=lambda: part("test")[0],
         groups=groups,
     )
 
@@ -256,7 +276,7 @@ def _cola_from_hub(config: DataConfig) -> _Found:
     except SourceError as error:
         raise SourceError(
             f"CoLA is neither here nor within reach: {error}\n  or: put {COLA_TRAIN} and {COLA_EVALUATION} into one of "
-            f"{COLA_PLACES}, or use `embedded`"
+            f"{COLA_PLACES}, or use `builtin`"
         ) from error
 
 
@@ -264,7 +284,7 @@ def _from_hub(path: str, configuration: str | None, config: DataConfig) -> _Foun
     """Load a data set of the Hugging Face hub, from its cache where it is there."""
     import datasets  # takes a second, and only this source needs it
 
-    from potstill.hub import hub_answers
+    from potstill.data.hub import hub_answers
 
     if not hub_answers():
         datasets.config.HF_HUB_OFFLINE = True  # its cache may have the data; else it says so at once
@@ -286,18 +306,20 @@ def _from_hub(path: str, configuration: str | None, config: DataConfig) -> _Foun
     rows = _hub_rows(parts["train"], config, f"{source}, train")
     known = label_names_of(rows, source)
     names = tuple(getattr(parts["train"].features[config.label_column], "names", known))
-    evaluation = next((part for part in EVALUATION_PARTS if part in parts and _has_labels(parts[part], config)), None)
+    labelled = [part for part in parts if _has_labels(parts[part], config)]
+    test, validation = held_out_parts(labelled, replaced=config.test is not None)
 
-    def read_evaluation() -> Examples:
-        file = f"{source}, {evaluation}"
-        return to_examples(_hub_rows(parts[evaluation], config, file), names, file)
+    def reader(part: str | None) -> Callable[[], Examples] | None:
+        file = f"{source}, {part}"
+        return (lambda: to_examples(_hub_rows(parts[part], config, file), names, file)) if part else None
 
     return _Found(
         name=name,
-        source=source,
+        source=source_with_parts(source, test, validation),
         label_names=names,
         train=to_examples(rows, names, source),
-        evaluation=None if evaluation is None else read_evaluation,
+        test=reader(test),
+        validation=reader(validation),
     )
 
 

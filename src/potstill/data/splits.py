@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import defaultdict
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,32 +12,54 @@ from numpy.typing import NDArray
 Indices = NDArray[np.int64]
 
 
-def divide(labels: Indices, share: float, seed: int, groups: Indices | None = None) -> tuple[Indices, Indices]:
+def duplicate_groups(items: Iterable[tuple[str, str | None]]) -> Indices:
+    """Number texts (or pairs), so that those which differ in case, white space or Unicode's composition are one group.
+
+    Args:
+        items: Each text with its second one, or None.
+
+    Returns:
+        The number of each text's group, shape (texts,).
+    """
+    numbers: dict[tuple[str, ...], int] = {}
+    keys = (tuple(_normalised(text) for text in item if text is not None) for item in items)
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+
+
+def _normalised(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
+
+
+def stratified_split(labels: Indices, share: float, seed: int, groups: Indices) -> tuple[Indices, Indices]:
     """Divide examples in two parts that have the classes in the same proportions.
 
     scikit-learn's stratified splitters do this where classes are large; they refuse a class with one member, and parts
-    with fewer members than there are classes, both of which a small `--limit` on seventy-seven intents brings about.
-    Here the first part gets a member of every class as long as it has room, and rounding does the rest.
+    with fewer members than there are classes, both of which a small `--max-train-examples` on seventy-seven intents
+    brings about. Here the first part gets a member of every class as long as it has room, and rounding does the rest.
 
     Args:
         labels: Class of each example, shape (examples,).
-        share: Size of the first part, between 0 and 1. Neither part is empty.
+        share: Size of the first part, between 0 and 1. It gets smaller where the next group doesn't fit.
         seed: Decides which examples go where.
-        groups: Group of each example; a group is never torn apart. Without it, every example is a group of its own.
+        groups: Group of each example, shape (examples,); a group is never torn apart.
 
     Returns:
-        The indices of both parts, each in ascending order.
+        The indices of both parts, each in ascending order. Neither is empty, unless all examples are one group.
     """
     members: dict[int, list[int]] = defaultdict(list)
-    for index, group in enumerate(range(len(labels)) if groups is None else groups.tolist()):
+    for index, group in enumerate(groups.tolist()):
         members[group].append(index)
     units = list(members.values())
     # Groups are alike if they hold the same classes: dividing these evenly divides the classes evenly.
-    profiles = [tuple(sorted(labels[unit].tolist())) for unit in units]
+    profiles = [tuple(sorted(set(labels[unit].tolist()))) for unit in units]
     code = {profile: position for position, profile in enumerate(sorted(set(profiles)))}
-    order = stratified_order(np.array([code[profile] for profile in profiles], dtype=np.int64), seed)
-    first = max(1, min(round(share * len(units)), len(units) - 1))
-    return _examples_of(units, order[:first]), _examples_of(units, order[first:])
+    room = min(round(share * len(labels)), len(labels) - 1)
+    first: list[int] = []
+    second: list[int] = []
+    for unit in stratified_order(np.array([code[profile] for profile in profiles], dtype=np.int64), seed).tolist():
+        fits = not first or len(first) + len(units[unit]) <= room
+        (first if fits else second).extend(units[unit])
+    return np.array(sorted(first), dtype=np.int64), np.array(sorted(second), dtype=np.int64)
 
 
 def stratified_order(strata: Indices, seed: int) -> Indices:
@@ -59,8 +83,3 @@ def stratified_order(strata: Indices, seed: int) -> Indices:
     member[by_stratum] = np.arange(len(strata)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     place = np.where(member == 0, 0.0, (member + 0.5) / sizes[codes])
     return shuffled[np.argsort(place, kind="stable")].astype(np.int64)
-
-
-def _examples_of(units: list[list[int]], chosen: Indices) -> Indices:
-    """List the examples of the chosen units, in ascending order."""
-    return np.array(sorted(index for unit in chosen.tolist() for index in units[unit]), dtype=np.int64)

@@ -1,18 +1,9 @@
 """Scores, their uncertainty and comparisons, all from a whole split's predictions."""
 
 from potstill.evaluation.calibration import Calibration
-from potstill.evaluation.comparison import McNemar, PairedTest, majority_verdict, mcnemar, paired_test
-from potstill.evaluation.intervals import Intervals, bootstrap_intervals
-from potstill.evaluation.metrics import Metrics, compute_metrics
-from potstill.evaluation.results import (
-    ROLES,
-    DataSummary,
-    EnsembleResult,
-    ModelResult,
-    Role,
-    Spread,
-    Summary,
-)
+from potstill.evaluation.metrics import Intervals, Metrics, bootstrap_intervals, compute_metrics
+from potstill.evaluation.results import ROLES, DataSummary, EnsembleResult, ModelResult, Role, Spread, Summary
+from potstill.evaluation.significance import McNemar, PairedTest, majority_verdict, mcnemar, paired_test
 
 __all__ = [
     "ROLES",

@@ -1,4 +1,4 @@
-"""How far probabilities can be believed, and what is set on the selection split: a temperature, a threshold.
+"""How far probabilities can be believed, and what is set on the validation split: a temperature, a threshold.
 
 Guo et al. 2017, "On Calibration of Modern Neural Networks" (arXiv 1706.04599).
 """
@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +17,19 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_softmax
 
 from potstill.evaluation.metrics import Classes, ConfusionCells, Floats
-from potstill.runtime.decision import softmax
+from potstill.predict.decision import softmax
 
-BINS = 15
+Logits = NDArray[np.floating[Any]]
+"""(texts, classes)."""
+
+BINS: Final = 15
 """Bins of the confidence, as in the paper's table 1."""
 
-TEMPERATURES = (0.05, 20.0)
+TEMPERATURES: Final = (0.05, 20.0)
 """Where the temperature is looked for. A split without a mistake has its least loss at T = 0, one about whose labels
 the logits say nothing at T = infinity: neither tells how sure to be, and T stays 1."""
 
-_EQUAL = 1e-12
+_EQUAL: Final = 1e-12
 """MCCs that differ by less are equal but for the rounding of their quotients."""
 
 
@@ -62,40 +65,35 @@ class Calibration:
     bins: tuple[ReliabilityBin, ...]
 
     @classmethod
-    def of(cls, logits: NDArray[np.floating[Any]], labels: Classes, temperature: float = 1.0) -> Calibration:
-        """Judge softmax(logits / temperature).
-
-        Args:
-            logits: (texts, classes).
-            labels: Class indices, (texts,).
-            temperature: T.
+    def of(cls, logits: Logits, labels: Classes, temperature: float = 1.0) -> Calibration:
+        """Measure softmax(logits / temperature).
 
         Raises:
             ValueError: There are no texts, the shapes don't fit, a logit is not finite, or a label is no class.
         """
         _check(logits, labels)
-        log_probabilities = _log_probabilities(logits, temperature)
+        log_probabilities = log_softmax(logits.astype(np.float64) / temperature, axis=1)
         bins = reliability(np.exp(log_probabilities), labels)
-        return cls(expected_calibration_error(bins), _nll(log_probabilities, labels), bins)
+        return cls(expected_calibration_error(bins), _nll(logits, labels, temperature), bins)
 
 
-def fit_temperature(logits: NDArray[np.floating[Any]], labels: Classes) -> float:
+def fit_temperature(logits: Logits, labels: Classes) -> float:
     """Find the T > 0 with the least negative log-likelihood of softmax(logits / T): temperature scaling (section 4.2).
 
     The loss is convex in 1 / T, so what is found within `TEMPERATURES` is the only minimum there. T is 1 where no other
-    is better, as for logits that are all equal, and where the loss falls on and on: beyond these bounds.
+    is better, as for logits that are all equal, and where the loss falls beyond these bounds.
 
     Args:
-        logits: (texts, classes), of texts that the model was not trained on.
+        logits: Of texts that the model was not trained on.
         labels: Class indices, (texts,).
 
     Raises:
-        ValueError: There are no texts, the shapes don't fit, a logit is not finite, or a label is no class.
+        ValueError: See `Calibration.of`.
     """
     _check(logits, labels)
 
     def loss(log_temperature: float) -> float:
-        return _nll(_log_probabilities(logits, math.exp(log_temperature)), labels)
+        return _nll(logits, labels, math.exp(log_temperature))
 
     bounds = tuple(map(math.log, TEMPERATURES))
     found = minimize_scalar(loss, bounds=bounds, method="bounded")
@@ -107,26 +105,18 @@ def fit_temperature(logits: NDArray[np.floating[Any]], labels: Classes) -> float
 def reliability(probabilities: Floats, labels: Classes, bins: int = BINS) -> tuple[ReliabilityBin, ...]:
     """Compare confidence and accuracy in bins of equal width, ((m - 1) / bins, m / bins] (section 2).
 
-    Args:
-        probabilities: (texts, classes).
-        labels: Class indices, (texts,).
-        bins: How many bins.
-
     Returns:
         The bins that hold a text, the least confident first.
     """
     confidences = probabilities.max(axis=1)  # (texts,)
     right = probabilities.argmax(axis=1) == labels  # (texts,)
     places = np.searchsorted(np.arange(1, bins) / bins, confidences, side="left")  # (texts,)
-    return tuple(
-        ReliabilityBin(
-            index=int(place),
-            confidence=float(confidences[places == place].mean()),
-            accuracy=float(right[places == place].mean()),
-            count=int(np.count_nonzero(places == place)),
-        )
-        for place in np.unique(places)
-    )
+    found = []
+    for place in np.unique(places):
+        inside = places == place
+        means = float(confidences[inside].mean()), float(right[inside].mean())
+        found.append(ReliabilityBin(int(place), *means, int(np.count_nonzero(inside))))
+    return tuple(found)
 
 
 def pool(diagrams: Iterable[Iterable[ReliabilityBin]]) -> tuple[ReliabilityBin, ...]:
@@ -137,22 +127,18 @@ def pool(diagrams: Iterable[Iterable[ReliabilityBin]]) -> tuple[ReliabilityBin, 
     pooled = []
     for index, items in sorted(together.items()):
         counts = [item.count for item in items]
-        confidence, accuracy = (
-            float(np.average(values, weights=counts))
-            for values in ([item.confidence for item in items], [item.accuracy for item in items])
-        )
-        pooled.append(ReliabilityBin(index, confidence, accuracy, sum(counts)))
+        means = np.average([(item.confidence, item.accuracy) for item in items], axis=0, weights=counts)
+        pooled.append(ReliabilityBin(index, float(means[0]), float(means[1]), sum(counts)))
     return tuple(pooled)
 
 
 def expected_calibration_error(bins: Iterable[ReliabilityBin]) -> float:
     """Compute Σ (count / texts) · |accuracy - confidence| over the bins (equation 3)."""
     bins = tuple(bins)
-    total = sum(item.count for item in bins)
-    return sum(item.count * abs(item.accuracy - item.confidence) for item in bins) / total
+    return sum(item.count * abs(item.accuracy - item.confidence) for item in bins) / sum(item.count for item in bins)
 
 
-def fit_threshold(logits: NDArray[np.float32], labels: Classes, temperature: float = 1.0) -> float:
+def fit_threshold(logits: Logits, labels: Classes, temperature: float = 1.0) -> float:
     """Find the threshold from which the best MCC is to be expected where class 1 is answered above it.
 
     Among a few hundred labels the MCC goes up and down by chance from one threshold to the next, and the best of all
@@ -173,23 +159,19 @@ def fit_threshold(logits: NDArray[np.float32], labels: Classes, temperature: flo
     return best_threshold(softmax(logits, temperature)[:, 1], expected)
 
 
-def expected_labels(logits: NDArray[np.floating[Any]], labels: Classes) -> Floats:
+def expected_labels(logits: Logits, labels: Classes) -> Floats:
     """Return how probable class 1 is for texts of these logits, by a sigmoid fitted to the labels (Platt scaling).
 
     Platt 1999, "Probabilistic Outputs for Support Vector Machines and Comparisons to Regularized Likelihood Methods":
     p = 1 / (1 + exp(-(a · d + b))) of the logits' difference d, where a and b have the least negative
-    log-likelihood of the labels. These are not 0 and 1 for that, but 1 / (negatives + 2) and (positives + 1) /
-    (positives + 2), or a would grow without bound where d parts the classes.
-
-    Args:
-        logits: (texts, 2), of texts that the model was not trained on.
-        labels: 0 or 1, (texts,).
+    log-likelihood. Its targets are 1 / (negatives + 2) and (positives + 1) / (positives + 2), not 0 and 1, or a would
+    grow without bound where d separates the classes.
 
     Returns:
         (texts,), from 0 to 1; 0.5 for all where there is one class alone, or a higher d makes class 1 no more probable.
 
     Raises:
-        ValueError: There are no texts, the shapes don't fit, a logit is not finite, or a label is no class.
+        ValueError: See `Calibration.of`; or there are not two classes.
     """
     _check(logits, labels)
     if logits.shape[1] != 2:
@@ -198,8 +180,7 @@ def expected_labels(logits: NDArray[np.floating[Any]], labels: Classes) -> Float
     if positives in (0, labels.size):
         return nothing
     difference = logits[:, 1].astype(np.float64) - logits[:, 0]
-    unit = max(float(np.abs(difference).max()), 1e-9)
-    scaled = difference / unit  # whatever the logits' size, the minimiser starts where the sigmoid has a slope
+    scaled = difference / max(float(np.abs(difference).max()), 1e-9)  # the minimiser starts where the sigmoid has slope
     targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (labels.size - positives + 2))
 
     def loss(parameters: Floats) -> tuple[float, Floats]:
@@ -209,13 +190,11 @@ def expected_labels(logits: NDArray[np.floating[Any]], labels: Classes) -> Float
         return float((np.logaddexp(0.0, scores) - targets * scores).mean()), gradient
 
     slope, offset = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS", options={"gtol": 1e-9}).x
-    if slope <= 0:
-        return nothing
     expected: Floats = expit(slope * scaled + offset)
-    return expected
+    return expected if slope > 0 else nothing
 
 
-def best_threshold(probabilities: NDArray[np.floating[Any]], labels: Classes | Floats) -> float:
+def best_threshold(probabilities: Logits, labels: Classes | Floats) -> float:
     """Find the threshold with the best MCC where class 1 is answered when its probability is above the threshold.
 
     Tried are 0.5 and the middle between every two neighbouring probabilities; others give the answers of one of these,
@@ -224,7 +203,7 @@ def best_threshold(probabilities: NDArray[np.floating[Any]], labels: Classes | F
 
     Args:
         probabilities: Of class 1, (texts,), each in [0, 1].
-        labels: 0 or 1, or in their place how probable class 1 is, (texts,): of counts, those to be expected are used.
+        labels: 0 or 1, or in their place how probable class 1 is, (texts,).
 
     Returns:
         A threshold above 0 and below 1.
@@ -234,12 +213,15 @@ def best_threshold(probabilities: NDArray[np.floating[Any]], labels: Classes | F
     """
     if probabilities.shape != labels.shape or labels.ndim != 1 or labels.size == 0:
         raise ValueError(f"expected two equally long vectors, found {probabilities.shape} and {labels.shape}")
-    if not ((probabilities >= 0) & (probabilities <= 1)).all() or not ((labels >= 0) & (labels <= 1)).all():
+    if not all(((values >= 0) & (values <= 1)).all() for values in (probabilities, labels)):
         raise ValueError("expected probabilities and labels in [0, 1], found others")
     order = np.argsort(probabilities)
     ordered = probabilities[order].astype(np.float64)  # (texts,)
     positives = np.concatenate([[0.0], np.cumsum(labels[order])])  # (texts + 1,): class 1 among the first so many
-    thresholds = _between(ordered)  # (thresholds,)
+    values = np.unique(ordered)
+    # Between values that are neighbours as numbers there is no middle; the lower one then parts them as well.
+    middles = np.minimum((values[:-1] + values[1:]) / 2, np.nextafter(values[1:], 0.0))
+    thresholds = np.unique(np.concatenate([middles[middles > 0.0], [0.5]]))  # (thresholds,), ascending
     below = np.searchsorted(ordered, thresholds, side="right")  # answered with class 0
     misses = positives[below]  # of these, class 1
     texts, total = labels.size, positives[-1]
@@ -251,15 +233,7 @@ def best_threshold(probabilities: NDArray[np.floating[Any]], labels: Classes | F
     return float(best[np.abs(best - 0.5).argmin()])
 
 
-def _between(ordered: Floats) -> Floats:
-    """Return 0.5 and a threshold between every two neighbours of ascending values, ascending, (thresholds,)."""
-    values = np.unique(ordered)
-    # Between values that are neighbours as numbers there is no middle; the lower one then parts them as well.
-    middles = np.minimum((values[:-1] + values[1:]) / 2, np.nextafter(values[1:], 0.0))
-    return np.unique(np.concatenate([middles[middles > 0.0], [0.5]]))
-
-
-def _check(logits: NDArray[np.floating[Any]], labels: Classes) -> None:
+def _check(logits: Logits, labels: Classes) -> None:
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or labels.size == 0:
         raise ValueError(f"expected logits (texts, classes) and labels (texts,), found {logits.shape}, {labels.shape}")
     if not np.isfinite(logits).all():
@@ -268,11 +242,7 @@ def _check(logits: NDArray[np.floating[Any]], labels: Classes) -> None:
         raise ValueError(f"labels must be in 0..{logits.shape[1] - 1}, found {labels.min()}..{labels.max()}")
 
 
-def _log_probabilities(logits: NDArray[np.floating[Any]], temperature: float) -> Floats:
-    """Return log softmax(logits / temperature), (texts, classes), finite even where a probability is rounded to 0."""
-    values: Floats = log_softmax(logits.astype(np.float64) / temperature, axis=1)
-    return values
-
-
-def _nll(log_probabilities: Floats, labels: Classes) -> float:
+def _nll(logits: Logits, labels: Classes, temperature: float) -> float:
+    """Return the mean of -log softmax(logits / temperature)[label], finite even where a probability is rounded to 0."""
+    log_probabilities = log_softmax(logits.astype(np.float64) / temperature, axis=1)
     return -float(np.take_along_axis(log_probabilities, labels[:, None], axis=1).mean())

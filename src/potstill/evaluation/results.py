@@ -13,9 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 from potstill.data.examples import Corpus
 from potstill.errors import ArtifactError
 from potstill.evaluation.calibration import Calibration
-from potstill.evaluation.comparison import McNemar, PairedTest, majority_verdict, paired_test
-from potstill.evaluation.intervals import Intervals
-from potstill.evaluation.metrics import Metrics, compute_metrics
+from potstill.evaluation.metrics import Intervals, Metrics, compute_metrics
+from potstill.evaluation.significance import McNemar, PairedTest, majority_verdict, paired_test
 
 Role = Literal["teacher", "distilled", "baseline"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -23,81 +22,75 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 @dataclass(frozen=True)
 class DataSummary:
-    """The task and the sizes of its parts.
+    """The task: its name, where it came from, its classes and the sizes of its splits.
 
     Attributes:
-        name: What the data is called.
-        source: Where it came from.
-        label_names: Name of each class.
-        train: Examples that gradients are computed from.
-        selection: Examples that choose epochs and the teacher.
-        evaluation: Examples that the reported numbers come from.
-        majority_label: The most frequent class of the evaluation split.
-        majority: What always answering `majority_label` scores on the evaluation split.
-        selection_majority_accuracy: Share of the selection split's most frequent class.
+        majority_label: The most frequent class of the test split.
+        majority: What always answering `majority_label` scores on the test split.
+        validation_majority_accuracy: Share of the validation split's most frequent class.
     """
 
     name: str
     source: str
     label_names: tuple[str, ...]
     train: int
-    selection: int
-    evaluation: int
+    validation: int
+    test: int
     majority_label: str
     majority: Metrics
-    selection_majority_accuracy: float
+    validation_majority_accuracy: float
 
     @classmethod
     def of(cls, corpus: Corpus) -> DataSummary:
         """Describe `corpus`."""
-        labels = corpus.evaluation.labels
+        labels = corpus.test.labels
         majority = int(np.bincount(labels).argmax())
         return cls(
             name=corpus.name,
             source=corpus.source,
             label_names=corpus.label_names,
             train=len(corpus.train),
-            selection=len(corpus.selection),
-            evaluation=len(corpus.evaluation),
+            validation=len(corpus.validation),
+            test=len(corpus.test),
             majority_label=corpus.label_names[majority],
             majority=compute_metrics(labels, np.full_like(labels, majority), corpus.num_classes),
-            selection_majority_accuracy=float(np.bincount(corpus.selection.labels).max() / len(corpus.selection)),
+            validation_majority_accuracy=float(np.bincount(corpus.validation.labels).max() / len(corpus.validation)),
         )
 
 
 @dataclass(frozen=True)
 class ModelResult:
-    """One trained model, measured on the evaluation split.
+    """One model, measured on the test split.
 
     Attributes:
-        role: Which of the three models.
-        seed: The seed it was trained with.
-        parameters: All parameters, frozen ones included.
+        description: What it is, in one phrase.
+        parameters: All parameters, frozen ones included; 0 where it has none, as a file of probabilities.
         trainable_parameters: Those that training changes.
         bytes_on_disk: Size of what has to be kept to predict with it.
         train_seconds: Time that training took.
-        sentences_per_second: Speed of prediction.
-        metrics: Scores on the evaluation split.
+        texts_per_second: Speed of prediction, end to end, from strings.
+        metrics: Scores on the test split.
         intervals: 95 % interval of each score.
-        selection_mcc: MCC on the selection split at the epoch that was kept.
-        best_epoch: The epoch that was kept, counted from 1.
+        validation_mcc: MCC on the validation split at the epoch that was kept.
+        best_epoch: The epoch that was kept, counted from 1; 0 where nothing was trained.
         epochs: Epochs that were run.
         history: One record per epoch, as in `history.jsonl`.
-        calibration: How good its probabilities are on the evaluation split.
+        calibration: How good its probabilities are on the test split.
         threshold: What the second class's probability has to exceed to be the answer; None: the most probable class is.
         argmax_metrics: Scores of the most probable class as the answer, where a threshold decides; else None.
     """
 
     role: Role
     seed: int
+    description: str
     parameters: int
     trainable_parameters: int
     bytes_on_disk: int
     train_seconds: float
-    sentences_per_second: float
+    texts_per_second: float
     metrics: Metrics
     intervals: Intervals
-    selection_mcc: float
+    validation_mcc: float
     best_epoch: int
     epochs: int
     history: tuple[dict[str, Any], ...]
@@ -108,10 +101,7 @@ class ModelResult:
 
 @dataclass(frozen=True)
 class EnsembleResult:
-    """Several teachers that judge as one, their probabilities averaged, measured on the evaluation split.
-
-    Attributes: As those of `ModelResult`.
-    """
+    """Several teachers as one, their probabilities averaged; the fields are those of `ModelResult`."""
 
     metrics: Metrics
     intervals: Intervals
@@ -134,52 +124,20 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Aggregate:
-    """One role over its seeds; `ece` and `nll` are those of `Calibration`, None where there are no probabilities."""
-
-    accuracy: Spread
-    mcc: Spread
-    f1: Spread
-    parameters: int
-    trainable_parameters: int
-    ece: Spread | None = None
-    nll: Spread | None = None
-
-    @classmethod
-    def of(
-        cls,
-        metrics: Sequence[Metrics],
-        parameters: int,
-        trainable_parameters: int,
-        calibrations: Sequence[Calibration] = (),
-    ) -> Aggregate:
-        """Summarise the scores of one or more seeds."""
-        return cls(
-            accuracy=Spread.of([m.accuracy for m in metrics]),
-            mcc=Spread.of([m.mcc for m in metrics]),
-            f1=Spread.of([m.f1 for m in metrics]),
-            parameters=parameters,
-            trainable_parameters=trainable_parameters,
-            ece=Spread.of([calibration.ece for calibration in calibrations]) if calibrations else None,
-            nll=Spread.of([calibration.nll for calibration in calibrations]) if calibrations else None,
-        )
-
-
-@dataclass(frozen=True)
 class Summary:
     """Everything a run found out. What follows from the fields is computed, never stored twice.
 
     Attributes:
         data: The task.
         models: Every trained model, in the order of its seeds.
-        teacher_seed: Seed of the teacher that taught, the best one on the selection split; with
+        teacher_seed: Seed of the teacher that taught, the best one on the validation split; with
             `distillation.teachers: average`, of the best one of those that taught together.
         comparisons: Distilled student against the baseline of the same seed, by seed.
         command: Command line that repeats the run.
         config: All settings, as `PotstillConfig.model_dump(mode="json")` gives them.
         environment: Versions and hardware, by name.
-        transfer: Number of texts of the transfer set by kind of source, and of those left out by reason
-            (`left out: …`); None where there was no transfer set.
+        unlabelled: Number of texts of the unlabelled set by kind of source, and of those left out by reason
+            (`left out: …`); None where there was no unlabelled set.
         ensemble: The teachers as one, where several taught together.
     """
 
@@ -190,7 +148,7 @@ class Summary:
     command: str
     config: dict[str, Any]
     environment: dict[str, Any]
-    transfer: dict[str, int] | None = None
+    unlabelled: dict[str, int] | None = None
     ensemble: EnsembleResult | None = None
 
     @property
@@ -202,31 +160,14 @@ class Summary:
         """Return the models of one role."""
         return tuple(model for model in self.models if model.role == role)
 
+    def spread(self, role: Role, score: str) -> Spread:
+        """Return a role's "accuracy", "mcc" or "f1" over its seeds."""
+        return Spread.of([getattr(model.metrics, score) for model in self.of(role)])
+
     @property
     def teacher(self) -> ModelResult | None:
         """The teacher that taught."""
         return next((model for model in self.of("teacher") if model.seed == self.teacher_seed), None)
-
-    @property
-    def aggregate(self) -> dict[str, Aggregate]:
-        """Each role over its seeds, and the answer that needs no model under "majority"."""
-        roles: dict[str, Aggregate] = {}
-        for role in self.roles:
-            models = self.of(role)
-            roles[role] = Aggregate.of(
-                [model.metrics for model in models],
-                models[0].parameters,
-                models[0].trainable_parameters,
-                [model.calibration for model in models],
-            )
-        return roles | {"majority": Aggregate.of([self.data.majority], 0, 0)}
-
-    @property
-    def judges(self) -> int | None:
-        """How many of the teachers that taught together judged each text of the transfer set; None: all, or no one."""
-        judges: int | None = self.config["distillation"].get("judges")  # older runs know no such setting
-        shared = judges is not None and judges < len(self.of("teacher"))
-        return judges if shared and self.ensemble is not None and self.transfer is not None else None
 
     @property
     def paired_test(self) -> PairedTest | None:
@@ -241,12 +182,25 @@ class Summary:
 
     def to_json(self) -> str:
         """Write all fields and what follows from them (for readers of the file; `from_json` computes it anew)."""
+        majority: dict[str, Any] = {
+            name: Spread.of([getattr(self.data.majority, name)]) for name in ("accuracy", "mcc", "f1")
+        }
+        majority |= {"parameters": 0, "trainable_parameters": 0, "ece": None, "nll": None}
         derived = {
-            "aggregate": self.aggregate,
+            "aggregate": {role: self._aggregate(role) for role in self.roles} | {"majority": majority},
             "paired_test": self.paired_test,
             "verdicts": [{"role": m.role, "seed": m.seed, "verdict": self.verdict(m)} for m in self.models],
         }
         return pydantic_core.to_json(vars(self) | derived, indent=2, inf_nan_mode="null").decode() + "\n"
+
+    def _aggregate(self, role: Role) -> dict[str, Any]:
+        models = self.of(role)
+        return {name: self.spread(role, name) for name in ("accuracy", "mcc", "f1")} | {
+            "parameters": models[0].parameters,
+            "trainable_parameters": models[0].trainable_parameters,
+            "ece": Spread.of([model.calibration.ece for model in models]),
+            "nll": Spread.of([model.calibration.nll for model in models]),
+        }
 
     @classmethod
     def from_json(cls, text: str) -> Summary:

@@ -1,4 +1,4 @@
-"""Where a student comes from, as far as the files around it tell."""
+"""Where a student comes from, as far as the files around it show."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from potstill.console import warn
 from potstill.data import Corpus, load_corpus
 from potstill.errors import ArtifactError, PotstillError
 from potstill.evaluation import ModelResult, Summary
-from potstill.models import TrainingRecord, corpus_key, places, settings_file
+from potstill.experiment.record import TrainingRecord
+from potstill.experiment.saved import corpus_key, places, settings_file
+from potstill.predict.directory import SUMMARY_FILE, Manifest, holds
 from potstill.report import read_summary
-from potstill.runtime.directory import SUMMARY_FILE, Manifest, holds
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ def _corpus(config: PotstillConfig | None, manifest: Manifest, key: str | None) 
         corpus = load_corpus(config.data)
     except PotstillError as error:
         warn(f"the student's data can't be read: {str(error).splitlines()[0]}")
-        return None, "its data can't be read"  # a card is handed on: no path of this machine stands there
-    if not corpus.has_classes(manifest.label_names) or corpus.in_pairs != manifest.pairs:
+        return None, "its data can't be read"  # no path of this machine: a card is handed on
+    if not corpus.has_classes(manifest.label_names) or corpus.in_pairs != manifest.in_pairs:
         return None, "what its settings call its data is now of another task"
     if key is not None and corpus.key() != key:  # split anew, its held-out texts may be some that were learnt from
         return None, "its data has changed since it was trained"

@@ -1,4 +1,4 @@
-"""A tokenizer as `transformers` has it, which cuts when it is told to and pads on the right."""
+"""A tokenizer for `transformers`, which pads on the right and cuts where its caller asks for it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 
-def plain_tokenizer(backend: Tokenizer, padding_id: int, max_tokens: int, **special: str) -> PreTrainedTokenizerFast:
-    """Wrap a tokenizer for whoever loads it with `AutoTokenizer`.
+def plain_tokenizer(backend: Tokenizer, pad_token_id: int, max_length: int, **special: str) -> PreTrainedTokenizerFast:
+    """Wrap a tokenizer for `AutoTokenizer`.
 
     Args:
         backend: What tokenises; a copy is taken, which neither cuts nor pads by itself.
-        padding_id: The token that fills up a batch.
-        max_tokens: The longest text that the model knows.
-        special: What a tokenizer's user may ask it for beside the padding token, such as `eos_token`.
+        pad_token_id: The token that fills up a batch.
+        max_length: The longest text that the model knows.
+        special: Special tokens beside the padding token, such as `eos_token`.
     """
     backend = Tokenizer.from_str(backend.to_str())
     backend.no_truncation()
@@ -21,10 +21,11 @@ def plain_tokenizer(backend: Tokenizer, padding_id: int, max_tokens: int, **spec
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend,
         **special,
-        pad_token=backend.id_to_token(padding_id),
-        model_max_length=max_tokens,
+        pad_token=backend.id_to_token(pad_token_id),
+        model_max_length=max_length,
         padding_side="right",
         truncation_side="right",
+        split_special_tokens=True,  # a text that spells a special token is text
         clean_up_tokenization_spaces=False,
-        model_input_names=["input_ids", "attention_mask"],  # no model here ever saw token types
+        model_input_names=["input_ids", "attention_mask"],  # no model here was trained with token types
     )

@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from potstill.backbone.head import head_modules
+from potstill.lora.head import head_modules
 from potstill.lora.inject import adapters, norm_layers
 from potstill.lora.layer import LoRALinear
 from potstill.lora.linear import LinearLike, linear_shape
-from potstill.lora.quantised import QuantisedLinear
 
 PARTS = ("backbone", "normalisation", "adapters", "head")
 
@@ -26,7 +25,7 @@ class ModuleRow:
     """A module with parameters of its own, or the modules that are alike in several blocks.
 
     Attributes:
-        name: Dotted name; block numbers that are alike are drawn together, as in `layers.0–29.mlp`.
+        name: Dotted name; block numbers that are alike are written as ranges, as in `layers.0–29.mlp`.
         shape: Of a linear map (in, out), of any other module its largest parameter's.
         rank: Of its adapter; None: it has none.
         parameters: Of all these modules together, adapters included.
@@ -58,10 +57,9 @@ class Cost:
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """Count all parameters of a model, packed or not, and those that require a gradient."""
+    """Count all parameters of a model, and those that require a gradient."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    packed = sum(module.numel for module in _packed(model))
-    return packed + sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
+    return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
 
 
 def parameter_groups(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
@@ -70,46 +68,54 @@ def parameter_groups(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
     The parts are the backbone's matrices, its normalisation layers, the adapters, and the head (see
     `head_modules`). Each parameter belongs to one part, tied ones are counted once.
     """
-    head = {id(parameter) for module in head_modules(model).values() for parameter in module.parameters()}
-    norms = {id(parameter) for norm in norm_layers(model).values() for parameter in norm.parameters()}
-    low_rank = {id(parameter) for _, adapter in adapters(model) for parameter in adapter.parameters(recurse=False)}
-    counts = {part: [0, 0] for part in PARTS}
+    modules = {"normalisation": norm_layers(model), "head": head_modules(model)}
+    parts = {id(p): part for part, named in modules.items() for m in named.values() for p in m.parameters()}
+    parts |= {id(p): "adapters" for _, adapter in adapters(model) for p in adapter.parameters(recurse=False)}
+    counts = dict.fromkeys(PARTS, (0, 0))
     for parameter in model.parameters():
-        if id(parameter) in low_rank:
-            part = "adapters"
-        elif id(parameter) in head:
-            part = "head"
-        else:
-            part = "normalisation" if id(parameter) in norms else "backbone"
-        counts[part][0] += parameter.numel()
-        counts[part][1] += parameter.numel() * parameter.requires_grad
-    counts["backbone"][0] += sum(module.numel for module in _packed(model))
-    return {part: (total, trained) for part, (total, trained) in counts.items()}
+        part = parts.get(id(parameter), "backbone")
+        total, trained = counts[part]
+        counts[part] = (total + parameter.numel(), trained + parameter.numel() * parameter.requires_grad)
+    return counts
 
 
 def module_rows(model: PreTrainedModel) -> list[ModuleRow]:
     """List the modules that have parameters, from the input to the head; what is alike in several blocks is one row."""
-    rows: dict[tuple[object, ...], list[tuple[int | None, ModuleRow]]] = {}
-    for name, module in _units(model):
-        row = _row(name, module)
+    adapted = {id(adapter.base) for _, adapter in adapters(model)}  # they share a row with their adapters
+    blocks: dict[ModuleRow, list[int]] = {}
+    for name, module in model.named_modules():
+        adapter = module if isinstance(module, LoRALinear) else None
+        kept = module if adapter is None else adapter.base
+        own = list(module.parameters(recurse=adapter is not None))
+        if not own or id(module) in adapted:
+            continue
+        row = ModuleRow(
+            name=_BLOCK_NUMBER.sub("{}", name, count=1),
+            shape=linear_shape(kept)
+            if isinstance(kept, LinearLike)
+            else max((tuple(p.shape) for p in own), key=math.prod),
+            rank=None if adapter is None else adapter.rank,
+            parameters=sum(map(Tensor.numel, own)),
+            trainable=sum(parameter.numel() for parameter in own if parameter.requires_grad),
+        )
         number = _BLOCK_NUMBER.search(name)
-        pattern = _BLOCK_NUMBER.sub("{}", name, count=1)
-        alike = (pattern, row.shape, row.rank, row.parameters, row.trainable)
-        rows.setdefault(alike, []).append((int(number[0]) if number else None, row))
-    return [_drawn_together(str(pattern), members) for (pattern, *_), members in rows.items()]
+        blocks.setdefault(row, []).append(int(number[0]) if number else 0)
+    return [
+        replace(
+            row,
+            name=row.name.format(_ranges(numbers)),
+            parameters=row.parameters * len(numbers),
+            trainable=row.trainable * len(numbers),
+        )
+        for row, numbers in blocks.items()
+    ]
 
 
 def cost(model: PreTrainedModel) -> Cost:
     """Work out what training `model` takes."""
     forward, training = flops_per_token(model)
-    packed = sum(module.nbytes for module in _packed(model))
     _, trained = count_parameters(model)
-    return Cost(
-        weight_bytes=packed + sum(parameter.nbytes for parameter in model.parameters()),
-        optimizer_bytes=(4 + 4 + 4) * trained,
-        forward_flops=forward,
-        training_flops=training,
-    )
+    return Cost(sum(parameter.nbytes for parameter in model.parameters()), (4 + 4 + 4) * trained, forward, training)
 
 
 def flops_per_token(model: PreTrainedModel) -> tuple[int, int]:
@@ -123,9 +129,8 @@ def flops_per_token(model: PreTrainedModel) -> tuple[int, int]:
 
     Left out, as there: embeddings, which are looked up; attention scores, which grow with the text; normalisation,
     activations and, as they are no products with tokens, DoRA's norms. The head works once per text, not per token. A
-    matrix that several blocks share (ALBERT) counts once.
-    The order of the modules stands for the order of computation: of the maps that read the first trained block's input,
-    some are counted as if it needed a gradient.
+    matrix that several blocks share (ALBERT) counts once. The modules are taken to be computed in their order: of the
+    maps that read the first trained block's input, some are counted as if it needed a gradient.
     """
     head = {id(module) for part in head_modules(model).values() for module in part.modules()}
     forward = training = 0
@@ -133,8 +138,7 @@ def flops_per_token(model: PreTrainedModel) -> tuple[int, int]:
     for module in model.modules():
         if id(module) in head:
             continue
-        own = list(module.parameters(recurse=False))
-        reached = reached or any(parameter.requires_grad for parameter in own)
+        reached = reached or any(parameter.requires_grad for parameter in module.parameters(recurse=False))
         for size, trained in _matrices(module):
             forward += 2 * size
             training += 2 * size * (1 + reached + trained)
@@ -147,46 +151,7 @@ def _matrices(module: nn.Module) -> Iterator[tuple[int, bool]]:
         for factor in (module.lora_A, module.lora_B):
             yield factor.numel(), factor.requires_grad
     elif isinstance(module, LinearLike):
-        inputs, outputs = linear_shape(module)
-        yield inputs * outputs, not isinstance(module, QuantisedLinear) and module.weight.requires_grad
-
-
-def _packed(model: nn.Module) -> Iterator[QuantisedLinear]:
-    return (module for module in model.modules() if isinstance(module, QuantisedLinear))
-
-
-def _units(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield every module that has parameters of its own; an adapted map is one with its adapter."""
-    adapted = {id(adapter.base) for _, adapter in adapters(model)}
-    for name, module in model.named_modules():
-        has_own = isinstance(module, QuantisedLinear) or any(True for _ in module.parameters(recurse=False))
-        if has_own and id(module) not in adapted:
-            yield name, module
-
-
-def _row(name: str, module: nn.Module) -> ModuleRow:
-    adapter = module if isinstance(module, LoRALinear) else None
-    kept = module if adapter is None else adapter.base
-    own = list(module.parameters(recurse=adapter is not None))
-    largest = max((tuple(parameter.shape) for parameter in own), key=math.prod, default=())
-    return ModuleRow(
-        name=name,
-        shape=linear_shape(kept) if isinstance(kept, LinearLike) else largest,
-        rank=None if adapter is None else adapter.rank,
-        parameters=sum(map(Tensor.numel, own)) + (kept.numel if isinstance(kept, QuantisedLinear) else 0),
-        trainable=sum(parameter.numel() for parameter in own if parameter.requires_grad),
-    )
-
-
-def _drawn_together(pattern: str, members: list[tuple[int | None, ModuleRow]]) -> ModuleRow:
-    """Make one row of rows that differ in their block's number alone."""
-    rows = [row for _, row in members]
-    return replace(
-        rows[0],
-        name=pattern.format(_ranges([number for number, _ in members if number is not None])),
-        parameters=sum(row.parameters for row in rows),
-        trainable=sum(row.trainable for row in rows),
-    )
+        yield math.prod(linear_shape(module)), module.weight.requires_grad
 
 
 def _ranges(numbers: list[int]) -> str:

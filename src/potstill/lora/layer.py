@@ -8,27 +8,25 @@ W0 (out, in) is pretrained and frozen; A (r, in) and B (out, r) are trained. r i
 stand for an update of a matrix with in·out. A starts random and B at zero: at the start ΔW = 0 and the adapted model
 is exactly the pretrained one.
 
-Three variants, which differ in one place each:
+Two variants, which differ in one place each:
 
 - rsLoRA, Kalajdzievski 2023 (arXiv 2312.03732), theorem 3.2: s = alpha / √r. With alpha / r the update of a large rank
   learns as slowly as that of a small one.
 - DoRA, Liu et al. 2024 (arXiv 2402.09353), equation 5: W' = m · (W0 + s B A) / ‖W0 + s B A‖, with the norm of every
   row, one per output. The magnitude m (out) is trained apart from the direction and starts at ‖W0‖.
-- PiSSA, Meng et al. 2024 (arXiv 2404.02948), equations 2 to 4: with W0 = U Σ Vᵀ, s B A starts as the r largest
-  components of W0 and the frozen weight becomes the rest, so that what matters most in W0 is what is trained.
 
-(For DoRA the papers' columns are rows here: PyTorch keeps a linear map as (out, in).)
+(The columns of DoRA's paper are rows here: PyTorch keeps a linear map as (out, in).)
 """
 
 from __future__ import annotations
 
 import math
-from typing import Final, Literal
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from potstill.dropout import Dropout
+from potstill.lora.dropout import Dropout
 from potstill.lora.linear import LinearLike, frozen_linear, linear_shape, linear_weight, set_linear_weight
 
 _SMALLEST: Final = torch.finfo(torch.float32).tiny
@@ -39,18 +37,14 @@ class LoRALinear(nn.Module):
     """A frozen `nn.Linear` or `Conv1D` plus its low-rank update.
 
     Attributes:
-        base: The pretrained map with weight W0 (PiSSA: with what is left of it); frozen here.
+        base: The pretrained map with weight W0; frozen here.
         lora_A: A, (rank, in).
         lora_B: B, (out, rank).
         lora_magnitude_vector: DoRA's m, (out); else None.
         scaling: s.
-        start_a: PiSSA's A at the start, (rank, in); else None.
-        start_b: PiSSA's B at the start, (out, rank); else None.
     """
 
     row_norms: Tensor
-    start_a: Tensor | None
-    start_b: Tensor | None
     _unmerged: Tensor | None
 
     def __init__(
@@ -60,9 +54,8 @@ class LoRALinear(nn.Module):
         alpha: float,
         dropout: float = 0.0,
         *,
-        rank_stabilised: bool = False,
-        dora: bool = False,
-        init: Literal["kaiming", "pissa"] = "kaiming",
+        use_rslora: bool = False,
+        use_dora: bool = False,
     ) -> None:
         """Wrap `base`.
 
@@ -75,22 +68,16 @@ class LoRALinear(nn.Module):
         in_features, out_features = linear_shape(base)
         self.base = base.requires_grad_(False)
         self.rank = rank
-        self.alpha = alpha
-        self.scaling = alpha / (math.sqrt(rank) if rank_stabilised else rank)
+        self.scaling = alpha / (math.sqrt(rank) if use_rslora else rank)
         self.dropout = Dropout(dropout)
         # Adapters stay float32 whatever the base is kept in: their updates are too small for bfloat16's 8 bits.
         device = base.weight.device
         self.lora_A = nn.Parameter(torch.empty(rank, in_features, device=device, dtype=torch.float32))
         self.lora_B = nn.Parameter(torch.zeros(out_features, rank, device=device, dtype=torch.float32))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # as nn.Linear starts its own weight
-        # What follows from W0 and the start is no state of its own, hence not persistent.
-        self.register_buffer("start_a", None, persistent=False)
-        self.register_buffer("start_b", None, persistent=False)
-        self.register_buffer("_unmerged", None, persistent=False)
+        self.register_buffer("_unmerged", None, persistent=False)  # the base has it already
         self.register_parameter("lora_magnitude_vector", None)
-        if init == "pissa":
-            self._start_as_pissa()
-        if dora:
+        if use_dora:
             self.register_buffer("row_norms", self._weight().norm(dim=1), persistent=False)  # ‖W0‖, (out)
             self.lora_magnitude_vector = nn.Parameter(self.row_norms.clone())
 
@@ -101,8 +88,8 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x, (..., in), to (..., out)."""
-        # Two dimensions already for the base: its result would else be a view, and for an in-place operation on a
-        # view autograd copies the whole gradient.
+        # Two dimensions before the base: its result would else be a view, and for an in-place operation on a view
+        # autograd copies the whole gradient.
         rows = x.reshape(-1, x.shape[-1])  # (tokens, in)
         if self.merged:
             y = frozen_linear(self.base, rows)
@@ -114,7 +101,7 @@ class LoRALinear(nn.Module):
 
     def _add_update(self, y: Tensor, x: Tensor) -> Tensor:
         """Add s B A x to y in place; y is (tokens, out), x is (tokens, in)."""
-        # With r far below the other dimensions, time goes into memory and not into arithmetic. A xᵀ rather than x Aᵀ
+        # With r far below the other dimensions, memory decides the time and not arithmetic. A xᵀ rather than x Aᵀ
         # keeps rows long: (rank, tokens). addmm_ scales and adds in one pass over y; a copy of the small Bᵀ in its
         # row order makes that product fast. Autograd's backward products inherit these layouts.
         low = self.lora_A @ x.T  # (rank, tokens)
@@ -126,7 +113,7 @@ class LoRALinear(nn.Module):
         """Map x, (tokens, in), to m · (W0 + s B A) / ‖W0 + s B A‖ x + bias, (tokens, out)."""
         y = frozen_linear(self.base, x)
         bias: Tensor | float = 0.0 if self.base.bias is None else self.base.bias
-        rest = bias  # what the magnitude does not act on
+        rest = bias  # without the magnitude
         if self.training and self.dropout.p > 0.0:
             # As in PEFT: of W0 x too, the magnitude's change sees what dropout leaves, and the change alone.
             x, whole = self.dropout(x), y
@@ -141,8 +128,8 @@ class LoRALinear(nn.Module):
         """Return ‖W0 + s B A‖ by row, (out), as a constant for the gradient (DoRA, section 4.3).
 
         ‖w + s b A‖² = ‖w‖² + 2 s (w Aᵀ)·b + s² b (A Aᵀ)·b for a row w of W0 and b of B, without the (out, in) matrix.
-        As any sum of parts that cancel, it is as exact as float32 allows for rows that keep a tenth of ‖w‖ + s Σ|b|‖a‖,
-        and the less exact the less they keep: there `merge`, which adds the row up first, is the better of the two.
+        Where W0 and the update nearly cancel (below a tenth of ‖w‖ + s Σ|b|‖a‖), `merge`, which adds the row up first,
+        is more exact.
         """
         a, b, s = self.lora_A, self.lora_B, self.scaling
         weight = linear_weight(self.base)
@@ -150,17 +137,6 @@ class LoRALinear(nn.Module):
         cross = (projected.T * b).sum(dim=1)
         square = ((b @ (a @ a.T)) * b).sum(dim=1)
         return (self.row_norms.square() + 2 * s * cross + s * s * square).clamp_min(_SMALLEST).sqrt()
-
-    @torch.no_grad()
-    def _start_as_pissa(self) -> None:
-        """Move the r largest components of W0 into A and B, half of each singular value's root to either."""
-        weight = self._weight()
-        u, sigma, vt = torch.linalg.svd(weight, full_matrices=False)
-        root = (sigma[: self.rank] / self.scaling).sqrt()
-        self.lora_A.copy_(root[:, None] * vt[: self.rank])
-        self.lora_B.copy_(u[:, : self.rank] * root)
-        self.start_a, self.start_b = self.lora_A.detach().clone(), self.lora_B.detach().clone()
-        self._set_weight(weight - self.delta())
 
     def delta(self) -> Tensor:
         """Return s B A, (out, in)."""
@@ -178,7 +154,7 @@ class LoRALinear(nn.Module):
                 norms = weight.norm(dim=1).clamp_min(_SMALLEST)
                 weight *= (self.lora_magnitude_vector / norms)[:, None]
             self._unmerged = self.base.weight.data
-            self._set_weight(weight)
+            set_linear_weight(self.base, weight)
 
     @torch.no_grad()
     def unmerge(self) -> None:
@@ -188,15 +164,4 @@ class LoRALinear(nn.Module):
             self._unmerged = None
 
     def _weight(self) -> Tensor:
-        """Return the base's weight in float32 as (out, in)."""
-        return linear_weight(self.base).float()
-
-    def _set_weight(self, weight: Tensor) -> None:
-        """Give the base another weight, (out, in)."""
-        if not isinstance(self.base.weight, nn.Parameter):
-            raise TypeError("a packed weight can't be changed; unpack the base first (quantised.py)")
-        set_linear_weight(self.base, weight)
-
-    def extra_repr(self) -> str:
-        """Show the adapter's settings in the model's printout."""
-        return f"rank={self.rank}, alpha={self.alpha}, merged={self.merged}"
+        return linear_weight(self.base).float()  # (out, in)

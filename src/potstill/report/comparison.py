@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
+from rich.filesize import decimal
 
+from potstill.console import SafeConsole
 from potstill.data import Examples
 from potstill.evaluation import McNemar, PairedTest, Spread, majority_verdict, mcnemar, paired_test
-from potstill.models import Measurement, TrainingRecord, is_finished
+from potstill.evaluation.measure import Measurement
+from potstill.experiment.record import TrainingRecord
+from potstill.experiment.saved import is_finished
+from potstill.predict.wording import numbered
 from potstill.report.tables import (
     EMPTY,
     Cell,
@@ -26,7 +30,6 @@ from potstill.report.tables import (
     score_cells,
     spread_cells,
 )
-from potstill.wording import numbered
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,10 @@ class ModelRow:
     """One model.
 
     Attributes:
-        directory: Where it is.
-        record: How it came about; None where nothing says so.
-        measured: Its answers, and what they are worth.
+        record: How it was trained; None where no file says so.
         verdict: Plain words where it is no better than the majority class.
         opponent: The model that it is compared with; None for the one that the others are compared with.
-        mcnemar: Itself against that one.
+        mcnemar: Itself against `opponent`.
     """
 
     directory: Path
@@ -52,10 +53,11 @@ class ModelRow:
     def to_json(self) -> dict[str, Any]:
         """Return all but the single answers."""
         record = {} if self.record is None else asdict(self.record)
+        record.pop("best", None)
         return {
             "model": str(self.directory),
-            **{name: value for name, value in record.items() if name != "best"},
-            "sentences_per_second": self.measured.sentences_per_second,
+            **record,
+            "texts_per_second": self.measured.texts_per_second,
             "metrics": asdict(self.measured.metrics),
             "intervals": self.measured.intervals,
             "calibration": asdict(self.measured.calibration),
@@ -70,7 +72,6 @@ class SeedsRow:
     """The models of a directory that differ by their seed alone.
 
     Attributes:
-        directory: Where they are.
         models: The model of each seed; none whose training was interrupted.
         opponent: The directory that they are compared with; None for the one that the others are compared with.
         paired_test: MCC against the models there, over the seeds that both have; None where that is none.
@@ -118,11 +119,22 @@ class Comparison:
     ) -> Comparison:
         """Compare models by what they answered, each with the one that it should beat."""
         majority = label_names[int(np.bincount(examples.labels).argmax())]
-        return cls(
-            tuple(_models(directories, measured, examples, majority)),
-            tuple(row for row in _over_seeds(directories, measured) if len(row.models) > 1),
-            majority,
-        )
+        places = [directory.resolve() for directory in directories]
+        opponents = _opponents(places, [_baseline(place.parent) / place.name for place in places])
+        models = []
+        for directory, own, opponent in zip(directories, measured, opponents, strict=True):
+            other = None if opponent is None else measured[opponent].predictions
+            models.append(
+                ModelRow(
+                    directory=directory,
+                    record=TrainingRecord.find(directory),
+                    measured=own,
+                    verdict=majority_verdict(own.intervals, majority),
+                    opponent=None if opponent is None else directories[opponent],
+                    mcnemar=None if other is None else mcnemar(examples.labels, own.predictions, other),
+                )
+            )
+        return cls(tuple(models), tuple(_over_seeds(places, measured)), majority)
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the single answers."""
@@ -133,13 +145,8 @@ class Comparison:
 
 
 def show(comparison: Comparison, scored: str) -> None:
-    """Print the tables.
-
-    Args:
-        comparison: What they hold.
-        scored: What the models were scored on, in words.
-    """
-    console = Console(highlight=False, markup=False)
+    """Print the tables; `scored` says in words what the models were scored on."""
+    console = SafeConsole(highlight=False, markup=False)
     console.print(f"{numbered(comparison.models[0].measured.metrics.count, 'text')}, {scored}", soft_wrap=True)
     if comparison.over_seeds:
         console.print(_spreads(comparison.over_seeds).to_plain())
@@ -163,53 +170,29 @@ def show(comparison: Comparison, scored: str) -> None:
             console.print(f"{names[row.directory]}: {row.verdict}", style="yellow")
 
 
-def _models(
-    directories: Sequence[Path], measured: Sequence[Measurement], examples: Examples, majority: str
-) -> Iterator[ModelRow]:
-    places = [directory.resolve() for directory in directories]
-    opponents = _opponents([(place, _baseline(place.parent) / place.name) for place in places])
-    for directory, own, opponent in zip(directories, measured, opponents, strict=True):
-        compared = None
-        if opponent is not None:
-            compared = mcnemar(examples.labels, own.predictions, measured[opponent].predictions)
-        yield ModelRow(
-            directory=directory,
-            record=TrainingRecord.find(directory),
-            measured=own,
-            verdict=majority_verdict(own.intervals, majority),
-            opponent=None if opponent is None else directories[opponent],
-            mcnemar=compared,
-        )
-
-
-def _over_seeds(directories: Sequence[Path], measured: Sequence[Measurement]) -> Iterator[SeedsRow]:
+def _over_seeds(places: Sequence[Path], measured: Sequence[Measurement]) -> list[SeedsRow]:
     groups: dict[Path, dict[int, Measurement]] = {}
-    for directory, model in zip(directories, measured, strict=True):
-        place = directory.resolve()
+    for place, model in zip(places, measured, strict=True):
         seed = place.name.removeprefix("seed-")
         if seed != place.name and seed.isdecimal() and is_finished(place):
             groups.setdefault(place.parent, {})[int(seed)] = model
     parents = list(groups)
     scores = [{seed: model.metrics.mcc for seed, model in models.items()} for models in groups.values()]
-    opponents = _opponents([(parent, _baseline(parent)) for parent in parents])
-    for parent, own, opponent in zip(parents, scores, opponents, strict=True):
-        if opponent is None:
-            yield SeedsRow(parent, groups[parent], None, None)
-        else:
-            yield SeedsRow(parent, groups[parent], parents[opponent], paired_test(own, scores[opponent]))
+    rows = []
+    for parent, own, opponent in zip(parents, scores, _opponents(parents, map(_baseline, parents)), strict=True):
+        other, test = (None, None) if opponent is None else (parents[opponent], paired_test(own, scores[opponent]))
+        if len(own) > 1:
+            rows.append(SeedsRow(parent, groups[parent], other, test))
+    return rows
 
 
-def _opponents(places: Sequence[tuple[Path, Path]]) -> list[int | None]:
-    """Choose, by their numbers, whom each is compared with: its baseline if that is there, else the first.
-
-    Args:
-        places: Where each is and, of a distilled student, where its baseline would be.
-    """
-    numbers = {place: number for number, (place, _) in enumerate(places)}
-    baselines = [numbers.get(baseline) if baseline != place else None for place, baseline in places]
-    # The first one has none but its baseline, and that one is not compared with it once more.
-    others = [None if number == 0 or baselines[0] == number else 0 for number in range(len(places))]
-    return [other if baseline is None else baseline for baseline, other in zip(baselines, others, strict=True)]
+def _opponents(places: Sequence[Path], baselines: Iterable[Path]) -> list[int | None]:
+    """Choose, by its number, what each is compared with: its baseline if that is among `places`, else the first."""
+    numbers = {place: number for number, place in enumerate(places)}
+    found = [None if other == place else numbers.get(other) for place, other in zip(places, baselines, strict=True)]
+    # The first has no opponent but its baseline, which is then not compared with it once more.
+    others = [None if number == 0 or found[0] == number else 0 for number in range(len(places))]
+    return [other if baseline is None else baseline for baseline, other in zip(found, others, strict=True)]
 
 
 def _baseline(students: Path) -> Path:
@@ -236,49 +219,37 @@ def _name(row: ModelRow | SeedsRow, names: dict[Path, str], first: Path) -> Cell
 
 
 def _scores(comparison: Comparison, names: dict[Path, str]) -> ResultTable:
-    def cells(row: ModelRow) -> tuple[Cell, ...]:
+    first, rows = comparison.models[0], []
+    for row in comparison.models:
         compared = EMPTY if row.mcnemar is None else Cell(probability(row.mcnemar.p_value))
         scores = score_cells(row.measured.metrics, row.measured.intervals)
-        return (_name(row, names, comparison.models[0].directory), *scores, compared)
-
-    share = comparison.models[0].measured.metrics.majority_accuracy
-    always = (Cell(f'always "{comparison.majority}"'), Cell(percent(share)), Cell(score(0.0)), EMPTY, EMPTY)
-    return ResultTable(("model", "accuracy", "MCC", "F1", "p"), (*map(cells, comparison.models), always))
-
-
-def _costs(rows: Sequence[ModelRow], names: dict[Path, str]) -> ResultTable:
-    def cells(row: ModelRow) -> tuple[Cell, ...]:
-        speed = Cell(f"{row.measured.sentences_per_second:,.0f}")
-        if row.record is None:
-            return (Cell(names[row.directory]), EMPTY, EMPTY, EMPTY, EMPTY, speed)
-        return (
-            Cell(names[row.directory]),
-            Cell(magnitude(row.record.parameters)),
-            Cell(magnitude(row.record.trainable_parameters)),
-            Cell(f"{row.record.bytes_on_disk / 1e6:.1f} MB"),
-            Cell(duration(row.record.train_seconds)),
-            speed,
-        )
-
-    headers = ("model", "parameters", "trainable", "on disk", "training", "sentences/s")
-    return ResultTable(headers, tuple(map(cells, rows)))
+        rows.append((_name(row, names, first.directory), *scores, compared))
+    share = Cell(percent(first.measured.metrics.majority_accuracy))
+    rows.append((Cell(f'always "{comparison.majority}"'), share, Cell(score(0.0)), EMPTY, EMPTY))
+    return ResultTable(("model", "accuracy", "MCC", "F1", "p"), tuple(rows))
 
 
-def _spreads(rows: Sequence[SeedsRow]) -> ResultTable:
-    names = _names([place for row in rows for place in (row.directory, row.opponent) if place is not None], 1)
+def _costs(models: Sequence[ModelRow], names: dict[Path, str]) -> ResultTable:
+    rows = []
+    for row in models:
+        known: tuple[Cell, ...] = (EMPTY,) * 4
+        if (record := row.record) is not None:
+            texts = magnitude(record.parameters), magnitude(record.trainable_parameters)
+            known = tuple(map(Cell, (*texts, decimal(record.bytes_on_disk), duration(record.train_seconds))))
+        rows.append((Cell(names[row.directory]), *known, Cell(f"{row.measured.texts_per_second:,.0f}")))
+    return ResultTable(("model", "parameters", "trainable", "on disk", "training", "sentences/s"), tuple(rows))
 
-    def cells(row: SeedsRow) -> tuple[Cell, ...]:
+
+def _spreads(groups: Sequence[SeedsRow]) -> ResultTable:
+    names = _names([place for row in groups for place in (row.directory, row.opponent) if place is not None], 1)
+    rows = []
+    for row in groups:
+        difference = p_value = EMPTY
+        if (test := row.paired_test) is not None:
+            shared = "" if test.seeds == len(row.models) else f"{test.seeds} shared"
+            difference = Cell(f"{test.mean_difference:+.3f}", shared)
+            p_value = EMPTY if test.p_value is None else Cell(probability(test.p_value))
         scores = spread_cells([measured.metrics for measured in row.models.values()])
-        return (_name(row, names, rows[0].directory), Cell(str(len(row.models))), *scores, *_difference(row))
-
-    return ResultTable(("over seeds", "seeds", "accuracy", "MCC", "F1", "difference", "p"), tuple(map(cells, rows)))
-
-
-def _difference(row: SeedsRow) -> tuple[Cell, Cell]:
-    """Write how far the MCC is from the opponent's, and the chance of that; and over how many seeds, if not all."""
-    test = row.paired_test
-    if test is None:
-        return EMPTY, EMPTY
-    shared = "" if test.seeds == len(row.models) else f"{test.seeds} shared"
-    difference = Cell(f"{test.mean_difference:+.3f}", shared)
-    return difference, EMPTY if test.p_value is None else Cell(probability(test.p_value))
+        name = _name(row, names, groups[0].directory)
+        rows.append((name, Cell(str(len(row.models))), *scores, difference, p_value))
+    return ResultTable(("over seeds", "seeds", "accuracy", "MCC", "F1", "difference", "p"), tuple(rows))

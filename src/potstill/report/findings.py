@@ -1,123 +1,203 @@
-"""What a run's numbers mean, in plain words that claim no more than the tests support."""
+"""What a run's numbers mean, in plain words that claim no more than the tests support: what failed comes first."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from statistics import fmean
+from typing import Final
 
-from potstill.evaluation import McNemar, PairedTest, Role, Summary
+from potstill.evaluation import McNemar, Role, Summary
+from potstill.predict.wording import numbered
 from potstill.report.tables import ROLE_NAMES, interval, magnitude, percent, probability, score
-from potstill.wording import numbered
 
-SIGNIFICANCE = 0.05
+SIGNIFICANCE: Final = 0.05
 """The usual bound: with a p-value from here on, chance explains the difference well enough."""
+FEW_STEPS: Final = 100
+"""Fewer optimiser steps hardly move a network from where it started."""
+FEW_VALIDATION_TEXTS: Final = 50
+"""With fewer, one text more or less right moves the accuracy by over two points: the best epoch is the luckiest."""
 
 
 def findings(summary: Summary) -> list[str]:
-    """Say of each model whether it learnt the task, then whether distillation helped and what it saved."""
-    learnt = [_learnt(summary, role) for role in summary.roles]
-    return learnt + _thresholds(summary) + _distillation(summary) + _savings(summary)
+    """Say what went wrong, whether each model learnt the task, whether distillation helped and what it saved."""
+    return [
+        *_problems(summary),
+        *(_learnt(summary, role) for role in summary.roles),
+        *_thresholds(summary),
+        *_distillation(summary),
+        *_savings(summary),
+    ]
+
+
+def _problems(summary: Summary) -> Iterator[str]:
+    """Say what makes the run's models useless or its numbers doubtful, and what to change."""
+    majority = f'always answering "{summary.data.majority_label}"'
+    students = {role: summary.spread(role, "mcc").mean for role in summary.roles if role != "teacher"}
+    taught = _teaching_mcc(summary)
+    if summary.models and all(summary.verdict(model) for model in summary.models):
+        yield (
+            f"**Problem: nothing was learnt.** No model is better than {majority}. Check that the labels belong to the "
+            "texts; then try more epochs, another learning rate or more labelled texts, and `class_weights: balanced` "
+            "where one class is rare."
+        )
+    elif any(model.intervals["mcc"][1] < 0 for model in summary.models):
+        yield (
+            "**Problem: answers are the wrong way round.** An MCC below 0 says that a model confuses the classes: "
+            "check the order of its labels (`id2label` in a model that was tuned elsewhere)."
+        )
+    elif summary.teacher is not None and summary.verdict(summary.teacher):
+        yield (
+            f"**Problem: the teacher learnt nothing.** It is no better than {majority}, so it has nothing to teach. "
+            "Train it longer, with another learning rate or from another backbone before you distil from it."
+        )
+    elif taught is not None and any(taught < mcc for mcc in students.values()):
+        role = max(students, key=lambda role: students[role])
+        yield (
+            f"**Problem: the teacher is worse than its students** (MCC {score(taught)}; {ROLE_NAMES[role].lower()} "
+            f"{score(students[role])}). Such a teacher is not worth its cost. Train it longer, with another learning "
+            "rate or from another backbone, or use the baseline student."
+        )
+    if _distillation_harmed(summary):
+        yield (
+            "**Problem: distillation did harm.** Use the baseline student. To mend it: a better teacher, a higher "
+            "`distillation.alpha`, or unlabelled texts (`augment`)."
+        )
+    few = {
+        ROLE_NAMES[role].lower(): max(steps)
+        for role in summary.roles
+        if (steps := [model.history[-1]["steps"] for model in summary.of(role) if _has_steps(model.history)])
+        and max(steps) < FEW_STEPS
+    }
+    if few:
+        counts = ", ".join(f"{name} {steps}" for name, steps in few.items())
+        yield (
+            f"**Problem: very few training steps** ({counts}). Raise `training.epochs` or lower `training.batch_size` "
+            f"until there are several hundred; fewer than {FEW_STEPS} hardly change a network."
+        )
+    if summary.data.validation < FEW_VALIDATION_TEXTS:
+        yield (
+            f"**Problem: only {numbered(summary.data.validation, 'validation text')}.** A choice of epochs, settings "
+            "or thresholds by so few is mostly luck. Label more texts, raise `data.validation_fraction`, or set "
+            "`training.metric: loss` or `training.keep: last`."
+        )
+
+
+def _has_steps(history: tuple[dict[str, object], ...]) -> bool:
+    return bool(history) and "steps" in history[-1]
+
+
+def _teaching_mcc(summary: Summary) -> float | None:
+    """Return the MCC of what the students learnt from."""
+    if summary.ensemble is not None:
+        return summary.ensemble.metrics.mcc
+    return None if summary.teacher is None else summary.teacher.metrics.mcc
 
 
 def _learnt(summary: Summary, role: Role) -> str:
     """Compare the models of one role with the answer that needs no model."""
     models = summary.of(role)
     verdicts = [verdict for model in models if (verdict := summary.verdict(model)) is not None]
-    overall = summary.aggregate[role]
+    mcc, accuracy = summary.spread(role, "mcc"), summary.spread(role, "accuracy").mean
     if len(models) > 1:
-        numbers = f"MCC {score(overall.mcc.mean)} ± {score(overall.mcc.std)} over {len(models)} seeds"
+        numbers = f"MCC {score(mcc.mean)} ± {score(mcc.std)} over {len(models)} seeds"
+        conclusion = "every seed learnt something about the task"
         if verdicts:
-            judgement = f"{len(verdicts)} of {len(models)} seeds {'is' if len(verdicts) == 1 else 'are'} {verdicts[0]}"
-        else:
-            judgement = "every seed learnt something about the task"
+            conclusion = f"{len(verdicts)} of {len(models)} seeds {'is' if len(verdicts) == 1 else 'are'} {verdicts[0]}"
     else:
-        numbers = f"MCC {score(overall.mcc.mean)}, 95 % interval {interval(models[0].intervals['mcc'], score)}"
-        judgement = f"it is {verdicts[0]}" if verdicts else "it learnt something about the task"
-
-    sentence = f"**{ROLE_NAMES[role]}:** {judgement} ({numbers})."
+        numbers = f"MCC {score(mcc.mean)}, 95 % interval {interval(models[0].intervals['mcc'], score)}"
+        conclusion = f"it is {verdicts[0]}" if verdicts else "it learnt something about the task"
+    sentence = f"**{ROLE_NAMES[role]}:** {conclusion} ({numbers})."
     if role == "teacher" and summary.ensemble is not None:
         together = summary.ensemble
-        learnt = "from that the students learnt"
-        if summary.judges is not None:
-            learnt += f", except on the transfer set, where {summary.judges} of them judged each text"
         sentence += (
             f" Together, their probabilities averaged, they reach {score(together.metrics.mcc)} "
-            f"({interval(together.intervals['mcc'], score)}): {learnt}."
+            f"({interval(together.intervals['mcc'], score)}): from that the students learnt."
         )
     majority = summary.data.majority.accuracy
-    if len(verdicts) < len(models) and overall.accuracy.mean <= majority:
+    if len(verdicts) < len(models) and accuracy <= majority:
         # Not a contradiction: MCC weighs the classes alike, accuracy favours the frequent one.
-        mean = percent(overall.accuracy.mean)
-        sentence += f" Its accuracy, {mean}, is still not above the {percent(majority)} of the majority class."
+        sentence += f" Its accuracy, {percent(accuracy)}, is not above the {percent(majority)} of the majority class."
     return sentence
 
 
-def _thresholds(summary: Summary) -> list[str]:
-    """Tell what the more probable class would score as the answer, where thresholds decide."""
-    lines = []
+def _thresholds(summary: Summary) -> Iterator[str]:
+    """Say what the more probable class would score as the answer, where thresholds decide."""
     for role in summary.roles:
         models = summary.of(role)
         thresholds = [model.threshold for model in models if model.threshold is not None]
+        plain = [model.argmax_metrics for model in models if model.argmax_metrics is not None]
         if not thresholds:
             continue
-        plain = [model.argmax_metrics for model in models if model.argmax_metrics is not None]
         ends = dict.fromkeys(f"{end:.2f}" for end in (min(thresholds), max(thresholds)))
-        decided, accuracy = summary.aggregate[role], fmean(metrics.accuracy for metrics in plain)
-        lines.append(
+        yield (
             f"**{ROLE_NAMES[role]}, threshold:** chosen for the MCC, at {' to '.join(ends)}, it gives accuracy "
-            f"{percent(decided.accuracy.mean)} and MCC {score(decided.mcc.mean)}; the more probable class as the "
-            f"answer would give {percent(accuracy)} and {score(fmean(metrics.mcc for metrics in plain))}."
+            f"{percent(summary.spread(role, 'accuracy').mean)} and MCC {score(summary.spread(role, 'mcc').mean)}; the "
+            f"more probable class as the answer would give {percent(fmean(m.accuracy for m in plain))} and "
+            f"{score(fmean(m.mcc for m in plain))}."
         )
-    return lines
 
 
-def _distillation(summary: Summary) -> list[str]:
-    """Compare the distilled students with the baselines, over seeds where there are several."""
+def _difference(summary: Summary) -> tuple[float, float | None] | None:
+    """Return how far the distilled students are ahead in MCC, and the p-value; 0 where the tests contradict."""
     over_seeds = summary.paired_test
     if over_seeds is None or not summary.comparisons:
-        return []
+        return None
     if over_seeds.seeds > 1:
-        p_value, evidence = over_seeds.p_value, _evidence_over_seeds(over_seeds)
-        direction = over_seeds.mean_difference
-    else:
-        only = next(iter(summary.comparisons.values()))
-        told_apart = examples_told_apart(only)
-        p_value, evidence = only.p_value, f"{told_apart[0].upper()}{told_apart[1:]}."
-        # McNemar's test counts right answers, which always saying the majority class collects too: without MCC on the
-        # same side it is no sign of learning.
-        more_often_right = only.first_only - only.second_only
-        direction = over_seeds.mean_difference if more_often_right * over_seeds.mean_difference > 0 else 0.0
+        return over_seeds.mean_difference, over_seeds.p_value
+    only = next(iter(summary.comparisons.values()))
+    # McNemar's test counts right answers, which always saying the majority class collects too: without MCC on the
+    # same side it is no sign of learning.
+    agree = (only.first_only - only.second_only) * over_seeds.mean_difference > 0
+    return over_seeds.mean_difference if agree else 0.0, only.p_value
 
-    lines = [f"**Did distillation help?** {_conclusion(summary, p_value, direction)} {evidence}"]
-    if over_seeds.seeds > 1:
-        lines.append(_examples_over_seeds(list(summary.comparisons.values())))
+
+def _distillation_harmed(summary: Summary) -> bool:
+    """Say whether the baselines learnt something, and the distilled students clearly less."""
+    found = _difference(summary)
+    if found is None or all(summary.verdict(model) for model in summary.of("baseline")):
+        return False
+    direction, p_value = found
+    return direction < 0 and p_value is not None and p_value < SIGNIFICANCE
+
+
+def _distillation(summary: Summary) -> Iterator[str]:
+    """Compare the distilled students with the baselines, over seeds where there are several."""
+    over_seeds, found = summary.paired_test, _difference(summary)
+    if over_seeds is None or found is None:
+        return
+    direction, p_value = found
+    if _distillation_harmed(summary):
+        answer = "No: in this run it did harm."
+    elif all(summary.verdict(model) for model in summary.of("distilled")):
+        answer = f"It can't be said: the distilled student is {summary.verdict(summary.of('distilled')[0])}."
+    elif p_value is None:
+        answer = "It can't be said: the seeds leave no test."
+    elif p_value >= SIGNIFICANCE:
+        answer = "Not shown: the difference can be chance."
+    elif direction == 0:
+        answer = "It can't be said: accuracy and MCC don't point the same way."
     else:
-        lines.append("One seed shows one case: another seed may turn out differently. A claim needs several seeds.")
-    if summary.teacher is not None and summary.verdict(summary.teacher) is not None:
-        lines.append(
-            "The teacher that taught learnt nothing that could be told from chance, so it had nothing to pass on."
+        answer = (
+            "Yes, in this run." if direction > 0 else "It can't be said: the baseline learnt nothing to compare with."
         )
-    return lines
-
-
-def _conclusion(summary: Summary, p_value: float | None, direction: float) -> str:
-    """Answer in one sentence; `direction` is above 0 where the distilled students are ahead."""
-    if all(summary.verdict(model) is not None for model in summary.of("distilled")):
-        return f"It can't be said: the distilled student is {summary.verdict(summary.of('distilled')[0])}."
-    if p_value is None:
-        return "It can't be said: the seeds leave no test."
-    if p_value >= SIGNIFICANCE:
-        return "Not shown: the difference can be chance."
-    if direction == 0:
-        return "It can't be said: accuracy and MCC don't point the same way."
-    return "Yes, in this run." if direction > 0 else "No: in this run it did harm."
-
-
-def _evidence_over_seeds(test: PairedTest) -> str:
-    """Report the test over seeds."""
-    differs = f"MCC differs from the baseline's by {test.mean_difference:+.3f}"
-    if test.p_value is None:
-        return f"{differs} in each of the {test.seeds} seeds."
-    return f"{differs} on average over {test.seeds} seeds (paired t-test, {probability(test.p_value)})."
+    tests = list(summary.comparisons.values())
+    if over_seeds.seeds == 1:
+        told_apart = examples_told_apart(tests[0])
+        yield f"**Did distillation help?** {answer} {told_apart[0].upper()}{told_apart[1:]}."
+        yield "One seed shows one case: another seed may turn out differently. A claim needs several seeds."
+        return
+    differs = f"MCC differs from the baseline's by {over_seeds.mean_difference:+.3f}"
+    how = f"in each of the {over_seeds.seeds} seeds"
+    if over_seeds.p_value is not None:
+        how = f"on average over {over_seeds.seeds} seeds (paired t-test, {probability(over_seeds.p_value)})"
+    yield f"**Did distillation help?** {answer} {differs} {how}."
+    clear = [test for test in tests if test.p_value < SIGNIFICANCE]
+    ahead = sum(test.first_only > test.second_only for test in clear)
+    yield (
+        f"Seed by seed, McNemar's test finds the distilled student more often right in {ahead} of {len(tests)} seeds, "
+        f"the baseline in {len(clear) - ahead}, and no clear difference in {len(tests) - len(clear)} "
+        f"(p < {SIGNIFICANCE}, not corrected for the number of seeds)."
+    )
 
 
 def examples_told_apart(test: McNemar) -> str:
@@ -128,39 +208,33 @@ def examples_told_apart(test: McNemar) -> str:
     )
 
 
-def _examples_over_seeds(tests: list[McNemar]) -> str:
-    """Count the seeds in which the test on examples finds one model more often right."""
-    clear = [test for test in tests if test.p_value < SIGNIFICANCE]
-    ahead = sum(test.first_only > test.second_only for test in clear)
-    return (
-        f"Seed by seed, McNemar's test finds the distilled student more often right in {ahead} of {len(tests)} seeds, "
-        f"the baseline in {len(clear) - ahead}, and no clear difference in {len(tests) - len(clear)} "
-        f"(p < {SIGNIFICANCE}, not corrected for the number of seeds)."
-    )
-
-
-def _savings(summary: Summary) -> list[str]:
+def _savings(summary: Summary) -> Iterator[str]:
     """Say what the tuning and the small student save."""
     teacher, students = summary.teacher, summary.of("distilled")
-    lines = []
-    if teacher is not None and teacher.trainable_parameters < teacher.parameters:
+    if teacher is None:
+        return
+    if teacher.trainable_parameters < teacher.parameters:
         share = teacher.trainable_parameters / teacher.parameters
-        lines.append(
+        yield (
             f"**Tuning** trains {magnitude(teacher.trainable_parameters)} of the teacher's "
             f"{magnitude(teacher.parameters)} parameters ({percent(share)}): {percent(1 - share)} fewer."
         )
-    if teacher is not None and students:
+    if not students:
+        return
+    faster = fmean(model.texts_per_second for model in students) / teacher.texts_per_second
+    parts = [f"is {_times(faster)} times as fast as the teacher"]
+    if teacher.parameters and students[0].parameters:
         fewer = teacher.parameters / students[0].parameters
-        faster = fmean(model.sentences_per_second for model in students) / teacher.sentences_per_second
-        size = (
-            f"{fewer:,.1f} times fewer parameters than"
-            if fewer >= 1
-            else f"{1 / fewer:,.1f} times as many parameters as"
-        )
-        line = f"**The student** has {size} the teacher, is {faster:,.1f} times as fast"
-        if summary.verdict(teacher) is None and any(summary.verdict(student) is None for student in students):
-            kept = summary.aggregate["distilled"].mcc.mean / summary.aggregate["teacher"].mcc.mean
-            whose = "teacher's MCC" if len(summary.of("teacher")) == 1 else "teachers' MCC, in the mean"
-            line += f" and, distilled, reaches {percent(kept)} of the {whose}"
-        lines.append(f"{line}.")
-    return lines
+        size = f"{_times(fewer)} times fewer" if fewer >= 1 else f"{_times(1 / fewer)} times as many"
+        parts.insert(0, f"has {size} parameters")
+    # A share of the teacher's score is praise, which only a teacher that is better than its students allows.
+    if summary.verdict(teacher) is None and any(summary.verdict(student) is None for student in students):
+        kept = summary.spread("distilled", "mcc").mean / summary.spread("teacher", "mcc").mean
+        whose = "teacher's MCC" if len(summary.of("teacher")) == 1 else "teachers' mean MCC"
+        if kept <= 1:
+            parts.append(f"reaches {percent(kept)} of the {whose}")
+    yield f"**The distilled student** {' and '.join([', '.join(parts[:-1]), parts[-1]] if parts[1:] else parts)}."
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2g}"

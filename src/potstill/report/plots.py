@@ -1,14 +1,14 @@
-"""The plots of a run: three per model, one that compares the models, and one of how far they can be believed.
+"""The plots of a run: three per trained model, one that compares the models, one of how far they can be believed.
 
 Figures are built without pyplot: no global state, no window, and safe in any thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,42 +16,49 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from potstill.evaluation import Calibration, ModelResult, Role, Summary
-from potstill.evaluation.calibration import BINS, pool
-from potstill.files import write_atomically
+from potstill.evaluation.calibration import BINS, ReliabilityBin, pool
 from potstill.report.tables import ROLE_NAMES, magnitude, percent, score
+from potstill.store.atomic import write_atomically
 
 # Okabe and Ito's palette stays apart in every common kind of colour blindness, the markers in shades of grey.
-COLOURS: dict[Role, str] = {"teacher": "#0072B2", "distilled": "#D55E00", "baseline": "#009E73"}
-MARKERS: dict[Role, str] = {"teacher": "o", "distilled": "s", "baseline": "^"}
-REFERENCE = "#555555"
-DPI = 160
-LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8}
-COMPARISON_FILE = "comparison.png"
-RELIABILITY_FILE = "reliability.png"
-_DISTANCES = {
-    "train_kl": "KL to the teacher",
-    "train_mse": "squared distance to the teacher's logits",
-    "train_hard": "cross-entropy to the teacher's answers",
+COLOURS: Final[dict[Role, str]] = {"teacher": "#0072B2", "distilled": "#D55E00", "baseline": "#009E73"}
+MARKERS: Final[dict[Role, str]] = {"teacher": "o", "distilled": "s", "baseline": "^"}
+REFERENCE: Final = "#555555"
+DPI: Final = 160
+LEGEND: Final[dict[str, Any]] = {"frameon": False, "fontsize": 8}
+COMPARISON_FILE: Final = "comparison.png"
+RELIABILITY_FILE: Final = "reliability.png"
+
+_GRID: Final[dict[str, Any]] = {"color": "#DDDDDD", "linewidth": 0.6}
+_DASHED: Final[dict[str, Any]] = {"linestyle": "--", "linewidth": 1.2, "color": REFERENCE}
+_SEED: Final[dict[str, Any]] = {"alpha": 0.35, "linewidth": 1}
+_PARTS: Final = {
+    "train_ce": ("cross-entropy to the labels", "--"),
+    "train_kl": ("KL to the teacher", ":"),
+    "train_mse": ("squared distance to the teacher's logits", ":"),
+    "train_hard": ("cross-entropy to the teacher's answers", ":"),
 }
-"""What a distilled student's loss is made of beside the labels' term: one of these."""
+"""What a distilled student's loss is made of: the labels' part and one of the others."""
 
 
-def curve_files(role: Role) -> tuple[str, str, str]:
-    """Name the three plots of one model."""
-    return f"{role}_training_loss.png", f"{role}_validation_loss.png", f"{role}_accuracy.png"
+def curve_files(summary: Summary, role: Role) -> dict[str, str]:
+    """Name the plots of one role's training by what they show; none where nothing was trained."""
+    if not any(model.history for model in summary.of(role)):
+        return {}
+    names = {"training loss": "training_loss", "validation loss": "validation_loss", "accuracy and MCC": "accuracy"}
+    return {title: f"{role}_{name}.png" for title, name in names.items()}
 
 
 def draw_plots(summary: Summary, directory: Path) -> list[Path]:
     """Draw all plots of a run into `directory`, which is made where it is missing."""
     directory.mkdir(parents=True, exist_ok=True)
-    figures: dict[str, Figure] = {}
+    figures = {COMPARISON_FILE: comparison(summary), RELIABILITY_FILE: reliability(summary)}
     for role in summary.roles:
-        models = summary.of(role)
-        majority = summary.data.selection_majority_accuracy
-        drawn = (training_loss(models), validation_loss(models), accuracy(models, majority))
-        figures |= dict(zip(curve_files(role), drawn, strict=True))
-    figures[COMPARISON_FILE] = comparison(summary)
-    figures[RELIABILITY_FILE] = reliability(summary)
+        if files := curve_files(summary, role):
+            models = [model for model in summary.of(role) if model.history]
+            majority = summary.data.validation_majority_accuracy
+            drawn = (training_loss(models), validation_loss(models), accuracy(models, majority))
+            figures |= dict(zip(files.values(), drawn, strict=True))
     for name, figure in figures.items():
         save_figure(figure, directory / name)
     return [directory / name for name in figures]
@@ -64,30 +71,26 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 def training_loss(models: Sequence[ModelResult]) -> Figure:
     """Draw what training minimises and, for a distilled student, the two terms that it is made of."""
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    axes = figure.subplots()
-    _curves(axes, models, "train_loss")
-    distance = next((key for key in _DISTANCES if _curve(models[0], key)), None)
-    if distance is not None:
-        for key, name, style in (
-            ("train_ce", "cross-entropy to the labels", "--"),
-            (distance, _DISTANCES[distance], ":"),
-        ):
-            epochs, mean = _mean_curve([_curve(model, key) for model in models])
-            axes.plot(epochs, mean, style, color=REFERENCE, marker=".", label=name)
-    _finish(axes, f"{ROLE_NAMES[models[0].role]}: training loss", "loss on the training split")
-    axes.legend(**LEGEND)
-    return figure
+    return _loss(models, "training", _PARTS)
 
 
 def validation_loss(models: Sequence[ModelResult]) -> Figure:
-    """Draw the loss on the selection split, with the epochs that were kept."""
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    """Draw the loss on the validation split, with the epochs that were kept."""
+    return _loss(models, "validation", {})
+
+
+def _loss(models: Sequence[ModelResult], split: str, terms: Mapping[str, tuple[str, str]]) -> Figure:
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()
-    _curves(axes, models, "selection_loss")
-    _kept_epochs(axes, models, "selection_loss")
-    _finish(axes, f"{ROLE_NAMES[models[0].role]}: validation loss", "loss on the selection split")
-    axes.legend(**LEGEND)
+    _curves(axes, models, "train_loss" if terms else "validation_loss", kept=not terms)
+    parts = [key for key in terms if _curve(models[0], key)]
+    for key in parts if len(parts) > 1 else ():
+        name, style = terms[key]
+        axes.plot(
+            *_mean_curve([_curve(model, key) for model in models]), style, color=REFERENCE, marker=".", label=name
+        )
+    _finish(axes, f"{ROLE_NAMES[models[0].role]}: {split} loss", f"loss on the {split} split")
+    figure.legend(loc="outside lower center", ncols=2, **LEGEND)
     return figure
 
 
@@ -96,24 +99,23 @@ def accuracy(models: Sequence[ModelResult], majority_accuracy: float) -> Figure:
 
     Args:
         models: The models of one role.
-        majority_accuracy: Share of the most frequent class in the selection split.
+        majority_accuracy: Share of the most frequent class in the validation split.
     """
-    figure = Figure(figsize=(9.6, 4.0), layout="constrained")
+    figure = Figure(figsize=(9.6, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True)
-    name = ROLE_NAMES[models[0].role]
     panels = (
-        (left, "accuracy", "accuracy", "accuracy on the selection split (%)", 100.0, 100 * majority_accuracy),
-        (right, "mcc", "MCC", "MCC on the selection split", 1.0, 0.0),
+        (left, "accuracy", "accuracy", "accuracy on the validation split (%)", 100.0, 100 * majority_accuracy),
+        (right, "mcc", "MCC", "MCC on the validation split", 1.0, 0.0),
     )
     for axes, key, title, label, scale, reference in panels:
-        _curves(axes, models, key, scale)
-        _kept_epochs(axes, models, key, scale)
-        axes.axhline(reference, linestyle="--", linewidth=1.2, color=REFERENCE, label="always the majority class")
-        _finish(axes, f"{name}: {title}", label)
+        _curves(axes, models, key, scale, kept=True)
+        axes.axhline(reference, **_DASHED, label="always the majority class")
+        _finish(axes, f"{ROLE_NAMES[models[0].role]}: {title}", label)
     # Without room above 0 the noise of a model that learnt nothing would fill the panel and look like progress.
     low, high = right.get_ylim()
     right.set_ylim(min(low, -0.02), max(high, 0.1))
-    left.legend(**LEGEND)
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, **LEGEND)
     return figure
 
 
@@ -128,16 +130,17 @@ def comparison(summary: Summary) -> Figure:
         _score_row(mcc, row, models, "mcc", 1.0)
         _score_row(accuracy_axes, row, models, "accuracy", 100.0)
         _size_row(size, row, models[0])
-
     for axes, reference in ((mcc, 0.0), (accuracy_axes, 100 * summary.data.majority.accuracy)):
-        axes.axvline(reference, linestyle="--", linewidth=1.2, color=REFERENCE, zorder=1)
+        axes.axvline(reference, **_DASHED, zorder=1)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
     mcc.set_title("MCC (0: learnt nothing, 1: perfect)", fontsize=10)
     accuracy_axes.set_title("accuracy (%)", fontsize=10)
     size.set_title("parameters (hollow: trainable)", fontsize=10)
-    size.set_xscale("log")
+    if any(model.parameters for model in summary.models):
+        size.set_xscale("log")
     for axes in panels:
         axes.margins(x=0.2)
-        axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
+        axes.grid(axis="x", **_GRID)
         axes.set_axisbelow(True)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
@@ -146,7 +149,7 @@ def comparison(summary: Summary) -> Figure:
     caption = f'Dashed: always "{summary.data.majority_label}". Bars: 95 % interval of a single seed.'
     if any(len(summary.of(role)) > 1 for role in roles):
         caption += " Small points: one seed each, their mean above."
-    title = f"{summary.data.name}: evaluation split, {summary.data.evaluation} examples"
+    title = f"{summary.data.name}: test split, {summary.data.test} examples"
     # Names come from the user: a dollar sign in one is no formula.
     figure.suptitle(title, fontsize=12, parse_math=False)
     figure.supxlabel(caption, fontsize=8, color=REFERENCE, parse_math=False)
@@ -159,9 +162,7 @@ def reliability(summary: Summary) -> Figure:
     figure = Figure(figsize=(0.6 + 3.4 * len(roles), 4.6), layout="constrained")
     grid = figure.subplots(2, len(roles), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1))
     for role, (axes, texts) in zip(roles, grid.T, strict=True):
-        calibrations = [model.calibration for model in summary.of(role)]
-        _diagram(axes, role, calibrations)
-        _confidences(texts, role, calibrations)
+        _diagram(axes, texts, role, [model.calibration for model in summary.of(role)])
     left, below = grid[:, 0]
     left.set_ylabel("right answers (%)")
     below.set_ylabel("texts (%)")
@@ -169,44 +170,35 @@ def reliability(summary: Summary) -> Figure:
     left.set_xlim(100 / len(summary.data.label_names) - 2, 102)
     left.set_ylim(-2, 102)
     figure.supxlabel("probability of the most probable class (%)", fontsize=10)
-    figure.suptitle(
-        f"Can the probabilities be believed? Evaluation split, {summary.data.evaluation} examples", fontsize=12
-    )
+    figure.suptitle(f"Can the probabilities be believed? Test split, {summary.data.test} examples", fontsize=12)
     return figure
 
 
-def _diagram(axes: Axes, role: Role, calibrations: Sequence[Calibration]) -> None:
-    """Draw accuracy over confidence: a thin line per seed and, of several seeds, a thick one for all texts together."""
-    axes.plot([0, 100], [0, 100], linestyle="--", linewidth=1.2, color=REFERENCE, label="as sure as right")
+def _diagram(axes: Axes, below: Axes, role: Role, calibrations: Sequence[Calibration]) -> None:
+    """Draw accuracy over confidence, per seed and for all together, and below it the share of texts in each bin."""
+
+    def points(bins: Iterable[ReliabilityBin]) -> list[list[float]]:
+        return [[100 * item.confidence for item in bins], [100 * item.accuracy for item in bins]]
+
+    axes.plot([0, 100], [0, 100], **_DASHED, label="as sure as right")
     diagrams = [calibration.bins for calibration in calibrations]
     for position, bins in enumerate(diagrams if len(diagrams) > 1 else ()):
         label = f"single seeds ({len(diagrams)})" if position == 0 else None
-        points = [(100 * item.confidence, 100 * item.accuracy) for item in bins]
-        axes.plot(*zip(*points, strict=True), color=COLOURS[role], alpha=0.35, linewidth=1, label=label)
+        axes.plot(*points(bins), color=COLOURS[role], **_SEED, label=label)
     pooled = pool(diagrams)
-    points = [(100 * item.confidence, 100 * item.accuracy) for item in pooled]
     label = "all seeds together" if len(diagrams) > 1 else "this model"
-    axes.plot(
-        *zip(*points, strict=True), color=COLOURS[role], linewidth=1.8, marker=MARKERS[role], markersize=4, label=label
-    )
-    error = fmean(calibration.ece for calibration in calibrations)
-    axes.set_title(f"{ROLE_NAMES[role]}: ECE {percent(error)}", fontsize=11)
+    axes.plot(*points(pooled), color=COLOURS[role], lw=1.8, marker=MARKERS[role], ms=4, label=label)
+    axes.set_title(f"{ROLE_NAMES[role]}: ECE {percent(fmean(one.ece for one in calibrations))}", fontsize=11)
     axes.legend(loc="lower right", **LEGEND)
-    _tidy(axes)
-
-
-def _confidences(axes: Axes, role: Role, calibrations: Sequence[Calibration]) -> None:
-    """Draw which share of the texts each point stands for."""
-    pooled = pool(calibration.bins for calibration in calibrations)
-    total = sum(item.count for item in pooled)
     starts = [100 * item.index / BINS for item in pooled]
-    shares = [100 * item.count / total for item in pooled]
-    axes.bar(starts, shares, width=100 / BINS, align="edge", color=COLOURS[role], edgecolor="white")
+    shares = [100 * item.count / sum(other.count for other in pooled) for item in pooled]
+    below.bar(starts, shares, width=100 / BINS, align="edge", color=COLOURS[role], edgecolor="white")
     _tidy(axes)
+    _tidy(below)
 
 
 def _tidy(axes: Axes) -> None:
-    axes.grid(color="#DDDDDD", linewidth=0.6)
+    axes.grid(**_GRID)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -219,29 +211,21 @@ def _curve(model: ModelResult, key: str) -> dict[int, float]:
 def _mean_curve(curves: Sequence[dict[int, float]]) -> tuple[list[int], list[float]]:
     """Average over the epochs that every seed reached: beyond them the mean would jump where a seed stops early."""
     epochs = sorted(set.intersection(*(set(curve) for curve in curves)))
-    return epochs, [float(np.mean([curve[epoch] for curve in curves])) for epoch in epochs]
+    return epochs, [fmean(curve[epoch] for curve in curves) for epoch in epochs]
 
 
-def _curves(axes: Axes, models: Sequence[ModelResult], key: str, scale: float = 1.0) -> None:
-    """Draw a thin line per seed and, of several seeds, a thick one for their mean."""
+def _curves(axes: Axes, models: Sequence[ModelResult], key: str, scale: float = 1.0, *, kept: bool = False) -> None:
+    """Draw a thin line per seed and, of several, a thick one for their mean; with `kept`, ring the epochs kept."""
     role = models[0].role
     curves = [{epoch: scale * value for epoch, value in _curve(model, key).items()} for model in models]
-    if len(curves) > 1:
-        for position, curve in enumerate(curves):
-            label = f"single seeds ({len(curves)})" if position == 0 else None
-            x, y = list(curve), list(curve.values())
-            axes.plot(x, y, color=COLOURS[role], alpha=0.35, linewidth=1, marker=".", label=label)
-    epochs, mean = _mean_curve(curves)
+    for position, curve in enumerate(curves if len(curves) > 1 else ()):
+        label = f"single seeds ({len(curves)})" if position == 0 else None
+        axes.plot(list(curve), list(curve.values()), color=COLOURS[role], **_SEED, marker=".", label=label)
     label = "mean of the seeds" if len(curves) > 1 else f"seed {models[0].seed}"
-    axes.plot(epochs, mean, color=COLOURS[role], linewidth=2.2, marker=MARKERS[role], markersize=5, label=label)
-
-
-def _kept_epochs(axes: Axes, models: Sequence[ModelResult], key: str, scale: float = 1.0) -> None:
-    """Ring the epoch of each seed whose weights were kept."""
-    kept = [(model.best_epoch, _curve(model, key).get(model.best_epoch)) for model in models]
-    points = [(epoch, scale * value) for epoch, value in kept if value is not None]
-    if points:
-        epochs, values = zip(*points, strict=True)
+    axes.plot(*_mean_curve(curves), color=COLOURS[role], lw=2.2, marker=MARKERS[role], ms=5, label=label)
+    if kept:
+        epochs = [model.best_epoch for model in models]
+        values = [curve.get(epoch, np.nan) for epoch, curve in zip(epochs, curves, strict=True)]
         axes.scatter(epochs, values, s=90, facecolors="none", edgecolors="black", zorder=4, label="epoch kept")
 
 
@@ -273,14 +257,15 @@ def _score_row(axes: Axes, row: int, models: Sequence[ModelResult], name: str, s
 
 
 def _size_row(axes: Axes, row: int, model: ModelResult) -> None:
-    """Draw all parameters and, where they are fewer, the trainable ones on a shared line."""
-    colour, marker = COLOURS[model.role], MARKERS[model.role]
-    axes.plot(model.parameters, row, marker=marker, markersize=9, color=colour, zorder=3)
-    _annotate(axes, magnitude(model.parameters), model.parameters, row, colour)
-    if model.trainable_parameters < model.parameters:
-        trainable = model.trainable_parameters
-        axes.plot([trainable, model.parameters], [row, row], color=colour, linewidth=1, alpha=0.5, zorder=1)
-        axes.plot(trainable, row, marker=marker, markersize=9, color=colour, markerfacecolor="white", zorder=3)
+    """Draw all parameters, if there are any, and where they are fewer the trainable ones on a shared line."""
+    colour, total, trainable = COLOURS[model.role], model.parameters, model.trainable_parameters
+    look: dict[str, Any] = {"marker": MARKERS[model.role], "markersize": 9, "color": colour, "zorder": 3}
+    if total:
+        axes.plot(total, row, **look)
+        _annotate(axes, magnitude(total), total, row, colour)
+    if 0 < trainable < total:
+        axes.plot([trainable, total], [row, row], color=colour, linewidth=1, alpha=0.5, zorder=1)
+        axes.plot(trainable, row, **look, markerfacecolor="white")
         _annotate(axes, magnitude(trainable), trainable, row, colour)
 
 

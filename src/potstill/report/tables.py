@@ -8,11 +8,12 @@ from statistics import fmean
 from typing import Final
 
 from rich.box import SIMPLE_HEAD
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
 from potstill.evaluation import DataSummary, EnsembleResult, Intervals, Metrics, ModelResult, Role, Spread, Summary
-from potstill.wording import in_markdown
+from potstill.predict.wording import in_markdown
 
 ROLE_NAMES: dict[Role, str] = {
     "teacher": "Teacher",
@@ -21,7 +22,7 @@ ROLE_NAMES: dict[Role, str] = {
 }
 
 _SHOWN_CLASSES = 8
-"""As many names as a sentence bears; all of them stand in `summary.json` and in a student's manifest."""
+"""As many names as a sentence bears; `summary.json` and a student's manifest have all of them."""
 
 Number = Callable[[float], str]
 
@@ -82,28 +83,18 @@ class ResultTable:
 
 def model_table(summary: Summary) -> ResultTable:
     """Show one row per role: the mean and standard deviation over seeds, or one seed's value and its interval."""
-    headers = (
-        "model",
-        "parameters",
-        "trainable",
-        "on disk",
-        "accuracy",
-        "MCC",
-        "F1",
-        "ECE",
-        "training time",
-        "sentences/s",
-    )
+    sizes, scores = ("parameters", "trainable", "on disk"), ("accuracy", "MCC", "F1", "ECE")
+    headers = ("model", *sizes, *scores, "training time", "sentences/s")
     rows = [_model_row(ROLE_NAMES[role], summary.of(role)) for role in summary.roles]
     majority = summary.data.majority
     always = (Cell(f'always "{summary.data.majority_label}"'), Cell("0"), Cell("0"), EMPTY)
-    scores = (Cell(percent(majority.accuracy)), Cell(score(majority.mcc)), Cell(score(majority.f1)))
-    return ResultTable(headers, (*rows, (*always, *scores, EMPTY, EMPTY, EMPTY)))
+    reached = (Cell(percent(majority.accuracy)), Cell(score(majority.mcc)), Cell(score(majority.f1)))
+    return ResultTable(headers, (*rows, (*always, *reached, EMPTY, EMPTY, EMPTY)))
 
 
 def seed_table(summary: Summary) -> ResultTable:
     """Show one row per trained model, and one for teachers that taught together, each score with its interval."""
-    headers = ("model", "seed", "accuracy", "MCC", "F1", "ECE", "NLL", "MCC on selection", "epoch kept")
+    headers = ("model", "seed", "accuracy", "MCC", "F1", "ECE", "NLL", "MCC on validation", "epoch kept")
     rows = {role: [_seed_row(model) for model in summary.of(role)] for role in summary.roles}
     if summary.ensemble is not None:
         together = (Cell(ROLE_NAMES["teacher"]), Cell("all, averaged"))
@@ -114,7 +105,7 @@ def seed_table(summary: Summary) -> ResultTable:
 def summary_table(summary: Summary) -> Table:
     """Show a run's results in the terminal."""
     data = summary.data
-    return model_table(summary).to_rich(f"{data.name}: {data.evaluation} examples of the evaluation split")
+    return model_table(summary).to_rich(f"{data.name}: {data.test} examples of the test split")
 
 
 def classes(names: Sequence[str]) -> str:
@@ -124,7 +115,7 @@ def classes(names: Sequence[str]) -> str:
 
 
 def data_in_markdown(data: DataSummary) -> DataSummary:
-    """Return the data with its names as they have to stand in Markdown."""
+    """Return the data with its names escaped for Markdown."""
     name, source, majority, *names = map(in_markdown, (data.name, data.source, data.majority_label, *data.label_names))
     return replace(data, name=name, source=source, majority_label=majority, label_names=tuple(names))
 
@@ -187,38 +178,36 @@ def spread_cells(metrics: Sequence[Metrics]) -> tuple[Cell, ...]:
 def _model_row(name: str, models: Sequence[ModelResult]) -> tuple[Cell, ...]:
     """Summarise the models of one role; size and parameters are the same for every seed."""
     first = models[0]
-    seeds = f"({len(models)} seeds)" if len(models) > 1 else ""
-    share = first.trainable_parameters / first.parameters
+    trainable = EMPTY
+    if first.trainable_parameters:
+        share = first.trainable_parameters / first.parameters
+        trainable = Cell(magnitude(first.trainable_parameters), f"({percent(share)})" if share < 1 else "")
     return (
-        Cell(name, seeds),
+        Cell(name, f"({len(models)} seeds)" if len(models) > 1 else ""),
         Cell(magnitude(first.parameters)),
-        Cell(magnitude(first.trainable_parameters), f"({percent(share)})" if share < 1 else ""),
-        Cell(f"{first.bytes_on_disk / 1e6:.1f} MB"),
+        trainable,
+        Cell(decimal(first.bytes_on_disk)),
         *_scores(models),
         _spread([model.calibration.ece for model in models], percent),
-        Cell(duration(fmean(model.train_seconds for model in models))),
-        Cell(f"{fmean(model.sentences_per_second for model in models):,.0f}"),
+        Cell(duration(fmean(model.train_seconds for model in models))) if first.epochs else EMPTY,
+        Cell(f"{fmean(model.texts_per_second for model in models):,.0f}"),
     )
 
 
 def _seed_row(model: ModelResult) -> tuple[Cell, ...]:
-    """Show one trained model."""
+    """Show one model."""
     return (
         Cell(ROLE_NAMES[model.role]),
         Cell(str(model.seed)),
         *_qualities(model),
-        Cell(score(model.selection_mcc)),
-        Cell(f"{model.best_epoch} of {model.epochs}"),
+        Cell(score(model.validation_mcc)),
+        Cell(f"{model.best_epoch} of {model.epochs}") if model.epochs else EMPTY,
     )
 
 
 def _qualities(result: ModelResult | EnsembleResult) -> tuple[Cell, ...]:
     """Write how good one model's answers and probabilities are."""
-    return (
-        *_scores([result]),
-        _spread([result.calibration.ece], percent),
-        _spread([result.calibration.nll], score),
-    )
+    return (*_scores([result]), Cell(percent(result.calibration.ece)), Cell(score(result.calibration.nll)))
 
 
 def _scores(models: Sequence[ModelResult | EnsembleResult]) -> tuple[Cell, ...]:

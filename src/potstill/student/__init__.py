@@ -1,1 +1,1 @@
-"""The small recurrent classifiers."""
+"""The small networks that are distilled."""

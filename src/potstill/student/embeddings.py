@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,12 +11,15 @@ from tokenizers import Tokenizer, decoders
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from potstill.backbone import check_vocabulary, load_config, load_embeddings, load_tokenizer, outline
-from potstill.config import StudentConfig
+from potstill.config import PotstillConfig, TransformerConfig
 from potstill.errors import ConfigError
+from potstill.teacher.backbone.sources import check_vocabulary, load_config, load_embeddings, load_tokenizer, outline
 
-_NOISE = 1e-10
+_BYTES: Final = {character: byte for byte, character in bytes_to_unicode().items()}  # type: ignore[no-untyped-call]
+"""Which byte each character of a byte-level vocabulary is."""
+_NOISE: Final = 1e-10
 """A component whose variance is below this share of the largest one's is rounding: float32's squared, with a margin."""
 
 
@@ -22,21 +27,20 @@ def teacher_embeddings(
     tokenizer: Tokenizer,
     counts: NDArray[np.int64],
     size: int,
-    padding_id: int,
-    *,
+    pad_token_id: int,
     backbone: str,
     teacher_tokenizer: str,
 ) -> Tensor:
-    """Make embeddings for a student's vocabulary of what the teacher's backbone knows.
+    """Make embeddings for a student's vocabulary of those of the teacher's backbone.
 
     A token gets the teacher's embedding of the same text, else the mean of those of the pieces that the teacher's
-    tokenizer cuts its text into. What the teacher can't read at all gets zeros: it begins as an average token.
+    tokenizer cuts its text into. Tokens that the teacher can't read get zeros: they begin as an average token.
 
     Args:
         tokenizer: The student's.
         counts: How often the student reads each token in what it learns from, (vocabulary,).
         size: Width of the student's embeddings.
-        padding_id: The student's; its row is 0.
+        pad_token_id: The student's; its row is 0.
         backbone: Name of the teacher's backbone.
         teacher_tokenizer: Name of its tokenizer.
 
@@ -45,14 +49,13 @@ def teacher_embeddings(
 
     Raises:
         SourceError: Backbone or tokenizer can't be found or reached.
-        ConfigError: The tokenizer has tokens that the backbone does not know, or there are fewer than `size`
-            dimensions.
+        ConfigError: The tokenizer has tokens that the backbone does not know, or has fewer than `size` dimensions.
     """
     table = load_embeddings(backbone)  # (teacher's vocabulary, width)
     teacher = load_tokenizer(teacher_tokenizer)
     check_vocabulary(1 + max(teacher.get_vocab().values()), len(table), backbone)
     pieces = teacher_pieces(tokenizer, teacher)
-    bags = [pieces.get(token_id, []) if token_id != padding_id else [] for token_id in range(len(counts))]
+    bags = [pieces.get(token_id, []) if token_id != pad_token_id else [] for token_id in range(len(counts))]
     lengths = torch.tensor([len(bag) for bag in bags])
     flat = torch.tensor([piece for bag in bags for piece in bag], dtype=torch.long)
     means = embedding_bag(flat, table, lengths.cumsum(0) - lengths, mode="mean")  # (vocabulary, width)
@@ -61,19 +64,18 @@ def teacher_embeddings(
     return principal_components(means, weights, size) * readable.unsqueeze(1)
 
 
-def check_embeddings(config: StudentConfig, backbone: str) -> None:
-    """Refuse embeddings that are to begin as the teacher's and are wider, before any weight is read.
+def check_embeddings(config: PotstillConfig) -> None:
+    """Refuse embeddings that begin as the teacher's and are wider than these, before any weight is read.
 
     Raises:
-        ConfigError: They are.
+        ConfigError: They are wider.
         SourceError: The backbone can't be found or reached.
     """
-    if config.embedding_init == "teacher":
-        table = outline(load_config(backbone)).get_input_embeddings()
-        if config.embedding_size > (width := table.get_parameter("weight").shape[1]):
-            raise ConfigError(
-                [_too_wide(f"{width}, the dimensions of the teacher's embeddings", config.embedding_size)]
-            )
+    if config.student.embedding_init == "teacher" and isinstance(config.teacher, TransformerConfig):
+        size: int = getattr(config.student, "embedding_size", 0)
+        table = outline(load_config(config.teacher.backbone)).get_input_embeddings()
+        if size > (width := table.get_parameter("weight").shape[1]):
+            raise ConfigError([_too_wide(f"{width}, the dimensions of the teacher's embeddings", size)])
 
 
 def _too_wide(most: str, size: int) -> str:
@@ -83,11 +85,11 @@ def _too_wide(most: str, size: int) -> str:
 def teacher_pieces(tokenizer: Tokenizer, teacher: PreTrainedTokenizerBase) -> dict[int, list[int]]:
     """Spell a student's tokens in the teacher's.
 
-    Leading spaces count: " cat" and "cat" are two tokens to most vocabularies. A token that is no whole UTF-8 has no
-    text to cut; its bytes are looked up one by one. A special token has its like at most under the same name.
+    Leading spaces count: " cat" and "cat" are two tokens to most vocabularies. A token that is only part of a character
+    is looked up byte by byte. A special token matches only one of the same name.
 
     Returns:
-        For each of the student's ids the teacher's ids; none where the teacher knows nothing of a token.
+        For each of the student's ids the teacher's ids; none where the teacher can't read a token.
     """
     backend = teacher.backend_tokenizer
     names = backend.get_vocab(with_added_tokens=True)
@@ -105,7 +107,7 @@ def teacher_pieces(tokenizer: Tokenizer, teacher: PreTrainedTokenizerBase) -> di
         try:
             to_cut[token_id] = spelling.decode("utf-8")
         except UnicodeDecodeError:
-            pieces[token_id] = [known[byte] for byte in _bytes(spelling) if byte in known]
+            pieces[token_id] = [known[bytes([byte])] for byte in spelling if bytes([byte]) in known]
     cuts = backend.encode_batch_fast(list(to_cut.values()), add_special_tokens=False)
     for token_id, cut in zip(to_cut, cuts, strict=True):
         pieces[token_id] = [piece for piece in cut.ids if piece != teacher.unk_token_id]
@@ -113,19 +115,18 @@ def teacher_pieces(tokenizer: Tokenizer, teacher: PreTrainedTokenizerBase) -> di
 
 
 def principal_components(embeddings: Tensor, weights: Tensor, size: int) -> Tensor:
-    """Reduce embeddings to the components that make up most of what is read.
+    """Reduce embeddings to their principal components, tokens weighted by how often they are read.
 
     They are centred first: in a language model all embeddings share a large component, which tells no token from
     another (Mu and Viswanath 2018, "All-but-the-Top", arXiv 1702.01417). A truncated singular value decomposition of
     the centred rows, each times the root of its weight, then leaves the smallest expected squared error of a token
     that is read (Eckart and Young 1936).
 
-    A single factor brings what is read to a root mean square of 1, the scale of `nn.Embedding`'s random start: with
-    that, and PyTorch's start of a recurrence, the input moves the gates by a few tenths. A language model's own scale
-    is a tenth of it: the gates would hardly open, and with Adam's steps, which don't depend on the gradient's size, the
-    embeddings would be overwritten before they could be used. The components keep their proportions. (Perplexity of
-    CoLA's selection split after three epochs of pretraining, 128 components of SmolLM2-135M's: 161; without weights
-    190; at the language model's scale 238; from a random start 352.)
+    A single factor brings the tokens that are read to a root mean square of 1, the scale of `nn.Embedding`'s random
+    start. A language model's own scale is a tenth of it: the gates would hardly open, and Adam's steps, which don't
+    depend on the gradient's size, would overwrite the embeddings before they could be used. (Perplexity of CoLA's
+    validation split after three epochs of pretraining, 128 components of SmolLM2-135M's: 161; without weights 190; at
+    the language model's scale 238; from a random start 352.)
 
     Args:
         embeddings: (tokens, width).
@@ -163,20 +164,3 @@ def _spellings(tokenizer: Tokenizer) -> dict[int, bytes]:
         else:  # SentencePiece writes a space as ▁, WordPiece ## where there is none
             spellings[token_id] = token.replace("▁", " ").removeprefix("##").encode("utf-8")
     return spellings
-
-
-def _bytes(spelling: bytes) -> list[bytes]:
-    return [spelling[place : place + 1] for place in range(len(spelling))]
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """Return which byte each character of a byte-level vocabulary stands for (GPT-2's `bytes_to_unicode`).
-
-    Printable bytes stand for themselves; the others follow from code point 256 on.
-    """
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
-
-
-_BYTES = _byte_alphabet()

@@ -10,76 +10,60 @@ On sentences that the teacher's language model wrote this is sequence-level dist
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, embedding, linear
 
-from potstill.config import PretrainingConfig, TrainingConfig
-from potstill.data.tokenised import TrainingSet
-from potstill.student.network import DistilRNN, NextTokenHead, recur
-from potstill.training.checkpoint import Checkpointing
+from potstill.config import RNNConfig, RuntimeConfig, TrainingConfig
+from potstill.student.recurrence import NextTokenHead, recur
+from potstill.training.base import FitContext, FitResult, Splits
+from potstill.training.callbacks import standard_callbacks
+from potstill.training.compute import make_fabric
+from potstill.training.fit import fit
 from potstill.training.language_modelling import LanguageModelLoss, sum_per_text
-from potstill.training.loop import FitResult, fit
+
+if TYPE_CHECKING:
+    from potstill.student.rnn import DistilRNN
 
 CANDIDATES: Final = 1024
 """Tokens drawn in each training step to tell the right ones from, see `BidirectionalLM`. With a vocabulary of 8,000 the
 logits of all tokens would take three quarters of a step; with these a step takes a third of the time, and after three
 epochs on CoLA the perplexity is within 1 % of what the exact sum leads to."""
 
+PRETRAINING_FILE: Final = "pretraining.jsonl"
+PRETRAINING_CHECKPOINT_FILE: Final = "pretraining-checkpoint.safetensors"
+
 
 def pretrain(
-    network: DistilRNN,
-    train_set: TrainingSet,
-    selection_set: TrainingSet,
-    config: PretrainingConfig,
-    *,
-    fabric: Fabric,
-    seed: int,
-    history_file: Path,
-    title: str,
-    checkpointing: Checkpointing | None = None,
-) -> FitResult | None:
+    network: DistilRNN, data: Splits, settings: RNNConfig, runtime: RuntimeConfig, directory: Path, seed: int
+) -> FitResult:
     """Train embeddings and first layer of `network` as language models, and leave it with its best epoch's weights.
 
     Args:
-        network: The student's; its upper layers, pooling and head stay as they are.
-        train_set: What it reads; labels, if any, are not looked at.
-        selection_set: Decides the best epoch, by its perplexity.
-        config: Epochs, batch size and learning rate; with 0 epochs nothing is done.
-        fabric: Device and precision.
+        network: The student's; its upper layers and its head stay as they are.
+        data: The texts; the perplexity of `validation` decides the best epoch. Labels make no difference.
+        settings: The student's.
+        runtime: Where it computes, and how often checkpoints are written.
+        directory: Gets the history and, until the student is finished, the checkpoint with the result.
         seed: Decides batches, dropout and candidates.
-        history_file: Gets one JSON record per epoch.
-        title: What the progress bar calls it.
-        checkpointing: See `fit`. What is left there when this returns is the result's only copy on disk.
-
-    Returns:
-        How it went; none with 0 epochs.
 
     Raises:
         TrainingError: The loss is no longer finite.
     """
-    if config.epochs == 0:
-        return None
-    counts = np.bincount(train_set.tokens.ids, minlength=network.spec.vocab_size)
-    settings: dict[str, Any] = config.model_dump() | {"metric": "loss"}
-    return fit(
-        BidirectionalLM(network, torch.from_numpy(counts)),
-        _texts_alone(train_set),
-        _texts_alone(selection_set),
-        LanguageModelLoss(),
-        TrainingConfig(**settings),
-        fabric=fabric,
-        seed=seed,
-        history_file=history_file,
-        save=lambda: None,  # the student is saved when it can classify
-        title=title,
-        checkpointing=checkpointing,
+    config = TrainingConfig(**settings.pretraining.model_dump(), metric="loss")
+    callbacks = standard_callbacks(
+        config, runtime, directory, (settings,), history=PRETRAINING_FILE, checkpoint=PRETRAINING_CHECKPOINT_FILE
     )
+    context = FitContext(config, make_fabric(runtime), seed, f"language modelling {seed}", callbacks)
+    counts = np.bincount(data.train.tokens.ids, minlength=network.spec.vocab_size)
+    model = BidirectionalLM(network, torch.from_numpy(counts))
+    texts = Splits(replace(data.train, teacher_logits=None), replace(data.validation, teacher_logits=None))
+    return fit(model, texts, LanguageModelLoss(), context)
 
 
 class BidirectionalLM(nn.Module):
@@ -91,7 +75,7 @@ class BidirectionalLM(nn.Module):
         p(next = j | h) ∝ n_j · exp(e_j · (W·h + b)),  n_j the frequency of j in the texts
 
     W and b begin as 0, so that the first guess is the frequency, which the embeddings then need not learn. A student
-    that compares what it reads with what it expected keeps them; else they are thrown away afterwards.
+    with surprisal features keeps them; else they are thrown away afterwards.
 
     In training the sum over the vocabulary is estimated from the batch's own tokens and `CANDIDATES` others, each
     divided by the probability with which it is among these (importance sampling, Bengio and Senécal 2003; Jean et al.
@@ -108,13 +92,13 @@ class BidirectionalLM(nn.Module):
     log_frequencies: Tensor
 
     def __init__(self, network: DistilRNN, counts: Tensor) -> None:
-        """Wrap `network`; `counts` says how often each token stands in the texts, (vocabulary,)."""
+        """Wrap `network`; `counts` says how often each token is in the texts, (vocabulary,)."""
         super().__init__()
         self.network = network
         self.layer = first_layer(network)
         spec = network.spec
         self.next_token_head = NextTokenHead(spec) if network.surprisal is None else network.surprisal.next_token_head
-        smoothed = (counts + 1.0).index_fill(0, torch.tensor([spec.padding_id]), 0.0)
+        smoothed = (counts + 1.0).index_fill(0, torch.tensor([spec.pad_token_id]), 0.0)
         self.register_buffer("log_frequencies", (smoothed / smoothed.sum()).log().float())
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -128,15 +112,15 @@ class BidirectionalLM(nn.Module):
             For each text the sum, in nats, and the number of guesses it goes over, (batch, 2), float32.
         """
         spec = self.network.spec
-        embedded = self.network.dropout(self.network.embed(input_ids))
+        embedded = self.network.dropout(self.network.embedding(input_ids))
         states, _ = recur(self.layer, embedded, attention_mask.sum(dim=1))
         guesses = self.next_token_head(states)  # (batch, length, directions, embedding)
         targets = input_ids.unsqueeze(2).expand(guesses.shape[:3])
-        # Some tokenizers end a text with what also pads: it is never expected.
-        real = (attention_mask.bool() & (input_ids != spec.padding_id)).unsqueeze(2).expand_as(targets)
-        return sum_per_text(self._surprise(guesses[real], targets[real]), real.flatten(1))
+        # Some tokenizers end a text with the padding token: it is never a target.
+        real = (attention_mask.bool() & (input_ids != spec.pad_token_id)).unsqueeze(2).expand_as(targets)
+        return sum_per_text(self.token_nll(guesses[real], targets[real]), real.flatten(1))
 
-    def _surprise(self, guesses: Tensor, targets: Tensor) -> Tensor:
+    def token_nll(self, guesses: Tensor, targets: Tensor) -> Tensor:
         """Return each target's negative log-likelihood, (tokens,), from guesses, (tokens, embedding)."""
         table = self.network.embedding.weight
         if not self.training or len(table) <= CANDIDATES:
@@ -146,11 +130,11 @@ class BidirectionalLM(nn.Module):
         chosen[torch.randint(len(table), (CANDIDATES,), device=targets.device)] = True
         chosen[targets] = True
         candidates = chosen.nonzero()[:, 0]
-        right = (chosen.cumsum(dim=0) - 1)[targets]  # where among the candidates each target is
-        inclusion = self._log_inclusion(len(targets) // self.network.spec.directions)  # all expect the same tokens
+        right = (chosen.cumsum(dim=0) - 1)[targets]  # the place of each target among the candidates
+        inclusion = self._log_inclusion(len(targets) // self.network.spec.directions)  # all have the same targets
         bias = self.log_frequencies - inclusion
         estimates = linear(guesses, embedding(candidates, table), bias[candidates]).float()  # (tokens, candidates)
-        # The right token is among the candidates for certain: it stands for itself alone.
+        # The right token is certainly among the candidates: it counts once.
         certain = estimates.gather(1, right.unsqueeze(1)) + inclusion[targets].unsqueeze(1)
         return cross_entropy(estimates.scatter(1, right.unsqueeze(1), certain), right, reduction="none")
 
@@ -163,11 +147,6 @@ class BidirectionalLM(nn.Module):
         frequencies = self.log_frequencies.exp()
         absent = tokens * torch.log1p(-frequencies) + CANDIDATES * np.log1p(-1.0 / len(frequencies))
         return torch.log(-torch.expm1(absent))
-
-
-def _texts_alone(data: TrainingSet) -> TrainingSet:
-    """Leave out what the teacher said of the texts: it would be collated for nothing."""
-    return TrainingSet(data.tokens, data.labels, data.padding_id)
 
 
 def first_layer(network: DistilRNN) -> nn.RNN | nn.GRU | nn.LSTM:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from potstill.errors import ArtifactError
-from potstill.runtime.directory import Manifest, StudentFiles, require_student
-from potstill.runtime.seal import read
-from potstill.student.network import DistilRNN, StudentSpec
-from potstill.tensors import load_tensors
+from potstill.predict.directory import Manifest, StudentFiles, require_student
+from potstill.store.checksums import read
+from potstill.store.tensors import load_tensors
+from potstill.student.base import Network
+from potstill.student.registry import student_class
 
 
-def load_network(directory: Path | str) -> DistilRNN:
+def load_network(directory: Path | str) -> Network:
     """Read the weights of a student, in evaluation mode.
 
     Args:
@@ -25,10 +26,11 @@ def load_network(directory: Path | str) -> DistilRNN:
     found = read(files.directory, (files.manifest.name, files.weights.name))
     manifest = Manifest.parse(found[files.manifest.name], files.manifest)
     try:
-        network = DistilRNN(StudentSpec(**manifest.spec))
+        kind = student_class(manifest.kind)
+        network = kind(kind.spec_class(**manifest.spec))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ArtifactError(
-            f"{files.manifest} is damaged: expected a student's shape as spec, found {error}\n"
+            f"{files.manifest} is damaged: expected a kind of student and its shape as spec, found {error}\n"
             "  what to do: restore it, or save the student again"
         ) from None
     load_tensors(dict(network.named_parameters()), files.weights, content=found[files.weights.name])

@@ -1,123 +1,160 @@
-"""The state of a training between two steps, on disk: what an interrupted one goes on from, bit for bit.
+"""The state of a training on disk: an interrupted one goes on from it, bit for bit on a CPU.
 
 A checkpoint is one safetensors file: tensors, and the rest as JSON in its metadata. Nothing in it is code. It is
-replaced as a whole, it knows which training it is of, and its checksum tells whether it is what was written.
+replaced as a whole, it knows which training it belongs to, and its checksum shows whether it is what was written.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from potstill.artifacts import digest
-from potstill.config import RuntimeConfig, Settings
-from potstill.console import warn
-from potstill.data.tokenised import TrainingSet
-from potstill.files import write_atomically
-from potstill.tensors import system_errors
+from potstill.console import print_line, warn
+from potstill.executor.signals import Request, defer_signals
+from potstill.store.checksums import digest
+from potstill.store.tensors import save_tensors
+from potstill.training.base import Callback
+from potstill.training.compute import describe_fabric
+from potstill.training.fit import Trainer
+from potstill.training.state import State, pack, unpack
 
 CHECKPOINT_FILE: Final = "checkpoint.safetensors"
 
-_FORMAT: Final = "1"
+_FORMAT: Final = "3"
 _WRITING_SHARE: Final = 0.02
-"""Share of the time that writing checkpoints may take. All weights of a large model, with the optimiser's two moments
-and the best epoch's copy, take seconds to write: they are kept the less often."""
+"""Share of the time that writing checkpoints may take: those of a large model take seconds."""
 
 
-@dataclass(frozen=True)
-class Checkpointing:
-    """Where and how often a fit keeps its state.
+class Checkpoint(Callback):
+    """Writes a training's state now and then, resumes from it, and writes it on Ctrl-C or SIGTERM.
 
-    Attributes:
-        path: The file. A fit that ends leaves its result there, for the case that its caller is interrupted before the
-            result stands elsewhere; then the caller removes it.
-        seconds: Time between two checkpoints at least; 0: one after every step, however long that takes.
-        key: What decides the result beside what `fit` looks at itself: the objective's settings.
+    A fit that ends leaves its result in the file, for the case that its caller is interrupted before the result is
+    saved elsewhere; the caller then removes it.
     """
 
-    path: Path
-    seconds: float
-    key: str = ""
+    def __init__(self, path: Path, seconds: float, key: str = "") -> None:
+        """Keep the state of a training in the file at `path`.
 
-    @classmethod
-    def of(cls, runtime: RuntimeConfig, path: Path, *stages: Settings) -> Checkpointing | None:
-        """Say where a training with the settings of `stages` keeps its state; None where it is not to be kept."""
-        if runtime.checkpoint_seconds is None:
+        Args:
+            path: The file.
+            seconds: Time between two checkpoints at least; 0: one after every step.
+            key: A digest of what decides the result beside model, data and training settings.
+        """
+        self.path, self._seconds, self._pause, self._key = path, seconds, seconds, key
+        self._latest = time.perf_counter()
+        self._is_complete = False
+        self._request: Request = lambda: None
+
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        """Let signals wait for the end of a step, and go back to where the same training was interrupted, if it was."""
+        self._request = trainer.stack.enter_context(defer_signals())
+        self._key = training_key(trainer, self._key)
+        if (state := self._read()) is None:
+            return
+        context = trainer.context
+        for callback in context.callbacks:
+            if callback.name:
+                callback.on_fit_begin(trainer)
+                callback.restore(state[callback.name])
+        if state["complete"]:
+            self._is_complete = trainer.should_stop = True
+            trainer.restore_progress(state["trainer"])
+            print_line(f"{context.title}  was trained to its end before")
+        else:
+            trainer.restore(state["trainer"])
+            print_line(f"{context.title}  goes on after step {trainer.steps} of {trainer.total_steps}")
+
+    def on_step(self, trainer: Trainer) -> None:
+        """Write a checkpoint if it is time, and end if a signal has come."""
+        if time.perf_counter() - self._latest >= self._pause:
+            self._write(trainer, trainer.state())
+        self.on_validation_batch(trainer)
+
+    def on_validation_batch(self, trainer: Trainer) -> None:
+        """End if a signal has come. The last step's state is the present one."""
+        if (stopped := self._request()) is not None:
+            self._write(trainer, trainer.state())
+            stopped.kept = f"{trainer.context.title} is kept as it was after step {trainer.steps}"
+            raise stopped
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        """Write the result."""
+        if not self._is_complete:
+            self._is_complete = True
+            self._write(trainer, trainer.progress())
+
+    def left(self) -> str:
+        """Say where the last good state is."""
+        return f"the last good state is in {self.path}" if self.path.is_file() else ""
+
+    def _write(self, trainer: Trainer, state: State) -> None:
+        """Replace the checkpoint, and wait the longer for the next, the longer it took.
+
+        Raises:
+            ArtifactError: The disk is full, or refuses otherwise; the checkpoint before it stands.
+        """
+        started = time.perf_counter()
+        states = {callback.name: callback.state() for callback in trainer.context.callbacks if callback.name}
+        tensors: dict[str, Tensor] = {}
+        notes = json.dumps(pack({"trainer": state, "complete": self._is_complete, **states}, tensors))
+        checksum = _checksum(self._key, notes, tensors)
+        save_tensors(tensors, self.path, {"key": self._key, "notes": notes, "checksum": checksum})
+        self._latest = time.perf_counter()
+        if self._seconds > 0.0:
+            self._pause = max(self._seconds, (self._latest - started) / _WRITING_SHARE)
+
+    def _read(self) -> State | None:
+        """Return what was kept; None where there is no checkpoint of this very training, or it is damaged."""
+        try:
+            key, state = read_checkpoint(self.path)
+            if key == self._key:
+                return state
+            reason = "belongs to another training"
+        except FileNotFoundError:
             return None
-        settings = runtime.model_dump_json(exclude={"checkpoint_seconds"})
-        key = digest([settings, *(stage.model_dump_json() for stage in stages)])
-        return cls(path, runtime.checkpoint_seconds, key)
+        except ValueError as error:
+            reason = f"is damaged ({error})"
+        warn(f"the checkpoint {self.path} {reason}; the training starts again")
+        return None
 
 
-@dataclass(frozen=True)
-class State:
-    """Part of a training, or all of it.
+def read_checkpoint(path: Path) -> tuple[str, State]:
+    """Return the key of the training that wrote a checkpoint, and the state in it.
 
-    Attributes:
-        notes: What JSON can say.
-        tensors: All else, by name.
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is not what was written.
     """
-
-    notes: dict[str, Any]
-    tensors: dict[str, Tensor]
-
-    def part(self, name: str) -> State:
-        """Return the part that `joined` was given under this name."""
-        start = f"{name}/"
-        found = {key.removeprefix(start): tensor for key, tensor in self.tensors.items() if key.startswith(start)}
-        return State(self.notes[name], found)
-
-
-def joined(**parts: State) -> State:
-    """Make one state of several, each under its name."""
-    tensors = {f"{name}/{key}": tensor for name, part in parts.items() for key, tensor in part.tensors.items()}
-    return State({name: part.notes for name, part in parts.items()}, tensors)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — no mapping
+        if metadata["checksum"] != _checksum(metadata["key"], metadata["notes"], tensors):
+            raise ValueError("its checksum differs")
+    except FileNotFoundError:
+        raise
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ValueError(str(error)) from error
+    return metadata["key"], unpack(json.loads(metadata["notes"]), tensors)
 
 
-def random_state(device: torch.device) -> State:
-    """Return the state of PyTorch's random generators: the CPU's, and the device's own."""
-    tensors = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        tensors["cuda"] = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        tensors["mps"] = torch.mps.get_rng_state()
-    return State({}, tensors)
-
-
-def restore_random_state(state: State, device: torch.device) -> None:
-    """Set the generators back to `state`."""
-    torch.set_rng_state(state.tensors["cpu"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state.tensors["cuda"], device)
-    elif device.type == "mps":
-        torch.mps.set_rng_state(state.tensors["mps"])
-
-
-def training_key(tensors: Mapping[str, Tensor], sets: Iterable[TrainingSet], settings: Iterable[str]) -> str:
-    """Return a digest of what a training begins with: its checkpoints are for no other one.
-
-    Args:
-        tensors: The model's parameters and buffers, frozen ones too, before the first step.
-        sets: What it learns from and is judged by. What may take gigabytes is told by what decides it: a teacher's
-            hidden states by their key, the frozen blocks' by texts and tensors.
-        settings: All else.
-    """
-    parts = [_FORMAT, *settings, tensor_digest(tensors)]
-    for data in sets:
-        hidden = "" if data.hidden is None else data.hidden.key
-        parts += [digest([data.tokens.ids.tobytes(), data.tokens.offsets.tobytes()]), hidden]
-        told = {"labels": data.labels, "logits": data.teacher_logits, "weights": data.weights}
-        parts.append(tensor_digest({name: tensor for name, tensor in told.items() if tensor is not None}))
-    return digest(parts)
+def training_key(trainer: Trainer, key: str) -> str:
+    """Return a digest of all that decides the result of a training that has not begun, and of `key`."""
+    tensors: dict[str, Tensor] = {**dict(trainer.model.named_parameters()), **dict(trainer.model.named_buffers())}
+    for split, data in vars(trainer.data).items():
+        ids, offsets = map(torch.from_numpy, (data.tokens.ids, data.tokens.offsets))
+        parts = {"ids": ids, "offsets": offsets, "labels": data.labels, "logits": data.teacher_logits}
+        tensors |= {f"{split}/{name}": tensor for name, tensor in parts.items() if tensor is not None}
+    context = trainer.context
+    settings = (str(context.seed), context.config.model_dump_json(), *describe_fabric(context.fabric).values())
+    return digest([_FORMAT, key, *settings, tensor_digest(tensors)])
 
 
 def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
@@ -134,78 +171,5 @@ def _content(tensor: Tensor) -> bytes:
     return plain.view(torch.uint8).numpy().tobytes()  # NumPy has no bfloat16
 
 
-class Checkpointer:
-    """Writes a training's checkpoints, as often as it may."""
-
-    def __init__(self, checkpointing: Checkpointing, key: str) -> None:
-        self.path = checkpointing.path
-        self._seconds = self._pause = checkpointing.seconds
-        self._key = digest([checkpointing.key, key])
-        self._latest = time.perf_counter()
-
-    @property
-    def is_due(self) -> bool:
-        """Whether it is time for another checkpoint."""
-        return time.perf_counter() - self._latest >= self._pause
-
-    def write(self, state: State) -> None:
-        """Replace the checkpoint, and wait the longer for the next, the longer it took.
-
-        Raises:
-            ArtifactError: The disk is full, or refuses otherwise; the checkpoint before it stands.
-        """
-        started = time.perf_counter()
-        notes = json.dumps(state.notes)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
-        metadata = {"key": self._key, "notes": notes, "checksum": _checksum(self._key, notes, tensors)}
-        write_atomically(self.path, lambda temporary: _save(tensors, temporary, metadata))
-        self._latest = time.perf_counter()
-        if self._seconds > 0.0:
-            self._pause = max(self._seconds, (self._latest - started) / _WRITING_SHARE)
-
-    def read(self) -> State | None:
-        """Return what was kept; None where there is none of this very training, or it is not what was written."""
-        try:
-            key, state = read_checkpoint(self.path)
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            self._warn(f"is damaged ({error})")
-            return None
-        if key != self._key:
-            self._warn("is of another training")
-            return None
-        return state
-
-    def _warn(self, reason: str) -> None:
-        warn(f"the checkpoint {self.path} {reason}; the training begins anew")
-
-
-def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    with system_errors():
-        save_file(tensors, path, metadata=metadata)
-
-
-def read_checkpoint(path: Path) -> tuple[str, State]:
-    """Return the key of the training that wrote a checkpoint, and the state in it.
-
-    Raises:
-        FileNotFoundError: There is none.
-        ValueError: It is not what was written.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — no mapping
-        if metadata["checksum"] != _checksum(metadata["key"], metadata["notes"], tensors):
-            raise ValueError("its checksum differs")
-        return metadata["key"], State(json.loads(metadata["notes"]), tensors)
-    except FileNotFoundError:
-        raise
-    except (OSError, SafetensorError, KeyError) as error:
-        raise ValueError(str(error)) from error
-
-
 def _checksum(key: str, notes: str, tensors: Mapping[str, Tensor]) -> str:
-    """Return the digest of all that a checkpoint holds."""
     return digest([key, notes, tensor_digest(tensors)])

@@ -1,20 +1,16 @@
-"""Reading texts without gradients: whole splits, in batches as large as fit."""
+"""Predictions for a whole split, without gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from potstill.data.tokenised import Batch, TrainingSet
-from potstill.training.memory import kept_memory, memory_explained
-
-Indices = NDArray[np.int64]
+from potstill.data.tokenised import TrainingSet, sequential_batches
+from potstill.training.memory import memory_explained
 
 
 def tokens_at_once(fabric: Fabric) -> int:
@@ -27,11 +23,7 @@ def tokens_at_once(fabric: Fabric) -> int:
 
 
 def predict_logits(
-    model: nn.Module,
-    data: TrainingSet,
-    fabric: Fabric,
-    *,
-    on_batch: Callable[[int], object] = lambda _: None,
+    model: nn.Module, data: TrainingSet, fabric: Fabric, *, on_batch: Callable[[int], object] = lambda _: None
 ) -> Tensor:
     """Classify all texts without gradients.
 
@@ -39,7 +31,7 @@ def predict_logits(
         model: Called with a batch's `inputs`, returns logits; put into evaluation mode.
         data: The texts.
         fabric: Device and precision.
-        on_batch: Called after each batch with the number of its texts; what it raises ends all.
+        on_batch: Called after each batch with the number of its texts.
 
     Returns:
         Logits in the texts' order, float32, on the CPU, (texts, classes).
@@ -47,44 +39,20 @@ def predict_logits(
     Raises:
         MemoryUsedUpError: Memory is used up.
     """
-    parts: list[Tensor] = []
-    order: list[Indices] = []
-    with without_gradients(model, data, fabric) as batches:
-        for indices, batch in batches:
-            with fabric.autocast():
-                parts.append(model(*batch.inputs).float().cpu())
-            order.append(indices)
-            on_batch(len(indices))
-    logits = torch.cat(parts)
-    return torch.empty_like(logits).index_copy_(0, torch.from_numpy(np.concatenate(order)), logits)
-
-
-@contextmanager
-def without_gradients(model: nn.Module, data: TrainingSet, fabric: Fabric) -> Iterator[Iterator[tuple[Indices, Batch]]]:
-    """Read all texts once, in evaluation mode, without gradients and in batches as large as fit.
-
-    Args:
-        model: What reads them.
-        data: The texts.
-        fabric: Device and precision; autocasting is left to the reader.
-
-    Yields:
-        The batches, on the device, each after the indices of its texts.
-
-    Raises:
-        MemoryUsedUpError: Memory is used up.
-    """
     model.eval()
-    # What is compiled is compiled for training; a graph of its own for this would cost more than it gains.
-    eager = torch.compiler.set_stance("force_eager")
+    batches = list(sequential_batches(data.tokens.lengths, tokens_at_once(fabric)))
     explained = memory_explained(
         lambda: f"while texts of up to {data.tokens.lengths.max()} tokens are read without training",
         # A batch holds `tokens_at_once` or one text, whatever `batch_size` is.
-        "lower max_tokens, which decides the size here, not batch_size; or end what else uses the memory; or compute "
+        "lower max_length, which decides the size here, not batch_size; or end what else uses the memory; or compute "
         "where there is more of it, with --device",
     )
-    with torch.no_grad(), explained, kept_memory(), eager:
-        yield (
-            (indices, data.batch(indices).to(fabric.device))
-            for indices in data.sequential_batches(tokens_at_once(fabric))
-        )
+    parts: list[Tensor] = []
+    with torch.no_grad(), explained:
+        for indices in batches:
+            batch = data.batch(indices).to(fabric.device)
+            with fabric.autocast():
+                parts.append(model(*batch.inputs).float().cpu())
+            on_batch(len(indices))
+    logits = torch.cat(parts)
+    return torch.empty_like(logits).index_copy_(0, torch.from_numpy(np.concatenate(batches)), logits)

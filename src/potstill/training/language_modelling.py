@@ -1,4 +1,4 @@
-"""Language modelling through the one fit loop: what a model returns for each text, and the objective."""
+"""The loss of language modelling, and what a model returns for it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ import torch
 from torch import Tensor
 
 from potstill.data.tokenised import Batch, TrainingSet
-from potstill.training.loop import Record
+from potstill.training.base import Record
 
 
 def sum_per_text(nll: Tensor, real: Tensor) -> Tensor:
-    """Add up what each text's tokens cost.
+    """Add up the negative log-likelihoods of each text's tokens.
 
     Args:
-        nll: Negative log-likelihoods of the foretold tokens, text by text, (tokens,), float32.
-        real: True where a token was foretold, (batch, length).
+        nll: Negative log-likelihoods of the predicted tokens, text by text, (tokens,), float32.
+        real: True where a token was predicted, (batch, length).
 
     Returns:
-        For each text the sum, in nats, and the number of tokens it goes over, (batch, 2), float32: what
-        `LanguageModelLoss` takes.
+        For each text the sum, in nats, and the number of predicted tokens, (batch, 2), float32.
     """
     numbers = real.sum(dim=1)
     texts = torch.arange(len(real), device=real.device).repeat_interleave(numbers)  # (tokens,)
@@ -28,13 +27,13 @@ def sum_per_text(nll: Tensor, real: Tensor) -> Tensor:
 
 
 class LanguageModelLoss:
-    """The objective of language modelling: the mean negative log-likelihood of a token."""
+    """The mean negative log-likelihood of a token, for models that return what `sum_per_text` does."""
 
     def __call__(self, outputs: Tensor, _targets: Batch | TrainingSet) -> dict[str, Tensor]:
-        """Return `loss` in nats, from what `sum_per_text` returns; 0 where no token was foretold."""
+        """Return `loss` in nats; 0 where no token was predicted."""
         return {"loss": outputs[:, 0].sum() / outputs[:, 1].sum().clamp(min=1.0)}
 
     def score(self, outputs: Tensor, data: TrainingSet) -> Record:
-        """Return `selection_loss` and the perplexity."""
+        """Return `validation_loss` and the perplexity."""
         loss = float(self(outputs, data)["loss"])
-        return {"selection_loss": loss, "perplexity": float(np.exp(loss))}
+        return {"validation_loss": loss, "perplexity": float(np.exp(loss))}

@@ -1,0 +1,104 @@
+"""Settings of teachers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from potstill.config.base import Fraction, Seeds, Settings
+from potstill.config.training import TrainingConfig
+
+Method = Literal["lora", "full", "head"]
+
+
+class LoRAConfig(Settings):
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685)."""
+
+    rank: Annotated[int, Field(ge=1)] = 8
+    """Rank of the adapters' update B·A; a higher one learns more from much data. 8 is the paper's choice for RoBERTa on
+    GLUE (appendix D)."""
+    alpha: Annotated[float, Field(gt=0.0)] = 16.0
+    """The update is scaled by alpha / rank. Twice the rank is a common rule of thumb; with Adam it acts much like a
+    higher learning rate (paper, section 4.1)."""
+    use_rslora: bool = False
+    """Scale the update by alpha / sqrt(rank) instead. (rsLoRA for high ranks, Kalajdzievski 2023, arXiv 2312.03732.)"""
+    use_dora: bool = False
+    """Train each output's magnitude apart from its direction; a step costs more. (DoRA, Liu et al. 2024, arXiv
+    2402.09353.)"""
+    dropout: Fraction = 0.0
+    """Dropout on the adapter's input. 0: drawing its masks slows a CPU down, and few parameters are trained anyway. For
+    the best teacher try 0.1, which lowers the loss on unseen text of CoLA (configs/cola.yaml)."""
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Modules that get an adapter: `all-linear`, or patterns of dotted names such as `*.q_proj,*.v_proj` (in YAML a
+    list). `all-linear` is every linear map inside the backbone's blocks, found by structure."""
+    layers_to_transform: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """Numbers of the blocks that get adapters, counted from 0, such as `8,9,10,11`. Nothing goes backward through
+    blocks below the first of them. None: all, since adapters on every block can learn more."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Biases to train: none as in the paper, all of the backbone's, or those of the adapted modules."""
+    train_layernorm: bool = False
+    """Train the backbone's normalisation layers too. Off, as in the paper."""
+
+
+class TeacherConfig(Settings):
+    """What every kind of teacher has."""
+
+    kind: str = "transformer"
+    """What teaches: `transformer` (a pretrained language model that is tuned), or a kind that you registered."""
+    seeds: Seeds = (0,)
+    """Seeds; a teacher is trained for each. See `distillation.teachers`."""
+
+    @property
+    def tokenizer_name(self) -> str | None:
+        """Name of the tokenizer that `student.tokenizer: teacher` stands for; None: there is none."""
+        return None
+
+    def describe(self) -> str:
+        """Say in one phrase what teaches."""
+        return f"a teacher of the kind `{self.kind}`"
+
+
+class TransformerConfig(TeacherConfig):
+    """A pretrained language model that is tuned."""
+
+    backbone: str = "smollm2-135m"
+    """Pretrained model to start from: `smollm2-135m`, a directory, a .gguf file or a hub name such as `gpt2`.
+    `smollm2-135m` is builtin: it comes in a package and needs no hub."""
+    tokenizer: str | None = None
+    """The teacher's tokenizer, by the same kinds of names; none: the backbone's own."""
+    add_bos: bool = True
+    """Begin each text with the tokenizer's beginning-of-text token, where a decoder's tokenizer does not. Decoders park
+    attention on the first position (Xiao et al. 2023, arXiv 2309.17453), which else is the text's first word."""
+    random_init: bool = False
+    """Build the architecture from its configuration alone, with random weights."""
+    method: Method = "lora"
+    """What is trained: `lora` (adapters and head), `full` (every weight) or `head` (the head alone, on frozen
+    features). LoRA is as good as all weights in its paper, table 2, in far less memory."""
+    num_layers: Annotated[int, Field(ge=1)] | None = None
+    """Keep only the first so many blocks of the backbone. Its top blocks are those that a classifier misses least
+    (Sajjad et al. 2023, arXiv 2004.03844). None: all, since how many can go depends on backbone and task."""
+    echo: bool = False
+    """Let a decoder read each text twice, and classify it by the mean of the second reading's states. These have all
+    seen the whole text (echo embeddings, Springer et al. 2024, arXiv 2402.15449). Off: it takes twice the work, and
+    `transformers` and `peft` can't read so."""
+    lora: LoRAConfig = LoRAConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Where the tokenizer comes from."""
+        return self.tokenizer or self.backbone
+
+    def describe(self) -> str:
+        """Say in one phrase which model was tuned, and how."""
+        weights = "with random weights" if self.random_init else "pretrained"
+        tuned = {
+            "full": "all of whose weights were tuned",
+            "head": "frozen under a head that was trained",
+            "lora": f"tuned with LoRA adapters of rank {self.lora.rank} while its own weights stay frozen",
+        }[self.method]
+        if self.num_layers is not None:
+            tuned += f"; of its blocks only the first {self.num_layers} are kept"
+        twice = "; it reads each text twice" if self.echo else ""
+        return f"the language model `{self.backbone}`, {weights}, {tuned}{twice}"

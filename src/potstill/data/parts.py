@@ -1,0 +1,71 @@
+"""Which part of the data is which: the parts' names, and the files that hold them in a directory."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from potstill.data.formats import SUFFIXES
+from potstill.errors import SourceError
+
+TRAIN = "train"
+TEST = ("test", "eval")
+"""Names of the test part; the first one that exists is taken."""
+VALIDATION = ("validation", "valid", "val", "dev")
+"""Names of the validation part; the first one that exists is taken."""
+
+_SUFFIX = "|".join(map(re.escape, SUFFIXES))
+_PART_FILE = re.compile(rf"(?P<part>[^.]+?)(-\d+-of-(?P<shards>\d+))?(?P<suffix>{_SUFFIX})", re.IGNORECASE)
+
+
+def held_out_parts(names: Collection[str], *, replaced: bool) -> tuple[str | None, str | None]:
+    """Choose the test part and the validation part.
+
+    Args:
+        names: The parts that are there.
+        replaced: Whether the test part comes from elsewhere. Else a validation part without a test part is held out.
+    """
+    test = next((name for name in TEST if name in names), None)
+    validation = next((name for name in VALIDATION if name in names), None)
+    return (test, validation) if test or replaced else (validation, None)
+
+
+def source_with_parts(source: str, test: str | None, validation: str | None) -> str:
+    """Add to a source's name what its parts are used for, where their names alone don't tell."""
+    tested = f", test from {test}" if test in VALIDATION else ""
+    return source + tested + (f", validation from {validation}" if validation else "")
+
+
+def part_files(directory: Path) -> dict[str, list[Path]]:
+    """List each part's files: `NAME.csv`, or shards such as `NAME-00000-of-00002.csv`, in any case and format."""
+    parts = defaultdict(list)
+    for file in sorted(directory.iterdir()):
+        name = _PART_FILE.fullmatch(file.name)
+        if name is not None and file.is_file():
+            parts[name["part"].lower()].append(file)
+    return parts
+
+
+def check_part(files: Iterable[Path]) -> None:
+    """Refuse to choose between several files of one part, and to read a part of which shards are missing.
+
+    Raises:
+        SourceError: The files are neither one file nor all shards of one.
+    """
+    names = [found for file in files if (found := _PART_FILE.fullmatch(file.name))]
+    kinds = {(name["shards"], name["suffix"].lower()) for name in names}
+    if len(kinds) > 1 or any(int(shards or 1) != len(names) for shards, _ in kinds):
+        listed = " and ".join(name.string for name in names)
+        raise SourceError(
+            f"the directory holds {listed}: neither one file nor all shards of one\n"
+            "  what to do: leave one file, or all its shards, or give one file's path"
+        )
+
+
+def unused_data(directory: Path, used: Collection[Path]) -> list[str]:
+    """List the files that look like data, by format or by a part's name, and are not used."""
+    files = (file for file in sorted(directory.iterdir()) if file.is_file() and file not in used)
+    known = {TRAIN, *TEST, *VALIDATION}
+    return [f.name for f in files if f.suffix.lower() in SUFFIXES or f.name.split(".")[0].lower() in known]

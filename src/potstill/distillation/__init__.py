@@ -1,1 +1,0 @@
-"""Knowledge distillation: the loss, and the teacher's judgement that it compares with."""

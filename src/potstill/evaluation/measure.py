@@ -1,0 +1,105 @@
+"""Any model on labelled texts: its answers, scores, calibration and speed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from potstill.data import Examples
+from potstill.errors import ArtifactError
+from potstill.evaluation.calibration import Calibration
+from potstill.evaluation.metrics import Intervals, Metrics, bootstrap_intervals, compute_metrics
+from potstill.evaluation.results import EnsembleResult
+from potstill.predict.decision import predict_class, softmax
+
+_MEASURED_SECONDS: Final = 0.1
+"""Speeds are measured for at least so long: few texts are read several times."""
+_WARM_UP: Final = 16
+"""Texts read before the clock starts: allocations and the choice of kernels happen once."""
+
+
+class SavedModel(Protocol):
+    """A teacher or student. Its probabilities are softmax(logits / `temperature`); `predict_class` makes answers."""
+
+    label_names: tuple[str, ...]
+    in_pairs: bool
+    temperature: float
+    threshold: float | None
+
+    def logits(self, examples: Examples, /) -> NDArray[np.float32]:
+        """Return the logits, (texts, classes); the labels are not looked at."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A model's answers on a labelled split, and what they are worth; `ModelResult` explains the other fields.
+
+    Attributes:
+        logits: Scores before temperature and softmax, (texts, classes).
+        predictions: Class index per text, (texts,).
+    """
+
+    logits: NDArray[np.float32]
+    predictions: NDArray[np.int64]
+    metrics: Metrics
+    intervals: Intervals
+    texts_per_second: float
+    calibration: Calibration
+    threshold: float | None = None
+    argmax_metrics: Metrics | None = None
+
+
+def measure(model: SavedModel, examples: Examples) -> Measurement:
+    """Score `model` on labelled texts.
+
+    Raises:
+        ArtifactError: The model classifies pairs of texts and the examples are none, or the other way round.
+    """
+    require_same_kind(examples, in_pairs=model.in_pairs)
+    model.logits(examples.take(range(min(_WARM_UP, len(examples)))))
+    started, passes, seconds = time.perf_counter(), 0, 0.0
+    while seconds < _MEASURED_SECONDS:
+        logits = model.logits(examples)
+        probabilities = softmax(logits, model.temperature)
+        predictions = predict_class(probabilities, model.threshold)
+        passes, seconds = passes + 1, time.perf_counter() - started
+    labels, classes = examples.labels, len(model.label_names)
+    argmax = None if model.threshold is None else compute_metrics(labels, predict_class(probabilities), classes)
+    return Measurement(
+        logits=logits,
+        predictions=predictions,
+        metrics=compute_metrics(labels, predictions, classes),
+        intervals=bootstrap_intervals(labels, predictions, classes),
+        texts_per_second=passes * len(examples) / seconds,
+        calibration=Calibration.of(logits, labels, model.temperature),
+        threshold=model.threshold,
+        argmax_metrics=argmax,
+    )
+
+
+def measure_together(logits: NDArray[np.float32], examples: Examples) -> EnsembleResult:
+    """Score the averaged answers of several teachers, given as logits, (texts, classes)."""
+    predictions, classes = logits.argmax(axis=1), logits.shape[1]
+    return EnsembleResult(
+        metrics=compute_metrics(examples.labels, predictions, classes),
+        intervals=bootstrap_intervals(examples.labels, predictions, classes),
+        calibration=Calibration.of(logits, examples.labels),
+    )
+
+
+def require_same_kind(examples: Examples, *, in_pairs: bool) -> None:
+    """Check that a model of pairs gets pairs, and any other one single texts.
+
+    Raises:
+        ArtifactError: It is the other way round.
+    """
+    if in_pairs != (examples.pairs is not None):
+        kinds = ("single texts", "pairs of texts")
+        raise ArtifactError(
+            f"the model classifies {kinds[in_pairs]}, the data holds {kinds[not in_pairs]}\n"
+            f"  what to do: name the second text's column with --pair-column, or leave that out"
+        )

@@ -1,0 +1,60 @@
+"""Local processes with one thread each, on loky (joblib's process pool)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from typing import Any, Final
+
+import torch
+from loky import get_reusable_executor
+from loky.process_executor import BrokenProcessPool
+
+from potstill.console import hide_bars
+from potstill.errors import TrainingError
+from potstill.executor.base import Item, Result
+
+_KILL_WITH_PARENT: Final = 1  # prctl's PR_SET_PDEATHSIG
+
+
+class LocalProcesses:
+    """Works on `workers` items at once, each in a process of its own."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+
+    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """See `Executor.map`. The processes are killed when the caller stops early or is interrupted."""
+        pool = get_reusable_executor(max_workers=self.workers, initializer=_start_worker, initargs=(os.getpid(),))
+        pending: deque[Future[Any]] = deque()
+        try:
+            for item in items:
+                pending.append(pool.submit(work, item))
+                if len(pending) >= 2 * self.workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                "a worker was killed (out of memory?)\n"
+                "  what to do: end what else uses the memory, or compute in one process with --workers 1"
+            ) from error
+        finally:
+            if pending:
+                pool.shutdown(kill_workers=True)
+
+
+def _start_worker(parent: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_KILL_WITH_PARENT, signal.SIGKILL)
+        if os.getppid() != parent:  # the parent died before
+            os._exit(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent decides
+    torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    hide_bars()  # several on one terminal would overwrite each other

@@ -1,0 +1,1 @@
+"""The stages of an experiment, the whole run, and the search."""

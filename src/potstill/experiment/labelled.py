@@ -1,0 +1,91 @@
+"""The distillation set: texts with the teacher's logits, which are all that a student learns of its teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from potstill.augment.build import held_out_key
+from potstill.augment.unlabelled import UnlabelledSet
+from potstill.config import PotstillConfig
+from potstill.data import Corpus, Examples
+from potstill.errors import ArtifactError, ConfigError
+from potstill.evaluation.measure import require_same_kind
+from potstill.teacher.base import Teacher
+
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class DistillationSet:
+    """Texts with a teacher's logits.
+
+    Attributes:
+        texts: The labelled training texts, then the unlabelled ones.
+        logits: The teacher's of these, (texts, classes); None where the loss does not ask for them.
+        validation_logits: The teacher's of the validation split, likewise.
+        backbone: Name of a pretrained model whose embeddings a student may begin with; None: the teacher has none.
+        tokenizer_name: Name of that model's tokenizer.
+    """
+
+    texts: Examples
+    logits: Logits | None
+    validation_logits: Logits | None
+    backbone: str | None
+    tokenizer_name: str | None
+
+
+def label(
+    config: PotstillConfig, corpus: Corpus, teacher: Teacher, unlabelled: UnlabelledSet | None = None
+) -> DistillationSet:
+    """Ask a teacher for the logits of all texts that a student learns from.
+
+    With alpha 1 the teacher is not asked.
+
+    Raises:
+        ArtifactError: The teacher knows other classes, or reads pairs of texts where the corpus has single ones; or the
+            unlabelled set was built for other data.
+        ConfigError: See `check_distillation`.
+    """
+    check_teacher(corpus, teacher, unlabelled)
+    check_distillation(config, with_unlabelled=unlabelled is not None)
+    texts = corpus.train if unlabelled is None else corpus.train.joined(unlabelled.examples)
+    logits = validation_logits = None
+    if config.distillation.alpha != 1.0:
+        answers = teacher.logits(corpus.train.joined(corpus.validation))
+        logits, validation_logits = answers[: len(corpus.train)], answers[len(corpus.train) :]
+        if unlabelled is not None:
+            more = unlabelled.logits if unlabelled.teacher == teacher.key else teacher.logits(unlabelled.examples)
+            logits = np.concatenate([logits, more])
+    return DistillationSet(texts, logits, validation_logits, teacher.backbone, teacher.tokenizer_name)
+
+
+def check_teacher(corpus: Corpus, teacher: Teacher, unlabelled: UnlabelledSet | None = None) -> None:
+    """Refuse a teacher and texts that don't belong together. Errors as for `label`."""
+    if not corpus.has_classes(teacher.label_names):
+        raise ArtifactError(
+            f"expected a teacher of the classes {list(corpus.label_names)}, found one of {list(teacher.label_names)}\n"
+            f"  what to do: tune a teacher on this data first"
+        )
+    require_same_kind(corpus.train, in_pairs=teacher.in_pairs)
+    if unlabelled is not None:
+        require_same_kind(unlabelled.examples, in_pairs=corpus.in_pairs)
+        if unlabelled.held_out not in (None, held_out_key(corpus)):
+            raise ArtifactError(
+                "expected an unlabelled set without texts that resemble this data's validation and test texts, found "
+                "one that was decontaminated against other texts\n"
+                "  what to do: build it from the same data and the same split"
+            )
+
+
+def check_distillation(config: PotstillConfig, *, with_unlabelled: bool) -> None:
+    """Refuse, with a ConfigError, settings that contradict each other."""
+    problems = []
+    if with_unlabelled and config.distillation.alpha == 1.0:
+        problems.append("distillation.alpha: 1 ignores the teacher, and an unlabelled set has no labels; lower it")
+    if config.student.embedding_init == "teacher" and getattr(config.teacher, "random_init", False):
+        problems.append("student.embedding_init: `teacher` takes pretrained embeddings, teacher.random_init has none")
+    if problems:
+        raise ConfigError(problems)

@@ -1,0 +1,196 @@
+"""The whole experiment: teachers, unlabelled text, distilled students, their baselines, the report."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from potstill.augment.build import build_unlabelled_set, check_augment, files_key
+from potstill.augment.unlabelled import UnlabelledSet
+from potstill.config import PotstillConfig
+from potstill.console import Steps, print_line
+from potstill.data import Corpus, load_corpus
+from potstill.evaluation import DataSummary, ModelResult, Role, Summary, mcnemar
+from potstill.evaluation.measure import Measurement, measure, measure_together
+from potstill.experiment.labelled import check_distillation, check_teacher, label
+from potstill.experiment.record import Trained, TrainingRecord
+from potstill.experiment.run_directory import ENVIRONMENT_FILE, RunSpec, run_directory
+from potstill.experiment.saved import StudentModel
+from potstill.experiment.stages import finetune
+from potstill.experiment.students import StudentTask, train_students
+from potstill.predict import Classifier
+from potstill.predict.directory import CONFIG_FILE, UNLABELLED_FILE
+from potstill.report import is_reported, read_summary, write_report
+from potstill.store.atomic import read_json, write_csv
+from potstill.student.embeddings import check_embeddings
+from potstill.student.student import check_tokenizer
+from potstill.teacher.base import Teacher
+from potstill.teacher.ensemble import average_logits, together
+from potstill.teacher.registry import teacher_class
+from potstill.teacher.transformer import TransformerTeacher, share_base_weights
+
+Predictions = dict[tuple[Role, int], NDArray[np.int64]]
+
+
+def run(
+    config: PotstillConfig,
+    out: Path | None = None,
+    *,
+    name: str | None = None,
+    command: str = "",
+    restart: bool = False,
+) -> tuple[Summary, Path]:
+    """Do the whole experiment in a run directory: config, models, histories, plots, report.
+
+    An interrupted run of the same settings and data is resumed, with the same results as an uninterrupted one.
+
+    Args:
+        config: All settings.
+        out: The run directory: new or empty, or that of the same run, interrupted or finished (then nothing is done
+            again). None: that of the newest interrupted one among `runs/NAME-*`, else `runs/NAME-DATE-TIME`.
+        name: Its name; none: the data's.
+        command: Command line that repeats the run, for the report.
+        restart: Start again, even if there is an interrupted run.
+
+    Returns:
+        The results, as in `summary.json`, and the run directory.
+
+    Raises:
+        PotstillError: Data, backbone or settings can't be used; nothing is trained then.
+    """
+    corpus = load_corpus(config.data)
+    config = resolved(config, corpus)
+    teacher_class(config.teacher.kind).check(config.teacher)
+    check_tokenizer(config.student)
+    check_augment(config, corpus)
+    check_distillation(config, with_unlabelled=config.augment.wanted)
+    check_embeddings(config)
+    inputs = {"texts": corpus.key(), "unlabelled files": files_key(config)}
+    spec = RunSpec("run", name or corpus.name, config, inputs, is_reported, free=("search",))
+    with run_directory(spec, out, restart=restart) as directory:
+        if is_reported(directory):
+            return read_summary(directory), directory
+        print_line(f"{corpus.name} ({corpus.source}) → {directory}")
+        return _experiment(config, corpus, directory, command), directory
+
+
+def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command: str) -> Summary:
+    epochs: dict[Role, int | None] = {"distilled": None, "baseline": config.baseline.epochs}
+    tasks = [
+        StudentTask(role, seed, _place(directory, role, seed), epochs[role])
+        for seed in config.student.seeds
+        for role in epochs
+    ]
+    steps = _steps(config, tasks, directory)
+    predictions: Predictions = {}
+    results: list[ModelResult] = []
+
+    def keep(trained: Trained, measured: Measurement) -> None:
+        predictions[trained.record.role, trained.record.seed] = measured.predictions
+        results.append(trained.result(measured))
+
+    tuned: list[tuple[Teacher, Trained, Measurement]] = []
+    for index, seed in enumerate(config.teacher.seeds):
+        steps.begin("teachers", index, f"teacher {seed}")
+        teacher, trained = finetune(config, corpus, _place(directory, "teacher", seed), seed)
+        measured = measure(teacher, corpus.test)
+        keep(trained, measured)
+        tuned.append((teacher, trained, measured))
+        best = max(tuned, key=lambda one: one[1].fit.best["mcc"])  # the first of equals
+        if config.distillation.teachers == "best":
+            tuned = [best]  # the others would only take memory
+        share_base_weights([teacher for teacher, _, _ in tuned if isinstance(teacher, TransformerTeacher)])
+    steps.begin("labelling", 0, "the teacher's probabilities")
+    teacher = together([teacher for teacher, _, _ in tuned])
+    unlabelled = unlabelled_set(config, corpus, teacher, directory / "unlabelled")
+    labelled = label(config, corpus, teacher, unlabelled)
+
+    steps.enter()
+    for trained in train_students(tasks, config, corpus, labelled, steps):
+        keep(trained, measure(StudentModel(Classifier.load(trained.directory)), corpus.test))
+
+    _save_predictions(directory / "predictions.csv", corpus, predictions)
+    ensemble = None
+    if len(tuned) > 1:
+        ensemble = measure_together(average_logits([measured.logits for _, _, measured in tuned]), corpus.test)
+    summary = Summary(
+        data=DataSummary.of(corpus),
+        models=tuple(results),
+        teacher_seed=best[1].record.seed,
+        comparisons={
+            seed: mcnemar(corpus.test.labels, predictions["distilled", seed], predictions["baseline", seed])
+            for seed in config.student.seeds
+        },
+        command=command or shlex.join(["potstill", "run", "--config", str(directory / CONFIG_FILE)]),
+        config=config.model_dump(mode="json"),
+        environment=read_json(directory / ENVIRONMENT_FILE),
+        unlabelled=None if unlabelled is None else unlabelled.summary,
+        ensemble=ensemble,
+    )
+    write_report(summary, directory)
+    return summary
+
+
+def unlabelled_set(
+    config: PotstillConfig, corpus: Corpus, teacher: Teacher | None, directory: Path
+) -> UnlabelledSet | None:
+    """Build the unlabelled set that `config.augment` asks for, with the teacher's logits; None: it asks for none.
+
+    Args:
+        config: `data`, `augment`, `teacher` (the backbone) and `runtime` are used.
+        corpus: The task.
+        teacher: Labels the texts; None: they stay without logits.
+        directory: Where to keep the set. An interrupted call is resumed there.
+
+    Raises:
+        PotstillError: See `build_unlabelled_set`.
+    """
+    if not config.augment.wanted:
+        return None
+    if teacher is not None:
+        check_teacher(corpus, teacher)
+    built = build_unlabelled_set(config, corpus, directory)
+    if teacher is not None and built.teacher != teacher.key:
+        built = built.labelled(teacher.logits(built.examples), teacher.key)
+        built.save(directory / UNLABELLED_FILE)
+    return built
+
+
+def resolved(config: PotstillConfig, corpus: Corpus) -> PotstillConfig:
+    """Replace the data `auto` by the data that it found, so that the saved configuration repeats this run anywhere."""
+    if config.data.source != "auto":
+        return config
+    return config.model_copy(update={"data": config.data.model_copy(update={"source": corpus.name})})
+
+
+def input_keys(teacher: Teacher, unlabelled: UnlabelledSet | None) -> dict[str, str | None]:
+    """Return digests of what a student learns from beside the corpus, by name."""
+    return {"teacher's weights": teacher.key, "unlabelled set": None if unlabelled is None else unlabelled.texts_key}
+
+
+def _place(directory: Path, role: Role, seed: int) -> Path:
+    return directory / role / f"seed-{seed}"
+
+
+def _steps(config: PotstillConfig, students: Sequence[StudentTask], directory: Path) -> Steps:
+    """List the steps of a run, and print which models an earlier call has trained."""
+    teachers = {f"teacher {seed}": _place(directory, "teacher", seed) for seed in config.teacher.seeds}
+    places = teachers | {f"{task.role} {task.seed}": task.directory for task in students}
+    finished = {title: TrainingRecord.find(place) is not None for title, place in places.items()}
+    if any(finished.values()):
+        print_line(f"finished before: {', '.join(title for title, done in finished.items() if done)}")
+    done = list(finished.values())
+    return Steps({"teachers": done[: len(teachers)], "labelling": [False], "students": done[len(teachers) :]})
+
+
+def _save_predictions(path: Path, corpus: Corpus, predictions: Predictions) -> None:
+    """Write each model's answer to each text of the test split, so that its mistakes can be read."""
+    names = np.array(corpus.label_names)
+    columns = {f"{role} {seed}": names[answers] for (role, seed), answers in predictions.items()}
+    texts = {"text": corpus.test.texts} | ({"pair": corpus.test.pairs} if corpus.test.pairs else {})
+    table = texts | {"label": names[corpus.test.labels]} | columns
+    write_csv(path, [table, *zip(*table.values(), strict=True)])

@@ -1,0 +1,320 @@
+"""A search of settings: Optuna proposes them, students are distilled with them and compared on the validation split.
+
+Each trial is kept in `search.db` (SQLite) when it ends. What is tried next depends on the seed and on the trials that
+ended, and on nothing else: an interrupted search that is resumed tries the same settings as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import URL
+from sqlalchemy.exc import SQLAlchemyError
+
+from potstill.augment.unlabelled import UnlabelledSet
+from potstill.config import Candidates, PotstillConfig
+from potstill.console import print_line, silence
+from potstill.data import Corpus
+from potstill.errors import ArtifactError, ConfigError, TrainingError
+from potstill.executor.signals import Stopped
+from potstill.experiment.labelled import DistillationSet, check_distillation, check_teacher, label
+from potstill.experiment.run import input_keys, resolved
+from potstill.experiment.run_directory import RunSpec, run_directory
+from potstill.experiment.stages import distill
+from potstill.lora.counting import count_parameters
+from potstill.report.search import BEST_FILE, TRIALS_FILE, SearchResult, Trial, best_first, settings_words, write_search
+from potstill.report.tables import duration, magnitude, score
+from potstill.store.checksums import digest
+from potstill.student.student import Student
+from potstill.teacher.base import Teacher
+from potstill.training.base import Callback, Record
+from potstill.training.fit import Trainer
+
+STUDY_FILE: Final = "search.db"
+
+_ALPHA: Final = "distillation.alpha"
+_UNPRUNED_TRIALS: Final = 5
+"""Trials that finish before one is stopped: a median of fewer says little."""
+_UNPRUNED_EPOCHS: Final = 2
+"""First epoch after which a training is stopped: in the first one the learning rate rises and the MCC is mostly 0."""
+_DRAWS: Final = 100
+"""Draws in a row that may be too large. If one student in twenty fits, so many miss it in one case of 170."""
+_SCRATCH: Final = ".trial-"
+"""Prefix of the directory in which a trial trains its student; it is removed when the trial ends."""
+_ENDED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+def search(
+    config: PotstillConfig,
+    corpus: Corpus,
+    teacher: Teacher,
+    out: Path | None,
+    *,
+    unlabelled: UnlabelledSet | None = None,
+    restart: bool = False,
+    command: Callable[[Path], str] = lambda _: "",
+) -> tuple[SearchResult, Path]:
+    """Try settings of student and distillation, and write the results into a directory, which is returned too.
+
+    Args:
+        config: `search` says what to try; all else is what a trial starts from, with the first of `student.seeds`.
+        corpus: The task; its test split is not used.
+        teacher: Asked once for each text.
+        out: See `run_directory`. `search.trials` may differ: a finished search goes on when it is given more.
+        unlabelled: More texts, without labels, for which students learn the teacher's probabilities.
+        restart: Start a new search, even if there is an interrupted one.
+        command: Returns the command line that resumes the search in a directory, for the report.
+
+    Raises:
+        ArtifactError: The directory holds something else, or another search is at work in it; or see `label`.
+        ConfigError: The settings can't be searched.
+        TrainingError: No trial could be trained to its end.
+    """
+    space = config.search.space
+    if all(one.fixed for one in space.values()):
+        raise ConfigError(["search.space: every setting is fixed; leave one to be searched"])
+    check_teacher(corpus, teacher, unlabelled)
+    config = resolved(config, corpus)
+    # What trials have in common; with alpha 0 the teacher is asked for all that any alpha needs.
+    common = with_settings(config, _fixed(config) | {_ALPHA: 0.0})
+    check_distillation(common, with_unlabelled=unlabelled is not None)
+    texts = digest([*corpus.label_names, *corpus.train.content, *corpus.validation.content])
+    spec = RunSpec(
+        command="search",
+        name=f"{corpus.name}-search",
+        config=config,
+        inputs={"texts": texts, **input_keys(teacher, unlabelled)},
+        # A finished search may go on with more trials.
+        is_finished=lambda directory: out is None and (directory / BEST_FILE).is_file(),
+        free=("search.trials", "baseline"),
+    )
+    with run_directory(spec, out, restart=restart) as directory, _study(directory / STUDY_FILE) as study:
+        print_line(f"{corpus.name} ({corpus.source}) → {directory}")
+        trials = _Search(config, corpus, label(common, corpus, teacher, unlabelled), directory, study).run()
+        shown = {name: one.model_dump(mode="json") for name, one in space.items()}
+        result = SearchResult(
+            data=corpus.name,
+            validation=len(corpus.validation),
+            unlabelled=0 if unlabelled is None else len(unlabelled),
+            space=shown,
+            trials=trials,
+            command=command(directory),
+        )
+        write_search(result, directory)
+        if result.best is None:
+            raise TrainingError(
+                f"expected trials that come to their end, found none among {len(trials)}; see "
+                f"{directory / TRIALS_FILE}\n  what to do: search other values, above all lower learning rates"
+            )
+        with_settings(config, result.best.settings).save(directory / BEST_FILE)
+        return result, directory
+
+
+def with_settings(config: PotstillConfig, settings: dict[str, Any]) -> PotstillConfig:
+    """Return `config` with the values of some settings, by dotted name; a ConfigError says which can't be."""
+    values = config.model_dump(mode="json")
+    for name, value in settings.items():
+        *section, leaf = name.split(".")
+        place = values
+        for part in section:
+            place = place[part]
+        place[leaf] = value
+    return PotstillConfig.build(values, "a trial's settings")
+
+
+def distribution(candidates: Candidates) -> BaseDistribution:
+    """Return what Optuna is to draw from for candidates that were checked (`Candidates.within`)."""
+    low, high, step = candidates.low, candidates.high, candidates.step
+    if low is None or high is None:
+        return CategoricalDistribution(candidates.choices or ())
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, log=candidates.log, step=int(step or 1))
+    return FloatDistribution(low, high, log=candidates.log, step=step)
+
+
+@dataclass(frozen=True)
+class _Search:
+    config: PotstillConfig
+    corpus: Corpus
+    labelled: DistillationSet
+    directory: Path
+    study: optuna.Study
+
+    @cached_property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        return {name: distribution(one) for name, one in self.config.search.space.items() if not one.fixed}
+
+    def trials(self) -> tuple[Trial, ...]:
+        """Return the trials that ended; those that were interrupted are made again."""
+        ended = self.study.get_trials(deepcopy=False, states=_ENDED)
+        return tuple(_trial(number, one, _fixed(self.config)) for number, one in enumerate(ended, start=1))
+
+    def run(self) -> tuple[Trial, ...]:
+        """Make the trials that are still to be made, and return all."""
+        trials, wanted = self.trials(), self.config.search.trials
+        if trials:
+            print_line(f"search: {_count(trials)} of {wanted} trials are done; going on")
+        while _count(trials) < wanted:
+            self._refuse_only_large(trials)
+            self._make(len(trials))
+            trials = self.trials()
+            self._report(trials)
+        for left in self.directory.glob(f"{_SCRATCH}*"):  # by a kill
+            shutil.rmtree(left)
+        return trials
+
+    def _refuse_only_large(self, trials: Sequence[Trial]) -> None:
+        sizes = [trial.parameters or 0 for trial in trials[-_DRAWS:] if trial.outcome == "too large"]
+        if len(sizes) == _DRAWS:
+            found = (
+                f"the latest {_DRAWS} students have {min(sizes):,} or more; found {self.config.search.max_parameters}"
+            )
+            raise ConfigError([f"search.max_parameters: {found}; raise it, or lower the sizes"])
+
+    def _make(self, number: int) -> None:
+        """Make the trial after `number` others."""
+        # Each trial has a sampler of its own, so that its draws don't depend on how often the search was interrupted.
+        seed = int(np.random.SeedSequence([self.config.search.seed, number]).generate_state(1)[0])
+        self.study.sampler = optuna.samplers.TPESampler(seed=seed)
+        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        if number == 0 and not waiting:  # the first trial has the configured values
+            space = self.config.search.space
+            configured = {name: attrgetter(name)(self.config) for name in self.distributions}
+            self.study.enqueue_trial({name: value for name, value in configured.items() if space[name].has(value)})
+        trial = self.study.ask(self.distributions)
+        scratch = self.directory / f"{_SCRATCH}{number}"
+        try:
+            mcc = self._train(trial, scratch)
+        except BaseException:  # KeyboardInterrupt too
+            self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+            raise
+        self.study.tell(trial, mcc, state=TrialState.PRUNED if mcc is None else None)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+    def _train(self, trial: optuna.Trial, scratch: Path) -> float | None:
+        """Train a student with the settings of `trial`; return its MCC, or None where it did not finish."""
+        watch, outcome, note = _Watch(trial, self.config), "finished", ""
+        try:
+            config = with_settings(self.config, _fixed(self.config) | trial.params)
+            seed = config.student.seeds[0]
+            with silence():
+                trained = distill(
+                    config, self.corpus, self.labelled, scratch, seed, on_student=watch.on_student, callbacks=(watch,)
+                )
+            return float(trained.fit.best["mcc"])
+        except _TooLargeError as error:
+            outcome, note = "too large", str(error)
+        except optuna.TrialPruned as error:
+            outcome, note = "stopped", str(error)
+        except (TrainingError, ConfigError) as error:
+            outcome, note = "failed", _first_line(error)
+        finally:
+            trial.set_user_attr("outcome", outcome)
+            trial.set_user_attr("note", note)
+            trial.set_user_attr("parameters", watch.parameters)
+        return None
+
+    def _report(self, trials: Sequence[Trial]) -> None:
+        """Print a line about the latest trial, unless it was too large."""
+        latest = trials[-1]
+        if latest.outcome == "too large":
+            return
+        parts = [
+            f"trial {latest.number} ({_count(trials)} of {self.config.search.trials})",
+            f"{latest.outcome}: {latest.note}" if latest.mcc is None else f"MCC {score(latest.mcc)}",
+            settings_words({name: value for name, value in latest.settings.items() if name in self.distributions}),
+            duration(latest.seconds),
+            *(["*best so far"] if latest in best_first(trials)[:1] else []),
+        ]
+        print_line("  ".join(parts))
+
+
+@contextmanager
+def _study(file: Path) -> Iterator[optuna.Study]:
+    """Open a study, or begin one."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    url = URL.create("sqlite", database=str(file.absolute())).render_as_string()
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=_UNPRUNED_TRIALS, n_warmup_steps=_UNPRUNED_EPOCHS)
+    try:
+        storage = optuna.storages.RDBStorage(url)
+        study = optuna.create_study(
+            storage=storage, study_name="potstill", direction="maximize", pruner=pruner, load_if_exists=True
+        )
+    except (SQLAlchemyError, RuntimeError, optuna.exceptions.StorageInternalError) as error:
+        raise ArtifactError(
+            f"{file}: expected a study of Optuna, found none that can be read ({type(error).__name__}: "
+            f"{_first_line(error)})\n  what to do: restore the file, or name another --out"
+        ) from None
+    for running in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):  # left by a kill
+        study.tell(running.number, state=TrialState.FAIL)
+    try:
+        yield study
+    except Stopped as stopped:
+        stopped.kept = ", and ".join(filter(None, ["the trials that ended are kept", stopped.kept]))
+        raise
+
+
+class _TooLargeError(Exception):
+    """A student has more parameters than it may have."""
+
+
+class _Watch(Callback):
+    """Reports a student's epochs to the study, and ends the training of one that is hopeless or too large."""
+
+    def __init__(self, trial: optuna.Trial, config: PotstillConfig) -> None:
+        self.parameters: int | None = None
+        self._trial, self._config = trial, config.search
+
+    def on_student(self, student: Student) -> None:
+        """Refuse a student that is too large."""
+        self.parameters, _ = count_parameters(student.network)
+        if self._config.max_parameters is not None and self.parameters > self._config.max_parameters:
+            raise _TooLargeError(f"{magnitude(self.parameters)} parameters")
+
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        """Report the epochs before an interruption."""
+        for record in trainer.history:
+            self.on_epoch(trainer, record)
+
+    def on_epoch(self, trainer: Trainer, record: Record) -> None:
+        """Report an epoch."""
+        self._trial.report(record["mcc"], record["epoch"])
+        if self._config.pruning == "median" and self._trial.should_prune():
+            raise optuna.TrialPruned(f"after epoch {record['epoch']} at MCC {score(record['mcc'])}")
+
+
+def _fixed(config: PotstillConfig) -> dict[str, Any]:
+    """Return the values that the space fixes, by dotted name."""
+    return {name: one.choices[0] for name, one in config.search.space.items() if one.choices and one.fixed}
+
+
+def _first_line(error: Exception) -> str:
+    return error.problems[0] if isinstance(error, ConfigError) else str(error).partition("\n")[0]
+
+
+def _count(trials: Sequence[Trial]) -> int:
+    """Count the trials, without the draws that were too large to be one."""
+    return sum(trial.outcome != "too large" for trial in trials)
+
+
+def _trial(number: int, ended: FrozenTrial, fixed: dict[str, Any]) -> Trial:
+    """Read a trial back from the study."""
+    return Trial(
+        number=number,
+        settings=dict(sorted((fixed | ended.params).items())),
+        mcc=ended.value if ended.state is TrialState.COMPLETE else None,
+        epochs=len(ended.intermediate_values),
+        seconds=0.0 if ended.duration is None else ended.duration.total_seconds(),
+        **ended.user_attrs,
+    )

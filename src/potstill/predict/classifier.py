@@ -1,0 +1,189 @@
+"""Prediction with a saved student: tokenizers, onnxruntime and numpy; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from potstill.errors import ArtifactError
+from potstill.predict import tokens
+from potstill.predict.decision import predict_class, softmax
+from potstill.predict.directory import Manifest, StudentFiles, find_student, require_graph, require_student
+from potstill.predict.session import EXTERNAL, INPUT_IDS, LENGTHS, LOGITS, open_session, run
+from potstill.store.checksums import read
+
+Texts = Iterable[str] | Iterable[tuple[str, str]]
+"""Texts to classify, or pairs of texts for a student of sentence pairs."""
+
+_FOREIGN: Final = "does not belong to this student"
+
+
+class Classifier:
+    """A saved student, ready to predict.
+
+    The methods follow scikit-learn: `predict`, `predict_proba`, `classes_`. They may be called from several threads.
+
+        classifier = Classifier.load("runs/NAME")
+        classifier.predict(["The cat sat.", "Cat the sat."])
+    """
+
+    def __init__(
+        self, model: bytes, tokenizer: Tokenizer, manifest: Manifest, batch_size: int = 64, threads: int | None = None
+    ) -> None:
+        self._session = open_session(model, threads)
+        self._tokenizer = tokens.intern_tokenizer(tokenizer, manifest.max_length)
+        self._parts = (model, manifest, batch_size, threads)
+        self._manifest, self._batch_size = manifest, batch_size
+        self.in_pairs = manifest.in_pairs
+        self.label_names = manifest.label_names
+        self.classes_: npt.NDArray[np.str_] = np.array(manifest.label_names)
+        self.temperature = manifest.temperature
+        self.threshold = manifest.threshold
+
+    @classmethod
+    def load(cls, path: Path | str, *, batch_size: int = 64, threads: int | None = None) -> Classifier:
+        """Read a saved student.
+
+        Args:
+            path: Its directory, or a run's: of that, the distilled student with the best validation score.
+            batch_size: Most texts that are computed at once; bounds the memory, together with the student's
+                `max_length`.
+            threads: Threads of one call; none: one per core.
+
+        Raises:
+            ArtifactError: The directory is missing or incomplete, or its files are damaged or don't belong together.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected a positive number, found {batch_size}")
+        files = StudentFiles(find_student(Path(path)))
+        require_student(files.directory)
+        require_graph(files.directory)
+        found = read(files.directory, [file.name for file in files.needed])
+        manifest = Manifest.parse(found[files.manifest.name], files.manifest)
+        tokenizer = _load_tokenizer(
+            found[files.tokenizer.name], files.tokenizer, manifest.spec["vocab_size"], manifest.max_length
+        )
+        model = found[files.model.name]
+        if EXTERNAL in model:
+            raise _refused(files.model, _FOREIGN, "a model that is whole", "one that names other files")
+        try:
+            classifier = cls(model, tokenizer, manifest, batch_size, threads)
+        except Exception as error:  # onnxruntime's errors share no public base class
+            raise _refused(files.model, "can't be read", "an ONNX model", error) from None
+        session = classifier._session
+        inputs = {node.name for node in session.get_inputs()}
+        outputs = {node.name: node.shape[-1] for node in session.get_outputs()}
+        expected = ({INPUT_IDS, LENGTHS}, {LOGITS: len(manifest.label_names)})
+        if (inputs, outputs) != expected:
+            raise _refused(files.model, _FOREIGN, f"inputs and outputs {expected}", (inputs, outputs))
+        return classifier
+
+    def predict(self, texts: Texts) -> npt.NDArray[np.str_]:
+        """Name each text's class; returns (texts,).
+
+        It is the most probable one, unless the student has a `threshold`: of its two classes the second is named where
+        its probability is above the threshold.
+        """
+        names: npt.NDArray[np.str_] = self.classes_[predict_class(self.predict_proba(texts), self.threshold)]
+        return names
+
+    def predict_proba(self, texts: Texts) -> npt.NDArray[np.float32]:
+        """Return each class's probability at the student's temperature, (texts, classes), in `classes_`' order."""
+        return softmax(self.logits(texts), self.temperature)
+
+    def logits(self, texts: Texts) -> npt.NDArray[np.float32]:
+        """Return the scores that come out of the network, before temperature and softmax, (texts, classes).
+
+        White space around a text makes no difference.
+
+        Raises:
+            TypeError: `texts` is a single text or a table, or holds anything but texts (of a student of pairs: pairs).
+        """
+        return self._logits_marked(texts)[0]
+
+    def answer(self, texts: Texts) -> tuple[npt.NDArray[np.float32], list[bool]]:
+        """Return `predict_proba`, and of each text whether it was longer than `max_length`, and cut."""
+        logits, cut = self._logits_marked(texts)
+        return softmax(logits, self.temperature), cut
+
+    def _logits_marked(self, texts: Texts) -> tuple[npt.NDArray[np.float32], list[bool]]:
+        first, second = _split(texts, self.in_pairs)
+        padding = self._manifest.spec["pad_token_id"]
+        ids, cut = tokens.encode_marked(self._tokenizer, first, second, self._manifest.max_length, empty_id=padding)
+        logits = np.empty((len(ids), len(self.label_names)), dtype=np.float32)
+        # Texts of like length share a batch: padding, which is computed too, stays short.
+        order = np.argsort([len(sequence) for sequence in ids], kind="stable")
+        for start in range(0, len(ids), self._batch_size):
+            batch = order[start : start + self._batch_size]
+            logits[batch] = run(self._session, [ids[place] for place in batch], padding)
+        return logits, cut
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it be pickled and copied: by what it was made from, since onnxruntime's session can't be."""
+        model, *rest = self._parts
+        return type(self)._rebuild, (model, self._tokenizer.to_str(), *rest)
+
+    @classmethod
+    def _rebuild(cls, model: bytes, tokenizer: str, *rest: Any) -> Classifier:
+        return cls(model, Tokenizer.from_str(tokenizer), *rest)
+
+    def __sklearn_clone__(self) -> Self:
+        """Return itself to scikit-learn's `clone`: nothing of it is fitted there."""
+        return self
+
+    def __repr__(self) -> str:
+        """Name its classes."""
+        names = ", ".join(map(repr, self.label_names[:3])) + (", …" if len(self.label_names) > 3 else "")
+        kind = "pairs of texts" if self.in_pairs else "texts"
+        return f"<Classifier of {kind}, {len(self.label_names)} classes: {names[:100]}>"
+
+
+def _split(texts: Texts, in_pairs: bool) -> tuple[list[str], list[str] | None]:
+    """Check the input; return the texts and, when they are to come in pairs, the second texts.
+
+    White space around them is cut off: a line of a file ends with some, and no training text does.
+    """
+    if isinstance(texts, Mapping) or hasattr(texts, "columns"):  # they would be read as the names of their columns
+        found = type(texts).__name__
+        raise TypeError(f"expected a list of texts, found a {found}; give one of its columns, as in table['text']")
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        raise TypeError(f"expected a list of texts, found {_describe(texts)}; put a single text in a list")
+    items: list[Any] = list(texts)
+    expected = "a pair of texts (str, str)" if in_pairs else "a text (str)"
+    for place, item in enumerate(items):
+        if not (_is_pair(item) if in_pairs else isinstance(item, str)):
+            raise TypeError(f"item {place}: expected {expected}, found {_describe(item)}")
+    if not in_pairs:
+        return [text.strip() for text in items], None
+    return [first.strip() for first, _ in items], [second.strip() for _, second in items]
+
+
+def _is_pair(item: object) -> bool:
+    return isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(part, str) for part in item)
+
+
+def _describe(value: object) -> str:
+    return f"{type(value).__name__} {repr(value)[:40]}"
+
+
+def _load_tokenizer(content: bytes, path: Path, vocab_size: int, max_length: int) -> Tokenizer:
+    try:
+        tokenizer = tokens.intern_tokenizer(Tokenizer.from_str(content.decode("utf-8")), max_length)
+    except Exception as error:  # tokenizers raises bare Exceptions
+        raise _refused(path, "can't be read", "a tokenizer", error) from None
+    found = tokenizer.get_vocab_size(with_added_tokens=True)
+    if found > vocab_size:  # fewer is fine: some models' embeddings have rows to spare
+        raise _refused(path, _FOREIGN, f"at most {vocab_size} tokens", found)
+    return tokenizer
+
+
+def _refused(path: Path, problem: str, expected: str, found: object) -> ArtifactError:
+    return ArtifactError(
+        f"{path} {problem}: expected {expected}, found {found}\n"
+        "  what to do: restore the file, or save the student again"
+    )

@@ -1,0 +1,37 @@
+"""From a model's scores to its answer: probabilities at its temperature, and the class that it names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+def softmax(logits: npt.NDArray[np.float32], temperature: float = 1.0) -> npt.NDArray[np.float32]:
+    """Turn logits z into probabilities at a temperature T, exp(z / T) / Σ exp(z / T), both (texts, classes)."""
+    scaled = logits / np.float32(temperature)
+    odds = np.exp(scaled - scaled.max(axis=1, keepdims=True))  # (texts, classes); 1 at most, so no overflow
+    probabilities: npt.NDArray[np.float32] = odds / odds.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def predict_class(
+    probabilities: npt.NDArray[np.floating[Any]], threshold: float | None = None
+) -> npt.NDArray[np.int64]:
+    """Choose each text's class; the one place where that is decided.
+
+    Args:
+        probabilities: (texts, classes).
+        threshold: Of two classes, the second is the answer where its probability is above this, which need not be where
+            it is the more probable one. None: the most probable class, the first of equal ones, which for two classes
+            is what a threshold of 0.5 gives.
+
+    Returns:
+        Class indices, (texts,).
+    """
+    if threshold is None:
+        classes: npt.NDArray[np.int64] = probabilities.argmax(axis=1)
+        return classes
+    # In float64, or the threshold would be rounded to float32, maybe past a probability that lies next to it.
+    return (probabilities[:, 1].astype(np.float64) > threshold).astype(np.int64)

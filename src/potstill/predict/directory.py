@@ -1,0 +1,280 @@
+"""Names of the files in all directories, and a student's manifest: one definition for who writes and who reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Final, TypeGuard
+
+from potstill.errors import ArtifactError
+from potstill.store.atomic import parse_json, write_json
+from potstill.store.checksums import CHECKSUMS_FILE, listed_files, read, recover
+
+TEACHER_MANIFEST: Final = "teacher.json"
+ADAPTER_CONFIG: Final = "adapter_config.json"
+ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
+"""PEFT's settings of an adapter, and its weights."""
+TRAINED_FILE: Final = "trained.safetensors"
+"""What `full` and `head` trained, under the names of `transformers`; PEFT's layout has no place for it."""
+
+UNLABELLED_FILE: Final = "unlabelled.parquet"
+"""An unlabelled set."""
+
+TRAINING_FILE: Final = "training.json"
+"""How a model came about; written when its training ends."""
+
+CONFIG_FILE: Final = "config.yaml"
+"""The settings of whatever a command does in its directory."""
+
+LOCK_FILE: Final = "potstill.lock"
+"""Locked by the process that works in the directory."""
+
+SUMMARY_FILE: Final = "summary.json"
+REPORT_FILE: Final = "report.md"
+"""A run's results, for programs and for people."""
+
+LABELS_FILE: Final = "labels.json"
+HUB_CONFIG_FILE: Final = "config.json"
+"""Only exported students have one of these beside `student.json`."""
+
+FORMAT: Final = 2
+"""Version of the directory's format; raised when an older Potstill could misread a newer directory."""
+
+_RUN_FILES: Final = (".json", ".yaml", ".csv", ".md")
+
+
+def is_teacher(directory: Path) -> bool:
+    """Say, without importing torch, whether a directory holds a teacher, or an adapter that `peft` wrote."""
+    return any(holds(directory, name) for name in (TEACHER_MANIFEST, ADAPTER_CONFIG))
+
+
+def is_student(directory: Path) -> bool:
+    """Say whether a directory holds a student."""
+    return holds(directory, StudentFiles(directory).manifest.name)
+
+
+def is_model(directory: Path) -> bool:
+    """Say whether a directory holds a student or a teacher."""
+    return is_student(directory) or is_teacher(directory)
+
+
+def is_exported(student: Path) -> bool:
+    """Say whether `potstill export` wrote a student, which leaves out the files of its training."""
+    return any(holds(student, name) for name in (LABELS_FILE, HUB_CONFIG_FILE))
+
+
+def models_in(directory: Path) -> list[Path]:
+    """List the models of a run, or of several seeds; `directory` itself is not among them."""
+    places = (place for pattern in ("*/seed-*", "seed-*") for place in directory.glob(pattern))
+    return sorted(place for place in places if is_model(place))
+
+
+def run_files(directory: Path) -> list[str]:
+    """Name a run's own files that its numbers rest on; the plots show nothing that is not in the summary."""
+    names = (file.name for file in directory.iterdir() if file.suffix in _RUN_FILES and file.is_file())
+    return sorted(name for name in names if name != CHECKSUMS_FILE and not name.startswith("."))
+
+
+class StudentFiles:
+    """Every file of a saved student."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.manifest = directory / "student.json"
+        """What the student is: a `Manifest`."""
+        self.weights = directory / "model.safetensors"
+        """The weights for PyTorch, to train on; prediction does not need them."""
+        self.model = directory / "model.onnx"
+        """The whole network for onnxruntime."""
+        self.tokenizer = directory / "tokenizer.json"
+        """The tokenizer, as `tokenizers.Tokenizer` saves it."""
+        self.needed = (self.manifest, self.tokenizer, self.model)
+        """What prediction reads."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What the student is, beside its weights."""
+
+    spec: Mapping[str, Any]
+    """The fields of the network's spec, see `student.base.NetworkSpec` (a mapping here: that module needs torch)."""
+    label_names: tuple[str, ...]
+    """Name of each class, in the order of the logits."""
+    max_length: int
+    """Longer texts are cut to this many tokens."""
+    in_pairs: bool = False
+    """Whether the student classifies pairs of texts."""
+    temperature: float = 1.0
+    """What the logits are divided by before the softmax; see `evaluation.calibration`."""
+    threshold: float | None = None
+    """Of two classes, the second is the answer where its probability is above this. None: the most probable class."""
+    kind: str = "rnn"
+    """Which network it is; see `student.registry`."""
+
+    def save(self, path: Path) -> None:
+        """Write `student.json`."""
+        write_json(path, {"format": FORMAT, **asdict(self)})
+
+    @classmethod
+    def load(cls, path: Path) -> Manifest:
+        """Read `student.json`, compared with its checksum.
+
+        Raises:
+            ArtifactError: It is missing, altered, of another format, or a field is missing or of the wrong kind.
+        """
+        require_student(path.parent)
+        return cls.parse(read(path.parent, [path.name])[path.name], path)
+
+    @classmethod
+    def parse(cls, data: bytes, path: Path) -> Manifest:
+        """Read the content of `student.json` that was found at `path`.
+
+        Raises:
+            ArtifactError: It is no JSON, of another format, or a field is missing or of the wrong kind.
+        """
+        content = parse_json(data, path)
+        if content.get("format") != FORMAT:
+            raise ArtifactError(
+                f"{path}: expected a student of format {FORMAT}, found format {content.get('format')!r}\n"
+                "  what to do: install the Potstill version that wrote it, or train the student again"
+            )
+        if problems := _problems(content):
+            raise ArtifactError(
+                f"{path} is damaged: " + "; ".join(problems) + "\n  what to do: restore it, or save the student again"
+            )
+        known = {field.name: content.get(field.name) for field in fields(cls)}
+        return cls(**known | {"label_names": tuple(content["label_names"])})
+
+
+def find_student(path: Path) -> Path:
+    """Return the student's directory at `path`: itself, or the best in validation of a run's distilled students.
+
+    Where `path` holds several seeds of one kind of student, the best of these. Where it holds no student, `path`:
+    reading its manifest says what is missing.
+    """
+    if is_student(path):
+        return path
+    for pattern in ("distilled/seed-*", "seed-*"):
+        if students := [one for one in sorted(path.glob(pattern)) if is_student(one)]:
+            return max(students, key=_validation_mcc)
+    return path
+
+
+def own_columns(model: Path) -> tuple[str | None, str | None]:
+    """Return the columns of the text and of the second text that a model was trained on, where its settings are there.
+
+    They are beside it, or above it in the directory of its seeds or of its run. Reading them needs PyYAML, which
+    `tokenizers` brings in through `huggingface_hub`.
+    """
+    try:
+        import yaml
+    except ImportError:
+        return None, None
+    path = model.resolve()
+    for place in (path, path.parent, path.parent.parent) if path.name.startswith("seed-") else (path,):
+        with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
+            found = yaml.safe_load((place / CONFIG_FILE).read_text(encoding="utf-8"))["data"]
+            text, pair = (found.get(name) for name in ("text_column", "pair_column"))
+            return text if isinstance(text, str) else None, pair if isinstance(pair, str) else None
+    return None, None
+
+
+def holds(directory: Path, name: str) -> bool:
+    """Say whether a file is in a directory, or is missing there though it is listed in its checksums.
+
+    An incomplete model counts as present: reading it says what is wrong, and no other model answers in its place. An
+    interrupted save is completed first.
+    """
+    recover(directory)
+    return (directory / name).is_file() or name in listed_files(directory)
+
+
+def require_student(directory: Path) -> None:
+    """Check that a directory looks like a student's, before its checksums are read.
+
+    Raises:
+        ArtifactError: It does not.
+    """
+    recover(directory)
+    name = StudentFiles(directory).manifest.name
+    if not (directory / name).is_file():
+        raise ArtifactError(
+            f"{directory} holds no saved student: expected a file {name}, found none\n"
+            "  what to do: give the directory that the student was saved to; of teachers, that of one seed"
+        )
+
+
+def require_graph(directory: Path) -> None:
+    """Check that a student was not exported without the graph that predicts.
+
+    Raises:
+        ArtifactError: It was.
+    """
+    name = StudentFiles(directory).model.name
+    if is_exported(directory) and name not in listed_files(directory):
+        raise ArtifactError(
+            f"{directory} was exported to train on: expected {name} to predict with, found none\n"
+            f"  what to do: export the student with --format onnx"
+        )
+
+
+def _validation_mcc(directory: Path) -> float:
+    if not holds(directory, TRAINING_FILE):  # its training was interrupted: any finished student is preferred
+        return -math.inf
+    best = parse_json(read(directory, [TRAINING_FILE])[TRAINING_FILE], directory / TRAINING_FILE).get("best")
+    mcc = best.get("mcc") if isinstance(best, dict) else None
+    return float(mcc) if _is_number(mcc) else -math.inf
+
+
+def _is_number(value: Any, least: float = -math.inf, most: float = math.inf) -> TypeGuard[float]:
+    """Say whether a value is a finite number within bounds; a whole number may have hundreds of digits."""
+    if type(value) not in (int, float) or not least <= value <= most:
+        return False
+    return isinstance(value, int) or math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _are_names(value: Any) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+_FIELDS: Final[dict[str, tuple[str, Callable[[Any], bool]]]] = {
+    "spec": ("a mapping", lambda value: isinstance(value, dict)),
+    "label_names": ("a list of names", _are_names),
+    "max_length": ("a positive whole number", lambda value: _is_count(value) and value > 0),
+    "in_pairs": ("true or false", lambda value: isinstance(value, bool)),
+    "temperature": ("a number from 0.001 to 1000", lambda value: _is_number(value, 1e-3, 1e3)),
+    "threshold": (
+        "a number above 0 and below 1, or null,",
+        lambda value: value is None or (_is_number(value) and 0 < value < 1),
+    ),
+    "kind": ("a name", lambda value: isinstance(value, str)),
+}
+"""What each field of `student.json` has to be."""
+
+
+def _problems(content: dict[str, Any]) -> list[str]:
+    """Say of every field that can't be used what was expected and what was found."""
+    problems = [
+        f"expected {expected} as {name}, found {content.get(name)!r}"
+        for name, (expected, is_right) in _FIELDS.items()
+        if not is_right(content.get(name))
+    ]
+    spec, names, threshold = (content.get(name) for name in ("spec", "label_names", "threshold"))
+    if isinstance(spec, dict):
+        problems += [
+            f"expected a whole number as spec.{key}, found {spec.get(key)!r}"
+            for key in ("vocab_size", "num_classes", "pad_token_id")
+            if not _is_count(spec.get(key))
+        ]
+        if _are_names(names) and len(set(names)) != spec.get("num_classes"):
+            problems.append(f"expected {spec.get('num_classes')} different label_names, found {names!r}")
+    if isinstance(names, list) and len(names) != 2 and threshold is not None:
+        problems.append(f"expected null as threshold of {len(names)} classes, found {threshold!r}")
+    return problems

@@ -1,0 +1,303 @@
+"""A model's answers, written as JSONL or CSV, to a stream or to a file that an interrupted run can go on with."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import json
+import os
+import stat
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import BinaryIO, Final, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from potstill.errors import ArtifactError
+from potstill.predict.decision import predict_class
+from potstill.predict.stream import BEGINNING, Position, Text
+from potstill.predict.wording import printable
+from potstill.store.atomic import os_errors, sync
+
+AnswerFormat = Literal["jsonl", "csv"]
+ANSWER_FORMATS: Final[tuple[str, ...]] = get_args(AnswerFormat)
+
+DIGITS: Final = 4
+"""Digits of a probability: finer differences between a model's answers mean nothing."""
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How answers are written down."""
+
+    format: AnswerFormat
+    labels: tuple[str, ...]
+    """Name of each class."""
+    in_pairs: bool
+    threshold: float | None = None
+    """The model's, where it has one; see `predict_class`."""
+    with_probabilities: bool = False
+    """Whether to write the probability of every class, not of the answer alone."""
+    columns: tuple[str, ...] = ()
+    """Other columns of the input that are kept; in JSONL every answer has its own."""
+    escaped: bool = False
+    """Whether CSV is for a terminal, which obeys control characters. JSONL always escapes them."""
+
+    def header(self) -> bytes:
+        """Return what comes before the first answer."""
+        if self.format != "csv":
+            return b""
+        every = [f"probability_{label}" for label in self.labels] if self.with_probabilities else []
+        line, *ours = self._fields
+        return self._csv([(line, *_renamed(self.columns, (line, *ours, *every)).values(), *ours, *every)])
+
+    def answers(self, texts: Sequence[Text], probabilities: npt.NDArray[np.float32]) -> bytes:
+        """Write a line (in CSV, a record) for each text: other columns, the text, its label, the label's probability.
+
+        Args:
+            texts: What was classified.
+            probabilities: (texts, classes).
+        """
+        rounded = probabilities.astype(np.float64).round(DIGITS).tolist()
+        rows = list(zip(texts, rounded, predict_class(probabilities, self.threshold), strict=True))
+        if self.format == "csv":
+            return self._csv([self._record(text, row, place) for text, row, place in rows])
+        return "".join(self._json(text, row, place) for text, row, place in rows).encode()
+
+    @property
+    def _fields(self) -> tuple[str, ...]:
+        return ("line", "text", *(("pair",) if self.in_pairs else ()), "label", "probability")
+
+    def _record(self, text: Text, row: list[float], place: int) -> tuple[object, ...]:
+        others = (_cell(text.others.get(column)) for column in self.columns)
+        every = row if self.with_probabilities else ()
+        return (text.line, *others, *_parts(text.value), self.labels[place], row[place], *every)
+
+    def _json(self, text: Text, row: list[float], place: int) -> str:
+        values = (text.line, *_parts(text.value), self.labels[place], row[place])
+        answer: dict[str, object] = dict(zip(self._fields, values, strict=True))
+        if self.with_probabilities:
+            answer["probabilities"] = dict(zip(self.labels, row, strict=True))
+        names = _renamed(tuple(text.others), tuple(answer))
+        answer |= {names[name]: value for name, value in text.others.items()}
+        return printable(json.dumps(answer, ensure_ascii=False)) + "\n"
+
+    def _csv(self, rows: Sequence[Sequence[object]]) -> bytes:
+        text = io.StringIO()
+        csv.writer(text).writerows(rows)
+        content = text.getvalue()
+        return (printable(content) if self.escaped else content).encode("utf-8", "backslashreplace")
+
+
+@functools.lru_cache(maxsize=4)  # lines of one file have the same columns, and these may be long
+def _renamed(columns: tuple[str, ...], taken: tuple[str, ...]) -> dict[str, str]:
+    """Name the input's columns so that none is called like a part of the answer: `label` becomes `input_label`."""
+    used = {*taken, *columns}
+    names = {}
+    for column in columns:
+        name = column
+        while name in taken or (name != column and name in used):
+            name = f"input_{name}"
+        used.add(name)
+        names[column] = name
+    return names
+
+
+def _cell(value: object) -> object:
+    """Write a value of JSON as a cell of CSV."""
+    if value is None:
+        return ""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, bool | dict | list) else value
+
+
+def _parts(value: str | tuple[str, str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else value
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a task has come."""
+
+    task: str
+    """What decides the answers beside the input: model, formats, columns."""
+    read: Position = BEGINNING
+    """How much of the input has been answered or skipped."""
+    written: int = 0
+    """Bytes of answers to it."""
+    answered: int = 0
+    """Texts answered."""
+    broken: int = 0
+    """Lines that could not be read."""
+    columns: tuple[str, ...] | None = None
+    """Other columns of the input that a CSV file of answers has; None: its header is not written yet."""
+
+
+class AnswerStream:
+    """Answers that are handed on at once, to a terminal or a pipe; they can't be resumed."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.progress = Progress("")
+        self._stream = stream
+
+    def append(self, content: bytes, progress: Progress) -> None:
+        """Write and flush, so that the reader at the other end gets what there is.
+
+        Raises:
+            ArtifactError: The system refuses.
+            BrokenPipeError: The reader has gone.
+        """
+        try:
+            self._stream.write(content)
+            self._stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise ArtifactError(
+                f"standard output can't be written: {error.strerror or error}\n"
+                f"  what to do: make room, or name a file with --out, which can be resumed"
+            ) from None
+        self.progress = replace(progress, written=self.progress.written + len(content))
+
+    def finish(self) -> None:
+        """Do nothing: the stream stays open."""
+
+
+class AnswerFile:
+    """A file of answers that gets its name when it is complete.
+
+    Until then the answers are in `NAME.part`, and `NAME.part.json` notes how far they go. Answers are written before
+    the note: what an interruption leaves in `NAME.part` beyond the noted length is cut off, and answered again.
+    """
+
+    def __init__(self, path: Path, task: str) -> None:
+        """Begin a file, or go on with one.
+
+        Raises:
+            ArtifactError: The file is complete, belongs to another task or process, or can't be written.
+        """
+        self._path = path
+        self._part = path.with_name(f"{path.name}.part")
+        self._note = path.with_name(f"{path.name}.part.json")
+        require_absent(path)
+        try:
+            if not self._part.exists():
+                self._save(Progress(task))  # before the answers: a `.part` without a note can't be resumed
+                _create(self._part).close()
+            self._file = os.fdopen(os.open(self._part, os.O_RDWR | _NO_LINK), "r+b")
+            try:
+                self._take()
+                require_absent(path)  # another process may have ended the task meanwhile
+                self.progress = self._begun(task)
+                self._file.truncate(self.progress.written)
+                self._file.seek(self.progress.written)
+            except BaseException:
+                self._file.close()
+                raise
+        except OSError as error:
+            raise ArtifactError(f"{path} can't be written: {error}\n  what to do: name another --out") from None
+
+    def append(self, content: bytes, progress: Progress) -> None:
+        """Write answers, then note how far they go.
+
+        Raises:
+            ArtifactError: The system refuses. The same task goes on from what was noted before.
+        """
+        with os_errors(self._path):
+            self._file.write(content)
+            self._file.flush()
+            os.fsync(self._file.fileno())  # the note must not survive a power cut that its answers don't
+            self.progress = replace(progress, written=self._file.tell())
+            self._save(self.progress)
+
+    def finish(self) -> None:
+        """Give the file its name.
+
+        Raises:
+            ArtifactError: The system refuses. The same task goes on from what is written.
+        """
+        with os_errors(self._path):
+            self._file.close()
+            self._part.replace(self._path)
+            self._note.unlink()
+
+    def _take(self) -> None:
+        """Lock the file against other processes, where the system can; refuse a link or a device."""
+        status = os.fstat(self._file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            raise ArtifactError(
+                f"{self._part}: expected a plain file, found a link or a device\n  what to do: remove it"
+            )
+        if sys.platform == "win32":
+            return
+        import fcntl
+
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ArtifactError(
+                f"{self._path}: expected no other process to write these answers, found one\n"
+                f"  what to do: wait for its end, or name another --out"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+
+    def _begun(self, task: str) -> Progress:
+        """Read how far an interrupted run came."""
+        remedy = f"what to do: name another --out, or remove {self._part} to begin anew"
+        try:
+            values = json.loads(self._note.read_text(encoding="utf-8"))
+            columns = values["columns"] and tuple(values["columns"])
+            progress = Progress(**values | {"read": Position(*values["read"]), "columns": columns})
+            size = self._part.stat().st_size
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ArtifactError(f"{self._note} does not say how far {self._part} goes: {error!r}\n  {remedy}") from None
+        if progress.read == BEGINNING:
+            return Progress(task)  # nothing was answered: another task may begin here
+        if progress.task != task:
+            raise ArtifactError(
+                f"{self._part} was begun with another model, format or column: expected {task}, found {progress.task}\n"
+                f"  {remedy}"
+            )
+        if size < progress.written:
+            raise ArtifactError(f"{self._part}: expected at least {progress.written} bytes, found {size}\n  {remedy}")
+        return progress
+
+    def _save(self, progress: Progress) -> None:
+        """Replace the note in one step, so that a reader sees the old one or the new."""
+        temporary = self._note.with_name(f"{self._note.name}.new")  # one name: a kill leaves no litter
+        try:
+            temporary.unlink(missing_ok=True)
+            with _create(temporary) as file:
+                file.write(json.dumps(asdict(progress)).encode())
+            sync(temporary)
+            temporary.replace(self._note)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+Answers = AnswerStream | AnswerFile
+"""Where answers go."""
+
+_NO_LINK: Final = getattr(os, "O_NOFOLLOW", 0)
+"""Refuses to open a link, which another user may have put there to a file of ours."""
+
+
+def _create(path: Path) -> BinaryIO:
+    """Create a file; one that is there already is neither opened nor followed."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o666), "wb")
+
+
+def require_absent(path: Path) -> None:
+    """Refuse to overwrite anything.
+
+    Raises:
+        ArtifactError: There is something called so already.
+    """
+    if path.is_file():
+        raise ArtifactError(f"{path} is there already, and complete\n  what to do: name another --out, or remove it")
+    if path.exists():
+        raise ArtifactError(f"{path} is no file that could be written as a whole\n  what to do: name another --out")

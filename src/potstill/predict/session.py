@@ -1,0 +1,89 @@
+"""The ONNX model's contract (names, types, padding) and its session, for the export's proof and the classifier."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+INPUT_IDS: Final = "input_ids"
+"""int64 (batch, length), padded on the right."""
+LENGTHS: Final = "lengths"
+"""int32 (batch,), the number of real tokens; int32 because that is the type of ONNX's `sequence_lens`."""
+LOGITS: Final = "logits"
+"""float32 (batch, classes)."""
+
+EXTERNAL: Final = b"location"
+"""The key under which an ONNX tensor names the file that its values are in. The format keeps a string in one piece: a
+model without these bytes names no file. https://github.com/onnx/onnx/blob/main/docs/ExternalData.md"""
+
+_ERRORS_ONLY: Final = 3
+
+
+def open_session(model: bytes, threads: int | None = None) -> onnxruntime.InferenceSession:
+    """Open a model for the CPU, without telemetry and without warnings on the console.
+
+    Args:
+        model: Serialised.
+        threads: Threads of one call; none: onnxruntime decides (one per core).
+    """
+    onnxruntime.disable_telemetry_events()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.intra_op_num_threads = threads or 0  # 0 is onnxruntime's own choice
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # not what the first bytes make it guess
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def run(
+    session: onnxruntime.InferenceSession, sequences: Sequence[Sequence[int]], pad_token_id: int
+) -> npt.NDArray[np.float32]:
+    """Classify one batch of sequences of at least one id each; returns the logits, (batch, classes)."""
+    input_ids, lengths = pad(sequences, pad_token_id)
+    (logits,) = session.run([LOGITS], {INPUT_IDS: input_ids, LENGTHS: lengths})
+    result: npt.NDArray[np.float32] = logits
+    return result
+
+
+def pad(sequences: Sequence[Sequence[int]], pad_token_id: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    """Pad on the right to the longest; returns the ids, (batch, length), and the lengths, (batch,)."""
+    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int32)
+    input_ids = np.full((len(sequences), lengths.max()), pad_token_id, dtype=np.int64)
+    for row, sequence in zip(input_ids, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    return input_ids, lengths
+
+
+def available_cores() -> int:
+    """Count the cores that this process may use, by its affinity and by the quota of its container."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, math.ceil(min(_quotas(), default=cores))))
+
+
+def _quotas(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> list[float]:
+    """List the limits of this process's control groups, in cores.
+
+    https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files, and version 1 as containers show it.
+    """
+    groups = [root]
+    with suppress(OSError, StopIteration):
+        path = next(line for line in membership.read_text().splitlines() if line.startswith("0::"))[3:]
+        inside = root / path.lstrip("/")
+        groups += [inside, *(group for group in inside.parents if root in group.parents)]
+    found = []
+    for group in groups:
+        with suppress(OSError, ValueError):  # not there, or "max"
+            quota, period = (group / "cpu.max").read_text().split()
+            found.append(int(quota) / int(period))
+    with suppress(OSError, ValueError):
+        quota, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        if int(quota) > 0:
+            found.append(int(quota) / int(period))
+    return found

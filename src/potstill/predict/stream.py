@@ -1,0 +1,367 @@
+"""Texts to classify, read one after the other from a stream of any size.
+
+Training data (`data/readers.py`) is refused where a line is broken; a stream is read past its broken lines: each is
+returned with its number and what is wrong with it. The memory does not grow with the stream.
+
+| format  | read as                                                                                          |
+|---------|--------------------------------------------------------------------------------------------------|
+| `text`  | a text a line; a pair of texts with a tab between                                                |
+| `csv`   | header, commas, quoted fields (RFC 4180)                                                         |
+| `tsv`   | header, tabs, no quoting: a quotation mark is a character like any other                         |
+| `jsonl` | one JSON object a line                                                                           |
+
+All are UTF-8, with or without a byte order mark. A line ends with a line feed and nothing else: Unicode's other line
+separators belong to the text. Empty lines are passed over.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+import textwrap
+import zlib
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Literal, NamedTuple, get_args
+
+from potstill.errors import DataError
+
+Format = Literal["text", "csv", "tsv", "jsonl"]
+FORMATS: Final[tuple[str, ...]] = get_args(Format)
+
+MAX_BYTES: Final = 1 << 20
+"""Longest line, and longest CSV record, in bytes. Bounds the memory where a file has no line feeds; a text of a
+megabyte is far beyond what any model reads of it."""
+
+CHUNK_TEXTS: Final = 4096
+"""Texts classified at a time: enough to find many of like length for every batch."""
+CHUNK_BYTES: Final = 1 << 22
+"""Bytes of the stream that are dealt with at a time, for long texts and for long columns beside them."""
+
+_NO_LINES: Final = (".json", ".parquet", ".xlsx", ".gz", ".zip")
+"""Suffixes of files that hold no lines of text."""
+
+_DEPTH: Final = 100
+"""How deep a JSON object may be nested."""
+
+_SHOWN: Final = 200
+"""Most characters of a line that a message repeats."""
+
+
+class Position(NamedTuple):
+    """A place between two lines of a stream, and what came before it."""
+
+    offset: int = 0
+    """Bytes before."""
+    lines: int = 0
+    """Lines before."""
+    crc: int = 0
+    """CRC-32 of all bytes before: shows whether another stream begins like this one."""
+
+
+BEGINNING: Final = Position()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where in a stream the texts are."""
+
+    format: Format
+    in_pairs: bool = False
+    columns: tuple[str, ...] = ("text",)
+    """Column with the text, or those with both texts of a pair, of the formats that have columns."""
+
+
+class Text(NamedTuple):
+    """A text, or a pair of texts."""
+
+    line: int
+    """Number of the line where it begins, from 1."""
+    value: str | tuple[str, str]
+    end: Position
+    """The place behind it."""
+    others: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    """The other columns, by name."""
+
+
+class Broken(NamedTuple):
+    """A line that holds no text that could be classified."""
+
+    line: int
+    problem: str
+    end: Position
+
+
+def format_by_suffix(path: Path) -> Format:
+    """Return how a file is read: `.csv`, `.tsv` and `.jsonl` say so, all else is a text per line.
+
+    Raises:
+        DataError: Its suffix says that it is none of these.
+    """
+    formats: dict[str, Format] = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl"}
+    if (suffix := path.suffix.lower()) in _NO_LINES:
+        raise DataError(
+            f"expected lines of text, CSV, TSV or JSONL, found {suffix}",
+            file=path,
+            remedy="convert it, to JSONL for instance; where it is one of these, rename it, or say so with "
+            "--input-format (predict)",
+        )
+    return formats.get(suffix, "text")
+
+
+def read(stream: BinaryIO, layout: Layout, name: str, start: Position = BEGINNING) -> Iterator[Text | Broken]:
+    """Read texts, in their order, and what is broken between them.
+
+    Args:
+        stream: Its beginning; a part that is to be left out is read all the same.
+        layout: Its format.
+        name: What errors call it.
+        start: Only what comes after this position.
+
+    Raises:
+        DataError: The header is broken or lacks a column, or what comes before `start` is not what it was.
+    """
+    lines = _Lines(stream)
+    parse = _parser(lines, layout, name)
+    _skip(lines, start, name)
+    for line in lines:
+        try:
+            text = line.text()
+            if text.strip():
+                value, others = parse(text)
+                yield Text(line.number, value, lines.end, others)
+        except _BrokenError as error:
+            yield Broken(line.number, str(error), lines.end)
+
+
+def from_arguments(texts: Iterable[str], *, in_pairs: bool) -> Iterator[Text | Broken]:
+    """Take each of `texts` for a line of the format `text`, its number for the line's."""
+    for number, text in enumerate(texts, start=1):
+        try:
+            yield Text(number, _parse_plain(text, in_pairs), BEGINNING)
+        except _BrokenError as error:
+            yield Broken(number, str(error), BEGINNING)
+
+
+def chunks(items: Iterable[Text | Broken], start: Position = BEGINNING) -> Iterator[list[Text | Broken]]:
+    """Gather items for a model to classify together; no item is held back, none is read ahead.
+
+    Args:
+        items: Texts and broken lines.
+        start: The place before the first of them.
+
+    Yields:
+        1 to `CHUNK_TEXTS` items; fewer where they are long.
+    """
+    chunk: list[Text | Broken] = []
+    begun = start.offset
+    for item in items:
+        chunk.append(item)
+        if len(chunk) >= CHUNK_TEXTS or item.end.offset - begun >= CHUNK_BYTES:
+            yield chunk
+            chunk, begun = [], item.end.offset
+    if chunk:
+        yield chunk
+
+
+class _BrokenError(Exception):
+    """A line can't be read: what was expected and what was found."""
+
+
+class _Line(NamedTuple):
+    number: int
+    content: bytes
+    """With its line feed. Of a line too long, the beginning."""
+    is_whole: bool
+    end: Position
+
+    def text(self) -> str:
+        if not self.is_whole:
+            raise _BrokenError(f"expected a line of at most {MAX_BYTES} bytes, found a longer one")
+        try:
+            return self.content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise _BrokenError(f"expected UTF-8, found byte {self.content[error.start]:#04x}") from None
+
+
+class _Lines:
+    """A stream's lines, some of which can be put back."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._read = BEGINNING
+        self._waiting: deque[_Line] = deque()
+        self.end = BEGINNING
+        """The place behind the line that was taken last."""
+
+    def __iter__(self) -> Iterator[_Line]:
+        return self
+
+    def __next__(self) -> _Line:
+        line = self._waiting.popleft() if self._waiting else self._next()
+        self.end = line.end
+        return line
+
+    def put_back(self, lines: Sequence[_Line], end: Position) -> None:
+        """Hand out the lines that were taken last once more; `end` is the place before them."""
+        self._waiting.extendleft(reversed(lines))
+        self.end = end
+
+    def _next(self) -> _Line:
+        content = piece = self._stream.readline(MAX_BYTES)
+        if not content:
+            raise StopIteration
+        size, crc = len(piece), zlib.crc32(piece, self._read.crc)
+        # The rest of a line too long is read, since the next one begins behind it, but not kept.
+        while not piece.endswith(b"\n") and (piece := self._stream.readline(MAX_BYTES)):
+            size, crc = size + len(piece), zlib.crc32(piece, crc)
+        is_whole = size == len(content)
+        if not self._read.lines:
+            content = content.removeprefix(codecs.BOM_UTF8)
+        self._read = Position(self._read.offset + size, self._read.lines + 1, crc)
+        return _Line(self._read.lines, content, is_whole, self._read)
+
+
+_Value = str | tuple[str, str]
+_Record = tuple[_Value, dict[str, Any]]
+_Parser = Callable[[str], _Record]
+"""Makes a line's text, or pair of texts, and its other columns of its content; raises _BrokenError if it can't."""
+
+
+def _parser(lines: _Lines, layout: Layout, name: str) -> _Parser:
+    """Return what reads one line of this layout; takes the header, where there is one, from `lines`."""
+    if layout.format == "text":
+        return lambda line: (_parse_plain(line, layout.in_pairs), {})
+    if layout.format == "jsonl":
+        return lambda line: _choose(_json_object(line), layout.columns)
+
+    def split(line: str) -> list[str]:
+        return _csv_fields(line, lines) if layout.format == "csv" else line.rstrip("\r\n").split("\t")
+
+    header = _header(lines, split, layout, name)
+
+    def parse(line: str) -> _Record:
+        fields = split(line)
+        if len(fields) != len(header):
+            raise _BrokenError(f"expected {len(header)} fields, found {len(fields)}")
+        return _choose(dict(zip(header, fields, strict=True)), layout.columns)
+
+    return parse
+
+
+def _header(lines: _Lines, split: Callable[[str], list[str]], layout: Layout, name: str) -> list[str]:
+    """Take the names of the columns from the first line that holds any; an empty stream has none."""
+    for line in lines:
+        try:
+            header = split(text) if (text := line.text()).strip() else []
+        except _BrokenError as error:
+            remedy = "correct it: without the header no line can be read"
+            raise DataError(f"the header: {error}", file=name, line=line.number, remedy=remedy) from None
+        if not header:
+            continue
+        for column in layout.columns:
+            if (count := header.count(column)) != 1:
+                raise DataError(
+                    f"expected one column {column!r}, found {count}; the columns are {_listed(header)}",
+                    file=name,
+                    line=line.number,
+                    remedy="name the column with --text-column or --pair-column, or add the header if there is none",
+                )
+        seen: Counter[str] = Counter()
+        for place, column in enumerate(header):  # repeated names are numbered as in pandas
+            header[place] = f"{column}.{seen[column]}" if column in seen else column
+            seen[column] += 1
+        return header
+    return []
+
+
+def _listed(names: Iterable[str]) -> str:
+    return textwrap.shorten(", ".join(map(repr, names)) or "none", _SHOWN)
+
+
+def _skip(lines: _Lines, start: Position, name: str) -> None:
+    """Go on behind `start`, provided that what comes before it is what it was."""
+    while lines.end.offset < start.offset and next(lines, None) is not None:
+        pass
+    if start != BEGINNING and lines.end != start:  # a header may have been read, and is not gone back to
+        raise DataError(
+            f"this is not the input that was begun with: its first {start.lines} lines differ",
+            file=name,
+            remedy="give the same input, or begin anew with another --out",
+        )
+
+
+def _parse_plain(line: str, in_pairs: bool) -> _Value:
+    if not in_pairs:
+        return _checked(line, "the line")
+    first, *others = line.strip().split("\t")
+    if len(others) != 1:
+        raise _BrokenError(f"expected two texts with a tab between, found {len(others)} tabs")
+    return _checked(first, "the first text"), _checked(others[0], "the second text")
+
+
+def _json_object(line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise _BrokenError(f"expected JSON, found what can't be read: {error}") from None
+    if not isinstance(value, dict):
+        raise _BrokenError(f"expected a JSON object, found {type(value).__name__}")
+    if line.count("[") + line.count("{") > _DEPTH and not _is_flat(value, _DEPTH):
+        raise _BrokenError(f"expected JSON nested at most {_DEPTH} deep, found more")
+    return value
+
+
+def _is_flat(value: Any, levels: int) -> bool:
+    """Say whether a value is nested at most so deep: other columns are written again, which deep ones would break."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_is_flat(one, levels - 1) for one in inner if isinstance(one, dict | list))
+
+
+def _csv_fields(line: str, lines: _Lines) -> list[str]:
+    """Split the record that begins with `line`, and take from `lines` what else it spans.
+
+    A quotation mark that is never closed would swallow what follows. So a record that can't be read is its first line
+    alone, and the next one is looked for in the line after it.
+    """
+    start = lines.end
+    taken: list[_Line] = []
+
+    def spanned() -> Iterator[str]:
+        yield line
+        for following in lines:
+            taken.append(following)
+            if following.end.offset - start.offset > MAX_BYTES:
+                raise _BrokenError(f"expected a record of at most {MAX_BYTES} bytes, found a longer one")
+            yield following.text()
+
+    try:
+        return next(csv.reader(spanned(), strict=True), [])
+    except (csv.Error, _BrokenError) as error:
+        lines.put_back(taken, start)
+        raise _BrokenError(f"the record that starts here can't be read: {error}") from None
+
+
+def _choose(record: dict[str, Any], columns: tuple[str, ...]) -> _Record:
+    for column in columns:
+        if column not in record:
+            raise _BrokenError(f"expected a column {column!r}, found {_listed(record)}")
+    first, *second = (_checked(record[column], f"column {column!r}") for column in columns)
+    others = {name: value for name, value in record.items() if name not in columns}
+    return (first, second[0]) if second else first, others
+
+
+def _checked(value: object, where: str) -> str:
+    """Return a text without the white space around it."""
+    if not isinstance(value, str):
+        raise _BrokenError(f"expected a text in {where}, found {'nothing' if value is None else type(value).__name__}")
+    if not (text := value.strip()):
+        raise _BrokenError(f"expected a text in {where}, found an empty one")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:  # JSON's \u escapes can write half a surrogate pair, which is no character
+        raise _BrokenError(f"expected whole characters in {where}, found half of one at {error.start}") from None
+    return text

@@ -1,0 +1,82 @@
+"""Limits on connections, which a client may hold without sending a request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Final
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from potstill.serve.limits import Limits
+from potstill.serve.load import ClientQuota
+from potstill.serve.problems import Refusal
+
+_logger = logging.getLogger("potstill.serve")
+
+_OTHER_FILES: Final = 64
+"""Open files of the process that are no connections: models, logs, libraries, sockets of its own."""
+
+
+def protocol(limits: Limits, *, behind_proxy: bool = False) -> type[asyncio.Protocol]:
+    """Make uvicorn's HTTP protocol with limits on connections. A proxy's address may have all of them."""
+    limit = max(1, min(limits.max_connections, _open_files() - _OTHER_FILES))
+    shared = ClientQuota("connections", limit, 1.0 if behind_proxy else limits.client_share)
+
+    class Connection(_Connection):
+        quota, header_timeout = shared, limits.header_timeout
+
+    return Connection
+
+
+class _Connection(H11Protocol):
+    """A connection that counts for its address, and is closed where headers take too long."""
+
+    quota: ClientQuota
+    header_timeout: float
+    _address: str | None = None
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        address = self.client[0] if self.client else ""
+        try:
+            self.quota.acquire(address)
+        except Refusal as refusal:
+            _logger.warning("connection closed: %s", refusal, extra={"fields": {"client": address}})
+            transport.abort()
+            return
+        self._address = address
+        self._start_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        if self._address is not None:
+            self.quota.release(self._address)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read; the timer runs from the first byte of a request's headers to their last."""
+        self._start_timer()
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._stop_timer()
+
+    def _start_timer(self) -> None:
+        if self._timer is None and self._address is not None:
+            self._timer = self.loop.call_later(self.header_timeout, self.transport.abort)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _open_files() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return 1 << 16
+    soft: Any = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 1 << 16 if soft == resource.RLIM_INFINITY else int(soft)

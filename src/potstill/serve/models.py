@@ -1,0 +1,170 @@
+"""The models that are served: found, opened, ready to answer. Students need no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from potstill.errors import ServeError
+from potstill.predict import Classifier
+from potstill.predict.directory import find_student, is_student, is_teacher
+from potstill.predict.session import available_cores
+from potstill.store.checksums import CHECKSUMS_FILE
+
+if TYPE_CHECKING:
+    from potstill.config import RuntimeConfig
+
+_logger = logging.getLogger("potstill.serve")
+
+Text = str | tuple[str, str]
+"""A text, or a pair of texts."""
+
+Answer = tuple[npt.NDArray[np.float32], Sequence[bool | None]]
+"""Probabilities, (texts, classes), and of each text whether it was cut (None: not known)."""
+
+Kind = Literal["student", "teacher"]
+
+_STUDENTS_OF_A_RUN: Final = ("distilled", "baseline")
+_WARM_UP: Final = "A first text, so that no client waits for what happens once."
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model, under the name by which requests ask for it."""
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    in_pairs: bool
+    answer: Callable[[Sequence[Any]], Answer]
+    """Answers texts, or pairs where it `in_pairs`."""
+    threshold: float | None = None
+    """Which class the probabilities name; see `predict_class`."""
+    digest: str | None = None
+    """Changes with the model's files."""
+    parallel: int = 1
+    """Threads that may ask it at a time."""
+
+    def warm_up(self) -> None:
+        """Let what happens at a first call (allocations, choice of kernels) happen now.
+
+        Raises:
+            ServeError: The answer holds NaN or infinity.
+        """
+        probabilities, _ = self.answer([(_WARM_UP, _WARM_UP) if self.in_pairs else _WARM_UP])
+        if not np.isfinite(probabilities).all():
+            raise ServeError(
+                f"expected probabilities from {self.name}, found {probabilities.tolist()}\n"
+                "  what to do: save or train the model again"
+            )
+
+
+def find_models(arguments: Sequence[str], *, with_teacher: bool = False) -> dict[str, Path]:
+    """Find what `MODEL…` on the command line means.
+
+    Args:
+        arguments: Directories, or `NAME=DIRECTORY`. A model's directory is one model, called as the directory is. A
+            run's directory is its best distilled student and its best baseline in validation, called `distilled` and
+            `baseline`, or `NAME-distilled` and so on.
+        with_teacher: Take a run's best teacher too. Where there is none, the log says so.
+
+    Returns:
+        Each model's directory by its name.
+
+    Raises:
+        ServeError: There is no directory, or no model in it, or two models have one name.
+    """
+    found: dict[str, Path] = {}
+    for argument in arguments:
+        models = _models_of(argument, with_teacher)
+        if with_teacher and not any(is_teacher(directory) for directory in models.values()):
+            _logger.warning("--with-teacher changes nothing for %s: it is no run with a teacher in it", argument)
+        for given, directory in models.items():
+            name = os.fsencode(given).decode("utf-8", "replace")  # a directory's name need not be UTF-8
+            if name in found:
+                raise ServeError(
+                    f"expected models of different names, found {found[name]} and {directory}, both called {name!r}\n"
+                    f"  what to do: name them, as in first={found[name]}"
+                )
+            found[name] = directory
+    return found
+
+
+def _models_of(argument: str, with_teacher: bool) -> dict[str, Path]:
+    name, path = "", Path(argument)
+    if not path.is_dir():
+        name, _, rest = argument.partition("=")
+        path = Path(rest)
+        if not name or not rest or not path.is_dir():
+            raise ServeError(
+                f"expected a directory, or NAME=DIRECTORY, found {argument!r}\n  what to do: check the path"
+            )
+    if is_student(path) or is_teacher(path):
+        return {name or path.resolve().name: path}
+    prefix = f"{name}-" if name else ""
+    students = {role: find_student(path / role) for role in _STUDENTS_OF_A_RUN}
+    of_a_run = {f"{prefix}{role}": student for role, student in students.items() if is_student(student)}
+    if with_teacher and (path / "teacher").is_dir():
+        from potstill.experiment.saved import find_teacher
+
+        of_a_run[f"{prefix}teacher"] = find_teacher(path / "teacher")
+    if of_a_run:
+        return of_a_run
+    if is_student(best := find_student(path)):  # several seeds of one kind of student
+        return {name or path.resolve().name: best}
+    raise ServeError(
+        f"{path}: expected a model's directory, or a run's with students in it, found neither\n"
+        "  what to do: name what `potstill run`, `finetune`, `distill` or `train` wrote"
+    )
+
+
+def open_models(directories: dict[str, Path], threads: int, runtime: Callable[[], RuntimeConfig]) -> list[ServedModel]:
+    """Load all models and let each answer once.
+
+    Args:
+        directories: By name.
+        threads: Threads of one call of a student.
+        runtime: Makes the settings of where teachers compute; called for teachers alone, since it needs their packages.
+
+    Raises:
+        PotstillError: One is incomplete or damaged, or its packages are missing.
+    """
+    models = [
+        _teacher(name, directory, runtime()) if is_teacher(directory) else _student(name, directory, threads)
+        for name, directory in directories.items()
+    ]
+    for model in models:
+        model.warm_up()
+    return models
+
+
+def _student(name: str, directory: Path, threads: int) -> ServedModel:
+    one = Classifier.load(directory, threads=threads)
+    parallel = max(1, available_cores() // threads)
+    digest = _digest(directory)
+    return ServedModel(name, "student", one.label_names, one.in_pairs, one.answer, one.threshold, digest, parallel)
+
+
+def _teacher(name: str, directory: Path, runtime: RuntimeConfig) -> ServedModel:
+    from potstill.teacher.transformer import TransformerTeacher
+
+    model = TransformerTeacher.load(directory, runtime)
+
+    def answer(texts: Sequence[Any]) -> Answer:
+        return model.probabilities(texts), [None] * len(texts)
+
+    return ServedModel(name, "teacher", model.label_names, model.in_pairs, answer, digest=_digest(directory))
+
+
+def _digest(directory: Path) -> str | None:
+    """Return a digest of a model's checksums, which change with any of its files."""
+    file = directory / CHECKSUMS_FILE
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None

@@ -1,5 +1,0 @@
-"""Saved models behind HTTP, and a page to try them. Needs the extra `serve`; torch only where a teacher is served."""
-
-from potstill.server.app import create_app
-
-__all__ = ["create_app"]

@@ -1,0 +1,214 @@
+"""A student with its tokenizer: made, saved with an ONNX copy for the torch-free runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from potstill.config import StudentConfig
+from potstill.data import UNLABELLED, Corpus, Examples
+from potstill.data.tokenised import TrainingSet, tokenise
+from potstill.errors import ConfigError
+from potstill.evaluation.calibration import fit_temperature, fit_threshold
+from potstill.predict.directory import Manifest, StudentFiles
+from potstill.predict.tokens import intern_tokenizer, set_pair_separator
+from potstill.store.checksums import atomic_save, read
+from potstill.store.tensors import save_tensors
+from potstill.student.base import Network
+from potstill.student.embeddings import teacher_embeddings
+from potstill.student.parity import prove_parity
+from potstill.student.registry import student_class
+from potstill.teacher.backbone.sources import load_tokenizer, pad_token_id
+
+PADDING_TOKEN = "<pad>"  # noqa: S105 — a token of text, not a secret
+SEPARATOR_TOKEN = "<sep>"  # noqa: S105
+"""Between the texts of a pair."""
+
+
+@dataclass(frozen=True)
+class Student:
+    """A network and what it needs to read text.
+
+    Attributes:
+        network: Classifies token ids.
+        tokenizer: Turns texts into token ids.
+        label_names: Name of each class, in the order of the logits.
+        max_length: Longer texts are cut to this many tokens.
+        in_pairs: Whether it reads pairs of texts.
+        kind: What the configuration calls the network's class.
+        temperature: Prediction divides the logits by this.
+        threshold: Of two classes, the second is the answer where its probability is above this.
+    """
+
+    network: Network
+    tokenizer: Tokenizer
+    label_names: tuple[str, ...]
+    max_length: int
+    in_pairs: bool
+    kind: str = "rnn"
+    temperature: float = 1.0
+    threshold: float | None = None
+
+    @classmethod
+    def create(
+        cls,
+        config: StudentConfig,
+        corpus: Corpus,
+        max_length: int,
+        seed: int,
+        *,
+        texts: Sequence[str] | None = None,
+        teacher_tokenizer: str | None = None,
+        backbone: str | None = None,
+    ) -> Student:
+        """Build a student with fresh weights, but for embeddings that begin as the teacher's.
+
+        Args:
+            config: Its kind and shape, its tokenizer and the start of its embeddings.
+            corpus: Its classes.
+            max_length: Longer texts are cut to this many tokens.
+            seed: Decides the weights.
+            texts: What it learns from, for its own vocabulary; None: the training texts.
+            teacher_tokenizer: Name of the teacher's tokenizer, for `tokenizer: teacher`.
+            backbone: Name of the teacher's backbone, for `embedding_init: teacher`.
+
+        Raises:
+            SourceError: A named tokenizer or backbone can't be found or reached.
+            ConfigError: The teacher has no tokenizer or embeddings that the settings ask for, or see
+                `teacher_embeddings`.
+        """
+        texts = corpus.train.all_texts if texts is None else texts
+        tokenizer, pad_id = _tokenizer(config, texts, teacher_tokenizer, in_pairs=corpus.in_pairs)
+        tokenizer = intern_tokenizer(tokenizer, max_length)
+        torch.manual_seed(seed)
+        network = student_class(config.kind).build(
+            config,
+            vocab_size=1 + max(tokenizer.get_vocab().values()),  # more than there are tokens where ids have gaps
+            num_classes=corpus.num_classes,
+            pad_token_id=pad_id,
+        )
+        student = cls(network, tokenizer, corpus.label_names, max_length, corpus.in_pairs, config.kind)
+        if config.embedding_init == "teacher":
+            student._start_embeddings(texts, backbone, teacher_tokenizer)
+        return student
+
+    def save(self, directory: Path) -> None:
+        """Write weights, tokenizer, manifest and the ONNX graph that `potstill.predict` predicts with.
+
+        Raises:
+            ArtifactError: The system refuses. What was saved there before stands.
+        """
+        names = ("kind", "label_names", "max_length", "in_pairs", "temperature", "threshold")
+        manifest = Manifest(spec=asdict(self.network.spec), **{name: getattr(self, name) for name in names})
+        with atomic_save(directory) as staged:
+            files = StudentFiles(staged)
+            save_tensors(self.network.state_dict(), files.weights)
+            files.tokenizer.write_text(self.tokenizer.to_str(pretty=True), encoding="utf-8")
+            files.model.write_bytes(self.network.to_onnx())
+            manifest.save(files.manifest)
+
+    def prove(self, directory: Path) -> None:
+        """Check that the saved graph computes what this network computes.
+
+        Raises:
+            ArtifactError: It does not, or is not what was saved.
+        """
+        name = StudentFiles(directory).model.name
+        prove_parity(self.network, read(directory, [name])[name], seed=0)
+
+    def calibrated(
+        self, logits: NDArray[np.float32], labels: NDArray[np.int64], *, tune_threshold: bool = False
+    ) -> Student:
+        """Return this student with the temperature that suits these texts best and, of two classes, a threshold.
+
+        Args:
+            logits: Its own on the validation split, (texts, classes).
+            labels: Class indices, (texts,).
+            tune_threshold: Whether to fit a threshold; with more than two classes there is none.
+        """
+        temperature = fit_temperature(logits, labels)
+        is_tuned = tune_threshold and len(self.label_names) == 2
+        return replace(
+            self,
+            temperature=temperature,
+            threshold=fit_threshold(logits, labels, temperature) if is_tuned else None,
+        )
+
+    def featurise(self, examples: Examples, teacher_logits: NDArray[np.float32] | None = None) -> TrainingSet:
+        """Tokenise `examples` for this student; `teacher_logits`, (texts, classes), go along unchanged."""
+        padding = self.network.spec.pad_token_id
+        tokens = tokenise(examples, self.tokenizer, self.max_length, empty_id=padding)
+        logits = None if teacher_logits is None else torch.from_numpy(teacher_logits)
+        return TrainingSet(tokens, torch.from_numpy(examples.labels), padding, logits)
+
+    @torch.no_grad()
+    def _start_embeddings(self, texts: Sequence[str], backbone: str | None, teacher_tokenizer: str | None) -> None:
+        table, spec = getattr(self.network, "embedding", None), self.network.spec
+        if backbone is None or teacher_tokenizer is None:
+            raise ConfigError(["student.embedding_init: this teacher has no embeddings; choose `random`"])
+        if table is None:
+            raise ConfigError([f"student.embedding_init: a student of kind {self.kind!r} has none; choose `random`"])
+        examples = Examples(tuple(texts), np.full(len(texts), UNLABELLED))
+        ids = tokenise(examples, self.tokenizer, self.max_length, empty_id=spec.pad_token_id).ids
+        counts, names = np.bincount(ids, minlength=spec.vocab_size), (backbone, teacher_tokenizer)
+        table.weight.copy_(teacher_embeddings(self.tokenizer, counts, table.embedding_dim, spec.pad_token_id, *names))
+
+
+def check_tokenizer(config: StudentConfig) -> None:
+    """Find a named tokenizer before anything is trained.
+
+    Raises:
+        SourceError: It can't be found or reached, or has no token to pad with.
+    """
+    if config.tokenizer not in ("bpe", "teacher"):
+        pad_token_id(load_tokenizer(config.tokenizer))
+
+
+def student_bytes(directory: Path) -> int:
+    """Return what a student takes on disk to predict: graph, tokenizer and manifest."""
+    files = StudentFiles(directory)
+    return sum(path.stat().st_size for path in files.needed)
+
+
+def train_vocabulary(texts: Sequence[str], size: int, *, in_pairs: bool = False) -> Tokenizer:
+    """Learn a byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909) over the bytes of the texts.
+
+    Starting from bytes, as GPT-2 does, no text is ever unknown. Training is deterministic. With `in_pairs` a token of
+    its own stands between two texts.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[PADDING_TOKEN, SEPARATOR_TOKEN] if in_pairs else [PADDING_TOKEN],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if in_pairs:
+        set_pair_separator(tokenizer, SEPARATOR_TOKEN)
+    return tokenizer
+
+
+def _tokenizer(
+    config: StudentConfig, texts: Sequence[str], teacher_tokenizer: str | None, *, in_pairs: bool
+) -> tuple[Tokenizer, int]:
+    """Return the student's tokenizer and its padding id."""
+    if config.tokenizer == "bpe":
+        tokenizer = train_vocabulary(texts, config.vocab_size, in_pairs=in_pairs)
+        return tokenizer, tokenizer.get_vocab()[PADDING_TOKEN]
+    name = teacher_tokenizer if config.tokenizer == "teacher" else config.tokenizer
+    if name is None:
+        raise ConfigError(["student.tokenizer: this teacher has no tokenizer; choose `bpe`"])
+    loaded = load_tokenizer(name)
+    if in_pairs and (separator := loaded.sep_token or loaded.eos_token or loaded.bos_token) is not None:
+        set_pair_separator(loaded.backend_tokenizer, separator)
+    return loaded.backend_tokenizer, pad_token_id(loaded)

@@ -1,0 +1,1 @@
+"""What teaches: transformers with adapters, ensembles, a cache in front of either."""

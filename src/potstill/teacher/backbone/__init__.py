@@ -1,0 +1,1 @@
+"""Pretrained models: where their weights come from, and how they classify a text."""

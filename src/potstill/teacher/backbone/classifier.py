@@ -1,0 +1,115 @@
+"""A pretrained model as a classifier of whole texts: pooling and head for any decoder or encoder."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from potstill.lora.blocks import keep_first_layers
+from potstill.teacher.backbone.echo import Echo
+from potstill.teacher.backbone.sources import check_vocabulary, load_config, load_model
+
+
+class TextClassifier(nn.Module):
+    """A `transformers` sequence classification model that pools by the attention mask.
+
+    Decoders (GPT-2, Llama, OPT, GPT-NeoX …) classify the state of the last real token with their linear map `score`.
+    `transformers` looks for that token by comparing ids with the padding id, which goes wrong when the padding id is
+    also the end-of-text id; here the mask alone decides. With an `echo` a decoder is given every text twice, and the
+    mean of the second reading's states is classified. Encoders keep their own head and pooling.
+
+    `pad_token_id` is for the callers that make batches; it is not used here.
+    """
+
+    def __init__(self, model: PreTrainedModel, pad_token_id: int) -> None:
+        super().__init__()
+        self.model = model
+        self.pad_token_id = pad_token_id
+        self.echo: Echo | None = None
+
+    @property
+    def is_decoder(self) -> bool:
+        """Whether the model reads left to right, so that only the last token has seen the whole text."""
+        return hasattr(self.model, "score")
+
+    @property
+    def max_length(self) -> int:
+        """The longest text that the model has positions for, once or twice."""
+        available: int = getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize
+        # RoBERTa and its kin number their positions from the padding id on.
+        table = getattr(getattr(self.model.base_model, "embeddings", None), "position_embeddings", None)
+        if (skipped := getattr(table, "padding_idx", None)) is not None:
+            available -= skipped + 1
+        return available if self.echo is None else self.echo.longest(available)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Classify a batch of texts.
+
+        Args:
+            input_ids: Token ids, (batch, length).
+            attention_mask: 1 at real tokens, (batch, length); padding may be on either side.
+
+        Returns:
+            Logits in float32, (batch, classes).
+        """
+        # Real tokens go to the front: positions are right then, and encoders find their first token where they look.
+        order = attention_mask.argsort(dim=1, descending=True, stable=True)
+        input_ids, attention_mask = input_ids.gather(1, order), attention_mask.gather(1, order)
+        if not self.is_decoder:
+            encoded: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+            return encoded.float()
+        # Without padding no mask is passed: attention then takes its fastest causal kernel.
+        mask = None if bool(attention_mask.all()) else attention_mask
+        outputs = self.model.base_model(input_ids=input_ids, attention_mask=mask, use_cache=False)
+        states: Tensor = outputs.last_hidden_state  # (batch, length, hidden)
+        lengths = attention_mask.sum(dim=1)
+        if self.echo is not None:
+            pooled = self.echo.pool(states, lengths)  # (batch, hidden)
+        else:
+            pooled = states[torch.arange(len(states), device=states.device), lengths - 1]
+        logits: Tensor = self.model.get_submodule("score")(pooled)
+        return logits.float()
+
+
+def build_classifier(
+    name: str,
+    num_classes: int,
+    pad_token_id: int | None = None,
+    *,
+    random_init: bool = False,
+    vocab_size: int | None = None,
+    num_layers: int | None = None,
+) -> TextClassifier:
+    """Load or build a backbone with a new head, in evaluation mode; draws from torch's generator, so seed it first.
+
+    Args:
+        name: The builtin backbone, a directory, a `.gguf` file, a hub name or, with `random_init`, an architecture.
+        num_classes: Outputs of the head.
+        pad_token_id: The tokenizer's padding id; None: the model's own, else 0.
+        random_init: Draw all weights at random.
+        vocab_size: Tokens that the tokenizer knows; with `random_init` the embedding table gets this size, else it
+            must be large enough. None: the table's own size.
+        num_layers: How many blocks are kept; None: all.
+
+    Raises:
+        SourceError: The backbone can't be found, reached or used.
+        ConfigError: The tokenizer has tokens that the backbone doesn't know, or there are fewer blocks.
+    """
+    config = load_config(name, random_init=random_init)
+    config.num_labels = num_classes
+    own_padding = getattr(config, "pad_token_id", None)
+    if pad_token_id is None:
+        pad_token_id = own_padding or 0
+    if vocab_size is not None and not random_init:
+        check_vocabulary(vocab_size, config.vocab_size, name)
+    elif vocab_size is not None:
+        config.vocab_size = vocab_size
+        if own_padding is not None and own_padding >= vocab_size:
+            config.pad_token_id = pad_token_id  # else it stays: RoBERTa counts its positions from it
+    model = load_model(name, config, random_init=random_init)
+    if num_layers is not None:
+        keep_first_layers(model, num_layers)
+    return TextClassifier(model, pad_token_id).eval()

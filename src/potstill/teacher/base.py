@@ -1,0 +1,99 @@
+"""What teaches: anything that says how probable each class of a text is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from potstill.config import PotstillConfig, RuntimeConfig, TeacherConfig
+from potstill.data import Corpus, Examples
+from potstill.training.base import FitResult
+
+
+class Teacher(ABC):
+    """A source of logits: a tuned transformer, an ensemble, a file of probabilities, a server.
+
+    A new kind subclasses this in a file of its own and is registered in `teacher.registry`. `obtain` and `load` are for
+    kinds that `run` and `--teacher` can name.
+
+    Attributes:
+        settings: Its section of the configuration.
+        label_names: Name of each class, in the order of the logits.
+        in_pairs: Whether it reads pairs of texts.
+        backbone: Name of a pretrained model whose embeddings a student may begin with; None: it has none.
+        tokenizer_name: Name of that model's tokenizer.
+        temperature: What the logits are divided by before the softmax.
+        threshold: See `predict.decision.predict_class`; None: the most probable class is the answer.
+    """
+
+    settings: ClassVar[type[TeacherConfig]] = TeacherConfig
+    label_names: tuple[str, ...]
+    in_pairs: bool = False
+    backbone: str | None = None
+    tokenizer_name: str | None = None
+    temperature: float = 1.0
+    threshold: float | None = None
+
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """A digest that changes whenever an answer could."""
+
+    @abstractmethod
+    def logits(
+        self, examples: Examples, *, cached: bool = True, on_batch: Callable[[int], object] = lambda _: None
+    ) -> NDArray[np.float32]:
+        """Return the logits of texts, (texts, classes); their labels are not used.
+
+        Args:
+            examples: The texts.
+            cached: Whether answers and token ids may be kept on disk: not where texts are seen once, as in a stream.
+            on_batch: Called with the number of texts of each batch that is done.
+        """
+
+    @property
+    def parameters(self) -> tuple[int, int]:
+        """Number of all parameters, and of those that training changed."""
+        return (0, 0)
+
+    def describe(self) -> str:
+        """Say in one phrase for reports what it is."""
+        return "a teacher"
+
+    def bytes_on_disk(self, directory: Path) -> int:
+        """Return the bytes that have to be kept to ask it again; `directory` is where it was saved."""
+        return 0
+
+    @classmethod
+    def obtain(
+        cls, config: PotstillConfig, corpus: Corpus, directory: Path, seed: int
+    ) -> tuple[Self, FitResult | None]:
+        """Train it in `directory`, or open it; the result is None where nothing is trained.
+
+        Raises:
+            PotstillError: Its settings or its sources can't be used.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, directory: Path, runtime: RuntimeConfig) -> Self:
+        """Open what `obtain` left in `directory`.
+
+        Raises:
+            ArtifactError: It is missing or damaged.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def check(cls, settings: Any) -> None:
+        """Refuse settings that can't be used, before anything is written or trained; by default there are none.
+
+        Raises:
+            PotstillError: They can't be.
+        """
+        return

@@ -1,0 +1,162 @@
+"""What has to be known, beside the trained weights, to build a teacher again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+
+from potstill.config import DataConfig, LoRAConfig, Method
+from potstill.errors import ArtifactError
+from potstill.lora import ADAPTER_FILES, tensor_name
+from potstill.lora.head import head_modules
+from potstill.predict.directory import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TEACHER_MANIFEST, TRAINED_FILE
+from potstill.store.atomic import parse_json, read_json, write_json
+from potstill.store.checksums import has_checksums, read, recover, verify
+from potstill.store.tensors import MARK
+from potstill.teacher.backbone.sources import load_config, outline
+
+_FORMAT: Final = 6
+_SHOWN: Final = 5
+"""Problems that a message lists at most."""
+
+
+def _lora_settings(values: dict[str, Any] | None) -> dict[str, Any] | None:
+    if values is not None:
+        LoRAConfig.model_validate(values)
+    return values
+
+
+@dataclass(frozen=True)
+class TeacherManifest:
+    """`teacher.json`: the settings of a teacher under their own names, its classes, and how its texts are read.
+
+    Attributes:
+        seed: Seed of head, adapters and training.
+        lora: The adapters' settings, of which PEFT's file can't hold all; None without adapters, or where `peft` made
+            them.
+        base: Digest of the pretrained weights without the head; empty where it is not known.
+        max_length: Longer texts are cut: what was asked for, or less where the backbone has fewer positions.
+    """
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
+
+    backbone: str
+    tokenizer: str
+    add_bos: bool
+    random_init: bool
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)]
+    method: Method
+    lora: Annotated[dict[str, Any] | None, AfterValidator(_lora_settings)]
+    base: str
+    label_names: Annotated[tuple[str, ...], Field(min_length=1)]
+    max_length: Annotated[int, Field(ge=1)]
+    in_pairs: bool
+    echo: bool
+    num_layers: Annotated[int, Field(ge=1)] | None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the files that hold what was trained."""
+        return ADAPTER_FILES if self.method == "lora" else (TRAINED_FILE,)
+
+    @classmethod
+    def load(cls, directory: Path) -> TeacherManifest:
+        """Read a teacher's manifest, its files compared with their checksums, or make one for a `peft` adapter.
+
+        Raises:
+            ArtifactError: A file is missing, altered or damaged, or the manifest is of another version.
+            SourceError: The base of `peft`'s adapter can't be found or reached.
+        """
+        recover(directory)
+        path = directory / TEACHER_MANIFEST
+        if path.is_file():
+            manifest = cls.parse(read(directory, [TEACHER_MANIFEST])[TEACHER_MANIFEST], path)
+            verify(directory, (TEACHER_MANIFEST, *manifest.files))
+            return manifest
+        if (directory / ADAPTER_CONFIG).is_file() and not has_checksums(directory):
+            return _of_peft(directory)
+        raise ArtifactError(f"expected the file {path}, found none\n  what to do: check the path, or tune again")
+
+    @classmethod
+    def parse(cls, content: bytes, path: Path) -> TeacherManifest:
+        """Read the content of `teacher.json` that was found at `path`.
+
+        Raises:
+            ArtifactError: It is no JSON, of another version, or a field is missing, unknown or of the wrong kind.
+        """
+        values = parse_json(content, path)
+        if values.pop("format", None) != _FORMAT:
+            raise ArtifactError(
+                f"{path}: expected a teacher of format {_FORMAT}\n  what to do: tune again with this version"
+            )
+        try:
+            return TypeAdapter(cls).validate_json(json.dumps(values))
+        except ValidationError as error:
+            found = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+            raise ArtifactError(
+                f"{path} is damaged: {'; '.join(found[:_SHOWN])}\n  what to do: restore the file, or tune again"
+            ) from None
+
+    def save(self, directory: Path) -> None:
+        """Write the manifest."""
+        write_json(directory / TEACHER_MANIFEST, {"format": _FORMAT, **vars(self)})
+
+
+def _of_peft(directory: Path) -> TeacherManifest:
+    """Fill in what `peft` does not store: classes are numbered, texts are tokenised as the tokenizer's file says."""
+    path = directory / ADAPTER_CONFIG
+    base = read_json(path).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ArtifactError(
+            f"{path}: expected the base's name as `base_model_name_or_path`, found {base!r}\n"
+            f"  what to do: write the name or the directory of the pretrained model there"
+        )
+    return TeacherManifest(
+        backbone=base,
+        tokenizer=str(directory) if (directory / "tokenizer.json").is_file() else base,
+        add_bos=False,
+        random_init=False,
+        seed=0,
+        method="lora",
+        lora=None,
+        base="",
+        label_names=tuple(map(str, range(_count_classes(directory, base)))),
+        max_length=DataConfig().max_length,
+        in_pairs=False,
+        echo=False,
+        num_layers=None,
+    )
+
+
+def _count_classes(directory: Path, base: str) -> int:
+    """Read the number of classes off the saved head: its one tensor that would be another size with other classes."""
+    config = load_config(base)
+    config.num_labels = unlikely = 7919
+    last = [
+        tensor_name(f"{module}.{name}")
+        for module, head in head_modules(outline(config)).items()
+        for name, parameter in head.named_parameters()
+        if parameter.shape[0] == unlikely
+    ]
+    path = directory / ADAPTER_WEIGHTS
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            if MARK.items() <= (tensors.metadata() or {}).items():
+                raise ArtifactError(
+                    f"expected the file {directory / TEACHER_MANIFEST}, found none\n"
+                    f"  what to do: copy the teacher's whole directory, or tune again"
+                )
+            sizes = {tensors.get_slice(name).get_shape()[0] for name in tensors.keys() if name in last}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{path}: expected safetensors, found {error}\n  what to do: copy it again") from None
+    if len(sizes) != 1:
+        raise ArtifactError(
+            f"{path}: expected the classification head ({', '.join(last)}), found none\n"
+            f"  what to do: train it with task_type SEQ_CLS, so that `peft` saves the head too"
+        )
+    return int(sizes.pop())

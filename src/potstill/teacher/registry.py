@@ -1,0 +1,27 @@
+"""The kinds of teachers: a new one is a file of its own and a line here."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from potstill.teacher.base import Teacher
+
+TEACHERS: dict[str, str | type[Teacher]] = {
+    "transformer": "potstill.teacher.transformer:TransformerTeacher",
+}
+"""Classes of teachers by the name that `teacher.kind` gives them, or where they are: they are imported when used."""
+
+
+def teacher_class(kind: str) -> type[Teacher]:
+    """Return the class of teachers that a configuration calls `kind`.
+
+    Raises:
+        KeyError: There is none.
+    """
+    found = TEACHERS[kind]
+    if isinstance(found, str):
+        module, _, name = found.partition(":")
+        found = getattr(import_module(module), name)
+    return found

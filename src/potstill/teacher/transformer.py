@@ -1,0 +1,325 @@
+"""A tuned pretrained model as a teacher: backbone, adapters and head, from creation to the logits of texts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from potstill.config import LoRAConfig, Method, PotstillConfig, RuntimeConfig, TransformerConfig
+from potstill.data import UNLABELLED, Corpus, Examples
+from potstill.data.tokenised import TrainingSet, tokenise
+from potstill.distillation import CrossEntropy, class_weights
+from potstill.errors import ArtifactError, ConfigError
+from potstill.lora import adapters, inject, load_adapter, merged, save_adapter
+from potstill.lora.blocks import check_num_layers
+from potstill.lora.counting import count_parameters
+from potstill.lora.head import head_modules
+from potstill.predict.decision import softmax
+from potstill.predict.directory import ADAPTER_CONFIG, TEACHER_MANIFEST, TRAINED_FILE
+from potstill.predict.tokens import intern_tokenizer, set_pair_separator
+from potstill.store.checksums import assert_unchanged, atomic_save, digest
+from potstill.store.tensors import load_tensors, save_tensors
+from potstill.task import task_of
+from potstill.teacher.backbone.classifier import TextClassifier, build_classifier
+from potstill.teacher.backbone.echo import Echo
+from potstill.teacher.backbone.sources import check_architecture, is_causal, load_config, load_tokenizer, pad_token_id
+from potstill.teacher.base import Teacher
+from potstill.teacher.manifest import TeacherManifest
+from potstill.training.base import FitContext, FitResult, Splits
+from potstill.training.callbacks import standard_callbacks
+from potstill.training.compute import compress_frozen_matrices, is_mixed, make_fabric
+from potstill.training.fit import fit, trained_parameters
+from potstill.training.inference import predict_logits, tokens_at_once
+
+_WITHOUT_EFFECT: Final = {
+    *("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "problem_type"),
+    *("id2label", "label2id", "num_labels", "pad_token_id", "use_cache"),
+}
+"""Settings of a model that change nothing of what its blocks compute."""
+
+_SAVED_SETTINGS: Final = ("backbone", "add_bos", "random_init", "method", "echo", "num_layers")
+"""Settings that a manifest holds under the same names."""
+
+_FEW_TOKENS: Final = 4096
+"""Adapters are merged into the weights for more tokens only: merging costs what it saves on a thousand tokens."""
+
+
+class TransformerTeacher(Teacher):
+    """A pretrained model (`classifier`) with adapters or other trained weights, its tokenizer, device and precision.
+
+    `manifest` says how to build it again; `lora` holds the adapters' settings, and is None for other methods.
+    """
+
+    settings = TransformerConfig
+
+    def __init__(
+        self,
+        classifier: TextClassifier,
+        tokenizer: Tokenizer,
+        lora: LoRAConfig | None,
+        manifest: TeacherManifest,
+        fabric: Fabric,
+    ) -> None:
+        self.classifier, self.lora, self.manifest, self.fabric = classifier, lora, manifest, fabric
+        # With its limit set at once: the first encoding would set it, and `key` depends on it.
+        self.tokenizer = intern_tokenizer(tokenizer, manifest.max_length)
+        self.label_names, self.in_pairs = manifest.label_names, manifest.in_pairs
+        self.backbone, self.tokenizer_name = manifest.backbone, manifest.tokenizer
+
+    @classmethod
+    def create(
+        cls, config: TransformerConfig, runtime: RuntimeConfig, corpus: Corpus, max_length: int, seed: int
+    ) -> TransformerTeacher:
+        """Load the backbone, give it fresh adapters (with `lora`) and a fresh head, and freeze what is not trained.
+
+        Raises:
+            SourceError: Backbone or tokenizer can't be found or reached.
+            ConfigError: The adapters' targets don't exist, an encoder is to read twice, the backbone has too few
+                blocks, or the device doesn't exist.
+        """
+        manifest = TeacherManifest(
+            **{name: getattr(config, name) for name in _SAVED_SETTINGS},
+            tokenizer=config.tokenizer_name,
+            seed=seed,
+            lora=config.lora.model_dump(mode="json") if config.method == "lora" else None,
+            base="",
+            label_names=corpus.label_names,
+            max_length=max_length,
+            in_pairs=corpus.in_pairs,
+        )
+        classifier, tokenizer = _base(manifest)
+        base = _base_digest(classifier.model)  # adapters change it
+        manifest = replace(manifest, base=base, max_length=min(max_length, classifier.max_length))
+        prepare(classifier.model, config)
+        lora = config.lora if config.method == "lora" else None
+        return cls(classifier, tokenizer, lora, manifest, _place(classifier, runtime))
+
+    @classmethod
+    def load(cls, directory: Path, runtime: RuntimeConfig) -> TransformerTeacher:
+        """Read what `save` wrote; the base comes from its own source again.
+
+        Raises:
+            ArtifactError: The directory is incomplete, altered or damaged, or the base is not the one it was tuned
+                from.
+            SourceError: The base can't be found or reached.
+            ConfigError: The base has too few blocks now.
+        """
+        with assert_unchanged(directory):  # files that were verified are read again
+            manifest = TeacherManifest.load(directory)
+            classifier, tokenizer = _base(manifest)
+            model = classifier.model
+            if (found := _base_digest(model)) != manifest.base and manifest.base:
+                raise ArtifactError(
+                    f"{directory}: the backbone {manifest.backbone!r} is not the one that this teacher was tuned from "
+                    f"(expected weights {manifest.base}, found {found})\n"
+                    f"  what to do: restore that backbone, or tune again"
+                )
+            manifest = replace(manifest, base=found, max_length=min(manifest.max_length, classifier.max_length))
+            lora = None
+            if manifest.method == "lora":
+                lora = load_adapter(model, directory)
+            else:
+                _freeze(model, manifest.method)
+                load_tensors(trained_parameters(model), directory / TRAINED_FILE)
+        return cls(classifier, tokenizer, lora, manifest, _place(classifier, runtime))
+
+    @classmethod
+    def obtain(
+        cls, config: PotstillConfig, corpus: Corpus, directory: Path, seed: int
+    ) -> tuple[TransformerTeacher, FitResult]:
+        """Tune the backbone on the labels: adapters, or what else `teacher.method` names. See `Teacher.obtain`."""
+        settings = transformer_settings(config)
+        teacher = cls.create(settings, config.runtime, corpus, config.data.max_length, seed)
+        context = FitContext(
+            settings.training,
+            teacher.fabric,
+            seed,
+            f"teacher {seed}",
+            standard_callbacks(
+                settings.training, config.runtime, directory, (settings,), save=lambda: teacher.save(directory)
+            ),
+            max_microbatch_tokens=tokens_at_once(teacher.fabric),
+        )
+        data = Splits(teacher.featurise(corpus.train), teacher.featurise(corpus.validation))
+        loss = CrossEntropy(class_weights(settings.training, corpus), task_of(corpus))
+        return teacher, fit(teacher.classifier, data, loss, context)
+
+    @classmethod
+    def check(cls, settings: TransformerConfig) -> None:
+        """Find backbone and tokenizer; no weights are read. Errors as for `create`."""
+        base = load_config(settings.backbone, random_init=settings.random_init)
+        check_architecture(settings.backbone, base)
+        if settings.echo:
+            _check_decoder(base)
+        if settings.num_layers is not None:
+            check_num_layers(base, settings.num_layers)
+        load_tokenizer(settings.tokenizer_name)
+
+    def save(self, directory: Path) -> None:
+        """Write what was trained and the manifest, with checksums; the base is not copied."""
+        with atomic_save(directory) as staged:
+            if self.lora is not None:
+                plain = not self.manifest.echo and self.manifest.num_layers is None
+                save_adapter(self.classifier.model, self.lora, staged, base=self.manifest.backbone, plain=plain)
+            else:
+                save_tensors(trained_parameters(self.classifier.model), staged / TRAINED_FILE)
+            self.manifest.save(staged)
+
+    def describe(self) -> str:
+        """Say what was tuned, and how."""
+        return self.known_settings(TransformerConfig()).describe()
+
+    def known_settings(self, config: TransformerConfig) -> TransformerConfig:
+        """Return `config` with this teacher's own settings, as far as they were saved."""
+        known = {name: getattr(self.manifest, name) for name in ("tokenizer", *_SAVED_SETTINGS)}
+        lora = self.lora if self.manifest.lora is None else LoRAConfig.model_validate(self.manifest.lora)
+        return config.model_copy(update=known | ({} if lora is None else {"lora": lora}))
+
+    @property
+    def key(self) -> str:
+        """A digest of everything that decides a logit: base, trained weights, tokenizer, length, precision."""
+        config = self.classifier.model.config.to_diff_dict()
+        config = {name: value for name, value in config.items() if name not in _WITHOUT_EFFECT}
+        scalings = [adapter.scaling for _, adapter in adapters(self.classifier)]
+        precision = "bf16" if is_mixed(self.fabric) else "float32"
+        settings = (scalings, self.manifest.max_length, self.classifier.pad_token_id, self.classifier.echo, precision)
+        base = [self.manifest.base, json.dumps(config, sort_keys=True, default=str)]
+        return digest([*base, _digest(trained_parameters(self.classifier)), self.tokenizer.to_str(), str(settings)])
+
+    def bytes_on_disk(self, directory: Path) -> int:
+        """Return the bytes of all its parameters as float32, and of the files that describe it."""
+        files = [file for name in (TEACHER_MANIFEST, ADAPTER_CONFIG) if (file := directory / name).is_file()]
+        return 4 * self.parameters[0] + sum(file.stat().st_size for file in files)
+
+    @property
+    def parameters(self) -> tuple[int, int]:
+        """Count all parameters and those that are trained."""
+        return count_parameters(self.classifier)
+
+    def featurise(self, examples: Examples, *, cached: bool = True) -> TrainingSet:
+        """Tokenise `examples`, twice each with `echo`; with `cached` their ids are kept on disk."""
+        pad_token_id = self.classifier.pad_token_id
+        tokens = tokenise(examples, self.tokenizer, self.manifest.max_length, empty_id=pad_token_id, cached=cached)
+        if self.classifier.echo is not None:
+            tokens = self.classifier.echo.repeat(tokens)
+        return TrainingSet(tokens, torch.from_numpy(examples.labels), pad_token_id)
+
+    def logits(
+        self, examples: Examples, *, cached: bool = True, on_batch: Callable[[int], object] = lambda _: None
+    ) -> NDArray[np.float32]:
+        """Return the logits of texts, (texts, classes); see `Teacher.logits`."""
+        data = self.featurise(examples, cached=cached)
+        with merged(self.classifier) if len(data.tokens.ids) > _FEW_TOKENS else nullcontext():
+            return predict_logits(self.classifier, data, self.fabric, on_batch=on_batch).numpy()
+
+    def probabilities(self, texts: Sequence[Any]) -> NDArray[np.float32]:
+        """Return the probabilities of texts, or of pairs of texts, (texts, classes); nothing is cached."""
+        first, second = zip(*texts, strict=True) if self.in_pairs else (tuple(texts), None)
+        examples = Examples(first, np.full(len(texts), UNLABELLED), second)
+        return softmax(self.logits(examples, cached=False))
+
+
+def share_base_weights(teachers: Sequence[TransformerTeacher]) -> None:
+    """Make equal frozen weights of several teachers one tensor: several sets of adapters take the memory of one base.
+
+    Merging an adapter replaces weights and never writes into them, so the other teachers don't change.
+    """
+    kept: dict[str, nn.Parameter] = {}
+    for teacher in teachers:
+        for name, weight in teacher.classifier.named_parameters():
+            if weight.requires_grad:
+                continue
+            first = kept.setdefault(name, weight)
+            if first is not weight and first.dtype == weight.dtype and torch.equal(first, weight):
+                weight.data = first.data
+
+
+def prepare(model: PreTrainedModel, config: TransformerConfig) -> None:
+    """Put in the adapters, or freeze what `config.method` doesn't train. Errors as for `inject`."""
+    if config.method == "lora":
+        inject(model, config.lora)
+    else:
+        _freeze(model, config.method)
+
+
+def transformer_settings(config: PotstillConfig) -> TransformerConfig:
+    """Return the settings of a teacher that is a transformer; a ConfigError refuses other kinds."""
+    if not isinstance(config.teacher, TransformerConfig):
+        raise ConfigError([f"teacher.kind: this needs a pretrained language model, found {config.teacher.kind!r}"])
+    return config.teacher
+
+
+def _base(manifest: TeacherManifest) -> tuple[TextClassifier, Tokenizer]:
+    """Build the model as it is before any adapter, and its tokenizer."""
+    tokenizer = load_tokenizer(manifest.tokenizer)
+    rules = tokenizer.backend_tokenizer
+    torch.manual_seed(manifest.seed)
+    # A backbone's own tokenizer is trusted: some know a special token that the embedding table has no row for.
+    foreign = manifest.random_init or manifest.tokenizer != manifest.backbone
+    classifier = build_classifier(
+        manifest.backbone,
+        len(manifest.label_names),
+        pad_token_id(tokenizer),
+        random_init=manifest.random_init,
+        vocab_size=len(tokenizer) if foreign else None,
+        num_layers=manifest.num_layers,
+    )
+    if manifest.add_bos and classifier.is_decoder:
+        bos, bos_id = tokenizer.bos_token, tokenizer.bos_token_id
+        if bos is None:
+            if tokenizer.eos_token is not None:
+                set_pair_separator(rules, tokenizer.eos_token)
+        elif rules.encode("a").ids[:1] != [bos_id]:  # the tokenizer does not add it by itself
+            rules.post_processor = TemplateProcessing(
+                single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, bos_id)]
+            )
+    if manifest.echo:
+        _check_decoder(classifier.model.config)
+        classifier.echo = Echo.of(rules)
+    return classifier, rules
+
+
+def _check_decoder(config: PretrainedConfig) -> None:
+    if not is_causal(config):
+        found = f"{config.model_type!r}, which sees all of a text when it reads it once"
+        raise ConfigError([f"teacher.echo: expected a decoder, found {found}; leave it off"])
+
+
+def _place(classifier: TextClassifier, runtime: RuntimeConfig) -> Fabric:
+    fabric = make_fabric(runtime)
+    if fabric.device.type == "cpu":
+        # Fused attention pays for longer texts (benchmarks/attention.py), and on a GPU.
+        classifier.model.set_attn_implementation("eager")
+    if is_mixed(fabric):
+        compress_frozen_matrices(classifier)
+    fabric.to_device(classifier)
+    return fabric
+
+
+def _freeze(model: PreTrainedModel, method: Method) -> None:
+    model.requires_grad_(method == "full")
+    for module in head_modules(model).values():
+        module.requires_grad_(True)
+
+
+def _base_digest(model: PreTrainedModel) -> str:
+    """Hash the pretrained weights: all but the head's."""
+    head = tuple(f"{name}." for name in head_modules(model))
+    return _digest({name: p for name, p in model.named_parameters() if not name.startswith(head)})
+
+
+def _digest(parameters: Mapping[str, nn.Parameter]) -> str:
+    return digest(part for name, p in parameters.items() for part in (name, p.detach().cpu().numpy().tobytes()))

@@ -1,0 +1,257 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from checksummed import with_new_checksums
+from commandline import potstill
+from potstill.augment.unlabelled import UnlabelledSet
+from potstill.cli import doctor
+from potstill.cli.checks import Finding, examine_directory, rewrite_checksums
+from potstill.config import LoRAConfig, PotstillConfig, RNNConfig, RuntimeConfig, TrainingConfig, TransformerConfig
+from potstill.data import Corpus, Examples
+from potstill.distillation import CrossEntropy
+from potstill.errors import ArtifactError
+from potstill.experiment.record import TrainingRecord
+from potstill.experiment.run_directory import BusyError, locked
+from potstill.predict.directory import UNLABELLED_FILE
+from potstill.report import read_summary
+from potstill.store.checksums import CHECKSUMS_FILE, verify, write_checksums
+from potstill.student.student import Student
+from potstill.teacher.transformer import TransformerTeacher
+from potstill.training.base import FitContext, Splits
+from potstill.training.checkpoint import Checkpoint
+from potstill.training.compute import make_fabric
+from potstill.training.fit import fit
+from tiny_students import random_set, tiny_student
+
+CPU = RuntimeConfig(device="cpu")
+EXAMPLES = Examples(("w1 w2 w3", "w4", "w5 w6"), np.array([0, 1, 0]))
+CORPUS = Corpus("tiny", "made up", ("bad", "good"), EXAMPLES, EXAMPLES, EXAMPLES)
+RECORD = {"seed": 0, "description": "it", "parameters": 2, "trainable_parameters": 1, "bytes_on_disk": 3}
+
+
+@pytest.fixture(scope="module")
+def made(tiny_backbone, tmp_path_factory):
+    """The files of a run that the command checks."""
+    directory = tmp_path_factory.mktemp("run")
+    PotstillConfig().save(directory / "config.yaml")
+    (directory / "summary.json").write_text('{"models": []}')
+    write_checksums(directory, ["config.yaml", "summary.json"])
+    config = TransformerConfig(backbone=str(tiny_backbone), lora=LoRAConfig(rank=2))
+    TransformerTeacher.create(config, CPU, CORPUS, 16, 0).save(directory / "teacher" / "seed-0")
+    student = Student.create(RNNConfig(embedding_size=4, hidden_size=4, vocab_size=257), CORPUS, 9, 0)
+    for role in ("distilled", "baseline"):
+        student.save(directory / role / "seed-0")
+    for role in ("teacher", "distilled"):  # the baseline's was interrupted
+        (directory / role / "seed-0" / "history.jsonl").write_text('{"epoch": 1}\n')
+        record = TrainingRecord(role=role, best={"mcc": 0.5}, train_seconds=1.0, **RECORD)
+        record.save(directory / role / "seed-0")
+    UnlabelledSet(("a",), None, ("file:a",), {}).save(directory / "augment" / UNLABELLED_FILE)
+    return directory
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "run")
+
+
+def broken(findings):
+    return [finding.subject for finding in findings if finding.state == "broken"]
+
+
+def test_this_installation():
+    findings = {finding.subject: finding for finding in doctor.examine_installation()}
+    assert not broken(findings.values())
+    assert {"Python", "packages", "packages of 'train'", "cache", "torch"} <= findings.keys()
+    assert "onnxruntime" in findings["packages"].found
+    assert "torch" in findings["packages of 'train'"].found
+    assert "torch" not in findings["packages of 'search'"].found  # named once
+
+
+@pytest.mark.parametrize(
+    ("requirements", "state", "words"),
+    [
+        (["numpy>=1.26", "click"], "fine", "numpy"),
+        (["numpy>=99.1"], "broken", "expected >=99.1"),
+        (["no-such-thing>=1"], "broken", "no-such-thing is missing"),
+        (["numpy>=1; extra == 'train'", "no-such-thing; extra == 'train'"], "absent", "no-such-thing is missing"),
+        (["numpy>=99; extra == 'train'"], "broken", "expected >=99"),
+    ],
+)
+def test_packages_are_compared_with_the_metadata(monkeypatch, requirements, state, words):
+    monkeypatch.setattr(doctor, "requires", lambda name: requirements)
+    found = next(finding for finding in doctor.examine_installation() if words in finding.found)
+    assert found.state == state
+    assert ("pip install" in found.remedy) == (state != "fine")
+
+
+def test_a_cache_that_can_not_be_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("POTSTILL_CACHE", str(tmp_path / "new" / "place"))
+    assert not broken(doctor.examine_installation())
+    assert not (tmp_path / "new").exists()
+
+    def refused(**options):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refused)
+    assert broken(doctor.examine_installation()) == ["cache"]
+
+
+def test_a_whole_run(run):
+    findings = list(examine_directory(run))
+    assert not broken(findings)
+    found = {finding.subject: finding.found for finding in findings}
+    assert "2 files are what was saved" in found["the run's files"]
+    assert "finished" in found["distilled/seed-0"]
+    assert "has not ended" in found["baseline/seed-0"]
+    assert "one of bad, good" in found["distilled/seed-0: answers"]
+    assert "1 texts" in found["unlabelled set"]
+    assert potstill("doctor", run) == 0
+    assert potstill("doctor", run / "distilled" / "seed-0") == 0
+
+
+def flip(path):
+    content = path.read_bytes()
+    path.write_bytes(content[:-5] + bytes([content[-5] ^ 2]) + content[-4:])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("summary.json", "config.yaml", "teacher/seed-0/teacher.json", "teacher/seed-0/adapter_model.safetensors"),
+        *("teacher/seed-0/training.json", "distilled/seed-0/model.onnx", "distilled/seed-0/history.jsonl"),
+        *("baseline/seed-0/tokenizer.json", "augment/unlabelled.parquet"),
+    ],
+)
+def test_an_altered_file_is_named(run, name, capsys):
+    flip(run / name)
+    assert potstill("doctor", run) == 1
+    printed = capsys.readouterr().out
+    assert "BROKEN" in printed
+    assert name in printed
+
+
+def test_checksums_are_rewritten_on_request(run, capsys):
+    student = run / "distilled" / "seed-0"
+    manifest = json.loads((student / "student.json").read_text())
+    (student / "student.json").write_text(json.dumps(manifest | {"temperature": 2.0}))
+    (run / "teacher" / "seed-0" / CHECKSUMS_FILE).unlink()
+    flip(run / "summary.json")
+    assert potstill("doctor", run) == 1
+    assert potstill("doctor", "--write-checksums", run) == 0
+    assert capsys.readouterr().err.count("checksums written: ") == 4
+    assert set(verify(student)) >= {"student.json", "training.json", "history.jsonl", "model.safetensors"}
+    assert "training.json" not in verify(run / "baseline" / "seed-0")
+    TransformerTeacher.load(run / "teacher" / "seed-0", CPU)
+
+
+def test_an_incomplete_model_gets_no_checksums(run):
+    (run / "distilled" / "seed-0" / "model.onnx").unlink()
+    with pytest.raises(ArtifactError, match=r"expected a file model\.onnx, found none"):
+        rewrite_checksums(run)
+
+
+def test_another_directory_is_refused(tmp_path):
+    for look in (lambda: list(examine_directory(tmp_path)), lambda: rewrite_checksums(tmp_path)):
+        with pytest.raises(ArtifactError, match="expected a run or a model, found neither"):
+            look()
+    assert potstill("doctor", tmp_path) == 1
+    assert potstill("doctor", "--write-checksums") == 2
+
+
+def test_a_reported_run_without_checksums_is_broken(run):
+    (run / "report.md").touch()
+    (run / CHECKSUMS_FILE).unlink()
+    assert broken(examine_directory(run)) == ["the run's files"]
+
+
+def test_an_exported_student_is_called_exported(run, tmp_path):
+    alone = shutil.copytree(run / "distilled" / "seed-0", tmp_path / "alone")
+    assert potstill("export", alone, "--out", tmp_path / "model") == 0
+    found = {finding.subject: finding.found for finding in examine_directory(tmp_path / "model")}
+    assert found["model"].endswith("exported")
+
+
+def test_checkpoints_are_checked(run):
+    file = run / "baseline" / "seed-1" / "pretraining-checkpoint.safetensors"
+    file.parent.mkdir()
+    context = FitContext(TrainingConfig(epochs=1), make_fabric(CPU), 0, "it", (Checkpoint(file, 0.0),))
+    fit(tiny_student(), Splits(random_set(8), random_set(8)), CrossEntropy(), context)
+    subject = f"baseline/seed-1: {file.name}"
+    assert Finding(subject, "fine", "an interrupted training goes on from here") in examine_directory(run)
+    flip(file)
+    assert broken(examine_directory(run)) == [subject]
+
+
+def test_no_checksums_are_written_while_a_command_is_at_work(run):
+    student = run / "distilled" / "seed-0"
+    with locked(run):
+        for place in (run, student):
+            with pytest.raises(BusyError, match="expected no other process"):
+                rewrite_checksums(place)
+    assert rewrite_checksums(student) == [student]
+    assert not (student / "potstill.lock").exists()
+
+
+def test_a_killed_save_is_completed_before_checksums_are_written(run):
+    student = run / "baseline" / "seed-0"
+    whole = {file.name for file in student.iterdir()}
+    (student / ".saving-x").mkdir()
+    for name in whole:
+        (student / name).rename(student / ".saving-x" / name)
+    assert student in rewrite_checksums(run)
+    assert {file.name for file in student.iterdir()} == whole
+
+
+def test_free_and_held_locks(run):
+    with locked(run):
+        pass
+    assert Finding("lock", "fine", "free") in examine_directory(run)
+    program = """
+import pathlib, sys
+from potstill.experiment.run_directory import locked
+with locked(pathlib.Path(sys.argv[1])):
+    print('held', flush=True)
+    input()
+"""
+    with subprocess.Popen([sys.executable, "-c", program, str(run)], stdin=-1, stdout=-1, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        assert Finding("lock", "fine", f"held: process {other.pid} is at work here") in examine_directory(run)
+        other.communicate("\n")
+
+
+def test_it_needs_no_training_package(run):
+    program = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "transformers", "pydantic", "onnx", "safetensors", "yaml", "rich",
+                                      "pyarrow", "filelock", "scipy"}:
+            raise ModuleNotFoundError(f"{name} is blocked", name=name)
+
+sys.meta_path.insert(0, Blocked())
+from potstill.cli import main
+main(sys.argv[1:])
+"""
+
+    def look(*arguments):
+        command = [sys.executable, "-c", program, "doctor", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    installation, directory = look(), look(str(run))
+    assert "BROKEN  torch: can't be imported" in installation.stdout  # its metadata is there
+    assert installation.stderr == directory.stderr == ""
+    assert directory.returncode == 0
+    assert "distilled/seed-0: answers: one of bad, good" in directory.stdout
+    assert "settings: not checked\n        what to do: pip install '.[train]'" in directory.stdout
+
+
+def test_an_altered_summary_is_refused(run):
+    flip(with_new_checksums(run) / "summary.json")
+    with pytest.raises(ArtifactError, match=r"summary\.json was altered"):
+        read_summary(run)

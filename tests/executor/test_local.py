@@ -1,0 +1,142 @@
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+
+import pytest
+import torch
+
+from potstill.errors import ConfigError, DataError, TrainingError
+from potstill.executor import InOrder, make_executor
+from tiny_students import random_set, tiny_student
+
+ERRORS = [ConfigError(["one", "two"]), DataError("expected a text", file="a.csv", line=3, remedy="mend it")]
+
+
+def executor(workers):
+    return make_executor("local", workers)
+
+
+def squared(number):
+    return number**2, os.getpid(), torch.get_num_threads()
+
+
+def fail(number):
+    raise ERRORS[number]
+
+
+def kill_itself(_number):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def sleep_after_the_first(directory, number):
+    (directory / str(number)).write_text(str(os.getpid()))
+    if number > 0:
+        time.sleep(600.0)
+    return number
+
+
+def trained_weights(seed):
+    student, data = tiny_student(seed, dropout=0.3), random_set(12, seed)
+    torch.manual_seed(seed)
+    optimizer = torch.optim.Adam(student.parameters(), lr=0.01)
+    for indices in ([0, 3, 4], [1, 2, 5]):
+        batch = data.batch(indices)
+        torch.nn.functional.cross_entropy(student(*batch.inputs), batch.labels).backward()
+        optimizer.step()
+    return {name: tensor.numpy().tobytes() for name, tensor in student.state_dict().items()}
+
+
+def test_an_unknown_executor_is_refused_and_one_worker_needs_no_process():
+    with pytest.raises(ConfigError, match=r"runtime\.executor: expected one of none, local, found 'moon'"):
+        make_executor("moon", 2)
+    assert isinstance(make_executor("local", 1), InOrder)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_results_come_in_the_items_order_from_processes_of_one_thread(workers):
+    results = list(executor(workers).map(squared, range(20)))
+    assert [result for result, _, _ in results] == [number**2 for number in range(20)]
+    processes = {process for _, process, _ in results}
+    if workers == 1:
+        assert processes == {os.getpid()}
+    else:
+        assert os.getpid() not in processes
+        assert len(processes) <= workers
+        assert {threads for _, _, threads in results} == {1}
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_one_and_two_workers_train_equal_weights():
+    assert list(executor(1).map(trained_weights, range(4))) == list(executor(2).map(trained_weights, range(4)))
+
+
+def test_items_are_read_only_a_few_ahead():
+    taken = []
+    results = executor(2).map(squared, (taken.append(number) or number for number in itertools.count()))
+    for _ in range(5):
+        next(results)
+    results.close()
+    assert len(taken) <= 5 + 2 * 2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("number", range(len(ERRORS)))
+def test_errors_are_raised_here_with_all_they_hold(workers, number):
+    with pytest.raises(type(ERRORS[number])) as caught:
+        list(executor(workers).map(fail, [number]))
+    assert str(caught.value) == str(ERRORS[number])
+    assert vars(caught.value) == vars(ERRORS[number])
+
+
+def test_a_killed_worker_is_explained_and_the_next_map_works():
+    with pytest.raises(TrainingError, match=r"a worker was killed \(out of memory\?\)\n.*--workers 1"):
+        list(executor(2).map(kill_itself, range(4)))
+    assert next(executor(2).map(squared, [3]))[0] == 9
+
+
+def wait_for(*paths):
+    deadline = time.monotonic() + 60
+    while not all(path.is_file() and path.read_text() for path in paths):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def is_running(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_workers_are_killed_when_the_caller_stops_early(tmp_path):
+    results = executor(2).map(partial(sleep_after_the_first, tmp_path), range(4))
+    assert next(results) == 0
+    wait_for(tmp_path / "1")
+    results.close()
+    deadline = time.monotonic() + 30
+    while is_running(int((tmp_path / "1").read_text())):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_workers_die_with_their_parent(tmp_path):
+    code = f"""
+import os, pathlib, time
+from potstill.executor import make_executor
+
+def slow(number):
+    pathlib.Path({str(tmp_path)!r}, str(number)).write_text(str(os.getpid()))
+    time.sleep(600.0)
+
+list(make_executor("local", 2).map(slow, range(2)))
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    wait_for(*(tmp_path / str(number) for number in range(2)))
+    parent.kill()
+    assert parent.communicate(timeout=60) == (b"", None)  # which ends when no process can write there any more

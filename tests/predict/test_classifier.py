@@ -1,0 +1,379 @@
+import copy
+import json
+import os
+import pickle
+import random
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+
+import numpy as np
+import onnx
+import pandas
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+
+from checksummed import with_new_checksums
+from potstill.errors import ArtifactError
+from potstill.predict import Classifier, tokens
+from potstill.predict.directory import Manifest, StudentFiles
+from potstill.student.onnx import build_model
+from potstill.student.recurrence import RNNSpec
+from potstill.student.rnn import DistilRNN
+
+LABELS = ("good", "bad", "so-so")
+MAX_TOKENS = 12
+SENTENCE = "the cat sat on a mat and saw another dog run through wet grass while birds sang"
+WORDS = SENTENCE.split()
+# Shuffled lengths, one far over MAX_TOKENS, one empty, one of characters that the tokenizer drops.
+TEXTS = [
+    *(" ".join(random.Random(n).choices(WORDS, k=n * 7 % 23)) for n in range(1, 40)),
+    " ".join(WORDS * 9),
+    "",
+    "漢字",
+]
+PAIRS = list(zip(TEXTS, reversed(TEXTS), strict=True))
+
+
+def make_tokenizer() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())  # without an unknown token: what it does not know, it drops
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(vocab_size=80, special_tokens=["<pad>", "<sep>"], show_progress=False)
+    tokenizer.train_from_iterator([SENTENCE], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A", pair="$A <sep> $B", special_tokens=[("<sep>", 1)]
+    )
+    tokenizer.enable_truncation(3, direction="left")  # what a foreign file may bring, and the runtime must override
+    tokenizer.enable_padding(length=9)
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def student() -> DistilRNN:
+    torch.manual_seed(0)
+    spec = RNNSpec(
+        cell="lstm",
+        vocab_size=make_tokenizer().get_vocab_size(),
+        embedding_size=6,
+        hidden_size=5,
+        num_layers=1,
+        bidirectional=True,
+        pooling="max",
+        dropout=0.2,
+        num_classes=len(LABELS),
+        pad_token_id=0,
+    )
+    student = DistilRNN(spec)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.normal_()
+        mean = torch_logits(student.eval(), TEXTS).mean(axis=0)  # (classes,)
+        student.head.bias -= torch.from_numpy(mean)  # so that every class is predicted
+    return student
+
+
+@pytest.fixture
+def directory(student, tmp_path):
+    files = StudentFiles(tmp_path)
+    Manifest(asdict(student.spec), LABELS, MAX_TOKENS).save(files.manifest)
+    files.model.write_bytes(build_model(student))
+    make_tokenizer().save(str(files.tokenizer))
+    return with_new_checksums(tmp_path)
+
+
+@pytest.fixture
+def classifier(directory) -> Classifier:
+    return Classifier.load(directory, batch_size=4, threads=1)
+
+
+@pytest.fixture
+def pair_classifier(student, directory) -> Classifier:
+    Manifest(asdict(student.spec), LABELS, MAX_TOKENS, in_pairs=True).save(StudentFiles(directory).manifest)
+    return Classifier.load(with_new_checksums(directory), batch_size=4, threads=1)
+
+
+def torch_logits(student, texts, seconds=None):
+    ids = tokens.encode(make_tokenizer(), texts, seconds, MAX_TOKENS, empty_id=0)
+    with torch.inference_mode():
+        return torch.cat([student(torch.tensor([row]), torch.ones(1, len(row))) for row in ids]).numpy()
+
+
+def test_predictions_are_torchs_in_the_order_of_the_texts(student, classifier):
+    expected = torch_logits(student, TEXTS)
+    np.testing.assert_allclose(classifier.logits(TEXTS), expected, atol=1e-5)
+    found = classifier.predict_proba(TEXTS)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, torch.from_numpy(expected).softmax(dim=1), atol=1e-5)
+    assert classifier.label_names == tuple(classifier.classes_) == LABELS
+    assert classifier.predict([]).shape == (0,)
+    assert classifier.predict_proba([]).shape == (0, len(LABELS))
+    assert classifier.predict(TEXTS).tolist() == [LABELS[place] for place in expected.argmax(axis=1)]
+    assert len(set(classifier.predict(TEXTS))) == len(LABELS)  # the comparison says something
+
+
+@pytest.fixture
+def tuned(student, tmp_path) -> Classifier:
+    """The same network cut down to two classes, with a temperature and a threshold."""
+    two = DistilRNN(RNNSpec(**(asdict(student.spec) | {"num_classes": 2})))
+    two.load_state_dict(student.state_dict() | {name: tensor[:2] for name, tensor in head_of(student).items()})
+    files = StudentFiles(tmp_path)
+    Manifest(asdict(two.spec), LABELS[:2], MAX_TOKENS, temperature=2.5, threshold=0.3).save(files.manifest)
+    files.model.write_bytes(build_model(two))
+    make_tokenizer().save(str(files.tokenizer))
+    return Classifier.load(with_new_checksums(tmp_path), batch_size=4, threads=1)
+
+
+def head_of(student):
+    return {name: tensor for name, tensor in student.state_dict().items() if name.startswith("head.")}
+
+
+def test_temperature_and_threshold_are_applied(student, tuned):
+    expected = torch.from_numpy(torch_logits(student, TEXTS)[:, :2])
+    probabilities = tuned.predict_proba(TEXTS)
+    np.testing.assert_allclose(tuned.logits(TEXTS), expected, atol=1e-5)  # the graph's own
+    np.testing.assert_allclose(probabilities, (expected / 2.5).softmax(dim=1), atol=1e-5)
+    found = tuned.predict(TEXTS).tolist()
+    assert found == [LABELS[int(share > 0.3)] for share in probabilities[:, 1]]
+    assert found != [LABELS[place] for place in probabilities.argmax(axis=1)]  # the comparison says something
+
+
+def test_pairs_are_read_together(student, pair_classifier):
+    firsts, seconds = zip(*PAIRS, strict=True)
+    found = pair_classifier.logits(PAIRS)
+    np.testing.assert_allclose(found, torch_logits(student, firsts, seconds), atol=1e-5)
+    assert not np.allclose(found, torch_logits(student, firsts))
+    with pytest.raises(TypeError, match="item 0: expected a pair of texts"):
+        pair_classifier.logits(firsts)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_the_batch_size_changes_nothing(directory, classifier, batch_size):
+    with pytest.raises(ValueError, match="batch_size: expected a positive number, found 0"):
+        Classifier.load(directory, batch_size=0)
+    other = Classifier.load(directory, batch_size=batch_size)
+    np.testing.assert_allclose(other.logits(TEXTS), classifier.logits(TEXTS), atol=1e-5)
+
+
+def test_any_iterable_of_texts_is_accepted(classifier):
+    expected = classifier.predict(TEXTS).tolist()
+    assert classifier.predict(iter(TEXTS)).tolist() == expected
+    assert classifier.predict(np.array(TEXTS)).tolist() == expected
+    assert classifier.predict(pandas.Series(TEXTS)).tolist() == expected
+
+
+def test_half_a_surrogate_pair_is_read_as_the_replacement_character(classifier):
+    np.testing.assert_array_equal(classifier.logits(["the \ud83d cat"]), classifier.logits(["the \ufffd cat"]))
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("one text", "put a single text in a list"),
+        (b"bytes", "found bytes"),
+        (3, "found int 3"),
+        ({"text": ["a"]}, "found a dict; give one of its columns"),
+        (pandas.DataFrame({"text": ["a"]}), "found a DataFrame; give one of its columns"),
+        (["fine", None], "item 1: expected a text .* found NoneType None"),
+        ([b"bytes"], "item 0: expected a text"),
+        (["ab", ("a", "b")], "item 1: expected a text"),
+        ([("a", "b")], "item 0: expected a text"),
+        ([("a", "b", "c")], "item 0: expected a text"),
+        ([("a", 1)], "item 0: expected a text"),
+    ],
+)
+def test_other_inputs_are_refused(classifier, texts, message):
+    with pytest.raises(TypeError, match=message):
+        classifier.predict(texts)
+
+
+def test_eight_threads_get_the_same_answers(tuned):
+    inputs = [TEXTS, TEXTS[:3]] * 40
+    expected = [(tuned.logits(texts), tuned.predict(texts)) for texts in inputs]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda texts: (tuned.logits(texts), tuned.predict(texts)), inputs))
+    for one, many in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(many[0], one[0])
+        assert many[1].tolist() == one[1].tolist()
+
+
+def test_copies_and_pickles_answer_alike(tuned):
+    pytest.importorskip("sklearn")
+    from sklearn.base import clone
+
+    for copied in (pickle.loads(pickle.dumps(tuned)), copy.deepcopy(tuned), copy.copy(tuned), clone(tuned)):
+        np.testing.assert_array_equal(copied.logits(TEXTS), tuned.logits(TEXTS))
+        assert copied.predict(TEXTS).tolist() == tuned.predict(TEXTS).tolist()
+    assert repr(tuned) == "<Classifier of texts, 2 classes: 'good', 'bad'>"
+
+
+def test_a_run_is_loaded_as_its_best_distilled_student(student, directory, tmp_path_factory, classifier):
+    run = tmp_path_factory.mktemp("run")
+    for seed, mcc in (("seed-0", 0.9), ("seed-1", 0.1)):
+        place = shutil.copytree(directory, run / "distilled" / seed)
+        (place / "training.json").write_text(json.dumps({"best": {"mcc": mcc}}))
+        with_new_checksums(place)
+    (run / "distilled" / "seed-1" / "model.onnx").unlink()
+    np.testing.assert_array_equal(Classifier.load(run).logits(TEXTS), Classifier.load(directory).logits(TEXTS))
+
+
+@pytest.mark.parametrize("spelled", ["<pad>", "the <sep> cat", "<sep>the<pad>"])
+def test_special_tokens_in_texts_are_text(classifier, pair_classifier, spelled):
+    def ids(texts, pairs=None):
+        return tokens.encode(classifier._tokenizer, texts, pairs, MAX_TOKENS, empty_id=None)
+
+    assert not {0, 1} & {*ids([spelled])[0]}
+    assert ids([spelled], [spelled])[0].count(1) == 1  # the separator alone
+    assert len(ids([spelled])[0]) > len(ids([spelled.replace("<pad>", "").replace("<sep>", "")])[0]) - 1
+
+
+def test_prediction_needs_three_packages_and_leaves_home_empty(directory, classifier, tmp_path_factory):
+    """onnxruntime's telemetry would write to ~/.cache, and ask for its collector's address."""
+    program = """
+import importlib.metadata, json, socket, sys
+
+at_start = set(sys.modules)
+socket.socket = socket.getaddrinfo = None
+from potstill import Classifier, __version__
+print(json.dumps(Classifier.load(sys.argv[1]).predict(json.loads(sys.argv[2])).tolist()))
+packages = importlib.metadata.packages_distributions()
+loaded = set(sys.modules) - at_start
+print(json.dumps(sorted({name for module in loaded for name in packages.get(module.partition(".")[0], ())})))
+assert __version__ == importlib.metadata.version("potstill")
+"""
+    home = tmp_path_factory.mktemp("home")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("XDG_", "ORT_"))}
+    command = [sys.executable, "-c", program, str(directory), json.dumps(TEXTS)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment | {"HOME": str(home)})
+    assert result.returncode == 0, result.stderr
+    predicted, packages = map(json.loads, result.stdout.splitlines())
+    assert predicted == classifier.predict(TEXTS).tolist()
+    assert set(packages) <= {"potstill", "numpy", "onnxruntime", "tokenizers"}
+    assert list(home.rglob("*")) == []
+
+
+class TestDamage:
+    """Each damage is reported as an error that names the file and says what to do."""
+
+    @pytest.mark.parametrize("name", ["student.json", "model.onnx", "tokenizer.json"])
+    def test_missing(self, directory, name):
+        (directory / name).unlink()
+        self.refused(directory, f"expected a file {name}, found none")
+
+    @pytest.mark.parametrize("name", ["student.json", "model.onnx", "tokenizer.json"])
+    @pytest.mark.parametrize("keep", [0, 100])
+    def test_cut_short(self, directory, name, keep):
+        path = directory / name
+        path.write_bytes(path.read_bytes()[:keep])
+        self.refused(directory, rf"{name} was cut short: expected \d+ bytes, found {keep}")
+        self.refused(with_new_checksums(directory), rf"{name}.*(expected|not readable)")  # by who parses it
+
+    def test_altered(self, directory):
+        for name in ("student.json", "model.onnx", "tokenizer.json"):
+            path = directory / name
+            whole = path.read_bytes()
+            path.write_bytes(whole[:50] + bytes([whole[50] ^ 1]) + whole[51:])
+            self.refused(directory, f"{name} was altered, or is of another save")
+            path.write_bytes(whole)
+        assert Classifier.load(directory).predict(TEXTS[:1]).shape == (1,)
+
+    def test_missing_checksums(self, directory):
+        (directory / "checksums.json").unlink()
+        self.refused(directory, "expected checksums.json")
+
+    def test_a_model_that_names_other_files(self, directory, monkeypatch):
+        """Its values would be read from wherever it says."""
+        path = directory / "model.onnx"
+        model = onnx.load(path)
+        weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+        (directory / "secret").write_bytes(weight.raw_data)
+        onnx.external_data_helper.set_external_data(weight, "secret")
+        weight.ClearField("raw_data")
+        weight.data_location = onnx.TensorProto.EXTERNAL
+        path.write_bytes(model.SerializeToString())
+        monkeypatch.chdir(directory)
+        with_new_checksums(directory)
+        self.refused(
+            directory, r"model\.onnx does not belong .* a model that is whole, found one that names other files"
+        )
+
+    def test_no_directory(self, tmp_path):
+        self.refused(tmp_path / "nothing", "holds no saved student")
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"format": 1}, "expected a student of format 2, found format 1"),
+            ({"spec": None}, "expected a mapping as spec, found None"),
+            (
+                {"spec": {}},
+                r"whole number as spec\.vocab_size, found None; .*spec\.num_classes.*; .*spec\.pad_token_id",
+            ),
+            ({"label_names": "good"}, "expected a list of names"),
+            ({"label_names": ["good", "bad"]}, "expected 3 different label_names"),
+            ({"label_names": ["good", "bad", "bad"]}, "expected 3 different label_names"),
+            ({"in_pairs": "no"}, "expected true or false as in_pairs, found 'no'"),
+            ({"max_length": 0}, "expected a positive whole number as max_length, found 0"),
+            *(
+                ({"temperature": value}, rf"a number from 0\.001 to 1000 as temperature, found {value}")
+                for value in (0, -1, 1e-300, 10**400, float("inf"), float("nan"), None, True)
+            ),
+            *(
+                ({"threshold": value}, f"a number above 0 and below 1, or null, as threshold, found {value!r}")
+                for value in (0, 1, float("nan"), "0_5")
+            ),
+            ({"threshold": 0.5}, r"expected null as threshold of 3 classes, found 0\.5"),
+        ],
+    )
+    def test_wrong_fields_of_the_manifest(self, directory, changes, message):
+        path = directory / "student.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        self.refused(with_new_checksums(directory), message)
+
+    @pytest.mark.parametrize(
+        ("content", "message"), [("[]", "a JSON object, found list"), ("[" * 100_000, "not readable as JSON")]
+    )
+    def test_manifest_that_is_no_mapping(self, directory, content, message):
+        (directory / "student.json").write_text(content)
+        self.refused(with_new_checksums(directory), message)
+
+    def test_tokenizer_of_another_student(self, directory):
+        tokenizer = make_tokenizer()
+        tokenizer.add_tokens(["one more"])
+        tokenizer.save(str(directory / "tokenizer.json"))
+        self.refused(
+            with_new_checksums(directory),
+            r"tokenizer\.json does not belong to this student: expected at most \d+ tokens",
+        )
+
+    def test_model_of_another_student(self, directory, student):
+        other = DistilRNN(RNNSpec(**(asdict(student.spec) | {"num_classes": 2})))
+        (directory / "model.onnx").write_bytes(build_model(other))
+        self.refused(with_new_checksums(directory), r"model\.onnx does not belong to this student")
+
+    @staticmethod
+    def refused(directory, message):
+        with pytest.raises(ArtifactError, match=rf"(?s){message}.*\n  what to do: "):
+            Classifier.load(directory)
+
+
+def test_the_manifest_is_read_back(tmp_path):
+    spec = {"vocab_size": 9, "num_classes": 2, "pad_token_id": 0}
+    plain = Manifest(spec, ("não", "sim"), 5)
+    for manifest in (plain, replace(plain, in_pairs=True, temperature=1 / 3, threshold=0.1 + 0.2)):
+        manifest.save(tmp_path / "student.json")
+        assert Manifest.load(with_new_checksums(tmp_path) / "student.json") == manifest
+
+
+def test_equal_students_share_a_tokenizer(directory, tmp_path):
+    """`tokenizers` keeps what it has met until the process ends: loading again and again must not add to that."""
+    first, second = Classifier.load(directory), Classifier.load(shutil.copytree(directory, tmp_path / "copy"))
+    assert first._tokenizer is second._tokenizer
+    manifest = json.loads((directory / "student.json").read_text())
+    (directory / "student.json").write_text(json.dumps(manifest | {"max_length": 2}))
+    shorter = Classifier.load(with_new_checksums(directory))
+    assert shorter._tokenizer is not first._tokenizer
+    lengths = [len(one._tokenizer.encode("the cat sat on the mat").ids) for one in (first, shorter)]
+    assert lengths[0] > lengths[1] == 2

@@ -1,0 +1,134 @@
+import random
+import subprocess
+import sys
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+
+from potstill.predict.tokens import encode, encode_marked, intern_tokenizer
+
+VOCABULARY = {"<pad>": 0, "<cls>": 1, "a": 2, "b": 3, "c": 4}
+
+
+@pytest.fixture
+def tokenizer() -> Tokenizer:
+    tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<none>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return tokenizer
+
+
+def test_own_padding_and_truncation_are_overridden(tokenizer):
+    tokenizer.enable_padding(length=8)
+    tokenizer.enable_truncation(1, direction="left")
+    assert encode(tokenizer, ["a", "a b c"], None, 4, empty_id=0) == [[2], [2, 3, 4]]
+
+
+def test_the_right_end_is_cut_and_special_tokens_count(tokenizer):
+    tokenizer.post_processor = processors.TemplateProcessing(single="<cls> $A", special_tokens=[("<cls>", 1)])
+    assert encode(tokenizer, ["a b c a b c"], None, 4, empty_id=0) == [[1, 2, 3, 4]]
+
+
+def test_a_text_without_tokens_becomes_the_empty_id(tokenizer):
+    assert encode(tokenizer, ["", "  ", "b"], None, 4, empty_id=0) == [[0], [0], [3]]
+    assert encode(tokenizer, [""], [""], 4, empty_id=4) == [[4]]
+
+
+def test_pairs_are_joined_and_the_longer_one_is_cut(tokenizer):
+    assert encode(tokenizer, ["a", "a a a a"], ["b", "b"], 3, empty_id=0) == [[2, 3], [2, 2, 3]]
+
+
+def test_texts_and_pairs_must_match(tokenizer):
+    with pytest.raises(ValueError, match="expected as many second texts"):
+        encode(tokenizer, ["a", "b"], ["b"], 3, empty_id=0)
+
+
+def test_more_texts_than_one_chunk_keep_their_order(tokenizer):
+    texts = ["a", "b", "c"] * 1000
+    assert encode(tokenizer, texts, None, 4, empty_id=0) == [[VOCABULARY[text]] for text in texts]
+
+
+def test_equal_tokenizers_are_interned(tokenizer):
+    same, other = (Tokenizer.from_str(tokenizer.to_str()) for _ in range(2))
+    first = intern_tokenizer(tokenizer, 4)
+    assert intern_tokenizer(same, 4) is first
+    assert intern_tokenizer(other, 3) is not first
+    assert encode(first, ["a b c a b"], None, 4, empty_id=0) == [[2, 3, 4, 2]]
+    for number in range(20):  # the oldest are forgotten
+        intern_tokenizer(Tokenizer(models.WordLevel({f"{number}": 0}, unk_token="<none>")), 4)
+    assert intern_tokenizer(Tokenizer.from_str(tokenizer.to_str()), 4) is not first
+
+
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("most", [4, 5, 8, 16])
+def test_pairs_are_cut_as_tokenizers_does_and_marked(most, special):
+    """Which cuts the longer one first, and keeps all that it cuts off in all combinations."""
+    tokenizer = Tokenizer(
+        models.WordLevel({"[CLS]": 0, "[SEP]": 1} | {f"w{n}": n + 2 for n in range(30)}, unk_token="w0")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    if special:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 1)]
+        )
+    draw = random.Random(0)
+    first, second = (
+        [" ".join(f"w{draw.randrange(30)}" for _ in range(draw.randrange(25))) for _ in range(300)] for _ in "ab"
+    )
+    for pairs in (second, None):
+        ids, cut = encode_marked(tokenizer, first, pairs, most, empty_id=None)
+        inputs = first if pairs is None else list(zip(first, pairs, strict=True))
+        assert ids == [encoding.ids for encoding in tokenizer.encode_batch(inputs)]
+        whole = Tokenizer.from_str(tokenizer.to_str())
+        whole.no_truncation()
+        assert cut == [len(encoding.ids) > most for encoding in whole.encode_batch(inputs)]
+
+
+def test_long_pairs_take_memory_in_proportion():
+    """`tokenizers` combines what it cuts off the one text with what it cuts off the other: 3 GB for this pair."""
+    program = """
+import resource
+from tokenizers import Tokenizer, models, pre_tokenizers
+from potstill.predict.tokens import encode_marked
+tokenizer = Tokenizer(models.WordLevel({"w": 0, "x": 1}, unk_token="w"))
+tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(encode_marked(tokenizer, ["w " * 4000], ["x " * 4000], 4, empty_id=0))
+assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000, "kB"
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.stdout == "([[0, 0, 1, 1]], [True])\n", result.stderr
+
+
+def unigram():
+    return Tokenizer(models.Unigram([(one, -2.0) for one in "<pad>s/cl"] + [("<pad>", 0.0), ("<cls>", 0.0)], unk_id=0))
+
+
+def word_level():
+    tokenizer = Tokenizer(models.WordLevel(VOCABULARY | {"<unk>": 5}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return tokenizer
+
+
+def byte_pairs():
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        [""], trainers.BpeTrainer(initial_alphabet=alphabet, special_tokens=["<pad>", "<cls>"])
+    )
+    return tokenizer
+
+
+@pytest.mark.parametrize("make", [unigram, word_level, byte_pairs])
+@pytest.mark.parametrize("text", ["<pad>", "a <cls> b", "a<pad>b<cls>"])
+def test_special_tokens_in_texts_are_text(make, text):
+    tokenizer = make()
+    tokenizer.add_special_tokens(["<pad>", "<cls>"])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<cls> $A", special_tokens=[("<cls>", tokenizer.token_to_id("<cls>"))]
+    )
+    special = {tokenizer.token_to_id(name) for name in ("<pad>", "<cls>")}
+    ((first, *rest),) = encode(tokenizer, [text], None, 40, empty_id=None)
+    assert first == tokenizer.token_to_id("<cls>")
+    assert rest
+    assert not special & {*rest}

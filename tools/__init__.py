@@ -1,0 +1,1 @@
+"""Programs that write what the package holds; none of them is installed with it."""
