@@ -31,7 +31,7 @@ demo: setup
 	$(BIN)/potstill run --config configs/demo.yaml
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto
 
 check: setup
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import click
 
@@ -90,8 +90,8 @@ def experiment(name: str, *others: Row) -> str:
     rows += [{"name": f'always "{data["majority_label"]}"'} | result["majority"], *others]
     p_value = "" if test["p_value"] is None else f" (t-test, {probability(test['p_value'])})"
     notes = [
-        f"{data['name']}: {data['train']:,} sentences to train on, {data['validation']:,} to choose epochs, "
-        f"{data['test']:,} read once for this table; mean ± sample standard deviation over seeds.",
+        f"{data['name']}: {data['train']:,} training, {data['validation']:,} validation and {data['test']:,} test "
+        "sentences; mean ± sample standard deviation over seeds.",
         f"Distilled against baseline, paired over {test['seeds']} seeds: MCC {test['mean_difference']:+.3f}{p_value}.",
         *_verdicts(result),
         *_ensemble(result),
@@ -167,9 +167,10 @@ EPOCHS = (
     "{name} | {seeds} | {mcc[mean]:.3f} ± {mcc[std]:.3f} (epoch {mcc_epoch[mean]:.1f}) | "
     "{loss[mean]:.3f} ± {loss[std]:.3f} (epoch {loss_epoch[mean]:.1f}) | "
     "{last[mean]:.3f} ± {last[std]:.3f} (epoch {last_epoch[mean]:.1f}) | {last_ahead} of {seeds}",
-    "MCC on half of CoLA's validation split, where the other half chose epoch and threshold, in the mean over {cuts} "
-    "cuts; mean ± sample standard deviation over students, and the mean of the epochs kept. The last column compares "
-    "the last epoch with that of the best MCC; there is no test, as all students are measured on the same labels.",
+    "MCC on half of CoLA's validation split, where the other half chose epoch and threshold, averaged over {cuts} "
+    "random halves; mean ± sample standard deviation over students, and the mean of the epochs kept. The last "
+    "column compares the last epoch with that of the best MCC; there is no test, as all students are measured on the "
+    "same labels.",
 )
 
 SPEED = {
@@ -241,7 +242,7 @@ def load_test() -> str:
         return ", ".join(f"{status}: {count:,}" for status, count in sorted(run.get("by_status", {}).items())) or "–"
 
     rows = [run | {"statuses": statuses(run)} for run in result["runs"]]
-    words = f"broken, refused: connections that were. {note(result)}"
+    words = f"broken, refused: number of broken and refused connections. {note(result)}"
     return "\n".join([*grid(header, cells, rows), "", words, "", *targets(result)])
 
 
@@ -255,10 +256,10 @@ def stream() -> str:
 
 _OUTCOMES = {
     "refused": "refused with one message",
-    "rebuilt": "made again",
-    "harmless": "with exactly the answers of before",
-    "done": "done all the same",
-    "unread": "that nothing reads",
+    "rebuilt": "computed again",
+    "harmless": "with unchanged answers",
+    "done": "completed nevertheless",
+    "unread": "not read by anything",
     "failed": "**FAILED**",
 }
 _PLACES = {
@@ -282,7 +283,7 @@ def _outcomes(counts: Row) -> str:
 
 
 def _kills(result: Result) -> Iterator[Sequence[str]]:
-    words = f"{result['identical']:,} end bit for bit as an uninterrupted run"
+    words = f"{result['identical']:,} with bit for bit the result of an uninterrupted run"
     yield "runs killed at random moments, resumed", f"{result['trials']:,}", words
 
 
@@ -314,7 +315,7 @@ def _soak(result: Result) -> Iterator[Sequence[str]]:
     for run in result["runs"]:
         grown = ", ".join(f"{words} {run[name]['growth']:+.1f}" for name, words in _GROWTH.items())
         often = f"{run['answers']:,} answers" if "answers" in run else f"{run['looks']:,} runs"
-        yield f"nothing, for long: {run['name']}", often, f"growth over the second half: {grown}"
+        yield f"nothing, in a long run: {run['name']}", often, f"growth over the second half: {grown}"
 
 
 def settings() -> str:
@@ -358,7 +359,8 @@ def _default(setting: Setting) -> str:
 def _meaning(setting: Setting) -> str:
     """Return a setting's documentation, and its choices."""
     text = setting.meaning.replace("|", r"\|")
-    return text + (f" One of {', '.join(f'`{choice}`' for choice in setting.choices)}." if setting.choices else "")
+    choices = get_args(setting.field.annotation) if get_origin(setting.field.annotation) is Literal else ()
+    return text + (f" One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else "")
 
 
 CONTENTS: dict[str, Callable[[], str]] = {

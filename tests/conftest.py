@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # `make test` runs a process per core; threads would wait for each other
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, which happens below
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime's, when it is imported
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # tests compare sums of a CPU; test_gpu.py is for the other thing

@@ -13,11 +13,15 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from commandline import potstill
-from potstill.config import PotstillConfig, StudentConfig, TeacherConfig
-from potstill.data import Corpus, Examples
-from potstill.errors import ConfigError
+from potstill.config import PotstillConfig, RuntimeConfig, StudentConfig, TeacherConfig
+from potstill.data import Corpus, Examples, load_corpus
+from potstill.errors import ArtifactError, ConfigError
+from potstill.evaluation.measure import measure
 from potstill.experiment.run import run
+from potstill.experiment.saved import load_teacher, open_model
 from potstill.predict import Classifier
+from potstill.store.atomic import read_json, write_json
+from potstill.store.checksums import atomic_save
 from potstill.student.base import Network, NetworkSpec
 from potstill.student.registry import STUDENTS
 from potstill.teacher.base import Teacher
@@ -84,7 +88,15 @@ class WordTeacher(Teacher):
 
     @classmethod
     def obtain(cls, config: PotstillConfig, corpus: Corpus, directory: Path, seed: int):
+        with atomic_save(directory) as staged:
+            saved = {"kind": "words", "words": config.teacher.words, "names": corpus.label_names}
+            write_json(staged / "teacher.json", saved)
         return cls(config.teacher.words, corpus.label_names), None
+
+    @classmethod
+    def load(cls, directory: Path, runtime: RuntimeConfig):
+        saved = read_json(directory / "teacher.json")
+        return cls(saved["words"], tuple(saved["names"]))
 
 
 @pytest.fixture
@@ -135,6 +147,13 @@ def test_a_new_student_and_a_new_teacher_need_no_change_in_src(reviews, tmp_path
     assert "a sum of 4 numbers a word" in report
 
     assert PotstillConfig.load(directory / "config.yaml") == config
+    examples = load_corpus(config.data).test
+    teacher = open_model(directory / "teacher" / "seed-0", config.runtime)
+    assert measure(teacher, examples).metrics == summary.models[0].metrics
+    assert load_teacher(directory, config)[0].label_names == ("bad", "good")
+    (directory / "report.md").unlink()  # as if it had been interrupted before
+    resumed, _ = run(config, directory)
+    assert [model.metrics for model in resumed.models] == [model.metrics for model in summary.models]
     distilled = Classifier.load(directory / "distilled" / "seed-0")
     assert distilled.predict(["the food was great", "the view was poor"]).tolist() == ["good", "bad"]
     assert potstill("export", directory, "--out", tmp_path / "model") == 0
@@ -151,3 +170,10 @@ def test_an_unknown_kind_names_the_known_ones(section, name, known):
     with pytest.raises(ConfigError, match=rf"{section}: expected one of the kinds {known}") as error:
         PotstillConfig.build({section: {"kind": name}})
     assert name in str(error.value)
+
+
+def test_a_saved_teacher_of_an_unknown_kind_is_refused(tmp_path):
+    with atomic_save(tmp_path) as staged:
+        write_json(staged / "teacher.json", {"kind": "oracle"})
+    with pytest.raises(ArtifactError, match=r"expected a teacher of a kind among transformer, found 'oracle'"):
+        open_model(tmp_path, PotstillConfig().runtime)

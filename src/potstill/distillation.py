@@ -59,8 +59,7 @@ class CrossEntropy:
     def score(self, logits: Tensor, data: TrainingSet) -> Record:
         """Score a split from its whole predictions: a mean of batch means would weigh a short last batch double."""
         parts = {f"validation_{name}": float(value) for name, value in self(logits, data).items()}
-        predictions = self.task.decode(self.task.probabilities(logits.numpy()))
-        metrics = self.task.metrics(data.labels.numpy(), predictions, logits.shape[1])
+        metrics = self.task.metrics(data.labels.numpy(), self.task.decode(logits.numpy()), logits.shape[1])
         return parts | {"accuracy": metrics.accuracy, "mcc": metrics.mcc, "f1": metrics.f1}
 
 

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from potstill.data.examples import UNLABELLED, Corpus
 from potstill.evaluation.metrics import Metrics, compute_metrics
-from potstill.predict.decision import predict_class, softmax
+from potstill.predict.decision import predict_class
 
 
 class Task(Protocol):
@@ -41,11 +41,8 @@ class Task(Protocol):
     def is_labelled(self, labels: Tensor) -> Tensor:
         """Say of each text whether it has a label, (batch,)."""
 
-    def probabilities(self, logits: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float32]:
-        """Turn logits into probabilities, both (texts, classes)."""
-
-    def decode(self, probabilities: NDArray[np.float32], threshold: float | None = None) -> NDArray[np.int64]:
-        """Turn probabilities, (texts, classes), into predictions."""
+    def decode(self, logits: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Turn logits, (texts, classes), into predictions."""
 
     def metrics(self, labels: NDArray[np.int64], predictions: NDArray[np.int64], num_classes: int) -> Metrics:
         """Score a whole split's predictions."""
@@ -76,13 +73,9 @@ class SingleLabel:
         """Say of each text whether it has a label, (batch,)."""
         return labels != UNLABELLED
 
-    def probabilities(self, logits: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float32]:
-        """Return softmax(logits / temperature), (texts, classes)."""
-        return softmax(logits, temperature)
-
-    def decode(self, probabilities: NDArray[np.float32], threshold: float | None = None) -> NDArray[np.int64]:
-        """Return the predicted classes, (texts,); see `predict_class`."""
-        return predict_class(probabilities, threshold)
+    def decode(self, logits: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Return the most probable classes, (texts,)."""
+        return predict_class(logits)
 
     def metrics(self, labels: NDArray[np.int64], predictions: NDArray[np.int64], num_classes: int) -> Metrics:
         """Score a whole split's predictions: accuracy, MCC, F1."""

@@ -1,16 +1,23 @@
 """Words and spans of the training texts."""
 
-from potstill.augment.snippets import SPAN_WORDS, spans, words
+from tokenizers import Tokenizer, decoders, models
+
+from potstill.augment.snippets import SPAN_WORDS, spans, vocabulary_words, words
 
 TEXTS = ("the cat sat on the mat", "the dog ran", "ok", "")
 
 
-def test_the_most_frequent_words_of_the_texts_come_first_then_english_ones():
-    found = list(words(TEXTS, 30))
+def test_the_most_frequent_words_of_the_texts_come_first_then_those_of_the_vocabulary():
+    found = list(words(TEXTS, 9, ["the", "house", "tree"]))
     assert found[0] == "the"
-    assert set(found[:9]) == {"the", "cat", "sat", "on", "mat", "dog", "ran", "ok"} | {found[8]}
-    assert len(found) == len(set(found)) == 30
-    assert list(words(TEXTS, 3)) == found[:3]
+    assert set(found) == {"the", "cat", "sat", "on", "mat", "dog", "ran", "ok", "house"}
+    assert list(words(TEXTS, 3, [])) == found[:3]
+
+
+def test_whole_words_of_a_vocabulary_come_in_its_order():
+    tokenizer = Tokenizer(models.BPE({"Ġ": 0, "Ġthe": 2, "ing": 1, "ĠThe": 3, "Ġcat": 4, "Ġ9": 5}, []))
+    tokenizer.decoder = decoders.ByteLevel()
+    assert vocabulary_words(tokenizer) == ["the", "cat"]
 
 
 def test_spans_are_parts_of_the_texts_and_depend_on_the_seed_alone():

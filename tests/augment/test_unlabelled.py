@@ -53,15 +53,6 @@ def test_counts_and_examples():
     assert made.examples.labels.tolist() == [UNLABELLED] * 4
 
 
-@pytest.mark.parametrize("pairs", [None, ("1", "2", "3", "4")])
-def test_only_selects_texts_by_source(pairs):
-    made = labelled(pairs=pairs)
-    taken = made.only(["sampled:*"])
-    assert (taken.texts, taken.sources) == (("b", "c"), ("sampled:yes", "sampled:no"))
-    assert taken.pairs == (pairs and ("2", "3"))
-    assert taken.logits.tolist() == made.logits[1:3].tolist()
-
-
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"text", None])
 def test_file_that_is_no_unlabelled_set_is_refused(tmp_path, content):
     file = tmp_path / "some.parquet"

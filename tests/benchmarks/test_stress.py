@@ -82,10 +82,10 @@ def test_table_shows_each_result(stress, tmp_path, monkeypatch):
     for name, result in results.items():
         (tmp_path / f"stress_{name}.json").write_text(json.dumps({"command": f"python {name}.py", **result}))
     shown = tables.stress()
-    assert "| 50 | 49 end bit for bit" in shown
+    assert "| 50 | 49 with bit for bit" in shown
     assert "| damaged files: teachers | 7 | 6 refused with one message, 1 **FAILED** |" in shown
-    assert "| damaged files: the cache's tokens | 5 | 5 made again |" in shown
-    assert "| writing refused: teacher | 30 | 28 refused with one message, 2 done all the same |" in shown
+    assert "| damaged files: the cache's tokens | 5 | 5 computed again |" in shown
+    assert "| writing refused: teacher | 30 | 28 refused with one message, 2 completed nevertheless |" in shown
     assert "| 1 parsers fuzzed for 600 s each | 12,345 | accepted, or refused with one message |" in shown
-    assert "| nothing, for long: serving | 140 answers | growth over the second half: memory, MiB +0.2" in shown
+    assert "| nothing, in a long run: serving | 140 answers | growth over the second half: memory, MiB +0.2" in shown
     assert shown.endswith("`python soak.py`.")

@@ -99,15 +99,15 @@ def test_run_ended_in_every_way_ends_like_an_uninterrupted_one(
 
     status, error = run_until(out / "distilled/seed-0/pretraining-checkpoint.safetensors", signal.SIGTERM, *command)
     assert status == 143
-    assert "teacher 0  goes on after step 2 of " in error
+    assert "teacher 0  resumes after step 2 of " in error
     assert "stopped by SIGTERM; language modelling 0 is kept as it was after step 3" in error
-    assert f"To go on:\n  potstill run --config {config} --out {out}\n" in error
+    assert f"To resume:\n  potstill run --config {config} --out {out}\n" in error
     assert "Traceback" not in error
 
     status, error = run_until(out / "baseline/seed-0/checkpoint.safetensors", signal.SIGINT, *command)
     assert status == 130
     assert "finished before: teacher 0\n" in error
-    assert "language modelling 0  goes on after step 3 of " in error
+    assert "language modelling 0  resumes after step 3 of " in error
     assert "stopped by Ctrl-C; baseline 0 is kept as it was after step 3" in error
 
     capsys.readouterr()
@@ -115,7 +115,7 @@ def test_run_ended_in_every_way_ends_like_an_uninterrupted_one(
     error = capsys.readouterr().err
     assert f"going on in {out}\n" in error
     assert "finished before: teacher 0, distilled 0\n" in error
-    assert "baseline 0  goes on after step 3 of " in error
+    assert "baseline 0  resumes after step 3 of " in error
     assert run_snapshot.differences(run_snapshot.contents(out), run_snapshot.contents(uninterrupted)) == []
     run_snapshot.verify_all(out)
 

@@ -56,5 +56,5 @@ def test_values_of_flags(flag, value, expected):
 def test_help_is_the_first_sentence_of_the_documentation():
     shown = {setting.name: setting.summary for setting in all_settings()}
     assert shown["student.training.learning_rate"] == "Peak learning rate."
-    assert shown["search.trials"] == "How many settings to try."
+    assert shown["search.trials"] == "Number of trials."
     assert not any(word in summary for summary in shown.values() for word in ("arXiv", "`", "et al."))

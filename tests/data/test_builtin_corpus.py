@@ -10,8 +10,8 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import matthews_corrcoef
 
-from potstill.data.english import FUNCTION_WORDS
 from tools.grammar import CORPUS_FILE, LEXICONS, WRITERS, Judgement, corpus_csv, generate
+from tools.grammar.english import FUNCTION_WORDS
 from tools.grammar.sampling import Draw
 
 

@@ -113,15 +113,33 @@ def is_running(process):
     return True
 
 
+def wait_for_the_end_of(process):
+    deadline = time.monotonic() + 30
+    while is_running(process):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_workers_are_killed_when_the_caller_stops_early(tmp_path):
     results = executor(2).map(partial(sleep_after_the_first, tmp_path), range(4))
     assert next(results) == 0
     wait_for(tmp_path / "1")
     results.close()
-    deadline = time.monotonic() + 30
-    while is_running(int((tmp_path / "1").read_text())):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for_the_end_of(int((tmp_path / "1").read_text()))
+
+
+def test_workers_are_killed_when_the_caller_is_interrupted_at_the_last_item(tmp_path):
+    results = executor(2).map(partial(sleep_after_the_first, tmp_path), range(2))
+    assert next(results) == 0
+    wait_for(tmp_path / "1")
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.alarm(1)
+        with pytest.raises(KeyboardInterrupt):
+            next(results)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    wait_for_the_end_of(int((tmp_path / "1").read_text()))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")

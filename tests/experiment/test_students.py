@@ -99,5 +99,5 @@ def test_students_ended_by_a_signal_are_resumed(tmp_path, capsys):
     assert process.returncode == 128 + signal.SIGTERM
     assert "Traceback" not in error
     train_students(tasks(out), rarely, corpus, None)
-    assert "baseline 0  goes on after step" in capsys.readouterr().err
+    assert "baseline 0  resumes after step" in capsys.readouterr().err
     assert contents(out) == contents(tmp_path / "whole")

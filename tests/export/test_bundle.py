@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from transformers import PreTrainedTokenizerFast
 
@@ -144,28 +143,13 @@ def test_the_card_of_a_student_alone_says_that_nothing_is_known(student, tmp_pat
     assert "Data and teacher: not known" in card
 
 
-@pytest.mark.parametrize("layout", ["torch", "huggingface"])
-def test_exported_weights_compute_the_same_and_predict_explains_itself(
-    layout, run_directory, student, tmp_path, capsys
-):
-    model = exported(run_directory, tmp_path / "model", "--format", layout)
-    assert not {"model.onnx", "training.json"} & set(names(model))
-    manifest = Manifest.load(StudentFiles(model).manifest)
-    classifier = Classifier.load(student)
-    ids = encode(classifier._tokenizer, TEXTS, None, manifest.max_length, empty_id=manifest.spec["pad_token_id"])
-    network = load_network(model)
-    assert not network.training
-    for sequence, expected in zip(ids, classifier.logits(TEXTS), strict=True):
-        found = network(torch.tensor([sequence]), torch.ones(1, len(sequence), dtype=torch.bool))
-        np.testing.assert_allclose(found[0].detach().numpy(), expected, atol=1e-5)
-    assert potstill("predict", model, "--text", "Is it so?") == 1
-    assert "exported to train on: expected model.onnx to predict with" in capsys.readouterr().err
-
-
-def test_transformers_reads_the_hub_layout(run_directory, student, tmp_path):
+def test_transformers_reads_the_hub_layout_and_predict_explains_itself(run_directory, student, tmp_path, capsys):
     model = exported(run_directory, tmp_path / "model", "--format", "huggingface")
     files = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     assert files <= {*names(model)}
+    assert not {"model.onnx", "training.json"} & {*names(model)}
+    assert potstill("predict", model, "--text", "Is it so?") == 1
+    assert "exported to train on: expected model.onnx to predict with" in capsys.readouterr().err
     classifier = Classifier.load(student)
     manifest = Manifest.load(StudentFiles(model).manifest)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
@@ -176,7 +160,9 @@ def test_transformers_reads_the_hub_layout(run_directory, student, tmp_path):
         row[mask.bool()].tolist() for row, mask in zip(found.input_ids, found.attention_mask, strict=True)
     ] == expected
     assert max(map(len, expected)) == manifest.max_length
-    logits = load_network(model)(found.input_ids, found.attention_mask.bool()).detach().numpy()
+    network = load_network(model)
+    assert not network.training
+    logits = network(found.input_ids, found.attention_mask.bool()).detach().numpy()
     np.testing.assert_allclose(logits, classifier.logits(texts), atol=1e-5)
     config = json.loads((model / "config.json").read_text())
     assert list(config["id2label"].values()) == list(classifier.label_names)
@@ -185,7 +171,7 @@ def test_transformers_reads_the_hub_layout(run_directory, student, tmp_path):
 
 
 def test_the_code_on_the_card_runs(run_directory, tmp_path):
-    for layout, card in (("onnx", "card.md"), ("torch", "card.md"), ("huggingface", "README.md")):
+    for layout, card in (("onnx", "card.md"), ("huggingface", "README.md")):
         model = exported(run_directory, tmp_path / layout, "--format", layout)
         code = (model / card).read_text().split("```python\n")[1].split("```")[0]
         exec(compile(code.replace('"DIRECTORY', f'"{model}'), card, "exec"), {})
@@ -223,7 +209,7 @@ def test_a_graph_of_other_weights_is_refused_and_leaves_nothing(run_directory, t
     mixed = shutil.copytree(run_directory / "distilled" / "seed-0", tmp_path / "mixed")
     shutil.copy(run_directory / "distilled" / "seed-1" / "model.onnx", mixed)
     with_new_checksums(mixed)
-    for layout in ("onnx", "torch"):
+    for layout in ("onnx", "huggingface"):
         assert potstill("export", mixed, "--out", tmp_path / "model", "--format", layout) == 1
         assert "differs from the student" in capsys.readouterr().err
     assert names(tmp_path) == ["mixed"]
@@ -235,7 +221,7 @@ def test_a_teacher_is_refused_with_the_right_command(run_directory, tmp_path, ca
 
 
 def test_damaged_weights_and_manifests_are_refused_by_name(run_directory, tmp_path):
-    model = exported(run_directory, tmp_path / "model", "--format", "torch")
+    model = exported(run_directory, tmp_path / "model", "--format", "huggingface")
     weights = (model / "model.safetensors").read_bytes()
     (model / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
     with pytest.raises(ArtifactError, match=r"model\.safetensors was altered"):

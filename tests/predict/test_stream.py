@@ -118,7 +118,9 @@ class TestColumns:
     @pytest.mark.parametrize("header", ["id{0}sentence", "text{0}text"])
     def test_a_header_without_the_column_is_refused(self, layout, header):
         header = header.format("," if layout is CSV else "\t")
-        with pytest.raises(DataError, match=r"file:1: expected one column 'text', found [02].*\n.*--text-column"):
+        with pytest.raises(
+            DataError, match=r"file:1: the header: expected one column 'text', found [02].*\n.*--text-column"
+        ):
             items(f"{header}\n1\n", layout)
 
     def test_a_broken_header_is_refused(self):
@@ -138,16 +140,21 @@ class TestColumns:
             5: "expected a text in column 'text', found an empty one",
         }
 
-    def test_a_lone_quotation_mark_breaks_one_line(self):
-        problems, good = broken('text,n\na,1\n"b,2\nc,3\n"d",4\n"e,5\nf,6', CSV)
-        assert good == [2, 4, 5, 7]
-        assert set(problems) == {3, 6}
-        assert "the record that starts here can't be read" in problems[3]
+    def test_an_unclosed_quotation_mark_breaks_a_record_up_to_the_next_one(self):
+        problems, good = broken('text,n\na,1\n"b,2\nc,3\n"d",4\ne,5\n"f,6\ng,7', CSV)
+        assert good == [2, 6]
+        assert set(problems) == {3, 7}
+        assert problems[3].startswith("the record from here to line 5 can't be read: ")
+        assert problems[7].startswith("the record from here to line 8 can't be read: ")
 
     def test_a_broken_line_inside_a_record_breaks_the_record(self):
         problems, good = broken(b'text,n\n"a\n\xff",1\nb,2\n', CSV)
         assert good == [4]
-        assert set(problems) == {2, 3}
+        assert set(problems) == {2}
+
+    @pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+    def test_the_separator_of_csv_is_found(self, mark):
+        assert texts(f'n{mark}text\n1{mark}"a{mark}b"\n', CSV) == [(2, f"a{mark}b")]
 
 
 class TestJsonl:

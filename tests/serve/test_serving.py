@@ -17,14 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fastapi.testclient import TestClient
 
 from checksummed import with_new_checksums
 from potstill.cli import main
+from potstill.cli.serve import serve
 from potstill.errors import ArtifactError, ServeError
 from potstill.predict import Classifier
 from potstill.predict.directory import find_student
-from potstill.serve import create_app
 from potstill.serve.limits import Limits
 from potstill.serve.models import ServedModel, find_models, open_models
 
@@ -59,13 +58,8 @@ class TestFinding:
         best = {"distilled": run / "distilled" / "seed-1", "baseline": run / "baseline" / "seed-0"}
         assert find_models([str(run)]) == best
         assert find_models([f"x={run}"]) == {f"x-{name}": directory for name, directory in best.items()}
-        teacher = {"teacher": run / "teacher" / "seed-0"}
-        assert find_models([str(run)], with_teacher=True) == best | teacher
-
-    @pytest.mark.parametrize(("place", "warned"), [("", False), ("teacher/seed-0", False), ("distilled", True)])
-    def test_with_teacher_warns_where_there_is_none(self, run, place, warned, caplog):
-        find_models([str(run / place)], with_teacher=True)
-        assert ("--with-teacher changes nothing for" in caplog.text) == warned
+        teacher = run / "teacher" / "seed-0"
+        assert find_models([f"teacher={teacher}"]) == {"teacher": teacher}
 
     @pytest.mark.parametrize("lost", ["student.json", "training.json"])
     def test_an_incomplete_best_student_is_refused(self, run, tmp_path, lost):
@@ -96,26 +90,6 @@ class TestFinding:
     def test_other_arguments_are_refused(self, student, tmp_path, arguments, message):
         with pytest.raises(ServeError, match=rf"(?s){message}.*\n  what to do: "):
             find_models([argument.format(empty=tmp_path, student=student) for argument in arguments])
-
-
-def test_temperature_and_threshold_are_applied(student, tmp_path):
-    """Of texts with the same most probable class, the threshold calls one so and the other not."""
-    texts = ["the cat", "a dog", "the mat"]
-    tuned = tmp_path / "tuned"
-    shutil.copytree(student, tuned)
-    manifest = json.loads((tuned / "student.json").read_text()) | {"temperature": 0.5}
-    (tuned / "student.json").write_text(json.dumps(manifest))
-    shares = Classifier.load(with_new_checksums(tuned)).predict_proba(texts)[:, 1]
-    low, middle, high = sorted(shares.tolist())
-    manifest["threshold"] = (low + middle) / 2 if middle < 0.5 else (middle + high) / 2
-    (tuned / "student.json").write_text(json.dumps(manifest))
-    (model,) = open_models({"tuned": with_new_checksums(tuned)}, 1, lambda: None)
-    with TestClient(create_app([model])) as client:
-        (answer,) = client.post("/v1/predict", json={"texts": texts}).json()["answers"]
-    expected = ["yes" if share > manifest["threshold"] else "no" for share in shares]
-    assert expected != ["yes" if share > 0.5 else "no" for share in shares]
-    assert [one["label"] for one in answer["predictions"]] == expected
-    assert [one["probabilities"]["yes"] for one in answer["predictions"]] == pytest.approx(shares, abs=1e-4)
 
 
 def test_a_teacher_is_served(tiny_backbone, tmp_path):
@@ -174,6 +148,7 @@ def test_serving_does_not_import_torch(run):
     program = """
 import json, sys
 from potstill.cli import main
+from potstill.cli.serve import serve
 try:
     main()
 finally:
@@ -197,6 +172,7 @@ def test_accepted_requests_are_answered_before_exit(student, ending):
 import signal, sys, threading, time
 import potstill.serve.models as models
 from potstill.cli import main
+from potstill.cli.serve import serve
 
 handle = signal.signal
 told = threading.Event()
@@ -273,8 +249,15 @@ def receive_until_closed(connection):
 
 
 def test_idle_and_slow_connections_are_closed(student):
-    flags = ("--header-timeout", "0.5", "--keep-alive", "1", "--max-connections", "8")
-    with Process(student, *flags) as server:
+    program = """
+from functools import partial
+import potstill.cli.serve as serve
+from potstill.cli import main
+
+serve.Limits = partial(serve.Limits, header_timeout=0.5, keep_alive=1, max_connections=8)
+main()
+"""
+    with Process(student, program=program) as server:
         address = ("127.0.0.1", server.port)
         held = [socket.create_connection(address, source_address=("127.0.0.2", 0)) for _ in range(12)]
         held[0].sendall(b"GET /healthz HT")
@@ -315,7 +298,7 @@ def test_memory_and_other_clients_under_a_flood_of_long_texts(student, addresses
         assert {answer.result() for answer in answers} <= {b"200", b"429", b"503"}
         server.end(signal.SIGTERM)
     assert max(delays) < 5  # 0.2 s on an idle machine of two cores
-    assert max(pages) < 1.5 * pages[0]  # 1.3 measured
+    assert (max(pages) - pages[0]) * os.sysconf("SC_PAGE_SIZE") < 64 << 20  # 40 to 51 MB measured
 
 
 @pytest.fixture
@@ -335,8 +318,8 @@ def same_handlers():
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (("{student}", "--max-texts", "0"), 2, "--max-texts: "),
-        (("{student}", "--max-texts", "9", "--max-queue", "8"), 2, "max_queue (8) must not be less than max_texts (9)"),
+        (("{student}", "--max-texts", "0"), 2, "--max-texts"),
+        (("{student}", "--deadline", "inf"), 2, "--deadline"),
         (("{student}", "--port", "{taken}"), 1, "expected to listen at 127.0.0.1 port {taken}"),
         (("{student}", "--token-file", "{empty}"), 1, "ASCII characters in {empty}, found 0 words"),
         (("{student}", "--token-file", "{words}"), 1, "ASCII characters in {words}, found 2 words"),
@@ -416,7 +399,8 @@ def test_the_documented_client_works(student, capsys):
 
 def test_every_limit_is_documented():
     document = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
-    for name, field in Limits.model_fields.items():
-        assert field.description
-        default = f"{field.default:,}".removesuffix(".0")
-        assert f"| `--{name.replace('_', '-')}` | {default} |" in document
+    limits = [option for option in serve.params if hasattr(Limits, option.name)]
+    assert len(limits) == 5
+    for option in limits:
+        default = f"{option.default:,}".removesuffix(".0")
+        assert f"| `{option.opts[0]}` | {default} |" in document

@@ -112,7 +112,7 @@ def test_content_that_is_no_json_object_is_refused_by_name(content):
 
 
 def test_a_missing_file_and_a_directory_in_its_place_are_reported(tmp_path):
-    with pytest.raises(ArtifactError, match=r"expected the file .*nowhere, found none"):
+    with pytest.raises(ArtifactError, match="nowhere is not readable"):
         read_json(tmp_path / "nowhere")
     (tmp_path / "file").mkdir()
     with pytest.raises(ArtifactError, match="file is not readable"):

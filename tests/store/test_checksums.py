@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from potstill.errors import ArtifactError
@@ -292,14 +292,6 @@ def test_a_killed_save_in_a_read_only_directory_is_reported(directory, monkeypat
     monkeypatch.setattr(Path, "replace", refused)
     with pytest.raises(ArtifactError, match="a save was interrupted, and can't be ended: Read-only file system"):
         read(directory, FILES)
-
-
-@settings(max_examples=40)
-@given(files=st.dictionaries(st.text("abc.é", min_size=1, max_size=6), st.binary(max_size=40), max_size=4))
-def test_any_files_come_back(files, tmp_path_factory):
-    files = {name: content for name, content in files.items() if name not in (".", "..")}
-    directory = save(tmp_path_factory.mktemp("any"), files)
-    assert read(directory, files) == files
 
 
 parts_strategy = st.lists(st.text() | st.binary(), max_size=4)

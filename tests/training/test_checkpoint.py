@@ -226,7 +226,7 @@ def test_how_often_checkpoints_are_written_may_change(fits, capsys):
     trial = fits("trial")
     trial.killed(3, stages=(RNNConfig(),))
     trial.fit(runtime=RUNTIME.model_copy(update={"checkpoint_seconds": 60.0}), stages=(RNNConfig(),))
-    assert "goes on after step 3 of 6" in capsys.readouterr().err
+    assert "resumes after step 3 of 6" in capsys.readouterr().err
 
 
 def test_a_damaged_checkpoint_is_refused_and_the_training_starts_again(fits, capsys):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from potstill.data.english import VOWELS, ends_in_consonant_y, with_s
+from tools.grammar.english import VOWELS, ends_in_consonant_y, with_s
 
 
 @dataclass(frozen=True)

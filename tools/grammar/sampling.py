@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from potstill.data.choices import Choices
+from collections.abc import Sequence
+
+from potstill.data.choices import Choices, T
 from tools.grammar.lexicon import Lexicon
 
 # The acceptable sentence, then the unacceptable one.
@@ -15,6 +17,18 @@ class Draw(Choices):
     def __init__(self, words: Lexicon, seed: str) -> None:
         super().__init__(seed)
         self.words = words
+
+    def flip(self) -> bool:
+        """Toss a fair coin."""
+        return self.below(2) == 1
+
+    def shuffled(self, items: Sequence[T]) -> list[T]:
+        """Return the items in random order (Fisher and Yates)."""
+        order = list(items)
+        for last in range(len(order) - 1, 0, -1):
+            other = self.below(last + 1)
+            order[last], order[other] = order[other], order[last]
+        return order
 
     def person(self) -> str:
         """Choose a singular subject or object, a noun with its article or a name."""

@@ -11,6 +11,7 @@ from potstill.augment.language_model import SEPARATOR, check_writer
 from potstill.augment.overlap import near_duplicates
 from potstill.augment.perturb import perturb
 from potstill.augment.sampling import Found, Pair, clear_samples, sample_texts
+from potstill.augment.snippets import spans, vocabulary_words, words
 from potstill.augment.unlabelled import UnlabelledSet
 from potstill.config import PotstillConfig
 from potstill.console import print_line
@@ -19,6 +20,8 @@ from potstill.errors import ConfigError, DataError
 from potstill.predict import stream
 from potstill.predict.directory import UNLABELLED_FILE
 from potstill.store.checksums import digest, file_digest
+from potstill.teacher.backbone.sources import load_tokenizer
+from potstill.teacher.transformer import transformer_settings
 
 
 def build_unlabelled_set(config: PotstillConfig, corpus: Corpus, directory: Path) -> UnlabelledSet:
@@ -54,7 +57,9 @@ def build_unlabelled_set(config: PotstillConfig, corpus: Corpus, directory: Path
         texts = [*corpus.train.texts, *(text for text, _ in new.kept)]
         perturbed = perturb(texts, settings.perturbed, settings.seed)
         new.add(((text, None), f"perturbed:{kind}") for text, kind in perturbed)
-    left_out = f"{new.like_held_out:,} like a held-out text, {new.repeated:,} repeated"
+    if not corpus.in_pairs:
+        new.add(_snippets(config, corpus))
+    left_out = f"{new.like_held_out:,} similar to a validation or test text, {new.repeated:,} duplicates"
     if not new.kept:
         problem = f"expected new texts, found none (left out: {left_out})"
         raise ConfigError([f"augment: {problem}; name other files, or sample or perturb texts"])
@@ -77,6 +82,17 @@ def check_augment(config: PotstillConfig, corpus: Corpus) -> None:
     _check_makers(config, corpus)
     for name in config.augment.files:
         deque(_read(Path(name), config, in_pairs=corpus.in_pairs), maxlen=0)  # reads to the end, keeps nothing
+
+
+def _snippets(config: PotstillConfig, corpus: Corpus) -> Found:
+    """Yield words and spans of the training texts."""
+    settings, texts = config.augment, corpus.train.texts
+    if settings.words:
+        tokenizer = load_tokenizer(transformer_settings(config).tokenizer_name).backend_tokenizer
+        for word in words(texts, settings.words, vocabulary_words(tokenizer)):
+            yield (word, None), "words:"
+    for span in spans(texts, settings.spans, settings.seed):
+        yield (span, None), "spans:"
 
 
 def held_out_key(corpus: Corpus) -> str:

@@ -9,11 +9,12 @@ A tuned teacher knows words and phrases that no training text holds; asked for s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import Final
 
 import numpy as np
+from tokenizers import Tokenizer
 
 SPAN_WORDS: Final = (2, 8)
 """Fewest and most words of a span: shorter ones are words, longer ones are nearly the texts themselves."""
@@ -21,20 +22,26 @@ _ATTEMPTS: Final = 4
 """Spans drawn for each that is wanted, at most: few or short texts hold fewer different ones."""
 
 
-def words(texts: Sequence[str], count: int) -> Iterator[str]:
-    """Yield different words: those of the texts, the most frequent first, then frequent English ones.
+def words(texts: Sequence[str], count: int, vocabulary: Iterable[str]) -> Iterator[str]:
+    """Yield different words: those of the texts, the most frequent first, then those of a vocabulary.
 
     Args:
         texts: The training texts.
         count: Words at most.
+        vocabulary: Further words, the most frequent first; see `vocabulary_words`.
     """
-    from wordfreq import top_n_list
-
     own = Counter(chain.from_iterable(text.split() for text in texts))
-    found = dict.fromkeys(word for word, _ in own.most_common())
-    if len(found) < count:
-        found |= dict.fromkeys(top_n_list("en", count))
-    yield from list(found)[:count]
+    yield from islice(dict.fromkeys([*(word for word, _ in own.most_common()), *vocabulary]), count)
+
+
+def vocabulary_words(tokenizer: Tokenizer) -> list[str]:
+    """Return the whole words of a subword vocabulary in lower case, in the order of its ids.
+
+    A byte-pair encoding learns frequent words first, so that the order is nearly that of their frequency.
+    """
+    ids = sorted(tokenizer.get_vocab().values())
+    texts = tokenizer.decode_batch([[number] for number in ids])
+    return list(dict.fromkeys(text[1:].lower() for text in texts if text[:1] == " " and text[1:].isalpha()))
 
 
 def spans(texts: Sequence[str], count: int, seed: int) -> Iterator[str]:

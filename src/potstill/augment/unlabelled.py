@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -75,18 +74,6 @@ class UnlabelledSet:
     def examples(self) -> Examples:
         """The texts, all `UNLABELLED`."""
         return Examples(self.texts, np.full(len(self), UNLABELLED, dtype=np.int64), self.pairs)
-
-    def only(self, patterns: Sequence[str]) -> Self:
-        """Return the texts whose source matches one of `patterns`."""
-        numbers = [n for n, source in enumerate(self.sources) if any(fnmatchcase(source, p) for p in patterns)]
-        taken = self.examples.take(numbers)
-        return replace(
-            self,
-            texts=taken.texts,
-            pairs=taken.pairs,
-            sources=tuple(self.sources[n] for n in numbers),
-            logits=None if self.logits is None else self.logits[numbers],
-        )
 
     def labelled(self, logits: NDArray[np.float32], teacher: str) -> Self:
         """Return the set with the logits of the teacher of that key, (texts, classes)."""

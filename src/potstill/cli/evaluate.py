@@ -9,37 +9,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
-from click.core import ParameterSource
 
-from potstill.cli.settings import COMPUTING, SettingsCommand, with_settings
-from potstill.config import PotstillConfig
+from potstill.cli.settings import COMMON, SettingsCommand, given, with_settings
+from potstill.config import DataConfig, PotstillConfig
 from potstill.errors import ArtifactError, PotstillError
 
 if TYPE_CHECKING:
-    from potstill.config import DataConfig
-    from potstill.data import Corpus, Examples
+    from potstill.data import Examples
 
 _LOCAL: Final = ("auto", "cola", "builtin")
 """Data that is on this machine though no file is named."""
+_OWN: Final = {f"data.{name}": "as in the first model's training" for name in DataConfig.model_fields}
 
 
 @click.command(cls=SettingsCommand)
 @click.argument("models", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @with_settings(
-    *("data", *COMPUTING),
-    defaults={"data.source": "what the first model was trained on, else auto"}
-    | dict.fromkeys(("data.text_column", "data.pair_column", "data.label_column"), "the first model's own"),
+    *("data", "runtime.device", "runtime.precision"),
+    defaults=_OWN,
+    common=COMMON | {"data.source", "data.test"},
     data_argument=False,
 )
 def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) -> None:
     """Score saved MODELS (models or run directories) on labelled texts.
 
-    By default the test part of the data that the first model was trained on is scored. With --data, a file is scored as
-    a whole, and a data set's test part. An exported model needs --data.
+    By default, `evaluate` uses the test part of the data that the first model was trained on. With --data FILE it uses
+    the whole file, with --data and a directory or data set its test part. An exported model has no record of its data:
+    give --data.
 
-    McNemar's test compares a run's distilled students with the baseline of the same seed, and any other model with the
-    first one. Directories with several seeds are compared by a paired t-test too.
+    McNemar's test compares a run's distilled students with its baselines, and any other model with the first one. A
+    paired t-test compares directories with several seeds.
 
     \b
       potstill evaluate runs/NAME
@@ -47,8 +47,8 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) ->
     """
     from potstill.console import warn
     from potstill.evaluation.measure import measure
-    from potstill.experiment.saved import corpus_key, is_finished, model_directories, open_model
-    from potstill.report.comparison import Comparison, show
+    from potstill.experiment.saved import is_finished, model_directories, open_model
+    from potstill.report.comparison import show, to_json
     from potstill.report.tables import classes
 
     directories = [directory for path in models for directory in model_directories(path)]
@@ -56,13 +56,8 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) ->
         warn(f"not finished: {interrupted}; the best epoch so far is scored, and counts in no mean over seeds")
     first = open_model(directories[0], config.runtime)
     names = first.label_names
-    if (own := _own_corpus(directories[0])) is not None:
-        examples, scored = own.test, _test_part(own)
-        _warn_of_known(examples, [other for other in directories if corpus_key(other) != own.key()])
-    else:
-        examples, scored = _examples(_with_own_columns(config, directories[0]), names)
-        _warn_of_known(examples, directories)
-    measured = [measure(first, examples)]
+    examples, scored = _examples(config, directories, names)
+    measured = {directories[0]: measure(first, examples)}
     for directory in directories[1:]:
         model = open_model(directory, config.runtime)
         if model.label_names != names:
@@ -70,12 +65,11 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) ->
                 f"expected models of the same classes, found {classes(names)} in {directories[0]} and "
                 f"{classes(model.label_names)} in {directory}\n  what to do: evaluate them one by one"
             )
-        measured.append(measure(model, examples))
-    comparison = Comparison.of(directories, measured, examples, names)
+        measured[directory] = measure(model, examples)
     if as_json:
-        click.echo(json.dumps(comparison.to_json(), indent=2))
+        click.echo(json.dumps(to_json(measured, examples), indent=2))
     else:
-        show(comparison, scored)
+        show(measured, examples, names, scored)
 
 
 def _own_settings(model: Path) -> DataConfig | None:
@@ -86,74 +80,40 @@ def _own_settings(model: Path) -> DataConfig | None:
     return None if file is None else PotstillConfig.load(file).data
 
 
-def _given() -> set[str]:
-    """Return the names of the command's arguments that the user gave."""
-    context = click.get_current_context()
-    return {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-
-
-def _own_corpus(model: Path) -> Corpus | None:
-    """Read the data that a model was trained on, unless other data is named or there are no settings of its training.
+def _examples(config: PotstillConfig, models: Sequence[Path], label_names: tuple[str, ...]) -> tuple[Examples, str]:
+    """Read what is to be scored, and describe it. Without --config, what no flag says is as in the first training.
 
     Raises:
-        click.UsageError: The flags say how data is read, but not which.
-        ArtifactError: The data is not what it was, or can't be read.
+        ArtifactError: No data is named, and that of the training has changed; or the data has other classes.
     """
-    from potstill.data import load_corpus
-    from potstill.experiment.saved import corpus_key
-
-    given = _given()
-    if given & {"config_file", "data__source", "data__test"}:
-        return None
-    if unclear := {name for name in given if name.startswith("data__")}:
-        options = click.get_current_context().command.params
-        flags = ", ".join(option.opts[0] for option in options if option.name in unclear)
-        raise click.UsageError(f"{flags}: these say how data is read; name the data with --data")
-    if (settings := _own_settings(model)) is None:
-        return None
-    found = "it has changed since"
-    try:
-        corpus = load_corpus(settings)
-        if corpus_key(model) == corpus.key():
-            return corpus
-    except PotstillError as error:
-        found = str(error).partition("\n")[0]
-    raise ArtifactError(
-        f"{model}: expected the data that it was trained on, whose test part is scored by default; found: {found}\n"
-        "  what to do: name data with --data"
-    )
-
-
-def _with_own_columns(config: PotstillConfig, model: Path) -> DataConfig:
-    """Take the names of columns that are not given from the model's own settings."""
-    given = _given()
-    if "config_file" in given or (own := _own_settings(model)) is None:
-        return config.data
-    names = ("text_column", "pair_column", "label_column")
-    taken = {name: getattr(own, name) for name in names if f"data__{name}" not in given}
-    data = config.data.model_dump() | taken
-    return PotstillConfig.build({"data": data}, "the flags given with the model's own settings").data
-
-
-def _examples(config: DataConfig, label_names: tuple[str, ...]) -> tuple[Examples, str]:
-    """Read what is to be scored, and describe it."""
     from potstill.data import load_corpus, read_examples
+    from potstill.experiment.saved import corpus_key
     from potstill.report.tables import classes
 
-    file = Path(config.test or config.source).expanduser()
-    if file.is_file():
-        return read_examples(file, config, label_names), f"all of {file}"
-    corpus = load_corpus(config)
+    data, own, flags = config.data, _own_settings(models[0]), given()
+    is_named = own is None or bool(flags & {"config_file", "data__source", "data__test"})
+    if own is not None and "config_file" not in flags:
+        values = {name: value for name, value in data.model_dump().items() if f"data__{name}" in flags}
+        others = own.model_dump() | ({"test": None} if is_named else {})
+        data = PotstillConfig.build({"data": others | values}, "the flags given with the model's own settings").data
+    file = Path(data.test or data.source).expanduser()
+    if is_named and file.is_file():
+        examples = read_examples(file, data, label_names)
+        _warn_of_known(examples, models)
+        return examples, f"all of {file}"
+    corpus = load_corpus(data)
+    if not is_named and corpus.key() != corpus_key(models[0]):
+        raise ArtifactError(
+            f"{models[0]}: expected the data that it was trained on, whose test part is scored by default; "
+            f"{corpus.source} has changed since, or is read in another way\n  what to do: name data with --data"
+        )
     if not corpus.has_classes(label_names):
         raise ArtifactError(
             f"the model knows the classes {classes(label_names)}, {corpus.name} has {classes(corpus.label_names)}\n"
             f"  what to do: name data of the model's own task with --data"
         )
-    return corpus.test, _test_part(corpus)
-
-
-def _test_part(corpus: Corpus) -> str:
-    return f"the test part of {corpus.name} ({corpus.source})"
+    _warn_of_known(corpus.test, [model for model in models if corpus_key(model) != corpus.key()])
+    return corpus.test, f"the test part of {corpus.name} ({corpus.source})"
 
 
 def _warn_of_known(examples: Examples, models: Sequence[Path]) -> None:

@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "layout",
-    type=click.Choice(("onnx", "torch", "huggingface")),
+    type=click.Choice(("onnx", "huggingface")),
     default="onnx",
     show_default=True,
-    help="onnx predicts without torch; torch holds the weights, to train on; huggingface holds the same in the layout "
-    "of the hub.",
+    help="onnx predicts without torch; huggingface holds the weights, in the layout of the hub.",
 )
 def export(path: Path, out: Path, layout: Layout) -> None:
     """Write a student as a directory of a few megabytes, with all that prediction needs.
 
-    PATH is a student, several seeds of one, or a run; of several the student with the best validation score is taken.
-    The directory holds the network, the tokenizer, the class names, checksums, and a model card with data, scores,
-    limits and licences. The exported network is first checked against PyTorch.
+    PATH is a student's directory, a directory with several seeds, or a run. Of several students, `export` takes the
+    distilled one with the best validation score. The directory holds the network, the tokenizer, the class names,
+    checksums, and a model card with data, scores, limits and licences. The exported network is first checked against
+    PyTorch.
 
     \b
       potstill export runs/NAME --out model
@@ -45,10 +45,7 @@ def export(path: Path, out: Path, layout: Layout) -> None:
             f"{path}: expected a student, found a teacher\n  what to do: `potstill merge` writes a teacher for others"
         )
     student = find_student(path)
-    files = export_student(student, out, layout)
-    click.echo(f"{student}, exported:")
-    for file in files:
-        click.echo(f"  {file}  {file.stat().st_size / 1e6:.2f} MB")
+    _print_files(f"{student}, exported:", export_student(student, out, layout))
     if layout == "onnx":
         suggest_next("predict", out, "FILE")
 
@@ -59,9 +56,9 @@ def export(path: Path, out: Path, layout: Layout) -> None:
 def merge(teacher: Path, out: Path) -> None:
     """Write TEACHER as a plain transformers model, which needs neither Potstill nor peft.
 
-    TEACHER is what `finetune` wrote, or a run; of several teachers the one with the best validation score is taken. The
-    adapters are added to the weights (W + s B A). Head, class names and tokenizer are written too. The weights are
-    float32, of full size. A teacher with `echo` can't be written so.
+    TEACHER is a directory that `finetune` wrote, or a run. Of several teachers, `merge` takes the one with the best
+    validation score. It adds the adapters to the weights (W + s B A), and writes head, class names and tokenizer too.
+    The weights are float32, of full size. `merge` refuses a teacher with `echo`, which transformers can't compute.
 
     \b
     In Python:
@@ -74,11 +71,10 @@ def merge(teacher: Path, out: Path) -> None:
     from potstill.export.merged import write_merged
 
     directory = find_teacher(teacher)
-    files = write_merged(directory, out)
-    click.echo(f"{directory}, merged:")
-    _print_sizes(files)
+    _print_files(f"{directory}, merged:", write_merged(directory, out))
 
 
-def _print_sizes(files: list[Path]) -> None:
+def _print_files(title: str, files: list[Path]) -> None:
+    click.echo(title)
     for file in files:
         click.echo(f"  {file}  {file.stat().st_size / 1e6:.2f} MB")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,8 +36,8 @@ _SHOWN_CLASSES = 10
 def params(config: PotstillConfig, classes: int) -> None:
     """Show what tuning a backbone trains, module by module, and what it costs, from the model itself.
 
-    A row stands for a module of all blocks, and its numbers are those of all blocks together. Operations are those of
-    the matrices, per token: 2 per weight forwards, 2 more backwards, 2 more for what is trained.
+    Each row is one module in all blocks; its numbers are sums over the blocks. Operations are those of matrix products,
+    per token: 2 per weight forward, 2 more backward, and 2 more for trained weights.
 
     \b
     The numbers of the reference experiment, without the hub:
@@ -56,40 +56,34 @@ def params(config: PotstillConfig, classes: int) -> None:
     ).model
     prepare(model, teacher)
     console = SafeConsole(highlight=False, markup=False)
-    modules = _table("module", "shape", "rank", "parameters", "trainable")
-    for row in module_rows(model):
-        rank = "" if row.rank is None else str(row.rank)
-        modules.add_row(row.name, " × ".join(map(str, row.shape)), rank, f"{row.parameters:,}", f"{row.trainable:,}")
-    console.print(modules, "")
+    modules = (
+        (row.name, " × ".join(map(str, row.shape)), "" if row.rank is None else row.rank, row.parameters, row.trainable)
+        for row in module_rows(model)
+    )
+    console.print(_table(("module", "shape", "rank", "parameters", "trainable"), modules))
     groups = parameter_groups(model)
-    parts = _table("part", "parameters", "trainable")
-    for name, counts in groups.items():
-        parts.add_row(name, *(f"{count:,}" for count in counts))
-    console.print(parts, "")
+    parts = ((name, *counts) for name, counts in groups.items())
+    console.print(_table(("part", "parameters", "trainable"), parts))
     total, trainable = (sum(counts) for counts in zip(*groups.values(), strict=True))
-    console.print(f"{teacher.backbone}, {teacher.method}: {classes} classes")
-    reduction = 100 * (1 - trainable / total)
-    console.print(f"total {total / 1e6:.2f}M, trainable {trainable / 1e6:.2f}M, reduction {reduction:.1f} %")
     costs = cost(model)
     console.print(
+        f"{teacher.backbone}, {teacher.method}: {classes} classes\n"
+        f"total {total / 1e6:.2f}M, trainable {trainable / 1e6:.2f}M, reduction {100 * (1 - trainable / total):.1f} %\n"
         f"memory: weights {costs.weight_bytes / 1e6:.1f} MB, gradients and AdamW {costs.optimizer_bytes / 1e6:.1f} MB, "
-        "activations apart"
-    )
-    console.print(
+        "activations apart\n"
         f"per token: forward {costs.forward_flops / 1e6:.1f} MFLOP, forward and backward "
         f"{costs.training_flops / 1e6:.1f} MFLOP"
     )
 
 
-def _table(first: str, *numbers: str) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+def _table(headers: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Table:
+    """Lay out rows of words and numbers; counts get separators."""
+    from potstill.report.tables import Cell, ResultTable
 
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
-    table.add_column(first, overflow="fold")
-    for title in numbers:
-        table.add_column(title, justify="right", no_wrap=True)
-    return table
+    def cell(value: object) -> Cell:
+        return Cell(f"{value:,}" if isinstance(value, int) else str(value))
+
+    return ResultTable(headers, tuple(tuple(map(cell, row)) for row in rows)).to_rich()
 
 
 @click.command(cls=SettingsCommand)
@@ -106,7 +100,7 @@ def _table(first: str, *numbers: str) -> Table:
     default=3,
     show_default=True,
     type=click.IntRange(min=0),
-    help="Examples to show of each class.",
+    help="Number of examples to show of each class.",
 )
 @with_settings("data")
 def data(config: PotstillConfig, target: Path | None, show: int) -> None:
@@ -142,14 +136,13 @@ def data(config: PotstillConfig, target: Path | None, show: int) -> None:
 
 
 def _parts_table(parts: Mapping[str, Examples], label_names: Sequence[str]) -> Table:
-    table = _table("part", "examples", "majority class", "share", "words, median", "words, longest")
+    rows = []
     for name, part in parts.items():
         counts = np.bincount(part.labels, minlength=len(label_names))
         words = [len(text.split()) for text in part.texts]
-        share = f"{counts.max() / len(part):.2%}"
-        majority = label_names[int(counts.argmax())]
-        table.add_row(name, f"{len(part):,}", majority, share, f"{np.median(words):.0f}", str(max(words)))
-    return table
+        majority = (label_names[int(counts.argmax())], f"{counts.max() / len(part):.2%}")
+        rows.append((name, len(part), *majority, round(np.median(words)), max(words)))
+    return _table(("part", "examples", "majority class", "share", "words, median", "words, longest"), rows)
 
 
 def _write_parts(parts: Mapping[str, Examples], label_names: Sequence[str], target: Path, config: DataConfig) -> None:

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-restart_option = click.option("--restart", is_flag=True, help="Start again instead of resuming what was interrupted.")
+restart_option = click.option("--restart", is_flag=True, help="Start again instead of resuming an interrupted call.")
 
 unlabelled_option = click.option(
     "--unlabelled",
     "unlabelled_path",
     metavar="PATH",
     type=click.Path(exists=True, path_type=Path),
-    help="More texts to learn from, as `potstill augment` writes them.",
+    help="Unlabelled set to learn from as well: what `potstill augment` wrote.",
 )
 
 
@@ -48,29 +48,23 @@ def teacher_option(*, required: bool, note: str = "") -> Decorator:
         required=required,
         metavar="DIR",
         type=click.Path(exists=True, file_okay=False, path_type=Path),
-        help=f"What `potstill finetune` or `potstill run` wrote.{note}",
+        help=f"Teacher: a directory that `potstill finetune` or `potstill run` wrote.{note}",
     )
 
 
 def runtime_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command that may load a teacher `--device` and `--precision`; see `runtime_settings`."""
-    device = click.option("--device", metavar="auto|cpu|cuda|mps", help="Where a teacher computes.  [default: auto]")
-    precision = click.option(
-        "--precision", metavar="auto|32-true|bf16-mixed", help="How a teacher computes.  [default: auto]"
-    )
-    return device(precision(command))
+    for flag, values in (("--precision", "auto|32-true|bf16-mixed"), ("--device", "auto|cpu|cuda|mps")):
+        option = click.option(flag, metavar=values, default="auto", show_default=True, help=f"A teacher's {flag[2:]}.")
+        command = option(command)
+    return command
 
 
-def runtime_settings(device: str | None, precision: str | None) -> RuntimeConfig:
-    """Return where a teacher is to compute.
-
-    Raises:
-        ConfigError: A flag has an unknown value.
-    """
+def runtime_settings(device: str, precision: str) -> RuntimeConfig:
+    """Return where a teacher is to compute; a ConfigError names an unknown value."""
     from potstill.config import PotstillConfig
 
-    flags = {name: value for name, value in (("device", device), ("precision", precision)) if value is not None}
-    return PotstillConfig.build({"runtime": flags}).runtime
+    return PotstillConfig.build({"runtime": {"device": device, "precision": precision}}).runtime
 
 
 def read_unlabelled(config: PotstillConfig, path: Path | None) -> UnlabelledSet | None:
@@ -80,20 +74,12 @@ def read_unlabelled(config: PotstillConfig, path: Path | None) -> UnlabelledSet 
 
     if path is not None:
         return UnlabelledSet.load(path)
-    if config.augment.wanted:
+    if config.augment.wanted(in_pairs=config.data.pair_column is not None):
         warn("the section augment is ignored: build the set with `potstill augment`, then name it with --unlabelled")
     return None
 
 
-_OTHER_NAMES: Final = {
-    "bs": "batch-size",
-    "cuda": "device",
-    "epoch": "epochs",
-    "lr": "learning-rate",
-    "model": "backbone",
-    "output": "out",
-    "seed": "seeds",
-}
+_OTHER_NAMES: Final = {"bs": "batch-size", "cuda": "device", "lr": "learning-rate", "model": "backbone"}
 """What other programs call some settings."""
 
 
@@ -125,22 +111,16 @@ def suggest_next(*arguments: object) -> None:
 def data_given() -> list[object]:
     """Return what this command was given to find and read its data, for the command that comes next."""
     context = click.get_current_context()
-    found: list[object] = []
-    for parameter in context.command.params:
-        name, value = parameter.name or "", context.params.get(parameter.name or "")
-        if value is not None and isinstance(parameter, click.Argument):
-            found.insert(0, value)
-        elif value is not None and (name == "config_file" or name.startswith("data__")):
-            found += [parameter.opts[0], value]
-    return found
+    values = {name: value for name, value in context.params.items() if value is not None}
+    flags = {one.name: one.opts[0] for one in context.command.params if isinstance(one, click.Option)}
+    names = [name for name in flags if name in values and (name == "config_file" or name.startswith("data__"))]
+    arguments = [value for name, value in values.items() if name not in flags]
+    return [*arguments, *(part for name in names for part in (flags[name], values[name]))]
 
 
 def this_command(out: Path | None = None, arguments: Sequence[str] | None = None) -> str:
     """Return the command line that repeats this command, or goes on with it in `out`; without `--restart`."""
-    kept: list[str] = []
-    previous = ""
-    for argument in sys.argv[1:] if arguments is None else arguments:
-        if argument not in ("--restart", "--out") and not argument.startswith("--out=") and previous != "--out":
-            kept.append(argument)
-        previous = argument
+    given = sys.argv[1:] if arguments is None else arguments
+    pairs = zip(["", *given], given, strict=False)
+    kept = [one for before, one in pairs if "--out" not in (before, one.partition("=")[0]) and one != "--restart"]
     return shlex.join(["potstill", *kept, *([] if out is None else ["--out", str(out)])])

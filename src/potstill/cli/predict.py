@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO
 
 import click
 import numpy as np
@@ -44,16 +44,6 @@ from potstill.predict.stream import (
 from potstill.predict.wording import numbered, printable
 from potstill.store.checksums import assert_unchanged, digest
 
-_SOME_BROKEN: Final = 3
-"""Exit status when all was answered but broken lines: not 1 (it failed) nor 2 (the command line is wrong)."""
-_INTERRUPTED: Final = 130
-"""Exit status after Ctrl-C, as shells have it."""
-
-_REDRAWN: Final = 0.1
-"""Seconds between two updates of the progress on a terminal."""
-_REPEATED: Final = 10.0
-"""Seconds between two lines of progress in a log file."""
-
 
 @dataclass(frozen=True)
 class _Model:
@@ -77,20 +67,18 @@ class _Model:
     "--out",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Where to write the answers. After an interruption the same command goes on.  [default: standard output]",
+    help="Where to write the answers. After an interruption, repeat the command to resume.  [default: standard output]",
 )
 @click.option("--text-column", metavar="COLUMN", help="Column with the text.  [default: as in training, else text]")
 @click.option("--pair-column", metavar="COLUMN", help="Column with the second text.  [default: as in training]")
 @click.option("--probabilities", is_flag=True, help="Write the probability of every class.")
 @click.option(
     "--input-format",
-    metavar="|".join(FORMATS),
     type=click.Choice(FORMATS),
     help="How FILE is read.  [default: by its suffix, else text]",
 )
 @click.option(
     "--output-format",
-    metavar="|".join(ANSWER_FORMATS),
     type=click.Choice(ANSWER_FORMATS),
     help="How answers are written.  [default: csv if --out ends in .csv, else jsonl]",
 )
@@ -111,15 +99,15 @@ def predict(
     output_format: AnswerFormat | None,
     strict: bool,
     threads: int | None,
-    device: str | None,
-    precision: str | None,
+    device: str,
+    precision: str,
 ) -> None:
     """Classify the texts of FILE (- for standard input), or each --text, with MODEL.
 
-    MODEL is a directory: a run, a student, a teacher, or what `potstill export` wrote. Of a run the distilled student
-    with the best validation score is taken. FILE may be of any size: a text per line, or .csv, .tsv or .jsonl with a
-    column of texts, whose other columns are kept. A model of pairs takes two texts with a tab between, or a second
-    column.
+    MODEL is a directory: a run, a student, a teacher, or what `potstill export` wrote. Of a run, `predict` uses the
+    distilled student with the best validation score. FILE may be of any size. It has one text a line, or it is .csv,
+    .tsv or .jsonl with a column of texts; the answers keep its other columns. A model of pairs needs two texts with a
+    tab between, or a second column.
 
     \b
       potstill predict runs/NAME --text "Hello"
@@ -128,7 +116,8 @@ def predict(
     Each answer has the line, the text, its label and that label's probability, in the order of FILE. A line that can't
     be read is reported on standard error and skipped.
 
-    Exit status: 0 all answered; 3 some lines could not be read; 1 an error; 130 interrupted.
+    Exit status: 0 all lines are answered; 3 some lines could not be read; 1 an error; 2 a wrong command line; 130
+    interrupted.
     """
     if (file is None) == (not texts):
         raise click.UsageError("give either FILE (- for standard input) or --text")
@@ -157,26 +146,26 @@ def predict(
         task = f"model {opened.key}, {' '.join((source, *layout.columns))} to {writing.format}"
         answers = AnswerFile(out, task + (" with all probabilities" if probabilities else ""))
     items = read(file, layout, name, start=answers.progress.read)
-    report = _Report(name, answers.progress, _REDRAWN if sys.stderr.isatty() else _REPEATED)
+    report = _Report(name, answers.progress, 0.1 if sys.stderr.isatty() else 10.0)
     try:
         with closing(report):
             _classify(items, opened, writing, answers, report, strict=strict)
     except KeyboardInterrupt:
-        click.echo("interrupted" + ("" if out is None else "; the same command goes on from here"), err=True)
-        sys.exit(_INTERRUPTED)
+        click.echo("interrupted" + ("" if out is None else "; repeat the command to resume"), err=True)
+        sys.exit(130)  # as after Ctrl-C in a shell
     if answers.progress.broken:
-        sys.exit(_SOME_BROKEN)
+        sys.exit(3)  # not 1 (it failed) nor 2 (the command line is wrong)
 
 
-def _open(model: Path, device: str | None, precision: str | None, threads: int) -> _Model:
+def _open(model: Path, device: str, precision: str, threads: int) -> _Model:
     """Load a student without torch; only a teacher needs it, and with it the settings."""
     if is_teacher(model):
         import torch
 
-        from potstill.teacher.transformer import TransformerTeacher
+        from potstill.teacher.saved import open_teacher
 
         torch.set_num_threads(threads)
-        teacher = TransformerTeacher.load(model, runtime_settings(device, precision))
+        teacher = open_teacher(model, runtime_settings(device, precision))
         return _Model(model, teacher.label_names, teacher.in_pairs, teacher.probabilities, teacher.key)
     directory = find_student(model)
     with assert_unchanged(directory):  # so that the digest is that of what was loaded
@@ -205,7 +194,7 @@ def _columns(source: Format, model: _Model, text: str | None, pair: str | None) 
 
 
 class _Report:
-    """Reports broken lines and progress on standard error; a terminal's line of progress is overwritten."""
+    """Reports broken lines and progress on standard error, every so many seconds; a terminal's line is overwritten."""
 
     def __init__(self, name: str, begun: Progress, seconds: float) -> None:
         self.name = name
@@ -213,7 +202,7 @@ class _Report:
         self._size = Path(name).stat().st_size if Path(name).is_file() else None
         self._seconds = seconds
         self._started = self._shown = time.monotonic()
-        self._has_reported_lost = False
+        self.has_lost_columns = False
 
     def update(self, progress: Progress) -> None:
         self._latest = progress
@@ -226,14 +215,6 @@ class _Report:
 
     def problem(self, line: int, problem: str) -> None:
         self._print(printable(f"{self.name}:{line}: {problem}"))
-
-    def lost_columns(self, texts: Sequence[Text], columns: Sequence[str]) -> None:
-        """Say once which columns CSV has no place for, since the first text did not have them."""
-        for text in () if self._has_reported_lost else texts:
-            if lost := [name for name in text.others if name not in columns]:
-                self._has_reported_lost = True
-                self.problem(text.line, f"left out of CSV, since the first line lacks it: {', '.join(map(repr, lost))}")
-                return
 
     def _print(self, line: str, *, end: bool = True) -> None:
         click.echo(("\r\x1b[K" if sys.stderr.isatty() else "") + line, err=True, nl=end)
@@ -275,18 +256,15 @@ def _answer(items: Sequence[Text | Broken], model: _Model, writing: Writing, ans
         if columns is None:  # those of the first text: CSV has to name them before the others are read
             columns = tuple(texts[0].others) if writing.format == "csv" else ()
             content = replace(writing, columns=columns).header()
-        writing = replace(writing, columns=columns)
-        content += writing.answers(texts, model.probabilities([text.value for text in texts]))
-        if writing.format == "csv":
-            report.lost_columns(texts, columns)
-    progress = replace(
-        before,
-        read=items[-1].end,
-        answered=before.answered + len(texts),
-        broken=before.broken + len(broken),
-        columns=columns,
-    )
+        content += replace(writing, columns=columns).answers(texts, model.probabilities([one.value for one in texts]))
+    answered, skipped = before.answered + len(texts), before.broken + len(broken)
+    progress = replace(before, read=items[-1].end, answered=answered, broken=skipped, columns=columns)
     answers.append(content, progress)
     for item in broken:
         report.problem(item.line, item.problem)
+    for text in texts if writing.format == "csv" and not report.has_lost_columns else ():
+        if lost := text.others.keys() - set(columns or ()):
+            report.has_lost_columns = True
+            report.problem(text.line, f"left out of CSV, since the first line lacks it: {', '.join(map(repr, lost))}")
+            break
     report.update(answers.progress)

@@ -6,7 +6,6 @@ from operator import attrgetter
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
 from potstill.cli.options import (
     out_option,
@@ -17,7 +16,7 @@ from potstill.cli.options import (
     this_command,
     unlabelled_option,
 )
-from potstill.cli.settings import SEARCH, SettingsCommand, with_settings
+from potstill.cli.settings import SettingsCommand, given, with_settings
 from potstill.config import PotstillConfig
 from potstill.executor.signals import handle_signals
 
@@ -26,26 +25,30 @@ from potstill.executor.signals import handle_signals
 @teacher_option(required=True)
 @unlabelled_option
 @out_option(
-    "Where to write: a new directory, or one where this search is to go on.  [default: the newest interrupted "
+    "Where to write: a new directory, or that of a search to continue.  [default: the newest interrupted "
     "runs/NAME-search-*, else runs/NAME-search-DATE-TIME]"
 )
 @restart_option
-@with_settings("data", *SEARCH, "student", "distillation", "runtime")
+@with_settings(
+    *("data", "search.trials", "search.max_parameters", "search.pruning", "search.seed"),
+    *("student", "distillation", "runtime"),
+)
 @handle_signals()
 def search(
     config: PotstillConfig, teacher_directory: Path, unlabelled_path: Path | None, out: Path | None, restart: bool
 ) -> None:
     """Try many settings of students and distillation, and report the best.
 
-    Each trial trains a student with other settings. The best is the one with the highest MCC on the validation part;
-    the test part is not read. Writes search.md, trials.csv, and best.yaml for `run` and `distill`.
+    Each trial trains a student with other settings, with the first of --seeds. The best trial has the highest MCC on
+    the validation part; `search` does not use the test part. It writes search.md, trials.csv, and best.yaml for `run`
+    and `distill`.
 
     \b
       potstill search tickets.csv --teacher runs/teacher --out runs/search
 
-    By default alpha, temperature, learning rate, dropout and the sizes of embedding and hidden state are tried. The
-    section `search.space` of --config names others, with a range or choices. A flag such as --dropout 0.2 fixes a
-    setting.
+    By default `search` tries values of alpha, temperature, learning rate, dropout and the sizes of embedding and hidden
+    state. The section `search.space` of --config changes or adds settings, each with a range or choices. A flag such as
+    --dropout 0.2 fixes a setting.
 
     \b
       search:
@@ -55,8 +58,8 @@ def search(
           student.hidden_size: {low: 64, high: 256, step: 64}
           student.cell: {choices: [gru, lstm]}
 
-    Each trial is saved when it ends. The same command resumes an interrupted search; with --out and a larger --trials a
-    finished search goes on too.
+    Each trial is saved when it ends. Repeat the command to resume an interrupted search. With --out and a larger
+    --trials, `search` also continues a finished one.
     """
     from potstill.data import load_corpus
     from potstill.experiment.saved import load_teacher
@@ -70,18 +73,16 @@ def search(
     unlabelled = read_unlabelled(config, unlabelled_path)
     teacher, config = load_teacher(teacher_directory, config, corpus)
     _, directory = search_settings(
-        config, corpus, teacher, out, unlabelled=unlabelled, restart=restart,
-        command=this_command,
-    )  # fmt: skip
+        config, corpus, teacher, out, unlabelled=unlabelled, restart=restart, command=this_command
+    )
     click.echo(f"report: {directory / REPORT_FILE}")
     suggest_next("distill", "--config", directory / "best.yaml", "--teacher", teacher_directory)
 
 
 def _with_fixed(config: PotstillConfig) -> PotstillConfig:
     """Fix the settings to be searched that have a flag on the command line: it would have no effect."""
-    context = click.get_current_context()
     values = config.model_dump(mode="json")
     for name in config.search.space:
-        if context.get_parameter_source(name.replace(".", "__")) is ParameterSource.COMMANDLINE:
+        if name.replace(".", "__") in given():
             values["search"]["space"][name] = attrgetter(name)(config)
     return PotstillConfig.build(values, "the flags given")

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import click
 import uvicorn
-from pydantic import ValidationError
 
 from potstill.cli.options import runtime_options, runtime_settings
 from potstill.errors import ServeError
@@ -30,22 +29,27 @@ _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 _SHORTEST_TOKEN: Final = 16
 _BACKLOG: Final = 2048
 """Connections that may wait to be accepted: a burst gets refusals from this server, not from the operating system."""
-_MOST_EXAMPLES: Final = 8
-"""As many as the page has room for."""
 _logger = logging.getLogger("potstill.serve")
 
 
+_LIMITS: Final[dict[str, tuple[click.IntRange | click.FloatRange, str]]] = {
+    "max_body_bytes": (click.IntRange(1), "Longest body of a request, in bytes."),
+    "max_texts": (click.IntRange(1), "Texts in one request."),
+    "max_characters": (click.IntRange(1), "Characters in one text."),
+    "client_share": (
+        click.FloatRange(0, 1, min_open=True),
+        "Largest part of what the server holds at a time that one client (address) may take. 1: all, for a server "
+        "behind a proxy on another machine, whose clients all seem to be one.",
+    ),
+    "deadline": (click.FloatRange(0, 3600, min_open=True), "Seconds for a request, from its headers on."),
+}
+
+
 def _with_limits(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add a flag for each of the limits; its help is the field's own documentation."""
-    for name, field in reversed(Limits.model_fields.items()):
-        command = click.option(
-            f"--{name.replace('_', '-')}",
-            type=field.annotation,
-            default=field.default,
-            metavar="N",
-            show_default=True,
-            help=" ".join((field.description or "").replace("`", "").split()),
-        )(command)
+    for name, (kind, text) in reversed(_LIMITS.items()):
+        default = getattr(Limits, name)
+        flag = f"--{name.replace('_', '-')}"
+        command = click.option(flag, type=kind, default=default, metavar="N", show_default=True, help=text)(command)
     return command
 
 
@@ -62,39 +66,36 @@ _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL…")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at: by default this machine's.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen at. The default can be reached from this machine only.",
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port to listen at; 0: any free one."
+)
 @click.option(
     "--token-file",
     type=_FILE,
     metavar="FILE",
-    help=f"File with the bearer token that clients must send. (Or the environment's {_TOKEN_VARIABLE}; never a flag, "
-    "which others on this machine could read.)  [default: no token]",
+    help=f"File with the bearer token that clients must send; or set {_TOKEN_VARIABLE}.  [default: no token]",
 )
 @click.option(
     "--behind-proxy",
     type=_network,
     metavar="ADDRESS",
-    help="Address of the reverse proxy (or a network, as 10.0.0.0/8) whose X-Forwarded-For names the client. From "
-    "other addresses the header is ignored.  [default: none]",
+    help="Address or network of the reverse proxy whose X-Forwarded-For names the client.  [default: none]",
 )
 @click.option(
-    "--allowed-host",
-    "allowed_hosts",
+    *("--allowed-host", "allowed_hosts"),
     multiple=True,
     metavar="NAME",
-    help="Name that a request's Host header may have; may be given several times; * allows any. Keeps foreign web "
-    "pages from asking a server on this machine.  [default: localhost and its addresses where --host is one, else any]",
+    help="Name that a request's Host header may have; * allows any. Keeps foreign web pages from asking a server on "
+    "this machine. May be repeated.  [default: localhost and its addresses where --host is one, else any]",
 )
 @click.option("--root-path", default="", metavar="PATH", help="Path of the server at its proxy, as /potstill.")
-@click.option("--with-teacher", is_flag=True, help="Serve a run's best teacher too; needs torch.")
-@click.option(
-    "--threads",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Threads of one student's computation. With 1, several requests are computed side by side.",
-)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one computation.")
 @click.option(
     "--examples",
     type=_FILE,
@@ -111,11 +112,10 @@ def serve(
     behind_proxy: str | None,
     allowed_hosts: tuple[str, ...],
     root_path: str,
-    with_teacher: bool,
     threads: int,
     examples: Path | None,
-    device: str | None,
-    precision: str | None,
+    device: str,
+    precision: str,
     **limits: Any,
 ) -> None:
     """Answer over HTTP with saved models, and show a page to try them.
@@ -135,24 +135,23 @@ def serve(
         signal.signal(number, lambda *_: sys.exit(0))
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # ignored under nohup
         signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
-    bounds = _limits(limits)
+    bounds = Limits(**limits)
     token = _token(token_file)
-    lines = [] if examples is None else _text(examples.read_bytes(), examples).splitlines()
-    lines = [line for line in lines if line.strip()]
+    texts = "" if examples is None else _text(examples.read_bytes(), examples)
+    offered = [line for line in texts.splitlines() if line.strip()][:8]  # the page has room for these
     log_to_stderr()
-    directories = find_models(models, with_teacher=with_teacher)
+    directories = find_models(models)
     listener = _listen(host, port)
     served = open_models(directories, threads, lambda: runtime_settings(device, precision))
     if host not in _LOOPBACK and token is None:
         _logger.warning("other machines can reach this server, and it has no token; see --token-file")
-    address, listening_port = listener.getsockname()[:2]
-    shown = f"[{address}]" if ":" in address else address
-    _logger.info("serving %s at http://%s:%d", ", ".join(directories), shown, listening_port)
+    address = "[{}]:{}" if listener.family == socket.AF_INET6 else "{}:{}"
+    _logger.info("serving %s at http://%s", ", ".join(directories), address.format(*listener.getsockname()))
     hosts = [] if "*" in allowed_hosts else [name.lower() for name in allowed_hosts]
     if host in _LOOPBACK and not allowed_hosts:
         hosts += _LOOPBACK
     config = uvicorn.Config(
-        create_app(served, bounds, token, lines[:_MOST_EXAMPLES], hosts),
+        create_app(served, bounds, token, offered, hosts),
         http=protocol(bounds, behind_proxy=behind_proxy is not None),
         ws="none",
         timeout_keep_alive=math.ceil(bounds.keep_alive),
@@ -165,17 +164,6 @@ def serve(
         timeout_graceful_shutdown=math.ceil(bounds.deadline) + 1,  # every request ends by its deadline
     )
     uvicorn.Server(config).run(sockets=[listener])
-
-
-def _limits(values: dict[str, Any]) -> Limits:
-    try:
-        return Limits(**values)
-    except ValidationError as error:
-        problems = [
-            "".join(f"--{part.replace('_', '-')}: " for part in map(str, one["loc"])) + one["msg"]
-            for one in error.errors()
-        ]
-        raise click.UsageError("; ".join(problems).replace("Value error, ", "")) from None
 
 
 def _token(file: Path | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import re
 import types
@@ -12,94 +13,64 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 import click
+from click.core import ParameterSource
 from pydantic.fields import FieldInfo
 
+from potstill.cli.options import Decorator
 from potstill.config import PotstillConfig, Settings, read_yaml
 
 _FLAGS: Final = {
     "data.source": "data",
     "data.test": "test-data",
-    "teacher.kind": "teacher-kind",
-    "teacher.tokenizer": "teacher-tokenizer",
-    "teacher.lora.alpha": "lora-alpha",
-    "teacher.lora.bias": "lora-bias",
-    "teacher.lora.dropout": "lora-dropout",
-    "student.kind": "student-kind",
-    "student.tokenizer": "student-tokenizer",
-    "student.pretraining.epochs": "pretraining-epochs",
-    "student.pretraining.batch_size": "pretraining-batch-size",
-    "student.pretraining.learning_rate": "pretraining-learning-rate",
-    "baseline.epochs": "baseline-epochs",
-    "search.seed": "search-seed",
     "augment.files": "unlabelled-files",
     "augment.seed": "unlabelled-seed",
     "augment.temperature": "sampling-temperature",
 }
-"""Settings whose flag is not their own name in any command, since that would be unclear."""
+_WITH_SECTION: Final = {
+    *("teacher.kind", "teacher.tokenizer", "teacher.lora.alpha", "teacher.lora.bias", "teacher.lora.dropout"),
+    *("student.kind", "student.tokenizer", "student.pretraining.epochs", "student.pretraining.batch_size"),
+    *("student.pretraining.learning_rate", "baseline.epochs", "search.seed"),
+}
+"""Settings whose flag is not their name alone, in any command: another word, or the section's name before it."""
 
 _VALUES: Final = {
     "data.source": "DATA",
     "data.test": "FILE",
-    "data.text_column": "COLUMN",
-    "data.pair_column": "COLUMN",
-    "data.label_column": "COLUMN",
-    "teacher.backbone": "MODEL",
-    "teacher.tokenizer": "MODEL",
+    **dict.fromkeys(("data.text_column", "data.pair_column", "data.label_column"), "COLUMN"),
+    **dict.fromkeys(("teacher.backbone", "teacher.tokenizer"), "MODEL"),
     "student.tokenizer": "bpe|teacher|MODEL",
     "augment.files": "FILE,…",
     "runtime.executor": "local|none",
 }
 """What the help calls a value where its type would say too little."""
 
-_COLUMNS: Final = ("data.text_column", "data.pair_column", "data.label_column")
-COMMON: Final = frozenset(
-    {
-        *_COLUMNS,
-        *("teacher.backbone", "teacher.lora.rank", "teacher.training.epochs", "teacher.seeds"),
-        *("augment.files", "augment.sampled", "augment.perturbed", "search.trials", "search.max_parameters"),
-        *("student.hidden_size", "student.training.epochs", "student.seeds"),
-        *("distillation.alpha", "distillation.temperature", "runtime.device"),
-    }
-)
-"""The settings that `--help` shows; `--help-all` shows the others too."""
 COMMON_IN_RUN: Final = frozenset(
     {
-        *(*_COLUMNS, "teacher.backbone", "teacher.training.epochs"),
+        *("preset", "data.text_column", "data.pair_column", "data.label_column"),
+        *("teacher.backbone", "teacher.training.epochs"),
         *("student.training.epochs", "student.seeds", "runtime.device"),
     }
 )
-"""The same for `run`, which has the settings of all steps."""
-
-AUGMENT: Final = (
-    *("augment.files", "augment.sampled", "augment.perturbed", "augment.temperature", "augment.top_p"),
-    *("augment.similarity", "augment.seed"),
-)
-"""The unlabelled set's settings with flags; those of its language model are left to configuration files."""
-SEARCH: Final = ("search.trials", "search.max_parameters", "search.pruning", "search.seed")
-"""The search's settings with flags; its space is left to configuration files."""
-COMPUTING: Final = ("runtime.device", "runtime.precision")
-"""Where models compute, and how precisely."""
+"""The settings that `potstill run --help` shows; `--help-all` shows the others too."""
+COMMON: Final = COMMON_IN_RUN | {
+    *("teacher.lora.rank", "teacher.seeds", "student.hidden_size", "search.trials", "search.max_parameters"),
+    *("augment.files", "augment.words", "augment.spans", "augment.sampled", "augment.perturbed"),
+    *("distillation.alpha", "distillation.temperature"),
+}
+"""The same for the other commands, which have fewer."""
 
 _DATA: Final = (
-    "DATA is a file with a header (.csv, .tsv, .jsonl, .parquet), a directory with train.csv and perhaps test.csv and "
-    "validation.csv, a data set of the Hugging Face hub (owner/name), or a corpus: cola or builtin. It can be left out "
-    "where --config names it."
+    "DATA is a file (.csv, .tsv, .jsonl, .parquet) with named columns, a directory with train.csv and perhaps test.csv "
+    "and validation.csv, a data set of the Hugging Face hub (owner/name), or a corpus: cola or builtin. You can leave "
+    "it out if the file of --config names the data."
 )
 _ALL: Final = "potstill.all_settings"
-"""Where a click context notes that all settings are to be shown."""
 _FIRST_SENTENCE: Final = re.compile(r".*?(?<!e\.g)\.(?= [A-Z0-9`(]|$)")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One leaf of the configuration.
-
-    Attributes:
-        path: Names from the root.
-        field: Its declaration.
-        default: Its default in this section.
-        section: The documentation of its section.
-    """
+    """One leaf of the configuration: the names from its root, and the documentation of its section."""
 
     path: tuple[str, ...]
     field: FieldInfo
@@ -135,23 +106,10 @@ class Setting:
         return (found[0] if found else self.meaning).replace("`", "")
 
     @property
-    def choices(self) -> list[Any]:
-        """The values of a setting that only takes a few."""
-        return list(get_args(self.field.annotation)) if get_origin(self.field.annotation) is Literal else []
-
-    @property
     def flag(self) -> str:
         """Its flag in a command that has no other setting of its name."""
-        return _FLAGS.get(self.name, self.path[-1].replace("_", "-"))
-
-
-class _SettingOption(click.Option):
-    """The flag of a setting."""
-
-    def __init__(self, *arguments: Any, setting: Setting, is_common: bool, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.section = " ".join((setting.path[0].capitalize(), *setting.path[1:-1])).replace("lora", "LoRA")
-        self.is_common = is_common
+        words = self.path[-2:] if self.name in _WITH_SECTION else self.path[-1:]
+        return _FLAGS.get(self.name, "-".join(words).replace("_", "-"))
 
 
 class SettingsCommand(click.Command):
@@ -168,14 +126,14 @@ class SettingsCommand(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, under one heading per section with `--help-all`."""
         sections: dict[str, list[tuple[str, str]]] = {"Options": []}
-        for parameter in self.get_params(ctx):
-            section = "Options"
-            if isinstance(parameter, _SettingOption):
-                if not (_ALL in ctx.meta or parameter.is_common):
-                    continue
-                section = parameter.section if _ALL in ctx.meta else section
-            if isinstance(parameter, click.Option) and (record := parameter.get_help_record(ctx)) is not None:
-                sections.setdefault(section, []).append(record)
+        for option in self.get_params(ctx):
+            *path, _ = (option.name or "").split("__")
+            shown = copy.copy(option)
+            if isinstance(shown, click.Option):
+                shown.hidden &= _ALL not in ctx.meta
+                title = " ".join(path).capitalize().replace("lora", "LoRA") if _ALL in ctx.meta and path else "Options"
+                if (record := shown.get_help_record(ctx)) is not None:
+                    sections.setdefault(title, []).append(record)
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records)
@@ -201,7 +159,7 @@ def with_settings(
     defaults: Mapping[str, str] | None = None,
     common: Collection[str] = COMMON,
     data_argument: bool = True,
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+) -> Decorator:
     """Give a command `--config` and a flag for every setting in `parts`; it gets a `config`.
 
     Flags go over the file, the file over the defaults. Flags that two settings would share are prefixed by the stage
@@ -213,7 +171,7 @@ def with_settings(
         common: Which settings `--help` shows.
         data_argument: Whether the data is the command's argument; else it has the flag `--data`.
     """
-    settings = [setting for setting in all_settings() if any(_is_within(setting.name, part) for part in parts)]
+    settings = [one for one in all_settings() if any(f"{one.name}.".startswith(f"{part}.") for part in parts)]
     count = Counter(setting.flag for setting in settings)
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -221,43 +179,48 @@ def with_settings(
         def wrapped(config_file: Path | None, **arguments: Any) -> Any:
             values = {} if config_file is None else read_yaml(config_file)
             for setting in settings:
-                given = arguments.pop(setting.parameter)
-                if given is not None:
-                    _place(values, setting.path, _parse(given, setting.field.annotation))
+                value = arguments.pop(setting.parameter)
+                if value is not None:
+                    _place(values, setting.path, _parse(value, setting.field.annotation))
+            if config_file is None and any(setting.name == "preset" for setting in settings):
+                values.setdefault("preset", "balanced")
             source = "the configuration" if config_file is None else f"{config_file} with the flags given"
             return command(config=PotstillConfig.build(values, source), **arguments)
 
         result: Callable[..., Any] = wrapped
         for setting in reversed(settings):
             if setting.name == "data.source" and data_argument:
-                result = click.argument(setting.parameter, metavar="DATA", required=False, callback=_require_data)(
-                    result
-                )
+                result = click.argument("data__source", metavar="DATA", required=False, callback=_require_data)(result)
                 continue
             stage = setting.path[0] if count[setting.flag] > 1 else ""
             default = (defaults or {}).get(setting.name, setting.shown_default)
-            result = _option(setting, stage, default, is_common=setting.name in common)(result)
-        result = click.option(
-            *("--help-all",),
-            is_flag=True,
-            is_eager=True,
-            expose_value=False,
-            callback=_show_all,
-            help="Show all settings, by section.",
-        )(result)
-        return click.option(
-            *("--config", "config_file"),
-            metavar="FILE",
-            type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            is_eager=True,
-            help="YAML file with settings. Flags override it.",
-        )(result)
+            result = _option(setting, stage, default, hidden=setting.name not in common)(result)
+        return _config_option(_help_all_option(result))
 
     return decorate
 
 
-def _is_within(name: str, part: str) -> bool:
-    return f"{name}.".startswith(f"{part}.")
+_help_all_option = click.option(
+    "--help-all",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_all,
+    help="Show all settings, by section.",
+)
+_config_option = click.option(
+    *("--config", "config_file"),
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    is_eager=True,
+    help="YAML file with settings. Flags override it.",
+)
+
+
+def given() -> set[str]:
+    """Return the names of the running command's arguments that are on its command line, such as `data__source`."""
+    context = click.get_current_context()
+    return {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
 
 
 def all_settings() -> Iterator[Setting]:
@@ -274,23 +237,15 @@ def all_settings() -> Iterator[Setting]:
     return walk(PotstillConfig(), (), "")
 
 
-def _option(
-    setting: Setting, stage: str, default: str, *, is_common: bool
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _option(setting: Setting, stage: str, default: str, *, hidden: bool) -> Decorator:
     """Make the flag of a setting; `stage` prefixes it."""
     flag = f"{stage}-{setting.flag}" if stage else setting.flag
     subject = f"{stage.capitalize()}: " if stage else ""
-    options: dict[str, Any] = {
-        "help": f"{subject}{setting.summary}  [default: {default}]",
-        "cls": _SettingOption,
-        "setting": setting,
-        "is_common": is_common,
-        "default": None,
-    }
+    text = f"{subject}{setting.summary}  [default: {default}]"
     if isinstance(setting.default, bool):
-        return click.option(f"--{flag}/--no-{flag}", setting.parameter, **options)
+        return click.option(f"--{flag}/--no-{flag}", setting.parameter, default=None, hidden=hidden, help=text)
     value = _VALUES.get(setting.name) or "|".join(_values(setting.field.annotation))
-    return click.option(f"--{flag}", setting.parameter, metavar=value, **options)
+    return click.option(f"--{flag}", setting.parameter, metavar=value, default=None, hidden=hidden, help=text)
 
 
 def _values(annotation: Any) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,17 +19,22 @@ from potstill.cli.options import (
     this_command,
     unlabelled_option,
 )
-from potstill.cli.settings import AUGMENT, COMMON, COMMON_IN_RUN, SettingsCommand, with_settings
+from potstill.cli.settings import COMMON, COMMON_IN_RUN, SettingsCommand, with_settings
 from potstill.config import PotstillConfig
 from potstill.executor.signals import handle_signals
 
 if TYPE_CHECKING:
     from potstill.data import Corpus
     from potstill.evaluation import Role
+    from potstill.experiment.labelled import DistillationSet
     from potstill.experiment.record import Trained
     from potstill.experiment.run_directory import RunSpec
-    from potstill.experiment.students import StudentTask
 
+_AUGMENT = (
+    *("augment.files", "augment.words", "augment.spans", "augment.sampled", "augment.perturbed"),
+    *("augment.temperature", "augment.top_p", "augment.similarity", "augment.seed"),
+)
+"""The unlabelled set's settings with flags; those of its language model are left to configuration files."""
 _OF_STUDENTS = ("student", "distillation", "baseline", "search")
 """Sections that decide nothing where no student is made: a file for all commands may change there."""
 _OF_SETS = ("augment", "baseline", "search")
@@ -39,7 +44,7 @@ _OF_SETS = ("augment", "baseline", "search")
 def _resumable(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command `--out` and `--restart`."""
     out = out_option(
-        "Where to write. A directory where this command was interrupted is resumed.  "
+        "Where to write: a new directory, or one where this command was interrupted, to resume it.  "
         "[default: the newest interrupted runs/NAME-*, else runs/NAME-DATE-TIME]"
     )
     return out(restart_option(command))
@@ -47,17 +52,20 @@ def _resumable(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command(cls=SettingsCommand)
 @_resumable
-@with_settings("data", "teacher", *AUGMENT, "student", "distillation", "baseline", "runtime", common=COMMON_IN_RUN)
+@with_settings(
+    *("preset", "data", "teacher", *_AUGMENT, "student", "distillation", "baseline", "runtime"), common=COMMON_IN_RUN
+)
 @handle_signals()
 def run(config: PotstillConfig, out: Path | None, restart: bool) -> None:
     """Train a small, fast text classifier from labelled texts, and report how good it is.
 
-    First a teacher is trained: a large pretrained language model, tuned on your texts (with LoRA). Then small student
-    models learn from your labels and from the teacher's probabilities. The same students also learn from the labels
-    alone, to show what the teacher brings. All are compared on texts that none of them has seen.
+    First, `run` trains a teacher: a large pretrained language model, tuned on your texts with LoRA (low-rank adapters).
+    Then small student models learn from your labels and from the teacher's probabilities. The same students also learn
+    from the labels alone (the baselines), to show what the teacher adds. `run` compares all models on texts that none
+    of them has seen.
 
-    One directory gets the models, plots and report.md. `potstill predict` uses them. After an interruption the same
-    command goes on where it stopped.
+    `run` writes the models, plots and report.md to one directory, which `potstill predict` can use. After an
+    interruption, repeat the command to resume.
 
     \b
       potstill run tickets.csv
@@ -83,8 +91,8 @@ def run(config: PotstillConfig, out: Path | None, restart: bool) -> None:
 def finetune(config: PotstillConfig, out: Path | None, restart: bool) -> None:
     """Train a teacher: a pretrained language model, tuned on labelled texts with LoRA adapters.
 
-    It is accurate, but large and slow; `potstill distill` trains small students from it. With several seeds there is a
-    directory for each.
+    The teacher is accurate, but large and slow; `potstill distill` trains small students with it. With several --seeds,
+    each teacher gets a directory seed-N.
     """
     from potstill.experiment.run_directory import run_directory
     from potstill.experiment.stages import finetune as finetune_teacher
@@ -102,25 +110,27 @@ def finetune(config: PotstillConfig, out: Path | None, restart: bool) -> None:
 
 
 @click.command(cls=SettingsCommand)
-@teacher_option(required=False, note=" Its probabilities are stored beside the texts.  [default: `distill` asks it]")
-@out_option("Where to write. A directory where this command was interrupted is resumed.", required=True)
-@with_settings("data", *AUGMENT, "teacher.backbone", "teacher.tokenizer", "distillation.teachers", "runtime")
+@teacher_option(
+    required=False, note=" Its probabilities are stored with the texts.  [default: none; distill computes them]"
+)
+@out_option("Where to write: a new directory, or one to resume in.", required=True)
+@with_settings("data", *_AUGMENT, "teacher.backbone", "teacher.tokenizer", "distillation.teachers", "runtime")
 @handle_signals()
 def augment(config: PotstillConfig, teacher_directory: Path | None, out: Path) -> None:
-    """Collect texts without labels, from which students learn what the teacher says of them.
+    """Collect unlabelled texts. Students learn from the probabilities that the teacher gives them.
 
     The texts come from files (--unlabelled-files), from a language model that is tuned on the training texts
-    (--sampled), and from changing words in the training texts (--perturbed). Texts that are nearly the same as a
-    validation or test text are dropped. `potstill distill --unlabelled DIR` uses them.
+    (--sampled), and from changing words in the training texts (--perturbed). `augment` drops texts that are nearly the
+    same as a validation or test text. `potstill distill --unlabelled DIR` uses the other texts.
 
-    Settings of the language model are in --config, in the section augment.
+    The file of --config may set how the language model is tuned: `augment.lora` and `augment.training`.
     """
     from potstill.augment.build import files_key
     from potstill.experiment.run import unlabelled_set
     from potstill.experiment.run_directory import RunSpec, run_directory
     from potstill.experiment.saved import load_teacher
 
-    if not config.augment.wanted:
+    if not config.augment.wanted(in_pairs=config.data.pair_column is not None):
         raise click.UsageError("name what to build the set from: --unlabelled-files, --sampled or --perturbed")
     config, corpus = _with_corpus(config)
     inputs = {"texts": corpus.key(), "unlabelled files": files_key(config)}
@@ -144,8 +154,8 @@ def distill(
 ) -> None:
     """Train small student models from labelled texts and a teacher's probabilities (knowledge distillation).
 
-    The loss is alpha * CE + (1 - alpha) * T^2 * KL(teacher || student), with temperature T. The teacher's answers are
-    kept, so that it is asked once for each text.
+    The loss is alpha * CE + (1 - alpha) * T^2 * KL(teacher || student), with temperature T. The teacher labels each
+    text once: Potstill keeps its logits in a cache.
 
     \b
       potstill finetune tickets.csv --out teacher
@@ -155,7 +165,6 @@ def distill(
     from potstill.experiment.run import input_keys
     from potstill.experiment.run_directory import run_directory
     from potstill.experiment.saved import load_teacher
-    from potstill.experiment.students import train_students
     from potstill.student.embeddings import check_embeddings
     from potstill.student.student import check_tokenizer
 
@@ -168,11 +177,7 @@ def distill(
     spec = _run_spec("distill", f"{corpus.name}-distilled", config, corpus, config.student.seeds)
     spec = replace(spec, inputs=spec.inputs | input_keys(teacher, unlabelled))
     with run_directory(spec, out, restart=restart) as directory:
-        tasks = _student_tasks("distilled", directory, config.student.seeds)
-        for trained in train_students(tasks, config, corpus, label(config, corpus, teacher, unlabelled)):
-            _print_score(trained)
-    click.echo(directory)
-    suggest_next("evaluate", directory)
+        _train_students("distilled", directory, config, corpus, label(config, corpus, teacher, unlabelled))
 
 
 @click.command(cls=SettingsCommand)
@@ -184,22 +189,17 @@ def distill(
 def train(config: PotstillConfig, out: Path | None, restart: bool) -> None:
     """Train the same small students from the labels alone, without a teacher: the baseline.
 
-    --embedding-init and --pretraining-epochs have no effect, since they take from a teacher. --backbone matters only
-    with --student-tokenizer teacher.
+    --embedding-init and --pretraining-epochs have no effect here, since the baseline uses nothing from a teacher.
+    --backbone has an effect only with --student-tokenizer teacher.
     """
     from potstill.experiment.run_directory import run_directory
-    from potstill.experiment.students import train_students
     from potstill.student.student import check_tokenizer
 
     config, corpus = _with_corpus(config)
     check_tokenizer(config.student)
     spec = _run_spec("train", f"{corpus.name}-baseline", config, corpus, config.student.seeds)
     with run_directory(spec, out, restart=restart) as directory:
-        tasks = _student_tasks("baseline", directory, config.student.seeds)
-        for trained in train_students(tasks, config, corpus, None):
-            _print_score(trained)
-    click.echo(directory)
-    suggest_next("evaluate", directory)
+        _train_students("baseline", directory, config, corpus, None)
 
 
 def _with_corpus(config: PotstillConfig) -> tuple[PotstillConfig, Corpus]:
@@ -240,13 +240,19 @@ def _finished(directory: Path, title: str) -> Trained | None:
     return finished
 
 
-def _student_tasks(role: Role, directory: Path, seeds: tuple[int, ...]) -> list[StudentTask]:
-    """List a command's students; say which of them are finished."""
-    from potstill.experiment.students import StudentTask
+def _train_students(
+    role: Role, directory: Path, config: PotstillConfig, corpus: Corpus, examples: DistillationSet | None
+) -> None:
+    """Train the students of a command that are not finished, and print what each scores."""
+    from potstill.experiment.students import StudentTask, train_students
 
-    for seed, target in _targets(directory, seeds):
+    targets = _targets(directory, config.student.seeds)
+    for seed, target in targets:
         _finished(target, f"{role} {seed}")
-    return [StudentTask(role, seed, target) for seed, target in _targets(directory, seeds)]
+    for trained in train_students([StudentTask(role, *target) for target in targets], config, corpus, examples):
+        _print_score(trained)
+    click.echo(directory)
+    suggest_next("evaluate", directory)
 
 
 def _print_score(trained: Trained) -> None:
@@ -260,7 +266,6 @@ def _print_score(trained: Trained) -> None:
     )
 
 
-def _targets(directory: Path, seeds: tuple[int, ...]) -> Iterator[tuple[int, Path]]:
+def _targets(directory: Path, seeds: tuple[int, ...]) -> list[tuple[int, Path]]:
     """Pair each seed with its directory: the given one where there is one seed only."""
-    for seed in seeds:
-        yield seed, directory if len(seeds) == 1 else directory / f"seed-{seed}"
+    return [(seed, directory if len(seeds) == 1 else directory / f"seed-{seed}") for seed in seeds]

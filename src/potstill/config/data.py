@@ -15,26 +15,26 @@ class DataConfig(Settings):
 
     source: str = "auto"
     """Labelled texts: a file, a directory of files, a hub data set `owner/name[:configuration]`, `cola`, `builtin` or
-    `auto`. Files are CSV, TSV, JSONL, Parquet or CoLA's own; `auto` is CoLA where it is found on this machine, else
-    builtin."""
+    `auto`. Files are CSV, TSV, JSONL, Parquet or CoLA's own; `auto` is `cola` if this machine has its files, else
+    `builtin`."""
     test: str | None = None
-    """File with the test part. Without it: the `test` part of the directory or hub data set, else its `validation`
-    part, else a tenth of the data."""
+    """File with the test part. None: the `test` part of the directory or hub data set, else its `validation` part, else
+    a tenth of the data."""
     text_column: str = "text"
-    """Column with the text. (CoLA's columns are known.)"""
+    """Column with the text. (Potstill knows the columns of CoLA's files.)"""
     pair_column: str | None = None
-    """Column with the second text, for classifiers of pairs of texts."""
+    """Column with the second text, for tasks about pairs of texts. None: the task is about single texts."""
     label_column: str = "label"
     """Column with the label (any string or whole number)."""
     validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
-    """Share of the training data that chooses epochs and settings, where the data has no validation part. A tenth is
-    enough to rank them (855 sentences of CoLA)."""
+    """Share of the training data for the validation part, if the data has none. A tenth (855 sentences of CoLA) is
+    enough to choose epochs and settings."""
     split_seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of the split. Apart from the models' seeds, so that all of them see the same split."""
+    """Seed of the split. It is separate from the models' seeds, so that all models see the same split."""
     max_train_examples: Annotated[int, Field(ge=16)] | None = None
-    """Use only this many training examples (stratified), for trials."""
+    """Use only this many examples for training and validation (stratified), for trials. None: all."""
     max_length: Annotated[int, Field(ge=4, le=4096)] = 128
-    """Longer texts are cut to this many tokens. CoLA's longest sentence has under 60."""
+    """Cut texts to this many tokens. CoLA's longest sentence has fewer than 60."""
 
     @model_validator(mode="after")
     def _columns_differ(self) -> Self:

@@ -13,6 +13,7 @@ from potstill.config.augment import AugmentConfig
 from potstill.config.base import Settings
 from potstill.config.data import DataConfig
 from potstill.config.messages import describe_problem
+from potstill.config.presets import Preset, with_preset
 from potstill.config.search import SearchConfig
 from potstill.config.student import BaselineConfig, DistillationConfig, RNNConfig, StudentConfig
 from potstill.config.teacher import TeacherConfig, TransformerConfig
@@ -41,6 +42,9 @@ def _by_kind(default: type[Settings], known: Mapping[str, Any], find: Callable[[
 class PotstillConfig(Settings):
     """A whole run."""
 
+    preset: Preset = "plain"
+    """Recipe: with `balanced` the student also learns words and spans from the teacher and starts with its embeddings;
+    `plain` keeps the default of each setting. `potstill run` takes `balanced` where there is no --config."""
     data: DataConfig = DataConfig()
     teacher: Annotated[SerializeAsAny[TeacherConfig], _by_kind(TransformerConfig, TEACHERS, teacher_class)] = (
         TransformerConfig()
@@ -69,7 +73,7 @@ class PotstillConfig(Settings):
             ConfigError: With every problem that was found.
         """
         try:
-            return cls.model_validate(values)
+            return cls.model_validate(with_preset(values))
         except ValidationError as error:
             raise ConfigError([describe_problem(item, cls()) for item in error.errors()], source) from None
 

@@ -134,21 +134,22 @@ class SearchConfig(Settings):
     """How `potstill search` looks for settings of student and distillation; they are chosen on the validation split."""
 
     trials: Annotated[int, Field(ge=1)] = 40
-    """How many settings to try. The first trial has those that are configured, nine are drawn at random, and what these
-    taught decides the others: of forty, three quarters. A finished search goes on when it is given more."""
+    """Number of trials. The first trial has the configured settings, the next nine are random, and the others use the
+    results so far: three quarters of forty trials. A finished search continues if this number is raised."""
     space: Annotated[dict[str, Candidates], Field(validate_default=True)] = {}  # noqa: RUF012 — pydantic copies it
     """What to try, by the dotted name of any number, switch or choice of `student` or `distillation`: `{low: 0, high:
     1}`, also with `log: true` or `step: 0.1`; `{choices: [rnn, lstm]}`; or a value, which fixes the setting. By default
-    alpha is searched over its whole range, the temperature from 1 (nothing softened) to 8 (where the loss comes close
-    to its limit), and dropout, learning rate and the two sizes around their defaults."""
+    `search` tries alpha over its whole range, the temperature from 1 (nothing softened) to 8 (where the loss comes
+    close to its limit), and dropout, learning rate and the two sizes around their defaults."""
     max_parameters: Annotated[int, Field(ge=1)] | None = None
-    """Largest student, in parameters. Larger ones are not trained, and not counted as trials. None: any that the space
-    allows."""
+    """Largest number of a student's parameters. Larger students are not trained, and not counted as trials. None: no
+    limit."""
     pruning: Literal["median", "none"] = "median"
-    """`median` stops a training whose best MCC so far is below the median of the others at that epoch. That leaves time
-    for better settings (after Golovin et al. 2017, "Google Vizier", section 3.2.2). `none` trains all to the end."""
+    """`median` stops a training whose best MCC so far is below the median of the other trials at that epoch. That
+    leaves time for better settings (after Golovin et al. 2017, "Google Vizier", section 3.2.2). `none` trains all
+    trials to the end."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Decides what is drawn."""
+    """Seed of the search, which draws settings at random."""
 
     @field_validator("space")
     @classmethod

@@ -22,35 +22,38 @@ class PretrainingConfig(Settings):
     """
 
     epochs: Annotated[int, Field(ge=0)] = 0
-    """Passes of language modelling over all texts, before classification. 0: without an unlabelled set there is little
-    to learn from."""
+    """Epochs of language modelling on all texts, before classification. 0, since without an unlabelled set there is
+    little text to learn from."""
     batch_size: Annotated[int, Field(ge=1)] = 64
     """Texts per batch of language modelling."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 2e-3
-    """Peak learning rate of language modelling. Twice the classifier's: the networks are small and start from
-    nothing."""
+    """Peak learning rate of language modelling. Twice the classifier's, since the network is small and has random
+    weights at first."""
 
 
 class StudentConfig(Settings):
     """What every kind of student has."""
 
     kind: str = "rnn"
-    """Which network the student is: `rnn` (recurrent), or a kind that you registered."""
+    """Kind of student: `rnn` (a recurrent network), or a kind that you registered."""
     embedding_init: Literal["random", "teacher"] = "random"
-    """Start of the embeddings: `random`, or the `teacher`'s. These are reduced to `embedding_size` by a singular value
-    decomposition; a token that the teacher does not have begins as the mean of its pieces."""
+    """Initial embeddings: `random`, or the `teacher`'s. A singular value decomposition reduces the teacher's to
+    `embedding_size`; a token that the teacher does not have gets the mean embedding of its pieces."""
     tokenizer: str = "bpe"
-    """The student's tokenizer: `bpe` (learnt from the texts), `teacher` (the teacher's), a hub name or a directory."""
+    """The student's tokenizer: `bpe` (byte pair encoding, learnt from the texts), `teacher` (the teacher's), a hub name
+    or a directory."""
     vocab_size: Annotated[int, Field(ge=257)] = 6000
-    """Size of the vocabulary that `bpe` learns (256 bytes and the padding at least). Ten thousand short texts do not
-    fill a larger one."""
+    """Number of tokens that `bpe` learns, with the 256 bytes and the padding. Ten thousand short texts do not have
+    enough different words for more than 6,000."""
     training: TrainingConfig = TrainingConfig(epochs=10, learning_rate=1e-3, patience=3)
-    """How the student is fitted: it starts from nothing, with a higher rate and more epochs than a teacher."""
+    """How the student is trained. It is not pretrained, so it needs a higher learning rate and more epochs than a
+    teacher."""
     threshold: Literal["argmax", "tuned"] = "argmax"
-    """Of two classes answer the more probable one, or the second above a threshold `tuned` on the validation part for
-    the best MCC. More classes have no threshold. `argmax`: hundreds of texts tell a threshold only roughly."""
+    """Answer for two classes: the more probable class (`argmax`), or the second class if its probability is above a
+    threshold that is `tuned` on the validation part for the best MCC. With more than two classes there is no threshold.
+    `argmax`, since hundreds of texts determine a threshold only roughly."""
     seeds: Seeds = (0, 1, 2, 3, 4)
-    """Seeds; a student is trained for each: one for a first try, five to see the spread."""
+    """Seeds; one student is trained for each. One seed is enough for a first try, five show the spread."""
 
     def without_teacher(self) -> Self:
         """Return the settings of the same student without anything that comes from a teacher."""
@@ -61,23 +64,24 @@ class RNNConfig(StudentConfig):
     """A small recurrent network."""
 
     cell: Cell = "lstm"
-    """Kind of recurrence. `rnn` is the reference experiment's (Elman, tanh); `lstm` remembers the longest."""
+    """Kind of recurrence. `rnn` is that of the reference experiment (Elman, tanh); `lstm` remembers best over long
+    texts."""
     embedding_size: Annotated[int, Field(ge=1)] = 128
     """Width of the token embeddings, which hold about half of a student's parameters."""
     hidden_size: Annotated[int, Field(ge=1)] = 256
-    """Width of the hidden state, per direction; smaller is faster. 256 is more than short texts fill."""
+    """Width of the hidden state, per direction; smaller is faster. 256 is more than enough for short texts."""
     num_layers: Annotated[int, Field(ge=1)] = 1
-    """Recurrent layers on top of each other. 1: a second one doubles the time of every prediction."""
+    """Number of recurrent layers. 1, since a second layer doubles the time of every prediction."""
     bidirectional: bool = True
     """Read the text in both directions."""
     pooling: Pooling = "max"
-    """How the hidden states become one vector: the last one, their mean or their maximum. `max`: a text's class often
-    hangs on one place in it."""
+    """How the hidden states become one vector: the last one, their mean or their maximum. `max`, since a text's class
+    often depends on one place in it."""
     dropout: Fraction = 0.2
     """Dropout on embeddings, between layers and before the last linear map."""
     surprisal_size: Annotated[int, Field(ge=0)] = 0
-    """Width of features that compare each token with the prediction for its place; 0: none. For networks of one layer
-    that learnt to predict in `pretraining`; see `student.rnn.Surprisal`."""
+    """Number of features that compare each token with the student's own prediction for its place; 0: none. Only for
+    networks of one layer; useful with `pretraining`, which learns the prediction (see `student.rnn.Surprisal`)."""
     pretraining: PretrainingConfig = PretrainingConfig()
     """What the student learns before it learns to classify."""
 
@@ -97,8 +101,8 @@ class BaselineConfig(Settings):
     """The student without a teacher that `potstill run` trains beside the distilled one."""
 
     epochs: Annotated[int, Field(ge=1)] | None = None
-    """Epochs of the baseline in `run`; none: as many as the distilled student. With an unlabelled set that one's epochs
-    are longer, and as many of the labels alone may leave the baseline half trained."""
+    """Epochs of the baseline in `run`. None: as many as the distilled student has. With an unlabelled set, the
+    distilled student's epochs have more texts, and the same number of epochs may be too few for the baseline."""
 
 
 class DistillationConfig(Settings):
@@ -108,21 +112,21 @@ class DistillationConfig(Settings):
     """Weight of the labels against the teacher: 1 ignores the teacher, 0 the labels. The loss is
     alpha * CE + (1 - alpha) * T^2 * KL; 0.5 is the reference experiment's."""
     temperature: Annotated[float, Field(gt=0.0)] = 2.0
-    """Softens the teacher's probabilities and the student's; a higher one shows more of the improbable classes. 2 is
+    """Softens the probabilities of teacher and student; a higher temperature shows more of the improbable classes. 2 is
     the reference experiment's."""
     loss: SoftLoss = "kl"
     """Distance from the teacher: `kl` of the probabilities, `mse` of the logits, or `hard` (its answers as labels).
-    `kl` is the paper's; `mse` is half the squared distance (Ba and Caruana 2014, arXiv 1312.6184). Texts without a
-    label learn from this alone."""
+    `kl` is the paper's; `mse` is half the squared distance (Ba and Caruana 2014, arXiv 1312.6184). For texts without a
+    label this is the whole loss."""
     teachers: Literal["best", "average"] = "best"
-    """Of several teachers take the one that is best on the validation part, or the average of all probabilities.
-    (Hinton et al. 2015, section 5.)"""
+    """Use of several teachers: only the one with the best validation MCC (`best`), or the `average` of all
+    probabilities. (Hinton et al. 2015, section 5.)"""
 
     def describe(self) -> str:
         """Say for reports how labels and teacher count."""
-        manner = {
+        how = {
             "kl": f"temperature {self.temperature:g}",
             "mse": "by half the squared distance of the logits",
             "hard": "with the teacher's answers as labels",
         }[self.loss]
-        return f"weight of the labels {self.alpha:g}, {manner}"
+        return f"weight of the labels {self.alpha:g}, {how}"

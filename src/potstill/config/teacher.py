@@ -16,38 +16,40 @@ class LoRAConfig(Settings):
     """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685)."""
 
     rank: Annotated[int, Field(ge=1)] = 8
-    """Rank of the adapters' update B·A; a higher one learns more from much data. 8 is the paper's choice for RoBERTa on
-    GLUE (appendix D)."""
+    """Rank of the adapters' update B·A; a higher rank learns more if there is much data. 8 is the paper's choice for
+    RoBERTa on GLUE (appendix D)."""
     alpha: Annotated[float, Field(gt=0.0)] = 16.0
-    """The update is scaled by alpha / rank. Twice the rank is a common rule of thumb; with Adam it acts much like a
-    higher learning rate (paper, section 4.1)."""
+    """Scale the update by alpha / rank. Twice the rank is a common rule of thumb; with Adam a higher alpha acts much
+    like a higher learning rate (paper, section 4.1)."""
     use_rslora: bool = False
-    """Scale the update by alpha / sqrt(rank) instead. (rsLoRA for high ranks, Kalajdzievski 2023, arXiv 2312.03732.)"""
+    """Scale the update by alpha / sqrt(rank) instead of alpha / rank. (rsLoRA for high ranks, Kalajdzievski 2023, arXiv
+    2312.03732.)"""
     use_dora: bool = False
-    """Train each output's magnitude apart from its direction; a step costs more. (DoRA, Liu et al. 2024, arXiv
-    2402.09353.)"""
+    """Train the magnitude and the direction of each row of the weights separately; a step costs more. (DoRA, Liu et al.
+    2024, arXiv 2402.09353.)"""
     dropout: Fraction = 0.0
-    """Dropout on the adapter's input. 0: drawing its masks slows a CPU down, and few parameters are trained anyway. For
-    the best teacher try 0.1, which lowers the loss on unseen text of CoLA (configs/cola.yaml)."""
+    """Dropout on the adapter's input. 0, since dropout makes training on a CPU slower, and few parameters are trained
+    anyway. For the best teacher try 0.1, which lowers the validation loss on CoLA (configs/cola.yaml)."""
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     """Modules that get an adapter: `all-linear`, or patterns of dotted names such as `*.q_proj,*.v_proj` (in YAML a
     list). `all-linear` is every linear map inside the backbone's blocks, found by structure."""
     layers_to_transform: tuple[Annotated[int, Field(ge=0)], ...] | None = None
-    """Numbers of the blocks that get adapters, counted from 0, such as `8,9,10,11`. Nothing goes backward through
-    blocks below the first of them. None: all, since adapters on every block can learn more."""
+    """Numbers of the blocks that get adapters, counted from 0, such as `8,9,10,11`. The backward pass skips the blocks
+    below the first of them. None: all, since adapters on every block can learn more."""
     bias: Literal["none", "all", "lora_only"] = "none"
-    """Biases to train: none as in the paper, all of the backbone's, or those of the adapted modules."""
+    """Biases to train: `none` as in the paper, `all` of the backbone, or `lora_only`, those of the modules with an
+    adapter."""
     train_layernorm: bool = False
-    """Train the backbone's normalisation layers too. Off, as in the paper."""
+    """Train the backbone's normalisation layers too. False, as in the paper."""
 
 
 class TeacherConfig(Settings):
     """What every kind of teacher has."""
 
     kind: str = "transformer"
-    """What teaches: `transformer` (a pretrained language model that is tuned), or a kind that you registered."""
+    """Kind of teacher: `transformer` (a pretrained language model that is tuned), or a kind that you registered."""
     seeds: Seeds = (0,)
-    """Seeds; a teacher is trained for each. See `distillation.teachers`."""
+    """Seeds; one teacher is trained for each. `distillation.teachers` says how several teachers are used."""
 
     @property
     def tokenizer_name(self) -> str | None:
@@ -66,22 +68,25 @@ class TransformerConfig(TeacherConfig):
     """Pretrained model to start from: `smollm2-135m`, a directory, a .gguf file or a hub name such as `gpt2`.
     `smollm2-135m` is builtin: it comes in a package and needs no hub."""
     tokenizer: str | None = None
-    """The teacher's tokenizer, by the same kinds of names; none: the backbone's own."""
+    """The teacher's tokenizer, named like a backbone. None: the backbone's own."""
     add_bos: bool = True
-    """Begin each text with the tokenizer's beginning-of-text token, where a decoder's tokenizer does not. Decoders park
-    attention on the first position (Xiao et al. 2023, arXiv 2309.17453), which else is the text's first word."""
+    """Begin each text with the beginning-of-text token if a decoder's tokenizer has one and does not add it itself.
+    Decoders attend strongly to the first position (Xiao et al. 2023, arXiv 2309.17453), which otherwise is the text's
+    first word."""
     random_init: bool = False
-    """Build the architecture from its configuration alone, with random weights."""
+    """Build the backbone from its configuration alone, with random weights, for example to count its parameters without
+    a download."""
     method: Method = "lora"
     """What is trained: `lora` (adapters and head), `full` (every weight) or `head` (the head alone, on frozen
     features). LoRA is as good as all weights in its paper, table 2, in far less memory."""
     num_layers: Annotated[int, Field(ge=1)] | None = None
-    """Keep only the first so many blocks of the backbone. Its top blocks are those that a classifier misses least
-    (Sajjad et al. 2023, arXiv 2004.03844). None: all, since how many can go depends on backbone and task."""
+    """Number of the backbone's blocks to keep, counted from the first. A classifier needs the top blocks least (Sajjad
+    et al. 2023, arXiv 2004.03844). None: all, since the number of blocks that can be dropped depends on backbone and
+    task."""
     echo: bool = False
     """Let a decoder read each text twice, and classify it by the mean of the second reading's states. These have all
-    seen the whole text (echo embeddings, Springer et al. 2024, arXiv 2402.15449). Off: it takes twice the work, and
-    `transformers` and `peft` can't read so."""
+    seen the whole text (echo embeddings, Springer et al. 2024, arXiv 2402.15449). False, since it takes twice the work,
+    and `transformers` and `peft` can't do it."""
     lora: LoRAConfig = LoRAConfig()
     training: TrainingConfig = TrainingConfig()
 

@@ -22,10 +22,6 @@ class Choices:
         """Draw a whole number from 0 to `bound` - 1."""
         return int(self._random.random() * bound)
 
-    def flip(self) -> bool:
-        """Toss a fair coin."""
-        return self.below(2) == 1
-
     def pick(self, options: Sequence[T]) -> T:
         """Choose one option."""
         return options[self.below(len(options))]
@@ -35,11 +31,3 @@ class Choices:
         first = self.below(len(options))
         second = (first + 1 + self.below(len(options) - 1)) % len(options)
         return options[first], options[second]
-
-    def shuffled(self, items: Sequence[T]) -> list[T]:
-        """Return the items in random order (Fisher and Yates)."""
-        order = list(items)
-        for last in range(len(order) - 1, 0, -1):
-            other = self.below(last + 1)
-            order[last], order[other] = order[other], order[last]
-        return order

@@ -1,4 +1,4 @@
-"""The columns of labelled data: which are wanted, and what is said where they are not there."""
+"""The columns of labelled data: their names, and the error for those that are missing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from potstill.config import DataConfig
 from potstill.errors import DataError
 
 Origin = Path | str
-"""Where rows come from: a file's path, or the name of what is no file here, such as a data set of the hub, of which a
-user can't leave a row out."""
+"""Where rows come from: a file's path, or the name of a hub data set, which a user can't edit in place."""
 
 _LIKELY_NAMES = MappingProxyType(
     {
@@ -54,7 +53,7 @@ def check_columns(found: Sequence[str], config: DataConfig, file: Origin, line: 
 
 
 def by_editing(origin: Origin, edit: str) -> str:
-    """Say where to make an edit: in the file, or in a copy of what is no file here."""
+    """Say where to make an edit: in the file, or in a copy of a hub data set."""
     return edit if isinstance(origin, Path) else f"save it as a Parquet file and give its path; in there, {edit}"
 
 

@@ -26,6 +26,7 @@ from potstill.config import DataConfig
 from potstill.console import print_line
 from potstill.data.columns import check_columns, listed, named_columns
 from potstill.errors import DataError
+from potstill.predict.stream import find_separator
 
 Record = tuple[int, Mapping[str, object] | DataError]
 """A line number (physical, from 1; a row number where there are no lines), and the values by column or what is wrong
@@ -80,7 +81,7 @@ def _split_csv(path: Path, config: DataConfig) -> Iterator[Fields]:
     mark that is never closed near its place.
     """
     text = _open_text(path)
-    separator = _find_separator(next(filter(str.strip, text), ""), set(named_columns(config).values()))
+    separator = find_separator(next(filter(str.strip, text), ""), set(named_columns(config).values()))
     if separator != ",":
         print_line(f"{path}: columns are separated by {separator!r}")
     text.seek(0)
@@ -99,16 +100,6 @@ def _split_csv(path: Path, config: DataConfig) -> Iterator[Fields]:
             remedy="look for a quotation mark that is never closed; inside a quoted text, write each one twice; "
             f"save texts of more than {csv.field_size_limit()} characters as TSV, JSONL or Parquet",
         ) from None
-
-
-def _find_separator(header: str, columns: set[str]) -> str:
-    """Return the separator that finds most of the columns, or else splits the header into most fields."""
-
-    def found(separator: str) -> tuple[int, int]:
-        fields = next(csv.reader([header], delimiter=separator), [])
-        return len(columns.intersection(fields)), len(fields)
-
-    return max(",;\t|", key=found)  # the first of equals
 
 
 def _read_delimited(

@@ -1,4 +1,4 @@
-"""Whether the Hugging Face hub is in reach. Asked only when the user named something that isn't on this disk."""
+"""Whether the Hugging Face hub answers: it is asked only for names that are not on this disk."""
 
 from __future__ import annotations
 

@@ -36,9 +36,9 @@ class LocalProcesses:
             for item in items:
                 pending.append(pool.submit(work, item))
                 if len(pending) >= 2 * self.workers:
-                    yield pending.popleft().result()
+                    yield _first_result(pending)
             while pending:
-                yield pending.popleft().result()
+                yield _first_result(pending)
         except BrokenProcessPool as error:
             raise TrainingError(
                 "a worker was killed (out of memory?)\n"
@@ -47,6 +47,12 @@ class LocalProcesses:
         finally:
             if pending:
                 pool.shutdown(kill_workers=True)
+
+
+def _first_result(pending: deque[Future[Any]]) -> Any:
+    result = pending[0].result()  # it stays pending until then: an interrupted caller has something to kill
+    pending.popleft()
+    return result
 
 
 def _start_worker(parent: int) -> None:

@@ -1,4 +1,4 @@
-"""What is known of a trained model: its record beside it, and the result of its training."""
+"""A trained model: its record `training.json`, and the result of its training."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from potstill.student.student import check_tokenizer
 from potstill.teacher.base import Teacher
 from potstill.teacher.ensemble import average_logits, together
 from potstill.teacher.registry import teacher_class
-from potstill.teacher.transformer import TransformerTeacher, share_base_weights
+from potstill.teacher.transformer import share_base_weights
 
 Predictions = dict[tuple[Role, int], NDArray[np.int64]]
 
@@ -67,7 +67,7 @@ def run(
     teacher_class(config.teacher.kind).check(config.teacher)
     check_tokenizer(config.student)
     check_augment(config, corpus)
-    check_distillation(config, with_unlabelled=config.augment.wanted)
+    check_distillation(config, with_unlabelled=config.augment.wanted(in_pairs=corpus.in_pairs))
     check_embeddings(config)
     inputs = {"texts": corpus.key(), "unlabelled files": files_key(config)}
     spec = RunSpec("run", name or corpus.name, config, inputs, is_reported, free=("search",))
@@ -103,7 +103,7 @@ def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command
         best = max(tuned, key=lambda one: one[1].fit.best["mcc"])  # the first of equals
         if config.distillation.teachers == "best":
             tuned = [best]  # the others would only take memory
-        share_base_weights([teacher for teacher, _, _ in tuned if isinstance(teacher, TransformerTeacher)])
+        share_base_weights([teacher for teacher, _, _ in tuned])
     steps.begin("labelling", 0, "the teacher's probabilities")
     teacher = together([teacher for teacher, _, _ in tuned])
     unlabelled = unlabelled_set(config, corpus, teacher, directory / "unlabelled")
@@ -149,7 +149,7 @@ def unlabelled_set(
     Raises:
         PotstillError: See `build_unlabelled_set`.
     """
-    if not config.augment.wanted:
+    if not config.augment.wanted(in_pairs=corpus.in_pairs):
         return None
     if teacher is not None:
         check_teacher(corpus, teacher)

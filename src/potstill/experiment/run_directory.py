@@ -53,7 +53,7 @@ class RunSpec:
         command: The command's name.
         name: What its directories are called: `runs/NAME-DATE-TIME`.
         config: All settings.
-        inputs: Digests of what else decides the result, by what to call it.
+        inputs: Digests of what else decides the result, by name.
         is_finished: Says of a directory whether nothing is left to do there.
         free: Settings and whole sections, by dotted name, that decide nothing here: they may change in between.
     """

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from potstill.config import PotstillConfig, RuntimeConfig, TransformerConfig
+from potstill.config import PotstillConfig, RuntimeConfig
 from potstill.console import warn
 from potstill.data import Corpus, Examples
 from potstill.errors import ArtifactError
@@ -30,7 +30,8 @@ from potstill.predict.directory import (
 )
 from potstill.teacher.base import Teacher
 from potstill.teacher.ensemble import together
-from potstill.teacher.transformer import TransformerTeacher, share_base_weights
+from potstill.teacher.saved import open_teacher
+from potstill.teacher.transformer import share_base_weights
 
 
 class StudentModel:
@@ -119,10 +120,9 @@ def load_teacher(path: Path, config: PotstillConfig, corpus: Corpus | None = Non
                 f"the teacher in {directory} was tuned with other data or another split: if it has read texts of the "
                 "validation or test part, the students' scores are optimistic"
             )
-    teachers = [TransformerTeacher.load(directory, config.runtime) for directory in directories]
+    teachers = [open_teacher(directory, config.runtime) for directory in directories]
     share_base_weights(teachers)
-    given = config.teacher if isinstance(config.teacher, TransformerConfig) else TransformerConfig()
-    settings = teachers[0].known_settings(given)
+    settings = teachers[0].known_settings(config.teacher)
     return together(teachers), config.model_copy(update={"teacher": settings})
 
 
@@ -168,5 +168,5 @@ def open_model(directory: Path | str, runtime: RuntimeConfig) -> SavedModel:
             f"{directory}: expected one model, found {len(found)}\n  what to do: name one of them, such as {found[0]}"
         )
     if is_teacher(found[0]):
-        return TransformerTeacher.load(found[0], runtime)
+        return open_teacher(found[0], runtime)
     return StudentModel(Classifier.load(found[0]))

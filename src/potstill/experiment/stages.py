@@ -14,10 +14,11 @@ from potstill.evaluation.measure import measure
 from potstill.experiment.labelled import DistillationSet, check_distillation, label
 from potstill.experiment.record import Trained, TrainingRecord
 from potstill.lora.counting import count_parameters
+from potstill.predict.directory import is_teacher
 from potstill.student.student import Student, student_bytes
 from potstill.task import task_of
 from potstill.teacher.base import Teacher
-from potstill.teacher.cache import CachedTeacher
+from potstill.teacher.ensemble import together
 from potstill.teacher.registry import teacher_class
 from potstill.training.base import Callback, FitContext, FitResult, Loss, Splits
 from potstill.training.callbacks import standard_callbacks
@@ -43,9 +44,12 @@ def finetune(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int 
         PotstillError: Its settings or sources can't be used, or its training broke down.
     """
     kind = teacher_class(config.teacher.kind)
-    if (finished := Trained.find(directory)) is not None:
+    finished = Trained.find(directory)
+    if finished is not None and is_teacher(directory):
         return kind.load(directory, config.runtime), finished
     teacher, fitted = kind.obtain(config, corpus, directory, seed)
+    if finished is not None:  # of a kind that is neither trained nor saved
+        return teacher, finished
     if fitted is None:  # no training: the validation scores are those of a trained one's best epoch
         metrics = measure(teacher, corpus.validation).metrics
         scores = {name: getattr(metrics, name) for name in ("accuracy", "mcc", "f1")}
@@ -94,7 +98,7 @@ def distill(
     """
     labelled = teacher
     if not isinstance(labelled, DistillationSet):
-        labelled = label(config, corpus, CachedTeacher(labelled), unlabelled)
+        labelled = label(config, corpus, together([labelled]), unlabelled)
     check_distillation(config, with_unlabelled=len(labelled.texts) > len(corpus.train))
     student = Student.create(
         config.student, corpus, config.data.max_length, seed, texts=labelled.texts.all_texts,

@@ -1,4 +1,4 @@
-"""Several students at once, each in a process of its own."""
+"""Several students, trained at once in processes of their own where that pays."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def train_students(
 ) -> list[Trained]:
     """Train students, or find them trained, as many at once as there are threads.
 
-    So small a network has too little work in a step to share it among threads.
+    A step of so small a network is too little work for several threads.
 
     Args:
         tasks: One per student; their order is that of the result.
         config: All settings.
         corpus: The task.
         labelled: What distilled students learn from; baselines need none.
-        steps: Told of each student that begins.
+        steps: Prints which student begins.
 
     Raises:
         TrainingError: A training broke down, or its process was killed.

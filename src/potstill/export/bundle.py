@@ -3,10 +3,9 @@
 | layout        | network             | beside it                                         |
 |---------------|---------------------|---------------------------------------------------|
 | `onnx`        | `model.onnx`        | `tokenizer.json`, `labels.json`, `card.md`        |
-| `torch`       | `model.safetensors` | the same                                          |
 | `huggingface` | `model.safetensors` | `config.json`, the tokenizer's files, `README.md` |
 
-`student.json` and `checksums.json` are in all of them.
+`student.json` and `checksums.json` are in both.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from potstill.store.checksums import assert_unchanged, read, write_checksums
 from potstill.student.parity import PROOF_BATCHES, prove_parity
 from potstill.student.saved import load_network
 
-CARDS: Final[dict[Layout, str]] = {"onnx": "card.md", "torch": "card.md", "huggingface": "README.md"}
+CARDS: Final[dict[Layout, str]] = {"onnx": "card.md", "huggingface": "README.md"}
 
 _SEED: Final = 1
 """Draws the ids of the parity check: others than the check at saving drew."""
@@ -40,12 +39,7 @@ _SIZES: Final = (2, 3, 65, 130)
 
 
 def export_student(student: Path, out: Path, layout: Layout) -> list[Path]:
-    """Write a student as a directory of its own: all of it, or nothing.
-
-    Args:
-        student: A saved student's directory.
-        out: A new or empty directory.
-        layout: What goes into it.
+    """Write a saved student as a directory of its own, new or empty before: all of it, or nothing.
 
     Returns:
         The files written.
@@ -105,7 +99,6 @@ def _write_files(student: Path, directory: Path, layout: Layout, manifest: Manif
 
 
 def _hub_config(manifest: Manifest) -> dict[str, Any]:
-    """Return `config.json` as the hub knows it."""
     names = manifest.label_names
     return {
         "architectures": ["PotstillStudent"],

@@ -16,7 +16,7 @@ from potstill.predict.wording import in_markdown
 from potstill.report.tables import Cell, ResultTable, classes, data_in_markdown, magnitude, percent, score, score_cells
 from potstill.teacher.backbone.builtin import BUILTIN
 
-Layout = Literal["onnx", "torch", "huggingface"]
+Layout = Literal["onnx", "huggingface"]
 
 _FRONT_MATTER: Final = """\
 ---
@@ -52,20 +52,6 @@ Any other program with onnxruntime: `tokenizer.json` (library `tokenizers`) make
 {max_length} of them; a text without any token is the one id {pad_token_id}. `model.onnx` takes `input_ids`, int64
 (batch, length), padded on the right with {pad_token_id}, and `lengths`, int32 (batch,), and gives `logits`, float32
 (batch, classes), in the order of `labels.json`. Probabilities are softmax(logits / {temperature:.6g}).""",
-    "torch": """\
-```python
-from tokenizers import Tokenizer
-
-from potstill.student.saved import load_network  # pip install '.[train]' in a checkout of Potstill
-
-network = load_network("DIRECTORY")  # a torch.nn.Module in evaluation mode
-tokenizer = Tokenizer.from_file("DIRECTORY/tokenizer.json")
-```
-
-`network(input_ids, mask)` takes int64 (batch, length), padded on the right with {pad_token_id}, and a bool mask of the
-real tokens of the same shape, and returns the logits, (batch, classes), in the order of `labels.json`. Texts are cut to
-{max_length} tokens; one without any token is the one id {pad_token_id}. Probabilities are
-softmax(logits / {temperature:.6g}).""",
     "huggingface": """\
 ```python
 from transformers import PreTrainedTokenizerFast
@@ -101,25 +87,18 @@ class Score:
 
 @dataclass(frozen=True)
 class Card:
-    """All that a card says.
-
-    Attributes:
-        manifest: The student's.
-        origin: Where it comes from.
-        layout: What the directory looks like.
-        network: The network in one phrase.
-        parameters: Of the network.
-        difference: The largest difference of a logit between the exported files and PyTorch.
-        score: Of the student; None where there is nothing to score it on.
-    """
+    """All that a card says."""
 
     manifest: Manifest
     origin: Origin
     layout: Layout
     network: str
+    """The network in one phrase."""
     parameters: int
     difference: float
+    """The largest difference of a logit between the exported files and PyTorch."""
     score: Score | None
+    """None where there is nothing to score it on."""
 
     def text(self) -> str:
         """Write the card in Markdown."""
@@ -158,18 +137,17 @@ class Card:
         return self.origin.record is not None and self.origin.record.role == "distilled"
 
     def _use(self) -> str:
-        text = _USE[self.layout].format(
-            example='("A man sleeps.", "Somebody is awake.")'
-            if self.manifest.in_pairs
-            else '"The cat sat on the mat."',
+        pair, text = '("A man sleeps.", "Somebody is awake.")', '"The cat sat on the mat."'
+        use = _USE[self.layout].format(
+            example=pair if self.manifest.in_pairs else text,
             max_length=self.manifest.max_length,
             pad_token_id=self.manifest.spec["pad_token_id"],
             temperature=self.manifest.temperature,
         )
         if self.manifest.threshold is not None:
             second = in_markdown(self.manifest.label_names[1])
-            text += f' The answer is "{second}" where its probability is above {self.manifest.threshold:.4f}.'
-        return text
+            use += f' The answer is "{second}" where its probability is above {self.manifest.threshold:.4f}.'
+        return use
 
     def _scores(self, data: DataSummary | None) -> Iterator[str]:
         if self.score is None or data is None:
@@ -177,7 +155,7 @@ class Card:
                 f"None on held-out text: {self.origin.no_corpus}. `potstill evaluate DIRECTORY --data FILE` gives them."
             )
         else:
-            rows = tuple((Cell(row.name), *score_cells(row.metrics, row.intervals)) for row in self._rows(self.score))
+            rows = tuple((Cell(row.name), *score_cells([row])) for row in self._rows(self.score))
             yield ResultTable(("", "accuracy", "MCC", "F1"), rows).to_markdown()
             yield (
                 f"{data.test:,} texts that were used neither for training nor for any choice; [low, high]: 95 % "
@@ -188,19 +166,17 @@ class Card:
                 yield f"**This model is {verdict}.**"
         if self.origin.record is not None:
             yield (
-                f"On the validation split, which chose the epoch and is flattered by that, the MCC was "
+                f"On the validation split, which chose the epoch and is therefore optimistic, the MCC was "
                 f"{score(float(self.origin.record.best['mcc']))}."
             )
 
     def _rows(self, own: Score) -> Iterator[Score]:
         yield own
-        summary = self.origin.summary
-        if summary is None or not self._has_teacher:
+        if (summary := self.origin.summary) is None or not self._has_teacher:
             return
-        if (together := summary.ensemble) is not None:
-            yield Score("its teachers, averaged", together.metrics, together.intervals)
-        elif (teacher := summary.teacher) is not None:
-            yield Score("its teacher", teacher.metrics, teacher.intervals)
+        name = "its teacher" if summary.ensemble is None else "its teachers, averaged"
+        if (teacher := summary.ensemble or summary.teacher) is not None:
+            yield Score(name, teacher.metrics, teacher.intervals)
 
     def _making(self, data: DataSummary | None) -> Iterator[str]:
         config, summary, record = self.origin.config, self.origin.summary, self.origin.record

@@ -25,11 +25,7 @@ def write_merged(directory: Path, out: Path) -> list[Path]:
 
     Weights are float32. The configuration names the classes, and a padding token with which the pooling of
     `transformers` finds the last real token; the tokenizer adds what the teacher's adds (`add_bos`), cuts at its length
-    and pads on the right.
-
-    Args:
-        directory: What `Teacher.save` wrote.
-        out: A new or empty directory.
+    and pads on the right. `out` is a new or empty directory.
 
     Returns:
         The files written.
@@ -62,7 +58,6 @@ def write_merged(directory: Path, out: Path) -> list[Path]:
 
 
 def _plain_tokenizer(teacher: TransformerTeacher) -> PreTrainedTokenizerFast:
-    """Wrap the teacher's tokenizer for `transformers`."""
     original = load_tokenizer(teacher.manifest.tokenizer)
     special = {name: token for name in _SPECIAL if (token := getattr(original, name, None)) is not None}
     padding = _padding_id(original, teacher.tokenizer, teacher.classifier.pad_token_id)

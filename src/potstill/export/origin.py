@@ -18,29 +18,22 @@ from potstill.report import read_summary
 
 @dataclass(frozen=True)
 class Origin:
-    """What is known of a student's making.
-
-    Attributes:
-        config: The settings, where `config.yaml` is beside it or above it.
-        summary: What its run found out, where it is of a run.
-        record: How its training went, where that has ended.
-        corpus: The data of `config`, where it can be read and is of the student's task.
-        no_corpus: Why there is no corpus; empty where there is one.
-    """
+    """What is known of a student's making."""
 
     config: PotstillConfig | None
+    """The settings, where `config.yaml` is beside it or above it."""
     summary: Summary | None
+    """What its run found out, where it is of a run."""
     record: TrainingRecord | None
+    """How its training went, where that has ended."""
     corpus: Corpus | None
+    """The data of `config`, where it can be read and is of the student's task."""
     no_corpus: str
+    """Why there is no corpus; empty where there is one."""
 
     @classmethod
     def find(cls, student: Path, manifest: Manifest) -> Origin:
         """Look around a student's directory.
-
-        Args:
-            student: The directory.
-            manifest: The student's.
 
         Raises:
             PotstillError: A file is there, but damaged.

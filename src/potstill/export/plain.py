@@ -7,14 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 
 def plain_tokenizer(backend: Tokenizer, pad_token_id: int, max_length: int, **special: str) -> PreTrainedTokenizerFast:
-    """Wrap a tokenizer for `AutoTokenizer`.
-
-    Args:
-        backend: What tokenises; a copy is taken, which neither cuts nor pads by itself.
-        pad_token_id: The token that fills up a batch.
-        max_length: The longest text that the model knows.
-        special: Special tokens beside the padding token, such as `eos_token`.
-    """
+    """Wrap a copy of a tokenizer for `AutoTokenizer`; `special` names further tokens, such as `eos_token`."""
     backend = Tokenizer.from_str(backend.to_str())
     backend.no_truncation()
     backend.no_padding()

@@ -51,8 +51,7 @@ class Classifier:
 
         Args:
             path: Its directory, or a run's: of that, the distilled student with the best validation score.
-            batch_size: Most texts that are computed at once; bounds the memory, together with the student's
-                `max_length`.
+            batch_size: Most texts that are computed at once; bounds the memory, together with `max_length`.
             threads: Threads of one call; none: one per core.
 
         Raises:
@@ -84,11 +83,7 @@ class Classifier:
         return classifier
 
     def predict(self, texts: Texts) -> npt.NDArray[np.str_]:
-        """Name each text's class; returns (texts,).
-
-        It is the most probable one, unless the student has a `threshold`: of its two classes the second is named where
-        its probability is above the threshold.
-        """
+        """Name each text's class, (texts,): the most probable one, or by the threshold, see `predict_class`."""
         names: npt.NDArray[np.str_] = self.classes_[predict_class(self.predict_proba(texts), self.threshold)]
         return names
 
@@ -154,17 +149,13 @@ def _split(texts: Texts, in_pairs: bool) -> tuple[list[str], list[str] | None]:
     if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
         raise TypeError(f"expected a list of texts, found {_describe(texts)}; put a single text in a list")
     items: list[Any] = list(texts)
-    expected = "a pair of texts (str, str)" if in_pairs else "a text (str)"
-    for place, item in enumerate(items):
-        if not (_is_pair(item) if in_pairs else isinstance(item, str)):
-            raise TypeError(f"item {place}: expected {expected}, found {_describe(item)}")
-    if not in_pairs:
-        return [text.strip() for text in items], None
-    return [first.strip() for first, _ in items], [second.strip() for _, second in items]
-
-
-def _is_pair(item: object) -> bool:
-    return isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(part, str) for part in item)
+    expected, count = ("a pair of texts (str, str)", 2) if in_pairs else ("a text (str)", 1)
+    rows = [item if in_pairs and isinstance(item, tuple | list) else (item,) for item in items]
+    for place, row in enumerate(rows):
+        if len(row) != count or not all(isinstance(part, str) for part in row):
+            raise TypeError(f"item {place}: expected {expected}, found {_describe(items[place])}")
+    first = [row[0].strip() for row in rows]
+    return first, [row[1].strip() for row in rows] if in_pairs else None
 
 
 def _describe(value: object) -> str:

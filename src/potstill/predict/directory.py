@@ -14,31 +14,19 @@ from potstill.store.atomic import parse_json, write_json
 from potstill.store.checksums import CHECKSUMS_FILE, listed_files, read, recover
 
 TEACHER_MANIFEST: Final = "teacher.json"
-ADAPTER_CONFIG: Final = "adapter_config.json"
+ADAPTER_CONFIG: Final = "adapter_config.json"  # PEFT's settings of an adapter
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
-"""PEFT's settings of an adapter, and its weights."""
 TRAINED_FILE: Final = "trained.safetensors"
 """What `full` and `head` trained, under the names of `transformers`; PEFT's layout has no place for it."""
-
 UNLABELLED_FILE: Final = "unlabelled.parquet"
-"""An unlabelled set."""
-
-TRAINING_FILE: Final = "training.json"
-"""How a model came about; written when its training ends."""
-
-CONFIG_FILE: Final = "config.yaml"
-"""The settings of whatever a command does in its directory."""
-
-LOCK_FILE: Final = "potstill.lock"
-"""Locked by the process that works in the directory."""
-
-SUMMARY_FILE: Final = "summary.json"
-REPORT_FILE: Final = "report.md"
-"""A run's results, for programs and for people."""
-
+TRAINING_FILE: Final = "training.json"  # written when a training ends
+CONFIG_FILE: Final = "config.yaml"  # the settings of the command that wrote the directory
+LOCK_FILE: Final = "potstill.lock"  # locked by the process that works in the directory
+SUMMARY_FILE: Final = "summary.json"  # a run's results, for programs
+REPORT_FILE: Final = "report.md"  # and for people
 LABELS_FILE: Final = "labels.json"
 HUB_CONFIG_FILE: Final = "config.json"
-"""Only exported students have one of these beside `student.json`."""
+"""Only exported students have one of these two beside `student.json`."""
 
 FORMAT: Final = 2
 """Version of the directory's format; raised when an older Potstill could misread a newer directory."""
@@ -120,11 +108,7 @@ class Manifest:
 
     @classmethod
     def load(cls, path: Path) -> Manifest:
-        """Read `student.json`, compared with its checksum.
-
-        Raises:
-            ArtifactError: It is missing, altered, of another format, or a field is missing or of the wrong kind.
-        """
+        """Read `student.json`, compared with its checksum; else like `parse`."""
         require_student(path.parent)
         return cls.parse(read(path.parent, [path.name])[path.name], path)
 
@@ -150,10 +134,9 @@ class Manifest:
 
 
 def find_student(path: Path) -> Path:
-    """Return the student's directory at `path`: itself, or the best in validation of a run's distilled students.
+    """Return `path`, or of a run's distilled students, or of several seeds, the best in validation.
 
-    Where `path` holds several seeds of one kind of student, the best of these. Where it holds no student, `path`:
-    reading its manifest says what is missing.
+    Where there is no student, return `path`: reading its manifest says what is missing.
     """
     if is_student(path):
         return path
@@ -193,11 +176,7 @@ def holds(directory: Path, name: str) -> bool:
 
 
 def require_student(directory: Path) -> None:
-    """Check that a directory looks like a student's, before its checksums are read.
-
-    Raises:
-        ArtifactError: It does not.
-    """
+    """Raise an ArtifactError unless a directory looks like a student's; its checksums are not read."""
     recover(directory)
     name = StudentFiles(directory).manifest.name
     if not (directory / name).is_file():
@@ -208,11 +187,7 @@ def require_student(directory: Path) -> None:
 
 
 def require_graph(directory: Path) -> None:
-    """Check that a student was not exported without the graph that predicts.
-
-    Raises:
-        ArtifactError: It was.
-    """
+    """Raise an ArtifactError if a student was exported without the graph that predicts."""
     name = StudentFiles(directory).model.name
     if is_exported(directory) and name not in listed_files(directory):
         raise ArtifactError(
@@ -229,11 +204,9 @@ def _validation_mcc(directory: Path) -> float:
     return float(mcc) if _is_number(mcc) else -math.inf
 
 
-def _is_number(value: Any, least: float = -math.inf, most: float = math.inf) -> TypeGuard[float]:
-    """Say whether a value is a finite number within bounds; a whole number may have hundreds of digits."""
-    if type(value) not in (int, float) or not least <= value <= most:
-        return False
-    return isinstance(value, int) or math.isfinite(value)
+def _is_number(value: Any) -> TypeGuard[float]:
+    """Say whether a value is a finite number; a whole number may have hundreds of digits."""
+    return type(value) in (int, float) and (isinstance(value, int) or math.isfinite(value))
 
 
 def _is_count(value: Any) -> bool:
@@ -249,7 +222,7 @@ _FIELDS: Final[dict[str, tuple[str, Callable[[Any], bool]]]] = {
     "label_names": ("a list of names", _are_names),
     "max_length": ("a positive whole number", lambda value: _is_count(value) and value > 0),
     "in_pairs": ("true or false", lambda value: isinstance(value, bool)),
-    "temperature": ("a number from 0.001 to 1000", lambda value: _is_number(value, 1e-3, 1e3)),
+    "temperature": ("a number from 0.001 to 1000", lambda value: _is_number(value) and 1e-3 <= value <= 1e3),
     "threshold": (
         "a number above 0 and below 1, or null,",
         lambda value: value is None or (_is_number(value) and 0 < value < 1),

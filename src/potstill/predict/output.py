@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import functools
 import io
 import json
 import os
 import stat
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, get_args
@@ -51,17 +51,13 @@ class Writing:
         """Return what comes before the first answer."""
         if self.format != "csv":
             return b""
-        every = [f"probability_{label}" for label in self.labels] if self.with_probabilities else []
         line, *ours = self._fields
-        return self._csv([(line, *_renamed(self.columns, (line, *ours, *every)).values(), *ours, *every)])
+        if self.with_probabilities:
+            ours += [f"probability_{label}" for label in self.labels]
+        return self._csv([(line, *_renamed(self.columns, (line, *ours)).values(), *ours)])
 
     def answers(self, texts: Sequence[Text], probabilities: npt.NDArray[np.float32]) -> bytes:
-        """Write a line (in CSV, a record) for each text: other columns, the text, its label, the label's probability.
-
-        Args:
-            texts: What was classified.
-            probabilities: (texts, classes).
-        """
+        """Write a line (in CSV, a record) for each text, whose `probabilities` are (texts, classes)."""
         rounded = probabilities.astype(np.float64).round(DIGITS).tolist()
         rows = list(zip(texts, rounded, predict_class(probabilities, self.threshold), strict=True))
         if self.format == "csv":
@@ -93,16 +89,13 @@ class Writing:
         return (printable(content) if self.escaped else content).encode("utf-8", "backslashreplace")
 
 
-@functools.lru_cache(maxsize=4)  # lines of one file have the same columns, and these may be long
 def _renamed(columns: tuple[str, ...], taken: tuple[str, ...]) -> dict[str, str]:
     """Name the input's columns so that none is called like a part of the answer: `label` becomes `input_label`."""
-    used = {*taken, *columns}
-    names = {}
+    names: dict[str, str] = {}
     for column in columns:
         name = column
-        while name in taken or (name != column and name in used):
+        while name in taken or (name != column and name in (*columns, *names.values())):
             name = f"input_{name}"
-        used.add(name)
         names[column] = name
     return names
 
@@ -125,7 +118,7 @@ class Progress:
     task: str
     """What decides the answers beside the input: model, formats, columns."""
     read: Position = BEGINNING
-    """How much of the input has been answered or skipped."""
+    """Up to where the input has been answered or skipped."""
     written: int = 0
     """Bytes of answers to it."""
     answered: int = 0
@@ -187,25 +180,19 @@ class AnswerFile:
             if not self._part.exists():
                 self._save(Progress(task))  # before the answers: a `.part` without a note can't be resumed
                 _create(self._part).close()
-            self._file = os.fdopen(os.open(self._part, os.O_RDWR | _NO_LINK), "r+b")
-            try:
-                self._take()
+            with ExitStack() as closing:  # where anything is refused
+                self._file = closing.enter_context(os.fdopen(os.open(self._part, os.O_RDWR | _NO_LINK), "r+b"))
+                self._lock()
                 require_absent(path)  # another process may have ended the task meanwhile
                 self.progress = self._begun(task)
                 self._file.truncate(self.progress.written)
                 self._file.seek(self.progress.written)
-            except BaseException:
-                self._file.close()
-                raise
+                closing.pop_all()
         except OSError as error:
             raise ArtifactError(f"{path} can't be written: {error}\n  what to do: name another --out") from None
 
     def append(self, content: bytes, progress: Progress) -> None:
-        """Write answers, then note how far they go.
-
-        Raises:
-            ArtifactError: The system refuses. The same task goes on from what was noted before.
-        """
+        """Write answers, then note how far they go; an `ArtifactError` leaves what was noted before."""
         with os_errors(self._path):
             self._file.write(content)
             self._file.flush()
@@ -214,17 +201,13 @@ class AnswerFile:
             self._save(self.progress)
 
     def finish(self) -> None:
-        """Give the file its name.
-
-        Raises:
-            ArtifactError: The system refuses. The same task goes on from what is written.
-        """
+        """Give the file its name."""
         with os_errors(self._path):
             self._file.close()
             self._part.replace(self._path)
             self._note.unlink()
 
-    def _take(self) -> None:
+    def _lock(self) -> None:
         """Lock the file against other processes, where the system can; refuse a link or a device."""
         status = os.fstat(self._file.fileno())
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
@@ -269,14 +252,11 @@ class AnswerFile:
     def _save(self, progress: Progress) -> None:
         """Replace the note in one step, so that a reader sees the old one or the new."""
         temporary = self._note.with_name(f"{self._note.name}.new")  # one name: a kill leaves no litter
-        try:
-            temporary.unlink(missing_ok=True)
-            with _create(temporary) as file:
-                file.write(json.dumps(asdict(progress)).encode())
-            sync(temporary)
-            temporary.replace(self._note)
-        finally:
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+        with _create(temporary) as file:
+            file.write(json.dumps(asdict(progress)).encode())
+        sync(temporary)
+        temporary.replace(self._note)
 
 
 Answers = AnswerStream | AnswerFile
@@ -295,9 +275,7 @@ def require_absent(path: Path) -> None:
     """Refuse to overwrite anything.
 
     Raises:
-        ArtifactError: There is something called so already.
+        ArtifactError: `path` exists.
     """
-    if path.is_file():
-        raise ArtifactError(f"{path} is there already, and complete\n  what to do: name another --out, or remove it")
     if path.exists():
-        raise ArtifactError(f"{path} is no file that could be written as a whole\n  what to do: name another --out")
+        raise ArtifactError(f"{path} is there already\n  what to do: name another --out, or remove it")

@@ -25,6 +25,7 @@ EXTERNAL: Final = b"location"
 model without these bytes names no file. https://github.com/onnx/onnx/blob/main/docs/ExternalData.md"""
 
 _ERRORS_ONLY: Final = 3
+CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 
 
 def open_session(model: bytes, threads: int | None = None) -> onnxruntime.InferenceSession:
@@ -62,28 +63,12 @@ def pad(sequences: Sequence[Sequence[int]], pad_token_id: int) -> tuple[npt.NDAr
 
 
 def available_cores() -> int:
-    """Count the cores that this process may use, by its affinity and by the quota of its container."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, math.ceil(min(_quotas(), default=cores))))
+    """Count the cores that this process may use, by its affinity and by its container's quota.
 
-
-def _quotas(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> list[float]:
-    """List the limits of this process's control groups, in cores.
-
-    https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files, and version 1 as containers show it.
+    https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files
     """
-    groups = [root]
-    with suppress(OSError, StopIteration):
-        path = next(line for line in membership.read_text().splitlines() if line.startswith("0::"))[3:]
-        inside = root / path.lstrip("/")
-        groups += [inside, *(group for group in inside.parents if root in group.parents)]
-    found = []
-    for group in groups:
-        with suppress(OSError, ValueError):  # not there, or "max"
-            quota, period = (group / "cpu.max").read_text().split()
-            found.append(int(quota) / int(period))
-    with suppress(OSError, ValueError):
-        quota, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        if int(quota) > 0:
-            found.append(int(quota) / int(period))
-    return found
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # there is none, or it is "max"
+        quota, period = CPU_QUOTA.read_text().split()
+        cores = min(cores, math.ceil(int(quota) / int(period)))
+    return max(1, cores)

@@ -6,7 +6,7 @@ returned with its number and what is wrong with it. The memory does not grow wit
 | format  | read as                                                                                          |
 |---------|--------------------------------------------------------------------------------------------------|
 | `text`  | a text a line; a pair of texts with a tab between                                                |
-| `csv`   | header, commas, quoted fields (RFC 4180)                                                         |
+| `csv`   | header, commas (or `;`, tabs, `|`), quoted fields (RFC 4180)                                     |
 | `tsv`   | header, tabs, no quoting: a quotation mark is a character like any other                         |
 | `jsonl` | one JSON object a line                                                                           |
 
@@ -21,8 +21,8 @@ import csv
 import json
 import textwrap
 import zlib
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, NamedTuple, get_args
@@ -33,20 +33,14 @@ Format = Literal["text", "csv", "tsv", "jsonl"]
 FORMATS: Final[tuple[str, ...]] = get_args(Format)
 
 MAX_BYTES: Final = 1 << 20
-"""Longest line, and longest CSV record, in bytes. Bounds the memory where a file has no line feeds; a text of a
-megabyte is far beyond what any model reads of it."""
-
+"""Longest line, and longest CSV record, in bytes: bounds the memory where a file has no line feeds."""
 CHUNK_TEXTS: Final = 4096
 """Texts classified at a time: enough to find many of like length for every batch."""
 CHUNK_BYTES: Final = 1 << 22
 """Bytes of the stream that are dealt with at a time, for long texts and for long columns beside them."""
-
 _NO_LINES: Final = (".json", ".parquet", ".xlsx", ".gz", ".zip")
-"""Suffixes of files that hold no lines of text."""
-
 _DEPTH: Final = 100
 """How deep a JSON object may be nested."""
-
 _SHOWN: Final = 200
 """Most characters of a line that a message repeats."""
 
@@ -96,7 +90,7 @@ class Broken(NamedTuple):
 
 
 def format_by_suffix(path: Path) -> Format:
-    """Return how a file is read: `.csv`, `.tsv` and `.jsonl` say so, all else is a text per line.
+    """Return how a file is read: by the suffixes `.csv`, `.tsv` and `.jsonl`, else as a text per line.
 
     Raises:
         DataError: Its suffix says that it is none of these.
@@ -106,20 +100,13 @@ def format_by_suffix(path: Path) -> Format:
         raise DataError(
             f"expected lines of text, CSV, TSV or JSONL, found {suffix}",
             file=path,
-            remedy="convert it, to JSONL for instance; where it is one of these, rename it, or say so with "
-            "--input-format (predict)",
+            remedy="convert it, to JSONL for instance; where it is one of these, name it with --input-format (predict)",
         )
     return formats.get(suffix, "text")
 
 
 def read(stream: BinaryIO, layout: Layout, name: str, start: Position = BEGINNING) -> Iterator[Text | Broken]:
-    """Read texts, in their order, and what is broken between them.
-
-    Args:
-        stream: Its beginning; a part that is to be left out is read all the same.
-        layout: Its format.
-        name: What errors call it.
-        start: Only what comes after this position.
+    """Read texts after `start`, in their order, and what is broken between them; errors call the stream by `name`.
 
     Raises:
         DataError: The header is broken or lacks a column, or what comes before `start` is not what it was.
@@ -147,15 +134,7 @@ def from_arguments(texts: Iterable[str], *, in_pairs: bool) -> Iterator[Text | B
 
 
 def chunks(items: Iterable[Text | Broken], start: Position = BEGINNING) -> Iterator[list[Text | Broken]]:
-    """Gather items for a model to classify together; no item is held back, none is read ahead.
-
-    Args:
-        items: Texts and broken lines.
-        start: The place before the first of them.
-
-    Yields:
-        1 to `CHUNK_TEXTS` items; fewer where they are long.
-    """
+    """Gather items after `start` for a model to classify together, at most `CHUNK_TEXTS`, fewer where they are long."""
     chunk: list[Text | Broken] = []
     begun = start.offset
     for item in items:
@@ -176,7 +155,6 @@ class _Line(NamedTuple):
     content: bytes
     """With its line feed. Of a line too long, the beginning."""
     is_whole: bool
-    end: Position
 
     def text(self) -> str:
         if not self.is_whole:
@@ -188,60 +166,45 @@ class _Line(NamedTuple):
 
 
 class _Lines:
-    """A stream's lines, some of which can be put back."""
+    """A stream's lines, and the place `end` behind the last one taken."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self._read = BEGINNING
-        self._waiting: deque[_Line] = deque()
         self.end = BEGINNING
-        """The place behind the line that was taken last."""
 
     def __iter__(self) -> Iterator[_Line]:
         return self
 
     def __next__(self) -> _Line:
-        line = self._waiting.popleft() if self._waiting else self._next()
-        self.end = line.end
-        return line
-
-    def put_back(self, lines: Sequence[_Line], end: Position) -> None:
-        """Hand out the lines that were taken last once more; `end` is the place before them."""
-        self._waiting.extendleft(reversed(lines))
-        self.end = end
-
-    def _next(self) -> _Line:
         content = piece = self._stream.readline(MAX_BYTES)
         if not content:
             raise StopIteration
-        size, crc = len(piece), zlib.crc32(piece, self._read.crc)
+        size, crc = len(piece), zlib.crc32(piece, self.end.crc)
         # The rest of a line too long is read, since the next one begins behind it, but not kept.
         while not piece.endswith(b"\n") and (piece := self._stream.readline(MAX_BYTES)):
             size, crc = size + len(piece), zlib.crc32(piece, crc)
         is_whole = size == len(content)
-        if not self._read.lines:
+        if not self.end.lines:
             content = content.removeprefix(codecs.BOM_UTF8)
-        self._read = Position(self._read.offset + size, self._read.lines + 1, crc)
-        return _Line(self._read.lines, content, is_whole, self._read)
+        self.end = Position(self.end.offset + size, self.end.lines + 1, crc)
+        return _Line(self.end.lines, content, is_whole)
 
 
 _Value = str | tuple[str, str]
 _Record = tuple[_Value, dict[str, Any]]
-_Parser = Callable[[str], _Record]
-"""Makes a line's text, or pair of texts, and its other columns of its content; raises _BrokenError if it can't."""
 
 
-def _parser(lines: _Lines, layout: Layout, name: str) -> _Parser:
-    """Return what reads one line of this layout; takes the header, where there is one, from `lines`."""
+def _parser(lines: _Lines, layout: Layout, name: str) -> Callable[[str], _Record]:
+    """Return what makes a text, or pair of texts, and its other columns of a line; takes the header from `lines`."""
     if layout.format == "text":
         return lambda line: (_parse_plain(line, layout.in_pairs), {})
     if layout.format == "jsonl":
         return lambda line: _choose(_json_object(line), layout.columns)
+    separator = "\t"
+    header: list[str] = []
 
     def split(line: str) -> list[str]:
-        return _csv_fields(line, lines) if layout.format == "csv" else line.rstrip("\r\n").split("\t")
-
-    header = _header(lines, split, layout, name)
+        return line.rstrip("\r\n").split("\t") if layout.format == "tsv" else _csv_fields(line, lines, separator)
 
     def parse(line: str) -> _Record:
         fields = split(line)
@@ -249,33 +212,39 @@ def _parser(lines: _Lines, layout: Layout, name: str) -> _Parser:
             raise _BrokenError(f"expected {len(header)} fields, found {len(fields)}")
         return _choose(dict(zip(header, fields, strict=True)), layout.columns)
 
+    for first in lines:  # that holds any text; an empty stream has no header
+        try:
+            if (text := first.text()).strip():
+                separator = find_separator(text, set(layout.columns))
+                header = _header(split(text), layout.columns)
+                break
+        except _BrokenError as error:
+            remedy = "name the column with --text-column or --pair-column, or correct the header, or add one"
+            raise DataError(f"the header: {error}", file=name, line=first.number, remedy=remedy) from None
     return parse
 
 
-def _header(lines: _Lines, split: Callable[[str], list[str]], layout: Layout, name: str) -> list[str]:
-    """Take the names of the columns from the first line that holds any; an empty stream has none."""
-    for line in lines:
-        try:
-            header = split(text) if (text := line.text()).strip() else []
-        except _BrokenError as error:
-            remedy = "correct it: without the header no line can be read"
-            raise DataError(f"the header: {error}", file=name, line=line.number, remedy=remedy) from None
-        if not header:
-            continue
-        for column in layout.columns:
-            if (count := header.count(column)) != 1:
-                raise DataError(
-                    f"expected one column {column!r}, found {count}; the columns are {_listed(header)}",
-                    file=name,
-                    line=line.number,
-                    remedy="name the column with --text-column or --pair-column, or add the header if there is none",
-                )
-        seen: Counter[str] = Counter()
-        for place, column in enumerate(header):  # repeated names are numbered as in pandas
-            header[place] = f"{column}.{seen[column]}" if column in seen else column
-            seen[column] += 1
-        return header
-    return []
+def find_separator(header: str, columns: Collection[str]) -> str:
+    """Return the separator of CSV that finds most of the columns, or else splits the header into most fields."""
+
+    def found(separator: str) -> tuple[int, int]:
+        fields = next(csv.reader([header], delimiter=separator), [])
+        return len({*columns} & {*fields}), len(fields)
+
+    return max(",;\t|", key=found)  # the first of equals
+
+
+def _header(names: list[str], columns: tuple[str, ...]) -> list[str]:
+    """Return the names of all columns; repeated ones are numbered as in pandas, and can't hold the text."""
+    for column in columns:
+        if (count := names.count(column)) != 1:
+            raise _BrokenError(f"expected one column {column!r}, found {count}; the columns are {_listed(names)}")
+    seen: Counter[str] = Counter()
+    header = []
+    for name in names:
+        header.append(f"{name}.{seen[name]}" if name in seen else name)
+        seen[name] += 1
+    return header
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -321,28 +290,25 @@ def _is_flat(value: Any, levels: int) -> bool:
     return levels > 0 and all(_is_flat(one, levels - 1) for one in inner if isinstance(one, dict | list))
 
 
-def _csv_fields(line: str, lines: _Lines) -> list[str]:
+def _csv_fields(line: str, lines: _Lines, separator: str) -> list[str]:
     """Split the record that begins with `line`, and take from `lines` what else it spans.
 
-    A quotation mark that is never closed would swallow what follows. So a record that can't be read is its first line
-    alone, and the next one is looked for in the line after it.
+    A quotation mark that is never closed swallows what follows, up to the next one or to the csv module's limit of a
+    field: these lines are one broken record.
     """
     start = lines.end
-    taken: list[_Line] = []
 
     def spanned() -> Iterator[str]:
         yield line
         for following in lines:
-            taken.append(following)
-            if following.end.offset - start.offset > MAX_BYTES:
+            if lines.end.offset - start.offset > MAX_BYTES:
                 raise _BrokenError(f"expected a record of at most {MAX_BYTES} bytes, found a longer one")
             yield following.text()
 
     try:
-        return next(csv.reader(spanned(), strict=True), [])
+        return next(csv.reader(spanned(), strict=True, delimiter=separator), [])
     except (csv.Error, _BrokenError) as error:
-        lines.put_back(taken, start)
-        raise _BrokenError(f"the record that starts here can't be read: {error}") from None
+        raise _BrokenError(f"the record from here to line {lines.end.lines} can't be read: {error}") from None
 
 
 def _choose(record: dict[str, Any], columns: tuple[str, ...]) -> _Record:

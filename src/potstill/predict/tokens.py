@@ -32,12 +32,8 @@ def encode(
         texts: The texts.
         pairs: The second text of each, or none.
         max_length: Most ids of one text (or pair of texts), special tokens included.
-        empty_id: The single id that stands for a text without any token (empty, or of characters that the tokenizer
-            drops): a recurrent network can't read a sequence of length 0. Students pass the padding id. None: such a
-            text gets no id.
-
-    Returns:
-        One list of at most `max_length` ids per text.
+        empty_id: The single id of a text without any token (empty, or of characters that the tokenizer drops), since a
+            recurrent network can't read a sequence of length 0; None: no id.
 
     Raises:
         ValueError: `texts` and `pairs` differ in length.

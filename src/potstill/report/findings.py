@@ -23,7 +23,6 @@ def findings(summary: Summary) -> list[str]:
     return [
         *_problems(summary),
         *(_learnt(summary, role) for role in summary.roles),
-        *_thresholds(summary),
         *_distillation(summary),
         *_savings(summary),
     ]
@@ -33,7 +32,7 @@ def _problems(summary: Summary) -> Iterator[str]:
     """Say what makes the run's models useless or its numbers doubtful, and what to change."""
     majority = f'always answering "{summary.data.majority_label}"'
     students = {role: summary.spread(role, "mcc").mean for role in summary.roles if role != "teacher"}
-    taught = _teaching_mcc(summary)
+    taught = summary.ensemble or summary.teacher
     if summary.models and all(summary.verdict(model) for model in summary.models):
         yield (
             f"**Problem: nothing was learnt.** No model is better than {majority}. Check that the labels belong to the "
@@ -50,29 +49,27 @@ def _problems(summary: Summary) -> Iterator[str]:
             f"**Problem: the teacher learnt nothing.** It is no better than {majority}, so it has nothing to teach. "
             "Train it longer, with another learning rate or from another backbone before you distil from it."
         )
-    elif taught is not None and any(taught < mcc for mcc in students.values()):
+    elif taught is not None and any(taught.metrics.mcc < mcc for mcc in students.values()):
         role = max(students, key=lambda role: students[role])
         yield (
-            f"**Problem: the teacher is worse than its students** (MCC {score(taught)}; {ROLE_NAMES[role].lower()} "
-            f"{score(students[role])}). Such a teacher is not worth its cost. Train it longer, with another learning "
-            "rate or from another backbone, or use the baseline student."
+            f"**Problem: the teacher is worse than its students** (MCC {score(taught.metrics.mcc)}; "
+            f"{ROLE_NAMES[role].lower()} {score(students[role])}). Such a teacher is not worth its cost. Train it "
+            "longer, with another learning rate or from another backbone, or use the baseline student."
         )
     if _distillation_harmed(summary):
         yield (
             "**Problem: distillation did harm.** Use the baseline student. To mend it: a better teacher, a higher "
             "`distillation.alpha`, or unlabelled texts (`augment`)."
         )
-    few = {
-        ROLE_NAMES[role].lower(): max(steps)
+    steps = {
+        role: max((model.history[-1].get("steps", FEW_STEPS) for model in summary.of(role) if model.history), default=0)
         for role in summary.roles
-        if (steps := [model.history[-1]["steps"] for model in summary.of(role) if _has_steps(model.history)])
-        and max(steps) < FEW_STEPS
     }
+    few = [f"{ROLE_NAMES[role].lower()} {count}" for role, count in steps.items() if 0 < count < FEW_STEPS]
     if few:
-        counts = ", ".join(f"{name} {steps}" for name, steps in few.items())
         yield (
-            f"**Problem: very few training steps** ({counts}). Raise `training.epochs` or lower `training.batch_size` "
-            f"until there are several hundred; fewer than {FEW_STEPS} hardly change a network."
+            f"**Problem: very few training steps** ({', '.join(few)}). Raise `training.epochs` or lower "
+            f"`training.batch_size` until there are several hundred; fewer than {FEW_STEPS} hardly change a network."
         )
     if summary.data.validation < FEW_VALIDATION_TEXTS:
         yield (
@@ -80,17 +77,6 @@ def _problems(summary: Summary) -> Iterator[str]:
             "or thresholds by so few is mostly luck. Label more texts, raise `data.validation_fraction`, or set "
             "`training.metric: loss` or `training.keep: last`."
         )
-
-
-def _has_steps(history: tuple[dict[str, object], ...]) -> bool:
-    return bool(history) and "steps" in history[-1]
-
-
-def _teaching_mcc(summary: Summary) -> float | None:
-    """Return the MCC of what the students learnt from."""
-    if summary.ensemble is not None:
-        return summary.ensemble.metrics.mcc
-    return None if summary.teacher is None else summary.teacher.metrics.mcc
 
 
 def _learnt(summary: Summary, role: Role) -> str:
@@ -118,23 +104,6 @@ def _learnt(summary: Summary, role: Role) -> str:
         # Not a contradiction: MCC weighs the classes alike, accuracy favours the frequent one.
         sentence += f" Its accuracy, {percent(accuracy)}, is not above the {percent(majority)} of the majority class."
     return sentence
-
-
-def _thresholds(summary: Summary) -> Iterator[str]:
-    """Say what the more probable class would score as the answer, where thresholds decide."""
-    for role in summary.roles:
-        models = summary.of(role)
-        thresholds = [model.threshold for model in models if model.threshold is not None]
-        plain = [model.argmax_metrics for model in models if model.argmax_metrics is not None]
-        if not thresholds:
-            continue
-        ends = dict.fromkeys(f"{end:.2f}" for end in (min(thresholds), max(thresholds)))
-        yield (
-            f"**{ROLE_NAMES[role]}, threshold:** chosen for the MCC, at {' to '.join(ends)}, it gives accuracy "
-            f"{percent(summary.spread(role, 'accuracy').mean)} and MCC {score(summary.spread(role, 'mcc').mean)}; the "
-            f"more probable class as the answer would give {percent(fmean(m.accuracy for m in plain))} and "
-            f"{score(fmean(m.mcc for m in plain))}."
-        )
 
 
 def _difference(summary: Summary) -> tuple[float, float | None] | None:
@@ -180,9 +149,8 @@ def _distillation(summary: Summary) -> Iterator[str]:
         answer = (
             "Yes, in this run." if direction > 0 else "It can't be said: the baseline learnt nothing to compare with."
         )
-    tests = list(summary.comparisons.values())
     if over_seeds.seeds == 1:
-        told_apart = examples_told_apart(tests[0])
+        told_apart = examples_told_apart(next(iter(summary.comparisons.values())))
         yield f"**Did distillation help?** {answer} {told_apart[0].upper()}{told_apart[1:]}."
         yield "One seed shows one case: another seed may turn out differently. A claim needs several seeds."
         return
@@ -191,20 +159,13 @@ def _distillation(summary: Summary) -> Iterator[str]:
     if over_seeds.p_value is not None:
         how = f"on average over {over_seeds.seeds} seeds (paired t-test, {probability(over_seeds.p_value)})"
     yield f"**Did distillation help?** {answer} {differs} {how}."
-    clear = [test for test in tests if test.p_value < SIGNIFICANCE]
-    ahead = sum(test.first_only > test.second_only for test in clear)
-    yield (
-        f"Seed by seed, McNemar's test finds the distilled student more often right in {ahead} of {len(tests)} seeds, "
-        f"the baseline in {len(clear) - ahead}, and no clear difference in {len(tests) - len(clear)} "
-        f"(p < {SIGNIFICANCE}, not corrected for the number of seeds)."
-    )
 
 
-def examples_told_apart(test: McNemar) -> str:
+def examples_told_apart(test: McNemar, first: str = "the distilled student", second: str = "the baseline") -> str:
     """Report the test on examples of a single pair of models."""
     return (
-        f"the distilled student alone is right on {numbered(test.first_only, 'example')}, the baseline alone on "
-        f"{test.second_only} (McNemar's test, {probability(test.p_value)})"
+        f"{first} alone is right on {numbered(test.first_only, 'example')}, {second} alone on {test.second_only} "
+        f"(McNemar's test, {probability(test.p_value)})"
     )
 
 

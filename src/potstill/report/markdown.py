@@ -34,9 +34,10 @@ of epochs has seen.
 - **Majority class:** the most frequent class of the split. A model counts as *no better than always answering* it
   when the interval of its MCC is not entirely above 0.
 - **McNemar's test:** looks at the examples on which exactly one of two models is right; p is the chance of so uneven a
-  split if both were equally often right (exact binomial test; McNemar 1947). It speaks of other examples, same models.
-- **Paired t-test:** compares the MCC of distilled student and baseline of the same seed. It speaks of other seeds, same
-  examples and same teacher.
+  split if both were equally often right (exact binomial test; McNemar 1947). It tests whether
+  the difference would hold on other examples, with the same models.
+- **Paired t-test:** compares the MCC of distilled student and baseline of the same seed. It tests whether
+  the difference would hold with other seeds, on the same examples and with the same teacher.
 - **Training loss, validation loss:** what training minimises, on the training and on the validation split. For the
   distilled student it holds the distance to the teacher too, so the losses of different models are no comparison.
 - **Parameters, trainable:** all of them, frozen ones too, and those that training changes. **On disk:** what has to be
@@ -48,6 +49,8 @@ _SOURCES: Final = {
     "file": "from files",
     "sampled": "sampled from a language model tuned on the training texts",
     "perturbed": "made by perturbing training texts",
+    "words": "single words",
+    "spans": "spans of the training texts",
 }
 
 
@@ -109,18 +112,10 @@ def _unlabelled(summary: Summary) -> str:
     counts = {kind: summary.unlabelled[kind] for kind in _SOURCES if kind in summary.unlabelled}
     parts = ", ".join(f"{count:,} {_SOURCES[kind]}" for kind, count in counts.items())
     left_out = numbered(summary.unlabelled["left out: held-out"], "text was", "texts were")
-    epochs = {role: max(model.epochs for model in summary.of(role)) for role in summary.roles}
-    text = (
+    return (
         f"\n\nThe distilled students also learnt the teacher's answers to texts without labels, the unlabelled set: "
         f"{parts}. {left_out} left out for being like one of the validation or test split."
     )
-    if "distilled" in epochs and "baseline" in epochs:
-        text += (
-            f" These students learnt for up to {numbered(epochs['distilled'], 'epoch')} of "
-            f"{summary.data.train + sum(counts.values()):,} texts, the baselines for up to {epochs['baseline']} of "
-            f"{summary.data.train:,}."
-        )
-    return text
 
 
 def _seeds(summary: Summary) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -83,12 +83,11 @@ def best_first(trials: Iterable[Trial]) -> list[Trial]:
 def write_search(result: SearchResult, directory: Path) -> None:
     """Write `trials.csv` and, where a trial finished, `search.md`."""
     names = sorted({name for trial in result.trials for name in trial.settings})
-    rows: list[list[Any]] = [["trial", "outcome", "mcc", "parameters", "epochs", "seconds", *names, "note"]]
+    fields = ("outcome", "mcc", "parameters", "epochs", "seconds")
+    rows: list[list[Any]] = [["trial", *fields, *names, "note"]]
     for one in result.trials:
-        values = (one.settings.get(name) for name in names)
-        rows.append(
-            [one.number, one.outcome, one.mcc, one.parameters, one.epochs, round(one.seconds, 1), *values, one.note]
-        )
+        known = vars(one) | {"seconds": round(one.seconds, 1)}
+        rows.append([one.number, *map(known.get, fields), *map(one.settings.get, names), one.note])
     write_csv(directory / TRIALS_FILE, rows)
     if result.best is not None:
         write_text(directory / REPORT_FILE, search_text(result, result.best, directory / BEST_FILE))
@@ -167,12 +166,10 @@ def _trials(result: SearchResult) -> ResultTable:
     return ResultTable(("trial", "MCC", "parameters", *_heads(names).values(), "time"), rows)
 
 
-def _heads(names: Iterable[str]) -> dict[str, str]:
+def _heads(names: Collection[str]) -> dict[str, str]:
     """Return the last part of each dotted name, or all of it where several end alike."""
-    names = list(names)
-    leaves = {name: name.rpartition(".")[2] for name in names}
-    counts = Counter(leaves.values())
-    return {name: leaf if counts[leaf] == 1 else name for name, leaf in leaves.items()}
+    counts = Counter(name.rpartition(".")[2] for name in names)
+    return {name: leaf if counts[leaf := name.rpartition(".")[2]] == 1 else name for name in names}
 
 
 def _shown(value: Any) -> str:

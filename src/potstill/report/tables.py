@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Final
+from typing import Protocol
 
 from rich.box import SIMPLE_HEAD
 from rich.filesize import decimal
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from potstill.evaluation import DataSummary, EnsembleResult, Intervals, Metrics, ModelResult, Role, Spread, Summary
 from potstill.predict.wording import in_markdown
@@ -34,15 +34,9 @@ class Cell:
     value: str
     detail: str = ""
 
-    @property
-    def lines(self) -> str:
-        """The detail under the value."""
-        return f"{self.value}\n{self.detail}".rstrip()
-
-    @property
-    def line(self) -> str:
-        """The detail after the value."""
-        return f"{self.value} {self.detail}".rstrip()
+    def write(self, between: str) -> str:
+        """Write the value and the detail."""
+        return f"{self.value}{between}{self.detail}".rstrip()
 
 
 EMPTY = Cell("–")
@@ -55,29 +49,27 @@ class ResultTable:
     headers: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
 
-    def to_rich(self, title: str) -> Table:
-        """Lay the table out for the terminal: turned on its side and details under their values, to fit 80 columns."""
-        table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
-        names = [row[0].lines for row in self.rows]
-        for header in ["", *names]:
-            table.add_column(escape(header), justify="right" if header else "left")
-        for position, header in enumerate(self.headers[1:], start=1):
-            table.add_row(header, *(escape(row[position].lines) for row in self.rows))
+    def to_rich(self, title: str = "") -> Table:
+        """Lay the table out for the terminal, details under their values; nothing in it is read as markup."""
+        table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        for position, header in enumerate(self.headers):
+            table.add_column(Text(header), justify="right" if position else "left", overflow="fold")
+        for row in self.rows:
+            table.add_row(*(Text(cell.write("\n")) for cell in row))
         return table
 
-    def to_plain(self) -> Table:
-        """Lay the table out for a console without markup, a row per model: for many models."""
-        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-        for position, header in enumerate(self.headers):
-            table.add_column(header, justify="right" if position else "left", overflow="fold")
-        for row in self.rows:
-            table.add_row(*(cell.lines for cell in row))
-        return table
+    def turned(self) -> ResultTable:
+        """Return the table on its side: few rows with many columns then fit 80 characters."""
+        headers = tuple(row[0].write("\n") for row in self.rows)
+        columns = enumerate(self.headers[1:], start=1)
+        return ResultTable(
+            ("", *headers), tuple((Cell(name), *(row[index] for row in self.rows)) for index, name in columns)
+        )
 
     def to_markdown(self) -> str:
         """Write a Markdown table."""
         rule = ["---"] + ["--:"] * (len(self.headers) - 1)
-        body = [[cell.line.replace("|", r"\|") for cell in row] for row in self.rows]
+        body = [[cell.write(" ").replace("|", r"\|") for cell in row] for row in self.rows]
         return "\n".join(f"| {' | '.join(line)} |" for line in [list(self.headers), rule, *body])
 
 
@@ -95,17 +87,16 @@ def model_table(summary: Summary) -> ResultTable:
 def seed_table(summary: Summary) -> ResultTable:
     """Show one row per trained model, and one for teachers that taught together, each score with its interval."""
     headers = ("model", "seed", "accuracy", "MCC", "F1", "ECE", "NLL", "MCC on validation", "epoch kept")
-    rows = {role: [_seed_row(model) for model in summary.of(role)] for role in summary.roles}
+    rows = {role: list(map(_seed_row, summary.of(role))) for role in summary.roles}
     if summary.ensemble is not None:
-        together = (Cell(ROLE_NAMES["teacher"]), Cell("all, averaged"))
-        rows["teacher"].append((*together, *_qualities(summary.ensemble), EMPTY, EMPTY))
+        rows["teacher"].append(_seed_row(summary.ensemble))
     return ResultTable(headers, tuple(row for of_role in rows.values() for row in of_role))
 
 
 def summary_table(summary: Summary) -> Table:
     """Show a run's results in the terminal."""
     data = summary.data
-    return model_table(summary).to_rich(f"{data.name}: {data.test} examples of the test split")
+    return model_table(summary).turned().to_rich(f"{data.name}: {data.test} examples of the test split")
 
 
 def classes(names: Sequence[str]) -> str:
@@ -161,18 +152,31 @@ def interval(ends: tuple[float, float], number: Number) -> str:
     return f"[{low}, {high}]"
 
 
-_SCORES: Final[tuple[tuple[str, Number], ...]] = (("accuracy", percent), ("mcc", score), ("f1", score))
-"""What all tables show of a model's answers, and how it is written."""
+class Scored(Protocol):
+    """A model's scores, or those of several teachers as one."""
+
+    @property
+    def metrics(self) -> Metrics:
+        """Its scores."""
+
+    @property
+    def intervals(self) -> Intervals:
+        """Their intervals."""
 
 
-def score_cells(metrics: Metrics, intervals: Intervals) -> tuple[Cell, ...]:
-    """Write a single model's accuracy, MCC and F1, each with its interval."""
-    return tuple(Cell(number(getattr(metrics, name)), interval(intervals[name], number)) for name, number in _SCORES)
+def score_cells(models: Sequence[Scored]) -> tuple[Cell, ...]:
+    """Write accuracy, MCC and F1: of a single model with their intervals, of several with their deviation."""
+    cells = []
+    for name, number in (("accuracy", percent), ("mcc", score), ("f1", score)):
+        cell = _spread([getattr(model.metrics, name) for model in models], number)
+        cells.append(cell if len(models) > 1 else Cell(cell.value, interval(models[0].intervals[name], number)))
+    return tuple(cells)
 
 
-def spread_cells(metrics: Sequence[Metrics]) -> tuple[Cell, ...]:
-    """Write accuracy, MCC and F1 over several seeds, each with its standard deviation."""
-    return tuple(_spread([getattr(scored, name) for scored in metrics], number) for name, number in _SCORES)
+def _spread(values: Sequence[float], number: Number) -> Cell:
+    """Write the mean over seeds and, of several, the standard deviation."""
+    spread = Spread.of(values)
+    return Cell(number(spread.mean), f"± {number(spread.std).removesuffix(' %')}" if len(values) > 1 else "")
 
 
 def _model_row(name: str, models: Sequence[ModelResult]) -> tuple[Cell, ...]:
@@ -187,37 +191,20 @@ def _model_row(name: str, models: Sequence[ModelResult]) -> tuple[Cell, ...]:
         Cell(magnitude(first.parameters)),
         trainable,
         Cell(decimal(first.bytes_on_disk)),
-        *_scores(models),
+        *score_cells(models),
         _spread([model.calibration.ece for model in models], percent),
         Cell(duration(fmean(model.train_seconds for model in models))) if first.epochs else EMPTY,
         Cell(f"{fmean(model.texts_per_second for model in models):,.0f}"),
     )
 
 
-def _seed_row(model: ModelResult) -> tuple[Cell, ...]:
-    """Show one model."""
-    return (
-        Cell(ROLE_NAMES[model.role]),
-        Cell(str(model.seed)),
-        *_qualities(model),
-        Cell(score(model.validation_mcc)),
-        Cell(f"{model.best_epoch} of {model.epochs}") if model.epochs else EMPTY,
-    )
-
-
-def _qualities(result: ModelResult | EnsembleResult) -> tuple[Cell, ...]:
-    """Write how good one model's answers and probabilities are."""
-    return (*_scores([result]), Cell(percent(result.calibration.ece)), Cell(score(result.calibration.nll)))
-
-
-def _scores(models: Sequence[ModelResult | EnsembleResult]) -> tuple[Cell, ...]:
-    """Write accuracy, MCC and F1: of several seeds with their standard deviation, of a single one with its interval."""
-    if len(models) == 1:
-        return score_cells(models[0].metrics, models[0].intervals)
-    return spread_cells([model.metrics for model in models])
-
-
-def _spread(values: Sequence[float], number: Number) -> Cell:
-    """Write the mean over seeds and, of several, the standard deviation."""
-    spread = Spread.of(values)
-    return Cell(number(spread.mean), f"± {number(spread.std).removesuffix(' %')}" if len(values) > 1 else "")
+def _seed_row(model: ModelResult | EnsembleResult) -> tuple[Cell, ...]:
+    """Show one model, or the teachers that taught together."""
+    calibration = (Cell(percent(model.calibration.ece)), Cell(score(model.calibration.nll)))
+    if isinstance(model, EnsembleResult):
+        names, training = (Cell(ROLE_NAMES["teacher"]), Cell("all, averaged")), (EMPTY, EMPTY)
+    else:
+        names = (Cell(ROLE_NAMES[model.role]), Cell(str(model.seed)))
+        epoch = Cell(f"{model.best_epoch} of {model.epochs}") if model.epochs else EMPTY
+        training = (Cell(score(model.validation_mcc)), epoch)
+    return (*names, *score_cells([model]), *calibration, *training)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from importlib.metadata import version
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -17,7 +18,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from potstill.serve.answers import Health, ModelAnswer, ModelCard, Models, PredictAnswer
+from potstill.serve.answers import Health, ModelAnswer, Models, PredictAnswer, answer, describe
 from potstill.serve.limits import Limits
 from potstill.serve.load import ClientQuota, ModelError, Workers, pieces
 from potstill.serve.models import ServedModel
@@ -93,13 +94,11 @@ class _Service:
     """The models at work."""
 
     def __init__(self, models: Sequence[ServedModel], limits: Limits) -> None:
-        share = limits.client_share
         self.limits = limits
         self.metrics = ModelMetrics()
         self.models = {model.name: model for model in models}
         self.questions = Questions(self.models, limits)
-        self.requests = ClientQuota("requests at a time", limits.max_requests, share)
-        self.bytes = ClientQuota("bytes of bodies", limits.max_held_bytes, share, limits.max_body_bytes)
+        self.bytes = ClientQuota("bytes of bodies", limits.max_held_bytes, limits.client_share, limits.max_body_bytes)
         self._parsing = Workers("parsing", 1)
         self._served = {name: self._serve(model) for name, model in self.models.items()}
         self._stopping = False
@@ -136,13 +135,17 @@ class _Service:
         deadline = asyncio.get_running_loop().time() + self.limits.deadline
         with ExitStack() as held:
             try:
-                held.enter_context(self.requests.hold(client))
                 length = check_headers(request.headers, self.limits)
                 held.enter_context(self.bytes.hold(client, length))
-            except Refusal:
-                await self._receive(request, deadline, most=0)  # while a client sends, it does not read the refusal
-                raise
-            asked = await self._read(request, client, deadline)
+            except Refusal as refusal:
+                with suppress(Refusal):
+                    await self._receive(request, deadline, most=0)  # while a client sends, it does not read the refusal
+                raise refusal from None
+            body = await self._receive(request, deadline, self.limits.max_body_bytes)
+            if len(body) <= _SHORT_BODY:
+                asked = self.questions.parse(body)
+            else:
+                asked = await self._parsing.run(client, self.questions.parse, body)
             request.state.logged.update(texts=len(asked.texts), models=[model.name for model in asked.models])
             if self._stopping:
                 raise Refusal(503, "a server that goes on", "one that ends", "try again after Retry-After seconds")
@@ -151,17 +154,8 @@ class _Service:
                 held.enter_context(served.texts.hold(client, len(asked.texts)))
             return await self._ask(request, chosen, asked, client, deadline)
 
-    async def _read(self, request: Request, client: str, deadline: float) -> Question:
-        most = self.limits.max_body_bytes
-        body, is_whole = await self._receive(request, deadline, most)
-        if not is_whole:
-            raise Refusal(413, f"at most {most} bytes", "more", "send fewer texts in one request, or shorter ones")
-        if len(body) <= _SHORT_BODY:
-            return self.questions.parse(body)
-        return await self._parsing.run(client, self.questions.parse, body)
-
-    async def _receive(self, request: Request, deadline: float, most: int) -> tuple[bytearray, bool]:
-        """Receive a body; returns it, and whether it has at most `most` bytes: the rest is thrown away."""
+    async def _receive(self, request: Request, deadline: float, most: int) -> bytearray:
+        """Receive a body, and throw away what comes after `most` bytes, so that the client reads the refusal."""
         body, received = bytearray(), 0
         try:
             async with asyncio.timeout_at(deadline):
@@ -174,7 +168,9 @@ class _Service:
         except TimeoutError:
             expected = f"the whole body within {self.limits.deadline:g} s"
             raise Refusal(408, expected, "a part of it", "send it again, or less of it") from None
-        return body, received <= most
+        if received > most:
+            raise Refusal(413, f"at most {most} bytes", "more", "send fewer texts in one request, or shorter ones")
+        return body
 
     async def _ask(
         self, request: Request, chosen: list[_Served], asked: Question, client: str, deadline: float
@@ -205,13 +201,13 @@ class _Service:
         answers = [await served.workers.run(client, self._compute, model, piece) for piece in pieces(asked.texts)]
         probabilities = np.concatenate([shares for shares, _ in answers])
         truncated = [mark for _, marks in answers for mark in marks]
-        return ModelAnswer.of(model, probabilities, truncated, time.perf_counter() - started, asked.top_k)
+        return answer(model, probabilities, truncated, time.perf_counter() - started, asked.top_k)
 
     def _compute(self, model: ServedModel, texts: Sequence[Any]) -> Any:
         with self.metrics.seconds.labels(model.name).time():
-            answer = model.answer(texts)
+            computed = model.answer(texts)
         self.metrics.texts.labels(model.name).inc(len(texts))
-        return answer
+        return computed
 
 
 def _add_routes(app: FastAPI, service: _Service, guarded: dict[str, Any], examples: list[str]) -> None:
@@ -220,14 +216,12 @@ def _add_routes(app: FastAPI, service: _Service, guarded: dict[str, Any], exampl
 
     @app.post("/v1/predict", **guards, response_model=PredictAnswer, summary="Classify texts")
     async def predict(request: Request) -> Any:
-        answers = await service.predict(request)
-        answer = PredictAnswer.model_construct(request_id=request_id(), answers=answers)
-        return Response(answer.model_dump_json(), media_type="application/json")
+        content: PredictAnswer = {"answers": await service.predict(request), "request_id": request_id()}
+        return Response(json.dumps(content), media_type="application/json")
 
     @app.get("/v1/models", **guarded, summary="The models, the limits, texts to try")
     async def models() -> Models:
-        cards = [ModelCard.model_validate(model, from_attributes=True) for model in service.models.values()]
-        return Models(models=cards, limits=service.limits, examples=examples)
+        return Models(models=[*map(describe, service.models.values())], limits=service.limits, examples=examples)
 
     @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
@@ -255,9 +249,7 @@ def _bearer(token: str) -> Callable[..., Awaitable[None]]:
     """Make a dependency that refuses requests without the token, before their body is read."""
     expected = token.encode()
 
-    async def check(
-        given: Annotated[HTTPAuthorizationCredentials | None, Depends(_HEADER)],
-    ) -> None:
+    async def check(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_HEADER)]) -> None:
         # Headers are decoded as Latin-1, so this gives back the bytes that were sent.
         if given is None or not hmac.compare_digest(given.credentials.encode("latin-1"), expected):
             asked, found = "Authorization: Bearer with this server's token", "another token" if given else "none"

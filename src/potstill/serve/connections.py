@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, Final
+import math
+from typing import Final
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -21,7 +22,7 @@ _OTHER_FILES: Final = 64
 
 def protocol(limits: Limits, *, behind_proxy: bool = False) -> type[asyncio.Protocol]:
     """Make uvicorn's HTTP protocol with limits on connections. A proxy's address may have all of them."""
-    limit = max(1, min(limits.max_connections, _open_files() - _OTHER_FILES))
+    limit = int(max(1, min(limits.max_connections, _open_files() - _OTHER_FILES)))
     shared = ClientQuota("connections", limit, 1.0 if behind_proxy else limits.client_share)
 
     class Connection(_Connection):
@@ -73,10 +74,10 @@ class _Connection(H11Protocol):
             self._timer = None
 
 
-def _open_files() -> int:
+def _open_files() -> float:
     try:
         import resource
     except ImportError:  # Windows has no such limit
-        return 1 << 16
-    soft: Any = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return 1 << 16 if soft == resource.RLIM_INFINITY else int(soft)
+        return math.inf
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return math.inf if soft == resource.RLIM_INFINITY else soft

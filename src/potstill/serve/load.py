@@ -29,15 +29,8 @@ class ClientQuota:
     """Counts what is held, by client. Not thread-safe: for the event loop alone."""
 
     def __init__(self, what: str, limit: int, share: float, least: int = 1) -> None:
-        """Allow `limit` in all, and each client `share` of it.
-
-        Args:
-            what: What is counted, in the plural, for messages.
-            limit: The most that all clients may hold together.
-            share: Part of it that one client may hold; 1: all of it.
-            least: What a client may hold whatever its share is.
-        """
-        self.what, self.limit = what, limit
+        """Allow `limit` of `what` (a plural) in all, and each client a `share` of it, but `least` in any case."""
+        self.what, self.limit = what, max(limit, least)
         self.per_client = sys.maxsize if share == 1 else max(int(limit * share), least)
         self.held = 0
         self._by_client: Counter[str] = Counter()
@@ -72,10 +65,6 @@ class ClientQuota:
             yield
         finally:
             self.release(client, amount)
-
-    def __len__(self) -> int:
-        """Count the clients that hold something."""
-        return len(+self._by_client)
 
 
 class ModelError(Exception):

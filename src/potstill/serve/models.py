@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,6 @@ from potstill.store.checksums import CHECKSUMS_FILE
 
 if TYPE_CHECKING:
     from potstill.config import RuntimeConfig
-
-_logger = logging.getLogger("potstill.serve")
 
 Text = str | tuple[str, str]
 """A text, or a pair of texts."""
@@ -67,27 +64,20 @@ class ServedModel:
             )
 
 
-def find_models(arguments: Sequence[str], *, with_teacher: bool = False) -> dict[str, Path]:
-    """Find what `MODEL…` on the command line means.
+def find_models(arguments: Sequence[str]) -> dict[str, Path]:
+    """Return each model's directory by its name.
 
     Args:
         arguments: Directories, or `NAME=DIRECTORY`. A model's directory is one model, called as the directory is. A
             run's directory is its best distilled student and its best baseline in validation, called `distilled` and
             `baseline`, or `NAME-distilled` and so on.
-        with_teacher: Take a run's best teacher too. Where there is none, the log says so.
-
-    Returns:
-        Each model's directory by its name.
 
     Raises:
         ServeError: There is no directory, or no model in it, or two models have one name.
     """
     found: dict[str, Path] = {}
     for argument in arguments:
-        models = _models_of(argument, with_teacher)
-        if with_teacher and not any(is_teacher(directory) for directory in models.values()):
-            _logger.warning("--with-teacher changes nothing for %s: it is no run with a teacher in it", argument)
-        for given, directory in models.items():
+        for given, directory in _models_of(argument).items():
             name = os.fsencode(given).decode("utf-8", "replace")  # a directory's name need not be UTF-8
             if name in found:
                 raise ServeError(
@@ -98,25 +88,20 @@ def find_models(arguments: Sequence[str], *, with_teacher: bool = False) -> dict
     return found
 
 
-def _models_of(argument: str, with_teacher: bool) -> dict[str, Path]:
-    name, path = "", Path(argument)
-    if not path.is_dir():
+def _models_of(argument: str) -> dict[str, Path]:
+    name, rest = "", argument
+    if not Path(argument).is_dir():
         name, _, rest = argument.partition("=")
-        path = Path(rest)
-        if not name or not rest or not path.is_dir():
+        if not name or not rest or not Path(rest).is_dir():
             raise ServeError(
                 f"expected a directory, or NAME=DIRECTORY, found {argument!r}\n  what to do: check the path"
             )
+    path = Path(rest)
     if is_student(path) or is_teacher(path):
         return {name or path.resolve().name: path}
     prefix = f"{name}-" if name else ""
     students = {role: find_student(path / role) for role in _STUDENTS_OF_A_RUN}
-    of_a_run = {f"{prefix}{role}": student for role, student in students.items() if is_student(student)}
-    if with_teacher and (path / "teacher").is_dir():
-        from potstill.experiment.saved import find_teacher
-
-        of_a_run[f"{prefix}teacher"] = find_teacher(path / "teacher")
-    if of_a_run:
+    if of_a_run := {f"{prefix}{role}": student for role, student in students.items() if is_student(student)}:
         return of_a_run
     if is_student(best := find_student(path)):  # several seeds of one kind of student
         return {name or path.resolve().name: best}
@@ -127,12 +112,9 @@ def _models_of(argument: str, with_teacher: bool) -> dict[str, Path]:
 
 
 def open_models(directories: dict[str, Path], threads: int, runtime: Callable[[], RuntimeConfig]) -> list[ServedModel]:
-    """Load all models and let each answer once.
+    """Load all models and let each answer once; students compute with `threads` threads a call.
 
-    Args:
-        directories: By name.
-        threads: Threads of one call of a student.
-        runtime: Makes the settings of where teachers compute; called for teachers alone, since it needs their packages.
+    `runtime` makes the settings of where teachers compute; it needs their packages, and is called for them alone.
 
     Raises:
         PotstillError: One is incomplete or damaged, or its packages are missing.
@@ -154,9 +136,9 @@ def _student(name: str, directory: Path, threads: int) -> ServedModel:
 
 
 def _teacher(name: str, directory: Path, runtime: RuntimeConfig) -> ServedModel:
-    from potstill.teacher.transformer import TransformerTeacher
+    from potstill.teacher.saved import open_teacher
 
-    model = TransformerTeacher.load(directory, runtime)
+    model = open_teacher(directory, runtime)
 
     def answer(texts: Sequence[Any]) -> Answer:
         return model.probabilities(texts), [None] * len(texts)

@@ -7,7 +7,6 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict
 
 MEDIA_TYPE: Final = "application/problem+json"
 _MEANINGS: Final = {
@@ -22,39 +21,28 @@ _MEANINGS: Final = {
     503: "Too much waits already (see `Retry-After`).",
     504: "The answer took longer than the deadline.",
 }
-_RETRY: Final = {"Retry-After": "1"}
-_CLOSE: Final = {"Connection": "close"}
+_RETRY: Final = {"Retry-After": "1"}  # a full server is free again within seconds
+_CLOSE: Final = {"Connection": "close"}  # what may still arrive is not for a next request
 _HEADERS: Final = {
     401: {"WWW-Authenticate": "Bearer"},
-    408: _CLOSE,  # what may still arrive is not for a next request
+    408: _CLOSE,
     413: _CLOSE,
-    429: _RETRY,  # a full server is free again within seconds; one is the least that the header can say
+    429: _RETRY,
     503: _RETRY,
     504: _RETRY,
 }
-
-
-class Problem(BaseModel):
-    """Why a request was not answered."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    title: str
-    """The status in words."""
-    status: int
-    """The HTTP status."""
-    expected: str
-    """What the server would have accepted, or done."""
-    found: str
-    """What it found instead."""
-    what_to_do: str
-    """How to get an answer."""
-    request_id: str
-    """The request's `X-Request-ID`, which the server's log names too."""
+_FIELDS: Final = {
+    "title": "The status in words.",
+    "status": "The HTTP status.",
+    "expected": "What the server would have accepted, or done.",
+    "found": "What it found instead.",
+    "what_to_do": "How to get an answer.",
+    "request_id": "The request's `X-Request-ID`, which the server's log names too.",
+}
 
 
 class Refusal(Exception):  # noqa: N818 - a full server is no error
-    """Raised anywhere in a request's way; becomes the response. Its arguments are fields of `Problem`."""
+    """Raised anywhere in a request's way; becomes the response."""
 
     def __init__(
         self, status: int, expected: str, found: str, what_to_do: str, headers: Mapping[str, str] | None = None
@@ -72,5 +60,7 @@ class Refusal(Exception):  # noqa: N818 - a full server is no error
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Describe refusals for OpenAPI: what each of `statuses` means here."""
-    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
+    types = dict.fromkeys(_FIELDS, "string") | {"status": "integer"}
+    properties = {name: {"type": types[name], "description": text} for name, text in _FIELDS.items()}
+    content = {MEDIA_TYPE: {"schema": {"type": "object", "properties": properties, "required": [*_FIELDS]}}}
     return {status: {"description": _MEANINGS[status], "content": content} for status in statuses}

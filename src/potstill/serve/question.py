@@ -41,11 +41,7 @@ class Questions:
         self._body = _body(models, limits)
 
     def parse(self, body: bytes | bytearray) -> Question:
-        """Read a body.
-
-        Raises:
-            Refusal: It is no JSON, or not what `schema` describes.
-        """
+        """Read a body; a Refusal says why it is not what `described` describes."""
         body = body.removeprefix(_BOM)
         self._bound_values(body)
         try:
@@ -60,8 +56,7 @@ class Questions:
         for place, text in enumerate(texts):
             if isinstance(text, str) == models[0].in_pairs:
                 expected = f"a list of two texts, as {models[0].name} reads" if isinstance(text, str) else "a text"
-                where = "text" if found.texts is None else f"texts[{place}]"
-                raise _misshapen(where, expected, _describe(text))
+                raise _misshapen("text" if found.texts is None else f"texts[{place}]", expected, _describe(text))
         stripped = [text.strip() if isinstance(text, str) else (text[0].strip(), text[1].strip()) for text in texts]
         return Question(stripped, models, found.top_k)
 
@@ -99,11 +94,7 @@ class Questions:
 
 
 def check_headers(headers: Headers, limits: Limits) -> int:
-    """Check that a body is uncompressed JSON by its headers; returns its length, at most the longest that is read.
-
-    Raises:
-        Refusal: It is not.
-    """
+    """Refuse a body that is not uncompressed JSON by its headers; returns its length, at most the longest allowed."""
     media_type = headers.get("content-type", "nothing")
     if media_type.partition(";")[0].strip().lower() != "application/json":
         raise Refusal(415, "Content-Type: application/json", media_type[:_SHOWN], "set this header")

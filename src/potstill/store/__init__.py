@@ -1,1 +1,1 @@
-"""What keeps things on disk: atomic files, checksums, the cache, run directories, tensors."""
+"""What keeps things on disk: atomic files, checksums, the cache, tensors."""

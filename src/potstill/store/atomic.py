@@ -46,7 +46,7 @@ def sync(path: Path) -> None:
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it: readers see the old file or the new one.
 
-    Content and name have reached the disk when this returns. What `write` returns is ignored.
+    Content and name have reached the disk when this returns.
 
     Raises:
         ArtifactError: The system refuses. The old file is unchanged, the temporary one is removed.
@@ -153,8 +153,6 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
-        raise ArtifactError(f"expected the file {path}, found none\n  what to do: check the path") from None
     except OSError as error:
         raise ArtifactError(f"{path} is not readable ({error.strerror})\n  what to do: check the path") from None
     return parse_json(content, path)

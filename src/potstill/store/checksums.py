@@ -36,7 +36,6 @@ _MAX_READ: Final = 1 << 31
 """Largest file that is read into memory, which is also the largest ONNX model: a sparse file may claim any size."""
 KEY_BYTES: Final = 16
 """Length of a content key: 128 bits, so that two contents never meet by chance."""
-_SHA256: Final = re.compile("[0-9a-f]{64}")
 
 _Result = TypeVar("_Result")
 
@@ -66,11 +65,7 @@ def file_digest(path: Path) -> str:
 
 
 def write_checksums(directory: Path, names: Iterable[str] | None = None) -> None:
-    """Write `checksums.json` over files of `directory`, in place of any that was there.
-
-    Args:
-        directory: Where the files are.
-        names: Their plain names; None: all files in the directory.
+    """Write `checksums.json` over files of `directory` (None: all), in place of any that was there.
 
     Raises:
         ArtifactError: A file is missing, or the system refuses to write.
@@ -85,12 +80,8 @@ def has_checksums(directory: Path) -> bool:
     return (directory / CHECKSUMS_FILE).exists() or bool(_complete_saves(directory))
 
 
-def listed_files(directory: Path) -> tuple[str, ...]:
-    """Name the files in `checksums.json`; none where there is none that can be read."""
-    return tuple(_listed(directory))
-
-
-def _listed(directory: Path) -> dict[str, Checksum]:
+def listed_files(directory: Path) -> dict[str, Checksum]:
+    """Return what `checksums.json` lists; nothing where there is none that can be read."""
     try:
         return _parse(_content(directory), directory / CHECKSUMS_FILE)
     except ArtifactError:
@@ -98,14 +89,9 @@ def _listed(directory: Path) -> dict[str, Checksum]:
 
 
 def verify(directory: Path, names: Iterable[str] | None = None) -> tuple[str, ...]:
-    """Compare files with `checksums.json`; they are read in pieces, whatever their size.
+    """Compare files (None: all that are listed) with `checksums.json`; returns the names of all listed files.
 
-    Args:
-        directory: What `write_checksums` or `atomic_save` wrote.
-        names: The files that the caller goes on to read. None: all that are listed.
-
-    Returns:
-        The names of all listed files.
+    They are read in pieces, whatever their size.
 
     Raises:
         ArtifactError: There is no `checksums.json`, or one of these files differs. The file is named.
@@ -155,9 +141,8 @@ def atomic_save(directory: Path, also: Iterable[str] = ()) -> Iterator[Path]:
 
     Files that were listed before and are not replaced stay listed, unread: a damaged one stays refused.
 
-    Args:
-        directory: Where the files go; made if need be. One process saves there at a time.
-        also: Names of files in `directory` that were written otherwise, to be listed with the new ones.
+    One process saves to a directory at a time. `also` names files in it that were written otherwise, to be listed with
+    the new ones.
 
     Raises:
         ArtifactError: The system refuses to write. The old files are unchanged; or the new ones were complete, and the
@@ -174,7 +159,7 @@ def atomic_save(directory: Path, also: Iterable[str] = ()) -> Iterator[Path]:
             new = sorted(staged.iterdir())
             for file in new:
                 sync(file)
-            listed = _listed(directory) | {name: _measure(directory / name) for name in also}
+            listed = listed_files(directory) | {name: _measure(directory / name) for name in also}
             _write(staged, listed | {file.name: _measure(file) for file in new})
         except BaseException:
             shutil.rmtree(staged, ignore_errors=True)
@@ -234,11 +219,7 @@ def _consistently(directory: Path, action: Callable[[Mapping[str, Checksum]], _R
 def _content(directory: Path) -> bytes:
     path = directory / CHECKSUMS_FILE
     if not path.exists():
-        raise ArtifactError(
-            f"{directory}: expected {CHECKSUMS_FILE} with the sizes and digests of its files, found none\n"
-            f"  what to do: copy the whole directory again; if its files are right as they are, "
-            f"`potstill doctor --write-checksums {directory}`"
-        )
+        raise _refused(path, "is missing: expected checksums.json with the digests of the files beside it, found none")
     with _opened(path) as file:
         return file.read(_MAX_BYTES)
 
@@ -249,12 +230,13 @@ def _parse(content: bytes, path: Path) -> dict[str, Checksum]:
     if values.get("format") != _FORMAT or not isinstance(files, dict):
         raise _refused(path, f"is damaged: expected format {_FORMAT} with a mapping of files, found another")
     _require_plain(files, path)
-    listed = {}
-    for name, value in files.items():
-        size, sha256 = (value.get("bytes"), value.get("sha256")) if isinstance(value, dict) else (None, None)
-        if type(size) is not int or not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
+    try:
+        listed = {name: Checksum(**value) for name, value in files.items()}
+    except TypeError:
+        raise _refused(path, "is damaged: expected a size and a digest of every file, found others") from None
+    for name, (size, sha256) in listed.items():
+        if type(size) is not int or not isinstance(sha256, str):
             raise _refused(path, f"is damaged: expected size and SHA-256 of {name}, found others")
-        listed[name] = Checksum(size, sha256)
     return listed
 
 
@@ -288,7 +270,7 @@ def _measure(path: Path) -> Checksum:
 
 
 def _compare(directory: Path, name: str, listed: Mapping[str, Checksum], *, keep: bool = False) -> bytes:
-    """Compare a file with its checksum: its size first, so that no wrong size is ever read. With `keep` return it."""
+    """Compare a file with its checksum, its size first: no wrong size is ever read. With `keep` return the content."""
     if name not in listed:
         found = ", ".join(listed) or "none"
         raise _refused(directory / CHECKSUMS_FILE, f"is damaged: expected {name} among the listed files, found {found}")

@@ -86,8 +86,7 @@ def load_tensors(
         ignored: Tensors with any of these in their names may be there too.
 
     Raises:
-        ArtifactError: The file is missing or damaged, or names or shapes differ. Otherwise a missing head, say, would
-            silently stay random.
+        ArtifactError: The file is missing or damaged, or names or shapes differ.
     """
     try:
         found = load_file(path) if content is None else load(content)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,7 +21,4 @@ def student_class(kind: str) -> type[Network]:
         KeyError: There is none.
     """
     found = STUDENTS[kind]
-    if isinstance(found, str):
-        module, _, name = found.partition(":")
-        found = getattr(import_module(module), name)
-    return found
+    return resolve_name(found) if isinstance(found, str) else found

@@ -16,7 +16,7 @@ def load_network(directory: Path | str) -> Network:
     """Read the weights of a student, in evaluation mode.
 
     Args:
-        directory: A student's, or what `potstill export --format torch` or `--format huggingface` wrote.
+        directory: A student's, or what `potstill export --format huggingface` wrote.
 
     Raises:
         ArtifactError: It is incomplete or damaged, or its files don't belong together.

@@ -1,1 +1,1 @@
-"""What teaches: transformers with adapters, ensembles, a cache in front of either."""
+"""Teachers: transformers with adapters, ensembles, a cache in front of either."""

@@ -1,9 +1,9 @@
-"""What teaches: anything that says how probable each class of a text is."""
+"""What a teacher is: anything that says how probable each class of a text is."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -11,15 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potstill.config import PotstillConfig, RuntimeConfig, TeacherConfig
-from potstill.data import Corpus, Examples
+from potstill.data import UNLABELLED, Corpus, Examples
+from potstill.predict.decision import softmax
 from potstill.training.base import FitResult
 
 
 class Teacher(ABC):
     """A source of logits: a tuned transformer, an ensemble, a file of probabilities, a server.
 
-    A new kind subclasses this in a file of its own and is registered in `teacher.registry`. `obtain` and `load` are for
-    kinds that `run` and `--teacher` can name.
+    A new kind subclasses this in a file of its own and is registered in `teacher.registry`. `obtain` is for kinds that
+    `run` trains or opens. Where it saves a `teacher.json` that names its `kind`, with `store.checksums.atomic_save`,
+    `load` opens that again, for `--teacher` and for `run` after an interruption.
 
     Attributes:
         settings: Its section of the configuration.
@@ -55,6 +57,16 @@ class Teacher(ABC):
             cached: Whether answers and token ids may be kept on disk: not where texts are seen once, as in a stream.
             on_batch: Called with the number of texts of each batch that is done.
         """
+
+    def probabilities(self, texts: Sequence[Any]) -> NDArray[np.float32]:
+        """Return the probabilities of texts, or of pairs of texts, (texts, classes); nothing is cached."""
+        first, second = zip(*texts, strict=True) if self.in_pairs else (tuple(texts), None)
+        examples = Examples(first, np.full(len(texts), UNLABELLED), second)
+        return softmax(self.logits(examples, cached=False), self.temperature)
+
+    def known_settings(self, given: TeacherConfig) -> TeacherConfig:
+        """Return `given` with those of its own settings that were saved; by default none were."""
+        return given
 
     @property
     def parameters(self) -> tuple[int, int]:

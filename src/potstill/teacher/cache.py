@@ -63,7 +63,8 @@ class CachedTeacher(Teacher):
         with counted("labelling", len(new)) as advance:
             for start in range(0, len(new), _CHUNK):
                 chunk = new[start : start + _CHUNK]
-                answers = self.teacher.logits(examples.take([missing[key] for key in chunk]), on_batch=advance)
+                texts = examples.take([missing[key] for key in chunk])
+                answers = self.teacher.logits(texts, cached=False, on_batch=advance)  # they are kept here
                 known |= dict(zip(chunk, answers, strict=True))
                 with lock(path):
                     known |= _read(path)  # other processes may have written since

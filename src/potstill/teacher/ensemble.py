@@ -45,8 +45,8 @@ class Ensemble(Teacher):
 
 
 def together(teachers: Sequence[Teacher]) -> Teacher:
-    """Return one teacher for one or several, each with a cache in front of it."""
-    cached = [CachedTeacher(teacher) for teacher in teachers]
+    """Return one teacher for one or several, each with a cache in front of it, if it has none yet."""
+    cached = [one if isinstance(one, CachedTeacher | Ensemble) else CachedTeacher(one) for one in teachers]
     return cached[0] if len(cached) == 1 else Ensemble(cached)
 
 

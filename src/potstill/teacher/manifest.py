@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, ClassVar, Final, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from potstill.config import DataConfig, LoRAConfig, Method
@@ -23,12 +23,6 @@ from potstill.teacher.backbone.sources import load_config, outline
 _FORMAT: Final = 6
 _SHOWN: Final = 5
 """Problems that a message lists at most."""
-
-
-def _lora_settings(values: dict[str, Any] | None) -> dict[str, Any] | None:
-    if values is not None:
-        LoRAConfig.model_validate(values)
-    return values
 
 
 @dataclass(frozen=True)
@@ -51,13 +45,14 @@ class TeacherManifest:
     random_init: bool
     seed: Annotated[int, Field(ge=0, lt=1 << 63)]
     method: Method
-    lora: Annotated[dict[str, Any] | None, AfterValidator(_lora_settings)]
+    lora: LoRAConfig | None
     base: str
     label_names: Annotated[tuple[str, ...], Field(min_length=1)]
     max_length: Annotated[int, Field(ge=1)]
     in_pairs: bool
     echo: bool
     num_layers: Annotated[int, Field(ge=1)] | None
+    kind: Literal["transformer"] = "transformer"
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -104,7 +99,8 @@ class TeacherManifest:
 
     def save(self, directory: Path) -> None:
         """Write the manifest."""
-        write_json(directory / TEACHER_MANIFEST, {"format": _FORMAT, **vars(self)})
+        values = TypeAdapter(TeacherManifest).dump_python(self, mode="json")
+        write_json(directory / TEACHER_MANIFEST, {"format": _FORMAT, **values})
 
 
 def _of_peft(directory: Path) -> TeacherManifest:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from tokenizers.processors import TemplateProcessing
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from potstill.config import LoRAConfig, Method, PotstillConfig, RuntimeConfig, TransformerConfig
-from potstill.data import UNLABELLED, Corpus, Examples
+from potstill.config import LoRAConfig, Method, PotstillConfig, RuntimeConfig, TeacherConfig, TransformerConfig
+from potstill.data import Corpus, Examples
 from potstill.data.tokenised import TrainingSet, tokenise
 from potstill.distillation import CrossEntropy, class_weights
 from potstill.errors import ArtifactError, ConfigError
@@ -27,7 +27,6 @@ from potstill.lora import adapters, inject, load_adapter, merged, save_adapter
 from potstill.lora.blocks import check_num_layers
 from potstill.lora.counting import count_parameters
 from potstill.lora.head import head_modules
-from potstill.predict.decision import softmax
 from potstill.predict.directory import ADAPTER_CONFIG, TEACHER_MANIFEST, TRAINED_FILE
 from potstill.predict.tokens import intern_tokenizer, set_pair_separator
 from potstill.store.checksums import assert_unchanged, atomic_save, digest
@@ -94,7 +93,7 @@ class TransformerTeacher(Teacher):
             **{name: getattr(config, name) for name in _SAVED_SETTINGS},
             tokenizer=config.tokenizer_name,
             seed=seed,
-            lora=config.lora.model_dump(mode="json") if config.method == "lora" else None,
+            lora=config.lora if config.method == "lora" else None,
             base="",
             label_names=corpus.label_names,
             max_length=max_length,
@@ -104,8 +103,7 @@ class TransformerTeacher(Teacher):
         base = _base_digest(classifier.model)  # adapters change it
         manifest = replace(manifest, base=base, max_length=min(max_length, classifier.max_length))
         prepare(classifier.model, config)
-        lora = config.lora if config.method == "lora" else None
-        return cls(classifier, tokenizer, lora, manifest, _place(classifier, runtime))
+        return cls(classifier, tokenizer, manifest.lora, manifest, _place(classifier, runtime))
 
     @classmethod
     def load(cls, directory: Path, runtime: RuntimeConfig) -> TransformerTeacher:
@@ -182,10 +180,11 @@ class TransformerTeacher(Teacher):
         """Say what was tuned, and how."""
         return self.known_settings(TransformerConfig()).describe()
 
-    def known_settings(self, config: TransformerConfig) -> TransformerConfig:
-        """Return `config` with this teacher's own settings, as far as they were saved."""
+    def known_settings(self, given: TeacherConfig) -> TransformerConfig:
+        """Return `given` with this teacher's own settings, as far as they were saved."""
+        config = given if isinstance(given, TransformerConfig) else TransformerConfig()
         known = {name: getattr(self.manifest, name) for name in ("tokenizer", *_SAVED_SETTINGS)}
-        lora = self.lora if self.manifest.lora is None else LoRAConfig.model_validate(self.manifest.lora)
+        lora = self.manifest.lora or self.lora
         return config.model_copy(update=known | ({} if lora is None else {"lora": lora}))
 
     @property
@@ -225,20 +224,14 @@ class TransformerTeacher(Teacher):
         with merged(self.classifier) if len(data.tokens.ids) > _FEW_TOKENS else nullcontext():
             return predict_logits(self.classifier, data, self.fabric, on_batch=on_batch).numpy()
 
-    def probabilities(self, texts: Sequence[Any]) -> NDArray[np.float32]:
-        """Return the probabilities of texts, or of pairs of texts, (texts, classes); nothing is cached."""
-        first, second = zip(*texts, strict=True) if self.in_pairs else (tuple(texts), None)
-        examples = Examples(first, np.full(len(texts), UNLABELLED), second)
-        return softmax(self.logits(examples, cached=False))
 
-
-def share_base_weights(teachers: Sequence[TransformerTeacher]) -> None:
-    """Make equal frozen weights of several teachers one tensor: several sets of adapters take the memory of one base.
+def share_base_weights(teachers: Sequence[Teacher]) -> None:
+    """Make equal frozen weights of transformers one tensor: several sets of adapters take the memory of one base.
 
     Merging an adapter replaces weights and never writes into them, so the other teachers don't change.
     """
     kept: dict[str, nn.Parameter] = {}
-    for teacher in teachers:
+    for teacher in (one for one in teachers if isinstance(one, TransformerTeacher)):
         for name, weight in teacher.classifier.named_parameters():
             if weight.requires_grad:
                 continue

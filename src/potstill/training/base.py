@@ -33,7 +33,7 @@ class Loss(Protocol):
 
 
 class Callback:
-    """Something that happens beside the training. Its hooks do nothing."""
+    """Runs beside a training, at the moments that its hooks name. The hooks of this base do nothing."""
 
     name: str = ""
     """Checkpoints keep its `state` under this name; empty: it has none."""

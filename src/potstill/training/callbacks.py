@@ -1,4 +1,4 @@
-"""What happens beside a training: its history, the epoch that is kept, early stopping, progress."""
+"""Callbacks of a training: its history, the epoch that is kept, early stopping, progress."""
 
 from __future__ import annotations
 

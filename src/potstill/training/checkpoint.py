@@ -69,7 +69,7 @@ class Checkpoint(Callback):
             print_line(f"{context.title}  was trained to its end before")
         else:
             trainer.restore(state["trainer"])
-            print_line(f"{context.title}  goes on after step {trainer.steps} of {trainer.total_steps}")
+            print_line(f"{context.title}  resumes after step {trainer.steps} of {trainer.total_steps}")
 
     def on_step(self, trainer: Trainer) -> None:
         """Write a checkpoint if it is time, and end if a signal has come."""

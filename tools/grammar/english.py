@@ -1,4 +1,4 @@
-"""What Potstill knows of English: its function words, and the ending -s."""
+"""English as the corpus needs it: function words, and the ending -s."""
 
 from __future__ import annotations
 

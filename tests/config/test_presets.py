@@ -1,0 +1,25 @@
+"""Settings that belong together."""
+
+import pytest
+
+from potstill.config import PotstillConfig
+from potstill.config.presets import PRESETS
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid_and_are_read_back_as_they_were(name, tmp_path):
+    config = PotstillConfig.build({"preset": name})
+    config.save(tmp_path / "config.yaml")
+    assert PotstillConfig.load(tmp_path / "config.yaml") == config
+
+
+def test_what_is_set_goes_over_the_preset():
+    given = {"preset": "balanced", "augment": {"words": 5}, "student": {"training": {"epochs": 3}}}
+    config = PotstillConfig.build(given)
+    assert (config.augment.words, config.augment.spans) == (5, 20_000)
+    assert (config.student.training.epochs, config.student.training.keep) == (3, "last")
+    assert config.student.embedding_init == "teacher"
+
+
+def test_without_a_preset_the_settings_have_their_own_defaults():
+    assert PotstillConfig.build({}) == PotstillConfig.build({"preset": "plain"}) == PotstillConfig()
