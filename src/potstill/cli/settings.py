@@ -162,8 +162,8 @@ def with_settings(
 ) -> Decorator:
     """Give a command `--config` and a flag for every setting in `parts`; it gets a `config`.
 
-    Flags go over the file, the file over the defaults. Flags that two settings would share are prefixed by the stage
-    (`--teacher-epochs`, `--student-epochs`).
+    Flags go over the file, the file over the defaults; without a file, a command with `--preset` takes `balanced`.
+    Flags that two settings would share are prefixed by the stage (`--teacher-epochs`, `--student-epochs`).
 
     Args:
         parts: Stages, sections or settings, by dotted name.
@@ -171,7 +171,8 @@ def with_settings(
         common: Which settings `--help` shows.
         data_argument: Whether the data is the command's argument; else it has the flag `--data`.
     """
-    settings = [one for one in all_settings() if any(f"{one.name}.".startswith(f"{part}.") for part in parts)]
+    base = PotstillConfig.build({"preset": "balanced"}) if "preset" in parts else PotstillConfig()
+    settings = [one for one in all_settings(base) if any(f"{one.name}.".startswith(f"{part}.") for part in parts)]
     count = Counter(setting.flag for setting in settings)
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -182,8 +183,8 @@ def with_settings(
                 value = arguments.pop(setting.parameter)
                 if value is not None:
                     _place(values, setting.path, _parse(value, setting.field.annotation))
-            if config_file is None and any(setting.name == "preset" for setting in settings):
-                values.setdefault("preset", "balanced")
+            if config_file is None:
+                values.setdefault("preset", base.preset)
             source = "the configuration" if config_file is None else f"{config_file} with the flags given"
             return command(config=PotstillConfig.build(values, source), **arguments)
 
@@ -223,8 +224,8 @@ def given() -> set[str]:
     return {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
 
 
-def all_settings() -> Iterator[Setting]:
-    """Yield all settings, in the order of their declaration."""
+def all_settings(defaults: PotstillConfig | None = None) -> Iterator[Setting]:
+    """Yield all settings with their values in `defaults` (None: those without a preset), as they are declared."""
 
     def walk(settings: Settings, path: tuple[str, ...], section: str) -> Iterator[Setting]:
         for name, field in type(settings).model_fields.items():
@@ -234,7 +235,7 @@ def all_settings() -> Iterator[Setting]:
             else:
                 yield Setting((*path, name), field, value, section)
 
-    return walk(PotstillConfig(), (), "")
+    return walk(defaults or PotstillConfig(), (), "")
 
 
 def _option(setting: Setting, stage: str, default: str, *, hidden: bool) -> Decorator:

@@ -43,8 +43,8 @@ class PotstillConfig(Settings):
     """A whole run."""
 
     preset: Preset = "plain"
-    """Recipe: with `balanced` the student also learns words and spans from the teacher and starts with its embeddings;
-    `plain` keeps the default of each setting. `potstill run` takes `balanced` where there is no --config."""
+    """Set of defaults. With `balanced`, which `potstill run` takes if there is no --config, the student also learns
+    from the teacher's answers to words and spans, and starts with its embeddings; with `plain`, it does not."""
     data: DataConfig = DataConfig()
     teacher: Annotated[SerializeAsAny[TeacherConfig], _by_kind(TransformerConfig, TEACHERS, teacher_class)] = (
         TransformerConfig()

@@ -18,7 +18,8 @@ PRESETS: Final[dict[Preset, dict[str, Any]]] = {
         },
     },
 }
-"""What each preset sets; every other setting has its own default. benchmarks/first_run.py measures them."""
+"""What each preset sets; every other setting has its own default. `python benchmarks/tasks.py` compares
+them with a linear model on public tasks."""
 
 
 def with_preset(values: dict[str, Any]) -> dict[str, Any]:
