@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline, make_union
 from sklearn.svm import LinearSVC
 
 from common import arguments, over_seeds, write_result
 from potstill.config import PotstillConfig
-from potstill.data import load_corpus
+from potstill.data import Corpus, load_corpus
 from potstill.evaluation import compute_metrics
 
 
@@ -27,12 +27,8 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True, help="its section `data` is used")
     args = parser.parse_args()
     corpus = load_corpus(PotstillConfig.load(args.config).data)
-    known = corpus.train.joined(corpus.validation)
-    started = time.perf_counter()
     # Of one to five characters within words: what is common for short texts (Joachims 1998 for the SVM itself).
-    model = make_pipeline(TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 5), sublinear_tf=True), LinearSVC())
-    model.fit(known.texts, known.labels)
-    seconds = time.perf_counter() - started
+    model, seconds = fit_linear_svm(corpus, TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 5), sublinear_tf=True))
     metrics = compute_metrics(corpus.test.labels, model.predict(corpus.test.texts), corpus.num_classes)
     parameters = int(model[-1].coef_.size + model[-1].intercept_.size)
     write_result(
@@ -43,6 +39,13 @@ def main() -> None:
         parameters=parameters,
         trainable_parameters=parameters,
     )
+
+
+def fit_linear_svm(corpus: Corpus, *features: TfidfVectorizer) -> tuple[Pipeline, float]:
+    """Fit a linear SVM on training and validation texts together; returns it, and the seconds that it took."""
+    known, started = corpus.train.joined(corpus.validation), time.perf_counter()
+    model = make_pipeline(make_union(*features), LinearSVC()).fit(known.texts, known.labels)
+    return model, time.perf_counter() - started
 
 
 if __name__ == "__main__":

@@ -16,10 +16,9 @@ from typing import Any
 
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import f1_score
-from sklearn.pipeline import make_pipeline, make_union
-from sklearn.svm import LinearSVC
 
 from common import arguments, over_seeds, write_result
+from linear_svm import fit_linear_svm
 from potstill.config import PotstillConfig
 from potstill.data import Corpus, load_corpus
 from potstill.evaluation import ROLES
@@ -66,11 +65,10 @@ def one_task(data: Path, work: Path, preset: str) -> dict[str, Any]:
 
 def linear_svm(corpus: Corpus) -> dict[str, Any]:
     """Fit and score the linear SVM."""
-    known, started = corpus.train.joined(corpus.validation), time.perf_counter()
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
-    model = make_pipeline(make_union(words, characters), LinearSVC()).fit(known.texts, known.labels)
-    minutes, started = (time.perf_counter() - started) / 60, time.perf_counter()
+    model, seconds_of_fit = fit_linear_svm(corpus, words, characters)
+    started = time.perf_counter()
     found = model.predict(corpus.test.texts)
     seconds = time.perf_counter() - started
     return {
@@ -79,7 +77,7 @@ def linear_svm(corpus: Corpus) -> dict[str, Any]:
         "macro_f1": over_seeds([float(f1_score(corpus.test.labels, found, average="macro"))]),
         "bytes": 4 * int(model[-1].coef_.size),
         "texts_per_s": len(corpus.test) / seconds,
-        "minutes": minutes,
+        "minutes": seconds_of_fit / 60,
     }
 
 
