@@ -1,1 +1,1 @@
-"""More text for the student: read, sampled or perturbed, and unlike the held-out texts."""
+"""More text for the student: read, sampled, perturbed, words and spans, all unlike the held-out texts."""

@@ -1,4 +1,4 @@
-"""Building an unlabelled set: texts are read, sampled and perturbed; those like held-out texts are left out."""
+"""Building an unlabelled set: texts from all sources, without those that resemble held-out texts."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def build_unlabelled_set(config: PotstillConfig, corpus: Corpus, directory: Path
     left_out = f"{new.like_held_out:,} similar to a validation or test text, {new.repeated:,} duplicates"
     if not new.kept:
         problem = f"expected new texts, found none (left out: {left_out})"
-        raise ConfigError([f"augment: {problem}; name other files, or sample or perturb texts"])
+        raise ConfigError([f"augment: {problem}; name other files, or sample or perturb texts, or take words or spans"])
     built = UnlabelledSet(
         texts=tuple(text for text, _ in new.kept),
         pairs=tuple(second or "" for _, second in new.kept) if corpus.in_pairs else None,

@@ -35,7 +35,7 @@ class UnlabelledSet:
         texts: One text per row.
         pairs: The second text per row for sentence-pair tasks, else None.
         sources: Where each text comes from: `file:NAME`, `sampled:CLASS` (the class that the language model was asked
-            for, which is no label) or `perturbed:KIND`.
+            for, which is no label), `perturbed:KIND`, `words:` or `spans:`.
         dropped: Number of texts that were left out, by reason: `held-out` for those like a text of the validation or
             test split, `repeated` for training texts and duplicates.
         logits: A teacher's, (texts, classes), float32; None: it has not been asked.
@@ -57,7 +57,7 @@ class UnlabelledSet:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Count the texts by kind of source (`file`, `sampled`, `perturbed`)."""
+        """Count the texts by kind of source (`file`, `sampled`, `perturbed`, `words`, `spans`)."""
         return dict(Counter(source.partition(":")[0] for source in self.sources))
 
     @property

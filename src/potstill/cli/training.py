@@ -120,8 +120,9 @@ def augment(config: PotstillConfig, teacher_directory: Path | None, out: Path) -
     """Collect unlabelled texts. Students learn from the probabilities that the teacher gives them.
 
     The texts come from files (--unlabelled-files), from a language model that is tuned on the training texts
-    (--sampled), and from changing words in the training texts (--perturbed). `augment` drops texts that are nearly the
-    same as a validation or test text. `potstill distill --unlabelled DIR` uses the other texts.
+    (--sampled), from changing words in the training texts (--perturbed), and from their words and spans (--words,
+    --spans; not for pairs of texts). `augment` drops texts that are nearly the same as a validation or test text.
+    `potstill distill --unlabelled DIR` uses the other texts.
 
     The file of --config may set how the language model is tuned: `augment.lora` and `augment.training`.
     """
@@ -131,7 +132,8 @@ def augment(config: PotstillConfig, teacher_directory: Path | None, out: Path) -
     from potstill.experiment.saved import load_teacher
 
     if not config.augment.wanted(in_pairs=config.data.pair_column is not None):
-        raise click.UsageError("name what to build the set from: --unlabelled-files, --sampled or --perturbed")
+        sources = "--unlabelled-files, --sampled, --perturbed, or for single texts --words or --spans"
+        raise click.UsageError(f"name what to build the set from: {sources}")
     config, corpus = _with_corpus(config)
     inputs = {"texts": corpus.key(), "unlabelled files": files_key(config)}
     # Never finished: another teacher may label the set, or the same one again, which is done at once.
