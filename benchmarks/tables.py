@@ -26,8 +26,8 @@ Row = Mapping[str, Any]
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = {
-    "README.md": ("results", "intents", "inference-plot"),
-    "docs/benchmarks.md": ("results", "intents", "reference", "speed"),
+    "README.md": ("tasks", "inference-plot"),
+    "docs/benchmarks.md": ("tasks", "results", "intents", "reference", "speed"),
     "docs/reliability.md": ("stress",),
     "docs/production.md": ("inference", "load", "stream"),
     "docs/method.md": ("epochs", "thresholds"),
@@ -127,6 +127,47 @@ def _verdicts(result: Result) -> Iterator[str]:
         verdicts = [entry["verdict"] for entry in result["verdicts"] if entry["role"] == role]
         if found := [verdict for verdict in verdicts if verdict]:
             yield f"{name}: {len(found)} of {len(verdicts)} seeds {'is' if len(found) == 1 else 'are'} {found[0]}."
+
+
+def tasks() -> str:
+    """Show each task's accuracies, and the mean size and speed of each model."""
+    result = load("tasks")
+    names = list(dict.fromkeys(row["name"] for task in result["tasks"] for row in task["rows"]))
+    titles = {"teacher": "teacher", "distilled": "**student**", "baseline": "same student, labels alone"}
+
+    def shown(accuracy: Row) -> str:
+        spread = f" ± {100 * accuracy['std']:.1f}" if len(accuracy["seeds"]) > 1 else ""
+        return f"{100 * accuracy['mean']:.1f}{spread}"
+
+    rows: list[list[str]] = []
+    for task in result["tasks"]:
+        cells = {row["name"]: shown(row["accuracy"]) for row in task["rows"]}
+        title = f"{task['name']} ({task['train']:,}, {task['classes']})"
+        rows.append([title, *(cells.get(name, "–") for name in names)])
+    found = {name: [row for task in result["tasks"] for row in task["rows"] if row["name"] == name] for name in names}
+    for title, write in (("size, MB", lambda row: f"{row['bytes'] / 1e6:,.1f}"), ("texts a second", _speed)):
+        rows.append([title, *(_range([write(row) for row in found[name]]) for name in names)])
+    closed, ahead, test = (result[key] for key in ("gap_closed", "ahead_of_linear_svm", "distilled_against_baseline"))
+    notes = [
+        "Test accuracy in percent, mean ± standard deviation over 3 seeds of the students; in parentheses the numbers "
+        "of labelled texts and of classes.",
+        f"On average the student is {100 * ahead['mean']:+.1f} points from the linear SVM and closes "
+        f"{100 * closed['mean']:.0f} % of the gap between it and the teacher. Against the same network on the labels "
+        f"alone: {100 * test['mean_difference']:+.1f} points ({probability(test['p_value'])}, paired over tasks and "
+        "seeds).",
+        note(result),
+    ]
+    return "\n".join([*markdown(["task", *(titles.get(name, name) for name in names)], rows), "", *notes])
+
+
+def _speed(row: Row) -> str:
+    return f"{row['texts_per_s']:,.0f}"
+
+
+def _range(values: Sequence[str]) -> str:
+    """Write the smallest and the largest of some numbers."""
+    ordered = sorted(values, key=lambda value: float(value.replace(",", "")))
+    return ordered[0] if ordered[0] == ordered[-1] else f"{ordered[0]}–{ordered[-1]}"
 
 
 def intents() -> str:
@@ -366,6 +407,7 @@ def _meaning(setting: Setting) -> str:
 CONTENTS: dict[str, Callable[[], str]] = {
     "results": lambda: experiment("cola"),
     "intents": intents,
+    "tasks": tasks,
     "reference": lambda: experiment("reference"),
     "speed": speed,
     "students": lambda: rows_of("student_quality", *STUDENTS),

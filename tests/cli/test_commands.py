@@ -179,7 +179,13 @@ def test_run_prints_table_steps_and_next_command(tiny, tmp_path, capsys):
     assert potstill("run", "--config", tiny, "--out", tmp_path / "run") == 0
     printed = capsys.readouterr()
     assert "MCC" in printed.out
-    assert "report:" in printed.out
+    assert "Linear SVM" in printed.out
+    assert re.search(r"^Did it pay\? \w+: the distilled student .*\nreport:", printed.out, re.MULTILINE)
+    assert re.search(r"it will train 1 teacher on [\d,]+ labelled texts; let the teacher label these; ", printed.err)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["linear"]["parameters"] > 0
+    assert list(summary["against_linear"]) == ["0"]
+    assert ",linear\n" in (tmp_path / "run" / "predictions.csv").read_text().replace("\r", "")
     assert "epoch 1/1" in printed.err
     assert "step 1 of 4: teacher 0" in printed.err
     assert re.search("step 4 of 4: baseline 0, about 1 minute left", printed.err)

@@ -125,7 +125,7 @@ def test_finished_run_is_shown_and_never_changed(config, uninterrupted, capsys):
     assert potstill("run", "--config", config, "--out", uninterrupted) == 0
     printed = capsys.readouterr()
     assert f"{uninterrupted} holds the results of this command, finished before" in printed.err
-    assert "training time" in printed.out
+    assert "training" in printed.out
     assert f"report: {uninterrupted / 'report.md'}" in printed.out
     assert potstill("run", "--config", config, "--out", uninterrupted, "--restart") == 1
     assert "nothing is ever overwritten" in capsys.readouterr().err

@@ -115,6 +115,15 @@ class TestCola:
         assert "in_domain_train.tsv" in str(caught.value)
 
 
+def test_clinc150_is_in_the_package():
+    corpus = load_corpus(DataConfig(source="clinc150"))
+    assert corpus.num_classes == 150
+    assert (len(corpus.train) + len(corpus.validation), len(corpus.test)) == (7500, 4500)
+    assert set(np.bincount(corpus.test.labels)) == {30}
+    names = np.array(corpus.label_names)[corpus.test.labels]
+    assert names[corpus.test.texts.index("block my american saving bank for now")] == "freeze_account"
+
+
 class TestBuiltin:
     @pytest.mark.parametrize("source", ["builtin", "auto"])
     def test_is_the_default_without_cola(self, source):

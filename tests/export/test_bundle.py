@@ -143,6 +143,12 @@ def test_the_card_of_a_student_alone_says_that_nothing_is_known(student, tmp_pat
     assert "Data and teacher: not known" in card
 
 
+def test_an_exported_model_is_scored_on_named_data_alone(run_directory, tmp_path, capsys):
+    model = exported(run_directory, tmp_path / "model")
+    assert potstill("evaluate", model) == 1
+    assert "name labelled texts with --data" in capsys.readouterr().err
+
+
 def test_transformers_reads_the_hub_layout_and_predict_explains_itself(run_directory, student, tmp_path, capsys):
     model = exported(run_directory, tmp_path / "model", "--format", "huggingface")
     files = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
@@ -189,6 +195,21 @@ def test_pairs(tmp_path):
         Classifier.load(model).logits(pairs), Classifier.load(tmp_path / "student").logits(pairs)
     )
     assert "a classifier of pairs of texts" in (model / "card.md").read_text()
+
+
+@pytest.mark.parametrize("flags", [(), ("--pair-column", "second")])
+def test_the_code_on_the_card_of_a_student_with_ngrams_runs(tmp_path, flags):
+    rows = [f"{WORDS[n % 10]},{WORDS[n % 7]},{'yes' if n % 2 else 'no'}" for n in range(40)]
+    (tmp_path / "data.csv").write_text("\n".join(["text,second,label", *rows]))
+    small = ("--embedding-size", "4", "--hidden-size", "4", "--vocab-size", "300", "--epochs", "1", "--seeds", "0")
+    ngrams = ("--ngram-size", "4", "--ngram-buckets", "64")
+    assert potstill("train", tmp_path / "data.csv", *flags, *small, *ngrams, "--out", tmp_path / "student") == 0
+    for layout, card in (("onnx", "card.md"), ("huggingface", "README.md")):
+        model = exported(tmp_path / "student", tmp_path / layout, "--format", layout)
+        text = (model / card).read_text()
+        assert "hash_ngrams" in text
+        code = text.split("```python\n")[1].split("```")[0]
+        exec(compile(code.replace('"DIRECTORY', f'"{model}'), card, "exec"), {})
 
 
 def test_nothing_is_overwritten_and_an_empty_directory_is_filled(student, tmp_path, monkeypatch, capsys):

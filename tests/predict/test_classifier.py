@@ -20,7 +20,6 @@ from checksummed import with_new_checksums
 from potstill.errors import ArtifactError
 from potstill.predict import Classifier, tokens
 from potstill.predict.directory import Manifest, StudentFiles
-from potstill.student.onnx import build_model
 from potstill.student.recurrence import RNNSpec
 from potstill.student.rnn import DistilRNN
 
@@ -79,7 +78,7 @@ def student() -> DistilRNN:
 def directory(student, tmp_path):
     files = StudentFiles(tmp_path)
     Manifest(asdict(student.spec), LABELS, MAX_TOKENS).save(files.manifest)
-    files.model.write_bytes(build_model(student))
+    files.model.write_bytes(student.to_onnx())
     make_tokenizer().save(str(files.tokenizer))
     return with_new_checksums(tmp_path)
 
@@ -121,7 +120,7 @@ def tuned(student, tmp_path) -> Classifier:
     two.load_state_dict(student.state_dict() | {name: tensor[:2] for name, tensor in head_of(student).items()})
     files = StudentFiles(tmp_path)
     Manifest(asdict(two.spec), LABELS[:2], MAX_TOKENS, temperature=2.5, threshold=0.3).save(files.manifest)
-    files.model.write_bytes(build_model(two))
+    files.model.write_bytes(two.to_onnx())
     make_tokenizer().save(str(files.tokenizer))
     return Classifier.load(with_new_checksums(tmp_path), batch_size=4, threads=1)
 
@@ -329,7 +328,7 @@ class TestDamage:
 
     def test_model_of_another_student(self, directory, student):
         other = DistilRNN(RNNSpec(**(asdict(student.spec) | {"num_classes": 2})))
-        (directory / "model.onnx").write_bytes(build_model(other))
+        (directory / "model.onnx").write_bytes(other.to_onnx())
         self.refused(with_new_checksums(directory), r"model\.onnx does not belong to this student")
 
     @staticmethod

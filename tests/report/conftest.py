@@ -13,6 +13,7 @@ from potstill.data.examples import Corpus, Examples
 from potstill.evaluation import (
     Calibration,
     DataSummary,
+    LinearResult,
     ModelResult,
     Role,
     Summary,
@@ -84,9 +85,12 @@ def make_calibration(predictions: np.ndarray, seed: int) -> Calibration:
 
 
 def build_summary(
-    error_rates: tuple[float, float, float] = (0.2, 0.3, 0.4), seeds: tuple[int, ...] = (0,), epochs: int = 3
+    error_rates: tuple[float, float, float] = (0.2, 0.3, 0.4),
+    seeds: tuple[int, ...] = (0,),
+    epochs: int = 3,
+    linear: float | None = None,
 ) -> Summary:
-    """Build a run; the error rates are those of teacher, distilled students and baselines."""
+    """Build a run; the error rates are those of teacher, distilled students, baselines and of a linear model."""
     teacher, distilled, baseline = error_rates
     part = Examples(tuple(str(i) for i in range(LABELS.size)), LABELS)
     corpus = Corpus("cola", "/data/cola", ("unacceptable", "acceptable"), part, part, part)
@@ -98,6 +102,12 @@ def build_summary(
             make_model("baseline", 10 + seed, baseline, epochs),
         )
     ]
+    more: dict[str, Any] = {}
+    if linear is not None:
+        answers = predict(linear, 30)
+        metrics, intervals = compute_metrics(LABELS, answers, 2), bootstrap_intervals(LABELS, answers, 2)
+        more["linear"] = LinearResult(metrics, intervals, 50_000, 200_000, 1.5, 9_000.0)
+        more["against_linear"] = {10 + seed: mcnemar(LABELS, predict(distilled, 10 + seed), answers) for seed in seeds}
     return Summary(
         data=DataSummary.of(corpus),
         models=(make_model("teacher", 0, teacher, epochs), *students),
@@ -108,6 +118,7 @@ def build_summary(
         command="potstill run --config config.yaml",
         config=PotstillConfig().model_dump(mode="json"),
         environment={"python": "3.11.9", "torch": "2.8.0", "device": "cpu"},
+        **more,
     )
 
 

@@ -15,7 +15,7 @@ from potstill.report import is_reported, write_report
 from potstill.report.findings import findings
 from potstill.report.markdown import report_text
 from potstill.report.plots import draw_plots, loss_curves, reliability
-from potstill.report.tables import ROLE_NAMES, percent, seed_table
+from potstill.report.tables import ROLE_NAMES, model_table, percent, seed_table
 
 MakeSummary = Callable[..., Summary]
 
@@ -179,7 +179,7 @@ def test_findings_where_distillation_helped(make_summary: MakeSummary) -> None:
     summary = make_summary((0.15, 0.2, 0.4), seeds=(0, 1, 2, 3, 4))
 
     assert not problems(summary)
-    for words in ("Yes, in this run.", "paired t-test, p < 0.001"):
+    for words in ("It helped in this run.", "paired t-test, p < 0.001"):
         assert words in said(summary)
     assert NO_BETTER not in said(summary)
 
@@ -189,7 +189,7 @@ def test_findings_where_distillation_did_harm(make_summary: MakeSummary) -> None
     assert "did harm" in problem
     assert "Use the baseline student" in problem
     nothing = make_summary((0.15, 1, 0.2), seeds=(0, 1, 2))  # all answers are the majority class
-    assert "No: in this run it did harm." in said(nothing)
+    assert "Nothing: in this run distillation did harm." in said(nothing)
 
 
 def test_findings_where_nothing_was_learnt(make_summary: MakeSummary) -> None:
@@ -239,7 +239,7 @@ def test_findings_do_not_claim_what_can_be_chance(make_summary: MakeSummary, p_v
     text = said(replace(summary, comparisons={10: test}))
 
     assert ("the difference can be chance" in text) is chance
-    assert ("Yes, in this run." in text) is not chance
+    assert ("It helped in this run." in text) is not chance
     assert "One seed shows one case" in text
 
 
@@ -258,6 +258,48 @@ def test_students_are_compared_with_the_teachers_mean(make_summary: MakeSummary)
     share = one.spread("distilled", "mcc").mean / together.spread("teacher", "mcc").mean
 
     assert f"reaches {percent(share)} of the teachers' mean MCC" in said(together)
+
+
+@pytest.mark.parametrize(
+    ("student", "linear", "answer"),
+    [
+        (0.2, 0.4, "Yes: the distilled student beats the linear model"),
+        (0.27, 0.3, "ahead of the linear model, but the difference can be chance"),
+        (0.3, 0.27, "no better than the linear model, though the difference can be chance"),
+        (0.4, 0.2, "No: the distilled student is worse than the linear model"),
+    ],
+)
+def test_report_first_says_whether_the_student_beats_the_linear_model(
+    make_summary: MakeSummary, student: float, linear: float, answer: str
+) -> None:
+    summary = make_summary((0.1, student, 0.4), seeds=(0, 1, 2), linear=linear)
+
+    sentence = report_text(summary, "plots").splitlines()[4]
+
+    assert sentence.startswith("**Did it pay?** ")
+    assert answer in sentence
+    assert ("What to try" in sentence) is (student > 0.2)
+    closed = summary.gap_closed
+    assert closed is not None
+    assert (f"closes {100 * closed:.0f} % of the gap" in sentence) is (closed >= 0)
+
+
+def test_no_student_pays_by_always_answering_the_majority_class(make_summary: MakeSummary) -> None:
+    summary = make_summary((0.1, 1, 0.4), seeds=(0, 1, 2), linear=0.4)  # 69.3 % against about 60 %
+    assert summary.spread("distilled", "accuracy").mean > summary.linear.metrics.accuracy
+
+    assert "**Did it pay?** No" in findings(summary)[0]
+
+
+def test_linear_model_has_a_row_without_probabilities(make_summary: MakeSummary) -> None:
+    row = next(row for row in model_table(make_summary(linear=0.3)).rows if row[0].value == "Linear SVM")
+    assert [cell.value for cell in row[1:4]] == ["50.0k", "50.0k", "200.0 kB"]
+    assert [cell.value for cell in row[-3:]] == ["–", "1.5 s", "9,000"]
+
+
+def test_gap_is_none_where_the_linear_model_is_as_good_as_the_teacher(make_summary: MakeSummary) -> None:
+    assert make_summary((0.3, 0.2, 0.4), linear=0.1).gap_closed is None
+    assert make_summary().gap_closed is None
 
 
 def test_ensemble_of_teachers_has_a_row_and_a_sentence(make_summary: MakeSummary) -> None:

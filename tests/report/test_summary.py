@@ -17,7 +17,7 @@ MakeSummary = Callable[..., Summary]
 
 
 def test_summary_survives_json(make_summary: MakeSummary) -> None:
-    summary = make_summary(seeds=(0, 1, 2))
+    summary = make_summary(seeds=(0, 1, 2), linear=0.3)
 
     assert Summary.from_json(summary.to_json()) == summary
 

@@ -8,7 +8,6 @@ import torch
 
 from potstill.errors import ArtifactError
 from potstill.predict.session import open_session, run
-from potstill.student.onnx import build_model
 from potstill.student.parity import TOLERANCE, prove_parity
 from potstill.student.rnn import DistilRNN
 from tiny_students import tiny_student
@@ -29,7 +28,7 @@ def make_student(cell="lstm", bidirectional=True, num_layers=1, pooling="max", *
 @pytest.mark.parametrize(("cell", "bidirectional", "num_layers", "pooling"), SHAPES)
 def test_onnx_parity_of_every_shape(cell, bidirectional, num_layers, pooling):
     student = make_student(cell, bidirectional, num_layers, pooling)
-    assert prove_parity(student, build_model(student), seed=1) <= 1e-5
+    assert prove_parity(student, student.to_onnx(), seed=1) <= 1e-5
 
 
 @pytest.mark.parametrize(
@@ -38,12 +37,12 @@ def test_onnx_parity_of_every_shape(cell, bidirectional, num_layers, pooling):
 )
 def test_onnx_parity_with_surprisal(cell, bidirectional, pooling):
     student = make_student(cell, bidirectional, pooling=pooling, surprisal_size=6)
-    assert prove_parity(student, build_model(student), seed=1) <= 1e-5
+    assert prove_parity(student, student.to_onnx(), seed=1) <= 1e-5
 
 
 def test_one_session_takes_any_batch_size_and_length():
     student = make_student()
-    session = open_session(build_model(student))
+    session = open_session(student.to_onnx())
     for batch, length in [(1, 1), (3, 2), (2, 40), (65, 9)]:
         assert run(session, [[4] * length] * batch, pad_token_id=2).shape == (batch, 3)
     assert [node.shape for node in session.get_inputs()] == [["batch", "length"], ["batch"]]
@@ -53,7 +52,7 @@ def test_one_session_takes_any_batch_size_and_length():
 @pytest.mark.parametrize("changes", [{"num_layers": 2}, {"surprisal_size": 6}])
 @pytest.mark.parametrize("pooling", ["last", "mean", "max"])
 def test_padding_ids_make_no_difference(pooling, changes):
-    session = open_session(build_model(make_student(pooling=pooling, **changes)))
+    session = open_session(make_student(pooling=pooling, **changes).to_onnx())
     alone = run(session, [[5, 6, 7]], pad_token_id=2)
     for pad_token_id in (2, 31):
         beside_a_longer = run(session, [[5, 6, 7], [8] * 12], pad_token_id)
@@ -72,7 +71,7 @@ def test_padding_ids_make_no_difference(pooling, changes):
     ids=str,
 )
 def test_the_graph_holds_no_unused_nodes_or_weights(changes, unread):
-    graph = onnx.load_from_string(build_model(make_student(**changes))).graph
+    graph = onnx.load_from_string(make_student(**changes).to_onnx()).graph
     read = {name for node in graph.node for name in node.input}
     assert {name for node in graph.node for name in node.output} - read == {*unread, "logits"}
     assert {tensor.name for tensor in graph.initializer} <= read
@@ -80,14 +79,14 @@ def test_the_graph_holds_no_unused_nodes_or_weights(changes, unread):
 
 def test_the_proof_leaves_the_student_as_it_was_and_repeats_itself():
     student = make_student().train()
-    model = build_model(student)
+    model = student.to_onnx()
     assert prove_parity(student, model, seed=3) == prove_parity(student, model, seed=3)
     assert student.training
 
 
 def test_the_proof_refuses_the_model_of_another_student():
     student = make_student()
-    model = build_model(student)
+    model = student.to_onnx()
     with torch.no_grad():
         student.head.bias[1] += 1e-3
     with pytest.raises(ArtifactError, match=r"within 0\.0001 expected, 0\.001 found.*\n.*what to do"):
@@ -98,12 +97,12 @@ def test_the_tolerance_is_relative_for_large_logits():
     student = make_student()
     with torch.no_grad():
         student.head.weight *= 1e5  # as after a training that went astray
-    assert TOLERANCE < prove_parity(student, build_model(student), seed=1) < 1.0
+    assert TOLERANCE < prove_parity(student, student.to_onnx(), seed=1) < 1.0
     other = copy.deepcopy(student)
     with torch.no_grad():
         other.head.weight *= 1.001
     with pytest.raises(ArtifactError, match="differs from the student"):
-        prove_parity(student, build_model(other), seed=1)
+        prove_parity(student, other.to_onnx(), seed=1)
 
 
 @pytest.mark.parametrize(("bias", "complaint"), [(torch.nan, "nan found"), (torch.inf, "weights are finite")])
@@ -112,12 +111,12 @@ def test_the_proof_refuses_logits_that_are_not_finite(bias, complaint):
     with torch.no_grad():
         student.head.bias[1] = bias
     with pytest.raises(ArtifactError, match=complaint):
-        prove_parity(student, build_model(student), seed=0)
+        prove_parity(student, student.to_onnx(), seed=0)
 
 
 def test_the_proof_computes_the_batches_it_is_given():
     student = make_student()
-    model = build_model(student)
+    model = student.to_onnx()
     with torch.no_grad():
         student.embedding.weight[7:] += 1.0
     with pytest.raises(ArtifactError, match=r"lengths \[90, 2\]"):

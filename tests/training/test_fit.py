@@ -104,6 +104,12 @@ def test_alpha_1_is_the_baseline_bit_for_bit_and_a_teacher_changes_the_student(t
     assert not identical(networks[0].state_dict(), networks[2].state_dict())
 
 
+@pytest.mark.parametrize(("min_steps", "epochs"), [(0, 2), (6, 2), (7, 3)])
+def test_few_texts_are_read_more_often_until_there_are_enough_steps(train, min_steps, epochs):
+    history = train(make_network(), random_set(10), epochs=2, min_steps=min_steps).history  # 3 steps an epoch
+    assert [record["steps"] for record in history] == [3 * number for number in range(1, epochs + 1)]
+
+
 def test_overfits_16_sentences(train):
     model, data = make_network(), random_set(16)
     assert train(model, data, epochs=60, patience=None).best["accuracy"] == 1.0

@@ -17,7 +17,7 @@ from potstill.errors import ArtifactError, PotstillError
 if TYPE_CHECKING:
     from potstill.data import Examples
 
-_LOCAL: Final = ("auto", "cola", "builtin")
+_LOCAL: Final = ("auto", "builtin", "clinc150", "cola")
 """Data that is on this machine though no file is named."""
 _OWN: Final = {f"data.{name}": "as in the first model's training" for name in DataConfig.model_fields}
 
@@ -91,7 +91,13 @@ def _examples(config: PotstillConfig, models: Sequence[Path], label_names: tuple
     from potstill.report.tables import classes
 
     data, own, flags = config.data, _own_settings(models[0]), given()
-    is_named = own is None or bool(flags & {"config_file", "data__source", "data__test"})
+    is_named = bool(flags & {"config_file", "data__source", "data__test"})
+    if own is None and not is_named:
+        raise ArtifactError(
+            f"{models[0]}: no settings of a training are beside it (an exported model has none), so its data is not "
+            "known\n"
+            "  what to do: name labelled texts with --data"
+        )
     if own is not None and "config_file" not in flags:
         values = {name: value for name, value in data.model_dump().items() if f"data__{name}" in flags}
         others = own.model_dump() | ({"test": None} if is_named else {})

@@ -75,6 +75,8 @@ def merge(teacher: Path, out: Path) -> None:
 
 
 def _print_files(title: str, files: list[Path]) -> None:
+    from rich.filesize import decimal
+
     click.echo(title)
     for file in files:
-        click.echo(f"  {file}  {file.stat().st_size / 1e6:.2f} MB")
+        click.echo(f"  {file}  {decimal(file.stat().st_size)}")

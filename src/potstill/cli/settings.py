@@ -61,8 +61,8 @@ COMMON: Final = COMMON_IN_RUN | {
 
 _DATA: Final = (
     "DATA is a file (.csv, .tsv, .jsonl, .parquet) with named columns, a directory with train.csv and perhaps test.csv "
-    "and validation.csv, a data set of the Hugging Face hub (owner/name), or a corpus: cola or builtin. You can leave "
-    "it out if the file of --config names the data."
+    "and validation.csv, a data set of the Hugging Face hub (owner/name), or a corpus: clinc150, cola or builtin. You "
+    "can leave it out if the file of --config names the data."
 )
 _ALL: Final = "potstill.all_settings"
 _FIRST_SENTENCE: Final = re.compile(r".*?(?<!e\.g)\.(?= [A-Z0-9`(]|$)")

@@ -61,8 +61,8 @@ def run(config: PotstillConfig, out: Path | None, restart: bool) -> None:
 
     First, `run` trains a teacher: a large pretrained language model, tuned on your texts with LoRA (low-rank adapters).
     Then small student models learn from your labels and from the teacher's probabilities. The same students also learn
-    from the labels alone (the baselines), to show what the teacher adds. `run` compares all models on texts that none
-    of them has seen.
+    from the labels alone (the baselines), to show what the teacher adds. `run` compares all models, and a linear model,
+    on texts that none of them has seen.
 
     `run` writes the models, plots and report.md to one directory, which `potstill predict` can use. After an
     interruption, repeat the command to resume.
@@ -74,12 +74,13 @@ def run(config: PotstillConfig, out: Path | None, restart: bool) -> None:
     from potstill.console import SafeConsole
     from potstill.experiment.run import run as run_experiment
     from potstill.predict.directory import REPORT_FILE
-    from potstill.report import summary_table
+    from potstill.report import findings, summary_table
 
     config_file: Path | None = click.get_current_context().params["config_file"]
     name = None if config_file is None else config_file.stem
     summary, directory = run_experiment(config, out, name=name, command=this_command(), restart=restart)
     SafeConsole().print(summary_table(summary))
+    click.echo(findings(summary)[0].replace("**", ""))
     click.echo(f"report: {directory / REPORT_FILE}")
     suggest_next("predict", directory, "FILE")
 
@@ -142,7 +143,9 @@ def augment(config: PotstillConfig, teacher_directory: Path | None, out: Path) -
         teacher = None if teacher_directory is None else load_teacher(teacher_directory, config, corpus)[0]
         unlabelled_set(config, corpus, teacher, out)
     click.echo(out)
-    suggest_next("distill", *data_given(), "--teacher", teacher_directory or "TEACHER", "--unlabelled", out)
+    together = ("--teachers", "average") if config.distillation.teachers == "average" else ()
+    labelled_by = ("--teacher", teacher_directory or "TEACHER", *together)
+    suggest_next("distill", *data_given(), *labelled_by, "--unlabelled", out)
 
 
 @click.command(cls=SettingsCommand)

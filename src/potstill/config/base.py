@@ -16,8 +16,16 @@ def _unique(seeds: tuple[int, ...]) -> tuple[int, ...]:
     return seeds
 
 
+def _power_of_two(number: int) -> int:
+    """Refuse any other number: hashes are cut by their bits."""
+    if number.bit_count() != 1:
+        raise ValueError("must be a power of two, such as 65536")
+    return number
+
+
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_unique)]
+PowerOfTwo = Annotated[int, Field(ge=2), AfterValidator(_power_of_two)]
 
 
 class Settings(BaseModel):

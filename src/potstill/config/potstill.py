@@ -44,7 +44,8 @@ class PotstillConfig(Settings):
 
     preset: Preset = "plain"
     """Set of defaults. With `balanced`, which `potstill run` takes if there is no --config, the student also learns
-    from the teacher's answers to words and spans, and starts with its embeddings; with `plain`, it does not."""
+    from the teacher's answers to words and spans, starts with its embeddings and has n-grams. `fast` does the same with
+    less: one epoch for the teacher, a quarter of the words and spans, one student. `plain` does none of this."""
     data: DataConfig = DataConfig()
     teacher: Annotated[SerializeAsAny[TeacherConfig], _by_kind(TransformerConfig, TEACHERS, teacher_class)] = (
         TransformerConfig()
@@ -78,8 +79,11 @@ class PotstillConfig(Settings):
             raise ConfigError([describe_problem(item, cls()) for item in error.errors()], source) from None
 
     def save(self, path: Path) -> None:
-        """Write all settings, defaults included, as YAML that `load` reads back to an equal configuration."""
-        write_text(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+        """Write all settings, defaults included, as YAML that `load` reads back to the same settings.
+
+        The preset becomes `plain`: all that it sets is there, and a later version's may set something else.
+        """
+        write_text(path, yaml.safe_dump(self.model_dump(mode="json") | {"preset": "plain"}, sort_keys=False))
 
 
 class _Loader(yaml.SafeLoader):

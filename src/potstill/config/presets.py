@@ -4,27 +4,56 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-Preset = Literal["plain", "balanced"]
+Preset = Literal["plain", "fast", "balanced"]
+
+_STUDENT: Final[dict[str, Any]] = {
+    "embedding_init": "teacher",
+    "ngram_size": 16,
+    "dropout": 0.3,
+    "training": {"epochs": 8, "min_steps": 200, "learning_rate": 2e-3, "keep": "last", "patience": None},
+}
 
 PRESETS: Final[dict[Preset, dict[str, Any]]] = {
     "plain": {},
+    "fast": {
+        "teacher": {"training": {"epochs": 1, "min_steps": 100}},
+        "augment": {"words": 5_000, "spans": 5_000},
+        "student": _STUDENT | {"seeds": [0]},
+    },
     "balanced": {
+        "teacher": {"training": {"min_steps": 200}},
         "augment": {"words": 20_000, "spans": 20_000},
-        "student": {
-            "embedding_init": "teacher",
-            "dropout": 0.3,
-            "training": {"epochs": 8, "learning_rate": 2e-3, "keep": "last", "patience": None},
-            "seeds": [0, 1, 2],
-        },
+        "student": _STUDENT | {"seeds": [0, 1, 2]},
     },
 }
 """What each preset sets; every other setting has its own default. `python benchmarks/tasks.py` compares
 them with a linear model on public tasks."""
 
+_OF_KIND: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+    "teacher": ("transformer", ("training",)),
+    "student": ("rnn", ("embedding_init", "ngram_size", "dropout")),
+}
+"""The kind that each preset is for, and which of its settings other kinds need not have."""
+
 
 def with_preset(values: dict[str, Any]) -> dict[str, Any]:
-    """Put the settings of `values["preset"]`, if it names one, below the other values."""
-    return _merged(PRESETS.get(values.get("preset", "plain"), {}), values)
+    """Put the settings of `values["preset"]`, if it names one, below the other values.
+
+    A preset leaves out what another choice has no use for: settings of another kind of teacher or student, and
+    unlabelled text where `distillation.alpha` is 1, which ignores the teacher.
+    """
+    preset = PRESETS.get(values.get("preset", "plain"), {})
+    for part, (kind, own) in _OF_KIND.items():
+        if part in preset and _setting(values, part, "kind", kind) != kind:
+            preset = preset | {part: {name: value for name, value in preset[part].items() if name not in own}}
+    if _setting(values, "distillation", "alpha", None) == 1:
+        preset = {part: settings for part, settings in preset.items() if part != "augment"}
+    return _merged(preset, values)
+
+
+def _setting(values: dict[str, Any], part: str, name: str, default: Any) -> Any:
+    section = values.get(part)
+    return section.get(name, default) if isinstance(section, dict) else default
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from potstill.config.base import Fraction, Seeds, Settings
+from potstill.config.base import Fraction, PowerOfTwo, Seeds, Settings
 from potstill.config.training import TrainingConfig
 
 Cell = Literal["rnn", "gru", "lstm"]
@@ -35,7 +35,8 @@ class StudentConfig(Settings):
     """What every kind of student has."""
 
     kind: str = "rnn"
-    """Kind of student: `rnn` (a recurrent network), or a kind that you registered."""
+    """Kind of student: `rnn` (a recurrent network), `ngram` (hashed words and pieces of words alone: the fastest), or a
+    kind that you registered."""
     embedding_init: Literal["random", "teacher"] = "random"
     """Initial embeddings: `random`, or the `teacher`'s. A singular value decomposition reduces the teacher's to
     `embedding_size`; a token that the teacher does not have gets the mean embedding of its pieces."""
@@ -82,6 +83,11 @@ class RNNConfig(StudentConfig):
     surprisal_size: Annotated[int, Field(ge=0)] = 0
     """Number of features that compare each token with the student's own prediction for its place; 0: none. Only for
     networks of one layer; useful with `pretraining`, which learns the prediction (see `student.rnn.Surprisal`)."""
+    ngram_size: Annotated[int, Field(ge=0)] = 0
+    """Width of a table of n-grams (words, pairs of words, pieces of 2 to 5 characters) beside the recurrent network; 0:
+    none. It remembers single words and phrases as a linear model does."""
+    ngram_buckets: PowerOfTwo = 2**16
+    """Rows of that table, a power of two. More rows let fewer n-grams share one, and make the student larger."""
     pretraining: PretrainingConfig = PretrainingConfig()
     """What the student learns before it learns to classify."""
 

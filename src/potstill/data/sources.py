@@ -1,4 +1,4 @@
-"""Sources of labelled text: CoLA, the builtin corpus, files and directories, the Hugging Face hub.
+"""Sources of labelled text: CoLA, the data in the package, files and directories, the Hugging Face hub.
 
 Each is read into the same form, `_Found`, which is then split in the same way.
 """
@@ -46,7 +46,7 @@ COLA_HUB = "nyu-mll/glue:cola"
 COLA_PLACES = "$POTSTILL_DATA, $POTSTILL_DATA/cola, data/cola or ../shared/cola"
 
 _ACCEPTED = (
-    "`cola`, `builtin`, `auto`, "
+    "`clinc150`, `cola`, `builtin`, `auto`, "
     f"a file ({', '.join(SUFFIXES)}), "
     f"a directory with train{{{','.join(SUFFIXES)}}} or CoLA's {COLA_TRAIN}, "
     "or a data set of the hub as `owner/name` or `owner/name:configuration`"
@@ -156,6 +156,8 @@ def _find(config: DataConfig) -> _Found:
     """Resolve `config.source`: names first, then files, then the hub."""
     if config.source == "builtin":
         return _from_package()
+    if config.source == "clinc150":
+        return _clinc150()
     if config.source in ("auto", "cola"):
         local = _local_cola()
         if local is not None:
@@ -249,8 +251,7 @@ def _joined(shards: Iterable[Examples]) -> Examples:
 
 def _from_package() -> _Found:
     """Read the builtin corpus, which `tools/grammar` has written; a minimal pair is a group."""
-    with gzip.open(Path(__file__).with_name("builtin.csv.gz"), "rt", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = _packed("builtin.csv.gz")
 
     def part(name: str) -> tuple[Examples, Indices]:
         chosen = [row for row in rows if row["part"] == name]
@@ -266,6 +267,26 @@ def _from_package() -> _Found:
         test=lambda: part("test")[0],
         groups=groups,
     )
+
+
+def _clinc150() -> _Found:
+    """Read the intents of CLINC150, small variant; `SOURCES.md` says where they come from."""
+    rows = _packed("clinc150.csv.gz")
+    names = tuple(sorted({row["label"] for row in rows}))
+    number = {name: index for index, name in enumerate(names)}
+
+    def part(name: str) -> Examples:
+        chosen = [row for row in rows if row["part"] == name]
+        labels = np.array([number[row["label"]] for row in chosen], dtype=np.int64)
+        return Examples(tuple(row["text"] for row in chosen), labels)
+
+    return _Found("clinc150", "clinc150", names, train=part("train"), test=lambda: part("test"))
+
+
+def _packed(name: str) -> list[dict[str, str]]:
+    """Read a table that is in the package."""
+    with gzip.open(Path(__file__).with_name(name), "rt", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _cola_from_hub(config: DataConfig) -> _Found:

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from potstill.data.examples import UNLABELLED, Examples
+from potstill.predict.ngrams import Ngrams
 from potstill.predict.tokens import encode, set_truncation
 from potstill.store.cache import cached_arrays
 from potstill.store.checksums import digest
@@ -46,6 +47,16 @@ class TokenisedTexts:
         lengths = np.minimum(self.lengths, count)
         kept = np.arange(len(self.ids)) - np.repeat(self.offsets[:-1], self.lengths) < count
         return TokenisedTexts(self.ids[kept], np.concatenate([[0], lengths.cumsum()]))
+
+    def padded(self, indices: NDArray[np.int64], filler: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return the ids of some texts, (texts, length), filled up on the right, and where these are real."""
+        starts = self.offsets[indices]
+        lengths = self.offsets[indices + 1] - starts  # not `lengths`, which goes through all texts
+        column = np.arange(lengths.max())
+        mask = column < lengths[:, None]  # (texts, length)
+        # Filled places point at the first id of all: any place that exists will do.
+        places = np.where(mask, starts[:, None] + column, 0)
+        return np.where(mask, self.ids[places], filler).astype(np.int64), mask
 
     def __iter__(self) -> Iterator[NDArray[np.int32]]:
         """Yield the ids of each text."""
@@ -92,22 +103,27 @@ class Batch:
         attention_mask: (batch, length), int64, 1 at real tokens.
         labels: Class indices, (batch,), int64; `UNLABELLED` without a label.
         teacher_logits: (batch, classes), float32, for distillation.
+        ngrams: For students that read n-grams, rows of their table, (batch, ngrams), int64, and the weight of each,
+            float32; see `predict.ngrams`.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
     teacher_logits: Tensor | None = None
+    ngrams: tuple[Tensor, Tensor] | None = None
 
     @property
-    def inputs(self) -> tuple[Tensor, Tensor]:
+    def inputs(self) -> tuple[Tensor, ...]:
         """What a model is called with."""
-        return self.input_ids, self.attention_mask
+        return self.input_ids, self.attention_mask, *(self.ngrams or ())
 
     def to(self, device: torch.device) -> Batch:
         """Copy to a device."""
-        present = {name: tensor.to(device) for name, tensor in vars(self).items() if tensor is not None}
-        return Batch(**present)
+        teacher_logits = None if self.teacher_logits is None else self.teacher_logits.to(device)
+        ngrams = None if self.ngrams is None else (self.ngrams[0].to(device), self.ngrams[1].to(device))
+        inputs = (self.input_ids.to(device), self.attention_mask.to(device))
+        return Batch(*inputs, self.labels.to(device), teacher_logits, ngrams)
 
 
 @dataclass(frozen=True)
@@ -119,12 +135,14 @@ class TrainingSet:
         labels: Class indices, (texts,), int64; `UNLABELLED` without a label.
         pad_token_id: What fills short sequences up.
         teacher_logits: (texts, classes), float32, for distillation.
+        ngrams: The texts' n-grams, for students that read these.
     """
 
     tokens: TokenisedTexts
     labels: Tensor
     pad_token_id: int
     teacher_logits: Tensor | None = None
+    ngrams: Ngrams | None = None
 
     def __len__(self) -> int:
         """Count the texts."""
@@ -138,19 +156,20 @@ class TrainingSet:
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """Collate the texts at `indices` into one batch, padded on the right to the longest of them."""
         chosen = np.asarray(indices, dtype=np.int64)
-        starts = self.tokens.offsets[chosen]
-        lengths = self.tokens.offsets[chosen + 1] - starts  # not `lengths`, which goes through all texts
-        column = np.arange(lengths.max())
-        mask = column < lengths[:, None]  # (batch, length)
-        # Padded places point at the text's first token: any place that exists will do.
-        places = starts[:, None] + np.where(mask, column, 0)
+        input_ids, mask = self.tokens.padded(chosen, self.pad_token_id)
         rows = torch.from_numpy(chosen)
         return Batch(
-            input_ids=torch.from_numpy(np.where(mask, self.tokens.ids[places], self.pad_token_id).astype(np.int64)),
+            input_ids=torch.from_numpy(input_ids),
             attention_mask=torch.from_numpy(mask.astype(np.int64)),
             labels=self.labels[rows],
             teacher_logits=None if self.teacher_logits is None else self.teacher_logits[rows],
+            ngrams=None if self.ngrams is None else _tensors(self.ngrams.padded(chosen)),
         )
+
+
+def _tensors(arrays: tuple[NDArray[np.int64], NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
+    first, second = arrays
+    return torch.from_numpy(first), torch.from_numpy(second)
 
 
 def shuffled_batches(

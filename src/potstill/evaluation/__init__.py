@@ -2,7 +2,16 @@
 
 from potstill.evaluation.calibration import Calibration
 from potstill.evaluation.metrics import Intervals, Metrics, bootstrap_intervals, compute_metrics
-from potstill.evaluation.results import ROLES, DataSummary, EnsembleResult, ModelResult, Role, Spread, Summary
+from potstill.evaluation.results import (
+    ROLES,
+    DataSummary,
+    EnsembleResult,
+    LinearResult,
+    ModelResult,
+    Role,
+    Spread,
+    Summary,
+)
 from potstill.evaluation.significance import McNemar, PairedTest, majority_verdict, mcnemar, paired_test
 
 __all__ = [
@@ -11,6 +20,7 @@ __all__ = [
     "DataSummary",
     "EnsembleResult",
     "Intervals",
+    "LinearResult",
     "McNemar",
     "Metrics",
     "ModelResult",

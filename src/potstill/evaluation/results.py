@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -109,6 +109,18 @@ class EnsembleResult:
 
 
 @dataclass(frozen=True)
+class LinearResult:
+    """The linear model beside the networks; the fields are those of `ModelResult`. It has no probabilities."""
+
+    metrics: Metrics
+    intervals: Intervals
+    parameters: int
+    bytes_on_disk: int
+    train_seconds: float
+    texts_per_second: float
+
+
+@dataclass(frozen=True)
 class Spread:
     """A score over seeds: its mean, its sample standard deviation (0 for one seed) and the score of each seed."""
 
@@ -139,6 +151,8 @@ class Summary:
         unlabelled: Number of texts of the unlabelled set by kind of source, and of those left out by reason
             (`left out: …`); None where there was no unlabelled set.
         ensemble: The teachers as one, where several taught together.
+        linear: The linear model; None in summaries from before there was one.
+        against_linear: Distilled student of each seed against the linear model, by seed.
     """
 
     data: DataSummary
@@ -150,6 +164,8 @@ class Summary:
     environment: dict[str, Any]
     unlabelled: dict[str, int] | None = None
     ensemble: EnsembleResult | None = None
+    linear: LinearResult | None = None
+    against_linear: dict[int, McNemar] = field(default_factory=dict)
 
     @property
     def roles(self) -> tuple[Role, ...]:
@@ -176,6 +192,18 @@ class Summary:
         baseline = {model.seed: model.metrics.mcc for model in self.of("baseline")}
         return paired_test(distilled, baseline)
 
+    @property
+    def gap_closed(self) -> float | None:
+        """Share of the way from the linear model's accuracy to the teacher's that the distilled students go.
+
+        None where there is no such way: the linear model is as good as the teacher, or one of them is missing.
+        """
+        if self.linear is None or self.teacher is None or not self.of("distilled"):
+            return None
+        start = self.linear.metrics.accuracy
+        way = (self.ensemble or self.teacher).metrics.accuracy - start
+        return (self.spread("distilled", "accuracy").mean - start) / way if way > 0 else None
+
     def verdict(self, model: ModelResult) -> str | None:
         """Say so when `model` is no better than always answering the majority class."""
         return majority_verdict(model.intervals, self.data.majority_label)
@@ -189,6 +217,7 @@ class Summary:
         derived = {
             "aggregate": {role: self._aggregate(role) for role in self.roles} | {"majority": majority},
             "paired_test": self.paired_test,
+            "gap_closed": self.gap_closed,
             "verdicts": [{"role": m.role, "seed": m.seed, "verdict": self.verdict(m)} for m in self.models],
         }
         return pydantic_core.to_json(vars(self) | derived, indent=2, inf_nan_mode="null").decode() + "\n"

@@ -17,6 +17,7 @@ from potstill.data import Corpus, load_corpus
 from potstill.evaluation import DataSummary, ModelResult, Role, Summary, mcnemar
 from potstill.evaluation.measure import Measurement, measure, measure_together
 from potstill.experiment.labelled import check_distillation, check_teacher, label
+from potstill.experiment.linear import measure_linear_svm
 from potstill.experiment.record import Trained, TrainingRecord
 from potstill.experiment.run_directory import ENVIRONMENT_FILE, RunSpec, run_directory
 from potstill.experiment.saved import StudentModel
@@ -24,6 +25,7 @@ from potstill.experiment.stages import finetune
 from potstill.experiment.students import StudentTask, train_students
 from potstill.predict import Classifier
 from potstill.predict.directory import CONFIG_FILE, UNLABELLED_FILE
+from potstill.predict.wording import numbered
 from potstill.report import is_reported, read_summary, write_report
 from potstill.store.atomic import read_json, write_csv
 from potstill.student.embeddings import check_embeddings
@@ -75,6 +77,7 @@ def run(
         if is_reported(directory):
             return read_summary(directory), directory
         print_line(f"{corpus.name} ({corpus.source}) → {directory}")
+        print_line(_plan(config, corpus))
         return _experiment(config, corpus, directory, command), directory
 
 
@@ -85,6 +88,7 @@ def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command
         for seed in config.student.seeds
         for role in epochs
     ]
+    linear, linear_answers = measure_linear_svm(corpus)  # takes seconds; what it can't read is found at once
     steps = _steps(config, tasks, directory)
     predictions: Predictions = {}
     results: list[ModelResult] = []
@@ -113,7 +117,8 @@ def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command
     for trained in train_students(tasks, config, corpus, labelled, steps):
         keep(trained, measure(StudentModel(Classifier.load(trained.directory)), corpus.test))
 
-    _save_predictions(directory / "predictions.csv", corpus, predictions)
+    answers = {f"{role} {seed}": given for (role, seed), given in predictions.items()} | {"linear": linear_answers}
+    _save_predictions(directory / "predictions.csv", corpus, answers)
     ensemble = None
     if len(tuned) > 1:
         ensemble = measure_together(average_logits([measured.logits for _, _, measured in tuned]), corpus.test)
@@ -130,6 +135,11 @@ def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command
         environment=read_json(directory / ENVIRONMENT_FILE),
         unlabelled=None if unlabelled is None else unlabelled.summary,
         ensemble=ensemble,
+        linear=linear,
+        against_linear={
+            seed: mcnemar(corpus.test.labels, predictions["distilled", seed], linear_answers)
+            for seed in config.student.seeds
+        },
     )
     write_report(summary, directory)
     return summary
@@ -172,6 +182,20 @@ def input_keys(teacher: Teacher, unlabelled: UnlabelledSet | None) -> dict[str, 
     return {"teacher's weights": teacher.key, "unlabelled set": None if unlabelled is None else unlabelled.texts_key}
 
 
+def _plan(config: PotstillConfig, corpus: Corpus) -> str:
+    """Say what the run is going to do."""
+    augment, seeds, teachers = config.augment, len(config.student.seeds), len(config.teacher.seeds)
+    more = sum((augment.sampled, augment.perturbed, *(() if corpus.in_pairs else (augment.words, augment.spans))))
+    unlabelled = [f"{more:,} more texts at most"] * (more > 0) + [f"the texts of {name}" for name in augment.files]
+    steps = (
+        f"train {numbered(teachers, 'teacher')} on {len(corpus.train):,} labelled texts",
+        f"let the teacher label these{''.join(f', {one}' for one in unlabelled)}",
+        f"train {numbered(seeds, 'student')} on labels and answers, and {numbered(seeds, 'baseline')} on labels alone",
+        f"score all, and a linear model, on {numbered(len(corpus.test), 'test text')}",
+    )
+    return f"it will {'; '.join(steps)}"
+
+
 def _place(directory: Path, role: Role, seed: int) -> Path:
     return directory / role / f"seed-{seed}"
 
@@ -187,10 +211,10 @@ def _steps(config: PotstillConfig, students: Sequence[StudentTask], directory: P
     return Steps({"teachers": done[: len(teachers)], "labelling": [False], "students": done[len(teachers) :]})
 
 
-def _save_predictions(path: Path, corpus: Corpus, predictions: Predictions) -> None:
+def _save_predictions(path: Path, corpus: Corpus, answers: dict[str, NDArray[np.int64]]) -> None:
     """Write each model's answer to each text of the test split, so that its mistakes can be read."""
     names = np.array(corpus.label_names)
-    columns = {f"{role} {seed}": names[answers] for (role, seed), answers in predictions.items()}
+    columns = {model: names[given] for model, given in answers.items()}
     texts = {"text": corpus.test.texts} | ({"pair": corpus.test.pairs} if corpus.test.pairs else {})
     table = texts | {"label": names[corpus.test.labels]} | columns
     write_csv(path, [table, *zip(*table.values(), strict=True)])

@@ -68,7 +68,7 @@ class RunSpec:
     @property
     def state(self) -> dict[str, Any]:
         """What `state.json` holds: all that decides the result."""
-        unimportant = ("runtime.checkpoint_seconds", "runtime.executor", "runtime.workers", *self.free)
+        unimportant = ("preset", "runtime.checkpoint_seconds", "runtime.executor", "runtime.workers", *self.free)
         free = tuple(f"{name}." for name in unimportant)  # they change no result
         everything = _flat(self.config.model_dump(mode="json"))
         settings = {name: value for name, value in everything if not f"{name}.".startswith(free)}

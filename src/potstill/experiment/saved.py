@@ -11,7 +11,6 @@ from potstill.config import PotstillConfig, RuntimeConfig
 from potstill.console import warn
 from potstill.data import Corpus, Examples
 from potstill.errors import ArtifactError
-from potstill.evaluation import ROLES
 from potstill.evaluation.measure import SavedModel
 from potstill.experiment.record import TrainingRecord
 from potstill.experiment.run_directory import recorded_inputs
@@ -27,6 +26,7 @@ from potstill.predict.directory import (
     is_student,
     is_teacher,
     models_in,
+    places,
 )
 from potstill.teacher.base import Teacher
 from potstill.teacher.ensemble import together
@@ -65,13 +65,6 @@ def model_directories(path: Path) -> list[Path]:
             f"`distill` or `train` wrote"
         )
     return found
-
-
-def places(model: Path) -> list[Path]:
-    """Return the directories where a model's settings may be: its own, and those of its seeds and of its run."""
-    if not model.name.startswith("seed-"):
-        return [model]
-    return [model, model.parent, *([model.parent.parent] if model.parent.name in ROLES else [])]
 
 
 def settings_file(model: Path) -> Path | None:

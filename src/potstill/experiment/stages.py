@@ -15,7 +15,7 @@ from potstill.experiment.labelled import DistillationSet, check_distillation, la
 from potstill.experiment.record import Trained, TrainingRecord
 from potstill.lora.counting import count_parameters
 from potstill.predict.directory import is_teacher
-from potstill.student.student import Student, student_bytes
+from potstill.student.student import Student, round_tables, student_bytes
 from potstill.task import task_of
 from potstill.teacher.base import Teacher
 from potstill.teacher.ensemble import together
@@ -150,6 +150,7 @@ def _fit_student(
     )
     context = FitContext(settings, make_fabric(config.runtime), seed, f"{role} {seed}", usual)
     fitted = fit(student.network, data, loss, context)
+    round_tables(student.network)
     exact = make_fabric(config.runtime.model_copy(update={"precision": "32-true"}))  # as prediction computes
     logits = predict_logits(student.network, data.validation, exact).numpy()
     labels, tuned = data.validation.labels.numpy(), config.student.threshold == "tuned"

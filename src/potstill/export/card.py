@@ -12,6 +12,7 @@ from potstill.config import PotstillConfig
 from potstill.evaluation import DataSummary, Intervals, Metrics, majority_verdict
 from potstill.export.origin import Origin
 from potstill.predict.directory import Manifest
+from potstill.predict.ngrams import CHARACTERS_A_TOKEN
 from potstill.predict.wording import in_markdown
 from potstill.report.tables import Cell, ResultTable, classes, data_in_markdown, magnitude, percent, score, score_cells
 from potstill.teacher.backbone.builtin import BUILTIN
@@ -34,6 +35,7 @@ _BACKBONE_LICENCES: Final = {BUILTIN: "Apache-2.0 (SmolLM2-135M-Instruct)"}
 _DATA_LICENCES: Final = {
     "cola": "CoLA's sentences are excerpts from published linguistics texts; they belong to their authors. None is in "
     "these files.",
+    "clinc150": "The training texts are CLINC150's (Larson et al. 2019, https://github.com/clinc/oos-eval), CC BY 3.0.",
     "builtin": "The training texts are Potstill's own, generated under Apache-2.0.",
 }
 
@@ -51,7 +53,7 @@ In a shell, `potstill predict DIRECTORY FILE` and `potstill serve DIRECTORY` do 
 Any other program with onnxruntime: `tokenizer.json` (library `tokenizers`) makes ids of a text, at most
 {max_length} of them; a text without any token is the one id {pad_token_id}. `model.onnx` takes `input_ids`, int64
 (batch, length), padded on the right with {pad_token_id}, and `lengths`, int32 (batch,), and gives `logits`, float32
-(batch, classes), in the order of `labels.json`. Probabilities are softmax(logits / {temperature:.6g}).""",
+(batch, classes), in the order of `labels.json`. {ngrams}Probabilities are softmax(logits / {temperature:.6g}).""",
     "huggingface": """\
 ```python
 from transformers import PreTrainedTokenizerFast
@@ -61,16 +63,29 @@ from potstill.student.saved import load_network  # pip install '.[train]' in a c
 network = load_network("DIRECTORY")  # a torch.nn.Module in evaluation mode
 tokenizer = PreTrainedTokenizerFast.from_pretrained("DIRECTORY")
 batch = tokenizer([{example}], padding=True, truncation=True, return_tensors="pt")
-network(batch.input_ids, batch.attention_mask.bool())  # logits
+{ngrams}network(batch.input_ids, batch.attention_mask.bool(){more})  # logits
 ```
 
 The network is no architecture of `transformers`: `AutoModel` does not know it. Probabilities are
 softmax(logits / {temperature:.6g}).""",
 }
 
+_NGRAMS: Final[dict[Layout, str]] = {
+    "onnx": "Of hashed n-grams it takes `ngram_rows`, int64, and `ngram_weights`, float32, (batch, ngrams): "
+    "`potstill.predict.ngrams.hash_ngrams(texts, second_texts_or_none, {buckets}, {max_length})` and the method "
+    "`padded` of its result make them. A student of n-grams alone takes no tokens. ",
+    "huggingface": """\
+import numpy, torch, potstill.predict.ngrams
+
+found = potstill.predict.ngrams.hash_ngrams([{first}], {second}, {buckets}, {max_length}).padded(numpy.array([0]))
+ngrams = map(torch.from_numpy, found)
+""",
+}
+"""What students that read n-grams need beside tokens."""
+
 _LIMITS: Final = """\
 - It always answers with one of its classes, whatever the text.
-- It reads the first {max_length} tokens of a text, and nothing beyond.
+- It reads the first {max_length} tokens of a text{ngrams}, and nothing beyond.
 - It knows texts like those that it learnt from. Other kinds, other languages and other times were not measured, nor \
 whether it treats people of different groups alike.
 - {calibration}"""
@@ -116,7 +131,12 @@ class Card:
             "What was checked": f"- Parity: on random texts of up to {manifest.max_length + 1} tokens the exported "
             f"network's logits and PyTorch's differ by {self.difference:.1e} at most.\n- Checksums: `checksums.json` "
             "holds sizes and SHA-256 digests; a file that does not fit is refused on loading.",
-            "Limits": _LIMITS.format(max_length=manifest.max_length, calibration=calibrated),
+            "Limits": _LIMITS.format(
+                max_length=manifest.max_length,
+                ngrams=f" and the n-grams of its first {CHARACTERS_A_TOKEN * manifest.max_length:,} characters"
+                * bool(manifest.spec.get("ngram_size")),
+                calibration=calibrated,
+            ),
             "Licences": _listed(self._licences(data)),
         }
         body = "\n\n".join(f"## {title}\n\n{content}" for title, content in sections.items())
@@ -138,10 +158,19 @@ class Card:
 
     def _use(self) -> str:
         pair, text = '("A man sleeps.", "Somebody is awake.")', '"The cat sat on the mat."'
+        in_pairs, spec = self.manifest.in_pairs, self.manifest.spec
+        ngrams = ""
+        if spec.get("ngram_size"):
+            first, second = ('"A man sleeps."', '["Somebody is awake."]') if in_pairs else (text, "None")
+            ngrams = _NGRAMS[self.layout].format(
+                first=first, second=second, buckets=spec["ngram_buckets"], max_length=self.manifest.max_length
+            )
         use = _USE[self.layout].format(
-            example=pair if self.manifest.in_pairs else text,
+            example=pair if in_pairs else text,
+            ngrams=ngrams,
+            more=", *ngrams" if ngrams else "",
             max_length=self.manifest.max_length,
-            pad_token_id=self.manifest.spec["pad_token_id"],
+            pad_token_id=spec["pad_token_id"],
             temperature=self.manifest.temperature,
         )
         if self.manifest.threshold is not None:

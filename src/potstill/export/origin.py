@@ -11,8 +11,8 @@ from potstill.data import Corpus, load_corpus
 from potstill.errors import ArtifactError, PotstillError
 from potstill.evaluation import ModelResult, Summary
 from potstill.experiment.record import TrainingRecord
-from potstill.experiment.saved import corpus_key, places, settings_file
-from potstill.predict.directory import SUMMARY_FILE, Manifest, holds
+from potstill.experiment.saved import corpus_key, settings_file
+from potstill.predict.directory import SUMMARY_FILE, Manifest, holds, places
 from potstill.report import read_summary
 
 

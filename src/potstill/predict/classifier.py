@@ -14,7 +14,18 @@ from potstill.errors import ArtifactError
 from potstill.predict import tokens
 from potstill.predict.decision import predict_class, softmax
 from potstill.predict.directory import Manifest, StudentFiles, find_student, require_graph, require_student
-from potstill.predict.session import EXTERNAL, INPUT_IDS, LENGTHS, LOGITS, open_session, run
+from potstill.predict.ngrams import hash_ngrams
+from potstill.predict.session import (
+    EXTERNAL,
+    INPUT_IDS,
+    LENGTHS,
+    LOGITS,
+    NGRAM_ROWS,
+    NGRAM_WEIGHTS,
+    open_session,
+    reads_tokens,
+    run,
+)
 from potstill.store.checksums import read
 
 Texts = Iterable[str] | Iterable[tuple[str, str]]
@@ -39,6 +50,7 @@ class Classifier:
         self._tokenizer = tokens.intern_tokenizer(tokenizer, manifest.max_length)
         self._parts = (model, manifest, batch_size, threads)
         self._manifest, self._batch_size = manifest, batch_size
+        self._ngram_buckets: int = manifest.spec["ngram_buckets"] if manifest.spec.get("ngram_size") else 0
         self.in_pairs = manifest.in_pairs
         self.label_names = manifest.label_names
         self.classes_: npt.NDArray[np.str_] = np.array(manifest.label_names)
@@ -77,9 +89,11 @@ class Classifier:
         session = classifier._session
         inputs = {node.name for node in session.get_inputs()}
         outputs = {node.name: node.shape[-1] for node in session.get_outputs()}
-        expected = ({INPUT_IDS, LENGTHS}, {LOGITS: len(manifest.label_names)})
-        if (inputs, outputs) != expected:
-            raise _refused(files.model, _FOREIGN, f"inputs and outputs {expected}", (inputs, outputs))
+        of_tokens, of_ngrams = {INPUT_IDS, LENGTHS}, {NGRAM_ROWS, NGRAM_WEIGHTS}
+        possible = [of_ngrams, of_tokens | of_ngrams] if classifier._ngram_buckets else [of_tokens]
+        expected = {LOGITS: len(manifest.label_names)}
+        if inputs not in possible or outputs != expected:
+            raise _refused(files.model, _FOREIGN, f"inputs and outputs {(possible[-1], expected)}", (inputs, outputs))
         return classifier
 
     def predict(self, texts: Texts) -> npt.NDArray[np.str_]:
@@ -109,13 +123,22 @@ class Classifier:
     def _logits_marked(self, texts: Texts) -> tuple[npt.NDArray[np.float32], list[bool]]:
         first, second = _split(texts, self.in_pairs)
         padding = self._manifest.spec["pad_token_id"]
-        ids, cut = tokens.encode_marked(self._tokenizer, first, second, self._manifest.max_length, empty_id=padding)
-        logits = np.empty((len(ids), len(self.label_names)), dtype=np.float32)
+        longest = self._manifest.max_length
+        ids, ngrams, cut = None, None, [False] * len(first)
+        lengths = np.zeros(len(first), np.int64)
+        if reads_tokens(self._session):
+            ids, cut = tokens.encode_marked(self._tokenizer, first, second, longest, empty_id=padding)
+            lengths = np.array([len(sequence) for sequence in ids], np.int64)
+        if self._ngram_buckets:
+            ngrams = hash_ngrams(first, second, self._ngram_buckets, longest)
+            lengths = np.diff(ngrams.offsets)  # many more than tokens
+        logits = np.empty((len(first), len(self.label_names)), dtype=np.float32)
         # Texts of like length share a batch: padding, which is computed too, stays short.
-        order = np.argsort([len(sequence) for sequence in ids], kind="stable")
-        for start in range(0, len(ids), self._batch_size):
+        order = np.argsort(lengths, kind="stable")
+        for start in range(0, len(first), self._batch_size):
             batch = order[start : start + self._batch_size]
-            logits[batch] = run(self._session, [ids[place] for place in batch], padding)
+            sequences = None if ids is None else [ids[place] for place in batch]
+            logits[batch] = run(self._session, sequences, padding, None if ngrams is None else ngrams.padded(batch))
         return logits, cut
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -31,6 +31,8 @@ HUB_CONFIG_FILE: Final = "config.json"
 FORMAT: Final = 2
 """Version of the directory's format; raised when an older Potstill could misread a newer directory."""
 
+_ROLES: Final = ("teacher", "distilled", "baseline")
+"""Directories of a run, each with its models' seeds."""
 _RUN_FILES: Final = (".json", ".yaml", ".csv", ".md")
 
 
@@ -146,6 +148,13 @@ def find_student(path: Path) -> Path:
     return path
 
 
+def places(model: Path) -> list[Path]:
+    """Return the directories where a model's settings may be: its own, and those of its seeds and of its run."""
+    if not model.name.startswith("seed-"):
+        return [model]
+    return [model, model.parent, *([model.parent.parent] if model.parent.name in _ROLES else [])]
+
+
 def own_columns(model: Path) -> tuple[str | None, str | None]:
     """Return the columns of the text and of the second text that a model was trained on, where its settings are there.
 
@@ -156,8 +165,7 @@ def own_columns(model: Path) -> tuple[str | None, str | None]:
         import yaml
     except ImportError:
         return None, None
-    path = model.resolve()
-    for place in (path, path.parent, path.parent.parent) if path.name.startswith("seed-") else (path,):
+    for place in places(model.resolve()):
         with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
             found = yaml.safe_load((place / CONFIG_FILE).read_text(encoding="utf-8"))["data"]
             text, pair = (found.get(name) for name in ("text_column", "pair_column"))
@@ -246,6 +254,9 @@ def _problems(content: dict[str, Any]) -> list[str]:
             for key in ("vocab_size", "num_classes", "pad_token_id")
             if not _is_count(spec.get(key))
         ]
+        buckets = spec.get("ngram_buckets", 0)
+        if spec.get("ngram_size") and not (_is_count(buckets) and buckets.bit_count() == 1):
+            problems.append(f"expected a power of two as spec.ngram_buckets, found {buckets!r}")
         if _are_names(names) and len(set(names)) != spec.get("num_classes"):
             problems.append(f"expected {spec.get('num_classes')} different label_names, found {names!r}")
     if isinstance(names, list) and len(names) != 2 and threshold is not None:

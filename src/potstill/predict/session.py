@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,10 @@ INPUT_IDS: Final = "input_ids"
 """int64 (batch, length), padded on the right."""
 LENGTHS: Final = "lengths"
 """int32 (batch,), the number of real tokens; int32 because that is the type of ONNX's `sequence_lens`."""
+NGRAM_ROWS: Final = "ngram_rows"
+"""int64 (batch, ngrams): rows of the table of n-grams; only students that read n-grams have these two inputs."""
+NGRAM_WEIGHTS: Final = "ngram_weights"
+"""float32 (batch, ngrams): how much each n-gram counts; 0 in padded places."""
 LOGITS: Final = "logits"
 """float32 (batch, classes)."""
 
@@ -44,13 +48,35 @@ def open_session(model: bytes, threads: int | None = None) -> onnxruntime.Infere
 
 
 def run(
-    session: onnxruntime.InferenceSession, sequences: Sequence[Sequence[int]], pad_token_id: int
+    session: onnxruntime.InferenceSession,
+    sequences: Sequence[Sequence[int]] | None,
+    pad_token_id: int,
+    ngrams: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Classify one batch of sequences of at least one id each; returns the logits, (batch, classes)."""
-    input_ids, lengths = pad(sequences, pad_token_id)
-    (logits,) = session.run([LOGITS], {INPUT_IDS: input_ids, LENGTHS: lengths})
+    """Classify one batch.
+
+    Args:
+        session: Of `open_session`.
+        sequences: Token ids, at least one of each text; None for students that read n-grams alone.
+        pad_token_id: What fills short sequences up.
+        ngrams: Rows and weights of `predict.ngrams.Ngrams.padded`, for students that read n-grams.
+
+    Returns:
+        Logits, (batch, classes).
+    """
+    given: dict[str, npt.NDArray[Any]] = {}
+    if sequences is not None:
+        given[INPUT_IDS], given[LENGTHS] = pad(sequences, pad_token_id)
+    if ngrams is not None:
+        given[NGRAM_ROWS], given[NGRAM_WEIGHTS] = ngrams
+    (logits,) = session.run([LOGITS], given)
     result: npt.NDArray[np.float32] = logits
     return result
+
+
+def reads_tokens(session: onnxruntime.InferenceSession) -> bool:
+    """Say whether a student reads tokens, or n-grams alone."""
+    return any(node.name == INPUT_IDS for node in session.get_inputs())
 
 
 def pad(sequences: Sequence[Sequence[int]], pad_token_id: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:

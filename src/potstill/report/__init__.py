@@ -6,6 +6,7 @@ from pathlib import Path
 
 from potstill.evaluation import Summary
 from potstill.predict.directory import REPORT_FILE, SUMMARY_FILE, run_files
+from potstill.report.findings import findings
 from potstill.report.markdown import report_text
 from potstill.report.plots import draw_plots
 from potstill.report.tables import summary_table
@@ -13,6 +14,7 @@ from potstill.store.atomic import write_text
 from potstill.store.checksums import CHECKSUMS_FILE, read, write_checksums
 
 __all__ = [
+    "findings",
     "is_reported",
     "read_summary",
     "summary_table",

@@ -19,13 +19,59 @@ FEW_VALIDATION_TEXTS: Final = 50
 
 
 def findings(summary: Summary) -> list[str]:
-    """Say what went wrong, whether each model learnt the task, whether distillation helped and what it saved."""
+    """Say whether it paid, what went wrong, whether each model learnt the task, and what the student saves."""
     return [
+        *_paid(summary),
         *_problems(summary),
         *(_learnt(summary, role) for role in summary.roles),
         *_distillation(summary),
         *_savings(summary),
     ]
+
+
+def _paid(summary: Summary) -> Iterator[str]:
+    """Compare the distilled students with the linear model, which takes seconds, and with all others."""
+    linear, comparisons = summary.linear, summary.against_linear.values()
+    if linear is None or not comparisons:
+        return
+    student, bar = summary.spread("distilled", "accuracy"), linear.metrics.accuracy
+    learnt = summary.spread("distilled", "mcc").mean > linear.metrics.mcc and not any(
+        summary.verdict(model) for model in summary.of("distilled")
+    )  # always answering the majority class can be right more often
+    ahead = learnt and all(test.first_only > test.second_only and test.p_value < SIGNIFICANCE for test in comparisons)
+    behind = all(test.first_only < test.second_only and test.p_value < SIGNIFICANCE for test in comparisons)
+    if ahead:
+        answer = "Yes: the distilled student beats the linear model"
+    elif student.mean > bar and learnt:
+        answer = "Hardly: the distilled student is ahead of the linear model, but the difference can be chance"
+    elif not behind:
+        answer = "No: the distilled student is no better than the linear model, though the difference can be chance"
+    else:
+        answer = "No: the distilled student is worse than the linear model"
+    p_value = probability(max(test.p_value for test in comparisons))
+    seeds = f", largest p of {len(comparisons)} seeds: {p_value}" if len(comparisons) > 1 else f", {p_value}"
+    sentence = (
+        f"**Did it pay?** {answer}: {percent(student.mean)} of its answers are right, {percent(bar)} of the linear "
+        f"model's ({_points(student.mean - bar)}; McNemar's test{seeds})."
+    )
+    names: dict[Role, str] = {"baseline": "the baseline student", "teacher": "the teacher"}
+    others = [
+        f"{name} {percent(summary.spread(role, 'accuracy').mean)}" for role, name in names.items() if summary.of(role)
+    ]
+    if others:
+        sentence += f" For comparison: {' and '.join(others)}."
+    if (closed := summary.gap_closed) is not None and 0 <= closed <= 1:
+        sentence += f" The student closes {100 * closed:.0f} % of the gap between linear model and teacher."
+    if not ahead:
+        sentence += (
+            " What to try: a file of your own unlabelled texts (`augment.files`), which adds most; more labelled texts;"
+            " more teacher epochs, if the teacher is not well ahead itself. Or use a linear model."
+        )
+    yield sentence
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:+.1f} points"
 
 
 def _problems(summary: Summary) -> Iterator[str]:
@@ -68,14 +114,16 @@ def _problems(summary: Summary) -> Iterator[str]:
     few = [f"{ROLE_NAMES[role].lower()} {count}" for role, count in steps.items() if 0 < count < FEW_STEPS]
     if few:
         yield (
-            f"**Problem: very few training steps** ({', '.join(few)}). Raise `training.epochs` or lower "
-            f"`training.batch_size` until there are several hundred; fewer than {FEW_STEPS} hardly change a network."
+            f"**Problem: very few training steps** ({', '.join(few)}). Raise `training.min_steps` to some "
+            f"hundred; fewer than {FEW_STEPS} hardly change a network."
         )
     if summary.data.validation < FEW_VALIDATION_TEXTS:
+        is_last = summary.config["student"]["training"]["keep"] == "last"
+        or_else = "" if is_last else " Or set `training.metric: loss` or `training.keep: last`."
         yield (
             f"**Problem: only {numbered(summary.data.validation, 'validation text')}.** A choice of epochs, settings "
-            "or thresholds by so few is mostly luck. Label more texts, raise `data.validation_fraction`, or set "
-            "`training.metric: loss` or `training.keep: last`."
+            "or thresholds by so few is mostly luck. Label more texts, or raise `data.validation_fraction`."
+            f"{or_else}"
         )
 
 
@@ -136,7 +184,7 @@ def _distillation(summary: Summary) -> Iterator[str]:
         return
     direction, p_value = found
     if _distillation_harmed(summary):
-        answer = "No: in this run it did harm."
+        answer = "Nothing: in this run distillation did harm."
     elif all(summary.verdict(model) for model in summary.of("distilled")):
         answer = f"It can't be said: the distilled student is {summary.verdict(summary.of('distilled')[0])}."
     elif p_value is None:
@@ -147,18 +195,20 @@ def _distillation(summary: Summary) -> Iterator[str]:
         answer = "It can't be said: accuracy and MCC don't point the same way."
     else:
         answer = (
-            "Yes, in this run." if direction > 0 else "It can't be said: the baseline learnt nothing to compare with."
+            "It helped in this run."
+            if direction > 0
+            else "It can't be said: the baseline learnt nothing to compare with."
         )
     if over_seeds.seeds == 1:
         told_apart = examples_told_apart(next(iter(summary.comparisons.values())))
-        yield f"**Did distillation help?** {answer} {told_apart[0].upper()}{told_apart[1:]}."
+        yield f"**What the teacher added:** {answer} {told_apart[0].upper()}{told_apart[1:]}."
         yield "One seed shows one case: another seed may turn out differently. A claim needs several seeds."
         return
     differs = f"MCC differs from the baseline's by {over_seeds.mean_difference:+.3f}"
     how = f"in each of the {over_seeds.seeds} seeds"
     if over_seeds.p_value is not None:
         how = f"on average over {over_seeds.seeds} seeds (paired t-test, {probability(over_seeds.p_value)})"
-    yield f"**Did distillation help?** {answer} {differs} {how}."
+    yield f"**What the teacher added:** {answer} {differs} {how}."
 
 
 def examples_told_apart(test: McNemar, first: str = "the distilled student", second: str = "the baseline") -> str:

@@ -36,13 +36,15 @@ of epochs has seen.
 - **McNemar's test:** looks at the examples on which exactly one of two models is right; p is the chance of so uneven a
   split if both were equally often right (exact binomial test; McNemar 1947). It tests whether
   the difference would hold on other examples, with the same models.
+- **Linear SVM:** a support vector machine on word 1- and 2-grams and character 2- to 5-grams (scikit-learn's TF-IDF
+  and `LinearSVC`). It has no probabilities, so no ECE.
 - **Paired t-test:** compares the MCC of distilled student and baseline of the same seed. It tests whether
   the difference would hold with other seeds, on the same examples and with the same teacher.
 - **Training loss, validation loss:** what training minimises, on the training and on the validation split. For the
   distilled student it holds the distance to the teacher too, so the losses of different models are no comparison.
 - **Parameters, trainable:** all of them, frozen ones too, and those that training changes. **On disk:** what has to be
-  kept to predict. **Training time:** that of the epochs with their validation, a student's language modelling
-  included, the teacher's labelling not; the mean over seeds. **Sentences/s:** from texts to answers, in the environment
+  kept to predict. **Training:** that of the epochs with their validation, a student's language modelling
+  included, the teacher's labelling not; the mean over seeds. **Texts/s:** from texts to answers, in the environment
   below."""
 
 _SOURCES: Final = {
@@ -62,14 +64,15 @@ def report_text(summary: Summary, plots: str) -> str:
         plots: Directory of the plots, relative to the report.
     """
     summary = replace(summary, data=data_in_markdown(summary.data))
+    found = findings(summary)
     sections = {
-        "What was done": _what_was_done(summary),
         "Results": (
-            f"{model_table(summary).to_markdown()}\n\n"
+            f"{found[0]}\n\n{model_table(summary).to_markdown()}\n\n"
             "`[low, high]` is the 95 % interval of a single model, `±` the standard deviation over seeds (see below)."
             f"\n\n![All models compared]({plots}/{COMPARISON_FILE})"
         ),
-        "What it means": "\n".join(f"- {line}" for line in findings(summary)),
+        "What it means": "\n".join(f"- {line}" for line in found[1:]),
+        "What was done": _what_was_done(summary),
         "Seed by seed": _seeds(summary),
         "Plots": _plots(summary, plots),
         "How the numbers are defined": DEFINITIONS,
@@ -90,12 +93,19 @@ def _what_was_done(summary: Summary) -> str:
         "baseline": "; it learns from the labels alone, to show what the teacher adds",
     }
     models = [f"- **{ROLE_NAMES[role]}:** {summary.of(role)[0].description}{how[role]}." for role in summary.roles]
+    linear = (
+        "\n- **Linear SVM:** words, pairs of words and pieces of 2 to 5 characters (TF-IDF), learnt from the training "
+        "and the validation examples in seconds; what a small network has to beat."
+    )
     text = (
         f"The task: tell apart the classes {classes(data.label_names)} of the data set **{data.name}** "
         f"(source: {data.source}). {data.train:,} examples trained the models, {data.validation:,} validated them (the "
         f"choice of epochs and settings), and {data.test:,}, used for nothing else, gave the results below. "
         f'{percent(data.majority.accuracy)} of these are "{data.majority_label}": always giving this answer is that '
-        "accurate without any model.\n\n" + "\n".join(models) + _unlabelled(summary)
+        "accurate without any model.\n\n"
+        + "\n".join(models)
+        + (linear if summary.linear is not None else "")
+        + _unlabelled(summary)
     )
     if any(model.threshold is not None for model in summary.models):
         text += (

@@ -21,6 +21,8 @@ ROLE_NAMES: dict[Role, str] = {
     "baseline": "Baseline student",
 }
 
+LINEAR_NAME = "Linear SVM"
+
 _SHOWN_CLASSES = 8
 """As many names as a sentence bears; `summary.json` and a student's manifest have all of them."""
 
@@ -76,8 +78,21 @@ class ResultTable:
 def model_table(summary: Summary) -> ResultTable:
     """Show one row per role: the mean and standard deviation over seeds, or one seed's value and its interval."""
     sizes, scores = ("parameters", "trainable", "on disk"), ("accuracy", "MCC", "F1", "ECE")
-    headers = ("model", *sizes, *scores, "training time", "sentences/s")
+    headers = ("model", *sizes, *scores, "training", "texts/s")
     rows = [_model_row(ROLE_NAMES[role], summary.of(role)) for role in summary.roles]
+    if (linear := summary.linear) is not None:
+        sizes_of_it = (Cell(magnitude(linear.parameters)), Cell(magnitude(linear.parameters)))
+        costs = (Cell(duration(linear.train_seconds)), Cell(f"{linear.texts_per_second:,.0f}"))
+        rows.append(
+            (
+                Cell(LINEAR_NAME),
+                *sizes_of_it,
+                Cell(decimal(linear.bytes_on_disk)),
+                *score_cells([linear]),
+                EMPTY,
+                *costs,
+            )
+        )
     majority = summary.data.majority
     always = (Cell(f'always "{summary.data.majority_label}"'), Cell("0"), Cell("0"), EMPTY)
     reached = (Cell(percent(majority.accuracy)), Cell(score(majority.mcc)), Cell(score(majority.f1)))

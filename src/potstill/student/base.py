@@ -20,11 +20,15 @@ class NetworkSpec:
         vocab_size: Rows of the embedding table.
         num_classes: Classes to tell apart.
         pad_token_id: What fills short sequences up.
+        ngram_buckets: Rows of its table of n-grams, a power of two.
+        ngram_size: Width of that table; 0: it reads no n-grams.
     """
 
     vocab_size: int
     num_classes: int
     pad_token_id: int
+    ngram_buckets: int = 0
+    ngram_size: int = 0
 
 
 class Network(nn.Module):
@@ -55,15 +59,17 @@ class Network(nn.Module):
             settings: Its section of the configuration.
             known: The other fields of the spec.
         """
-        names = {field.name for field in fields(cls.spec_class)} - known.keys()
+        # A field with a default need not be a setting of every kind.
+        names = {field.name for field in fields(cls.spec_class) if hasattr(settings, field.name)} - known.keys()
         return cls(cls.spec_class(**known, **{name: getattr(settings, name) for name in names}))
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, *ngrams: Tensor) -> Tensor:
         """Classify a batch of token sequences.
 
         Args:
             input_ids: Token ids, (batch, length); ids in padded places must make no difference.
             attention_mask: True or 1 at real tokens, (batch, length); the padding is on the right.
+            ngrams: Where the spec has an `ngram_size`, rows and weights of the texts' n-grams, (batch, ngrams).
 
         Returns:
             Logits, (batch, classes).
@@ -74,7 +80,9 @@ class Network(nn.Module):
         """Write the network as a serialised ONNX model.
 
         Inputs: `input_ids`, int64 (batch, length), padded on the right with any valid id, and `lengths`, int32
-        (batch,), the number of real tokens of each text (1 or more). Output: `logits`, float32 (batch, classes).
+        (batch,), the number of real tokens of each text (1 or more); for n-grams `ngram_rows`, int64, and
+        `ngram_weights`, float32, (batch, ngrams). A graph has the inputs that it reads. Output: `logits`, float32
+        (batch, classes).
         """
         raise NotImplementedError
 

@@ -1,6 +1,6 @@
-"""A recurrent student as an ONNX graph.
+"""Students as ONNX graphs.
 
-The graph is written instead of traced. A trace of a recurrent network tends to freeze the batch or the time axis at the
+A graph is written instead of traced. A trace of a recurrent network tends to freeze the batch or the time axis at the
 size it saw (pytorch #41774, #49936, #126339); here there is nothing to freeze.
 """
 
@@ -16,13 +16,23 @@ from onnx import numpy_helper, parser
 from torch import Tensor, nn
 
 from potstill.config import Cell
-from potstill.predict.session import INPUT_IDS, LENGTHS, LOGITS
+from potstill.predict.session import INPUT_IDS, LENGTHS, LOGITS, NGRAM_ROWS, NGRAM_WEIGHTS
 
 if TYPE_CHECKING:
+    from potstill.student.ngram import NgramBag
     from potstill.student.rnn import DistilRNN, Surprisal
 
 _OPSET: Final = 18
 _IR_VERSION: Final = 8  # the format's version that came with opset 18; the default would shut out older runtimes
+
+
+_INPUTS: Final = {
+    INPUT_IDS: "int64[batch, length]",
+    LENGTHS: "int32[batch]",
+    NGRAM_ROWS: "int64[batch, ngrams]",
+    NGRAM_WEIGHTS: "float[batch, ngrams]",
+}
+"""The inputs that a graph may have, with their types; it has those that it reads."""
 
 
 class _Operator(NamedTuple):
@@ -43,15 +53,15 @@ _OPERATORS: Final[dict[Cell, _Operator]] = {
 }
 
 
-def build_model(student: DistilRNN) -> bytes:
-    """Write the student as a serialised ONNX model; see `Network.to_onnx` for inputs and outputs."""
-    spec, graph = student.spec, _Graph()
-    graph.weights(embedding=student.embedding.weight, head_W=student.head.weight, head_b=student.head.bias)
+def add_recurrent(graph: Graph, student: DistilRNN, output: str) -> None:
+    """Add a recurrent student, from `input_ids` and `lengths` to its logits, `output`."""
+    spec = student.spec
+    graph.weights(head_W=student.head.weight, head_b=student.head.bias)
     graph.arrays(zero=0, one=1, time_axis=[0], step_axes=[1, 2], end_axes=[0, 2], nothing=np.float32(0))
     graph.add(
         f"time_first = Transpose <perm = [1, 0]> ({INPUT_IDS})",  # (length, batch)
-        "embedded = Gather (embedding, time_first)",  # (length, batch, embedding)
     )
+    graph.rows("embedded", student.embedding, "time_first")  # (length, batch, embedding)
     if spec.pooling != "last" or student.surprisal is not None:
         # True at real tokens, (length, batch, 1): what operators leave behind a text's end is not specified.
         graph.add(
@@ -71,14 +81,26 @@ def build_model(student: DistilRNN) -> bytes:
         )
     _add_pooling(graph, student, spec.num_layers - 1)  # pooled, (batch, state)
     if student.surprisal is None:
-        graph.add(f"{LOGITS} = Gemm <transB = 1> (pooled, head_W, head_b)")
+        graph.add(f"{output} = Gemm <transB = 1> (pooled, head_W, head_b)")
     else:
         _add_surprisal(graph, student.surprisal)  # evidence, (batch, classes)
-        graph.add("plain = Gemm <transB = 1> (pooled, head_W, head_b)", f"{LOGITS} = Add (plain, evidence)")
-    return graph.serialise(spec.num_classes)
+        graph.add("plain = Gemm <transB = 1> (pooled, head_W, head_b)", f"{output} = Add (plain, evidence)")
 
 
-class _Graph:
+def add_ngrams(graph: Graph, bag: NgramBag, output: str) -> None:
+    """Add the logits of a bag of n-grams, from `ngram_rows` and `ngram_weights` to `output`."""
+    graph.arrays(weights_axis=[1])
+    graph.rows("ngram_vectors", bag.table, NGRAM_ROWS)  # (batch, ngrams, size)
+    graph.add(
+        f"ngram_row = Unsqueeze ({NGRAM_WEIGHTS}, weights_axis)",  # (batch, 1, ngrams)
+        "ngram_sum = MatMul (ngram_row, ngram_vectors)",  # (batch, 1, size)
+        "ngram_bag = Squeeze (ngram_sum, weights_axis)",
+    )
+    graph.weights(ngram_W=bag.head.weight, ngram_b=bag.head.bias)
+    graph.add(f"{output} = Gemm <transB = 1> (ngram_bag, ngram_W, ngram_b)")
+
+
+class Graph:
     """Nodes, in ONNX's text format, and constants of a graph under construction."""
 
     def __init__(self) -> None:
@@ -86,10 +108,23 @@ class _Graph:
         self.constants: dict[str, NDArray[Any]] = {}
 
     def add(self, *nodes: str) -> None:
+        """Add nodes, each after those that it reads."""
         self.nodes += nodes
 
     def weights(self, **tensors: Tensor) -> None:
+        """Store weights, by the names that nodes give them."""
         self.constants |= {name: tensor.detach().float().cpu().numpy() for name, tensor in tensors.items()}
+
+    def rows(self, output: str, table: nn.Embedding, ids: str) -> None:
+        """Look up rows of a table, which is stored in half precision where that loses nothing (see `round_tables`)."""
+        weight = table.weight.detach().cpu()
+        half, name = weight.half(), f"{output}_table"
+        if torch.equal(half.to(weight.dtype), weight):
+            self.constants[name] = half.numpy()
+            self.add(f"{output}_half = Gather ({name}, {ids})", f"{output} = Cast <to = 1> ({output}_half)")
+        else:
+            self.weights(**{name: weight})
+            self.add(f"{output} = Gather ({name}, {ids})")
 
     def arrays(self, **values: Any) -> None:
         """Store floats as they are, and shapes and lists of axes."""
@@ -97,10 +132,12 @@ class _Graph:
             self.constants[name] = np.asarray(value, None if isinstance(value, np.floating) else np.int64)
 
     def serialise(self, num_classes: int) -> bytes:
-        inputs = f"int64[batch, length] {INPUT_IDS}, int32[batch] {LENGTHS}"
+        """Write the graph, whose nodes make `logits`, as an ONNX model; see `Network.to_onnx`."""
+        nodes = "\n".join(self.nodes)
+        inputs = ", ".join(f"{kind} {name}" for name, kind in _INPUTS.items() if name in nodes)
         model = parser.parse_model(
             f'<ir_version: {_IR_VERSION}, opset_import: ["" : {_OPSET}], producer_name: "potstill">\n'
-            f"student ({inputs}) => (float[batch, {num_classes}] {LOGITS}) {{\n" + "\n".join(self.nodes) + "\n}"
+            f"student ({inputs}) => (float[batch, {num_classes}] {LOGITS}) {{\n{nodes}\n}}"
         )
         for node in model.graph.node:
             node.name = node.output[0]
@@ -112,7 +149,7 @@ class _Graph:
         return serialised
 
 
-def _add_layer(graph: _Graph, student: DistilRNN, layer: int, inputs: str, *, joined: bool) -> None:
+def _add_layer(graph: Graph, student: DistilRNN, layer: int, inputs: str, *, joined: bool) -> None:
     """Add one recurrent layer on `inputs`, (length, batch, features).
 
     It makes `states`, (length, directions, batch, hidden), and `final`, (directions, batch, hidden): unlike PyTorch,
@@ -150,7 +187,7 @@ def _add_layer(graph: _Graph, student: DistilRNN, layer: int, inputs: str, *, jo
         )
 
 
-def _add_pooling(graph: _Graph, student: DistilRNN, layer: int) -> None:
+def _add_pooling(graph: Graph, student: DistilRNN, layer: int) -> None:
     """Reduce the states of the top layer to `pooled`, (batch, state)."""
     if student.spec.pooling == "last":
         graph.arrays(final_shape=[0, student.spec.state_size])
@@ -175,7 +212,7 @@ def _add_pooling(graph: _Graph, student: DistilRNN, layer: int) -> None:
         )
 
 
-def _add_surprisal(graph: _Graph, surprisal: Surprisal) -> None:
+def _add_surprisal(graph: Graph, surprisal: Surprisal) -> None:
     """Compare each token with what was expected in its place: `evidence`, (batch, classes)."""
     maps = [module for module in surprisal.next_token_head.maps if isinstance(module, nn.Linear)]
     graph.arrays(state_axis=[2])

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from potstill.errors import ArtifactError
-from potstill.predict.session import open_session, pad, run
+from potstill.predict.session import open_session, pad, reads_tokens, run
 from potstill.student.base import Network
 
 TOLERANCE: Final = 1e-4
@@ -41,9 +41,14 @@ def prove_parity(student: Network, model_bytes: bytes, seed: int, batches: Batch
         sequences = [generator.integers(student.spec.vocab_size, size=length).tolist() for length in lengths]
         ids, sizes = pad(sequences, student.spec.pad_token_id)
         mask = np.arange(ids.shape[1]) < sizes[:, None]  # (batch, length)
+        ngrams = None
+        if student.spec.ngram_size:
+            rows = generator.integers(student.spec.ngram_buckets, size=(len(lengths), 3 * max(lengths)))
+            ngrams = rows, generator.random(rows.shape, np.float32)
         with torch.inference_mode():
-            expected = reference(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()  # (batch, classes)
-        found = run(session, sequences, student.spec.pad_token_id)
+            inputs = map(torch.from_numpy, (ids, mask, *(ngrams or ())))
+            expected = reference(*inputs).numpy()  # (batch, classes)
+        found = run(session, sequences if reads_tokens(session) else None, student.spec.pad_token_id, ngrams)
         difference = float(np.abs(expected - found).max())
         allowed = TOLERANCE * max(1.0, float(np.abs(expected).max()))
         if not (np.isfinite(expected).all() and difference <= allowed):  # also where one is NaN

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 STUDENTS: dict[str, str | type[Network]] = {
     "rnn": "potstill.student.rnn:DistilRNN",
+    "ngram": "potstill.student.ngram:NgramClassifier",
 }
 """Networks by the name that `student.kind` gives them, or where they are: they are imported when used."""
 

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from potstill.config import RNNConfig, RuntimeConfig, StudentConfig
 from potstill.lora.dropout import Dropout
+from potstill.predict.session import LOGITS
 from potstill.predict.wording import numbered
 from potstill.student.base import Network
-from potstill.student.onnx import build_model
+from potstill.student.ngram import NgramBag
+from potstill.student.onnx import Graph, add_ngrams, add_recurrent
 from potstill.student.pretraining import pretrain
 from potstill.student.recurrence import RECURRENCES, NextTokenHead, RNNSpec, recur
 from potstill.training.base import FitResult, Splits
@@ -82,8 +84,11 @@ class DistilRNN(Network):
         self.head = nn.Linear(spec.state_size, spec.num_classes)
         # Last, so that for a seed the other weights are the same without it.
         self.surprisal = Surprisal(spec) if spec.surprisal_size else None
+        self.ngrams = (
+            NgramBag(spec.ngram_buckets, spec.ngram_size, spec.num_classes, spec.dropout) if spec.ngram_size else None
+        )
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, *ngrams: Tensor) -> Tensor:
         """See `Network.forward`."""
         embedded = self.embedding(input_ids)  # (batch, length, embedding)
         states, final = recur(self.recurrence, self.dropout(embedded), attention_mask.sum(dim=1))
@@ -95,11 +100,18 @@ class DistilRNN(Network):
         else:
             pooled = states.masked_fill(~mask, 0.0).sum(dim=1) / mask.sum(dim=1)
         logits: Tensor = self.head(self.dropout(pooled))
-        return logits if self.surprisal is None else logits + self.surprisal(embedded, states, mask)
+        if self.surprisal is not None:
+            logits = logits + self.surprisal(embedded, states, mask)
+        return logits if self.ngrams is None else logits + self.ngrams(*ngrams)
 
     def to_onnx(self) -> bytes:
         """See `Network.to_onnx`."""
-        return build_model(self)
+        graph = Graph()
+        add_recurrent(graph, self, LOGITS if self.ngrams is None else "recurrent")
+        if self.ngrams is not None:
+            add_ngrams(graph, self.ngrams, "wide")
+            graph.add(f"{LOGITS} = Add (recurrent, wide)")
+        return graph.serialise(self.spec.num_classes)
 
     def describe(self, settings: StudentConfig) -> str:
         """Say which network it is, where its embeddings begin and whether it learnt language modelling first."""
@@ -108,6 +120,8 @@ class DistilRNN(Network):
         text = f"a small {direction}{self.spec.cell.upper()} network ({layers} of {self.spec.hidden_size} units)"
         if self.spec.surprisal_size:
             text += " with features of how each token compares with what the network expected there"
+        if self.spec.ngram_size:
+            text += " beside a bag of n-grams of words and characters"
         if settings.embedding_init == "teacher":
             text += "; its embeddings begin as the teacher's, reduced"
         if isinstance(settings, RNNConfig) and settings.pretraining.epochs:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import nn
 
 from potstill.config import StudentConfig
 from potstill.data import UNLABELLED, Corpus, Examples
@@ -17,6 +18,7 @@ from potstill.data.tokenised import TrainingSet, tokenise
 from potstill.errors import ConfigError
 from potstill.evaluation.calibration import fit_temperature, fit_threshold
 from potstill.predict.directory import Manifest, StudentFiles
+from potstill.predict.ngrams import hash_ngrams
 from potstill.predict.tokens import intern_tokenizer, set_pair_separator
 from potstill.store.checksums import atomic_save, read
 from potstill.store.tensors import save_tensors
@@ -145,7 +147,11 @@ class Student:
         padding = self.network.spec.pad_token_id
         tokens = tokenise(examples, self.tokenizer, self.max_length, empty_id=padding)
         logits = None if teacher_logits is None else torch.from_numpy(teacher_logits)
-        return TrainingSet(tokens, torch.from_numpy(examples.labels), padding, logits)
+        spec = self.network.spec
+        ngrams = None
+        if spec.ngram_size:
+            ngrams = hash_ngrams(examples.texts, examples.pairs, spec.ngram_buckets, self.max_length)
+        return TrainingSet(tokens, torch.from_numpy(examples.labels), padding, logits, ngrams)
 
     @torch.no_grad()
     def _start_embeddings(self, texts: Sequence[str], backbone: str | None, teacher_tokenizer: str | None) -> None:
@@ -158,6 +164,14 @@ class Student:
         ids = tokenise(examples, self.tokenizer, self.max_length, empty_id=spec.pad_token_id).ids
         counts, names = np.bincount(ids, minlength=spec.vocab_size), (backbone, teacher_tokenizer)
         table.weight.copy_(teacher_embeddings(self.tokenizer, counts, table.embedding_dim, spec.pad_token_id, *names))
+
+
+@torch.no_grad()
+def round_tables(network: Network) -> None:
+    """Round embedding tables, most of a student, to half precision, so that its graph can store them as such."""
+    for module in network.modules():
+        if isinstance(module, nn.Embedding):
+            module.weight.copy_(module.weight.half())
 
 
 def check_tokenizer(config: StudentConfig) -> None:

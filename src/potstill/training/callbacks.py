@@ -179,7 +179,7 @@ class Progress(Callback):
         scores = _scores(record, trainer.data.validation.majority_share)
         self._bar.update(self._task, scores=scores)
         parts = [
-            f"{trainer.context.title}  epoch {record['epoch']}/{config.epochs}",
+            f"{trainer.context.title}  epoch {record['epoch']}/{trainer.epochs}",
             _losses(record, "train"),
             _losses(record, "validation"),
             scores,

@@ -49,7 +49,7 @@ def fit(model: nn.Module, data: Splits, loss: Loss, context: FitContext) -> FitR
     trainer = Trainer(model, data, loss, context)
     with trainer.stack:
         trainer.notify("on_fit_begin")
-        while not trainer.should_stop and len(trainer.history) < context.config.epochs:
+        while not trainer.should_stop and len(trainer.history) < trainer.epochs:
             trainer.run_epoch()
         trainer.notify("on_fit_end")
     return FitResult(tuple(trainer.history), trainer.best or trainer.history[-1], trainer.seconds)
@@ -63,6 +63,7 @@ class Trainer:
         data: Its splits.
         context: Everything around.
         trained: The parameters that are trained, by dotted name.
+        epochs: Passes over the training data, at most: those of the settings, or more for `min_steps`.
         history: The records of the finished epochs.
         best: The record of the epoch to keep, so far; set by `callbacks.KeepBest`.
         steps: Optimiser steps taken.
@@ -76,8 +77,10 @@ class Trainer:
         config, generator = context.config, np.random.default_rng(context.seed)
         self.model, self.data, self.context, self._loss = model, data, context, loss
         lengths, accumulated = data.train.tokens.lengths, config.gradient_accumulation_steps
+        steps = math.ceil(len(lengths) / (config.batch_size * accumulated))
+        self.epochs = max(config.epochs, math.ceil(config.min_steps / steps))
         self._epochs: list[list[list[Indices]]] = []  # batches of each step of each epoch
-        for _ in range(config.epochs):
+        for _ in range(self.epochs):
             batches = shuffled_batches(lengths, config.batch_size, generator)
             self._epochs.append([batches[first : first + accumulated] for first in range(0, len(batches), accumulated)])
         self.total_steps = sum(map(len, self._epochs))

@@ -1,0 +1,35 @@
+"""Write the builtin data set `clinc150` from CLINC150's own file, `data/data_small.json`.
+
+    python tools/clinc150.py data_small.json
+
+The file is in https://github.com/clinc/oos-eval. Of it are taken the in-scope texts: 7,500 to learn from, 50 of each of
+150 intents, and 4,500 to test on. Source and licence: src/potstill/data/SOURCES.md.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import sys
+from pathlib import Path
+
+TARGET = Path(__file__).parents[1] / "src" / "potstill" / "data" / "clinc150.csv.gz"
+
+
+def main() -> None:
+    """Write both parts into one table, with a column that says which one a text belongs to, and pack it."""
+    parts: dict[str, list[tuple[str, str]]] = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    written = io.StringIO(newline="")
+    table = csv.writer(written, lineterminator="\n")
+    table.writerow(("text", "label", "part"))
+    for part in ("train", "test"):
+        ordered = sorted(parts[part], key=lambda row: (row[1], row[0]))  # so that it packs well
+        table.writerows((text, label, part) for text, label in ordered)
+    with TARGET.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as packed:
+        packed.write(written.getvalue().encode("utf-8"))
+
+
+if __name__ == "__main__":
+    main()
