@@ -49,15 +49,11 @@ def main() -> None:
 
 
 def write(out: Path, tasks: list[dict[str, Any]]) -> None:
-    """Write all tasks, how much of the gap to the teacher students close, and the test over tasks and seeds."""
+    """Write all tasks, how much of the gap to the teacher students close, and the test over tasks."""
     closed = {task["name"]: share for task in tasks if (share := gap_closed(task["rows"])) is not None}
     ahead = {task["name"]: of(task, "distilled") - of(task, "linear SVM") for task in tasks}
-    students: dict[str, dict[int, float]] = {"distilled": {}, "baseline": {}}
-    for task in tasks:
-        for row in task["rows"]:
-            for score in row["accuracy"]["seeds"] if row["name"] in students else ():
-                students[row["name"]][len(students[row["name"]])] = score
-    test = paired_test(students["distilled"], students["baseline"])
+    of_role = {role: dict(enumerate(of(task, role) for task in tasks)) for role in ("distilled", "baseline")}
+    test = paired_test(of_role["distilled"], of_role["baseline"])  # over tasks: seeds of one share their teacher
     write_result(
         out,
         [],

@@ -180,7 +180,7 @@ def test_run_prints_table_steps_and_next_command(tiny, tmp_path, capsys):
     printed = capsys.readouterr()
     assert "MCC" in printed.out
     assert "Linear SVM" in printed.out
-    assert re.search(r"^Did it pay\? \w+: the distilled student .*\nreport:", printed.out, re.MULTILINE)
+    assert re.search(r"^Did it pay\? .*the distilled student .*\nreport:", printed.out, re.MULTILINE)
     assert re.search(r"it will train 1 teacher on [\d,]+ labelled texts; let the teacher label these; ", printed.err)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["linear"]["parameters"] > 0

@@ -263,9 +263,9 @@ def test_students_are_compared_with_the_teachers_mean(make_summary: MakeSummary)
 @pytest.mark.parametrize(
     ("student", "linear", "answer"),
     [
-        (0.2, 0.4, "Yes: the distilled student beats the linear model"),
+        (0.2, 0.4, "Yes, the distilled student is better than the linear model"),
         (0.27, 0.3, "ahead of the linear model, but the difference can be chance"),
-        (0.3, 0.27, "no better than the linear model, though the difference can be chance"),
+        (0.3, 0.27, "No: the distilled student is not better than the linear model"),
         (0.4, 0.2, "No: the distilled student is worse than the linear model"),
     ],
 )

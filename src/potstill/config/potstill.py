@@ -43,9 +43,10 @@ class PotstillConfig(Settings):
     """A whole run."""
 
     preset: Preset = "plain"
-    """Set of defaults. With `balanced`, which `potstill run` takes if there is no --config, the student also learns
-    from the teacher's answers to words and spans, starts with its embeddings and has n-grams. `fast` does the same with
-    less: one epoch for the teacher, a quarter of the words and spans, one student. `plain` does none of this."""
+    """Set of defaults. `balanced`, which `potstill run` takes without --config: the student also learns from the
+    teacher's answers to single words and short phrases, starts from the teacher's embeddings and reads n-grams; epochs,
+    learning rate, dropout and three seeds are set too. `fast`: the same with fewer texts, about one teacher epoch and
+    one student. `plain`: nothing of this."""
     data: DataConfig = DataConfig()
     teacher: Annotated[SerializeAsAny[TeacherConfig], _by_kind(TransformerConfig, TEACHERS, teacher_class)] = (
         TransformerConfig()

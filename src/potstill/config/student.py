@@ -27,8 +27,8 @@ class PretrainingConfig(Settings):
     batch_size: Annotated[int, Field(ge=1)] = 64
     """Texts per batch of language modelling."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 2e-3
-    """Peak learning rate of language modelling. Twice the classifier's, since the network is small and has random
-    weights at first."""
+    """Peak learning rate of language modelling. It is high, since the network is small and has random weights at
+    first."""
 
 
 class StudentConfig(Settings):
@@ -68,7 +68,7 @@ class RNNConfig(StudentConfig):
     """Kind of recurrence. `rnn` is that of the reference experiment (Elman, tanh); `lstm` remembers best over long
     texts."""
     embedding_size: Annotated[int, Field(ge=1)] = 128
-    """Width of the token embeddings, which hold about half of a student's parameters."""
+    """Width of the token embeddings. With the default sizes and no n-grams they hold half of a student's parameters."""
     hidden_size: Annotated[int, Field(ge=1)] = 256
     """Width of the hidden state, per direction; smaller is faster. 256 is more than enough for short texts."""
     num_layers: Annotated[int, Field(ge=1)] = 1

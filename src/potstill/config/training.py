@@ -13,11 +13,11 @@ class TrainingConfig(Settings):
     """How one model is fitted. The same loop serves teacher, distilled student and baseline."""
 
     epochs: Annotated[int, Field(ge=1)] = 3
-    """Largest number of passes over the training data. With thousands of sentences a teacher's validation loss soon
-    rises."""
+    """Number of passes over the training data; `min_steps` can add some, `patience` can end them early. With thousands
+    of sentences a teacher's validation loss soon rises."""
     min_steps: Annotated[int, Field(ge=0)] = 0
     """Add epochs until there are at least so many optimiser steps; `patience` may still end the training earlier. A few
-    hundred texts make less than ten steps an epoch, and some dozens of steps hardly change a network."""
+    hundred texts make fewer than ten steps an epoch, and some dozens of steps hardly change a network."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Texts per batch. 32 is the larger of BERT's two choices for fine-tuning."""
     gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 1

@@ -41,18 +41,18 @@ def _paid(summary: Summary) -> Iterator[str]:
     ahead = learnt and all(test.first_only > test.second_only and test.p_value < SIGNIFICANCE for test in comparisons)
     behind = all(test.first_only < test.second_only and test.p_value < SIGNIFICANCE for test in comparisons)
     if ahead:
-        answer = "Yes: the distilled student beats the linear model"
+        answer = "Yes, the distilled student is better than the linear model"
     elif student.mean > bar and learnt:
-        answer = "Hardly: the distilled student is ahead of the linear model, but the difference can be chance"
+        answer = "Not clearly: the distilled student is ahead of the linear model, but the difference can be chance"
     elif not behind:
-        answer = "No: the distilled student is no better than the linear model, though the difference can be chance"
+        answer = "No: the distilled student is not better than the linear model"
     else:
         answer = "No: the distilled student is worse than the linear model"
     p_value = probability(max(test.p_value for test in comparisons))
-    seeds = f", largest p of {len(comparisons)} seeds: {p_value}" if len(comparisons) > 1 else f", {p_value}"
+    seeds = f" or less for each of {len(comparisons)} seeds" if len(comparisons) > 1 else ""
     sentence = (
-        f"**Did it pay?** {answer}: {percent(student.mean)} of its answers are right, {percent(bar)} of the linear "
-        f"model's ({_points(student.mean - bar)}; McNemar's test{seeds})."
+        f"**Did it pay?** {answer}. {percent(student.mean)} of the student's answers are right, {percent(bar)} of the "
+        f"linear model's ({_points(student.mean - bar)}; McNemar's test, {p_value}{seeds})."
     )
     names: dict[Role, str] = {"baseline": "the baseline student", "teacher": "the teacher"}
     others = [
@@ -64,8 +64,8 @@ def _paid(summary: Summary) -> Iterator[str]:
         sentence += f" The student closes {100 * closed:.0f} % of the gap between linear model and teacher."
     if not ahead:
         sentence += (
-            " What to try: a file of your own unlabelled texts (`augment.files`), which adds most; more labelled texts;"
-            " more teacher epochs, if the teacher is not well ahead itself. Or use a linear model."
+            " What to try: your own unlabelled texts (`--unlabelled-files FILE`); more labelled texts; more teacher"
+            " epochs (`--teacher-epochs`), if the teacher is hardly better than the linear model. Else use that."
         )
     yield sentence
 
