@@ -50,7 +50,7 @@ def main() -> None:
 
 def write(out: Path, tasks: list[dict[str, Any]]) -> None:
     """Write all tasks, how much of the gap to the teacher students close, and the test over tasks."""
-    closed = {task["name"]: share for task in tasks if (share := gap_closed(task["rows"])) is not None}
+    closed = {task["name"]: share for task in tasks if (share := gap_closed(task)) is not None}
     ahead = {task["name"]: of(task, "distilled") - of(task, "linear SVM") for task in tasks}
     of_role = {role: dict(enumerate(of(task, role) for task in tasks)) for role in ("distilled", "baseline")}
     test = paired_test(of_role["distilled"], of_role["baseline"])  # over tasks: seeds of one share their teacher
@@ -144,11 +144,11 @@ def of(task: dict[str, Any], name: str) -> float:
     return next(float(row["accuracy"]["mean"]) for row in task["rows"] if row["name"] == name)
 
 
-def gap_closed(rows: list[dict[str, Any]]) -> float | None:
+def gap_closed(task: dict[str, Any]) -> float | None:
     """Return which share of the way from the linear SVM's accuracy to the teacher's the distilled student goes."""
-    found = {row["name"]: row["accuracy"]["mean"] for row in rows}
-    gap = found["teacher"] - found["linear SVM"]
-    return (found["distilled"] - found["linear SVM"]) / gap if gap > 0 else None
+    start = of(task, "linear SVM")
+    gap = of(task, "teacher") - start
+    return (of(task, "distilled") - start) / gap if gap > 0 else None
 
 
 if __name__ == "__main__":

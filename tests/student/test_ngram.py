@@ -119,7 +119,6 @@ def test_student_of_an_unknown_number_of_rows_is_refused(kind: str, tmp_path: Pa
 
 
 def test_student_from_before_there_were_ngrams_is_read(tmp_path: Path) -> None:
-    make_student("hybrid").save(tmp_path / "with")
     student = Student.create(settings_of(vocab_size=300), CORPUS, 16, seed=0)
     student.save(tmp_path / "student")
     manifest = tmp_path / "student" / "student.json"

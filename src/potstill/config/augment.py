@@ -47,6 +47,10 @@ class AugmentConfig(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of the language model, of sampling and of perturbing."""
 
+    def most_made(self, *, in_pairs: bool) -> int:
+        """Return how many texts are made at most, for pairs of texts or single ones; those of files are not counted."""
+        return self.sampled + self.perturbed + (0 if in_pairs else self.words + self.spans)
+
     def wanted(self, *, in_pairs: bool) -> bool:
         """Say whether there is to be an unlabelled set at all, for pairs of texts or for single ones."""
-        return bool(self.files or self.sampled or self.perturbed or (not in_pairs and (self.words or self.spans)))
+        return bool(self.files or self.most_made(in_pairs=in_pairs))

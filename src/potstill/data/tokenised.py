@@ -13,7 +13,7 @@ from torch import Tensor
 
 from potstill.data.examples import UNLABELLED, Examples
 from potstill.predict.ngrams import Ngrams
-from potstill.predict.tokens import encode, set_truncation
+from potstill.predict.tokens import encode, padded_places, set_truncation
 from potstill.store.cache import cached_arrays
 from potstill.store.checksums import digest
 
@@ -50,12 +50,7 @@ class TokenisedTexts:
 
     def padded(self, indices: NDArray[np.int64], filler: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Return the ids of some texts, (texts, length), filled up on the right, and where these are real."""
-        starts = self.offsets[indices]
-        lengths = self.offsets[indices + 1] - starts  # not `lengths`, which goes through all texts
-        column = np.arange(lengths.max())
-        mask = column < lengths[:, None]  # (texts, length)
-        # Filled places point at the first id of all: any place that exists will do.
-        places = np.where(mask, starts[:, None] + column, 0)
+        places, mask = padded_places(self.offsets, indices)
         return np.where(mask, self.ids[places], filler).astype(np.int64), mask
 
     def __iter__(self) -> Iterator[NDArray[np.int32]]:

@@ -2,17 +2,9 @@
 
 from potstill.evaluation.calibration import Calibration
 from potstill.evaluation.metrics import Intervals, Metrics, bootstrap_intervals, compute_metrics
-from potstill.evaluation.results import (
-    ROLES,
-    DataSummary,
-    EnsembleResult,
-    LinearResult,
-    ModelResult,
-    Role,
-    Spread,
-    Summary,
-)
+from potstill.evaluation.results import DataSummary, EnsembleResult, LinearResult, ModelResult, Spread, Summary
 from potstill.evaluation.significance import McNemar, PairedTest, majority_verdict, mcnemar, paired_test
+from potstill.predict.directory import ROLES, Role
 
 __all__ = [
     "ROLES",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import pydantic_core
@@ -15,9 +15,7 @@ from potstill.errors import ArtifactError
 from potstill.evaluation.calibration import Calibration
 from potstill.evaluation.metrics import Intervals, Metrics, compute_metrics
 from potstill.evaluation.significance import McNemar, PairedTest, majority_verdict, paired_test
-
-Role = Literal["teacher", "distilled", "baseline"]
-ROLES: tuple[Role, ...] = get_args(Role)
+from potstill.predict.directory import ROLES, Role
 
 
 @dataclass(frozen=True)

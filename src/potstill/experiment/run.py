@@ -185,7 +185,7 @@ def input_keys(teacher: Teacher, unlabelled: UnlabelledSet | None) -> dict[str, 
 def _plan(config: PotstillConfig, corpus: Corpus) -> str:
     """Say what the run is going to do."""
     augment, seeds, teachers = config.augment, len(config.student.seeds), len(config.teacher.seeds)
-    more = sum((augment.sampled, augment.perturbed, *(() if corpus.in_pairs else (augment.words, augment.spans))))
+    more = augment.most_made(in_pairs=corpus.in_pairs)
     unlabelled = [f"{more:,} more texts at most"] * (more > 0) + [f"the texts of {name}" for name in augment.files]
     steps = (
         f"train {numbered(teachers, 'teacher')} on {len(corpus.train):,} labelled texts",

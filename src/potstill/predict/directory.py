@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Final, TypeGuard
+from typing import Any, Final, Literal, TypeGuard, get_args
 
 from potstill.errors import ArtifactError
 from potstill.store.atomic import parse_json, write_json
@@ -31,8 +31,9 @@ HUB_CONFIG_FILE: Final = "config.json"
 FORMAT: Final = 2
 """Version of the directory's format; raised when an older Potstill could misread a newer directory."""
 
-_ROLES: Final = ("teacher", "distilled", "baseline")
-"""Directories of a run, each with its models' seeds."""
+Role = Literal["teacher", "distilled", "baseline"]
+ROLES: Final[tuple[Role, ...]] = get_args(Role)
+"""What a run's models are; each role has a directory with its models' seeds."""
 _RUN_FILES: Final = (".json", ".yaml", ".csv", ".md")
 
 
@@ -152,7 +153,7 @@ def places(model: Path) -> list[Path]:
     """Return the directories where a model's settings may be: its own, and those of its seeds and of its run."""
     if not model.name.startswith("seed-"):
         return [model]
-    return [model, model.parent, *([model.parent.parent] if model.parent.name in _ROLES else [])]
+    return [model, model.parent, *([model.parent.parent] if model.parent.name in ROLES else [])]
 
 
 def own_columns(model: Path) -> tuple[str | None, str | None]:

@@ -15,6 +15,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from potstill.predict.tokens import padded_places
+
 LENGTHS: Final = (2, 3, 4, 5)
 """Lengths of the pieces, in characters."""
 
@@ -55,11 +57,7 @@ class Ngrams:
         """Return rows and weights of some texts, (texts, ngrams); on the right any row, of weight 0, fills them up."""
         if not len(self.rows):  # only empty texts
             return np.zeros((len(indices), 1), np.int64), np.zeros((len(indices), 1), np.float32)
-        starts = self.offsets[indices]
-        counts = self.offsets[indices + 1] - starts
-        column = np.arange(max(counts.max(), 1))
-        is_real = column < counts[:, None]
-        places = np.where(is_real, starts[:, None] + column, 0)
+        places, is_real = padded_places(self.offsets, indices)
         return self.rows[places].astype(np.int64), np.where(is_real, self.weights[places], np.float32(0))
 
 
@@ -67,8 +65,7 @@ def hash_ngrams(texts: Sequence[str], pairs: Sequence[str] | None, buckets: int,
     """Hash the n-grams of texts into the rows of a table.
 
     A text's n-grams are its words, each two neighbouring words, and all pieces of 2 to 5 characters within a word and
-    the spaces around it. Upper and lower case are the same. The n-grams of a pair's second text
-    have rows of their own.
+    the spaces around it. Upper and lower case are the same. The n-grams of a pair's second text have rows of their own.
 
     Args:
         texts: The texts.
@@ -115,11 +112,10 @@ def _hash_together(texts: Sequence[str], buckets: int, *, in_pairs: bool) -> _Ha
     together = sides[starts[:-1]] == sides[starts[1:]]
     parts = [(starts, ends), (starts[:-1][together], ends[1:][together])]
     spaces = np.concatenate([[0], is_space.cumsum()])
+    in_text = ~(is_space[:-1] & is_space[1:])  # two spaces are the end of one text and the beginning of another
     for length in LENGTHS:
-        begin = np.arange(size - length + 1)
         inside = spaces[length - 1 : size] - spaces[1 : size - length + 2]  # without the first and the last character
-        outside = is_space[: size - length + 1] & is_space[length - 1 :] if length == 2 else False
-        begin = begin[(inside == 0) & ~np.asarray(outside)]
+        begin = np.flatnonzero((inside == 0) & in_text[: size - length + 1])
         parts.append((begin, begin + length))
 
     rows = []

@@ -6,6 +6,8 @@ import hashlib
 import re
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 from tokenizers.processors import TemplateProcessing
 
@@ -62,6 +64,26 @@ def encode_marked(
             cut += marks
         ids += [encoding.ids or nothing for encoding in encodings]
     return ids, cut
+
+
+def padded_places(
+    offsets: NDArray[np.int64], indices: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Find the entries of some texts in an array that holds those of all texts, end to end.
+
+    Args:
+        offsets: Where each text begins, and the end of the last, (texts + 1,).
+        indices: The texts.
+
+    Returns:
+        The place of each entry, (texts, length), and whether it is real; on the right, the place of the array's first
+        entry fills shorter texts up.
+    """
+    starts = offsets[indices]
+    counts = offsets[indices + 1] - starts
+    column = np.arange(max(counts.max(), 1))
+    is_real = column < counts[:, None]
+    return np.where(is_real, starts[:, None] + column, 0), is_real
 
 
 def _readable(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:

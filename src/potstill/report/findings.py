@@ -1,4 +1,7 @@
-"""What a run's numbers mean, in plain words that claim no more than the tests support: what failed comes first."""
+"""What a run's numbers mean, in plain words that claim no more than the tests support.
+
+The comparison with the linear model comes first, then what failed.
+"""
 
 from __future__ import annotations
 
