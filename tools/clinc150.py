@@ -1,8 +1,8 @@
-"""Write the builtin data set `clinc150` from CLINC150's own file, `data/data_small.json`.
+"""Write the builtin data set `clinc150` from CLINC150's own files, `data/data_small.json` and `data/domains.json`.
 
-    python tools/clinc150.py data_small.json
+    python tools/clinc150.py data_small.json domains.json
 
-The file is in https://github.com/clinc/oos-eval. Of it are taken the in-scope texts: 7,500 to learn from, 50 of each of
+The files are in https://github.com/clinc/oos-eval. Of the first are taken the in-scope texts: 7,500 to learn from, 50 of each of
 150 intents, and 4,500 to test on. Source and licence: src/potstill/data/SOURCES.md.
 """
 
@@ -19,14 +19,16 @@ TARGET = Path(__file__).parents[1] / "src" / "potstill" / "data" / "clinc150.csv
 
 
 def main() -> None:
-    """Write both parts into one table, with a column that says which one a text belongs to, and pack it."""
+    """Write both parts into one table, with each intent's domain and the part a text belongs to, and pack it."""
     parts: dict[str, list[tuple[str, str]]] = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    domains: dict[str, list[str]] = json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
+    domain_of = {intent: domain for domain, intents in domains.items() for intent in intents}
     written = io.StringIO(newline="")
     table = csv.writer(written, lineterminator="\n")
-    table.writerow(("text", "label", "part"))
+    table.writerow(("text", "label", "domain", "part"))
     for part in ("train", "test"):
         ordered = sorted(parts[part], key=lambda row: (row[1], row[0]))  # so that it packs well
-        table.writerows((text, label, part) for text, label in ordered)
+        table.writerows((text, label, domain_of[label], part) for text, label in ordered)
     with TARGET.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as packed:
         packed.write(written.getvalue().encode("utf-8"))
 

@@ -215,7 +215,7 @@ def test_training_killed_before_its_checkpoint_was_removed_removes_it(config, tm
 def test_content_of_unlabelled_files_decides_too(config, tmp_path, capsys):
     more, out = tmp_path / "more.txt", tmp_path / "out"
     more.write_text("A cat sat.\n")
-    arguments = ("augment", "--config", config, "--unlabelled-files", more, "--out", out)
+    arguments = ("augment", "--config", config, "--unlabelled", more, "--out", out)
     assert potstill(*arguments) == 0
     assert potstill(*arguments) == 0
     more.write_text("Another cat sat.\n")

@@ -26,7 +26,7 @@ def parse(part, *arguments):
 def test_list_flag_replaces_the_list_of_the_file(tmp_path, value, expected):
     file = tmp_path / "config.yaml"
     file.write_text("augment: {files: [a.txt]}")
-    found = parse("augment.files", "--config", str(file), "--unlabelled-files", value)
+    found = parse("augment.files", "--config", str(file), "--unlabelled", value)
     assert found.augment.files == expected
 
 

@@ -124,6 +124,16 @@ def test_clinc150_is_in_the_package():
     assert names[corpus.test.texts.index("block my american saving bank for now")] == "freeze_account"
 
 
+def test_some_domains_of_clinc150():
+    corpus = load_corpus(DataConfig(source="clinc150:home, meta"))
+    assert corpus.name == "clinc150"
+    assert (len(corpus.train) + len(corpus.validation), len(corpus.test)) == (30 * 50, 30 * 30)
+    assert {"smart_home", "yes"} <= set(corpus.label_names)
+    assert "freeze_account" not in corpus.label_names
+    with pytest.raises(SourceError, match=r"(?s)no domain .garden..*choose among auto_and_commute, banking"):
+        load_corpus(DataConfig(source="clinc150:home,garden"))
+
+
 class TestBuiltin:
     @pytest.mark.parametrize("source", ["builtin", "auto"])
     def test_is_the_default_without_cola(self, source):

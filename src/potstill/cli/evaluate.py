@@ -132,7 +132,7 @@ def _warn_of_known(examples: Examples, models: Sequence[Path]) -> None:
     for model in models:
         with suppress(PotstillError), silence():
             data = _own_settings(model)
-            if data is not None and (data.source in _LOCAL or Path(data.source).expanduser().exists()):
+            if data is not None and (data.source.partition(":")[0] in _LOCAL or Path(data.source).expanduser().exists()):
                 own = load_corpus(data)
                 trained.update(own.train.items)
                 selected.update(own.validation.items)

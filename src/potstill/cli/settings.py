@@ -22,7 +22,7 @@ from potstill.config import PotstillConfig, Settings, read_yaml
 _FLAGS: Final = {
     "data.source": "data",
     "data.test": "test-data",
-    "augment.files": "unlabelled-files",
+    "augment.files": "unlabelled",
     "augment.seed": "unlabelled-seed",
     "augment.temperature": "sampling-temperature",
 }
@@ -47,14 +47,14 @@ _VALUES: Final = {
 COMMON_IN_RUN: Final = frozenset(
     {
         *("preset", "data.text_column", "data.pair_column", "data.label_column"),
-        *("teacher.backbone", "teacher.training.epochs"),
+        *("augment.files", "teacher.backbone", "teacher.training.epochs"),
         *("student.training.epochs", "student.seeds", "runtime.device"),
     }
 )
 """The settings that `potstill run --help` shows; `--help-all` shows the others too."""
 COMMON: Final = COMMON_IN_RUN | {
     *("teacher.lora.rank", "teacher.seeds", "student.hidden_size", "search.trials", "search.max_parameters"),
-    *("augment.files", "augment.words", "augment.spans", "augment.sampled", "augment.perturbed"),
+    *("augment.words", "augment.spans", "augment.sampled", "augment.perturbed"),
     *("distillation.alpha", "distillation.temperature"),
 }
 """The same for the other commands, which have fewer."""

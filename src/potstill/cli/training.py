@@ -120,7 +120,7 @@ def finetune(config: PotstillConfig, out: Path | None, restart: bool) -> None:
 def augment(config: PotstillConfig, teacher_directory: Path | None, out: Path) -> None:
     """Collect unlabelled texts. Students learn from the probabilities that the teacher gives them.
 
-    The texts come from files (--unlabelled-files), from a language model that is tuned on the training texts
+    The texts come from files (--unlabelled), from a language model that is tuned on the training texts
     (--sampled), from changing words in the training texts (--perturbed), and from their words and spans (--words,
     --spans; not for pairs of texts). `augment` drops texts that are nearly the same as a validation or test text.
     `potstill distill --unlabelled DIR` uses the other texts.
@@ -133,7 +133,7 @@ def augment(config: PotstillConfig, teacher_directory: Path | None, out: Path) -
     from potstill.experiment.saved import load_teacher
 
     if not config.augment.wanted(in_pairs=config.data.pair_column is not None):
-        sources = "--unlabelled-files, --sampled, --perturbed, or for single texts --words or --spans"
+        sources = "--unlabelled, --sampled, --perturbed, or for single texts --words or --spans"
         raise click.UsageError(f"name what to build the set from: {sources}")
     config, corpus = _with_corpus(config)
     inputs = {"texts": corpus.key(), "unlabelled files": files_key(config)}

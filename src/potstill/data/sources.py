@@ -46,11 +46,12 @@ COLA_HUB = "nyu-mll/glue:cola"
 COLA_PLACES = "$POTSTILL_DATA, $POTSTILL_DATA/cola, data/cola or ../shared/cola"
 
 _ACCEPTED = (
-    "`clinc150`, `cola`, `builtin`, `auto`, "
+    "`clinc150`, or some of its domains as `clinc150:home,meta`, `cola`, `builtin`, `auto`, "
     f"a file ({', '.join(SUFFIXES)}), "
     f"a directory with train{{{','.join(SUFFIXES)}}} or CoLA's {COLA_TRAIN}, "
     "or a data set of the hub as `owner/name` or `owner/name:configuration`"
 )
+_CLINC150 = re.compile(r"clinc150(?::(?P<domains>.*))?")
 _HUB_NAME = re.compile(r"(?P<path>\w[\w.-]*/\w[\w.-]*)(?::(?P<configuration>[\w.-]+))?", re.ASCII)
 
 _NOTICED: Final = 0.02
@@ -156,8 +157,8 @@ def _find(config: DataConfig) -> _Found:
     """Resolve `config.source`: names first, then files, then the hub."""
     if config.source == "builtin":
         return _from_package()
-    if config.source == "clinc150":
-        return _clinc150()
+    if (named := _CLINC150.fullmatch(config.source)) is not None:
+        return _clinc150(config.source, named["domains"])
     if config.source in ("auto", "cola"):
         local = _local_cola()
         if local is not None:
@@ -269,9 +270,20 @@ def _from_package() -> _Found:
     )
 
 
-def _clinc150() -> _Found:
-    """Read the intents of CLINC150, small variant; `SOURCES.md` says where they come from."""
+def _clinc150(source: str, chosen: str | None) -> _Found:
+    """Read the intents of CLINC150, small variant, of all or some domains; `SOURCES.md` says where they come from.
+
+    Raises:
+        SourceError: It has no such domain.
+    """
     rows = _packed("clinc150.csv.gz")
+    known = {row["domain"] for row in rows}
+    domains = known if chosen is None else {domain.strip() for domain in chosen.split(",")}
+    if unknown := sorted(domains - known):
+        raise SourceError(
+            f"clinc150 has no domain {unknown[0]!r}\n  what to do: choose among {', '.join(sorted(known))}"
+        )
+    rows = [row for row in rows if row["domain"] in domains]
     names = tuple(sorted({row["label"] for row in rows}))
     number = {name: index for index, name in enumerate(names)}
 
@@ -280,7 +292,7 @@ def _clinc150() -> _Found:
         labels = np.array([number[row["label"]] for row in chosen], dtype=np.int64)
         return Examples(tuple(row["text"] for row in chosen), labels)
 
-    return _Found("clinc150", "clinc150", names, train=part("train"), test=lambda: part("test"))
+    return _Found("clinc150", source, names, train=part("train"), test=lambda: part("test"))
 
 
 def _packed(name: str) -> list[dict[str, str]]:

@@ -67,7 +67,7 @@ def _paid(summary: Summary) -> Iterator[str]:
         sentence += f" The student closes {100 * closed:.0f} % of the gap between linear model and teacher."
     if not ahead:
         sentence += (
-            " What to try: your own unlabelled texts (`--unlabelled-files FILE`); more labelled texts; more teacher"
+            " What to try: your own unlabelled texts (`--unlabelled FILE`); more labelled texts; more teacher"
             " epochs (`--teacher-epochs`), if the teacher is hardly better than the linear model. Else use that."
         )
     yield sentence
