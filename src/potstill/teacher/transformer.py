@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.config import LoRAConfig, Method, PotstillConfig, RuntimeConfig, TeacherConfig, TransformerConfig
 from potstill.data import Corpus, Examples
@@ -34,7 +34,14 @@ from potstill.store.tensors import load_tensors, save_tensors
 from potstill.task import task_of
 from potstill.teacher.backbone.classifier import TextClassifier, build_classifier
 from potstill.teacher.backbone.echo import Echo
-from potstill.teacher.backbone.sources import check_architecture, is_causal, load_config, load_tokenizer, pad_token_id
+from potstill.teacher.backbone.sources import (
+    check_architecture,
+    is_causal,
+    load_config,
+    load_tokenizer,
+    pad_token_id,
+)
+from potstill.teacher.backbone.vocabulary import LEAVE_OUT, MEND, check_vocabulary
 from potstill.teacher.base import Teacher
 from potstill.teacher.manifest import TeacherManifest
 from potstill.training.base import FitContext, FitResult, Splits
@@ -164,7 +171,7 @@ class TransformerTeacher(Teacher):
             _check_decoder(base)
         if settings.num_layers is not None:
             check_num_layers(base, settings.num_layers)
-        load_tokenizer(settings.tokenizer_name)
+        _tokenizer(settings, settings.tokenizer_name, base)
 
     def save(self, directory: Path) -> None:
         """Write what was trained and the manifest, with checksums; the base is not copied."""
@@ -257,20 +264,31 @@ def transformer_settings(config: PotstillConfig) -> TransformerConfig:
 
 def _base(manifest: TeacherManifest) -> tuple[TextClassifier, Tokenizer]:
     """Build the model as it is before any adapter, and its tokenizer."""
-    tokenizer = load_tokenizer(manifest.tokenizer)
+    config = load_config(manifest.backbone, random_init=manifest.random_init)
+    tokenizer = _tokenizer(manifest, manifest.tokenizer, config)
     rules = tokenizer.backend_tokenizer
     torch.manual_seed(manifest.seed)
-    # A backbone's own tokenizer is trusted: some know a special token that the embedding table has no row for.
-    foreign = manifest.random_init or manifest.tokenizer != manifest.backbone
     classifier = build_classifier(
         manifest.backbone,
         len(manifest.label_names),
         pad_token_id(tokenizer),
         random_init=manifest.random_init,
-        vocab_size=len(tokenizer) if foreign else None,
+        vocab_size=1 + max(rules.get_vocab().values()) if manifest.random_init else None,
         num_layers=manifest.num_layers,
     )
-    if manifest.add_bos and classifier.is_decoder:
+    if manifest.echo:
+        _check_decoder(config)
+        classifier.echo = Echo.of(rules)
+    return classifier, rules
+
+
+def _tokenizer(
+    settings: TransformerConfig | TeacherManifest, name: str, config: PretrainedConfig
+) -> PreTrainedTokenizerBase:
+    """Load a tokenizer that adds what the backbone reads before a text; refuse one that does not fit it."""
+    tokenizer = load_tokenizer(name)
+    rules = tokenizer.backend_tokenizer
+    if settings.add_bos and is_causal(config):
         bos, bos_id = tokenizer.bos_token, tokenizer.bos_token_id
         if bos is None:
             if tokenizer.eos_token is not None:
@@ -279,10 +297,11 @@ def _base(manifest: TeacherManifest) -> tuple[TextClassifier, Tokenizer]:
             rules.post_processor = TemplateProcessing(
                 single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, bos_id)]
             )
-    if manifest.echo:
-        _check_decoder(classifier.model.config)
-        classifier.echo = Echo.of(rules)
-    return classifier, rules
+    if not settings.random_init:
+        rows = config.get_text_config().vocab_size
+        named = isinstance(settings, TransformerConfig) and settings.tokenizer is not None
+        check_vocabulary(tokenizer, rows, settings.backbone, remedy=LEAVE_OUT if named else MEND)
+    return tokenizer
 
 
 def _check_decoder(config: PretrainedConfig) -> None:

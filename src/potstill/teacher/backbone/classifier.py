@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 from potstill.lora.blocks import keep_first_layers
 from potstill.teacher.backbone.echo import Echo
-from potstill.teacher.backbone.sources import check_vocabulary, load_config, load_model
+from potstill.teacher.backbone.sources import load_config, load_model
+from potstill.teacher.backbone.vocabulary import too_few_rows
 
 
 class TextClassifier(nn.Module):
@@ -104,7 +105,8 @@ def build_classifier(
     if pad_token_id is None:
         pad_token_id = own_padding or 0
     if vocab_size is not None and not random_init:
-        check_vocabulary(vocab_size, config.vocab_size, name)
+        if vocab_size > config.vocab_size:
+            raise too_few_rows(vocab_size, config.vocab_size, name)
     elif vocab_size is not None:
         config.vocab_size = vocab_size
         if own_padding is not None and own_padding >= vocab_size:

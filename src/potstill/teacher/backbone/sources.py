@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 import transformers
@@ -29,13 +29,15 @@ from transformers import (
 
 from potstill.console import print_line
 from potstill.data.hub import hub_answers
-from potstill.errors import ConfigError, SourceError
+from potstill.errors import SourceError
 from potstill.lora.head import head_modules
 from potstill.store.cache import cached_directory
 from potstill.store.checksums import file_digest
 from potstill.store.tensors import safetensors_errors
 from potstill.teacher.backbone.builtin import BUILTIN, BUILTIN_PACKAGE, builtin_files
 
+_RARE: Final = "ꙮ zqxj 𓀀"
+"""Letters and words that a tokenizer has no token of its own for."""
 _CONVERSION = 2  # raise it when the converted directory's content changes
 
 _logging: Any = transformers.logging  # its functions carry no types
@@ -96,7 +98,26 @@ def load_config(name: str, *, random_init: bool = False) -> PretrainedConfig:
     source = find_source(name)
     with _explained(f"backbone {name!r}", source):
         config: PretrainedConfig = AutoConfig.from_pretrained(source.location, **source.options())
+    if not random_init:
+        _check_weights(name, config, Path(source.location))
     return config
+
+
+def _check_weights(name: str, config: PretrainedConfig, directory: Path) -> None:
+    """Refuse, with a SourceError, weights in a form that is not read: quantised ones and pickles."""
+    found = remedy = ""
+    if quantised := getattr(config, "quantization_config", None):
+        values = quantised if isinstance(quantised, dict) else quantised.to_dict()
+        found = f"quantised ones ({values.get('quant_method', 'of an unknown method')})"
+        remedy = "name the checkpoint that they were made of"
+    elif not any(directory.glob("*.safetensors")) and (pickles := sorted(directory.glob("*.bin"))):
+        found = f"{pickles[0].name}, a pickle, which could run code"
+        remedy = "load and save it once with transformers (`save_pretrained` writes safetensors), where you trust it"
+    if found:
+        raise SourceError(
+            f"backbone {name!r}: expected weights of full precision in safetensors, found {found}\n"
+            f"  what to do: {remedy}, or name another backbone"
+        )
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -115,14 +136,14 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         )
     tokenizer.backend_tokenizer.no_padding()  # its file may turn both on
     tokenizer.backend_tokenizer.no_truncation()
+    try:
+        tokenizer.backend_tokenizer.encode(_RARE)
+    except Exception as error:  # `tokenizers` raises no other kind
+        raise SourceError(
+            f"tokenizer {name!r}: expected one that reads every text, found one without a token for unknown ones "
+            f"({error})\n  what to do: add that token (`unk_token`) to its tokenizer.json, or name another tokenizer"
+        ) from None
     return tokenizer
-
-
-def check_vocabulary(tokens: int, rows: int, backbone: str) -> None:
-    """Refuse, with a ConfigError, a tokenizer that has more tokens than the backbone has embeddings (`rows`)."""
-    if tokens > rows:
-        problem = f"it has {tokens} tokens, the backbone {backbone!r} knows {rows}"
-        raise ConfigError([f"teacher.tokenizer: {problem}; leave it out to take the backbone's own"])
 
 
 def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
