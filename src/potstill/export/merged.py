@@ -61,7 +61,8 @@ def _plain_tokenizer(teacher: TransformerTeacher) -> PreTrainedTokenizerFast:
     original = load_tokenizer(teacher.manifest.tokenizer)
     special = {name: token for name in _SPECIAL if (token := getattr(original, name, None)) is not None}
     padding = _padding_id(original, teacher.tokenizer, teacher.classifier.pad_token_id)
-    return plain_tokenizer(teacher.tokenizer, padding, teacher.manifest.max_length, **special)
+    with_types = teacher.classifier.with_types
+    return plain_tokenizer(teacher.tokenizer, padding, teacher.manifest.max_length, with_types=with_types, **special)
 
 
 def _padding_id(original: PreTrainedTokenizerBase, backend: Tokenizer, preferred: int) -> int:

@@ -201,7 +201,9 @@ class TransformerTeacher(Teacher):
         config = {name: value for name, value in config.items() if name not in _WITHOUT_EFFECT}
         scalings = [adapter.scaling for _, adapter in adapters(self.classifier)]
         precision = "bf16" if is_mixed(self.fabric) else "float32"
-        settings = (scalings, self.manifest.max_length, self.classifier.pad_token_id, self.classifier.echo, precision)
+        classifier = self.classifier
+        reading = (self.manifest.max_length, classifier.pad_token_id, classifier.echo, classifier.with_types)
+        settings = (scalings, *reading, precision)
         base = [self.manifest.base, json.dumps(config, sort_keys=True, default=str)]
         return digest([*base, _digest(trained_parameters(self.classifier)), self.tokenizer.to_str(), str(settings)])
 
@@ -218,7 +220,14 @@ class TransformerTeacher(Teacher):
     def featurise(self, examples: Examples, *, cached: bool = True) -> TrainingSet:
         """Tokenise `examples`, twice each with `echo`; with `cached` their ids are kept on disk."""
         pad_token_id = self.classifier.pad_token_id
-        tokens = tokenise(examples, self.tokenizer, self.manifest.max_length, empty_id=pad_token_id, cached=cached)
+        tokens = tokenise(
+            examples,
+            self.tokenizer,
+            self.manifest.max_length,
+            empty_id=pad_token_id,
+            with_types=self.classifier.with_types,
+            cached=cached,
+        )
         if self.classifier.echo is not None:
             tokens = self.classifier.echo.repeat(tokens)
         return TrainingSet(tokens, torch.from_numpy(examples.labels), pad_token_id)
@@ -276,6 +285,8 @@ def _base(manifest: TeacherManifest) -> tuple[TextClassifier, Tokenizer]:
         vocab_size=1 + max(rules.get_vocab().values()) if manifest.random_init else None,
         num_layers=manifest.num_layers,
     )
+    # As `transformers` decides it: some tokenizers leave out what their model could read.
+    classifier.with_types = classifier.reads_types and "token_type_ids" in tokenizer.model_input_names
     if manifest.echo:
         _check_decoder(config)
         classifier.echo = Echo.of(rules)

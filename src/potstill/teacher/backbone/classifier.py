@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 
 import torch
@@ -22,7 +23,8 @@ class TextClassifier(nn.Module):
     also the end-of-text id; here the mask alone decides. With an `echo` a decoder is given every text twice, and the
     mean of the second reading's states is classified. Encoders keep their own head and pooling.
 
-    `pad_token_id` is for the callers that make batches; it is not used here.
+    `pad_token_id` and `with_types`, whether it is to be told which text of a pair a token is of, are for the callers
+    that make batches; they are not used here.
     """
 
     def __init__(self, model: PreTrainedModel, pad_token_id: int) -> None:
@@ -30,11 +32,18 @@ class TextClassifier(nn.Module):
         self.model = model
         self.pad_token_id = pad_token_id
         self.echo: Echo | None = None
+        self.with_types = False
 
     @property
     def is_decoder(self) -> bool:
         """Whether the model reads left to right, so that only the last token has seen the whole text."""
         return hasattr(self.model, "score")
+
+    @property
+    def reads_types(self) -> bool:
+        """Whether the model has an embedding for each text of a pair, as BERT, ALBERT and ELECTRA have."""
+        accepted = "token_type_ids" in inspect.signature(self.model.forward).parameters
+        return accepted and not self.is_decoder and getattr(self.model.config, "type_vocab_size", 2) > 1
 
     @property
     def max_length(self) -> int:
@@ -46,12 +55,13 @@ class TextClassifier(nn.Module):
             available -= skipped + 1
         return available if self.echo is None else self.echo.longest(available)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Classify a batch of texts.
 
         Args:
             input_ids: Token ids, (batch, length).
             attention_mask: 1 at real tokens, (batch, length); padding may be on either side.
+            token_type_ids: The number of each token's text in its pair, (batch, length); for encoders that read it.
 
         Returns:
             Logits in float32, (batch, classes).
@@ -60,7 +70,8 @@ class TextClassifier(nn.Module):
         order = attention_mask.argsort(dim=1, descending=True, stable=True)
         input_ids, attention_mask = input_ids.gather(1, order), attention_mask.gather(1, order)
         if not self.is_decoder:
-            encoded: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+            types = {} if token_type_ids is None else {"token_type_ids": token_type_ids.gather(1, order)}
+            encoded: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **types).logits
             return encoded.float()
         # Without padding no mask is passed: attention then takes its fastest causal kernel.
         mask = None if bool(attention_mask.all()) else attention_mask

@@ -108,7 +108,7 @@ def _check_weights(name: str, config: PretrainedConfig, directory: Path) -> None
     found = remedy = ""
     if quantised := getattr(config, "quantization_config", None):
         values = quantised if isinstance(quantised, dict) else quantised.to_dict()
-        found = f"quantised ones ({values.get('quant_method', 'of an unknown method')})"
+        found = f"quantised ones ({values.get('quant_method', 'an unknown method')})"
         remedy = "name the checkpoint that they were made of"
     elif not any(directory.glob("*.safetensors")) and (pickles := sorted(directory.glob("*.bin"))):
         found = f"{pickles[0].name}, a pickle, which could run code"
