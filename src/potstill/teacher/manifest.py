@@ -13,12 +13,12 @@ from safetensors import SafetensorError, safe_open
 from potstill.config import DataConfig, LoRAConfig, Method
 from potstill.errors import ArtifactError
 from potstill.lora import ADAPTER_FILES, tensor_name
-from potstill.lora.head import head_modules
 from potstill.predict.directory import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TEACHER_MANIFEST, TRAINED_FILE
 from potstill.store.atomic import parse_json, read_json, write_json
 from potstill.store.checksums import has_checksums, read, recover, verify
 from potstill.store.tensors import MARK
-from potstill.teacher.backbone.sources import load_config, outline
+from potstill.teacher.backbone.classes import class_parameters
+from potstill.teacher.backbone.sources import load_config
 
 _FORMAT: Final = 6
 _SHOWN: Final = 5
@@ -131,14 +131,7 @@ def _of_peft(directory: Path) -> TeacherManifest:
 
 def _count_classes(directory: Path, base: str) -> int:
     """Read the number of classes off the saved head: its one tensor that would be another size with other classes."""
-    config = load_config(base)
-    config.num_labels = unlikely = 7919
-    last = [
-        tensor_name(f"{module}.{name}")
-        for module, head in head_modules(outline(config)).items()
-        for name, parameter in head.named_parameters()
-        if parameter.shape[0] == unlikely
-    ]
+    last = [tensor_name(name) for name in class_parameters(load_config(base))]
     path = directory / ADAPTER_WEIGHTS
     try:
         with safe_open(path, framework="pt") as tensors:

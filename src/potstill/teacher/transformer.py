@@ -106,7 +106,7 @@ class TransformerTeacher(Teacher):
             max_length=max_length,
             in_pairs=corpus.in_pairs,
         )
-        classifier, tokenizer = _base(manifest)
+        classifier, tokenizer = _base(manifest, label_names=corpus.label_names)
         base = _base_digest(classifier.model)  # adapters change it
         manifest = replace(manifest, base=base, max_length=min(max_length, classifier.max_length))
         prepare(classifier.model, config)
@@ -271,8 +271,8 @@ def transformer_settings(config: PotstillConfig) -> TransformerConfig:
     return config.teacher
 
 
-def _base(manifest: TeacherManifest) -> tuple[TextClassifier, Tokenizer]:
-    """Build the model as it is before any adapter, and its tokenizer."""
+def _base(manifest: TeacherManifest, label_names: Sequence[str] | None = None) -> tuple[TextClassifier, Tokenizer]:
+    """Build the model as it is before any adapter, and its tokenizer; see `build_classifier` for `label_names`."""
     config = load_config(manifest.backbone, random_init=manifest.random_init)
     tokenizer = _tokenizer(manifest, manifest.tokenizer, config)
     rules = tokenizer.backend_tokenizer
@@ -281,6 +281,7 @@ def _base(manifest: TeacherManifest) -> tuple[TextClassifier, Tokenizer]:
         manifest.backbone,
         len(manifest.label_names),
         pad_token_id(tokenizer),
+        label_names=label_names,
         random_init=manifest.random_init,
         vocab_size=1 + max(rules.get_vocab().values()) if manifest.random_init else None,
         num_layers=manifest.num_layers,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.lora.blocks import keep_first_layers
+from potstill.teacher.backbone.classes import adopt_head, class_names
 from potstill.teacher.backbone.echo import Echo
 from potstill.teacher.backbone.sources import load_config, load_model
 from potstill.teacher.backbone.vocabulary import too_few_rows
@@ -91,6 +93,7 @@ def build_classifier(
     num_classes: int,
     pad_token_id: int | None = None,
     *,
+    label_names: Sequence[str] | None = None,
     random_init: bool = False,
     vocab_size: int | None = None,
     num_layers: int | None = None,
@@ -101,6 +104,8 @@ def build_classifier(
         name: The builtin backbone, a directory, a `.gguf` file, a hub name or, with `random_init`, an architecture.
         num_classes: Outputs of the head.
         pad_token_id: The tokenizer's padding id; None: the model's own, else 0.
+        label_names: The classes: a checkpoint's head that was tuned for them is kept, in their order; that of others is
+            drawn anew. None: a head for as many classes is kept as it is.
         random_init: Draw all weights at random.
         vocab_size: Tokens that the tokenizer knows; with `random_init` the embedding table gets this size, else it
             must be large enough. None: the table's own size.
@@ -111,6 +116,7 @@ def build_classifier(
         ConfigError: The tokenizer has tokens that the backbone doesn't know, or there are fewer blocks.
     """
     config = load_config(name, random_init=random_init)
+    found = class_names(config)
     config.num_labels = num_classes
     own_padding = getattr(config, "pad_token_id", None)
     if pad_token_id is None:
@@ -122,7 +128,9 @@ def build_classifier(
         config.vocab_size = vocab_size
         if own_padding is not None and own_padding >= vocab_size:
             config.pad_token_id = pad_token_id  # else it stays: RoBERTa counts its positions from it
-    model = load_model(name, config, random_init=random_init)
+    model, missing = load_model(name, config, random_init=random_init)
+    if label_names is not None:
+        adopt_head(model, found, label_names, missing, name)
     if num_layers is not None:
         keep_first_layers(model, num_layers)
     return TextClassifier(model, pad_token_id).eval()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -157,7 +157,9 @@ def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     )
 
 
-def load_model(name: str, config: PretrainedConfig, *, random_init: bool = False) -> PreTrainedModel:
+def load_model(
+    name: str, config: PretrainedConfig, *, random_init: bool = False
+) -> tuple[PreTrainedModel, frozenset[str]]:
     """Load a sequence classification model, float32; a head that it lacks is drawn from torch's generator.
 
     Args:
@@ -165,29 +167,34 @@ def load_model(name: str, config: PretrainedConfig, *, random_init: bool = False
         config: Its configuration, with `num_labels` set.
         random_init: Draw all weights at random instead of loading any.
 
+    Returns:
+        The model, and the names of the parameters that the checkpoint lacks.
+
     Raises:
         SourceError: It can't be found or reached, is incomplete, or of no architecture that can be used.
     """
     check_architecture(name, config)
     if random_init:
-        return _draw(AutoModelForSequenceClassification, config)
-    model, random = _load(AutoModelForSequenceClassification, name, config)
+        model = _draw(AutoModelForSequenceClassification, config)
+        return model, frozenset(key for key, _ in model.named_parameters())
+    model, missing, misshapen = _load(AutoModelForSequenceClassification, name, config)
     head = tuple(f"{module}." for module in head_modules(model))
-    _refuse_incomplete(model, {key for key in random if not key.startswith(head)}, name)
-    return model
+    _refuse_incomplete(model, {key for key in missing | misshapen if not key.startswith(head)}, name)
+    return model, missing
 
 
 def load_language_model(name: str, config: PretrainedConfig) -> PreTrainedModel:
     """Load a causal language model, float32. Arguments and errors as for `load_model`."""
     check_language_model(name, config)
-    model, random = _load(AutoModelForCausalLM, name, config)
-    _refuse_incomplete(model, random, name)
+    model, missing, misshapen = _load(AutoModelForCausalLM, name, config)
+    _refuse_incomplete(model, missing | misshapen, name)
     return model
 
 
 def load_embeddings(name: str) -> torch.Tensor:
     """Load a backbone's input embeddings, (vocabulary, width), float32. Arguments and errors as for `load_model`."""
-    table = load_model(name, load_config(name)).get_input_embeddings().get_parameter("weight")
+    model, _ = load_model(name, load_config(name))
+    table = model.get_input_embeddings().get_parameter("weight")
     return table.detach().clone()  # a copy, so that the rest of the model is freed
 
 
@@ -256,8 +263,8 @@ def _draw(kind: Any, config: PretrainedConfig) -> PreTrainedModel:
     return model
 
 
-def _load(kind: Any, name: str, config: PretrainedConfig) -> tuple[PreTrainedModel, set[str]]:
-    """Load a model; return it with the names of the weights that its checkpoint lacked."""
+def _load(kind: Any, name: str, config: PretrainedConfig) -> tuple[PreTrainedModel, frozenset[str], frozenset[str]]:
+    """Load a model; return it with the names of the weights that its checkpoint lacked, or had in another shape."""
     source = find_source(name)
     with _explained(f"backbone {name!r}", source), _quiet():
         loaded: tuple[PreTrainedModel, Any] = kind.from_pretrained(
@@ -270,10 +277,10 @@ def _load(kind: Any, name: str, config: PretrainedConfig) -> tuple[PreTrainedMod
             **source.options(),
         )
     model, found = loaded
-    return model, {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+    return model, frozenset(found["missing_keys"]), frozenset(key for key, *_ in found["mismatched_keys"])
 
 
-def _refuse_incomplete(model: PreTrainedModel, random: set[str], name: str) -> None:
+def _refuse_incomplete(model: PreTrainedModel, random: Collection[str], name: str) -> None:
     """Refuse a checkpoint that left weights `random`: `transformers` only logs them."""
     if random:
         raise SourceError(
