@@ -22,7 +22,7 @@ from potstill.config import LoRAConfig, Method, PotstillConfig, RuntimeConfig, T
 from potstill.data import Corpus, Examples
 from potstill.data.tokenised import TrainingSet, tokenise
 from potstill.distillation import CrossEntropy, class_weights
-from potstill.errors import ArtifactError, ConfigError
+from potstill.errors import ArtifactError, ConfigError, SourceError
 from potstill.lora import adapters, inject, load_adapter, merged, save_adapter
 from potstill.lora.blocks import check_num_layers
 from potstill.lora.counting import count_parameters
@@ -32,6 +32,7 @@ from potstill.predict.tokens import intern_tokenizer, set_pair_separator
 from potstill.store.checksums import assert_unchanged, atomic_save, digest
 from potstill.store.tensors import load_tensors, save_tensors
 from potstill.task import task_of
+from potstill.teacher.backbone.classes import reorder_classes
 from potstill.teacher.backbone.classifier import TextClassifier, build_classifier
 from potstill.teacher.backbone.echo import Echo
 from potstill.teacher.backbone.sources import (
@@ -123,8 +124,11 @@ class TransformerTeacher(Teacher):
             ConfigError: The base has too few blocks now.
         """
         with assert_unchanged(directory):  # files that were verified are read again
-            manifest = TeacherManifest.load(directory)
-            classifier, tokenizer = _base(manifest)
+            try:
+                manifest = TeacherManifest.load(directory, runtime)
+                classifier, tokenizer = _base(manifest)
+            except SourceError as error:
+                raise SourceError(f"{error}, or say with --teacher-base where this teacher's is now") from None
             model = classifier.model
             if (found := _base_digest(model)) != manifest.base and manifest.base:
                 raise ArtifactError(
@@ -193,6 +197,13 @@ class TransformerTeacher(Teacher):
         known = {name: getattr(self.manifest, name) for name in ("tokenizer", *_SAVED_SETTINGS)}
         lora = self.manifest.lora or self.lora
         return config.model_copy(update=known | ({} if lora is None else {"lora": lora}))
+
+    def reorder(self, label_names: tuple[str, ...]) -> None:
+        """Put its classes into the order of `label_names`, unless these are others."""
+        if sorted(label_names) == sorted(self.label_names) and label_names != self.label_names:
+            reorder_classes(self.classifier.model, self.label_names, label_names)
+            self.label_names = label_names
+            self.manifest = replace(self.manifest, label_names=label_names)
 
     @property
     def key(self) -> str:
