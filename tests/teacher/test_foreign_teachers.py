@@ -99,7 +99,7 @@ def test_teacher_that_names_its_classes_takes_no_others(base, tmp_path):
     config = TransformerConfig(backbone=str(base), lora=LoRAConfig(rank=2))
     TransformerTeacher.create(config, runtime(), CORPUS, 16, 0).save(tmp_path / "teacher")
     TransformerTeacher.load(tmp_path / "teacher", runtime(teacher_classes=NAMES[::-1]))
-    with pytest.raises(ArtifactError, match=r"expected .* the classes of this teacher, 'bad', 'good', 'neutral', found"):
+    with pytest.raises(ArtifactError, match="the classes of this teacher, 'bad', 'good', 'neutral', found"):
         TransformerTeacher.load(tmp_path / "teacher", runtime(teacher_classes=("bad", "good", "other")))
 
 
