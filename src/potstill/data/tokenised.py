@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,11 +47,10 @@ class TokenisedTexts:
         return np.diff(self.offsets)
 
     def first(self, count: int) -> TokenisedTexts:
-        """Return at most so many tokens of each text."""
+        """Return at most so many tokens of each text, without `type_ids`."""
         lengths = np.minimum(self.lengths, count)
         kept = np.arange(len(self.ids)) - np.repeat(self.offsets[:-1], self.lengths) < count
-        types = None if self.type_ids is None else self.type_ids[kept]
-        return TokenisedTexts(self.ids[kept], np.concatenate([[0], lengths.cumsum()]), types)
+        return TokenisedTexts(self.ids[kept], np.concatenate([[0], lengths.cumsum()]))
 
     def padded(self, indices: NDArray[np.int64], filler: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Return the ids of some texts, (texts, length), filled up on the right, and where these are real."""
@@ -139,11 +138,9 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Copy to a device."""
-        teacher_logits = None if self.teacher_logits is None else self.teacher_logits.to(device)
         ngrams = None if self.ngrams is None else (self.ngrams[0].to(device), self.ngrams[1].to(device))
-        types = None if self.token_type_ids is None else self.token_type_ids.to(device)
-        inputs = (self.input_ids.to(device), self.attention_mask.to(device))
-        return Batch(*inputs, self.labels.to(device), teacher_logits, ngrams, types)
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors, ngrams=ngrams)
 
 
 @dataclass(frozen=True)

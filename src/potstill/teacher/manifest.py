@@ -77,7 +77,7 @@ class TeacherManifest:
         if path.is_file():
             manifest = cls.parse(read(directory, [TEACHER_MANIFEST])[TEACHER_MANIFEST], path)
             verify(directory, (TEACHER_MANIFEST, *manifest.files))
-            _check_classes(directory, manifest.label_names, runtime)
+            _classes(directory, manifest.label_names, runtime, named=True)
             base = runtime.teacher_base or manifest.backbone
             own = manifest.tokenizer == manifest.backbone
             return replace(manifest, backbone=base, tokenizer=base if own else manifest.tokenizer)
@@ -111,13 +111,16 @@ class TeacherManifest:
         write_json(directory / TEACHER_MANIFEST, {"format": _FORMAT, **values})
 
 
-def _check_classes(directory: Path, names: tuple[str, ...], runtime: RuntimeConfig) -> None:
-    given = runtime.teacher_classes
-    if given is not None and sorted(given) != sorted(names):
+def _classes(directory: Path, known: tuple[str, ...], runtime: RuntimeConfig, *, named: bool) -> tuple[str, ...]:
+    """Return a teacher's classes: those that `runtime` names, where its files don't (`named`)."""
+    given = runtime.teacher_classes or known
+    if (named and sorted(given) != sorted(known)) or len(set(given)) != len(known) or len(given) != len(known):
+        expected = listed(known) if named else f"{len(known)} different ones, in the order of its logits"
         raise ArtifactError(
-            f"{directory}: expected in runtime.teacher_classes the classes of this teacher, {listed(names)}, found "
-            f"{listed(given)}\n  what to do: leave it out, since a teacher that Potstill wrote names its classes"
+            f"{directory}: expected in runtime.teacher_classes the classes of this teacher ({expected}), found "
+            f"{listed(given)}\n  what to do: name these, or leave it out where Potstill wrote the teacher"
         )
+    return known if named else given
 
 
 def _of_peft(directory: Path, runtime: RuntimeConfig) -> TeacherManifest:
@@ -133,13 +136,7 @@ def _of_peft(directory: Path, runtime: RuntimeConfig) -> TeacherManifest:
             f"{path}: expected the base's name as `base_model_name_or_path`, found {base!r}\n"
             f"  what to do: write the name or the directory of the pretrained model there"
         )
-    count = _count_classes(directory, base)
-    names = runtime.teacher_classes or tuple(map(str, range(count)))
-    if len(set(names)) != count or len(names) != count:
-        raise ArtifactError(
-            f"{directory}: expected {count} different classes in runtime.teacher_classes, found {listed(names)}\n"
-            f"  what to do: name the classes of the adapter in the order of its logits"
-        )
+    numbers = tuple(map(str, range(_count_classes(directory, base))))
     return TeacherManifest(
         backbone=base,
         tokenizer=str(directory) if (directory / "tokenizer.json").is_file() else base,
@@ -149,7 +146,7 @@ def _of_peft(directory: Path, runtime: RuntimeConfig) -> TeacherManifest:
         method="lora",
         lora=None,
         base="",
-        label_names=names,
+        label_names=_classes(directory, numbers, runtime, named=False),
         max_length=sys.maxsize,
         in_pairs=False,
         echo=False,

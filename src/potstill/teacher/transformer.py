@@ -231,14 +231,8 @@ class TransformerTeacher(Teacher):
     def featurise(self, examples: Examples, *, cached: bool = True) -> TrainingSet:
         """Tokenise `examples`, twice each with `echo`; with `cached` their ids are kept on disk."""
         pad_token_id = self.classifier.pad_token_id
-        tokens = tokenise(
-            examples,
-            self.tokenizer,
-            self.manifest.max_length,
-            empty_id=pad_token_id,
-            with_types=self.classifier.with_types,
-            cached=cached,
-        )
+        length, types = self.manifest.max_length, self.classifier.with_types
+        tokens = tokenise(examples, self.tokenizer, length, pad_token_id, with_types=types, cached=cached)
         if self.classifier.echo is not None:
             tokens = self.classifier.echo.repeat(tokens)
         return TrainingSet(tokens, torch.from_numpy(examples.labels), pad_token_id)

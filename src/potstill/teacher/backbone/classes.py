@@ -6,7 +6,6 @@ import copy
 from collections.abc import Sequence
 from typing import Final
 
-import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -63,9 +62,5 @@ def adopt_head(
         reorder_classes(model, found, wanted)
         return
     print_line(f"{backbone} classifies into {listed(found)}, not {listed(wanted)}: the last layer of its head is new")
-    for parameter in map(model.get_parameter, rows):
-        with torch.no_grad():
-            if parameter.dim() > 1:
-                nn.init.normal_(parameter, std=getattr(model.config, "initializer_range", 0.02))
-            else:
-                nn.init.zeros_(parameter)
+    for parameter in map(model.get_parameter, rows):  # weights as in BERT and GPT, biases 0
+        nn.init.normal_(parameter, std=getattr(model.config, "initializer_range", 0.02) * (parameter.dim() > 1))
