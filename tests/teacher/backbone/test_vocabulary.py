@@ -13,6 +13,7 @@ from potstill.augment.language_model import check_writer
 from potstill.config import PotstillConfig, RuntimeConfig, TransformerConfig
 from potstill.data import Corpus, Examples
 from potstill.errors import ConfigError, SourceError
+from potstill.student.embeddings import teacher_embeddings
 from potstill.teacher.backbone.sources import load_tokenizer
 from potstill.teacher.transformer import TransformerTeacher
 
@@ -60,6 +61,11 @@ def test_special_token_that_no_text_gets_needs_no_embedding(backbone):
     check_writer(PotstillConfig(teacher=config))
     teacher = TransformerTeacher.create(config, RuntimeConfig(device="cpu"), CORPUS, 16, 0)
     assert np.isfinite(teacher.logits(EXAMPLES)).all()
+    rules = load_tokenizer(config.backbone).backend_tokenizer
+    counts = np.ones(65, np.int64)
+    table = teacher_embeddings(rules, counts, 4, 1, config.backbone, config.tokenizer_name)
+    assert not table[64].any()
+    assert table[63].any()
 
 
 def test_beginning_without_an_embedding_is_no_matter_where_it_is_not_added(backbone):
