@@ -174,6 +174,24 @@ def test_single_steps_are_resumed(command, config, tmp_path, run_snapshot, capsy
     assert run_snapshot.contents(out) == run_snapshot.contents(whole)
 
 
+def test_training_is_resumed_with_the_same_files_by_other_paths(model_directory, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(model_directory("gpt2"), "base")
+    rows = [f"w{number} w{number % 7},{'ab'[number % 2]}" for number in range(60)]
+    (tmp_path / "data.csv").write_text("\n".join(["text,label", *rows]))
+    settings = ("--device", "cpu", "--precision", "32-true", "--checkpoint-seconds", "0", "--out", "out")
+    file = tmp_path / "out" / "checkpoint.safetensors"
+    status, _ = run_until(
+        file.relative_to(tmp_path), signal.SIGINT, "finetune", "data.csv", "--backbone", "base", *settings
+    )
+    assert status == 130
+    (tmp_path / "data.csv").rename("same.csv")
+    assert potstill("finetune", tmp_path / "same.csv", "--backbone", tmp_path / "base", *settings) == 0
+    said = capsys.readouterr().err
+    assert "teacher 0  resumes after step 3 of " in said
+    assert "starts again" not in said
+
+
 @pytest.mark.parametrize(
     ("command", "free", "counts"),
     [

@@ -359,6 +359,18 @@ def test_unknown_student_tokenizer_is_refused_before_anything_is_written(tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+def test_finished_student_is_not_overwritten_from_python(config, corpus, teacher, tmp_path):
+    short = with_settings(config, {"student.training.epochs": 1})
+    for train, *more in ((potstill.train,), (potstill.distill, teacher)):
+        place = tmp_path / train.__name__
+        train(short, corpus, *more, place)
+        before = {file.name: file.read_bytes() for file in place.iterdir()}
+        for again in (short, config):
+            with pytest.raises(ArtifactError, match="found a finished one\n  what to do: name another directory"):
+                train(again, corpus, *more, place)
+        assert {file.name: file.read_bytes() for file in place.iterdir()} == before
+
+
 def test_teacher_of_other_classes_is_refused(config, teacher, tmp_path):
     data = tmp_path / "train.csv"
     data.write_text("text,label\n" + "".join(f"word {i},{'abc'[i % 3]}\n" for i in range(60)))

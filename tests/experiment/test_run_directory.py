@@ -111,6 +111,32 @@ def test_free_settings_may_change(tmp_path, free):
         begin(replace(make(1), free=alike.free), begin(alike, tmp_path / "alike"))
 
 
+def named(**names):
+    sections = {name: {key: str(value) for key, value in values.items()} for name, values in names.items()}
+    return RunSpec("train", "data", PotstillConfig.build(sections), {"texts": "abc"}, lambda _: False)
+
+
+@pytest.mark.parametrize("section", [{"teacher": "backbone"}, {"teacher": "tokenizer"}, {"student": "tokenizer"}])
+def test_a_directory_by_any_of_its_names_is_the_same(tmp_path, section):
+    ((part, name),) = section.items()
+    for directory in ("model", "other"):
+        (tmp_path / directory).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    begun = begin(named(**{part: {name: "model"}}))
+    for same in (tmp_path / "model", "./model", "other/../model", "link"):
+        assert begin(named(**{part: {name: same}})) == begun
+        assert begin(named(**{part: {name: same}}), begun) == begun
+    with pytest.raises(ArtifactError, match=rf"{part}\.{name}\n"):
+        begin(named(**{part: {name: "other"}}), begun)
+
+
+def test_data_is_the_same_by_its_content(tmp_path):
+    begun = begin(named(data={"source": "tickets.csv", "test": "test.csv"}))
+    assert begin(named(data={"source": tmp_path / "tickets.csv", "test": tmp_path / "test.csv"}), begun) == begun
+    with pytest.raises(ArtifactError, match=r"inputs\.texts"):
+        begin(replace(named(data={"source": "tickets.csv"}), inputs={"texts": "other"}), begun)
+
+
 @pytest.mark.parametrize(
     ("other", "named"),
     [

@@ -1,4 +1,5 @@
 import dataclasses
+import random
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from potstill.store.checksums import CHECKSUMS_FILE
 from potstill.student import student as student_module
 from potstill.student.embeddings import teacher_embeddings
 from potstill.student.saved import load_network
-from potstill.student.student import PADDING_TOKEN, Student, student_bytes, train_vocabulary
+from potstill.student.student import PADDING_TOKEN, Student, readable_part, student_bytes, train_vocabulary
 from potstill.training.compute import EXACT, make_fabric
 from potstill.training.inference import predict_logits
 
@@ -24,8 +25,8 @@ TEXTS = ("the cat sat", "a dog ran away", "birds sing", "", "naïve 漢字 🙂"
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("POTSTILL_CACHE", str(tmp_path / "cache"))
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("POTSTILL_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 def make_corpus(pairs: tuple[str, ...] | None = None) -> Corpus:
@@ -121,6 +122,49 @@ def test_the_vocabulary_is_deterministic_and_covers_every_text():
     assert first.get_vocab_size() <= 300
     for text in ("unseen words", "ßþ漢字", "🙂\t\n"):
         assert first.decode(first.encode(text).ids).strip() == text.strip()
+
+
+def counted_vocabulary(monkeypatch):
+    learnt = []
+    learn = student_module.train_vocabulary
+    monkeypatch.setattr(
+        student_module, "train_vocabulary", lambda *given, **named: learnt.append(given) or learn(*given, **named)
+    )
+    return learnt
+
+
+def test_a_vocabulary_is_learnt_once_for_all_seeds(monkeypatch):
+    learnt = counted_vocabulary(monkeypatch)
+    first, second = (make_student(seed=seed).tokenizer.to_str() for seed in (0, 1))
+    assert first == second
+    assert len(learnt) == 1
+    make_student(more_texts=("other words",))
+    make_student(vocab_size=310)
+    assert len(learnt) == 3
+
+
+@pytest.mark.parametrize("letters", ["ACGT", "0123456789", "我们到酒店", "+/=-", " \t\n"])
+def test_no_token_is_learnt_from_more_of_a_word_than_a_word_has(letters):
+    """The trainer's time is quadratic in the length of a word: none may reach it whole."""
+    choose = random.Random(0)
+    long = "".join(choose.choices(letters, k=2_000))
+    tokenizer = train_vocabulary([long], 300)
+    pieces = tokenizer.pre_tokenizer.pre_tokenize_str(readable_part(long, None))
+    assert max(len(word) for word, _ in pieces) <= 3 * 65  # bytes of 64 characters, and the space before
+    assert tokenizer.decode(tokenizer.encode(long).ids).strip() == long.strip() or letters.isspace()
+
+
+def test_words_behind_max_length_are_not_learnt_from():
+    text = " ".join(["seen"] * 8 + ["unseen"] * 8)
+    tokens = train_vocabulary([text] * 9, 300, max_length=8).get_vocab()
+    assert "Ġseen" in tokens
+    assert not any("un" in token for token in tokens)
+    assert "Ġunseen" in train_vocabulary([text] * 9, 300).get_vocab()
+
+
+def test_usual_texts_are_learnt_from_as_they_are():
+    text = "A  text\twith gaps,\n\nand a-rather-long-word: " + "x" * 64
+    assert readable_part(text, None) == readable_part(text, 99) == text
 
 
 def test_the_smallest_allowed_vocabulary_is_bytes_and_padding():

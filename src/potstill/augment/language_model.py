@@ -30,13 +30,13 @@ from potstill.lora.head import head_modules
 from potstill.lora.inject import absorb_adapters, find_targets, inject
 from potstill.teacher.backbone.sources import (
     check_language_model,
-    check_vocabulary,
     load_config,
     load_language_model,
     load_tokenizer,
     outline,
     pad_token_id,
 )
+from potstill.teacher.backbone.vocabulary import LEAVE_OUT, MEND, check_vocabulary
 from potstill.teacher.transformer import transformer_settings
 from potstill.training.base import FitContext, Splits
 from potstill.training.callbacks import standard_callbacks
@@ -225,8 +225,13 @@ def _find_writer(config: TransformerConfig) -> tuple[PretrainedConfig, PreTraine
         raise ConfigError(
             [f"teacher.tokenizer: expected one with a token that ends a text; {config.tokenizer_name!r} has none"]
         )
-    if config.tokenizer_name != config.backbone:  # some know a token of their own that has no embedding
-        check_vocabulary(len(tokenizer), settings.vocab_size, config.backbone)
+    check_vocabulary(
+        tokenizer,
+        settings.get_text_config().vocab_size,
+        config.backbone,
+        remedy=LEAVE_OUT if config.tokenizer else MEND,
+        needed=(tokenizer.bos_token_id, tokenizer.eos_token_id),
+    )
     return settings, tokenizer
 
 

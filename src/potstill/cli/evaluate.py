@@ -26,7 +26,7 @@ _OWN: Final = {f"data.{name}": "as in the first model's training" for name in Da
 @click.argument("models", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @with_settings(
-    *("data", "runtime.device", "runtime.precision"),
+    *("data", "runtime.device", "runtime.precision", "runtime.teacher_base", "runtime.teacher_classes"),
     defaults=_OWN,
     common=COMMON | {"data.source", "data.test"},
     data_argument=False,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from potstill.cli.options import new_directory_option, suggest_next
+from potstill.cli.options import new_directory_option, runtime_settings, saved_teacher_options, suggest_next
 from potstill.errors import ArtifactError
 from potstill.predict.directory import find_student, is_teacher
 
@@ -53,6 +53,7 @@ def export(path: Path, out: Path, layout: Layout) -> None:
 @click.command()
 @click.argument("teacher", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @new_directory_option
+@saved_teacher_options
 def merge(teacher: Path, out: Path) -> None:
     """Write TEACHER as a plain transformers model, which needs neither Potstill nor peft.
 
@@ -71,7 +72,7 @@ def merge(teacher: Path, out: Path) -> None:
     from potstill.export.merged import write_merged
 
     directory = find_teacher(teacher)
-    _print_files(f"{directory}, merged:", write_merged(directory, out))
+    _print_files(f"{directory}, merged:", write_merged(directory, out, runtime_settings("cpu", "32-true")))
 
 
 def _print_files(title: str, files: list[Path]) -> None:

@@ -20,7 +20,7 @@ from potstill.cli.options import (
     unlabelled_option,
 )
 from potstill.cli.settings import COMMON, COMMON_IN_RUN, SettingsCommand, with_settings
-from potstill.config import PotstillConfig
+from potstill.config import PotstillConfig, RuntimeConfig
 from potstill.executor.signals import handle_signals
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ _AUGMENT = (
     *("augment.temperature", "augment.top_p", "augment.similarity", "augment.seed"),
 )
 """The unlabelled set's settings with flags; those of its language model are left to configuration files."""
+_RUNTIME = tuple(f"runtime.{name}" for name in RuntimeConfig.model_fields if not name.startswith("teacher_"))
+"""Where nothing saved is loaded, or what the command itself has saved."""
 _OF_STUDENTS = ("student", "distillation", "baseline", "search")
 """Sections that decide nothing where no student is made: a file for all commands may change there."""
 _OF_SETS = ("augment", "baseline", "search")
@@ -53,7 +55,7 @@ def _resumable(command: Callable[..., None]) -> Callable[..., None]:
 @click.command(cls=SettingsCommand)
 @_resumable
 @with_settings(
-    *("preset", "data", "teacher", *_AUGMENT, "student", "distillation", "baseline", "runtime"), common=COMMON_IN_RUN
+    *("preset", "data", "teacher", *_AUGMENT, "student", "distillation", "baseline", *_RUNTIME), common=COMMON_IN_RUN
 )
 @handle_signals()
 def run(config: PotstillConfig, out: Path | None, restart: bool) -> None:
@@ -87,7 +89,7 @@ def run(config: PotstillConfig, out: Path | None, restart: bool) -> None:
 
 @click.command(cls=SettingsCommand)
 @_resumable
-@with_settings("data", "teacher", "runtime")
+@with_settings("data", "teacher", *_RUNTIME)
 @handle_signals()
 def finetune(config: PotstillConfig, out: Path | None, restart: bool) -> None:
     """Train a teacher: a pretrained language model, tuned on labelled texts with LoRA adapters.
@@ -180,7 +182,8 @@ def distill(
     check_distillation(config, with_unlabelled=unlabelled is not None)
     check_embeddings(config)
     spec = _run_spec("distill", f"{corpus.name}-distilled", config, corpus, config.student.seeds)
-    spec = replace(spec, inputs=spec.inputs | input_keys(teacher, unlabelled))
+    # The teacher's key holds all that decides its answers: its base may be elsewhere now.
+    spec = replace(spec, inputs=spec.inputs | input_keys(teacher, unlabelled), free=(*spec.free, "teacher"))
     with run_directory(spec, out, restart=restart) as directory:
         _train_students("distilled", directory, config, corpus, label(config, corpus, teacher, unlabelled))
 
@@ -188,7 +191,7 @@ def distill(
 @click.command(cls=SettingsCommand)
 @_resumable
 @with_settings(
-    *("data", "student", "teacher.backbone", "teacher.tokenizer", "runtime"), common=COMMON - {"teacher.backbone"}
+    *("data", "student", "teacher.backbone", "teacher.tokenizer", *_RUNTIME), common=COMMON - {"teacher.backbone"}
 )
 @handle_signals()
 def train(config: PotstillConfig, out: Path | None, restart: bool) -> None:

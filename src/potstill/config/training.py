@@ -68,3 +68,9 @@ class RuntimeConfig(Settings):
     the other)."""
     workers: Annotated[int, Field(ge=1)] | None = None
     """Number of local processes. None: as many as PyTorch has threads on a CPU, one with a GPU."""
+    teacher_base: str | None = None
+    """Where the pretrained model of a saved teacher is now, named like a backbone. None: where it was when the teacher
+    was tuned. Its weights must be the same."""
+    teacher_classes: tuple[str, ...] | None = None
+    """Classes of a teacher that `peft` wrote, in the order of its logits, such as `bad,good` (in YAML a list). None: as
+    the data has them, since `peft` saves no names."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from potstill.data.examples import UNLABELLED, Examples
 from potstill.predict.ngrams import Ngrams
-from potstill.predict.tokens import encode, padded_places, set_truncation
+from potstill.predict.tokens import encodings, padded_places, set_truncation
 from potstill.store.cache import cached_arrays
 from potstill.store.checksums import digest
 
@@ -28,10 +29,13 @@ class TokenisedTexts:
     Attributes:
         ids: All ids, int32, shape (tokens,).
         offsets: Where each text begins, and the end of the last, int64, shape (texts + 1,).
+        type_ids: For models that are told which text of a pair a token is of, that text's number, int32, shape
+            (tokens,).
     """
 
     ids: NDArray[np.int32]
     offsets: NDArray[np.int64]
+    type_ids: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         """Count the texts."""
@@ -43,7 +47,7 @@ class TokenisedTexts:
         return np.diff(self.offsets)
 
     def first(self, count: int) -> TokenisedTexts:
-        """Return at most so many tokens of each text."""
+        """Return at most so many tokens of each text, without `type_ids`."""
         lengths = np.minimum(self.lengths, count)
         kept = np.arange(len(self.ids)) - np.repeat(self.offsets[:-1], self.lengths) < count
         return TokenisedTexts(self.ids[kept], np.concatenate([[0], lengths.cumsum()]))
@@ -63,7 +67,13 @@ class TokenisedTexts:
 
 
 def tokenise(
-    examples: Examples, tokenizer: Tokenizer, max_length: int, empty_id: int, *, cached: bool = True
+    examples: Examples,
+    tokenizer: Tokenizer,
+    max_length: int,
+    empty_id: int,
+    *,
+    with_types: bool = False,
+    cached: bool = True,
 ) -> TokenisedTexts:
     """Encode all texts, or fetch what an earlier call made of the same texts with the same tokenizer.
 
@@ -72,21 +82,31 @@ def tokenise(
         tokenizer: Any tokenizer of the `tokenizers` library.
         max_length: Longer texts are cut.
         empty_id: The id of a text without any token.
+        with_types: Whether the model reads `type_ids`.
         cached: Whether to use the cache; not for texts that are seen once, as in a stream.
     """
     if not cached:
-        return _encode(examples, tokenizer, max_length, empty_id)
+        return TokenisedTexts(**_encode(examples, tokenizer, max_length, empty_id, with_types=with_types))
     set_truncation(tokenizer, max_length)  # part of the tokenizer's text below: set first, the key is stable
-    settings = str((_FORMAT, max_length, empty_id, len(examples)))
+    settings = str((_FORMAT, max_length, empty_id, len(examples), *["types"] * with_types))
     key = digest([settings, tokenizer.to_str(), *examples.texts, *(examples.pairs or ())])
-    arrays = cached_arrays("tokens", key, lambda: vars(_encode(examples, tokenizer, max_length, empty_id)))
+    arrays = cached_arrays(
+        "tokens", key, lambda: _encode(examples, tokenizer, max_length, empty_id, with_types=with_types)
+    )
     return TokenisedTexts(**arrays)
 
 
-def _encode(examples: Examples, tokenizer: Tokenizer, max_length: int, empty_id: int) -> TokenisedTexts:
-    sequences = encode(tokenizer, examples.texts, examples.pairs, max_length=max_length, empty_id=empty_id)
-    ids = np.concatenate([np.asarray(sequence, np.int32) for sequence in sequences])
-    return TokenisedTexts(ids, offsets=np.cumsum([0, *map(len, sequences)], dtype=np.int64))
+def _encode(
+    examples: Examples, tokenizer: Tokenizer, max_length: int, empty_id: int, *, with_types: bool
+) -> dict[str, NDArray[Any]]:
+    ids: list[NDArray[np.int32]] = []
+    types: list[NDArray[np.int32]] = []
+    for encoding, _ in encodings(tokenizer, examples.texts, examples.pairs, max_length):
+        ids.append(np.asarray(encoding.ids or [empty_id], np.int32))
+        if with_types:
+            types.append(np.asarray(encoding.type_ids or [0], np.int32))
+    arrays: dict[str, NDArray[Any]] = {"ids": np.concatenate(ids), "offsets": np.cumsum([0, *map(len, ids)])}
+    return arrays | ({"type_ids": np.concatenate(types)} if with_types else {})
 
 
 @dataclass(frozen=True)
@@ -100,6 +120,7 @@ class Batch:
         teacher_logits: (batch, classes), float32, for distillation.
         ngrams: For students that read n-grams, rows of their table, (batch, ngrams), int64, and the weight of each,
             float32; see `predict.ngrams`.
+        token_type_ids: For teachers that read them, (batch, length), int64; 0 where there is padding.
     """
 
     input_ids: Tensor
@@ -107,18 +128,19 @@ class Batch:
     labels: Tensor
     teacher_logits: Tensor | None = None
     ngrams: tuple[Tensor, Tensor] | None = None
+    token_type_ids: Tensor | None = None
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
         """What a model is called with."""
-        return self.input_ids, self.attention_mask, *(self.ngrams or ())
+        types = () if self.token_type_ids is None else (self.token_type_ids,)
+        return self.input_ids, self.attention_mask, *(self.ngrams or ()), *types
 
     def to(self, device: torch.device) -> Batch:
         """Copy to a device."""
-        teacher_logits = None if self.teacher_logits is None else self.teacher_logits.to(device)
         ngrams = None if self.ngrams is None else (self.ngrams[0].to(device), self.ngrams[1].to(device))
-        inputs = (self.input_ids.to(device), self.attention_mask.to(device))
-        return Batch(*inputs, self.labels.to(device), teacher_logits, ngrams)
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors, ngrams=ngrams)
 
 
 @dataclass(frozen=True)
@@ -152,13 +174,17 @@ class TrainingSet:
         """Collate the texts at `indices` into one batch, padded on the right to the longest of them."""
         chosen = np.asarray(indices, dtype=np.int64)
         input_ids, mask = self.tokens.padded(chosen, self.pad_token_id)
-        rows = torch.from_numpy(chosen)
+        rows, types = torch.from_numpy(chosen), None
+        if self.tokens.type_ids is not None:
+            places, _ = padded_places(self.tokens.offsets, chosen)
+            types = torch.from_numpy(np.where(mask, self.tokens.type_ids[places], 0).astype(np.int64))
         return Batch(
             input_ids=torch.from_numpy(input_ids),
             attention_mask=torch.from_numpy(mask.astype(np.int64)),
             labels=self.labels[rows],
             teacher_logits=None if self.teacher_logits is None else self.teacher_logits[rows],
             ngrams=None if self.ngrams is None else _tensors(self.ngrams.padded(chosen)),
+            token_type_ids=types,
         )
 
 

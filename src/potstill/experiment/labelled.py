@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 from potstill.augment.build import held_out_key
 from potstill.augment.unlabelled import UnlabelledSet
 from potstill.config import PotstillConfig
+from potstill.console import warn
 from potstill.data import Corpus, Examples
+from potstill.data.columns import listed
 from potstill.errors import ArtifactError, ConfigError
+from potstill.evaluation import compute_metrics
 from potstill.evaluation.measure import require_same_kind
 from potstill.teacher.base import Teacher
 
@@ -56,10 +61,28 @@ def label(
     if config.distillation.alpha != 1.0:
         answers = teacher.logits(corpus.train.joined(corpus.validation))
         logits, validation_logits = answers[: len(corpus.train)], answers[len(corpus.train) :]
+        _warn_of_order(corpus, validation_logits)
         if unlabelled is not None:
             more = unlabelled.logits if unlabelled.teacher == teacher.key else teacher.logits(unlabelled.examples)
             logits = np.concatenate([logits, more])
     return DistillationSet(texts, logits, validation_logits, teacher.backbone, teacher.tokenizer_name)
+
+
+def _warn_of_order(corpus: Corpus, logits: Logits) -> None:
+    """Warn where a teacher would answer the validation split far better with its classes in another order."""
+    labels, answers = corpus.validation.labels, logits.argmax(axis=1)
+    counts = np.zeros((corpus.num_classes,) * 2, dtype=np.int64)
+    np.add.at(counts, (answers, labels), 1)
+    _, order = linear_sum_assignment(counts, maximize=True)
+    given, best = (compute_metrics(labels, found, corpus.num_classes) for found in (answers, order[answers]))
+    margin = 2 / math.sqrt(len(labels))  # at least four standard deviations of an accuracy
+    if best.mcc > given.mcc and best.accuracy - given.accuracy > margin:
+        names = [corpus.label_names[number] for number in order]
+        warn(
+            f"the teacher is right for {given.accuracy:.1%} of the validation texts (MCC {given.mcc:.3f}); with its "
+            f"classes in the order {listed(names)} it would be for {best.accuracy:.1%}. Students learn its mistakes. "
+            f"If peft wrote it, name its classes in their order: --teacher-classes {','.join(names)}"
+        )
 
 
 def check_teacher(corpus: Corpus, teacher: Teacher, unlabelled: UnlabelledSet | None = None) -> None:

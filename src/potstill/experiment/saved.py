@@ -31,7 +31,7 @@ from potstill.predict.directory import (
 from potstill.teacher.base import Teacher
 from potstill.teacher.ensemble import together
 from potstill.teacher.saved import open_teacher
-from potstill.teacher.transformer import share_base_weights
+from potstill.teacher.transformer import TransformerTeacher, share_base_weights
 
 
 class StudentModel:
@@ -94,7 +94,7 @@ def load_teacher(path: Path, config: PotstillConfig, corpus: Corpus | None = Non
     Args:
         path: A teacher's directory, or one with those of several.
         config: `distillation.teachers` says which, `runtime` where they compute.
-        corpus: The data that it is to be used with.
+        corpus: The data that it is to be used with; the teacher's classes are put into its order.
 
     Returns:
         The teacher, with a cache in front of it, and `config` with its settings.
@@ -114,6 +114,9 @@ def load_teacher(path: Path, config: PotstillConfig, corpus: Corpus | None = Non
                 "validation or test part, the students' scores are optimistic"
             )
     teachers = [open_teacher(directory, config.runtime) for directory in directories]
+    for teacher in teachers:
+        if corpus is not None and isinstance(teacher, TransformerTeacher):
+            teacher.reorder(corpus.label_names)
     share_base_weights(teachers)
     settings = teachers[0].known_settings(config.teacher)
     return together(teachers), config.model_copy(update={"teacher": settings})

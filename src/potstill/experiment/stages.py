@@ -9,6 +9,7 @@ from potstill.augment.unlabelled import UnlabelledSet
 from potstill.config import PotstillConfig
 from potstill.data import Corpus
 from potstill.distillation import CrossEntropy, Distillation, class_weights
+from potstill.errors import ArtifactError
 from potstill.evaluation import Role
 from potstill.evaluation.measure import measure
 from potstill.experiment.labelled import DistillationSet, check_distillation, label
@@ -93,9 +94,10 @@ def distill(
         callbacks: Called in the fit after the usual ones.
 
     Raises:
-        ArtifactError: See `label`.
+        ArtifactError: See `label`; or a training has ended in `directory`.
         ConfigError: See `label` and `Student.create`.
     """
+    _require_unfinished(directory)
     labelled = teacher
     if not isinstance(labelled, DistillationSet):
         labelled = label(config, corpus, together([labelled]), unlabelled)
@@ -121,6 +123,7 @@ def train(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int = 0
 
     It is `distill` with alpha 1 and without the teacher's embeddings, unlabelled text and language modelling.
     """
+    _require_unfinished(directory)
     settings = config.student.without_teacher()
     config = config.model_copy(update={"student": settings})
     student = Student.create(
@@ -130,6 +133,14 @@ def train(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int = 0
     data = Splits(student.featurise(corpus.train), student.featurise(corpus.validation))
     loss = CrossEntropy(class_weights(settings.training, corpus), task_of(corpus))
     return _fit_student(config, student, data, loss, "baseline", directory, seed)
+
+
+def _require_unfinished(directory: Path) -> None:
+    if TrainingRecord.find(directory) is not None:
+        raise ArtifactError(
+            f"{directory}: expected a new directory, or an interrupted training, found a finished one\n"
+            f"  what to do: name another directory, or remove this one"
+        )
 
 
 def _fit_student(

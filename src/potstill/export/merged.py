@@ -7,6 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from potstill.config import RuntimeConfig
 from potstill.errors import ArtifactError
 from potstill.export.plain import plain_tokenizer
 from potstill.lora import absorb_adapters
@@ -20,12 +21,12 @@ _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "cls_token", "ma
 """What a tokenizer's user may ask it for, beside the padding token."""
 
 
-def write_merged(directory: Path, out: Path) -> list[Path]:
+def write_merged(directory: Path, out: Path, runtime: RuntimeConfig = EXACT) -> list[Path]:
     """Write the teacher in `directory` for `AutoModelForSequenceClassification.from_pretrained(out)`.
 
     Weights are float32. The configuration names the classes, and a padding token with which the pooling of
     `transformers` finds the last real token; the tokenizer adds what the teacher's adds (`add_bos`), cuts at its length
-    and pads on the right. `out` is a new or empty directory.
+    and pads on the right. `out` is a new or empty directory; `runtime` says how the teacher is loaded.
 
     Returns:
         The files written.
@@ -36,12 +37,12 @@ def write_merged(directory: Path, out: Path) -> list[Path]:
         SourceError: The base can't be found or reached.
     """
     ensure_replaceable(out)  # before anything is computed
-    if TeacherManifest.load(directory).echo:
+    if TeacherManifest.load(directory, runtime).echo:
         raise ArtifactError(
             f"{directory}: expected a teacher that reads each text once, as a plain transformers model does, found one "
             f"with echo\n  what to do: tune one without it (`potstill finetune --no-echo`)"
         )
-    teacher = TransformerTeacher.load(directory, EXACT)
+    teacher = TransformerTeacher.load(directory, runtime)
     tokenizer = _plain_tokenizer(teacher)
     model = teacher.classifier.model
     absorb_adapters(model)
@@ -61,7 +62,8 @@ def _plain_tokenizer(teacher: TransformerTeacher) -> PreTrainedTokenizerFast:
     original = load_tokenizer(teacher.manifest.tokenizer)
     special = {name: token for name in _SPECIAL if (token := getattr(original, name, None)) is not None}
     padding = _padding_id(original, teacher.tokenizer, teacher.classifier.pad_token_id)
-    return plain_tokenizer(teacher.tokenizer, padding, teacher.manifest.max_length, **special)
+    with_types = teacher.classifier.with_types
+    return plain_tokenizer(teacher.tokenizer, padding, teacher.manifest.max_length, with_types=with_types, **special)
 
 
 def _padding_id(original: PreTrainedTokenizerBase, backend: Tokenizer, preferred: int) -> int:

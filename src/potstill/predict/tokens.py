@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,23 +47,31 @@ def encode_marked(
     tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int, *, empty_id: int | None
 ) -> tuple[list[list[int]], list[bool]]:
     """Encode like `encode`, and say of each text (or pair) whether it was cut."""
-    if pairs is not None and len(texts) != len(pairs):
-        raise ValueError(f"expected as many second texts as first ones, found {len(pairs)} and {len(texts)}")
-    set_truncation(tokenizer, max_length)
     ids: list[list[int]] = []
     cut: list[bool] = []
     nothing = [] if empty_id is None else [empty_id]
+    for encoding, was_cut in encodings(tokenizer, texts, pairs, max_length):
+        ids.append(encoding.ids or nothing)
+        cut.append(was_cut)
+    return ids, cut
+
+
+def encodings(
+    tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
+) -> Iterator[tuple[Encoding, bool]]:
+    """Yield what the tokenizer makes of each text (or pair), and whether it was cut. Arguments as for `encode`."""
+    if pairs is not None and len(texts) != len(pairs):
+        raise ValueError(f"expected as many second texts as first ones, found {len(pairs)} and {len(texts)}")
+    set_truncation(tokenizer, max_length)
     for start in range(0, len(texts), _CHUNK):
         part = slice(start, start + _CHUNK)
         first = _readable(tokenizer, texts[part])
         if pairs is None:
-            encodings = tokenizer.encode_batch_fast(first)
-            cut += [bool(one.overflowing) and len(one.ids) >= max_length for one in encodings]
+            found = tokenizer.encode_batch_fast(first)
+            cut = [bool(one.overflowing) and len(one.ids) >= max_length for one in found]
         else:
-            encodings, marks = _encode_pairs(tokenizer, first, _readable(tokenizer, pairs[part]), max_length)
-            cut += marks
-        ids += [encoding.ids or nothing for encoding in encodings]
-    return ids, cut
+            found, cut = _encode_pairs(tokenizer, first, _readable(tokenizer, pairs[part]), max_length)
+        yield from zip(found, cut, strict=True)
 
 
 def padded_places(

@@ -15,7 +15,8 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from potstill.config import PotstillConfig, TransformerConfig
 from potstill.errors import ConfigError
-from potstill.teacher.backbone.sources import check_vocabulary, load_config, load_embeddings, load_tokenizer, outline
+from potstill.teacher.backbone.sources import load_config, load_embeddings, load_tokenizer, outline
+from potstill.teacher.backbone.vocabulary import LEAVE_OUT, MEND, check_vocabulary
 
 _BYTES: Final = {character: byte for byte, character in bytes_to_unicode().items()}  # type: ignore[no-untyped-call]
 """Which byte each character of a byte-level vocabulary is."""
@@ -53,9 +54,11 @@ def teacher_embeddings(
     """
     table = load_embeddings(backbone)  # (teacher's vocabulary, width)
     teacher = load_tokenizer(teacher_tokenizer)
-    check_vocabulary(1 + max(teacher.get_vocab().values()), len(table), backbone)
+    check_vocabulary(teacher, len(table), backbone, remedy=MEND if teacher_tokenizer == backbone else LEAVE_OUT)
     pieces = teacher_pieces(tokenizer, teacher)
-    bags = [pieces.get(token_id, []) if token_id != pad_token_id else [] for token_id in range(len(counts))]
+    bags: list[list[int]] = [[] for _ in counts]
+    for token_id in pieces.keys() - {pad_token_id}:
+        bags[token_id] = [piece for piece in pieces[token_id] if piece < len(table)]  # some special tokens have no row
     lengths = torch.tensor([len(bag) for bag in bags])
     flat = torch.tensor([piece for bag in bags for piece in bag], dtype=torch.long)
     means = embedding_bag(flat, table, lengths.cumsum(0) - lengths, mode="mean")  # (vocabulary, width)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
+import tokenizers
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -20,7 +24,8 @@ from potstill.evaluation.calibration import fit_temperature, fit_threshold
 from potstill.predict.directory import Manifest, StudentFiles
 from potstill.predict.ngrams import hash_ngrams
 from potstill.predict.tokens import intern_tokenizer, set_pair_separator
-from potstill.store.checksums import atomic_save, read
+from potstill.store.cache import cached_directory
+from potstill.store.checksums import atomic_save, digest, read
 from potstill.store.tensors import save_tensors
 from potstill.student.base import Network
 from potstill.student.embeddings import teacher_embeddings
@@ -31,6 +36,14 @@ from potstill.teacher.backbone.sources import load_tokenizer, pad_token_id
 PADDING_TOKEN = "<pad>"  # noqa: S105 — a token of text, not a secret
 SEPARATOR_TOKEN = "<sep>"  # noqa: S105
 """Between the texts of a pair."""
+_LONGEST: Final = 64
+"""Characters of a word that a token may be learnt from; longer runs of them are seldom words."""
+_LONG_WORD: Final = re.compile(rf"\S{{{_LONGEST}}}(?=\S)")
+_LONG_GAP: Final = re.compile(rf"(\s{{{_LONGEST}}})\s+")
+_PIECE: Final = re.compile(rf"\S{{1,{_LONGEST}}}")
+"""A word, or a part of a long one: at least one token."""
+_VOCABULARY: Final = 1
+"""Part of the cache's keys; raised when the same texts give another vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +99,7 @@ class Student:
                 `teacher_embeddings`.
         """
         texts = corpus.train.all_texts if texts is None else texts
-        tokenizer, pad_id = _tokenizer(config, texts, teacher_tokenizer, in_pairs=corpus.in_pairs)
+        tokenizer, pad_id = _tokenizer(config, texts, teacher_tokenizer, max_length, in_pairs=corpus.in_pairs)
         tokenizer = intern_tokenizer(tokenizer, max_length)
         torch.manual_seed(seed)
         network = student_class(config.kind).build(
@@ -190,11 +203,19 @@ def student_bytes(directory: Path) -> int:
     return sum(path.stat().st_size for path in files.needed)
 
 
-def train_vocabulary(texts: Sequence[str], size: int, *, in_pairs: bool = False) -> Tokenizer:
+def train_vocabulary(
+    texts: Sequence[str], size: int, *, in_pairs: bool = False, max_length: int | None = None
+) -> Tokenizer:
     """Learn a byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909) over the bytes of the texts.
 
-    Starting from bytes, as GPT-2 does, no text is ever unknown. Training is deterministic. With `in_pairs` a token of
-    its own stands between two texts.
+    Starting from bytes, as GPT-2 does, no text is ever unknown. Training is deterministic. The time to learn from a
+    word is quadratic in its length, so that very long ones are broken.
+
+    Args:
+        texts: What to learn from.
+        size: Most tokens.
+        in_pairs: Whether a token of its own stands between two texts.
+        max_length: Tokens of a text that are ever read: no more words of it are learnt from. None: all.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -206,18 +227,34 @@ def train_vocabulary(texts: Sequence[str], size: int, *, in_pairs: bool = False)
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator((readable_part(text, max_length) for text in texts), trainer)
     if in_pairs:
         set_pair_separator(tokenizer, SEPARATOR_TOKEN)
     return tokenizer
 
 
+def readable_part(text: str, max_length: int | None) -> str:
+    """Return the first `max_length` words of a text; line breaks, which part tokens, break long ones."""
+    if max_length is not None:
+        pieces = list(itertools.islice(_PIECE.finditer(text), max_length))
+        text = text[: pieces[-1].end()] if pieces else text
+    return _LONG_WORD.sub(r"\g<0>\n", _LONG_GAP.sub(r"\1", text))
+
+
 def _tokenizer(
-    config: StudentConfig, texts: Sequence[str], teacher_tokenizer: str | None, *, in_pairs: bool
+    config: StudentConfig, texts: Sequence[str], teacher_tokenizer: str | None, max_length: int, *, in_pairs: bool
 ) -> tuple[Tokenizer, int]:
-    """Return the student's tokenizer and its padding id."""
+    """Return the student's tokenizer and its padding id; a vocabulary is learnt once for all seeds, and kept."""
     if config.tokenizer == "bpe":
-        tokenizer = train_vocabulary(texts, config.vocab_size, in_pairs=in_pairs)
+        settings = str((_VOCABULARY, tokenizers.__version__, config.vocab_size, in_pairs, max_length))
+        learnt = cached_directory(
+            "vocabularies",
+            digest([settings, *texts]),
+            lambda directory: train_vocabulary(texts, config.vocab_size, in_pairs=in_pairs, max_length=max_length).save(
+                str(directory / "tokenizer.json")
+            ),
+        )
+        tokenizer = Tokenizer.from_file(str(learnt / "tokenizer.json"))
         return tokenizer, tokenizer.get_vocab()[PADDING_TOKEN]
     name = teacher_tokenizer if config.tokenizer == "teacher" else config.tokenizer
     if name is None:

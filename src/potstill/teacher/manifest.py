@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from potstill.config import DataConfig, LoRAConfig, Method
+from potstill.config import LoRAConfig, Method, RuntimeConfig
+from potstill.data.columns import listed
 from potstill.errors import ArtifactError
 from potstill.lora import ADAPTER_FILES, tensor_name
-from potstill.lora.head import head_modules
 from potstill.predict.directory import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TEACHER_MANIFEST, TRAINED_FILE
 from potstill.store.atomic import parse_json, read_json, write_json
 from potstill.store.checksums import has_checksums, read, recover, verify
 from potstill.store.tensors import MARK
-from potstill.teacher.backbone.sources import load_config, outline
+from potstill.teacher.backbone.classes import class_parameters
+from potstill.teacher.backbone.sources import load_config
 
 _FORMAT: Final = 6
 _SHOWN: Final = 5
@@ -60,11 +62,14 @@ class TeacherManifest:
         return ADAPTER_FILES if self.method == "lora" else (TRAINED_FILE,)
 
     @classmethod
-    def load(cls, directory: Path) -> TeacherManifest:
+    def load(cls, directory: Path, runtime: RuntimeConfig) -> TeacherManifest:
         """Read a teacher's manifest, its files compared with their checksums, or make one for a `peft` adapter.
 
+        `runtime` says where the base is now, and which classes such an adapter has.
+
         Raises:
-            ArtifactError: A file is missing, altered or damaged, or the manifest is of another version.
+            ArtifactError: A file is missing, altered or damaged, or the manifest is of another version, or the teacher
+                has other classes.
             SourceError: The base of `peft`'s adapter can't be found or reached.
         """
         recover(directory)
@@ -72,9 +77,12 @@ class TeacherManifest:
         if path.is_file():
             manifest = cls.parse(read(directory, [TEACHER_MANIFEST])[TEACHER_MANIFEST], path)
             verify(directory, (TEACHER_MANIFEST, *manifest.files))
-            return manifest
+            _classes(directory, manifest.label_names, runtime, named=True)
+            base = runtime.teacher_base or manifest.backbone
+            own = manifest.tokenizer == manifest.backbone
+            return replace(manifest, backbone=base, tokenizer=base if own else manifest.tokenizer)
         if (directory / ADAPTER_CONFIG).is_file() and not has_checksums(directory):
-            return _of_peft(directory)
+            return _of_peft(directory, runtime)
         raise ArtifactError(f"expected the file {path}, found none\n  what to do: check the path, or tune again")
 
     @classmethod
@@ -103,15 +111,32 @@ class TeacherManifest:
         write_json(directory / TEACHER_MANIFEST, {"format": _FORMAT, **values})
 
 
-def _of_peft(directory: Path) -> TeacherManifest:
-    """Fill in what `peft` does not store: classes are numbered, texts are tokenised as the tokenizer's file says."""
+def _classes(directory: Path, known: tuple[str, ...], runtime: RuntimeConfig, *, named: bool) -> tuple[str, ...]:
+    """Return a teacher's classes: those that `runtime` names, where its files don't (`named`)."""
+    given = runtime.teacher_classes or known
+    if (named and sorted(given) != sorted(known)) or len(set(given)) != len(known) or len(given) != len(known):
+        expected = listed(known) if named else f"{len(known)} different ones, in the order of its logits"
+        raise ArtifactError(
+            f"{directory}: expected in runtime.teacher_classes the classes of this teacher ({expected}), found "
+            f"{listed(given)}\n  what to do: name these, or leave it out where Potstill wrote the teacher"
+        )
+    return known if named else given
+
+
+def _of_peft(directory: Path, runtime: RuntimeConfig) -> TeacherManifest:
+    """Fill in what `peft` does not store.
+
+    Classes are named by `runtime`, else numbered. Texts are tokenised as the tokenizer's file says, and cut where the
+    base has no more positions: how long texts were in the training is not known.
+    """
     path = directory / ADAPTER_CONFIG
-    base = read_json(path).get("base_model_name_or_path")
+    base = runtime.teacher_base or read_json(path).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise ArtifactError(
             f"{path}: expected the base's name as `base_model_name_or_path`, found {base!r}\n"
             f"  what to do: write the name or the directory of the pretrained model there"
         )
+    numbers = tuple(map(str, range(_count_classes(directory, base))))
     return TeacherManifest(
         backbone=base,
         tokenizer=str(directory) if (directory / "tokenizer.json").is_file() else base,
@@ -121,8 +146,8 @@ def _of_peft(directory: Path) -> TeacherManifest:
         method="lora",
         lora=None,
         base="",
-        label_names=tuple(map(str, range(_count_classes(directory, base)))),
-        max_length=DataConfig().max_length,
+        label_names=_classes(directory, numbers, runtime, named=False),
+        max_length=sys.maxsize,
         in_pairs=False,
         echo=False,
         num_layers=None,
@@ -131,14 +156,7 @@ def _of_peft(directory: Path) -> TeacherManifest:
 
 def _count_classes(directory: Path, base: str) -> int:
     """Read the number of classes off the saved head: its one tensor that would be another size with other classes."""
-    config = load_config(base)
-    config.num_labels = unlikely = 7919
-    last = [
-        tensor_name(f"{module}.{name}")
-        for module, head in head_modules(outline(config)).items()
-        for name, parameter in head.named_parameters()
-        if parameter.shape[0] == unlikely
-    ]
+    last = [tensor_name(name) for name in class_parameters(load_config(base))]
     path = directory / ADAPTER_WEIGHTS
     try:
         with safe_open(path, framework="pt") as tensors:

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.config import LoRAConfig, Method, PotstillConfig, RuntimeConfig, TeacherConfig, TransformerConfig
 from potstill.data import Corpus, Examples
 from potstill.data.tokenised import TrainingSet, tokenise
 from potstill.distillation import CrossEntropy, class_weights
-from potstill.errors import ArtifactError, ConfigError
+from potstill.errors import ArtifactError, ConfigError, SourceError
 from potstill.lora import adapters, inject, load_adapter, merged, save_adapter
 from potstill.lora.blocks import check_num_layers
 from potstill.lora.counting import count_parameters
@@ -32,9 +32,17 @@ from potstill.predict.tokens import intern_tokenizer, set_pair_separator
 from potstill.store.checksums import assert_unchanged, atomic_save, digest
 from potstill.store.tensors import load_tensors, save_tensors
 from potstill.task import task_of
+from potstill.teacher.backbone.classes import reorder_classes
 from potstill.teacher.backbone.classifier import TextClassifier, build_classifier
 from potstill.teacher.backbone.echo import Echo
-from potstill.teacher.backbone.sources import check_architecture, is_causal, load_config, load_tokenizer, pad_token_id
+from potstill.teacher.backbone.sources import (
+    check_architecture,
+    is_causal,
+    load_config,
+    load_tokenizer,
+    pad_token_id,
+)
+from potstill.teacher.backbone.vocabulary import LEAVE_OUT, MEND, check_vocabulary
 from potstill.teacher.base import Teacher
 from potstill.teacher.manifest import TeacherManifest
 from potstill.training.base import FitContext, FitResult, Splits
@@ -99,7 +107,7 @@ class TransformerTeacher(Teacher):
             max_length=max_length,
             in_pairs=corpus.in_pairs,
         )
-        classifier, tokenizer = _base(manifest)
+        classifier, tokenizer = _base(manifest, label_names=corpus.label_names)
         base = _base_digest(classifier.model)  # adapters change it
         manifest = replace(manifest, base=base, max_length=min(max_length, classifier.max_length))
         prepare(classifier.model, config)
@@ -116,8 +124,11 @@ class TransformerTeacher(Teacher):
             ConfigError: The base has too few blocks now.
         """
         with assert_unchanged(directory):  # files that were verified are read again
-            manifest = TeacherManifest.load(directory)
-            classifier, tokenizer = _base(manifest)
+            try:
+                manifest = TeacherManifest.load(directory, runtime)
+                classifier, tokenizer = _base(manifest)
+            except SourceError as error:
+                raise SourceError(f"{error}, or say with --teacher-base where this teacher's is now") from None
             model = classifier.model
             if (found := _base_digest(model)) != manifest.base and manifest.base:
                 raise ArtifactError(
@@ -164,7 +175,7 @@ class TransformerTeacher(Teacher):
             _check_decoder(base)
         if settings.num_layers is not None:
             check_num_layers(base, settings.num_layers)
-        load_tokenizer(settings.tokenizer_name)
+        _tokenizer(settings, settings.tokenizer_name, base)
 
     def save(self, directory: Path) -> None:
         """Write what was trained and the manifest, with checksums; the base is not copied."""
@@ -187,6 +198,13 @@ class TransformerTeacher(Teacher):
         lora = self.manifest.lora or self.lora
         return config.model_copy(update=known | ({} if lora is None else {"lora": lora}))
 
+    def reorder(self, label_names: tuple[str, ...]) -> None:
+        """Put its classes into the order of `label_names`, unless these are others."""
+        if sorted(label_names) == sorted(self.label_names) and label_names != self.label_names:
+            reorder_classes(self.classifier.model, self.label_names, label_names)
+            self.label_names = label_names
+            self.manifest = replace(self.manifest, label_names=label_names)
+
     @property
     def key(self) -> str:
         """A digest of everything that decides a logit: base, trained weights, tokenizer, length, precision."""
@@ -194,7 +212,9 @@ class TransformerTeacher(Teacher):
         config = {name: value for name, value in config.items() if name not in _WITHOUT_EFFECT}
         scalings = [adapter.scaling for _, adapter in adapters(self.classifier)]
         precision = "bf16" if is_mixed(self.fabric) else "float32"
-        settings = (scalings, self.manifest.max_length, self.classifier.pad_token_id, self.classifier.echo, precision)
+        classifier = self.classifier
+        reading = (self.manifest.max_length, classifier.pad_token_id, classifier.echo, classifier.with_types)
+        settings = (scalings, *reading, precision)
         base = [self.manifest.base, json.dumps(config, sort_keys=True, default=str)]
         return digest([*base, _digest(trained_parameters(self.classifier)), self.tokenizer.to_str(), str(settings)])
 
@@ -211,7 +231,8 @@ class TransformerTeacher(Teacher):
     def featurise(self, examples: Examples, *, cached: bool = True) -> TrainingSet:
         """Tokenise `examples`, twice each with `echo`; with `cached` their ids are kept on disk."""
         pad_token_id = self.classifier.pad_token_id
-        tokens = tokenise(examples, self.tokenizer, self.manifest.max_length, empty_id=pad_token_id, cached=cached)
+        length, types = self.manifest.max_length, self.classifier.with_types
+        tokens = tokenise(examples, self.tokenizer, length, pad_token_id, with_types=types, cached=cached)
         if self.classifier.echo is not None:
             tokens = self.classifier.echo.repeat(tokens)
         return TrainingSet(tokens, torch.from_numpy(examples.labels), pad_token_id)
@@ -255,22 +276,36 @@ def transformer_settings(config: PotstillConfig) -> TransformerConfig:
     return config.teacher
 
 
-def _base(manifest: TeacherManifest) -> tuple[TextClassifier, Tokenizer]:
-    """Build the model as it is before any adapter, and its tokenizer."""
-    tokenizer = load_tokenizer(manifest.tokenizer)
+def _base(manifest: TeacherManifest, label_names: Sequence[str] | None = None) -> tuple[TextClassifier, Tokenizer]:
+    """Build the model as it is before any adapter, and its tokenizer; see `build_classifier` for `label_names`."""
+    config = load_config(manifest.backbone, random_init=manifest.random_init)
+    tokenizer = _tokenizer(manifest, manifest.tokenizer, config)
     rules = tokenizer.backend_tokenizer
     torch.manual_seed(manifest.seed)
-    # A backbone's own tokenizer is trusted: some know a special token that the embedding table has no row for.
-    foreign = manifest.random_init or manifest.tokenizer != manifest.backbone
     classifier = build_classifier(
         manifest.backbone,
         len(manifest.label_names),
         pad_token_id(tokenizer),
+        label_names=label_names,
         random_init=manifest.random_init,
-        vocab_size=len(tokenizer) if foreign else None,
+        vocab_size=1 + max(rules.get_vocab().values()) if manifest.random_init else None,
         num_layers=manifest.num_layers,
     )
-    if manifest.add_bos and classifier.is_decoder:
+    # As `transformers` decides it: some tokenizers leave out what their model could read.
+    classifier.with_types = classifier.reads_types and "token_type_ids" in tokenizer.model_input_names
+    if manifest.echo:
+        _check_decoder(config)
+        classifier.echo = Echo.of(rules)
+    return classifier, rules
+
+
+def _tokenizer(
+    settings: TransformerConfig | TeacherManifest, name: str, config: PretrainedConfig
+) -> PreTrainedTokenizerBase:
+    """Load a tokenizer that adds what the backbone reads before a text; refuse one that does not fit it."""
+    tokenizer = load_tokenizer(name)
+    rules = tokenizer.backend_tokenizer
+    if settings.add_bos and is_causal(config):
         bos, bos_id = tokenizer.bos_token, tokenizer.bos_token_id
         if bos is None:
             if tokenizer.eos_token is not None:
@@ -279,10 +314,11 @@ def _base(manifest: TeacherManifest) -> tuple[TextClassifier, Tokenizer]:
             rules.post_processor = TemplateProcessing(
                 single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, bos_id)]
             )
-    if manifest.echo:
-        _check_decoder(classifier.model.config)
-        classifier.echo = Echo.of(rules)
-    return classifier, rules
+    if not settings.random_init:
+        rows = config.get_text_config().vocab_size
+        named = isinstance(settings, TransformerConfig) and settings.tokenizer is not None
+        check_vocabulary(tokenizer, rows, settings.backbone, remedy=LEAVE_OUT if named else MEND)
+    return tokenizer
 
 
 def _check_decoder(config: PretrainedConfig) -> None:

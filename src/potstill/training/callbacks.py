@@ -49,8 +49,8 @@ def standard_callbacks(
     checkpoints = []
     if runtime.checkpoint_seconds is not None:
         settings = [
-            runtime.model_dump_json(exclude={"checkpoint_seconds", "executor", "workers"}),
-            *(s.model_dump_json() for s in stages),
+            runtime.model_dump_json(exclude={"checkpoint_seconds", "executor", "workers", "teacher_base"}),
+            *(s.model_dump_json(exclude={"backbone", "tokenizer"}) for s in stages),  # `fit` sees weights and ids
         ]
         checkpoints = [Checkpoint(directory / checkpoint, runtime.checkpoint_seconds, digest(settings))]
     return (

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 from transformers import AutoModel, PreTrainedTokenizerFast
 
+from potstill.config import TransformerConfig
 from potstill.data import hub
 from potstill.errors import SourceError
 from potstill.store import cache
@@ -19,6 +20,7 @@ from potstill.teacher.backbone import sources
 from potstill.teacher.backbone.builtin import BUILTIN
 from potstill.teacher.backbone.classifier import build_classifier
 from potstill.teacher.backbone.sources import load_tokenizer, pad_token_id
+from potstill.teacher.transformer import TransformerTeacher
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "model.gguf", "a/b/c", "~/model", "~nobody-here/m"])
@@ -79,6 +81,23 @@ def test_checkpoint_without_all_base_weights_is_refused(copy, damage):
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(SourceError, match=rf"1 are missing or of another shape, such as model\.{name}"):
         build_classifier(str(copy), 2)
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", None])
+def test_quantised_checkpoint_is_refused_before_its_weights_are_read(copy, method):
+    settings = json.loads((copy / "config.json").read_text())
+    quantised = {"load_in_4bit": True} | ({} if method is None else {"quant_method": method})
+    (copy / "config.json").write_text(json.dumps(settings | {"quantization_config": quantised}))
+    found = "an unknown method" if method is None else method
+    with pytest.raises(SourceError, match=rf"found quantised ones \({found}\)\n  what to do: name the checkpoint"):
+        TransformerTeacher.check(TransformerConfig(backbone=str(copy)))
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin"])
+def test_checkpoint_of_pickles_alone_is_not_called_damaged(copy, name):
+    (copy / "model.safetensors").rename(copy / name)
+    with pytest.raises(SourceError, match=rf"in safetensors, found {name}, a pickle(.|\n)*save_pretrained"):
+        TransformerTeacher.check(TransformerConfig(backbone=str(copy)))
 
 
 def test_head_for_another_number_of_classes_is_replaced(make_model, tmp_path):

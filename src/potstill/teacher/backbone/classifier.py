@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.lora.blocks import keep_first_layers
+from potstill.teacher.backbone.classes import adopt_head, class_names
 from potstill.teacher.backbone.echo import Echo
-from potstill.teacher.backbone.sources import check_vocabulary, load_config, load_model
+from potstill.teacher.backbone.sources import load_config, load_model
+from potstill.teacher.backbone.vocabulary import too_few_rows
 
 
 class TextClassifier(nn.Module):
@@ -21,7 +25,8 @@ class TextClassifier(nn.Module):
     also the end-of-text id; here the mask alone decides. With an `echo` a decoder is given every text twice, and the
     mean of the second reading's states is classified. Encoders keep their own head and pooling.
 
-    `pad_token_id` is for the callers that make batches; it is not used here.
+    `pad_token_id` and `with_types`, whether it is to be told which text of a pair a token is of, are for the callers
+    that make batches; they are not used here.
     """
 
     def __init__(self, model: PreTrainedModel, pad_token_id: int) -> None:
@@ -29,11 +34,18 @@ class TextClassifier(nn.Module):
         self.model = model
         self.pad_token_id = pad_token_id
         self.echo: Echo | None = None
+        self.with_types = False
 
     @property
     def is_decoder(self) -> bool:
         """Whether the model reads left to right, so that only the last token has seen the whole text."""
         return hasattr(self.model, "score")
+
+    @property
+    def reads_types(self) -> bool:
+        """Whether the model has an embedding for each text of a pair, as BERT, ALBERT and ELECTRA have."""
+        accepted = "token_type_ids" in inspect.signature(self.model.forward).parameters
+        return accepted and not self.is_decoder and getattr(self.model.config, "type_vocab_size", 2) > 1
 
     @property
     def max_length(self) -> int:
@@ -45,12 +57,13 @@ class TextClassifier(nn.Module):
             available -= skipped + 1
         return available if self.echo is None else self.echo.longest(available)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Classify a batch of texts.
 
         Args:
             input_ids: Token ids, (batch, length).
             attention_mask: 1 at real tokens, (batch, length); padding may be on either side.
+            token_type_ids: The number of each token's text in its pair, (batch, length); for encoders that read it.
 
         Returns:
             Logits in float32, (batch, classes).
@@ -59,7 +72,8 @@ class TextClassifier(nn.Module):
         order = attention_mask.argsort(dim=1, descending=True, stable=True)
         input_ids, attention_mask = input_ids.gather(1, order), attention_mask.gather(1, order)
         if not self.is_decoder:
-            encoded: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+            types = {} if token_type_ids is None else {"token_type_ids": token_type_ids.gather(1, order)}
+            encoded: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **types).logits
             return encoded.float()
         # Without padding no mask is passed: attention then takes its fastest causal kernel.
         mask = None if bool(attention_mask.all()) else attention_mask
@@ -79,6 +93,7 @@ def build_classifier(
     num_classes: int,
     pad_token_id: int | None = None,
     *,
+    label_names: Sequence[str] | None = None,
     random_init: bool = False,
     vocab_size: int | None = None,
     num_layers: int | None = None,
@@ -89,6 +104,8 @@ def build_classifier(
         name: The builtin backbone, a directory, a `.gguf` file, a hub name or, with `random_init`, an architecture.
         num_classes: Outputs of the head.
         pad_token_id: The tokenizer's padding id; None: the model's own, else 0.
+        label_names: The classes: a checkpoint's head that was tuned for them is kept, in their order; that of others is
+            drawn anew. None: a head for as many classes is kept as it is.
         random_init: Draw all weights at random.
         vocab_size: Tokens that the tokenizer knows; with `random_init` the embedding table gets this size, else it
             must be large enough. None: the table's own size.
@@ -99,17 +116,21 @@ def build_classifier(
         ConfigError: The tokenizer has tokens that the backbone doesn't know, or there are fewer blocks.
     """
     config = load_config(name, random_init=random_init)
+    found = class_names(config)
     config.num_labels = num_classes
     own_padding = getattr(config, "pad_token_id", None)
     if pad_token_id is None:
         pad_token_id = own_padding or 0
     if vocab_size is not None and not random_init:
-        check_vocabulary(vocab_size, config.vocab_size, name)
+        if vocab_size > config.vocab_size:
+            raise too_few_rows(vocab_size, config.vocab_size, name)
     elif vocab_size is not None:
         config.vocab_size = vocab_size
         if own_padding is not None and own_padding >= vocab_size:
             config.pad_token_id = pad_token_id  # else it stays: RoBERTa counts its positions from it
-    model = load_model(name, config, random_init=random_init)
+    model, missing = load_model(name, config, random_init=random_init)
+    if label_names is not None:
+        adopt_head(model, found, label_names, missing, name)
     if num_layers is not None:
         keep_first_layers(model, num_layers)
     return TextClassifier(model, pad_token_id).eval()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 import transformers
@@ -29,13 +29,15 @@ from transformers import (
 
 from potstill.console import print_line
 from potstill.data.hub import hub_answers
-from potstill.errors import ConfigError, SourceError
+from potstill.errors import SourceError
 from potstill.lora.head import head_modules
 from potstill.store.cache import cached_directory
 from potstill.store.checksums import file_digest
 from potstill.store.tensors import safetensors_errors
 from potstill.teacher.backbone.builtin import BUILTIN, BUILTIN_PACKAGE, builtin_files
 
+_RARE: Final = "ꙮ zqxj 𓀀"
+"""Letters and words that a tokenizer has no token of its own for."""
 _CONVERSION = 2  # raise it when the converted directory's content changes
 
 _logging: Any = transformers.logging  # its functions carry no types
@@ -96,7 +98,26 @@ def load_config(name: str, *, random_init: bool = False) -> PretrainedConfig:
     source = find_source(name)
     with _explained(f"backbone {name!r}", source):
         config: PretrainedConfig = AutoConfig.from_pretrained(source.location, **source.options())
+    if not random_init:
+        _check_weights(name, config, Path(source.location))
     return config
+
+
+def _check_weights(name: str, config: PretrainedConfig, directory: Path) -> None:
+    """Refuse, with a SourceError, weights in a form that is not read: quantised ones and pickles."""
+    found = remedy = ""
+    if quantised := getattr(config, "quantization_config", None):
+        values = quantised if isinstance(quantised, dict) else quantised.to_dict()
+        found = f"quantised ones ({values.get('quant_method', 'an unknown method')})"
+        remedy = "name the checkpoint that they were made of"
+    elif not any(directory.glob("*.safetensors")) and (pickles := sorted(directory.glob("*.bin"))):
+        found = f"{pickles[0].name}, a pickle, which could run code"
+        remedy = "load and save it once with transformers (`save_pretrained` writes safetensors), where you trust it"
+    if found:
+        raise SourceError(
+            f"backbone {name!r}: expected weights of full precision in safetensors, found {found}\n"
+            f"  what to do: {remedy}, or name another backbone"
+        )
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -115,14 +136,14 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         )
     tokenizer.backend_tokenizer.no_padding()  # its file may turn both on
     tokenizer.backend_tokenizer.no_truncation()
+    try:
+        tokenizer.backend_tokenizer.encode(_RARE)
+    except Exception as error:  # `tokenizers` raises no other kind
+        raise SourceError(
+            f"tokenizer {name!r}: expected one that reads every text, found one without a token for unknown ones "
+            f"({error})\n  what to do: add that token (`unk_token`) to its tokenizer.json, or name another tokenizer"
+        ) from None
     return tokenizer
-
-
-def check_vocabulary(tokens: int, rows: int, backbone: str) -> None:
-    """Refuse, with a ConfigError, a tokenizer that has more tokens than the backbone has embeddings (`rows`)."""
-    if tokens > rows:
-        problem = f"it has {tokens} tokens, the backbone {backbone!r} knows {rows}"
-        raise ConfigError([f"teacher.tokenizer: {problem}; leave it out to take the backbone's own"])
 
 
 def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -136,7 +157,9 @@ def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     )
 
 
-def load_model(name: str, config: PretrainedConfig, *, random_init: bool = False) -> PreTrainedModel:
+def load_model(
+    name: str, config: PretrainedConfig, *, random_init: bool = False
+) -> tuple[PreTrainedModel, frozenset[str]]:
     """Load a sequence classification model, float32; a head that it lacks is drawn from torch's generator.
 
     Args:
@@ -144,29 +167,34 @@ def load_model(name: str, config: PretrainedConfig, *, random_init: bool = False
         config: Its configuration, with `num_labels` set.
         random_init: Draw all weights at random instead of loading any.
 
+    Returns:
+        The model, and the names of the parameters that the checkpoint lacks.
+
     Raises:
         SourceError: It can't be found or reached, is incomplete, or of no architecture that can be used.
     """
     check_architecture(name, config)
     if random_init:
-        return _draw(AutoModelForSequenceClassification, config)
-    model, random = _load(AutoModelForSequenceClassification, name, config)
+        model = _draw(AutoModelForSequenceClassification, config)
+        return model, frozenset(key for key, _ in model.named_parameters())
+    model, missing, misshapen = _load(AutoModelForSequenceClassification, name, config)
     head = tuple(f"{module}." for module in head_modules(model))
-    _refuse_incomplete(model, {key for key in random if not key.startswith(head)}, name)
-    return model
+    _refuse_incomplete(model, {key for key in missing | misshapen if not key.startswith(head)}, name)
+    return model, missing
 
 
 def load_language_model(name: str, config: PretrainedConfig) -> PreTrainedModel:
     """Load a causal language model, float32. Arguments and errors as for `load_model`."""
     check_language_model(name, config)
-    model, random = _load(AutoModelForCausalLM, name, config)
-    _refuse_incomplete(model, random, name)
+    model, missing, misshapen = _load(AutoModelForCausalLM, name, config)
+    _refuse_incomplete(model, missing | misshapen, name)
     return model
 
 
 def load_embeddings(name: str) -> torch.Tensor:
     """Load a backbone's input embeddings, (vocabulary, width), float32. Arguments and errors as for `load_model`."""
-    table = load_model(name, load_config(name)).get_input_embeddings().get_parameter("weight")
+    model, _ = load_model(name, load_config(name))
+    table = model.get_input_embeddings().get_parameter("weight")
     return table.detach().clone()  # a copy, so that the rest of the model is freed
 
 
@@ -235,8 +263,8 @@ def _draw(kind: Any, config: PretrainedConfig) -> PreTrainedModel:
     return model
 
 
-def _load(kind: Any, name: str, config: PretrainedConfig) -> tuple[PreTrainedModel, set[str]]:
-    """Load a model; return it with the names of the weights that its checkpoint lacked."""
+def _load(kind: Any, name: str, config: PretrainedConfig) -> tuple[PreTrainedModel, frozenset[str], frozenset[str]]:
+    """Load a model; return it with the names of the weights that its checkpoint lacked, or had in another shape."""
     source = find_source(name)
     with _explained(f"backbone {name!r}", source), _quiet():
         loaded: tuple[PreTrainedModel, Any] = kind.from_pretrained(
@@ -249,10 +277,10 @@ def _load(kind: Any, name: str, config: PretrainedConfig) -> tuple[PreTrainedMod
             **source.options(),
         )
     model, found = loaded
-    return model, {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+    return model, frozenset(found["missing_keys"]), frozenset(key for key, *_ in found["mismatched_keys"])
 
 
-def _refuse_incomplete(model: PreTrainedModel, random: set[str], name: str) -> None:
+def _refuse_incomplete(model: PreTrainedModel, random: Collection[str], name: str) -> None:
     """Refuse a checkpoint that left weights `random`: `transformers` only logs them."""
     if random:
         raise SourceError(

@@ -1,0 +1,59 @@
+"""Whether a tokenizer and a backbone fit: each token that a text or a batch may get needs a row in the embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from operator import itemgetter
+from typing import Final
+
+from transformers import PreTrainedTokenizerBase
+
+from potstill.errors import ConfigError
+from potstill.teacher.backbone.sources import pad_token_id
+
+LEAVE_OUT: Final = "leave it out to take the backbone's own"
+MEND: Final = (
+    "take the others out of the tokenizer's files, or give the backbone rows for them and save it (in transformers: "
+    "model.resize_token_embeddings(len(tokenizer)); with an adapter of peft, save the merged model and name it as the "
+    "backbone)"
+)
+"""What to do about a tokenizer that the user has not named."""
+_SHOWN: Final = 5
+"""Tokens that a message lists at most."""
+
+
+def check_vocabulary(
+    tokenizer: PreTrainedTokenizerBase, rows: int, backbone: str, *, remedy: str, needed: Collection[int] = ()
+) -> None:
+    """Refuse a tokenizer with a token that has no row in the backbone's embeddings, before any weight is read.
+
+    A special token may lack one where no text and no padding gets it: texts that spell special tokens are text.
+
+    Args:
+        tokenizer: Its post-processor adds what the model reads.
+        rows: Rows of the backbone's embeddings.
+        backbone: Its name.
+        remedy: What to do.
+        needed: Further tokens that are used.
+
+    Raises:
+        ConfigError: Names the tokens.
+    """
+    rules = tokenizer.backend_tokenizer
+    special = {token_id for token_id, token in rules.get_added_tokens_decoder().items() if token.special}
+    used = {pad_token_id(tokenizer), tokenizer.unk_token_id, *rules.encode("a").ids, *rules.encode("a", "a").ids}
+    vocabulary = rules.get_vocab(with_added_tokens=True)
+    without = [
+        f"{token!r} (id {token_id})"
+        for token, token_id in sorted(vocabulary.items(), key=itemgetter(1))
+        if token_id >= rows and (token_id not in special or token_id in {*used, *needed})
+    ]
+    if without:
+        shown = ", ".join(without[:_SHOWN]) + (", …" if len(without) > _SHOWN else "")
+        error = too_few_rows(1 + max(vocabulary.values()), rows, backbone, remedy)
+        raise ConfigError([f"{error.problems[0]}; without an embedding: {shown}"])
+
+
+def too_few_rows(tokens: int, rows: int, backbone: str, remedy: str = LEAVE_OUT) -> ConfigError:
+    """Return the error of a tokenizer with more tokens than a backbone has embeddings."""
+    return ConfigError([f"teacher.tokenizer: it has {tokens} tokens, the backbone {backbone!r} knows {rows}; {remedy}"])

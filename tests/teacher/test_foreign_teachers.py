@@ -1,0 +1,169 @@
+"""Adapters of `peft` as teachers, and saved teachers whose base has moved: what their files don't tell can be told."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from commandline import potstill
+from conftest import IDS
+from moved import moved
+from potstill.config import LoRAConfig, PotstillConfig, RuntimeConfig, TransformerConfig
+from potstill.data import Corpus, Examples
+from potstill.errors import ArtifactError, ConfigError, SourceError
+from potstill.experiment.labelled import label
+from potstill.experiment.saved import load_teacher
+from potstill.teacher.base import Teacher
+from potstill.teacher.transformer import TransformerTeacher
+from tiny_words import VOCABULARY, tiny_tokenizer
+
+CPU = {"device": "cpu", "precision": "32-true"}
+LONG = (" ".join(f"w{number % 60}" for number in range(200)), "w1 w2", " ".join(["w9"] * 150))
+EXAMPLES = Examples(LONG, np.array([0, 1, 2]))
+NAMES = ("bad", "good", "neutral")
+CORPUS = Corpus("tiny", "made up", NAMES, EXAMPLES, EXAMPLES, EXAMPLES)
+
+
+@pytest.fixture
+def base(tmp_path):
+    """A backbone with room for longer texts than students read by default."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = AutoConfig.for_model("llama", **sizes, **IDS, vocab_size=len(VOCABULARY), max_position_embeddings=300)
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_config(config).base_model.save_pretrained(tmp_path / "base")
+    tiny_tokenizer().save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def adapter(base, tmp_path):
+    """What `peft` trained, where it saved it, and its logits of the long texts."""
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+    model.config.pad_token_id = IDS["pad_token_id"]
+    adapted = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=2, target_modules="all-linear")).eval()
+    moved(adapted).save_pretrained(tmp_path / "adapter")
+    with torch.no_grad():
+        logits = adapted(**tiny_tokenizer()(list(LONG), padding=True, return_tensors="pt")).logits
+    return tmp_path / "adapter", logits.numpy()
+
+
+def runtime(**settings):
+    return RuntimeConfig(**CPU, **settings)
+
+
+def settings_of(**more):
+    return PotstillConfig.build({"runtime": {**CPU, **more}})
+
+
+def test_adapter_of_peft_reads_whole_texts(adapter):
+    directory, expected = adapter
+    teacher = TransformerTeacher.load(directory, runtime())
+    assert teacher.manifest.max_length == 300
+    np.testing.assert_allclose(teacher.logits(EXAMPLES), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_adapter_for_a_base_without_positions_is_not_cut(model_directory, tmp_path):
+    model = AutoModelForSequenceClassification.from_pretrained(model_directory("bloom"), num_labels=3)
+    get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=2, target_modules="all-linear")).save_pretrained(tmp_path)
+    teacher = TransformerTeacher.load(tmp_path, runtime())
+    assert teacher.featurise(EXAMPLES).tokens.lengths.tolist() == [202, 4, 152]
+    teacher.save(tmp_path / "saved")
+    assert TransformerTeacher.load(tmp_path / "saved", runtime()).key == teacher.key
+
+
+@pytest.mark.parametrize("order", [("neutral", "bad", "good"), ("good", "neutral", "bad"), NAMES])
+def test_classes_of_an_adapter_can_be_named(adapter, order):
+    directory, expected = adapter
+    config = settings_of(teacher_classes=order)
+    alone = TransformerTeacher.load(directory, config.runtime)
+    assert alone.label_names == order
+    np.testing.assert_allclose(alone.logits(EXAMPLES), expected, rtol=1e-4, atol=1e-5)
+    teacher, _ = load_teacher(directory, config, CORPUS)
+    assert teacher.label_names == NAMES
+    found = teacher.logits(EXAMPLES, cached=False)
+    np.testing.assert_allclose(found, expected[:, [order.index(name) for name in NAMES]], rtol=1e-4, atol=1e-5)
+    assert (teacher.key == load_teacher(directory, settings_of(), CORPUS)[0].key) == (order == NAMES)
+
+
+@pytest.mark.parametrize("names", [("bad", "good"), ("bad", "good", "good"), ("a", "b", "c", "d")])
+def test_another_number_of_classes_is_refused(adapter, names):
+    with pytest.raises(ArtifactError, match=r"of this teacher \(3 different ones, .* found 'a|'b"):
+        TransformerTeacher.load(adapter[0], runtime(teacher_classes=names))
+
+
+def test_teacher_that_names_its_classes_takes_no_others(base, tmp_path):
+    config = TransformerConfig(backbone=str(base), lora=LoRAConfig(rank=2))
+    TransformerTeacher.create(config, runtime(), CORPUS, 16, 0).save(tmp_path / "teacher")
+    TransformerTeacher.load(tmp_path / "teacher", runtime(teacher_classes=NAMES[::-1]))
+    with pytest.raises(ArtifactError, match=r"of this teacher \('bad', 'good', 'neutral'\), found"):
+        TransformerTeacher.load(tmp_path / "teacher", runtime(teacher_classes=("bad", "good", "other")))
+
+
+def test_added_padding_of_an_adapter_is_refused_by_name(adapter):
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(adapter[0])
+    with pytest.raises(ConfigError, match=r"adapter of peft, save the merged model.*: '\[PAD\]' \(id 64\)"):
+        TransformerTeacher.load(adapter[0], runtime())
+
+
+def test_base_that_has_moved_can_be_told(base, adapter, tmp_path, capsys):
+    directory, expected = adapter
+    config = TransformerConfig(backbone=str(base), lora=LoRAConfig(rank=2))
+    teacher = TransformerTeacher.create(config, runtime(), CORPUS, 16, 0)
+    teacher.save(tmp_path / "own")
+    place = base.rename(tmp_path / "elsewhere")
+    for saved in (directory, tmp_path / "own"):
+        with pytest.raises(SourceError, match="--teacher-base"):
+            TransformerTeacher.load(saved, runtime())
+    found = TransformerTeacher.load(directory, runtime(teacher_base=str(place)))
+    np.testing.assert_allclose(found.logits(EXAMPLES), expected, rtol=1e-4, atol=1e-5)
+    assert TransformerTeacher.load(tmp_path / "own", runtime(teacher_base=str(place))).key == teacher.key
+
+    told = ("--teacher-base", place)
+    assert potstill("predict", tmp_path / "own", "--text", "w1 w2", *told) == 0
+    assert json.loads(capsys.readouterr().out)["label"] in NAMES
+    assert potstill("predict", directory, "--text", "w1 w2", *told, "--teacher-classes", "x,y,z") == 0
+    assert json.loads(capsys.readouterr().out)["label"] in ("x", "y", "z")
+    assert potstill("merge", tmp_path / "own", "--out", tmp_path / "merged", *told) == 0
+
+
+class Answers(Teacher):
+    """Answers what it was given, whatever the texts are."""
+
+    key, label_names = "answers", ("0", "1", "2")
+
+    def __init__(self, answers):
+        self.answers = answers
+
+    def logits(self, examples, **_):
+        return np.eye(3, dtype=np.float32)[self.answers]
+
+
+LABELS = np.arange(60) % 3
+
+
+@pytest.mark.parametrize(
+    ("answers", "order"),
+    [
+        ((LABELS + 1) % 3, "neutral,bad,good"),
+        (np.array([1, 0, 2])[LABELS], "good,bad,neutral"),
+        (LABELS, None),
+        (np.random.default_rng(0).integers(0, 3, 60), None),
+        (np.zeros(60, np.int64), None),
+    ],
+    ids=["none right", "two exchanged", "right", "by chance", "always the same"],
+)
+def test_exchanged_classes_are_said_before_anything_is_distilled(answers, order, capsys):
+    texts = Examples(tuple(map(str, range(60))), LABELS)
+    train = Examples((), LABELS[:0])
+    label(PotstillConfig(), Corpus("tiny", "made up", NAMES, train, texts, texts), Answers(answers))
+    said = capsys.readouterr().err
+    assert ("WARNING" in said) == (order is not None)
+    if order is not None:
+        assert f"--teacher-classes {order}\n" in said
+        assert "it would be for 100.0%" in said
