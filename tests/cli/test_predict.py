@@ -104,6 +104,16 @@ def test_columns_are_those_of_the_training(pair_student, tmp_path, capsys):
     assert "--pair-column" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("encoding", "status"), [("cp1252", 3), ("utf-16", 1), ("utf-16le", 1), ("utf-32", 1)])
+def test_other_encodings_are_named_with_the_command(student, tmp_path, capsys, encoding, status):
+    file = tmp_path / "texts.txt"
+    file.write_bytes("Wo ist mein Päckchen?\nDas Geld ist zurück.\n".encode(encoding))
+    assert potstill("predict", student, file) == status
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert f"`iconv -f {encoding} -t utf-8 {file} > utf8-texts.txt`" in printed.err
+
+
 def test_other_columns_and_all_probabilities_are_written(student, tmp_path, capsys):
     file, out = tmp_path / "texts.jsonl", tmp_path / "out.csv"
     records = [{"id": 7, "text": "the cat", "label": "no", "tags": ["a"]}, {"id": 8, "text": "a dog", "more": None}]

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potstill.cli.options import runtime_options, runtime_settings
-from potstill.errors import DataError
 from potstill.predict import Classifier
 from potstill.predict.directory import StudentFiles, find_student, is_teacher, own_columns
+from potstill.predict.encoding import SAMPLE_BYTES, conversion, find_encoding
 from potstill.predict.output import (
     ANSWER_FORMATS,
     AnswerFile,
@@ -203,6 +203,7 @@ class _Report:
         self._seconds = seconds
         self._started = self._shown = time.monotonic()
         self.has_lost_columns = False
+        self._undecodable = b""
 
     def update(self, progress: Progress) -> None:
         self._latest = progress
@@ -212,9 +213,13 @@ class _Report:
 
     def close(self) -> None:
         self._print(self._line())
+        if self._undecodable:
+            self._print(printable(conversion(find_encoding(self._undecodable), self.name)))
 
-    def problem(self, line: int, problem: str) -> None:
+    def problem(self, line: int, problem: str, undecodable: bytes = b"") -> None:
         self._print(printable(f"{self.name}:{line}: {problem}"))
+        if len(self._undecodable) < SAMPLE_BYTES:
+            self._undecodable += undecodable
 
     def _print(self, line: str, *, end: bool = True) -> None:
         click.echo(("\r\x1b[K" if sys.stderr.isatty() else "") + line, err=True, nl=end)
@@ -238,7 +243,7 @@ def _classify(
         refused = next((item for item in chunk if isinstance(item, Broken)), None) if strict else None
         _answer(chunk if refused is None else chunk[: chunk.index(refused)], model, writing, answers, report)
         if refused is not None:
-            raise DataError(refused.problem, file=report.name, line=refused.line, remedy="correct it, or leave it out")
+            raise refused.error(report.name)
     if answers.progress.columns is None:  # no text was answered
         answers.append(writing.header(), replace(answers.progress, columns=()))
     answers.finish()
@@ -261,7 +266,7 @@ def _answer(items: Sequence[Text | Broken], model: _Model, writing: Writing, ans
     progress = replace(before, read=items[-1].end, answered=answered, broken=skipped, columns=columns)
     answers.append(content, progress)
     for item in broken:
-        report.problem(item.line, item.problem)
+        report.problem(item.line, item.problem, item.undecodable)
     for text in texts if writing.format == "csv" and not report.has_lost_columns else ():
         if lost := text.others.keys() - set(columns or ()):
             report.has_lost_columns = True
