@@ -314,7 +314,7 @@ def test_ctrl_c_can_be_resumed(student, tmp_path, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("potstill.predict.Classifier.predict_proba", interrupted)
+    monkeypatch.setattr("potstill.predict.Classifier.answer", interrupted)
     file, out = tmp_path / "texts.txt", tmp_path / "out.jsonl"
     file.write_text("the cat")
     assert potstill("predict", student, file, "--out", out) == 130

@@ -112,7 +112,7 @@ def test_texts_are_cut_and_never_empty():
 def test_second_call_reads_the_cache(monkeypatch, cache):
     tokenizer, examples = make_tokenizer(), make_examples(*TEXTS)
     first = tokenise(examples, tokenizer, 8, empty_id=0)
-    monkeypatch.setattr(tokenised, "encode", None)  # calling it would fail
+    monkeypatch.setattr(tokenised, "encode_counted", None)  # calling it would fail
     for same in (tokenizer, make_tokenizer()):
         again = tokenise(examples, same, 8, empty_id=0)
         assert np.array_equal(again.ids, first.ids)

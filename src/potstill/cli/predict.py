@@ -52,7 +52,8 @@ class _Model:
     directory: Path
     labels: tuple[str, ...]
     in_pairs: bool
-    probabilities: Callable[[Any], NDArray[np.float32]]
+    answer: Callable[[Any], tuple[NDArray[np.float32], Sequence[bool | None]]]
+    """Returns the probabilities of texts, (texts, classes), and which texts were cut; None: not known."""
     key: str
     """Digest of what decides its answers."""
     threshold: float | None = None
@@ -166,14 +167,12 @@ def _open(model: Path, device: str, precision: str, threads: int) -> _Model:
 
         torch.set_num_threads(threads)
         teacher = open_teacher(model, runtime_settings(device, precision))
-        return _Model(model, teacher.label_names, teacher.in_pairs, teacher.probabilities, teacher.key)
+        return _Model(model, teacher.label_names, teacher.in_pairs, teacher.answer, teacher.key)
     directory = find_student(model)
     with assert_unchanged(directory):  # so that the digest is that of what was loaded
         classifier = Classifier.load(directory, threads=threads)
         key = digest(file.read_bytes() for file in StudentFiles(directory).needed)
-    return _Model(
-        directory, classifier.label_names, classifier.in_pairs, classifier.predict_proba, key, classifier.threshold
-    )
+    return _Model(directory, classifier.label_names, classifier.in_pairs, classifier.answer, key, classifier.threshold)
 
 
 def _columns(source: Format, model: _Model, text: str | None, pair: str | None) -> tuple[str, ...]:
@@ -228,7 +227,8 @@ class _Report:
         answered, broken, read_until = self._latest.answered, self._latest.broken, self._latest.read.offset
         rate = (answered - self._begun.answered) / max(time.monotonic() - self._started, 1e-9)
         share = f"{read_until / self._size:.0%}, " if self._size else ""
-        return f"{self.name}: {share}{numbered(answered, 'text')} answered, {broken:,} broken, {rate:,.0f} texts/s"
+        cut = f"{self._latest.cut:,} cut at the model's max_length, " if self._latest.cut else ""
+        return f"{self.name}: {share}{numbered(answered, 'text')} answered, {cut}{broken:,} broken, {rate:,.0f} texts/s"
 
 
 def _classify(
@@ -257,13 +257,16 @@ def _answer(items: Sequence[Text | Broken], model: _Model, writing: Writing, ans
     broken = [item for item in items if isinstance(item, Broken)]
     before, content = answers.progress, b""
     columns = before.columns
+    cut: Sequence[bool | None] = ()
     if texts:
         if columns is None:  # those of the first text: CSV has to name them before the others are read
             columns = tuple(texts[0].others) if writing.format == "csv" else ()
             content = replace(writing, columns=columns).header()
-        content += replace(writing, columns=columns).answers(texts, model.probabilities([one.value for one in texts]))
+        probabilities, cut = model.answer([one.value for one in texts])
+        content += replace(writing, columns=columns).answers(texts, probabilities, cut)
     answered, skipped = before.answered + len(texts), before.broken + len(broken)
     progress = replace(before, read=items[-1].end, answered=answered, broken=skipped, columns=columns)
+    progress = replace(progress, cut=before.cut + sum(map(bool, cut)))
     answers.append(content, progress)
     for item in broken:
         report.problem(item.line, item.problem, item.undecodable)

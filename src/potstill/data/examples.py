@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from potstill.predict.directory import LabelType
 from potstill.store.checksums import digest
 
 UNLABELLED = -1
@@ -83,6 +84,7 @@ class Corpus:
         train: What models learn from.
         validation: Chooses epochs and settings.
         test: Read once, for the report.
+        label_type: Type of the labels in the data.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Corpus:
     train: Examples
     validation: Examples
     test: Examples
+    label_type: LabelType = "str"
 
     @property
     def in_pairs(self) -> bool:

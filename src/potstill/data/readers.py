@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
 
@@ -14,6 +14,7 @@ from potstill.config import DataConfig
 from potstill.data.columns import Origin, by_editing, check_columns, listed, named_columns
 from potstill.data.examples import Examples
 from potstill.data.formats import Record, name_fields, read_records, split_tsv
+from potstill.data.labels import MISSING, Row, label_key
 from potstill.errors import DataError
 
 COLA_LABELS = ("unacceptable", "acceptable")
@@ -26,16 +27,6 @@ COLA_COLUMNS = MappingProxyType({"text_column": "sentence", "pair_column": None,
 
 _SHOWN_PROBLEMS = 10
 """Bad rows that an error lists."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One labelled text, its label still a name, and the line that later complaints point at."""
-
-    line: int
-    text: str
-    pair: str | None
-    label: str
 
 
 def read_examples(path: Path | str, config: DataConfig, label_names: Sequence[str]) -> Examples:
@@ -82,7 +73,8 @@ def parse_records(records: Iterable[Record], config: DataConfig, file: Origin) -
             check_columns(list(record), config, file, line)
             cells = {role: _Cell(record[name], name, file, line) for role, name in columns.items()}
             pair = cells["pair"].text() if "pair" in cells else None
-            rows.append(Row(line, cells["text"].text(), pair, cells["label"].label()))
+            label = cells["label"]
+            rows.append(Row(line, cells["text"].text(), pair, label.label(), isinstance(label.value, str)))
         except DataError as error:
             problems.append(error)
     if problems:
@@ -103,42 +95,24 @@ def _in_one(problems: Sequence[DataError]) -> DataError:
     return DataError(message, file=first.file, line=first.line, remedy=f"of the first row: {first.remedy}")
 
 
-def label_names_of(rows: Iterable[Row], file: Origin) -> tuple[str, ...]:
-    """List the classes of training data: in numerical order if all are whole numbers, else alphabetically.
-
-    Raises:
-        DataError: There is one class only.
-    """
-    names = {row.label for row in rows}
-    if len(names) < 2:
-        raise DataError(
-            f"all rows have the label {names.pop()!r}",
-            file=file,
-            remedy="training needs two or more classes: name another --label-column, or "
-            + by_editing(file, "add rows of another"),
-        )
-    # The bound keeps identifiers of hundreds of digits, which int() refuses, among the strings.
-    if all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in names):
-        return tuple(sorted(names, key=lambda name: (int(name), name)))
-    return tuple(sorted(names))
-
-
 def to_examples(rows: Sequence[Row], label_names: Sequence[str], file: Origin) -> Examples:
     """Replace the labels by class indices.
 
     Raises:
         DataError: Labels are not among `label_names`; lists the first of them.
     """
-    index = {name: position for position, name in enumerate(label_names)}
+    index = {label_key(name): position for position, name in enumerate(label_names)}
+    index |= {name: position for position, name in enumerate(label_names)}
+    places = [index.get(row.label, index.get(label_key(row.label), -1)) for row in rows]
     remedy = by_editing(file, "correct it, leave the row out, or train with it")
     remedy += f"; the known labels are {listed(label_names)}"
-    if unknown := [row for row in rows if row.label not in index]:
+    if unknown := [row for row, place in zip(rows, places, strict=True) if place < 0]:
         raise _in_one(
             [DataError(f"unknown label {row.label!r}", file=file, line=row.line, remedy=remedy) for row in unknown]
         )
     return Examples(
         texts=tuple(row.text for row in rows),
-        labels=np.array([index[row.label] for row in rows], dtype=np.int64),
+        labels=np.array(places, dtype=np.int64),
         pairs=tuple(row.pair for row in rows if row.pair is not None) or None,
     )
 
@@ -180,11 +154,14 @@ class _Cell:
                 return str(self.value).lower()
             case int():
                 return str(self.value)
-            case float() if self.value.is_integer():
+            case float() | Decimal() if self.value == self.value and self.value % 1 == 0:  # NaN differs from itself
                 return str(int(self.value))
-            case str() if self.value.strip():
-                return self._stripped(self.value)
-        if self.value is None or isinstance(self.value, str) or self.value != self.value:  # NaN differs from itself
+            case str() if label_key(self.value) and (label := self._stripped(self.value)).lower() not in MISSING:
+                return label
+        if isinstance(self.value, str) and label_key(self.value):
+            edit = "add it, leave the row out, or write another word where this is a class"
+            raise self._refusal(f"holds no label, but {self.value.strip()!r}", edit)
+        if self.value is None or isinstance(self.value, str) or self.value != self.value:
             raise self._refusal("holds no label", "add it, or leave the row out")
         message = f"holds {self.value!r}, which is neither a string nor a whole number"
         raise self._refusal(message, "turn the values into classes", "name another --label-column, or ")

@@ -24,14 +24,13 @@ from potstill.console import warn
 from potstill.data.columns import check_columns, named_columns
 from potstill.data.examples import Corpus, Examples
 from potstill.data.formats import SUFFIXES
+from potstill.data.labels import Row, label_names_of, label_type_of
 from potstill.data.parts import TRAIN, check_part, held_out_parts, part_files, source_with_parts, unused_data
 from potstill.data.readers import (
     COLA_COLUMNS,
     COLA_EVALUATION,
     COLA_LABELS,
     COLA_TRAIN,
-    Row,
-    label_names_of,
     parse_records,
     read_examples,
     read_rows,
@@ -39,6 +38,7 @@ from potstill.data.readers import (
 )
 from potstill.data.splits import Indices, duplicate_groups, stratified_split
 from potstill.errors import DataError, SourceError
+from potstill.predict.directory import LabelType
 
 TEST_FRACTION = 0.1
 """Share of the test part where the data has none."""
@@ -63,7 +63,7 @@ class _Found:
     """A source's data before it is split.
 
     Attributes:
-        name, source, label_names: As in `Corpus`.
+        name, source, label_names, label_type: As in `Corpus`.
         train: Everything that may be learnt from.
         test: Reads the test part if there is one. Called late, because `--test-data` may replace a part that can't be
             read at all, such as a competition's test file without labels.
@@ -78,6 +78,7 @@ class _Found:
     test: Callable[[], Examples] | None = None
     validation: Callable[[], Examples] | None = None
     groups: Indices | None = None
+    label_type: LabelType = "str"
 
 
 def load_corpus(config: DataConfig) -> Corpus:
@@ -132,7 +133,8 @@ def load_corpus(config: DataConfig) -> Corpus:
             file=found.source,
             remedy="add examples, raise --max-train-examples if one is given, or lower --validation-fraction",
         )
-    corpus = Corpus(found.name, source, found.label_names, found.train.take(train), validation, test)
+    learnt = found.train.take(train)
+    corpus = Corpus(found.name, source, found.label_names, learnt, validation, test, found.label_type)
     _warn_of_repetition(corpus)
     return corpus
 
@@ -242,6 +244,7 @@ def _from_files(
         train=_joined(to_examples(*part) for part in zip(rows, repeat(names), train)),
         test=reader(test),
         validation=reader(validation),
+        label_type=label_type_of(chain.from_iterable(rows), names, train[0]),
     )
 
 
@@ -341,6 +344,7 @@ def _from_hub(path: str, configuration: str | None, config: DataConfig) -> _Foun
         train=to_examples(rows, names, source),
         test=reader(test),
         validation=reader(validation),
+        label_type=label_type_of(rows, names, source),
     )
 
 

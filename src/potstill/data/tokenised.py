@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from potstill.console import warn
 from potstill.data.examples import UNLABELLED, Examples
 from potstill.predict.ngrams import Ngrams
-from potstill.predict.tokens import encode, padded_places, set_truncation
+from potstill.predict.tokens import encode_counted, padded_places, set_truncation
+from potstill.predict.wording import numbered
 from potstill.store.cache import cached_arrays
 from potstill.store.checksums import digest
 
-_FORMAT = 2
+_FORMAT = 3
 """Part of the cache's keys; raised when the same texts give other ids."""
 
 
@@ -28,10 +30,12 @@ class TokenisedTexts:
     Attributes:
         ids: All ids, int32, shape (tokens,).
         offsets: Where each text begins, and the end of the last, int64, shape (texts + 1,).
+        lost: Tokens that were cut off each text, int64, shape (texts,); None: not known.
     """
 
     ids: NDArray[np.int32]
     offsets: NDArray[np.int64]
+    lost: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         """Count the texts."""
@@ -84,9 +88,19 @@ def tokenise(
 
 
 def _encode(examples: Examples, tokenizer: Tokenizer, max_length: int, empty_id: int) -> TokenisedTexts:
-    sequences = encode(tokenizer, examples.texts, examples.pairs, max_length=max_length, empty_id=empty_id)
+    sequences, lost = encode_counted(tokenizer, examples.texts, examples.pairs, max_length, empty_id=empty_id)
     ids = np.concatenate([np.asarray(sequence, np.int32) for sequence in sequences])
-    return TokenisedTexts(ids, offsets=np.cumsum([0, *map(len, sequences)], dtype=np.int64))
+    return TokenisedTexts(ids, np.cumsum([0, *map(len, sequences)], dtype=np.int64), np.array(lost, np.int64))
+
+
+def warn_of_cut(tokens: TokenisedTexts, max_length: int, reader: str) -> None:
+    """Warn where texts are longer than `max_length`: how many, and what share of all tokens is not read."""
+    if tokens.lost is not None and (count := np.count_nonzero(tokens.lost)):
+        texts, share = numbered(len(tokens), "text"), tokens.lost.sum() / (tokens.lost.sum() + len(tokens.ids))
+        warn(
+            f"{reader}: {count:,} of {texts} are cut after {max_length} tokens, {100 * share:.1f} % of all tokens are "
+            "not read; --max-length sets another length"
+        )
 
 
 @dataclass(frozen=True)

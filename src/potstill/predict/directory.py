@@ -31,6 +31,8 @@ HUB_CONFIG_FILE: Final = "config.json"
 FORMAT: Final = 2
 """Version of the directory's format; raised when an older Potstill could misread a newer directory."""
 
+LabelType = Literal["str", "int", "float", "bool"]
+"""Type of the labels in the data that a model was trained on."""
 Role = Literal["teacher", "distilled", "baseline"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 """What a run's models are; each role has a directory with its models' seeds."""
@@ -104,6 +106,8 @@ class Manifest:
     """Of two classes, the second is the answer where its probability is above this. None: the most probable class."""
     kind: str = "rnn"
     """Which network it is; see `student.registry`."""
+    label_type: LabelType = "str"
+    """What `Classifier.predict` makes of the names, so that they can be compared with a user's own labels."""
 
     def save(self, path: Path) -> None:
         """Write `student.json`."""
@@ -132,7 +136,7 @@ class Manifest:
             raise ArtifactError(
                 f"{path} is damaged: " + "; ".join(problems) + "\n  what to do: restore it, or save the student again"
             )
-        known = {field.name: content.get(field.name) for field in fields(cls)}
+        known = {field.name: content[field.name] for field in fields(cls) if field.name in content}
         return cls(**known | {"label_names": tuple(content["label_names"])})
 
 
@@ -237,6 +241,7 @@ _FIELDS: Final[dict[str, tuple[str, Callable[[Any], bool]]]] = {
         lambda value: value is None or (_is_number(value) and 0 < value < 1),
     ),
     "kind": ("a name", lambda value: isinstance(value, str)),
+    "label_type": ("str, int, float or bool", lambda value: value in (None, *get_args(LabelType))),
 }
 """What each field of `student.json` has to be."""
 

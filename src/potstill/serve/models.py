@@ -139,11 +139,7 @@ def _teacher(name: str, directory: Path, runtime: RuntimeConfig) -> ServedModel:
     from potstill.teacher.saved import open_teacher
 
     model = open_teacher(directory, runtime)
-
-    def answer(texts: Sequence[Any]) -> Answer:
-        return model.probabilities(texts), [None] * len(texts)
-
-    return ServedModel(name, "teacher", model.label_names, model.in_pairs, answer, digest=_digest(directory))
+    return ServedModel(name, "teacher", model.label_names, model.in_pairs, model.answer, digest=_digest(directory))
 
 
 def _digest(directory: Path) -> str | None:
