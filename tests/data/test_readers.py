@@ -364,3 +364,21 @@ class TestRefusals:
         pq.write_table(pa.table({"text": broken, "label": ["a"]}), tmp_path / "a.parquet")
         with pytest.raises(DataError, match="can't be read as Parquet"):
             read_rows(tmp_path / "a.parquet", CONFIG)
+
+    def test_bad_rows_can_be_skipped_and_are_kept(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        rows = "".join(f"x{n},{'' if n % 2 else 'a'}\n" for n in range(30))
+        path = write(tmp_path, "a.csv", f"text,label\n{rows}one,two,three\n")
+        config = DataConfig(skip_bad_rows=True)
+        assert [row.text for row in read_rows(path, config)] == [f"x{n}" for n in range(0, 30, 2)]
+        said = capsys.readouterr().err
+        assert "16 rows can't be read" in said
+        assert "line 3: column 'label' holds no label" in said
+        assert "and 6 more" in said
+        kept = [json.loads(line) for line in (tmp_path / "a.csv.bad-rows.jsonl").read_text().splitlines()]
+        assert len(kept) == 16
+        assert kept[0] == {"line": 3, "problem": "column 'label' holds no label", "row": {"text": "x1", "label": ""}}
+        assert kept[-1] == {"line": 32, "problem": "expected 2 fields, found 3"}
+        path.write_text("text,label\n,a\n")
+        with pytest.raises(DataError, match="there are no rows"):
+            read_rows(path, config)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -11,11 +13,14 @@ from types import MappingProxyType
 import numpy as np
 
 from potstill.config import DataConfig
+from potstill.console import warn
 from potstill.data.columns import Origin, by_editing, check_columns, listed, named_columns
 from potstill.data.examples import Examples
 from potstill.data.formats import Record, name_fields, read_records, split_tsv
 from potstill.data.labels import MISSING, Row, label_key
+from potstill.data.parts import BAD_ROWS
 from potstill.errors import DataError
+from potstill.store.atomic import write_text
 
 COLA_LABELS = ("unacceptable", "acceptable")
 """What CoLA's labels 0 and 1 mean."""
@@ -61,11 +66,13 @@ def parse_records(records: Iterable[Record], config: DataConfig, file: Origin) -
     """Turn records into rows: strip the texts, check every value.
 
     Raises:
-        DataError: There are no records, or some lack a column, a text or a label; lists the first of these.
+        DataError: There are no records, or some lack a column, a text or a label (unless these are to be skipped);
+            lists the first of these.
     """
     columns = named_columns(config)
     rows: list[Row] = []
     problems: list[DataError] = []
+    bad: list[dict[str, object]] = []
     for line, record in records:
         try:
             if isinstance(record, DataError):
@@ -77,11 +84,23 @@ def parse_records(records: Iterable[Record], config: DataConfig, file: Origin) -
             rows.append(Row(line, cells["text"].text(), pair, label.label(), isinstance(label.value, str)))
         except DataError as error:
             problems.append(error)
-    if problems:
+            row = {} if isinstance(record, DataError) else {"row": dict(record)}
+            bad.append({"line": line, "problem": error.message, **row})
+    if problems and not config.skip_bad_rows:
         raise _in_one(problems)
+    if problems:
+        warn(f"{_in_one(problems).message}\n  left out, and kept in {_keep(bad, file)}")
     if not rows:
         raise DataError("there are no rows", file=file, remedy="check that this is the file you meant")
     return rows
+
+
+def _keep(rows: Iterable[dict[str, object]], file: Origin) -> Path:
+    """Write bad rows to a file in the working directory, and return it."""
+    origin = file.name if isinstance(file, Path) else re.sub(r"[^\w.-]+", "-", file)
+    path = Path(f"{origin}{BAD_ROWS}")
+    write_text(path, "".join(f"{json.dumps(row, default=str)}\n" for row in rows))
+    return path
 
 
 def _in_one(problems: Sequence[DataError]) -> DataError:

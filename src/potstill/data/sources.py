@@ -36,7 +36,7 @@ from potstill.data.readers import (
     read_rows,
     to_examples,
 )
-from potstill.data.splits import Indices, duplicate_groups, stratified_split
+from potstill.data.splits import Indices, duplicate_groups, normal_item, stratified_split
 from potstill.errors import DataError, SourceError
 from potstill.predict.directory import LabelType
 
@@ -119,11 +119,14 @@ def load_corpus(config: DataConfig) -> Corpus:
     if config.max_train_examples is not None and config.max_train_examples < len(pool):
         pool, _ = split(pool, config.max_train_examples / len(pool))
     train = pool
-    if found.validation is None:
+    if config.validation is not None:
+        source = f"{source}, validation from {config.validation}"
+        validation = read_examples(Path(config.validation).expanduser(), config, found.label_names)
+    elif found.validation is not None:
+        validation = found.validation()
+    else:
         train, selected = split(pool, 1 - config.validation_fraction)
         validation = found.train.take(selected)
-    else:
-        validation = found.validation()
 
     missing = np.setdiff1d(found.train.labels, found.train.labels[train])
     if missing.size:
@@ -141,14 +144,15 @@ def load_corpus(config: DataConfig) -> Corpus:
 
 def _warn_of_repetition(corpus: Corpus) -> None:
     """Warn where many test texts are learnt from too, or many training texts have several labels."""
-    learnt = Counter(corpus.train.items)
-    known = sum(item in learnt for item in corpus.test.items)
+    items = list(map(normal_item, corpus.train.items))
+    learnt = Counter(items)
+    known = sum(normal_item(item) in learnt for item in corpus.test.items)
     if known > _NOTICED * len(corpus.test):
         warn(
             f"{known:,} of {len(corpus.test):,} test texts are training texts too, so that the scores are optimistic; "
             "remove the duplicates"
         )
-    labelled = set(zip(corpus.train.items, corpus.train.labels.tolist(), strict=True))
+    labelled = set(zip(items, corpus.train.labels.tolist(), strict=True))
     contradictory = sum(count > 1 for count in Counter(item for item, _ in labelled).values())
     if contradictory > _NOTICED * len(learnt):
         warn(f"{contradictory:,} of {len(learnt):,} training texts have several labels")
@@ -212,7 +216,7 @@ def _from_directory(directory: Path, config: DataConfig) -> _Found:
             f"the directory {str(directory)!r} holds no training data\n"
             f"  what to do: name the file train{' or train'.join(SUFFIXES)}, or give one file's path"
         )
-    test, validation = held_out_parts(files, replaced=config.test is not None)
+    test, validation = held_out_parts(files, config)
     train, tested, validated = ([] if part is None else files[part] for part in (TRAIN, test, validation))
     for part in (train, tested, validated):
         check_part(part)
@@ -331,7 +335,7 @@ def _from_hub(path: str, configuration: str | None, config: DataConfig) -> _Foun
     known = label_names_of(rows, source)
     names = tuple(getattr(parts["train"].features[config.label_column], "names", known))
     labelled = [part for part in parts if _has_labels(parts[part], config)]
-    test, validation = held_out_parts(labelled, replaced=config.test is not None)
+    test, validation = held_out_parts(labelled, config)
 
     def reader(part: str | None) -> Callable[[], Examples] | None:
         file = f"{source}, {part}"
