@@ -8,7 +8,7 @@ import pytest
 from potstill.config import DataConfig
 from potstill.data import Corpus, Examples, load_corpus
 from potstill.data.parts import VALIDATION
-from potstill.errors import DataError, SourceError
+from potstill.errors import ConfigError, DataError, SourceError
 from tools.grammar import generate
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -267,6 +267,13 @@ class TestDirectories:
         assert sizes(corpus) == (40, 3, 2)
         assert corpus.source == "., validation from mine.csv"
         assert sizes(load_corpus(DataConfig(source="train.csv", validation="mine.csv"))) == (36, 3, 4)
+
+    def test_positive_class_is_one_of_the_classes(self):
+        write_csv(Path("train.csv"), {"spam": 20, "ham": 20})
+        assert load_corpus(DataConfig(source="train.csv", positive_class="spam")).positive == 1
+        assert load_corpus(DataConfig(source="train.csv")).positive is None
+        with pytest.raises(ConfigError, match="no class 'eggs'; the classes are 'ham', 'spam'"):
+            load_corpus(DataConfig(source="train.csv", positive_class="eggs"))
 
     def test_shards_are_read_as_one(self):
         for shard, label in enumerate(("spam", "ham")):

@@ -46,6 +46,7 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) ->
       potstill evaluate model other --data new.csv
     """
     from potstill.console import warn
+    from potstill.data.labels import positive_index
     from potstill.evaluation.measure import measure
     from potstill.experiment.saved import is_finished, model_directories, open_model
     from potstill.report.comparison import show, to_json
@@ -67,9 +68,9 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) ->
             )
         measured[directory] = measure(model, examples)
     if as_json:
-        click.echo(json.dumps(to_json(measured, examples), indent=2))
+        click.echo(json.dumps({"label_names": names, **to_json(measured, examples)}, indent=2))
     else:
-        show(measured, examples, names, scored)
+        show(measured, examples, names, scored, positive_index(config.data.positive_class, names))
 
 
 def _own_settings(model: Path) -> DataConfig | None:

@@ -38,6 +38,7 @@ _VALUES: Final = {
     "data.source": "DATA",
     "data.test": "FILE",
     "data.validation": "FILE",
+    "data.positive_class": "CLASS",
     **dict.fromkeys(("data.text_column", "data.pair_column", "data.label_column"), "COLUMN"),
     **dict.fromkeys(("teacher.backbone", "teacher.tokenizer"), "MODEL"),
     "student.tokenizer": "bpe|teacher|MODEL",

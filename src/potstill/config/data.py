@@ -29,6 +29,8 @@ class DataConfig(Settings):
     """Column with the second text, for tasks about pairs of texts. None: the task is about single texts."""
     label_column: str = "label"
     """Column with the label (any string or whole number)."""
+    positive_class: str | None = None
+    """Class whose F1 is reported. None: the mean F1 of all classes (macro)."""
     skip_bad_rows: bool = False
     """Leave out rows that can't be read, count them, and keep them in `FILE.bad-rows.jsonl` in the working directory.
     Off, since a row that can't be read is mostly a mistake to correct."""

@@ -85,6 +85,7 @@ class Corpus:
         validation: Chooses epochs and settings.
         test: Read once, for the report.
         label_type: Type of the labels in the data.
+        positive: Index of the class whose F1 is reported; None: the mean of all.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Corpus:
     validation: Examples
     test: Examples
     label_type: LabelType = "str"
+    positive: int | None = None
 
     @property
     def in_pairs(self) -> bool:

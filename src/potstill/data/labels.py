@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from potstill.console import warn
-from potstill.data.columns import Origin, by_editing
-from potstill.errors import DataError
+from potstill.data.columns import Origin, by_editing, listed
+from potstill.errors import ConfigError, DataError
 from potstill.predict.directory import LabelType
 
 MISSING: Final = frozenset({"nan", "<na>", "#n/a", "null", "nat"})
@@ -77,6 +77,20 @@ def label_names_of(rows: Iterable[Row], file: Origin) -> tuple[str, ...]:
     if all(map(_WHOLE.fullmatch, names)):
         return tuple(names[key] for key in sorted(names, key=lambda key: (int(key), key)))
     return tuple(sorted(names.values()))
+
+
+def positive_index(name: str | None, label_names: Sequence[str]) -> int | None:
+    """Return the index of the class whose F1 is wanted, None where none is.
+
+    Raises:
+        ConfigError: There is no such class.
+    """
+    if name is None:
+        return None
+    keys = [label_key(one) for one in label_names]
+    if (key := label_key(name)) not in keys:
+        raise ConfigError([f"data.positive_class: there is no class {name!r}; the classes are {listed(label_names)}"])
+    return keys.index(key)
 
 
 def label_type_of(rows: Iterable[Row], names: Sequence[str], file: Origin) -> LabelType:

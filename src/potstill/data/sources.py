@@ -24,7 +24,7 @@ from potstill.console import warn
 from potstill.data.columns import check_columns, named_columns
 from potstill.data.examples import Corpus, Examples
 from potstill.data.formats import SUFFIXES
-from potstill.data.labels import Row, label_names_of, label_type_of
+from potstill.data.labels import Row, label_names_of, label_type_of, positive_index
 from potstill.data.parts import TRAIN, check_part, held_out_parts, part_files, source_with_parts, unused_data
 from potstill.data.readers import (
     COLA_COLUMNS,
@@ -91,6 +91,7 @@ def load_corpus(config: DataConfig) -> Corpus:
     Raises:
         SourceError: The source can't be found or reached.
         DataError: A file can't be read right, or there is too little in it to split.
+        ConfigError: There is no class `config.positive_class`.
     """
     found = _find(config)
     source, test = found.source, None
@@ -136,8 +137,9 @@ def load_corpus(config: DataConfig) -> Corpus:
             file=found.source,
             remedy="add examples, raise --max-train-examples if one is given, or lower --validation-fraction",
         )
-    learnt = found.train.take(train)
-    corpus = Corpus(found.name, source, found.label_names, learnt, validation, test, found.label_type)
+    names, learnt = found.label_names, found.train.take(train)
+    positive = positive_index(config.positive_class, names)
+    corpus = Corpus(found.name, source, names, learnt, validation, test, found.label_type, positive)
     _warn_of_repetition(corpus)
     return corpus
 

@@ -26,6 +26,7 @@ class DataSummary:
         majority_label: The most frequent class of the test split.
         majority: What always answering `majority_label` scores on the test split.
         validation_majority_accuracy: Share of the validation split's most frequent class.
+        positive: Index of the class whose F1 is reported; None: the mean of all.
     """
 
     name: str
@@ -37,6 +38,7 @@ class DataSummary:
     majority_label: str
     majority: Metrics
     validation_majority_accuracy: float
+    positive: int | None = None
 
     @classmethod
     def of(cls, corpus: Corpus) -> DataSummary:
@@ -53,6 +55,7 @@ class DataSummary:
             majority_label=corpus.label_names[majority],
             majority=compute_metrics(labels, np.full_like(labels, majority), corpus.num_classes),
             validation_majority_accuracy=float(np.bincount(corpus.validation.labels).max() / len(corpus.validation)),
+            positive=corpus.positive,
         )
 
 
