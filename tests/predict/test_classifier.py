@@ -19,7 +19,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from checksummed import with_new_checksums
 from potstill.errors import ArtifactError
 from potstill.predict import Classifier, tokens
-from potstill.predict.directory import Manifest, StudentFiles
+from potstill.predict.directory import Manifest, StudentFiles, find_student, student_roles
+from potstill.store.checksums import write_checksums
 from potstill.student.recurrence import RNNSpec
 from potstill.student.rnn import DistilRNN
 
@@ -243,6 +244,18 @@ def test_a_run_is_loaded_as_its_best_distilled_student(student, directory, tmp_p
         with_new_checksums(place)
     (run / "distilled" / "seed-1" / "model.onnx").unlink()
     np.testing.assert_array_equal(Classifier.load(run).logits(TEXTS), Classifier.load(directory).logits(TEXTS))
+
+
+def test_a_run_whose_distillation_did_harm_is_loaded_as_its_best_baseline(student, directory, tmp_path_factory):
+    run = tmp_path_factory.mktemp("run")
+    for role in ("distilled", "baseline"):
+        shutil.copytree(directory, run / role / "seed-0")
+    assert find_student(run) == run / "distilled" / "seed-0"
+    for recommended in ("baseline", "distilled"):
+        (run / "summary.json").write_text(json.dumps({"recommended": recommended}))
+        write_checksums(run, ["summary.json"])
+        assert find_student(run) == run / recommended / "seed-0"
+        assert student_roles(run)[0] == recommended
 
 
 def test_prediction_needs_three_packages_and_leaves_home_empty(directory, classifier, tmp_path_factory):

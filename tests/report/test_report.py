@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -186,8 +187,11 @@ def test_findings_where_distillation_helped(make_summary: MakeSummary) -> None:
 
 
 def test_findings_where_distillation_did_harm(make_summary: MakeSummary) -> None:
-    (problem,) = problems(make_summary((0.15, 0.4, 0.2), seeds=(0, 1, 2)))
+    harmed = make_summary((0.15, 0.4, 0.2), seeds=(0, 1, 2))
+    (problem,) = problems(harmed)
     assert "did harm" in problem
+    assert json.loads(harmed.to_json())["recommended"] == "baseline"
+    assert json.loads(make_summary().to_json())["recommended"] == "distilled"
     assert "Use the baseline student" in problem
     nothing = make_summary((0.15, 1, 0.2), seeds=(0, 1, 2))  # all answers are the majority class
     assert "Nothing: in this run distillation did harm." in said(nothing)

@@ -14,8 +14,8 @@ from potstill.data.examples import Corpus
 from potstill.errors import ArtifactError
 from potstill.evaluation.calibration import Calibration
 from potstill.evaluation.metrics import Intervals, Metrics, compute_metrics
-from potstill.evaluation.significance import McNemar, PairedTest, majority_verdict, paired_test
-from potstill.predict.directory import ROLES, Role
+from potstill.evaluation.significance import SIGNIFICANCE, McNemar, PairedTest, majority_verdict, paired_test
+from potstill.predict.directory import RECOMMENDED, ROLES, Role
 
 
 @dataclass(frozen=True)
@@ -194,6 +194,29 @@ class Summary:
         return paired_test(distilled, baseline)
 
     @property
+    def distillation_gain(self) -> tuple[float, float | None] | None:
+        """How far the distilled students are ahead in MCC, and the p-value; 0 where the tests contradict."""
+        over_seeds = self.paired_test
+        if over_seeds is None or not self.comparisons:
+            return None
+        if over_seeds.seeds > 1:
+            return over_seeds.mean_difference, over_seeds.p_value
+        only = next(iter(self.comparisons.values()))
+        # McNemar's test counts right answers, which always saying the majority class collects too: without MCC on the
+        # same side it is no sign of learning.
+        agree = (only.first_only - only.second_only) * over_seeds.mean_difference > 0
+        return over_seeds.mean_difference if agree else 0.0, only.p_value
+
+    @property
+    def distillation_harmed(self) -> bool:
+        """Whether the baselines learnt something, and the distilled students clearly less."""
+        found = self.distillation_gain
+        if found is None or all(self.verdict(model) for model in self.of("baseline")):
+            return False
+        direction, p_value = found
+        return direction < 0 and p_value is not None and p_value < SIGNIFICANCE
+
+    @property
     def gap_closed(self) -> float | None:
         """Share of the way from the linear model's accuracy to the teacher's that the distilled students go.
 
@@ -219,6 +242,7 @@ class Summary:
             "aggregate": {role: self._aggregate(role) for role in self.roles} | {"majority": majority},
             "paired_test": self.paired_test,
             "gap_closed": self.gap_closed,
+            RECOMMENDED: "baseline" if self.distillation_harmed else "distilled",
             "verdicts": [{"role": m.role, "seed": m.seed, "verdict": self.verdict(m)} for m in self.models],
         }
         return pydantic_core.to_json(vars(self) | derived, indent=2, inf_nan_mode="null").decode() + "\n"

@@ -22,6 +22,7 @@ UNLABELLED_FILE: Final = "unlabelled.parquet"
 TRAINING_FILE: Final = "training.json"  # written when a training ends
 CONFIG_FILE: Final = "config.yaml"  # the settings of the command that wrote the directory
 LOCK_FILE: Final = "potstill.lock"  # locked by the process that works in the directory
+RECOMMENDED: Final = "recommended"  # in a run's summary: the kind of student to use
 SUMMARY_FILE: Final = "summary.json"  # a run's results, for programs
 REPORT_FILE: Final = "report.md"  # and for people
 LABELS_FILE: Final = "labels.json"
@@ -141,16 +142,24 @@ class Manifest:
 
 
 def find_student(path: Path) -> Path:
-    """Return `path`, or of a run's distilled students, or of several seeds, the best in validation.
+    """Return `path`, or of a run's recommended students, or of several seeds, the best in validation.
 
     Where there is no student, return `path`: reading its manifest says what is missing.
     """
     if is_student(path):
         return path
-    for pattern in ("distilled/seed-*", "seed-*"):
+    for pattern in (f"{student_roles(path)[0]}/seed-*", "seed-*"):
         if students := [one for one in sorted(path.glob(pattern)) if is_student(one)]:
             return max(students, key=_validation_mcc)
     return path
+
+
+def student_roles(run: Path) -> tuple[Role, Role]:
+    """Name a run's kinds of students, first the one to use: the baseline where distillation did harm."""
+    with suppress(ArtifactError):
+        if parse_json(read(run, [SUMMARY_FILE])[SUMMARY_FILE], run / SUMMARY_FILE).get(RECOMMENDED) == "baseline":
+            return "baseline", "distilled"
+    return "distilled", "baseline"
 
 
 def places(model: Path) -> list[Path]:

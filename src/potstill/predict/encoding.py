@@ -10,8 +10,6 @@ from collections.abc import Callable
 from pathlib import PurePath
 from typing import Final
 
-from charset_normalizer import from_bytes
-
 from potstill.errors import DataError
 
 SAMPLE_BYTES: Final = 1 << 16
@@ -60,6 +58,8 @@ def find_encoding(sample: bytes) -> str:
     """Return the likely encoding of text that is no UTF-8, as Python and iconv call it."""
     if wide := wide_encoding(sample):
         return wide
+    from charset_normalizer import from_bytes  # slow to import, and needed for errors alone
+
     content = b"\n".join(line for line in sample.splitlines() if not line.isascii())  # the others say nothing
     for encoding, share, is_common in _EAST_ASIAN:
         text = [c for c in _decoded(content, encoding) or "" if not c.isascii()]

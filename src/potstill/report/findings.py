@@ -10,11 +10,10 @@ from statistics import fmean
 from typing import Final
 
 from potstill.evaluation import McNemar, Role, Summary
+from potstill.evaluation.significance import SIGNIFICANCE
 from potstill.predict.wording import numbered
 from potstill.report.tables import ROLE_NAMES, interval, magnitude, percent, probability, score
 
-SIGNIFICANCE: Final = 0.05
-"""The usual bound: with a p-value from here on, chance explains the difference well enough."""
 FEW_STEPS: Final = 100
 """Fewer optimiser steps hardly move a network from where it started."""
 RARE: Final = 0.5
@@ -109,10 +108,10 @@ def _problems(summary: Summary) -> Iterator[str]:
             f"{ROLE_NAMES[role].lower()} {score(students[role])}). Such a teacher is not worth its cost. Train it "
             "longer, with another learning rate or from another backbone, or use the baseline student."
         )
-    if _distillation_harmed(summary):
+    if summary.distillation_harmed:
         yield (
-            "**Problem: distillation did harm.** Use the baseline student. To mend it: a better teacher, a higher "
-            "`distillation.alpha`, or unlabelled texts (`augment`)."
+            "**Problem: distillation did harm.** Use the baseline student; `predict`, `serve` and `export` do. "
+            "To mend it: a better teacher, a higher `distillation.alpha`, or unlabelled texts (`augment`)."
         )
     steps = {
         role: max((model.history[-1].get("steps", FEW_STEPS) for model in summary.of(role) if model.history), default=0)
@@ -184,36 +183,13 @@ def _learnt(summary: Summary, role: Role) -> str:
     return sentence
 
 
-def _difference(summary: Summary) -> tuple[float, float | None] | None:
-    """Return how far the distilled students are ahead in MCC, and the p-value; 0 where the tests contradict."""
-    over_seeds = summary.paired_test
-    if over_seeds is None or not summary.comparisons:
-        return None
-    if over_seeds.seeds > 1:
-        return over_seeds.mean_difference, over_seeds.p_value
-    only = next(iter(summary.comparisons.values()))
-    # McNemar's test counts right answers, which always saying the majority class collects too: without MCC on the
-    # same side it is no sign of learning.
-    agree = (only.first_only - only.second_only) * over_seeds.mean_difference > 0
-    return over_seeds.mean_difference if agree else 0.0, only.p_value
-
-
-def _distillation_harmed(summary: Summary) -> bool:
-    """Say whether the baselines learnt something, and the distilled students clearly less."""
-    found = _difference(summary)
-    if found is None or all(summary.verdict(model) for model in summary.of("baseline")):
-        return False
-    direction, p_value = found
-    return direction < 0 and p_value is not None and p_value < SIGNIFICANCE
-
-
 def _distillation(summary: Summary) -> Iterator[str]:
     """Compare the distilled students with the baselines, over seeds where there are several."""
-    over_seeds, found = summary.paired_test, _difference(summary)
+    over_seeds, found = summary.paired_test, summary.distillation_gain
     if over_seeds is None or found is None:
         return
     direction, p_value = found
-    if _distillation_harmed(summary):
+    if summary.distillation_harmed:
         answer = "Nothing: in this run distillation did harm."
     elif all(summary.verdict(model) for model in summary.of("distilled")):
         answer = f"It can't be said: the distilled student is {summary.verdict(summary.of('distilled')[0])}."
