@@ -286,7 +286,7 @@ def test_evaluate_compares_models_over_their_seeds(run_directory, tmp_path, caps
     with_new_checksums(runs[1] / "seed-1")
     assert potstill("evaluate", *runs, "--data", "builtin") == 0
     printed = capsys.readouterr()
-    assert re.search(r"\(2 seeds\) +± 0\.0 +± 0\.000", printed.out)
+    assert re.search(r"\(2 seeds\) +± 0\.000 +± 0\.0", printed.out)
     assert "not finished: " in printed.err
     assert "distilled/seed-1" in printed.err
 

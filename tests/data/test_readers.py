@@ -292,7 +292,10 @@ class TestRefusals:
         assert listed[0] == "  line 3: column 'text' holds an empty text"
         assert listed[1] == "  line 4: column 'label' holds no label"
         assert listed[2] == "  line 5: expected 2 fields, found 1"
-        assert listed[10:] == ["  and 4 more", "  what to do: of the first row: leave the row out"]
+        assert listed[10:] == [
+            "  and 4 more",
+            "  what to do: of the first row: leave the row out; --skip-bad-rows leaves such rows out",
+        ]
 
     def test_all_missing_columns_are_named(self, tmp_path):
         path = write(tmp_path, "a.csv", "sentence,category\nx,a\n")

@@ -86,10 +86,11 @@ def parse_records(records: Iterable[Record], config: DataConfig, file: Origin) -
             problems.append(error)
             row = {} if isinstance(record, DataError) else {"row": dict(record)}
             bad.append({"line": line, "problem": error.message, **row})
-    if problems and not config.skip_bad_rows:
-        raise _in_one(problems)
     if problems:
-        warn(f"{_in_one(problems).message}\n  left out, and kept in {_keep(bad, file)}")
+        error = _in_one(problems, "; --skip-bad-rows leaves such rows out")
+        if not config.skip_bad_rows:
+            raise error
+        warn(f"{file}:{error.line}: {error.message}\n  left out, and kept in {_keep(bad, file)}")
     if not rows:
         raise DataError("there are no rows", file=file, remedy="check that this is the file you meant")
     return rows
@@ -103,15 +104,15 @@ def _keep(rows: Iterable[dict[str, object]], file: Origin) -> Path:
     return path
 
 
-def _in_one(problems: Sequence[DataError]) -> DataError:
+def _in_one(problems: Sequence[DataError], hint: str = "") -> DataError:
     """Make one error of the problems with rows; it lists the first of them."""
     first = problems[0]
     if len(problems) == 1:
-        return first
+        return DataError(first.message, file=first.file, line=first.line, remedy=first.remedy + hint)
     shown = "".join(f"\n  line {one.line}: {one.message}" for one in problems[:_SHOWN_PROBLEMS])
     more = f"\n  and {len(problems) - _SHOWN_PROBLEMS:,} more" if len(problems) > _SHOWN_PROBLEMS else ""
     message = f"{len(problems):,} rows can't be read{shown}{more}"
-    return DataError(message, file=first.file, line=first.line, remedy=f"of the first row: {first.remedy}")
+    return DataError(message, file=first.file, line=first.line, remedy=f"of the first row: {first.remedy}{hint}")
 
 
 def to_examples(rows: Sequence[Row], label_names: Sequence[str], file: Origin) -> Examples:
