@@ -70,7 +70,9 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) ->
     if as_json:
         click.echo(json.dumps({"label_names": names, **to_json(measured, examples)}, indent=2))
     else:
-        show(measured, examples, names, scored, positive_index(config.data.positive_class, names))
+        own = _own_settings(directories[0])
+        positive = config.data.positive_class or (None if own is None else own.positive_class)
+        show(measured, examples, names, scored, positive_index(positive, names))
 
 
 def _own_settings(model: Path) -> DataConfig | None:

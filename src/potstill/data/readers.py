@@ -87,10 +87,10 @@ def parse_records(records: Iterable[Record], config: DataConfig, file: Origin) -
             row = {} if isinstance(record, DataError) else {"row": dict(record)}
             bad.append({"line": line, "problem": error.message, **row})
     if problems:
-        error = _in_one(problems, "; --skip-bad-rows leaves such rows out")
+        refusal = _in_one(problems, "; --skip-bad-rows leaves such rows out")
         if not config.skip_bad_rows:
-            raise error
-        warn(f"{file}:{error.line}: {error.message}\n  left out, and kept in {_keep(bad, file)}")
+            raise refusal
+        warn(f"{file}:{refusal.line}: {refusal.message}\n  left out, and kept in {_keep(bad, file)}")
     if not rows:
         raise DataError("there are no rows", file=file, remedy="check that this is the file you meant")
     return rows
