@@ -111,7 +111,7 @@ def test_what_is_cut_is_said(tmp_path, capsys):
     said = capsys.readouterr().err
     assert re.search(r"baseline student: \d+ of 32 texts are cut after 4 tokens, \d+\.\d % of all tokens", said)
     assert potstill("data", tmp_path / "data.csv", "--max-length", "4") == 0
-    assert re.search(r"training texts have more than 4 words and signs: at least \d+\.\d %", capsys.readouterr().err)
+    assert re.search(r"training texts have more than 4 words and signs: about \d+\.\d %", capsys.readouterr().err)
     (tmp_path / "texts.txt").write_text(f"dog\n{'dog ' * 9}\n")
     assert potstill("predict", model, tmp_path / "texts.txt") == 0
     printed = capsys.readouterr()

@@ -159,7 +159,7 @@ def _warn_of_length(texts: Sequence[str], max_length: int) -> None:
         share = 100 * (counts - max_length)[long].sum() / counts.sum()
         warn(
             f"{numbered(int(long.sum()), 'training text has', 'training texts have')} more than {max_length} words and "
-            f"signs: at least {share:.1f} % of all is cut off; --max-length sets another length"
+            f"signs: about {share:.1f} % of all is cut off; --max-length sets another length"
         )
 
 
