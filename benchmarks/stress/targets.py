@@ -22,7 +22,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from potstill.augment.unlabelled import UnlabelledSet
 from potstill.config import DataConfig, PotstillConfig
-from potstill.data.readers import label_names_of, read_rows, to_examples
+from potstill.data.labels import label_names_of
+from potstill.data.readers import read_rows, to_examples
 from potstill.errors import PotstillError
 from potstill.lora.peft_format import read_peft_settings
 from potstill.predict import stream

@@ -286,7 +286,7 @@ def test_evaluate_compares_models_over_their_seeds(run_directory, tmp_path, caps
     with_new_checksums(runs[1] / "seed-1")
     assert potstill("evaluate", *runs, "--data", "builtin") == 0
     printed = capsys.readouterr()
-    assert re.search(r"\(2 seeds\) +± 0\.0 +± 0\.000", printed.out)
+    assert re.search(r"\(2 seeds\) +± 0\.000 +± 0\.0", printed.out)
     assert "not finished: " in printed.err
     assert "distilled/seed-1" in printed.err
 
@@ -319,7 +319,13 @@ def test_evaluate_reads_any_labelled_file(run_directory, capsys, tmp_path):
     student = run_directory / "distilled" / "seed-0"
     columns = ("--text-column", "sentence", "--label-column", "verdict")
     assert potstill("evaluate", student, "--data", file, *columns) == 0
-    assert "2 texts" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "2 texts" in out
+    assert "macro-F1" in out
+    assert potstill("evaluate", student, "--data", file, *columns, "--positive-class", "unacceptable") == 0
+    assert "F1 of" in capsys.readouterr().out
+    assert potstill("evaluate", student, "--data", file, *columns, "--positive-class", "fine") == 1
+    assert "there is no class 'fine'" in capsys.readouterr().err
 
 
 def test_distill_warns_of_a_teacher_of_another_split(run_directory, tiny, capsys, tmp_path):

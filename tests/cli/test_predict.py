@@ -104,6 +104,32 @@ def test_columns_are_those_of_the_training(pair_student, tmp_path, capsys):
     assert "--pair-column" in capsys.readouterr().err
 
 
+def test_what_is_cut_is_said(tmp_path, capsys):
+    """In training, by `potstill data`, and in the answers; labels that are numbers come back as numbers."""
+    rows = [f"{'cat ' * (i % 10 + 1)}dog,{i % 2}" for i in range(40)]
+    model = train(tmp_path, ["text,label", *rows], "--max-length", "4")
+    said = capsys.readouterr().err
+    assert re.search(r"baseline student: \d+ of 32 texts are cut after 4 tokens, \d+\.\d % of all tokens", said)
+    assert potstill("data", tmp_path / "data.csv", "--max-length", "4") == 0
+    assert re.search(r"training texts have more than 4 words and signs: about \d+\.\d %", capsys.readouterr().err)
+    (tmp_path / "texts.txt").write_text(f"dog\n{'dog ' * 9}\n")
+    assert potstill("predict", model, tmp_path / "texts.txt") == 0
+    printed = capsys.readouterr()
+    assert [answer.get("truncated") for answer in answers(printed.out)] == [None, True]
+    assert "1 cut at the model's max_length" in printed.err
+    assert set(Classifier.load(model).predict(["dog", "cat"])) <= {0, 1}
+
+
+@pytest.mark.parametrize(("encoding", "status"), [("cp1252", 3), ("utf-16", 1), ("utf-16le", 1), ("utf-32", 1)])
+def test_other_encodings_are_named_with_the_command(student, tmp_path, capsys, encoding, status):
+    file = tmp_path / "texts.txt"
+    file.write_bytes("Wo ist mein Päckchen?\nDas Geld ist zurück.\n".encode(encoding))
+    assert potstill("predict", student, file) == status
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert f"`iconv -f {encoding} -t utf-8 {file} > utf8-texts.txt`" in printed.err
+
+
 def test_other_columns_and_all_probabilities_are_written(student, tmp_path, capsys):
     file, out = tmp_path / "texts.jsonl", tmp_path / "out.csv"
     records = [{"id": 7, "text": "the cat", "label": "no", "tags": ["a"]}, {"id": 8, "text": "a dog", "more": None}]
@@ -304,7 +330,7 @@ def test_ctrl_c_can_be_resumed(student, tmp_path, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("potstill.predict.Classifier.predict_proba", interrupted)
+    monkeypatch.setattr("potstill.predict.Classifier.answer", interrupted)
     file, out = tmp_path / "texts.txt", tmp_path / "out.jsonl"
     file.write_text("the cat")
     assert potstill("predict", student, file, "--out", out) == 130

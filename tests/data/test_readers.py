@@ -1,5 +1,8 @@
 import csv
+import io
 import json
+import re
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,8 @@ from hypothesis import strategies as st
 
 from potstill.config import DataConfig
 from potstill.data.columns import check_columns
-from potstill.data.readers import COLA_LABELS, label_names_of, parse_records, read_examples, read_rows, to_examples
+from potstill.data.labels import MISSING, label_key, label_names_of, label_type_of
+from potstill.data.readers import COLA_LABELS, parse_records, read_examples, read_rows, to_examples
 from potstill.errors import DataError
 
 CONFIG = DataConfig()
@@ -36,6 +40,10 @@ def non_empty(alphabet: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     return st.text(alphabet, max_size=20).filter(str.strip)
 
 
+def label(alphabet: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return non_empty(alphabet).filter(lambda text: label_key(text) and text.strip().lower() not in MISSING)
+
+
 UNICODE = st.one_of(st.sampled_from("\"',;\\ äß東🦜\u2028\ufeff"), st.characters(exclude_categories=["Cs"]))
 ONE_LINE = UNICODE.filter(lambda character: character not in "\t\r\n")
 
@@ -48,7 +56,7 @@ def stripped(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 class TestRoundTrip:
     @round_trip
-    @given(rows=st.lists(st.tuples(non_empty(UNICODE), non_empty(UNICODE)), min_size=1))
+    @given(rows=st.lists(st.tuples(non_empty(UNICODE), label(UNICODE)), min_size=1))
     def test_csv(self, tmp_path, rows):
         path = tmp_path / "rows.csv"
         with path.open("w", encoding="utf-8", newline="") as file:
@@ -56,20 +64,20 @@ class TestRoundTrip:
         assert content(path) == stripped(rows)
 
     @round_trip
-    @given(rows=st.lists(st.tuples(non_empty(ONE_LINE), non_empty(ONE_LINE)), min_size=1))
+    @given(rows=st.lists(st.tuples(non_empty(ONE_LINE), label(ONE_LINE)), min_size=1))
     def test_tsv(self, tmp_path, rows):
         table = [("label", "text"), *((label, text) for text, label in rows)]
         path = write(tmp_path, "rows.tsv", "\n".join("\t".join(fields) for fields in table))
         assert content(path) == stripped(rows)
 
     @round_trip
-    @given(rows=st.lists(st.tuples(non_empty(UNICODE), non_empty(UNICODE)), min_size=1), ascii_only=st.booleans())
+    @given(rows=st.lists(st.tuples(non_empty(UNICODE), label(UNICODE)), min_size=1), ascii_only=st.booleans())
     def test_jsonl(self, tmp_path, rows, ascii_only):
         records = (json.dumps({"text": text, "label": label}, ensure_ascii=ascii_only) for text, label in rows)
         assert content(write(tmp_path, "rows.jsonl", "\n".join(records))) == stripped(rows)
 
     @round_trip
-    @given(rows=st.lists(st.tuples(non_empty(UNICODE), non_empty(UNICODE)), min_size=1))
+    @given(rows=st.lists(st.tuples(non_empty(UNICODE), label(UNICODE)), min_size=1))
     def test_parquet(self, tmp_path, rows):
         path = tmp_path / "rows.parquet"
         pq.write_table(pa.Table.from_pylist([{"text": text, "label": label} for text, label in rows]), path)
@@ -129,6 +137,10 @@ class TestFormats:
     def test_labels_become_strings(self, tmp_path, written, read):
         assert content(write(tmp_path, "a.jsonl", f'{{"text": "x", "label": {written}}}')) == [("x", read)]
 
+    def test_whole_decimals_are_numbers(self, tmp_path):
+        path = write(tmp_path, "a.parquet", table([Decimal(1), Decimal(0)]))
+        assert content(path) == [("x", "1"), ("x", "0")]
+
     def test_sentence_pairs(self, tmp_path):
         path = write(
             tmp_path, "a.csv", "premise,hypothesis,label\nIt rains., It is wet. ,yes\nIt rains.,It is dry.,no\n"
@@ -159,11 +171,64 @@ class TestLabelNames:
         path = write(tmp_path, "a.tsv", "text\tlabel\n" + "".join(f"x\t{label}\n" for label in labels))
         assert label_names_of(read_rows(path, CONFIG), path) == expected
 
+    @pytest.mark.parametrize(
+        ("labels", "names", "warning"),
+        [
+            (["good", "good\u200b", "good", "bad"], ("bad", "good"), r"'good' \(2\), 'good\\u200b' \(1\)"),
+            (["cre\u0301e\u0301", "créé", "créé", "x"], ("créé", "x"), "look the same"),
+            (["very\u00a0good", "very good", "very good", "x"], ("very good", "x"), r"very\\u00a0good"),
+            (["1", "1.0", "1", "0"], ("0", "1"), r"'1' \(2\), '1.0' \(1\)"),
+            (["Good", "good", "bad"], ("Good", "bad", "good"), r"only in case.*'Good' \(1\), 'good' \(1\)"),
+            (["None", "a", "b"], ("None", "a", "b"), r"a missing label\?.*'None' \(1\)"),
+        ],
+    )
+    def test_labels_that_look_alike_are_named_with_their_numbers(self, tmp_path, labels, names, warning, capsys):
+        path = write(tmp_path, "a.tsv", "text\tlabel\n" + "".join(f"x\t{label}\n" for label in labels))
+        rows = read_rows(path, CONFIG)
+        assert label_names_of(rows, path) == names
+        assert re.search(warning, capsys.readouterr().err)
+        assert to_examples(rows, names, path).labels.max() == len(names) - 1
+
+    @pytest.mark.parametrize("written", [lambda n: f"{n / 1000}", lambda n: f"{n}", lambda n: f"{n % 60 / 8}"])
+    def test_continuous_numbers_are_refused(self, tmp_path, written):
+        rows = "".join(f"x{n},{written(n)}\n" for n in range(300))
+        path = write(tmp_path, "a.csv", f"text,label\n{rows}")
+        with pytest.raises(DataError, match=r"different numbers in 300 rows.*like a measure.*\n.*--label-column"):
+            label_names_of(read_rows(path, CONFIG), path)
+
+    @pytest.mark.parametrize(
+        ("name", "labels", "expected"),
+        [
+            ("a.csv", ["0", "1"], "int"),
+            ("a.csv", ["0.0", "1.0"], "float"),
+            ("a.csv", ["0.5", "1.5"], "float"),
+            ("a.csv", ["True", "False"], "bool"),
+            ("a.csv", ["01", "02"], "str"),
+            ("a.csv", ["1", "b"], "str"),
+            ("a.csv", ["9" * 20, "1"], "str"),
+            ("a.jsonl", ["0", "1"], "int"),
+            ("a.jsonl", ["0.0", "1.0"], "int"),
+            ("a.jsonl", ["true", "false"], "bool"),
+            ("a.jsonl", ['"0"', '"1"'], "str"),
+        ],
+    )
+    def test_type(self, tmp_path, name, labels, expected):
+        header, row = ("text,label\n", "x,%s\n") if name == "a.csv" else ("", '{"text": "x", "label": %s}\n')
+        path = write(tmp_path, name, header + "".join(row % label for label in labels))
+        rows = read_rows(path, CONFIG)
+        assert label_type_of(rows, label_names_of(rows, path), path) == expected
+
     def test_single_class_is_refused_for_training_only(self, tmp_path):
         path = write(tmp_path, "a.csv", "text,label\nx,a\ny,a\n")
         with pytest.raises(DataError, match="all rows have the label 'a'"):
             label_names_of(read_rows(path, CONFIG), path)
         assert np.array_equal(read_examples(path, CONFIG, ("a", "b")).labels, [0, 0])
+
+
+def table(labels: list[object]) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.table({"text": ["x"] * len(labels), "label": labels}), file)
+    return file.getvalue()
 
 
 OBJECT = '{"text": "x", "label": "a"}\n'
@@ -186,6 +251,9 @@ REFUSALS = {
     "UTF-16": ("a.csv", "text,label\nx,a\n".encode("utf-16"), 1, "no UTF-8", "save the file as UTF-8"),
     "empty text": ("a.csv", "text,label\nx,a\n  ,b\n", 3, "'text' holds an empty text", "leave the row out"),
     "empty label": ("a.csv", "text,label\nx,\n", 2, "'label' holds no label", "leave the row out"),
+    "missing label as a word": ("a.csv", "text,label\nx,NaN\n", 2, "no label, but 'NaN'", "leave the row out"),
+    "invisible label": ("a.csv", "text,label\nx,\u200b\n", 2, "'label' holds no label", "leave the row out"),
+    "fraction in Parquet": ("a.parquet", table([Decimal("0.5")]), 1, "neither a string nor", "--label-column"),
     "null label": ("a.jsonl", OBJECT + '{"text": "x", "label": null}', 2, "holds no label", "leave the row out"),
     "label is not a number": ("a.jsonl", '{"text": "x", "label": NaN}', 1, "holds no label", "leave the row out"),
     "fraction as label": ("a.jsonl", OBJECT + '{"text": "x", "label": 0.5}', 2, "holds 0.5", "--label-column"),
@@ -224,7 +292,10 @@ class TestRefusals:
         assert listed[0] == "  line 3: column 'text' holds an empty text"
         assert listed[1] == "  line 4: column 'label' holds no label"
         assert listed[2] == "  line 5: expected 2 fields, found 1"
-        assert listed[10:] == ["  and 4 more", "  what to do: of the first row: leave the row out"]
+        assert listed[10:] == [
+            "  and 4 more",
+            "  what to do: of the first row: leave the row out; --skip-bad-rows leaves such rows out",
+        ]
 
     def test_all_missing_columns_are_named(self, tmp_path):
         path = write(tmp_path, "a.csv", "sentence,category\nx,a\n")
@@ -296,3 +367,21 @@ class TestRefusals:
         pq.write_table(pa.table({"text": broken, "label": ["a"]}), tmp_path / "a.parquet")
         with pytest.raises(DataError, match="can't be read as Parquet"):
             read_rows(tmp_path / "a.parquet", CONFIG)
+
+    def test_bad_rows_can_be_skipped_and_are_kept(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        rows = "".join(f"x{n},{'' if n % 2 else 'a'}\n" for n in range(30))
+        path = write(tmp_path, "a.csv", f"text,label\n{rows}one,two,three\n")
+        config = DataConfig(skip_bad_rows=True)
+        assert [row.text for row in read_rows(path, config)] == [f"x{n}" for n in range(0, 30, 2)]
+        said = capsys.readouterr().err
+        assert "16 rows can't be read" in said
+        assert "line 3: column 'label' holds no label" in said
+        assert "and 6 more" in said
+        kept = [json.loads(line) for line in (tmp_path / "a.csv.bad-rows.jsonl").read_text().splitlines()]
+        assert len(kept) == 16
+        assert kept[0] == {"line": 3, "problem": "column 'label' holds no label", "row": {"text": "x1", "label": ""}}
+        assert kept[-1] == {"line": 32, "problem": "expected 2 fields, found 3"}
+        path.write_text("text,label\n,a\n")
+        with pytest.raises(DataError, match="there are no rows"):
+            read_rows(path, config)

@@ -8,7 +8,7 @@ import pytest
 from potstill.config import DataConfig
 from potstill.data import Corpus, Examples, load_corpus
 from potstill.data.parts import VALIDATION
-from potstill.errors import DataError, SourceError
+from potstill.errors import ConfigError, DataError, SourceError
 from tools.grammar import generate
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -249,7 +249,7 @@ class TestDirectories:
         assert len(corpus.train) + len(corpus.validation) == 40
         assert "not used" not in capsys.readouterr().err
 
-    @pytest.mark.parametrize("part", ["validation", "valid", "Val", "dev"])
+    @pytest.mark.parametrize("part", ["validation", "valid", "Val", "dev", "EVAL"])
     @pytest.mark.parametrize("max_train_examples", [None, 20])
     def test_validation_part_beside_a_test_part(self, part, max_train_examples):
         write_csv(Path("train.csv"), {"spam": 20, "ham": 20})
@@ -268,6 +268,23 @@ class TestDirectories:
         assert sizes(corpus) == (40, 3, 2)
         assert corpus.source == "., validation from dev, test from labelled.csv"
 
+    def test_validation_part_is_a_named_file(self):
+        write_csv(Path("train.csv"), {"spam": 20, "ham": 20})
+        write_csv(Path("test.csv"), {"spam": 2})
+        write_csv(Path("dev.csv"), {"spam": 2})
+        write_csv(Path("mine.csv"), {"ham": 3})
+        corpus = load_corpus(DataConfig(source=".", validation="mine.csv"))
+        assert sizes(corpus) == (40, 3, 2)
+        assert corpus.source == "., validation from mine.csv"
+        assert sizes(load_corpus(DataConfig(source="train.csv", validation="mine.csv"))) == (36, 3, 4)
+
+    def test_positive_class_is_one_of_the_classes(self):
+        write_csv(Path("train.csv"), {"spam": 20, "ham": 20})
+        assert load_corpus(DataConfig(source="train.csv", positive_class="spam")).positive == 1
+        assert load_corpus(DataConfig(source="train.csv")).positive is None
+        with pytest.raises(ConfigError, match="no class 'eggs'; the classes are 'ham', 'spam'"):
+            load_corpus(DataConfig(source="train.csv", positive_class="eggs"))
+
     def test_shards_are_read_as_one(self):
         for shard, label in enumerate(("spam", "ham")):
             write_csv(Path(f"train-{shard:05}-of-00002.csv"), {label: 20})
@@ -281,7 +298,7 @@ class TestDirectories:
 
     def test_unused_data_files_are_named(self, capsys):
         write_csv(Path("train.csv"), {"spam": 20, "ham": 20})
-        for part in ("test", "eval", "extra"):
+        for part in ("test", "dev", "eval", "extra"):
             write_csv(Path(f"{part}.csv"), {"spam": 2})
         for name in ("dev.json", "README.md", "info.json"):
             Path(name).touch()

@@ -57,6 +57,7 @@ def test_texts_that_differ_in_case_white_space_and_composition_are_one_group():
         ("bx", None),
     ]
     assert duplicate_groups(items).tolist() == [0, 1, 0, 2, 2, 3]
+    assert duplicate_groups([("Ｆine １", None), ("fi\u200bne  1", None), ("ﬁne\u00a01", None)]).tolist() == [0, 0, 0]
 
 
 def test_seed_decides():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, precision_recall_fscore_support
 
 from potstill.evaluation import compute_metrics
 
@@ -16,10 +16,13 @@ def test_metrics_agree_with_scikit_learn(num_classes: int, count: int, seed: int
 
     metrics = compute_metrics(labels, predictions, num_classes)
 
-    average = "binary" if num_classes == 2 else "macro"
     assert metrics.accuracy == pytest.approx(accuracy_score(labels, predictions))
     assert metrics.mcc == pytest.approx(matthews_corrcoef(labels, predictions))
-    assert metrics.f1 == pytest.approx(f1_score(labels, predictions, average=average, zero_division=0))
+    assert metrics.f1 == pytest.approx(f1_score(labels, predictions, average="macro", zero_division=0))
+    classes = range(num_classes)
+    expected = precision_recall_fscore_support(labels, predictions, labels=classes, zero_division=0)
+    found = [(one.precision, one.recall, one.f1, one.count) for one in metrics.per_class]
+    np.testing.assert_allclose(found, np.transpose(expected))
     assert metrics.majority_accuracy == np.bincount(labels).max() / count
     assert metrics.count == count
 
@@ -31,7 +34,7 @@ def test_constant_answer_has_majority_accuracy_and_mcc_0() -> None:
 
     assert metrics.accuracy == metrics.majority_accuracy == 365 / 527
     assert metrics.mcc == 0.0
-    assert metrics.f1 == pytest.approx(2 * 365 / (527 + 365))
+    assert metrics.f1 == pytest.approx(365 / (527 + 365))  # 0 for the other class
 
 
 @pytest.mark.parametrize(

@@ -281,19 +281,19 @@ def test_tuned_threshold_is_saved_and_measured(config, corpus, tmp_path):
     trained = potstill.train(with_settings(config, {"student.threshold": "tuned"}), corpus, tmp_path)
     classifier = Classifier.load(tmp_path)
     validation = corpus.validation
-    shares = classifier.predict_proba(validation.texts)[:, 1]
+    shares = classifier.answer(validation.texts)[0][:, 1]
     logits = StudentModel(classifier).logits(validation)
     assert classifier.threshold == fit_threshold(logits, validation.labels, classifier.temperature)
     plain = compute_metrics(validation.labels, (shares > 0.5).astype(int), 2).mcc
     assert plain == pytest.approx(trained.record.best["mcc"])
     classifier.temperature = 4.0  # thresholds are for probabilities, and these depend on it
-    forced = classifier.threshold = float(np.median(classifier.predict_proba(corpus.test.texts)[:, 1]))
+    forced = classifier.threshold = float(np.median(classifier.answer(corpus.test.texts)[0][:, 1]))
     measured = potstill.measure(StudentModel(classifier), corpus.test)
-    expected = classifier.predict_proba(corpus.test.texts)[:, 1] > forced
+    expected = classifier.answer(corpus.test.texts)[0][:, 1] > forced
     assert measured.predictions.tolist() == expected.astype(int).tolist()
     assert len(set(measured.predictions)) == 2
     assert measured.threshold == forced
-    more_probable = classifier.predict_proba(corpus.test.texts).argmax(axis=1)
+    more_probable = classifier.answer(corpus.test.texts)[0].argmax(axis=1)
     assert measured.argmax_metrics == compute_metrics(corpus.test.labels, more_probable, 2)
     result = trained.result(measured)
     assert (result.threshold, result.argmax_metrics) == (forced, measured.argmax_metrics)

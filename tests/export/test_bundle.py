@@ -1,6 +1,7 @@
 """What `potstill export` writes: it answers as the student does, alone, and its card says what it is."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -82,9 +83,9 @@ def test_the_card_shows_the_runs_results(run_directory, student, tmp_path, tiny_
     record = TrainingRecord.load(student)
     result = next(one for one in summary.of("distilled") if one.seed == record.seed)
     low, high = result.intervals["mcc"]
-    assert f"| this model | {100 * result.metrics.accuracy:.1f} % [" in card
+    assert re.search(rf"\| this model \| {result.metrics.f1:.3f} \[.*\| {100 * result.metrics.accuracy:.1f} % \[", card)
     assert f"{result.metrics.mcc:.3f} [{low:.3f}, {high:.3f}]" in card
-    assert f"| its teacher | {100 * summary.teacher.metrics.accuracy:.1f} %" in card
+    assert f"| its teacher | {summary.teacher.metrics.f1:.3f}" in card
     assert f"Data: reviews. {summary.data.train:,} texts to learn from" in card
     assert f"Teacher: the language model `{tiny_backbone.name}`" in card
     assert f"Network: {record.description}" in card

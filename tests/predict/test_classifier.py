@@ -19,7 +19,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from checksummed import with_new_checksums
 from potstill.errors import ArtifactError
 from potstill.predict import Classifier, tokens
-from potstill.predict.directory import Manifest, StudentFiles
+from potstill.predict.directory import Manifest, StudentFiles, find_student, student_roles
+from potstill.store.checksums import write_checksums
 from potstill.student.recurrence import RNNSpec
 from potstill.student.rnn import DistilRNN
 
@@ -103,10 +104,13 @@ def torch_logits(student, texts, seconds=None):
 def test_predictions_are_torchs_in_the_order_of_the_texts(student, classifier):
     expected = torch_logits(student, TEXTS)
     np.testing.assert_allclose(classifier.logits(TEXTS), expected, atol=1e-5)
-    found = classifier.predict_proba(TEXTS)
+    found = classifier.answer(TEXTS)[0]
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, torch.from_numpy(expected).softmax(dim=1), atol=1e-5)
-    assert classifier.label_names == tuple(classifier.classes_) == LABELS
+    assert classifier.label_names == LABELS
+    assert classifier.classes_.tolist() == sorted(LABELS)  # as scikit-learn's
+    columns = [LABELS.index(name) for name in classifier.classes_]
+    np.testing.assert_array_equal(classifier.predict_proba(TEXTS), found[:, columns])
     assert classifier.predict([]).shape == (0,)
     assert classifier.predict_proba([]).shape == (0, len(LABELS))
     assert classifier.predict(TEXTS).tolist() == [LABELS[place] for place in expected.argmax(axis=1)]
@@ -131,12 +135,36 @@ def head_of(student):
 
 def test_temperature_and_threshold_are_applied(student, tuned):
     expected = torch.from_numpy(torch_logits(student, TEXTS)[:, :2])
-    probabilities = tuned.predict_proba(TEXTS)
+    probabilities = tuned.answer(TEXTS)[0]
     np.testing.assert_allclose(tuned.logits(TEXTS), expected, atol=1e-5)  # the graph's own
     np.testing.assert_allclose(probabilities, (expected / 2.5).softmax(dim=1), atol=1e-5)
     found = tuned.predict(TEXTS).tolist()
     assert found == [LABELS[int(share > 0.3)] for share in probabilities[:, 1]]
     assert found != [LABELS[place] for place in probabilities.argmax(axis=1)]  # the comparison says something
+
+
+@pytest.mark.parametrize(
+    ("names", "kind", "labels"),
+    [
+        (("2", "10", "-1"), "int", [-1, 2, 10]),
+        (("2.0", "10.5", "-1.0"), "float", [-1.0, 2.0, 10.5]),
+        (("2", "10", "-1"), "str", ["-1", "10", "2"]),
+        (("2", "10", "b"), "int", ["10", "2", "b"]),  # of a manifest that was edited
+    ],
+)
+def test_labels_have_the_type_of_the_training_data(student, directory, names, kind, labels):
+    Manifest(asdict(student.spec), names, MAX_TOKENS, label_type=kind).save(StudentFiles(directory).manifest)
+    classifier = Classifier.load(with_new_checksums(directory), threads=1)
+    assert classifier.classes_.tolist() == labels
+    best = classifier.answer(TEXTS)[0].argmax(axis=1)
+    assert (classifier.predict(TEXTS) == classifier._labels[best]).all()
+    assert (classifier.predict(TEXTS) == classifier.classes_[classifier.predict_proba(TEXTS).argmax(axis=1)]).all()
+
+
+def test_truth_values_stay_truth_values(student, tuned, tmp_path):
+    files = StudentFiles(tmp_path)
+    replace(Manifest.load(files.manifest), label_names=("True", "False"), label_type="bool").save(files.manifest)
+    assert Classifier.load(with_new_checksums(tmp_path), threads=1).classes_.tolist() == [False, True]
 
 
 def test_pairs_are_read_together(student, pair_classifier):
@@ -216,6 +244,18 @@ def test_a_run_is_loaded_as_its_best_distilled_student(student, directory, tmp_p
         with_new_checksums(place)
     (run / "distilled" / "seed-1" / "model.onnx").unlink()
     np.testing.assert_array_equal(Classifier.load(run).logits(TEXTS), Classifier.load(directory).logits(TEXTS))
+
+
+def test_a_run_whose_distillation_did_harm_is_loaded_as_its_best_baseline(student, directory, tmp_path_factory):
+    run = tmp_path_factory.mktemp("run")
+    for role in ("distilled", "baseline"):
+        shutil.copytree(directory, run / role / "seed-0")
+    assert find_student(run) == run / "distilled" / "seed-0"
+    for recommended in ("baseline", "distilled"):
+        (run / "summary.json").write_text(json.dumps({"recommended": recommended}))
+        write_checksums(run, ["summary.json"])
+        assert find_student(run) == run / recommended / "seed-0"
+        assert student_roles(run)[0] == recommended
 
 
 def test_prediction_needs_three_packages_and_leaves_home_empty(directory, classifier, tmp_path_factory):

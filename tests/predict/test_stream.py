@@ -3,15 +3,17 @@ import csv
 import io
 import itertools
 import json
+import re
 import tracemalloc
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from potstill.errors import DataError
 from potstill.predict import stream
+from potstill.predict.encoding import wide_encoding
 from potstill.predict.stream import MAX_BYTES, Broken, Layout, Text, chunks, format_by_suffix, from_arguments, read
 
 PLAIN = Layout("text")
@@ -71,10 +73,28 @@ class TestText:
     def test_empty_streams(self, layout):
         assert items("", layout) == items("\n\n", layout) == []
 
-    def test_only_a_line_feed_ends_a_line(self):
+    @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+    def test_lines_end_as_in_training(self, end):
         """Unicode's other separators, at which str.splitlines would split, belong to the text."""
-        inside = "a\u2028b\u2029c\u0085d\x0be\x0cf\x1cg\rh"
-        assert texts(f"{inside}\nnext\n") == [(1, inside), (2, "next")]
+        inside = "a\u2028b\u2029c\u0085d\x0be\x0cf\x1cg"
+        assert texts(f"{inside}{end}next{end}{end}last") == [(1, inside), (2, "next"), (4, "last")]
+        assert texts(f"text,n{end}one,1{end}two,2{end}", CSV) == [(2, "one"), (3, "two")]
+        assert texts(f"text\tn{end}one\t1{end}two\t2{end}", TSV) == [(2, "one"), (3, "two")]
+        assert texts(f'{{"text": "one"}}{end}{{"text": "two"}}', JSONL) == [(1, "one"), (2, "two")]
+
+    def test_line_ends_across_pieces(self, monkeypatch):
+        monkeypatch.setattr(stream, "MAX_BYTES", 4)
+        assert texts("abc\r\nde\rf\r\r\ng") == [(1, "abc"), (2, "de"), (3, "f"), (5, "g")]
+
+    @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+    @pytest.mark.parametrize("text", ["The food.\r\nWas cold.", "Где она?\nВерните", "好 1\r\n好 2\r\n"])
+    def test_other_encodings_of_a_whole_stream_are_refused(self, text, encoding):
+        name = encoding.replace("-le", "le").replace("-be", "be")
+        with pytest.raises(DataError, match=f"file:1: this is no UTF-8\n.*iconv -f {name} -t utf-8 file"):
+            texts(text.encode(encoding))
+
+    def test_a_lone_null_character_is_text(self):
+        assert texts("one\0 two\n") == [(1, "one\0 two")]
 
     def test_pairs(self):
         layout = Layout("text", in_pairs=True)
@@ -155,6 +175,9 @@ class TestColumns:
     @pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
     def test_the_separator_of_csv_is_found(self, mark):
         assert texts(f'n{mark}text\n1{mark}"a{mark}b"\n', CSV) == [(2, f"a{mark}b")]
+
+    def test_spreadsheets_separator_line_and_spaces_in_the_header(self):
+        assert texts("sep=;\n n ; text\n1;one,two\n", CSV) == [(3, "one,two")]
 
 
 class TestJsonl:
@@ -241,7 +264,8 @@ def test_any_bytes_are_read(content, layout):
         except UnicodeDecodeError:
             return False
 
-    lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
+    lines = re.split(rb"\r\n|\r|\n", content.removeprefix(codecs.BOM_UTF8))
+    assume(wide_encoding(content) is None)  # a whole stream of another encoding is refused
     expected = [number for number, line in enumerate(lines, start=1) if not is_empty(line)]
     assert [item.line for item in items(content, layout)] == expected
 

@@ -89,10 +89,21 @@ def test_table_fits_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert max(map(len, lines[:-1])) <= 80
     assert lines[0] == "200 texts, all of texts.csv"
     table = [" ".join(line.split()) for line in lines]
-    assert table[4].startswith("teacher/seed-0 90.0 % 0.800 0.900 –")
-    assert table[6].startswith("baseline 90.5 % 0.810 0.905 –")
-    assert table[10] == 'always "bad" 50.0 % 0.000 – – –'
+    assert table[4].startswith("teacher/seed-0 0.900 90.0 % 0.800 –")
+    assert table[6].startswith("baseline 0.905 90.5 % 0.810 –")
+    assert table[10] == 'always "bad" – 50.0 % 0.000 – –'
     assert lines[-1] == "distilled's MCC is +0.120 from baseline's over 2 seeds (no test)"
+
+
+def test_scores_of_each_class_and_of_a_positive_one(capsys: pytest.CaptureFixture[str]) -> None:
+    show(measured({"a": 20}), EXAMPLES, ("bad", "good"), "all of texts.csv", positive=1)
+    out = capsys.readouterr().out
+    assert 'F1 of "good"' in out
+    assert "recall" in out
+    assert "macro" not in out
+    good = measured({"a": 20})[Path("a")].metrics.per_class[1]
+    rows = [" ".join(line.split()) for line in out.splitlines()]
+    assert f"good {good.count} {good.precision:.3f} {good.recall:.3f} {good.f1:.3f}" in rows
 
 
 def test_paths_are_resolved_and_shortened(capsys: pytest.CaptureFixture[str]) -> None:

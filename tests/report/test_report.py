@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from potstill.evaluation import EnsembleResult, ModelResult, Summary
+from potstill.evaluation.metrics import ClassScores
 from potstill.report import is_reported, write_report
 from potstill.report.findings import findings
 from potstill.report.markdown import report_text
@@ -185,8 +187,11 @@ def test_findings_where_distillation_helped(make_summary: MakeSummary) -> None:
 
 
 def test_findings_where_distillation_did_harm(make_summary: MakeSummary) -> None:
-    (problem,) = problems(make_summary((0.15, 0.4, 0.2), seeds=(0, 1, 2)))
+    harmed = make_summary((0.15, 0.4, 0.2), seeds=(0, 1, 2))
+    (problem,) = problems(harmed)
     assert "did harm" in problem
+    assert json.loads(harmed.to_json())["recommended"] == "baseline"
+    assert json.loads(make_summary().to_json())["recommended"] == "distilled"
     assert "Use the baseline student" in problem
     nothing = make_summary((0.15, 1, 0.2), seeds=(0, 1, 2))  # all answers are the majority class
     assert "Nothing: in this run distillation did harm." in said(nothing)
@@ -310,3 +315,30 @@ def test_ensemble_of_teachers_has_a_row_and_a_sentence(make_summary: MakeSummary
     of_one, together = seed_table(summary).rows[:2]
     assert together[1].value == "all, averaged"
     assert together[2:-2] == of_one[2:-2]
+
+
+def test_a_rare_class_that_is_not_found_is_named_with_the_remedy(make_summary: MakeSummary) -> None:
+    summary = make_summary()
+    assert "hardly find" not in said(summary)  # a third of the texts is not rare
+    rare = ClassScores(0.0, 0.1, 0.0, 20)
+    per_class = (rare, replace(rare, recall=0.99, count=summary.data.test - 20))
+    metrics = replace(summary.of("distilled")[0].metrics, per_class=per_class)
+    summary = with_models(summary, "distilled", metrics=metrics)
+    (found,) = [one for one in problems(summary) if "rare" in one]
+    assert '"unacceptable" (3.8 % of the texts, recall 10.0 %)' in found
+    assert "`class_weights: balanced` (`--student-class-weights`)" in found
+    config = summary.config | {"student": {"training": {"class_weights": "balanced", "keep": "best"}}}
+    assert "Label more texts of it." in said(replace(summary, config=config))
+
+
+def test_scores_of_each_class(make_summary: MakeSummary) -> None:
+    summary = make_summary()
+    of = {role: summary.of(role)[0].metrics.per_class[1] for role in ("distilled", "baseline")}
+    numbers = " | ".join(f"{n:.3f}" for one in of.values() for n in (one.precision, one.recall, one.f1))
+    assert f"| acceptable | 365 | {numbers} |" in report_text(summary, "plots")
+    assert "| model | parameters | trainable | on disk | macro-F1 | accuracy |" in report_text(summary, "plots")
+    positive = replace(summary, data=replace(summary.data, positive=0))
+    text = report_text(positive, "plots")
+    assert '| F1 of "unacceptable" | accuracy |' in text
+    f1 = summary.of("distilled")[0].metrics.per_class[0].f1
+    assert re.search(rf"\| Distilled student \|.*\| {f1:.3f} \| ", text)

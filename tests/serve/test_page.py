@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -66,35 +67,70 @@ def row(page, model, number=0):
 
 def test_keyboard(open_page, app):
     page = open_page(app)
-    expect(page.locator("#texts")).to_be_focused()
+    page.get_by_label("One text per line").check()
+    page.locator("#texts").focus()
     page.keyboard.type(f"{SENTENCE}\nSo so.")
     page.keyboard.press("Control+Enter")
     expect(page.locator("#results > li")).to_have_count(2)
     for model in ("rule", "other"):
         expect(row(page, model).locator(".label")).to_have_text("good")
         expect(row(page, model).locator(".share")).to_have_text(re.compile(r"90\.0\s%"))
+        expect(row(page, model).locator(".others")).to_have_text(re.compile(r"^bad 10\.0\s%$"))
         expect(row(page, model).locator(".time")).to_have_text(re.compile(r"^[\d.]+ ms$"))
         expect(row(page, model).locator(".why")).to_have_text(re.compile(r"without good: bad, 80\.0\s%"))
         expect(row(page, model, 1).locator(".label")).to_have_text("bad")
         expect(row(page, model, 1).locator(".why")).to_have_text("no single word decides")
     expect(page.locator("mark")).to_have_text(["good"])
-    expect(page.get_by_role("status")).to_contain_text("2 sentences, 2 models")
+    expect(page.get_by_role("status")).to_contain_text("2 texts, 2 models")
     bar, level = (row(page, "rule").locator(part).bounding_box()["width"] for part in (".bar", ".bar i"))
     assert level <= bar
     expect(row(page, "rule").locator(".bar i")).to_have_attribute("style", "width: 90%;")
 
 
-def test_tab_order_and_focus(open_page, app):
+def test_a_message_of_several_lines_is_one_text(open_page, app):
     page = open_page(app)
+    expect(page.locator("#texts")).to_be_focused()
+    page.keyboard.type(f"{SENTENCE}\n\nSo so.")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(".sentence")).to_have_text(f"{SENTENCE}\n\nSo so.")
+    expect(page.get_by_role("status")).to_contain_text("1 text, 2 models")
+
+
+def test_long_labels_break_between_words(open_page, make_rule):
+    served = make_rule("other").served()
+    labels = ("transaction_charged_twice_by_the_same_merchant", "wrong_amount_of_cash_received_from_the_machine")
+    page = open_page(create_app([replace(served, labels=labels)]), viewport={"width": 320, "height": 640})
+    page.locator("#texts").fill(SENTENCE)
+    page.locator("#submit").click()
+    expect(page.locator(".label wbr")).to_have_count(7)
+    assert page.locator("html").evaluate("root => root.scrollWidth") == 320
+
+
+def test_texts_that_are_cut_are_marked(open_page, rule):
+    page = open_page(create_app([rule.served()]))
+    page.locator("#texts").fill("good " * 30)
+    page.locator("#submit").click()
+    expect(page.locator(".note")).to_contain_text("Only the beginning was read")
+
+
+def test_no_examples_are_made_up(open_page, app):
+    page = open_page(app)
+    expect(page.locator("#models input")).to_have_count(2)
+    expect(page.locator(".examples")).to_be_hidden()
+
+
+def test_tab_order_and_focus(open_page, rule, make_rule):
+    examples = [SENTENCE, "two", "three", "four", "five"]
+    page = open_page(create_app([rule.served(), make_rule("other").served()], examples=examples))
     expect(page.locator("#examples button")).to_have_count(5)
     found = []
-    for _ in range(8):
+    for _ in range(9):
         page.keyboard.press("Tab")
         focused = page.locator(":focus")
         found.append(focused.evaluate("element => element.id || element.textContent"))
         assert focused.evaluate("element => getComputedStyle(element).outlineStyle") == "solid"
-    assert found[:3] == ["model-0", "model-1", "submit"]
-    assert found[3:] == page.locator("#examples button").all_text_contents()
+    assert found[:4] == ["model-0", "model-1", "by-line", "submit"]
+    assert found[4:] == page.locator("#examples button").all_text_contents()
     page.keyboard.press("Enter")
     expect(page.locator(".sentence")).to_have_text(found[-1])
 
@@ -122,6 +158,7 @@ def test_pairs(open_page, make_rule):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_is_wider_than_a_phone(open_page, app, scheme):
     page = open_page(app, viewport={"width": 320, "height": 640}, is_mobile=True, has_touch=True, color_scheme=scheme)
+    page.get_by_label("One text per line").check()
     page.locator("#texts").fill(f"{SENTENCE}\n{'good' * 40}")
     page.locator("#submit").tap()
     expect(page.locator(".why")).to_have_count(2)
@@ -142,11 +179,12 @@ def test_explanations_are_split_by_the_limits(open_page, rule):
 def test_mistakes_are_explained(open_page, rule):
     page = open_page(create_app([rule.served()], Limits(max_texts=2, max_characters=9)))
     page.locator("#submit").click()
-    expect(page.get_by_role("alert")).to_contain_text("Type a sentence first")
+    expect(page.get_by_role("alert")).to_contain_text("Type a text first")
     expect(page.locator("#texts")).to_be_focused()
+    page.get_by_label("One text per line").check()
     page.locator("#texts").fill("one\ntwo\nthree")
     page.keyboard.press("Control+Enter")
-    expect(page.get_by_role("alert")).to_contain_text("At most 2 sentences at a time, please; these are 3.")
+    expect(page.get_by_role("alert")).to_contain_text("At most 2 texts at a time, please; these are 3.")
     page.locator("#texts").fill("far too long")
     page.keyboard.press("Control+Enter")
     expect(page.get_by_role("alert")).to_contain_text("rule: Expected texts[0]: a text of at most 9 characters")
@@ -198,7 +236,7 @@ def test_the_token_form(open_page, rule):
     page.keyboard.press("Control+Enter")
     expect(page.locator("mark")).to_have_text(["good"])
     page.reload()
-    expect(page.locator("#examples button")).to_have_count(5)
+    expect(page.locator("#models input")).not_to_have_count(0)
     expect(field).to_be_hidden()
     open_page.wrong.clear()
 

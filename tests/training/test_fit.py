@@ -388,7 +388,14 @@ def test_the_epoch_line_compares_with_the_majority_class_and_shows_all_losses(tr
 
 def test_a_model_that_learnt_nothing_is_warned_of_and_a_training_can_be_silent(train, capsys):
     train(AlwaysTheSame(), random_set(10))
-    assert "no better than always answering the majority class" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no better than always answering the majority class" in said
+    assert "class_weights" not in said
+    rare = random_set(20)
+    rare.labels[:] = 0
+    rare.labels[0] = 1
+    train(AlwaysTheSame(), rare)
+    assert "Try `class_weights: balanced`" in capsys.readouterr().err
     train(make_network(), random_set(10), epochs=30)
     assert "learnt nothing" not in capsys.readouterr().err
     with silence():

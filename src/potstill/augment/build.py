@@ -161,7 +161,7 @@ def _read(path: Path, config: PotstillConfig, *, in_pairs: bool) -> Found:
     with _read_errors(path), path.open("rb") as file:
         for item in stream.read(file, layout, str(path)):
             if isinstance(item, stream.Broken):
-                raise DataError(item.problem, file=path, line=item.line, remedy="mend the line, or leave it out")
+                raise item.error(str(path))
             pair = (item.value, None) if isinstance(item.value, str) else item.value
             yield pair, f"file:{path.name}"
 

@@ -46,6 +46,7 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) ->
       potstill evaluate model other --data new.csv
     """
     from potstill.console import warn
+    from potstill.data.labels import positive_index
     from potstill.evaluation.measure import measure
     from potstill.experiment.saved import is_finished, model_directories, open_model
     from potstill.report.comparison import show, to_json
@@ -67,9 +68,11 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) ->
             )
         measured[directory] = measure(model, examples)
     if as_json:
-        click.echo(json.dumps(to_json(measured, examples), indent=2))
+        click.echo(json.dumps({"label_names": names, **to_json(measured, examples)}, indent=2))
     else:
-        show(measured, examples, names, scored)
+        own = _own_settings(directories[0])
+        positive = config.data.positive_class or (None if own is None else own.positive_class)
+        show(measured, examples, names, scored, positive_index(positive, names))
 
 
 def _own_settings(model: Path) -> DataConfig | None:
@@ -100,7 +103,7 @@ def _examples(config: PotstillConfig, models: Sequence[Path], label_names: tuple
         )
     if own is not None and "config_file" not in flags:
         values = {name: value for name, value in data.model_dump().items() if f"data__{name}" in flags}
-        others = own.model_dump() | ({"test": None} if is_named else {})
+        others = own.model_dump() | ({"test": None, "validation": None} if is_named else {})
         data = PotstillConfig.build({"data": others | values}, "the flags given with the model's own settings").data
     file = Path(data.test or data.source).expanduser()
     if is_named and file.is_file():
@@ -132,7 +135,9 @@ def _warn_of_known(examples: Examples, models: Sequence[Path]) -> None:
     for model in models:
         with suppress(PotstillError), silence():
             data = _own_settings(model)
-            if data is not None and (data.source.partition(":")[0] in _LOCAL or Path(data.source).expanduser().exists()):
+            if data is not None and (
+                data.source.partition(":")[0] in _LOCAL or Path(data.source).expanduser().exists()
+            ):
                 own = load_corpus(data)
                 trained.update(own.train.items)
                 selected.update(own.validation.items)

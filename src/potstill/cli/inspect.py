@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from potstill.config import DataConfig
     from potstill.data import Examples
 
+_SPACELESS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
+_PIECES = re.compile(rf"[{_SPACELESS}]|[^\W{_SPACELESS}]+|[^\w\s]")
+"""A word, a sign, or a letter of a script without spaces between words: each is a token or more, as a rule."""
 _SHOWN_CLASSES = 10
 """Classes of which texts are shown: a screenful."""
 
@@ -129,6 +133,7 @@ def data(config: PotstillConfig, target: Path | None, show: int) -> None:
     for part_name, count in zip(parts, counts, strict=True):
         if absent := [name for name, number in zip(corpus.label_names, count, strict=True) if number == 0]:
             console.print(f"\nnot in the {part_name} part, too few examples: {', '.join(absent)}")
+    _warn_of_length(corpus.train.all_texts, config.data.max_length)
     if target is not None:
         _write_parts(parts, corpus.label_names, target, config.data)
         console.print(f"\nwritten to {target}")
@@ -143,6 +148,19 @@ def _parts_table(parts: Mapping[str, Examples], label_names: Sequence[str]) -> T
         majority = (label_names[int(counts.argmax())], f"{counts.max() / len(part):.2%}")
         rows.append((name, len(part), *majority, round(np.median(words)), max(words)))
     return _table(("part", "examples", "majority class", "share", "words, median", "words, longest"), rows)
+
+
+def _warn_of_length(texts: Sequence[str], max_length: int) -> None:
+    """Warn where texts are too long, counted without a tokenizer, by words and signs."""
+    from potstill.console import warn
+
+    counts = np.array([len(_PIECES.findall(text)) for text in texts])
+    if (long := counts > max_length).any():
+        share = 100 * (counts - max_length)[long].sum() / counts.sum()
+        warn(
+            f"{numbered(int(long.sum()), 'training text has', 'training texts have')} more than {max_length} words and "
+            f"signs: about {share:.1f} % of all is cut off; --max-length sets another length"
+        )
 
 
 def _write_parts(parts: Mapping[str, Examples], label_names: Sequence[str], target: Path, config: DataConfig) -> None:

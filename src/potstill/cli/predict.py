@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potstill.cli.options import runtime_options, runtime_settings
-from potstill.errors import DataError
 from potstill.predict import Classifier
 from potstill.predict.directory import StudentFiles, find_student, is_teacher, own_columns
+from potstill.predict.encoding import SAMPLE_BYTES, conversion, find_encoding
 from potstill.predict.output import (
     ANSWER_FORMATS,
     AnswerFile,
@@ -52,7 +52,8 @@ class _Model:
     directory: Path
     labels: tuple[str, ...]
     in_pairs: bool
-    probabilities: Callable[[Any], NDArray[np.float32]]
+    answer: Callable[[Any], tuple[NDArray[np.float32], Sequence[bool | None]]]
+    """Returns the probabilities of texts, (texts, classes), and which texts were cut; None: not known."""
     key: str
     """Digest of what decides its answers."""
     threshold: float | None = None
@@ -105,7 +106,8 @@ def predict(
     """Classify the texts of FILE (- for standard input), or each --text, with MODEL.
 
     MODEL is a directory: a run, a student, a teacher, or what `potstill export` wrote. Of a run, `predict` uses the
-    distilled student with the best validation score. FILE may be of any size. It has one text a line, or it is .csv,
+    distilled student with the best validation score, or the best baseline where the report says that distillation did
+    harm. FILE may be of any size. It has one text a line, or it is .csv,
     .tsv or .jsonl with a column of texts; the answers keep its other columns. A model of pairs needs two texts with a
     tab between, or a second column.
 
@@ -166,14 +168,12 @@ def _open(model: Path, device: str, precision: str, threads: int) -> _Model:
 
         torch.set_num_threads(threads)
         teacher = open_teacher(model, runtime_settings(device, precision))
-        return _Model(model, teacher.label_names, teacher.in_pairs, teacher.probabilities, teacher.key)
+        return _Model(model, teacher.label_names, teacher.in_pairs, teacher.answer, teacher.key)
     directory = find_student(model)
     with assert_unchanged(directory):  # so that the digest is that of what was loaded
         classifier = Classifier.load(directory, threads=threads)
         key = digest(file.read_bytes() for file in StudentFiles(directory).needed)
-    return _Model(
-        directory, classifier.label_names, classifier.in_pairs, classifier.predict_proba, key, classifier.threshold
-    )
+    return _Model(directory, classifier.label_names, classifier.in_pairs, classifier.answer, key, classifier.threshold)
 
 
 def _columns(source: Format, model: _Model, text: str | None, pair: str | None) -> tuple[str, ...]:
@@ -203,6 +203,7 @@ class _Report:
         self._seconds = seconds
         self._started = self._shown = time.monotonic()
         self.has_lost_columns = False
+        self._undecodable = b""
 
     def update(self, progress: Progress) -> None:
         self._latest = progress
@@ -212,9 +213,13 @@ class _Report:
 
     def close(self) -> None:
         self._print(self._line())
+        if self._undecodable:
+            self._print(printable(conversion(find_encoding(self._undecodable), self.name)))
 
-    def problem(self, line: int, problem: str) -> None:
+    def problem(self, line: int, problem: str, undecodable: bytes = b"") -> None:
         self._print(printable(f"{self.name}:{line}: {problem}"))
+        if len(self._undecodable) < SAMPLE_BYTES:
+            self._undecodable += undecodable
 
     def _print(self, line: str, *, end: bool = True) -> None:
         click.echo(("\r\x1b[K" if sys.stderr.isatty() else "") + line, err=True, nl=end)
@@ -223,7 +228,8 @@ class _Report:
         answered, broken, read_until = self._latest.answered, self._latest.broken, self._latest.read.offset
         rate = (answered - self._begun.answered) / max(time.monotonic() - self._started, 1e-9)
         share = f"{read_until / self._size:.0%}, " if self._size else ""
-        return f"{self.name}: {share}{numbered(answered, 'text')} answered, {broken:,} broken, {rate:,.0f} texts/s"
+        cut = f"{self._latest.cut:,} cut at the model's max_length, " if self._latest.cut else ""
+        return f"{self.name}: {share}{numbered(answered, 'text')} answered, {cut}{broken:,} broken, {rate:,.0f} texts/s"
 
 
 def _classify(
@@ -238,7 +244,7 @@ def _classify(
         refused = next((item for item in chunk if isinstance(item, Broken)), None) if strict else None
         _answer(chunk if refused is None else chunk[: chunk.index(refused)], model, writing, answers, report)
         if refused is not None:
-            raise DataError(refused.problem, file=report.name, line=refused.line, remedy="correct it, or leave it out")
+            raise refused.error(report.name)
     if answers.progress.columns is None:  # no text was answered
         answers.append(writing.header(), replace(answers.progress, columns=()))
     answers.finish()
@@ -252,16 +258,19 @@ def _answer(items: Sequence[Text | Broken], model: _Model, writing: Writing, ans
     broken = [item for item in items if isinstance(item, Broken)]
     before, content = answers.progress, b""
     columns = before.columns
+    cut: Sequence[bool | None] = ()
     if texts:
         if columns is None:  # those of the first text: CSV has to name them before the others are read
             columns = tuple(texts[0].others) if writing.format == "csv" else ()
             content = replace(writing, columns=columns).header()
-        content += replace(writing, columns=columns).answers(texts, model.probabilities([one.value for one in texts]))
+        probabilities, cut = model.answer([one.value for one in texts])
+        content += replace(writing, columns=columns).answers(texts, probabilities, cut)
     answered, skipped = before.answered + len(texts), before.broken + len(broken)
     progress = replace(before, read=items[-1].end, answered=answered, broken=skipped, columns=columns)
+    progress = replace(progress, cut=before.cut + sum(map(bool, cut)))
     answers.append(content, progress)
     for item in broken:
-        report.problem(item.line, item.problem)
+        report.problem(item.line, item.problem, item.undecodable)
     for text in texts if writing.format == "csv" and not report.has_lost_columns else ():
         if lost := text.others.keys() - set(columns or ()):
             report.has_lost_columns = True

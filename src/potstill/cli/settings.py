@@ -22,6 +22,7 @@ from potstill.config import PotstillConfig, Settings, read_yaml
 _FLAGS: Final = {
     "data.source": "data",
     "data.test": "test-data",
+    "data.validation": "validation-data",
     "augment.files": "unlabelled",
     "augment.seed": "unlabelled-seed",
     "augment.temperature": "sampling-temperature",
@@ -36,6 +37,8 @@ _WITH_SECTION: Final = {
 _VALUES: Final = {
     "data.source": "DATA",
     "data.test": "FILE",
+    "data.validation": "FILE",
+    "data.positive_class": "CLASS",
     **dict.fromkeys(("data.text_column", "data.pair_column", "data.label_column"), "COLUMN"),
     **dict.fromkeys(("teacher.backbone", "teacher.tokenizer"), "MODEL"),
     "student.tokenizer": "bpe|teacher|MODEL",

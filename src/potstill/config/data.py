@@ -14,18 +14,26 @@ class DataConfig(Settings):
     """Which labelled text to learn from, and how it is split."""
 
     source: str = "auto"
-    """Labelled texts: a file, a directory of files, a hub data set `owner/name[:configuration]`, `clinc150` (all domains,
-    or some, as in `clinc150:home,meta`), `cola`, `builtin` or `auto`. Files are CSV, TSV, JSONL, Parquet or CoLA's own;
-    `auto` is `cola` if this machine has its files, else `builtin`."""
+    """Labelled texts: a file, a directory of files, a hub data set `owner/name[:configuration]`, `clinc150` (all
+    domains, or some, as in `clinc150:home,meta`), `cola`, `builtin` or `auto`. Files are CSV, TSV, JSONL, Parquet or
+    CoLA's own; `auto` is `cola` if this machine has its files, else `builtin`."""
     test: str | None = None
     """File with the test part. None: the `test` part of the directory or hub data set, else its `validation` part, else
     a tenth of the data."""
+    validation: str | None = None
+    """File with the validation part. None: the `validation` part of the directory or hub data set if it has a test part
+    too, else a share of the training data."""
     text_column: str = "text"
     """Column with the text. (Potstill knows the columns of CoLA's files.)"""
     pair_column: str | None = None
     """Column with the second text, for tasks about pairs of texts. None: the task is about single texts."""
     label_column: str = "label"
     """Column with the label (any string or whole number)."""
+    positive_class: str | None = None
+    """Class whose F1 is reported. None: the mean F1 of all classes (macro)."""
+    skip_bad_rows: bool = False
+    """Leave out rows that can't be read, count them, and keep them in `FILE.bad-rows.jsonl` in the working directory.
+    Off, since a row that can't be read is mostly a mistake to correct."""
     validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     """Share of the training data for the validation part, if the data has none. A tenth (855 sentences of CoLA) is
     enough to choose epochs and settings."""

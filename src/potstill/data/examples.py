@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from potstill.predict.directory import LabelType
 from potstill.store.checksums import digest
 
 UNLABELLED = -1
@@ -83,6 +84,8 @@ class Corpus:
         train: What models learn from.
         validation: Chooses epochs and settings.
         test: Read once, for the report.
+        label_type: Type of the labels in the data.
+        positive: Index of the class whose F1 is reported; None: the mean of all.
     """
 
     name: str
@@ -91,6 +94,8 @@ class Corpus:
     train: Examples
     validation: Examples
     test: Examples
+    label_type: LabelType = "str"
+    positive: int | None = None
 
     @property
     def in_pairs(self) -> bool:

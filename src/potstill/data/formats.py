@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import json
@@ -26,7 +25,8 @@ from potstill.config import DataConfig
 from potstill.console import print_line
 from potstill.data.columns import check_columns, listed, named_columns
 from potstill.errors import DataError
-from potstill.predict.stream import find_separator
+from potstill.predict.encoding import SAMPLE_BYTES, conversion, find_encoding, not_utf8, wide_encoding
+from potstill.predict.stream import SEPARATOR_LINE, convert_first, find_separator
 
 Record = tuple[int, Mapping[str, object] | DataError]
 """A line number (physical, from 1; a row number where there are no lines), and the values by column or what is wrong
@@ -45,7 +45,8 @@ def read_records(path: Path, config: DataConfig) -> Iterator[Record]:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         message = f"the suffix {path.suffix!r} does not tell the format"
-        raise DataError(message, file=path, remedy=f"convert it, or rename it to {listed(SUFFIXES)} if it is one")
+        remedy = convert_first(path) or "convert it"
+        raise DataError(message, file=path, remedy=f"{remedy}, or rename it to {listed(SUFFIXES)} if it is one")
     return reader(path, config)
 
 
@@ -81,17 +82,19 @@ def _split_csv(path: Path, config: DataConfig) -> Iterator[Fields]:
     mark that is never closed near its place.
     """
     text = _open_text(path)
+    named = SEPARATOR_LINE.fullmatch(next(text, "").strip("\r\n"))
+    line, start = (2, text.tell()) if named else (1, 0)
+    text.seek(start)
     separator = find_separator(next(filter(str.strip, text), ""), set(named_columns(config).values()))
     if separator != ",":
         print_line(f"{path}: columns are separated by {separator!r}")
-    text.seek(0)
-    reader = csv.reader(text, strict=True, delimiter=separator)
-    line = 1
+    text.seek(start)
+    before, reader = line, csv.reader(text, strict=True, delimiter=separator)
     try:
         for fields in reader:
             if fields:
                 yield line, fields
-            line = reader.line_num + 1
+            line = before + reader.line_num
     except csv.Error as error:
         raise DataError(
             f"the record that starts here can't be read: {error}",
@@ -107,7 +110,8 @@ def _read_delimited(
 ) -> Iterator[Record]:
     """Read delimited text whose first line names the columns."""
     lines = split(path, config)
-    for line, header in lines:  # once: the rest of the lines are its rows
+    for line, names in lines:  # once: the rest of the lines are its rows
+        header = [name.strip() for name in names]
         check_columns(header, config, path, line)
         yield from name_fields(lines, header, path)
 
@@ -158,15 +162,16 @@ def _open_text(path: Path) -> io.StringIO:
     """Decode a whole file, byte order mark or not, so that a wrong byte is known by its line; line ends are kept."""
     try:
         content = path.read_bytes()
+        if encoding := wide_encoding(content[:SAMPLE_BYTES]):
+            raise not_utf8(encoding, str(path))
         return io.StringIO(content.decode("utf-8-sig"), newline="")
     except OSError as error:
         raise DataError(f"this can't be opened: {error.strerror}", file=path, remedy="check the path") from None
     except UnicodeDecodeError as error:
-        is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        encoding = "utf-16" if is_utf16 else "cp1252"
+        before = content[: error.start].rpartition(b"\n")[0]
         raise DataError(
             f"this is no UTF-8: {error.reason}",
             file=path,
             line=len(content[: error.start + 1].splitlines()),
-            remedy=f"save the file as UTF-8, for instance with `iconv -f {encoding} -t utf-8`",
+            remedy=conversion(find_encoding(content[len(before) :][:SAMPLE_BYTES]), str(path)),
         ) from None

@@ -7,29 +7,32 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from potstill.config import DataConfig
 from potstill.data.formats import SUFFIXES
 from potstill.errors import SourceError
 
 TRAIN = "train"
 TEST = ("test", "eval")
 """Names of the test part; the first one that exists is taken."""
-VALIDATION = ("validation", "valid", "val", "dev")
-"""Names of the validation part; the first one that exists is taken."""
+VALIDATION = ("validation", "valid", "val", "dev", "eval")
+"""Names of the validation part; the first one that exists, and is not the test part, is taken."""
+BAD_ROWS = ".bad-rows.jsonl"
+"""What the name of a file with rows that were left out ends in."""
 
 _SUFFIX = "|".join(map(re.escape, SUFFIXES))
 _PART_FILE = re.compile(rf"(?P<part>[^.]+?)(-\d+-of-(?P<shards>\d+))?(?P<suffix>{_SUFFIX})", re.IGNORECASE)
 
 
-def held_out_parts(names: Collection[str], *, replaced: bool) -> tuple[str | None, str | None]:
-    """Choose the test part and the validation part.
+def held_out_parts(names: Collection[str], config: DataConfig) -> tuple[str | None, str | None]:
+    """Choose the test part and the validation part among the parts that are there.
 
-    Args:
-        names: The parts that are there.
-        replaced: Whether the test part comes from elsewhere. Else a validation part without a test part is held out.
+    A validation part without a test part is the test part, unless `config` names a file with that.
     """
     test = next((name for name in TEST if name in names), None)
-    validation = next((name for name in VALIDATION if name in names), None)
-    return (test, validation) if test or replaced else (validation, None)
+    validation = next((name for name in VALIDATION if name in names and name != test), None)
+    if test is None and config.test is None:
+        test, validation = validation, None
+    return test, None if config.validation is not None else validation
 
 
 def source_with_parts(source: str, test: str | None, validation: str | None) -> str:
@@ -66,6 +69,10 @@ def check_part(files: Iterable[Path]) -> None:
 
 def unused_data(directory: Path, used: Collection[Path]) -> list[str]:
     """List the files that look like data, by format or by a part's name, and are not used."""
-    files = (file for file in sorted(directory.iterdir()) if file.is_file() and file not in used)
+    files = (
+        file
+        for file in sorted(directory.iterdir())
+        if file.is_file() and file not in used and not file.name.endswith(BAD_ROWS)
+    )
     known = {TRAIN, *TEST, *VALIDATION}
     return [f.name for f in files if f.suffix.lower() in SUFFIXES or f.name.split(".")[0].lower() in known]

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
 from potstill.config import DataConfig
+from potstill.console import warn
 from potstill.data.columns import Origin, by_editing, check_columns, listed, named_columns
 from potstill.data.examples import Examples
 from potstill.data.formats import Record, name_fields, read_records, split_tsv
+from potstill.data.labels import MISSING, Row, label_key
+from potstill.data.parts import BAD_ROWS
 from potstill.errors import DataError
+from potstill.store.atomic import write_text
 
 COLA_LABELS = ("unacceptable", "acceptable")
 """What CoLA's labels 0 and 1 mean."""
@@ -26,16 +32,6 @@ COLA_COLUMNS = MappingProxyType({"text_column": "sentence", "pair_column": None,
 
 _SHOWN_PROBLEMS = 10
 """Bad rows that an error lists."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One labelled text, its label still a name, and the line that later complaints point at."""
-
-    line: int
-    text: str
-    pair: str | None
-    label: str
 
 
 def read_examples(path: Path | str, config: DataConfig, label_names: Sequence[str]) -> Examples:
@@ -70,11 +66,13 @@ def parse_records(records: Iterable[Record], config: DataConfig, file: Origin) -
     """Turn records into rows: strip the texts, check every value.
 
     Raises:
-        DataError: There are no records, or some lack a column, a text or a label; lists the first of these.
+        DataError: There are no records, or some lack a column, a text or a label (unless these are to be skipped);
+            lists the first of these.
     """
     columns = named_columns(config)
     rows: list[Row] = []
     problems: list[DataError] = []
+    bad: list[dict[str, object]] = []
     for line, record in records:
         try:
             if isinstance(record, DataError):
@@ -82,45 +80,39 @@ def parse_records(records: Iterable[Record], config: DataConfig, file: Origin) -
             check_columns(list(record), config, file, line)
             cells = {role: _Cell(record[name], name, file, line) for role, name in columns.items()}
             pair = cells["pair"].text() if "pair" in cells else None
-            rows.append(Row(line, cells["text"].text(), pair, cells["label"].label()))
+            label = cells["label"]
+            rows.append(Row(line, cells["text"].text(), pair, label.label(), isinstance(label.value, str)))
         except DataError as error:
             problems.append(error)
+            row = {} if isinstance(record, DataError) else {"row": dict(record)}
+            bad.append({"line": line, "problem": error.message, **row})
     if problems:
-        raise _in_one(problems)
+        refusal = _in_one(problems, "; --skip-bad-rows leaves such rows out")
+        if not config.skip_bad_rows:
+            raise refusal
+        warn(f"{file}:{refusal.line}: {refusal.message}\n  left out, and kept in {_keep(bad, file)}")
     if not rows:
         raise DataError("there are no rows", file=file, remedy="check that this is the file you meant")
     return rows
 
 
-def _in_one(problems: Sequence[DataError]) -> DataError:
+def _keep(rows: Iterable[dict[str, object]], file: Origin) -> Path:
+    """Write bad rows to a file in the working directory, and return it."""
+    origin = file.name if isinstance(file, Path) else re.sub(r"[^\w.-]+", "-", file)
+    path = Path(f"{origin}{BAD_ROWS}")
+    write_text(path, "".join(f"{json.dumps(row, default=str)}\n" for row in rows))
+    return path
+
+
+def _in_one(problems: Sequence[DataError], hint: str = "") -> DataError:
     """Make one error of the problems with rows; it lists the first of them."""
     first = problems[0]
     if len(problems) == 1:
-        return first
+        return DataError(first.message, file=first.file, line=first.line, remedy=first.remedy + hint)
     shown = "".join(f"\n  line {one.line}: {one.message}" for one in problems[:_SHOWN_PROBLEMS])
     more = f"\n  and {len(problems) - _SHOWN_PROBLEMS:,} more" if len(problems) > _SHOWN_PROBLEMS else ""
     message = f"{len(problems):,} rows can't be read{shown}{more}"
-    return DataError(message, file=first.file, line=first.line, remedy=f"of the first row: {first.remedy}")
-
-
-def label_names_of(rows: Iterable[Row], file: Origin) -> tuple[str, ...]:
-    """List the classes of training data: in numerical order if all are whole numbers, else alphabetically.
-
-    Raises:
-        DataError: There is one class only.
-    """
-    names = {row.label for row in rows}
-    if len(names) < 2:
-        raise DataError(
-            f"all rows have the label {names.pop()!r}",
-            file=file,
-            remedy="training needs two or more classes: name another --label-column, or "
-            + by_editing(file, "add rows of another"),
-        )
-    # The bound keeps identifiers of hundreds of digits, which int() refuses, among the strings.
-    if all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in names):
-        return tuple(sorted(names, key=lambda name: (int(name), name)))
-    return tuple(sorted(names))
+    return DataError(message, file=first.file, line=first.line, remedy=f"of the first row: {first.remedy}{hint}")
 
 
 def to_examples(rows: Sequence[Row], label_names: Sequence[str], file: Origin) -> Examples:
@@ -129,16 +121,18 @@ def to_examples(rows: Sequence[Row], label_names: Sequence[str], file: Origin) -
     Raises:
         DataError: Labels are not among `label_names`; lists the first of them.
     """
-    index = {name: position for position, name in enumerate(label_names)}
+    index = {label_key(name): position for position, name in enumerate(label_names)}
+    index |= {name: position for position, name in enumerate(label_names)}
+    places = [index.get(row.label, index.get(label_key(row.label), -1)) for row in rows]
     remedy = by_editing(file, "correct it, leave the row out, or train with it")
     remedy += f"; the known labels are {listed(label_names)}"
-    if unknown := [row for row in rows if row.label not in index]:
+    if unknown := [row for row, place in zip(rows, places, strict=True) if place < 0]:
         raise _in_one(
             [DataError(f"unknown label {row.label!r}", file=file, line=row.line, remedy=remedy) for row in unknown]
         )
     return Examples(
         texts=tuple(row.text for row in rows),
-        labels=np.array([index[row.label] for row in rows], dtype=np.int64),
+        labels=np.array(places, dtype=np.int64),
         pairs=tuple(row.pair for row in rows if row.pair is not None) or None,
     )
 
@@ -180,11 +174,14 @@ class _Cell:
                 return str(self.value).lower()
             case int():
                 return str(self.value)
-            case float() if self.value.is_integer():
+            case float() | Decimal() if self.value == self.value and self.value % 1 == 0:  # NaN differs from itself
                 return str(int(self.value))
-            case str() if self.value.strip():
-                return self._stripped(self.value)
-        if self.value is None or isinstance(self.value, str) or self.value != self.value:  # NaN differs from itself
+            case str() if label_key(self.value) and (label := self._stripped(self.value)).lower() not in MISSING:
+                return label
+        if isinstance(self.value, str) and label_key(self.value):
+            edit = "add it, leave the row out, or write another word where this is a class"
+            raise self._refusal(f"holds no label, but {self.value.strip()!r}", edit)
+        if self.value is None or isinstance(self.value, str) or self.value != self.value:
             raise self._refusal("holds no label", "add it, or leave the row out")
         message = f"holds {self.value!r}, which is neither a string nor a whole number"
         raise self._refusal(message, "turn the values into classes", "name another --label-column, or ")

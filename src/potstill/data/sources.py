@@ -24,21 +24,21 @@ from potstill.console import warn
 from potstill.data.columns import check_columns, named_columns
 from potstill.data.examples import Corpus, Examples
 from potstill.data.formats import SUFFIXES
+from potstill.data.labels import Row, label_names_of, label_type_of, positive_index
 from potstill.data.parts import TRAIN, check_part, held_out_parts, part_files, source_with_parts, unused_data
 from potstill.data.readers import (
     COLA_COLUMNS,
     COLA_EVALUATION,
     COLA_LABELS,
     COLA_TRAIN,
-    Row,
-    label_names_of,
     parse_records,
     read_examples,
     read_rows,
     to_examples,
 )
-from potstill.data.splits import Indices, duplicate_groups, stratified_split
+from potstill.data.splits import Indices, duplicate_groups, normal_item, stratified_split
 from potstill.errors import DataError, SourceError
+from potstill.predict.directory import LabelType
 
 TEST_FRACTION = 0.1
 """Share of the test part where the data has none."""
@@ -64,7 +64,7 @@ class _Found:
     """A source's data before it is split.
 
     Attributes:
-        name, source, label_names: As in `Corpus`.
+        name, source, label_names, label_type: As in `Corpus`.
         train: Everything that may be learnt from.
         test: Reads the test part if there is one. Called late, because `--test-data` may replace a part that can't be
             read at all, such as a competition's test file without labels.
@@ -79,6 +79,7 @@ class _Found:
     test: Callable[[], Examples] | None = None
     validation: Callable[[], Examples] | None = None
     groups: Indices | None = None
+    label_type: LabelType = "str"
 
 
 def load_corpus(config: DataConfig) -> Corpus:
@@ -91,6 +92,7 @@ def load_corpus(config: DataConfig) -> Corpus:
     Raises:
         SourceError: The source can't be found or reached.
         DataError: A file can't be read right, or there is too little in it to split.
+        ConfigError: There is no class `config.positive_class`.
     """
     found = _find(config)
     source, test = found.source, None
@@ -119,11 +121,14 @@ def load_corpus(config: DataConfig) -> Corpus:
     if config.max_train_examples is not None and config.max_train_examples < len(pool):
         pool, _ = split(pool, config.max_train_examples / len(pool))
     train = pool
-    if found.validation is None:
+    if config.validation is not None:
+        source = f"{source}, validation from {config.validation}"
+        validation = read_examples(Path(config.validation).expanduser(), config, found.label_names)
+    elif found.validation is not None:
+        validation = found.validation()
+    else:
         train, selected = split(pool, 1 - config.validation_fraction)
         validation = found.train.take(selected)
-    else:
-        validation = found.validation()
 
     missing = np.setdiff1d(found.train.labels, found.train.labels[train])
     if missing.size:
@@ -133,21 +138,24 @@ def load_corpus(config: DataConfig) -> Corpus:
             file=found.source,
             remedy="add examples, raise --max-train-examples if one is given, or lower --validation-fraction",
         )
-    corpus = Corpus(found.name, source, found.label_names, found.train.take(train), validation, test)
+    names, learnt = found.label_names, found.train.take(train)
+    positive = positive_index(config.positive_class, names)
+    corpus = Corpus(found.name, source, names, learnt, validation, test, found.label_type, positive)
     _warn_of_repetition(corpus)
     return corpus
 
 
 def _warn_of_repetition(corpus: Corpus) -> None:
     """Warn where many test texts are learnt from too, or many training texts have several labels."""
-    learnt = Counter(corpus.train.items)
-    known = sum(item in learnt for item in corpus.test.items)
+    items = list(map(normal_item, corpus.train.items))
+    learnt = Counter(items)
+    known = sum(normal_item(item) in learnt for item in corpus.test.items)
     if known > _NOTICED * len(corpus.test):
         warn(
             f"{known:,} of {len(corpus.test):,} test texts are training texts too, so that the scores are optimistic; "
             "remove the duplicates"
         )
-    labelled = set(zip(corpus.train.items, corpus.train.labels.tolist(), strict=True))
+    labelled = set(zip(items, corpus.train.labels.tolist(), strict=True))
     contradictory = sum(count > 1 for count in Counter(item for item, _ in labelled).values())
     if contradictory > _NOTICED * len(learnt):
         warn(f"{contradictory:,} of {len(learnt):,} training texts have several labels")
@@ -211,7 +219,7 @@ def _from_directory(directory: Path, config: DataConfig) -> _Found:
             f"the directory {str(directory)!r} holds no training data\n"
             f"  what to do: name the file train{' or train'.join(SUFFIXES)}, or give one file's path"
         )
-    test, validation = held_out_parts(files, replaced=config.test is not None)
+    test, validation = held_out_parts(files, config)
     train, tested, validated = ([] if part is None else files[part] for part in (TRAIN, test, validation))
     for part in (train, tested, validated):
         check_part(part)
@@ -243,6 +251,7 @@ def _from_files(
         train=_joined(to_examples(*part) for part in zip(rows, repeat(names), train)),
         test=reader(test),
         validation=reader(validation),
+        label_type=label_type_of(chain.from_iterable(rows), names, train[0]),
     )
 
 
@@ -340,7 +349,7 @@ def _from_hub(path: str, configuration: str | None, config: DataConfig) -> _Foun
     known = label_names_of(rows, source)
     names = tuple(getattr(parts["train"].features[config.label_column], "names", known))
     labelled = [part for part in parts if _has_labels(parts[part], config)]
-    test, validation = held_out_parts(labelled, replaced=config.test is not None)
+    test, validation = held_out_parts(labelled, config)
 
     def reader(part: str | None) -> Callable[[], Examples] | None:
         file = f"{source}, {part}"
@@ -353,6 +362,7 @@ def _from_hub(path: str, configuration: str | None, config: DataConfig) -> _Foun
         train=to_examples(rows, names, source),
         test=reader(test),
         validation=reader(validation),
+        label_type=label_type_of(rows, names, source),
     )
 
 

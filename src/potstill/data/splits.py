@@ -13,7 +13,7 @@ Indices = NDArray[np.int64]
 
 
 def duplicate_groups(items: Iterable[tuple[str, str | None]]) -> Indices:
-    """Number texts (or pairs), so that those which differ in case, white space or Unicode's composition are one group.
+    """Number texts (or pairs), so that those which are equal but for spelling are one group; see `normal_item`.
 
     Args:
         items: Each text with its second one, or None.
@@ -22,12 +22,18 @@ def duplicate_groups(items: Iterable[tuple[str, str | None]]) -> Indices:
         The number of each text's group, shape (texts,).
     """
     numbers: dict[tuple[str, ...], int] = {}
-    keys = (tuple(_normalised(text) for text in item if text is not None) for item in items)
+    keys = map(normal_item, items)
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
 
+def normal_item(item: tuple[str, str | None]) -> tuple[str, ...]:
+    """Return a text (or pair) without case, invisible characters, and variants of white space and Unicode."""
+    return tuple(_normalised(text) for text in item if text is not None)
+
+
 def _normalised(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join("".join(c for c in folded if unicodedata.category(c) != "Cf").split())
 
 
 def stratified_split(labels: Indices, share: float, seed: int, groups: Indices) -> tuple[Indices, Indices]:

@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from potstill.console import warn
 from potstill.data.examples import UNLABELLED, Examples
 from potstill.predict.ngrams import Ngrams
 from potstill.predict.tokens import encodings, padded_places, set_truncation
+from potstill.predict.wording import numbered
 from potstill.store.cache import cached_arrays
 from potstill.store.checksums import digest
 
-_FORMAT = 2
+_FORMAT = 3
 """Part of the cache's keys; raised when the same texts give other ids."""
 
 
@@ -31,11 +33,13 @@ class TokenisedTexts:
         offsets: Where each text begins, and the end of the last, int64, shape (texts + 1,).
         type_ids: For models that are told which text of a pair a token is of, that text's number, int32, shape
             (tokens,).
+        lost: Tokens that were cut off each text, int64, shape (texts,); None: not known.
     """
 
     ids: NDArray[np.int32]
     offsets: NDArray[np.int64]
     type_ids: NDArray[np.int32] | None = None
+    lost: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         """Count the texts."""
@@ -101,12 +105,24 @@ def _encode(
 ) -> dict[str, NDArray[Any]]:
     ids: list[NDArray[np.int32]] = []
     types: list[NDArray[np.int32]] = []
-    for encoding, _ in encodings(tokenizer, examples.texts, examples.pairs, max_length):
+    lost: list[int] = []
+    for encoding, cut_off in encodings(tokenizer, examples.texts, examples.pairs, max_length):
         ids.append(np.asarray(encoding.ids or [empty_id], np.int32))
+        lost.append(cut_off)
         if with_types:
             types.append(np.asarray(encoding.type_ids or [0], np.int32))
-    arrays: dict[str, NDArray[Any]] = {"ids": np.concatenate(ids), "offsets": np.cumsum([0, *map(len, ids)])}
+    arrays = {"ids": np.concatenate(ids), "offsets": np.cumsum([0, *map(len, ids)]), "lost": np.array(lost, np.int64)}
     return arrays | ({"type_ids": np.concatenate(types)} if with_types else {})
+
+
+def warn_of_cut(tokens: TokenisedTexts, max_length: int, reader: str) -> None:
+    """Warn where texts are longer than `max_length`: how many, and what share of all tokens is not read."""
+    if tokens.lost is not None and (count := np.count_nonzero(tokens.lost)):
+        texts, share = numbered(len(tokens), "text"), tokens.lost.sum() / (tokens.lost.sum() + len(tokens.ids))
+        warn(
+            f"{reader}: {count:,} of {texts} are cut after {max_length} tokens, {100 * share:.1f} % of all tokens are "
+            "not read; --max-length sets another length"
+        )
 
 
 @dataclass(frozen=True)

@@ -25,15 +25,33 @@ standard error: less than the digits that a report prints."""
 
 
 @dataclass(frozen=True)
+class ClassScores:
+    """What one model reached on one class; 0 where a quotient is undefined.
+
+    Attributes:
+        precision: Share of right answers among those that name the class.
+        recall: Share of the class's texts that are found.
+        f1: Harmonic mean of both.
+        count: The class's texts in the split.
+    """
+
+    precision: float
+    recall: float
+    f1: float
+    count: int
+
+
+@dataclass(frozen=True)
 class Metrics:
     """What one model reached on one split.
 
     Attributes:
         accuracy: Share of right answers.
         mcc: Matthews correlation coefficient, from -1 to 1; 0 for a model that always says the same.
-        f1: Two classes: F1 of class 1. More: the mean F1 of all classes that occur (macro).
+        f1: Mean F1 of all classes that occur (macro).
         majority_accuracy: Accuracy of always answering the split's most frequent class.
         count: Examples in the split.
+        per_class: Scores of each class, in the classes' order; empty in results from before there were any.
     """
 
     accuracy: float
@@ -41,6 +59,7 @@ class Metrics:
     f1: float
     majority_accuracy: float
     count: int
+    per_class: tuple[ClassScores, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,8 +117,16 @@ class ConfusionCells:
         return {
             "accuracy": right / total,
             "mcc": _quotient(covariance, np.sqrt(variances)),
-            "f1": f1[..., 1] if f1.shape[-1] == 2 else _quotient(f1.sum(-1), occurring),
+            "f1": _quotient(f1.sum(-1), occurring),
         }
+
+    def per_class(self) -> tuple[ClassScores, ...]:
+        """Score each class."""
+        hits = self.counts @ (self.labelled * self.predicted)  # (classes,)
+        actual, answered = self.counts @ self.labelled, self.counts @ self.predicted  # (classes,)
+        scores = (_quotient(hits, answered), _quotient(hits, actual), _quotient(2 * hits, actual + answered))
+        rows = zip(*(values.tolist() for values in scores), actual.astype(int).tolist(), strict=True)
+        return tuple(ClassScores(*row) for row in rows)
 
 
 def compute_metrics(labels: Classes, predictions: Classes, num_classes: int) -> Metrics:
@@ -110,7 +137,8 @@ def compute_metrics(labels: Classes, predictions: Classes, num_classes: int) -> 
     """
     cells = ConfusionCells.count(labels, predictions, num_classes)
     scores = {name: float(value) for name, value in cells.scores(cells.counts).items()}
-    return Metrics(**scores, majority_accuracy=float(np.bincount(labels).max() / labels.size), count=labels.size)
+    majority = float(np.bincount(labels).max() / labels.size)
+    return Metrics(**scores, majority_accuracy=majority, count=labels.size, per_class=cells.per_class())
 
 
 def bootstrap_intervals(

@@ -14,8 +14,8 @@ from potstill.data.examples import Corpus
 from potstill.errors import ArtifactError
 from potstill.evaluation.calibration import Calibration
 from potstill.evaluation.metrics import Intervals, Metrics, compute_metrics
-from potstill.evaluation.significance import McNemar, PairedTest, majority_verdict, paired_test
-from potstill.predict.directory import ROLES, Role
+from potstill.evaluation.significance import SIGNIFICANCE, McNemar, PairedTest, majority_verdict, paired_test
+from potstill.predict.directory import RECOMMENDED, ROLES, Role
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class DataSummary:
         majority_label: The most frequent class of the test split.
         majority: What always answering `majority_label` scores on the test split.
         validation_majority_accuracy: Share of the validation split's most frequent class.
+        positive: Index of the class whose F1 is reported; None: the mean of all.
     """
 
     name: str
@@ -37,6 +38,7 @@ class DataSummary:
     majority_label: str
     majority: Metrics
     validation_majority_accuracy: float
+    positive: int | None = None
 
     @classmethod
     def of(cls, corpus: Corpus) -> DataSummary:
@@ -53,6 +55,7 @@ class DataSummary:
             majority_label=corpus.label_names[majority],
             majority=compute_metrics(labels, np.full_like(labels, majority), corpus.num_classes),
             validation_majority_accuracy=float(np.bincount(corpus.validation.labels).max() / len(corpus.validation)),
+            positive=corpus.positive,
         )
 
 
@@ -191,6 +194,29 @@ class Summary:
         return paired_test(distilled, baseline)
 
     @property
+    def distillation_gain(self) -> tuple[float, float | None] | None:
+        """How far the distilled students are ahead in MCC, and the p-value; 0 where the tests contradict."""
+        over_seeds = self.paired_test
+        if over_seeds is None or not self.comparisons:
+            return None
+        if over_seeds.seeds > 1:
+            return over_seeds.mean_difference, over_seeds.p_value
+        only = next(iter(self.comparisons.values()))
+        # McNemar's test counts right answers, which always saying the majority class collects too: without MCC on the
+        # same side it is no sign of learning.
+        agree = (only.first_only - only.second_only) * over_seeds.mean_difference > 0
+        return over_seeds.mean_difference if agree else 0.0, only.p_value
+
+    @property
+    def distillation_harmed(self) -> bool:
+        """Whether the baselines learnt something, and the distilled students clearly less."""
+        found = self.distillation_gain
+        if found is None or all(self.verdict(model) for model in self.of("baseline")):
+            return False
+        direction, p_value = found
+        return direction < 0 and p_value is not None and p_value < SIGNIFICANCE
+
+    @property
     def gap_closed(self) -> float | None:
         """Share of the way from the linear model's accuracy to the teacher's that the distilled students go.
 
@@ -216,6 +242,7 @@ class Summary:
             "aggregate": {role: self._aggregate(role) for role in self.roles} | {"majority": majority},
             "paired_test": self.paired_test,
             "gap_closed": self.gap_closed,
+            RECOMMENDED: "baseline" if self.distillation_harmed else "distilled",
             "verdicts": [{"role": m.role, "seed": m.seed, "verdict": self.verdict(m)} for m in self.models],
         }
         return pydantic_core.to_json(vars(self) | derived, indent=2, inf_nan_mode="null").decode() + "\n"

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from scipy.stats import binomtest, ttest_rel
 
 from potstill.evaluation.metrics import Classes, Intervals
+
+SIGNIFICANCE: Final = 0.05
+"""The usual bound: with a p-value from here on, chance explains the difference well enough."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from potstill.augment.unlabelled import UnlabelledSet
 from potstill.config import PotstillConfig
 from potstill.data import Corpus
+from potstill.data.tokenised import warn_of_cut
 from potstill.distillation import CrossEntropy, Distillation, class_weights
 from potstill.errors import ArtifactError
 from potstill.evaluation import Role
@@ -156,6 +157,8 @@ def _fit_student(
 ) -> Trained:
     """Fit a student whose language modelling took `seconds`, calibrate it, prove its ONNX graph and save it."""
     stages, settings = (config.student, config.distillation), config.student.training
+    if seed == config.student.seeds[0]:  # once
+        warn_of_cut(data.train.tokens, student.max_length, f"{role} student")
     usual = standard_callbacks(
         settings, config.runtime, directory, stages, save=lambda: student.save(directory), more=callbacks
     )

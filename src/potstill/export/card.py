@@ -14,7 +14,17 @@ from potstill.export.origin import Origin
 from potstill.predict.directory import Manifest
 from potstill.predict.ngrams import CHARACTERS_A_TOKEN
 from potstill.predict.wording import in_markdown
-from potstill.report.tables import Cell, ResultTable, classes, data_in_markdown, magnitude, percent, score, score_cells
+from potstill.report.tables import (
+    Cell,
+    ResultTable,
+    classes,
+    data_in_markdown,
+    magnitude,
+    percent,
+    score,
+    score_cells,
+    score_headers,
+)
 from potstill.teacher.backbone.builtin import BUILTIN
 
 Layout = Literal["onnx", "huggingface"]
@@ -184,8 +194,8 @@ class Card:
                 f"None on held-out text: {self.origin.no_corpus}. `potstill evaluate DIRECTORY --data FILE` gives them."
             )
         else:
-            rows = tuple((Cell(row.name), *score_cells([row])) for row in self._rows(self.score))
-            yield ResultTable(("", "accuracy", "MCC", "F1"), rows).to_markdown()
+            rows = tuple((Cell(row.name), *score_cells([row], data.positive)) for row in self._rows(self.score))
+            yield ResultTable(("", *score_headers(data.label_names, data.positive)), rows).to_markdown()
             yield (
                 f"{data.test:,} texts that were used neither for training nor for any choice; [low, high]: 95 % "
                 f'bootstrap interval. Always answering "{data.majority_label}" is right in '

@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 from potstill.errors import ArtifactError
 from potstill.predict import tokens
 from potstill.predict.decision import predict_class, softmax
-from potstill.predict.directory import Manifest, StudentFiles, find_student, require_graph, require_student
-from potstill.predict.ngrams import hash_ngrams
+from potstill.predict.directory import LabelType, Manifest, StudentFiles, find_student, require_graph, require_student
+from potstill.predict.ngrams import CHARACTERS_A_TOKEN, hash_ngrams
 from potstill.predict.session import (
     EXTERNAL,
     INPUT_IDS,
@@ -53,7 +53,9 @@ class Classifier:
         self._ngram_buckets: int = manifest.spec["ngram_buckets"] if manifest.spec.get("ngram_size") else 0
         self.in_pairs = manifest.in_pairs
         self.label_names = manifest.label_names
-        self.classes_: npt.NDArray[np.str_] = np.array(manifest.label_names)
+        self._labels = _typed(manifest.label_names, manifest.label_type)
+        self._order = np.argsort(self._labels, kind="stable")
+        self.classes_: npt.NDArray[Any] = self._labels[self._order]
         self.temperature = manifest.temperature
         self.threshold = manifest.threshold
 
@@ -96,17 +98,23 @@ class Classifier:
             raise _refused(files.model, _FOREIGN, f"inputs and outputs {(possible[-1], expected)}", (inputs, outputs))
         return classifier
 
-    def predict(self, texts: Texts) -> npt.NDArray[np.str_]:
-        """Name each text's class, (texts,): the most probable one, or by the threshold, see `predict_class`."""
-        names: npt.NDArray[np.str_] = self.classes_[predict_class(self.predict_proba(texts), self.threshold)]
-        return names
+    def predict(self, texts: Texts) -> npt.NDArray[Any]:
+        """Return each text's label, (texts,): the most probable one, or by the threshold, see `predict_class`.
+
+        Where the training data's labels were numbers or truth values, these are too.
+        """
+        labels: npt.NDArray[Any] = self._labels[predict_class(self.answer(texts)[0], self.threshold)]
+        return labels
 
     def predict_proba(self, texts: Texts) -> npt.NDArray[np.float32]:
-        """Return each class's probability at the student's temperature, (texts, classes), in `classes_`' order."""
-        return softmax(self.logits(texts), self.temperature)
+        """Return each class's probability at the student's temperature, (texts, classes), in `classes_`' order.
+
+        `classes_` is sorted, as scikit-learn wants it; `label_names` has the order of `logits` and `answer`.
+        """
+        return self.answer(texts)[0][:, self._order]
 
     def logits(self, texts: Texts) -> npt.NDArray[np.float32]:
-        """Return the scores that come out of the network, before temperature and softmax, (texts, classes).
+        """Return the network's scores before temperature and softmax, (texts, classes), in `label_names`' order.
 
         White space around a text makes no difference.
 
@@ -116,7 +124,10 @@ class Classifier:
         return self._logits_marked(texts)[0]
 
     def answer(self, texts: Texts) -> tuple[npt.NDArray[np.float32], list[bool]]:
-        """Return `predict_proba`, and of each text whether it was longer than `max_length`, and cut."""
+        """Return the classes' probabilities, (texts, classes), in `label_names`' order, and which texts were cut.
+
+        A text is cut where it is longer than `max_length`.
+        """
         logits, cut = self._logits_marked(texts)
         return softmax(logits, self.temperature), cut
 
@@ -124,7 +135,7 @@ class Classifier:
         first, second = _split(texts, self.in_pairs)
         padding = self._manifest.spec["pad_token_id"]
         longest = self._manifest.max_length
-        ids, ngrams, cut = None, None, [False] * len(first)
+        ids, ngrams, cut = None, None, [len(text) > longest * CHARACTERS_A_TOKEN for text in first]
         lengths = np.zeros(len(first), np.int64)
         if reads_tokens(self._session):
             ids, cut = tokens.encode_marked(self._tokenizer, first, second, longest, empty_id=padding)
@@ -159,6 +170,16 @@ class Classifier:
         names = ", ".join(map(repr, self.label_names[:3])) + (", …" if len(self.label_names) > 3 else "")
         kind = "pairs of texts" if self.in_pairs else "texts"
         return f"<Classifier of {kind}, {len(self.label_names)} classes: {names[:100]}>"
+
+
+def _typed(names: tuple[str, ...], kind: LabelType) -> npt.NDArray[Any]:
+    """Return the labels of the training data, (classes,), by their names; a name that is none of this type stays."""
+    try:
+        if kind == "bool":
+            return np.array([name.lower() == "true" for name in names])
+        return np.array([{"int": int, "float": float, "str": str}[kind](name) for name in names])
+    except ValueError:
+        return np.array(names)
 
 
 def _split(texts: Texts, in_pairs: bool) -> tuple[list[str], list[str] | None]:

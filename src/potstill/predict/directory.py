@@ -22,6 +22,7 @@ UNLABELLED_FILE: Final = "unlabelled.parquet"
 TRAINING_FILE: Final = "training.json"  # written when a training ends
 CONFIG_FILE: Final = "config.yaml"  # the settings of the command that wrote the directory
 LOCK_FILE: Final = "potstill.lock"  # locked by the process that works in the directory
+RECOMMENDED: Final = "recommended"  # in a run's summary: the kind of student to use
 SUMMARY_FILE: Final = "summary.json"  # a run's results, for programs
 REPORT_FILE: Final = "report.md"  # and for people
 LABELS_FILE: Final = "labels.json"
@@ -31,6 +32,8 @@ HUB_CONFIG_FILE: Final = "config.json"
 FORMAT: Final = 2
 """Version of the directory's format; raised when an older Potstill could misread a newer directory."""
 
+LabelType = Literal["str", "int", "float", "bool"]
+"""Type of the labels in the data that a model was trained on."""
 Role = Literal["teacher", "distilled", "baseline"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 """What a run's models are; each role has a directory with its models' seeds."""
@@ -104,6 +107,8 @@ class Manifest:
     """Of two classes, the second is the answer where its probability is above this. None: the most probable class."""
     kind: str = "rnn"
     """Which network it is; see `student.registry`."""
+    label_type: LabelType = "str"
+    """What `Classifier.predict` makes of the names, so that they can be compared with a user's own labels."""
 
     def save(self, path: Path) -> None:
         """Write `student.json`."""
@@ -132,21 +137,29 @@ class Manifest:
             raise ArtifactError(
                 f"{path} is damaged: " + "; ".join(problems) + "\n  what to do: restore it, or save the student again"
             )
-        known = {field.name: content.get(field.name) for field in fields(cls)}
+        known = {field.name: content[field.name] for field in fields(cls) if field.name in content}
         return cls(**known | {"label_names": tuple(content["label_names"])})
 
 
 def find_student(path: Path) -> Path:
-    """Return `path`, or of a run's distilled students, or of several seeds, the best in validation.
+    """Return `path`, or of a run's recommended students, or of several seeds, the best in validation.
 
     Where there is no student, return `path`: reading its manifest says what is missing.
     """
     if is_student(path):
         return path
-    for pattern in ("distilled/seed-*", "seed-*"):
+    for pattern in (f"{student_roles(path)[0]}/seed-*", "seed-*"):
         if students := [one for one in sorted(path.glob(pattern)) if is_student(one)]:
             return max(students, key=_validation_mcc)
     return path
+
+
+def student_roles(run: Path) -> tuple[Role, Role]:
+    """Name a run's kinds of students, first the one to use: the baseline where distillation did harm."""
+    with suppress(ArtifactError):
+        if parse_json(read(run, [SUMMARY_FILE])[SUMMARY_FILE], run / SUMMARY_FILE).get(RECOMMENDED) == "baseline":
+            return "baseline", "distilled"
+    return "distilled", "baseline"
 
 
 def places(model: Path) -> list[Path]:
@@ -237,6 +250,7 @@ _FIELDS: Final[dict[str, tuple[str, Callable[[Any], bool]]]] = {
         lambda value: value is None or (_is_number(value) and 0 < value < 1),
     ),
     "kind": ("a name", lambda value: isinstance(value, str)),
+    "label_type": ("str, int, float or bool", lambda value: value in (None, *get_args(LabelType))),
 }
 """What each field of `student.json` has to be."""
 

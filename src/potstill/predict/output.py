@@ -56,13 +56,19 @@ class Writing:
             ours += [f"probability_{label}" for label in self.labels]
         return self._csv([(line, *_renamed(self.columns, (line, *ours)).values(), *ours)])
 
-    def answers(self, texts: Sequence[Text], probabilities: npt.NDArray[np.float32]) -> bytes:
-        """Write a line (in CSV, a record) for each text, whose `probabilities` are (texts, classes)."""
+    def answers(
+        self, texts: Sequence[Text], probabilities: npt.NDArray[np.float32], cut: Sequence[bool | None] = ()
+    ) -> bytes:
+        """Write a line (in CSV, a record) for each text, whose `probabilities` are (texts, classes).
+
+        In JSONL, the texts that were `cut` are marked.
+        """
         rounded = probabilities.astype(np.float64).round(DIGITS).tolist()
         rows = list(zip(texts, rounded, predict_class(probabilities, self.threshold), strict=True))
         if self.format == "csv":
             return self._csv([self._record(text, row, place) for text, row, place in rows])
-        return "".join(self._json(text, row, place) for text, row, place in rows).encode()
+        marks = zip(rows, cut or (None,) * len(rows), strict=True)
+        return "".join(self._json(*row, is_cut=bool(is_cut)) for row, is_cut in marks).encode()
 
     @property
     def _fields(self) -> tuple[str, ...]:
@@ -73,11 +79,13 @@ class Writing:
         every = row if self.with_probabilities else ()
         return (text.line, *others, *_parts(text.value), self.labels[place], row[place], *every)
 
-    def _json(self, text: Text, row: list[float], place: int) -> str:
+    def _json(self, text: Text, row: list[float], place: int, *, is_cut: bool) -> str:
         values = (text.line, *_parts(text.value), self.labels[place], row[place])
         answer: dict[str, object] = dict(zip(self._fields, values, strict=True))
         if self.with_probabilities:
             answer["probabilities"] = dict(zip(self.labels, row, strict=True))
+        if is_cut:
+            answer["truncated"] = True
         names = _renamed(tuple(text.others), tuple(answer))
         answer |= {names[name]: value for name, value in text.others.items()}
         return printable(json.dumps(answer, ensure_ascii=False)) + "\n"
@@ -125,6 +133,8 @@ class Progress:
     """Texts answered."""
     broken: int = 0
     """Lines that could not be read."""
+    cut: int = 0
+    """Texts of which the end was not read."""
     columns: tuple[str, ...] | None = None
     """Other columns of the input that a CSV file of answers has; None: its header is not written yet."""
 

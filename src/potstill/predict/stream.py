@@ -10,8 +10,8 @@ returned with its number and what is wrong with it. The memory does not grow wit
 | `tsv`   | header, tabs, no quoting: a quotation mark is a character like any other                         |
 | `jsonl` | one JSON object a line                                                                           |
 
-All are UTF-8, with or without a byte order mark. A line ends with a line feed and nothing else: Unicode's other line
-separators belong to the text. Empty lines are passed over.
+All are UTF-8, with or without a byte order mark. A line ends with a line feed, a carriage return or both, and nothing
+else: Unicode's other line separators belong to the text. Empty lines are passed over.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+import re
 import textwrap
 import zlib
 from collections import Counter
@@ -28,17 +29,30 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, NamedTuple, get_args
 
 from potstill.errors import DataError
+from potstill.predict.encoding import SAMPLE_BYTES, conversion, find_encoding, not_utf8, wide_encoding
 
 Format = Literal["text", "csv", "tsv", "jsonl"]
 FORMATS: Final[tuple[str, ...]] = get_args(Format)
 
 MAX_BYTES: Final = 1 << 20
 """Longest line, and longest CSV record, in bytes: bounds the memory where a file has no line feeds."""
+_BEGINNING: Final = 1024
+"""Bytes of a stream's beginning by which UTF-16 and UTF-32 are known."""
+_LINE_ENDS: Final = (b"\n", b"\r")
 CHUNK_TEXTS: Final = 4096
 """Texts classified at a time: enough to find many of like length for every batch."""
 CHUNK_BYTES: Final = 1 << 22
 """Bytes of the stream that are dealt with at a time, for long texts and for long columns beside them."""
-_NO_LINES: Final = (".json", ".parquet", ".xlsx", ".gz", ".zip")
+SEPARATOR_LINE: Final = re.compile('"?sep=(.)"?', re.IGNORECASE)
+"""Excel's first line of a CSV file, which names the separator."""
+_NO_LINES: Final = {
+    ".json": "write each object of the array in a line, with `jq -c '.[]'` for instance, and call the file .jsonl",
+    ".parquet": "write it as JSONL",
+    **dict.fromkeys((".xls", ".xlsx", ".ods"), "save it as CSV (UTF-8) in the spreadsheet program"),
+    ".gz": "unpack it with `gunzip`",
+    **dict.fromkeys((".zip", ".7z", ".tar", ".bz2", ".xz", ".zst"), "unpack it"),
+}
+"""Suffixes of files that don't consist of lines of text, and what to do about them."""
 _DEPTH: Final = 100
 """How deep a JSON object may be nested."""
 _SHOWN: Final = 200
@@ -87,6 +101,15 @@ class Broken(NamedTuple):
     line: int
     problem: str
     end: Position
+    undecodable: bytes = b""
+    """The beginning of a line that is not UTF-8."""
+
+    def error(self, name: str) -> DataError:
+        """Make the error of a stream that may not hold such a line."""
+        remedy = "correct it, or leave it out"
+        if self.undecodable:
+            remedy = conversion(find_encoding(self.undecodable), name)
+        return DataError(self.problem, file=name, line=self.line, remedy=remedy)
 
 
 def format_by_suffix(path: Path) -> Format:
@@ -96,22 +119,29 @@ def format_by_suffix(path: Path) -> Format:
         DataError: Its suffix says that it is none of these.
     """
     formats: dict[str, Format] = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl"}
-    if (suffix := path.suffix.lower()) in _NO_LINES:
+    if remedy := convert_first(path):
         raise DataError(
-            f"expected lines of text, CSV, TSV or JSONL, found {suffix}",
+            f"expected lines of text, CSV, TSV or JSONL, found {path.suffix.lower()}",
             file=path,
-            remedy="convert it, to JSONL for instance; where it is one of these, name it with --input-format (predict)",
+            remedy=f"{remedy}; where it is one of these, name it with --input-format (predict)",
         )
-    return formats.get(suffix, "text")
+    return formats.get(path.suffix.lower(), "text")
+
+
+def convert_first(path: Path) -> str:
+    """Return what to do first with a file whose suffix says that it holds no lines of text; else nothing."""
+    how = _NO_LINES.get(path.suffix.lower())
+    return f"convert it: {how}" if how else ""
 
 
 def read(stream: BinaryIO, layout: Layout, name: str, start: Position = BEGINNING) -> Iterator[Text | Broken]:
     """Read texts after `start`, in their order, and what is broken between them; errors call the stream by `name`.
 
     Raises:
-        DataError: The header is broken or lacks a column, or what comes before `start` is not what it was.
+        DataError: The stream is UTF-16 or UTF-32, its header is broken or lacks a column, or what comes before `start`
+            is not what it was.
     """
-    lines = _Lines(stream)
+    lines = _Lines(stream, name)
     parse = _parser(lines, layout, name)
     _skip(lines, start, name)
     for line in lines:
@@ -121,7 +151,7 @@ def read(stream: BinaryIO, layout: Layout, name: str, start: Position = BEGINNIN
                 value, others = parse(text)
                 yield Text(line.number, value, lines.end, others)
         except _BrokenError as error:
-            yield Broken(line.number, str(error), lines.end)
+            yield Broken(line.number, str(error), lines.end, error.undecodable)
 
 
 def from_arguments(texts: Iterable[str], *, in_pairs: bool) -> Iterator[Text | Broken]:
@@ -149,6 +179,10 @@ def chunks(items: Iterable[Text | Broken], start: Position = BEGINNING) -> Itera
 class _BrokenError(Exception):
     """A line can't be read: what was expected and what was found."""
 
+    def __init__(self, problem: str, undecodable: bytes = b"") -> None:
+        super().__init__(problem)
+        self.undecodable = undecodable
+
 
 class _Line(NamedTuple):
     number: int
@@ -162,32 +196,50 @@ class _Line(NamedTuple):
         try:
             return self.content.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise _BrokenError(f"expected UTF-8, found byte {self.content[error.start]:#04x}") from None
+            problem = f"expected UTF-8, found byte {self.content[error.start]:#04x}"
+            raise _BrokenError(problem, self.content[:SAMPLE_BYTES]) from None
 
 
 class _Lines:
     """A stream's lines, and the place `end` behind the last one taken."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: BinaryIO, name: str) -> None:
+        self._pieces, self._name, self._beginning = _pieces(stream), name, b""
         self.end = BEGINNING
 
     def __iter__(self) -> Iterator[_Line]:
         return self
 
     def __next__(self) -> _Line:
-        content = piece = self._stream.readline(MAX_BYTES)
-        if not content:
-            raise StopIteration
+        content = piece = next(self._pieces)
         size, crc = len(piece), zlib.crc32(piece, self.end.crc)
         # The rest of a line too long is read, since the next one begins behind it, but not kept.
-        while not piece.endswith(b"\n") and (piece := self._stream.readline(MAX_BYTES)):
+        while not piece.endswith(_LINE_ENDS) and (piece := next(self._pieces, b"")):
             size, crc = size + len(piece), zlib.crc32(piece, crc)
+            if size <= MAX_BYTES:
+                content += piece
+        if len(self._beginning) < _BEGINNING:
+            self._beginning += content[:_BEGINNING]
+            if encoding := wide_encoding(self._beginning):
+                raise not_utf8(encoding, self._name)
         is_whole = size == len(content)
         if not self.end.lines:
             content = content.removeprefix(codecs.BOM_UTF8)
         self.end = Position(self.end.offset + size, self.end.lines + 1, crc)
         return _Line(self.end.lines, content, is_whole)
+
+
+def _pieces(stream: BinaryIO) -> Iterator[bytes]:
+    """Yield lines with their ends, those of over `MAX_BYTES` in several pieces."""
+    held = b""
+    while block := stream.readline(MAX_BYTES):
+        *lines, last = (held + block).splitlines(keepends=True)
+        yield from lines
+        held = last if last.endswith(b"\r") else b""  # a line feed may follow
+        if not held:
+            yield last
+    if held:
+        yield held
 
 
 _Value = str | tuple[str, str]
@@ -214,12 +266,15 @@ def _parser(lines: _Lines, layout: Layout, name: str) -> Callable[[str], _Record
 
     for first in lines:  # that holds any text; an empty stream has no header
         try:
-            if (text := first.text()).strip():
+            text = first.text()
+            if text.strip() and not (layout.format == "csv" and SEPARATOR_LINE.fullmatch(text.strip("\r\n"))):
                 separator = find_separator(text, set(layout.columns))
-                header = _header(split(text), layout.columns)
+                header = _header([name.strip() for name in split(text)], layout.columns)
                 break
         except _BrokenError as error:
             remedy = "name the column with --text-column or --pair-column, or correct the header, or add one"
+            if error.undecodable:
+                remedy = conversion(find_encoding(error.undecodable), name)
             raise DataError(f"the header: {error}", file=name, line=first.number, remedy=remedy) from None
     return parse
 
@@ -229,7 +284,7 @@ def find_separator(header: str, columns: Collection[str]) -> str:
 
     def found(separator: str) -> tuple[int, int]:
         fields = next(csv.reader([header], delimiter=separator), [])
-        return len({*columns} & {*fields}), len(fields)
+        return len({*columns} & {field.strip() for field in fields}), len(fields)
 
     return max(",;\t|", key=found)  # the first of equals
 

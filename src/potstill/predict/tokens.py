@@ -50,28 +50,32 @@ def encode_marked(
     ids: list[list[int]] = []
     cut: list[bool] = []
     nothing = [] if empty_id is None else [empty_id]
-    for encoding, was_cut in encodings(tokenizer, texts, pairs, max_length):
+    for encoding, cut_off in encodings(tokenizer, texts, pairs, max_length):
         ids.append(encoding.ids or nothing)
-        cut.append(was_cut)
+        cut.append(cut_off > 0)
     return ids, cut
 
 
 def encodings(
     tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
-) -> Iterator[tuple[Encoding, bool]]:
-    """Yield what the tokenizer makes of each text (or pair), and whether it was cut. Arguments as for `encode`."""
+) -> Iterator[tuple[Encoding, int]]:
+    """Yield what the tokenizer makes of each text (or pair), and how many tokens were cut off it.
+
+    Arguments and errors as for `encode`.
+    """
     if pairs is not None and len(texts) != len(pairs):
         raise ValueError(f"expected as many second texts as first ones, found {len(pairs)} and {len(texts)}")
     set_truncation(tokenizer, max_length)
+    special = tokenizer.num_special_tokens_to_add(False)
     for start in range(0, len(texts), _CHUNK):
         part = slice(start, start + _CHUNK)
         first = _readable(tokenizer, texts[part])
         if pairs is None:
             found = tokenizer.encode_batch_fast(first)
-            cut = [bool(one.overflowing) and len(one.ids) >= max_length for one in found]
+            lost = [sum(len(rest.ids) - special for rest in one.overflowing) for one in found]
         else:
-            found, cut = _encode_pairs(tokenizer, first, _readable(tokenizer, pairs[part]), max_length)
-        yield from zip(found, cut, strict=True)
+            found, lost = _encode_pairs(tokenizer, first, _readable(tokenizer, pairs[part]), max_length)
+        yield from zip(found, lost, strict=True)
 
 
 def padded_places(
@@ -111,29 +115,29 @@ def _readable(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
 
 def _encode_pairs(
     tokenizer: Tokenizer, first: list[str], second: list[str], max_length: int
-) -> tuple[list[Encoding], list[bool]]:
-    """Encode the texts of pairs one by one, cut the longer one first, join them.
+) -> tuple[list[Encoding], list[int]]:
+    """Encode the texts of pairs one by one, cut the longer one first, join them, and count what was cut off.
 
     `tokenizers` (0.23) keeps what it cuts off a pair, in all combinations of a piece of the one text with a piece of
     the other: two texts of 2,000 words take 3 GB.
     """
     room = max(max_length - tokenizer.num_special_tokens_to_add(True), 0)
     encodings: list[Encoding] = []
-    cut: list[bool] = []
+    lost: list[int] = []
     for one, other in zip(
         tokenizer.encode_batch_fast(first, add_special_tokens=False),
         tokenizer.encode_batch_fast(second, add_special_tokens=False),
         strict=True,
     ):
         lengths = [len(text.ids) + sum(len(rest.ids) for rest in text.overflowing) for text in (one, other)]
-        cut.append(sum(lengths) > room)
-        if cut[-1]:  # as `tokenizers` does: the shorter text keeps up to half of the room
+        lost.append(max(sum(lengths) - room, 0))
+        if lost[-1]:  # as `tokenizers` does: the shorter text keeps up to half of the room
             shorter = min(*lengths, room // 2)
             kept = (shorter, room - shorter) if lengths[0] <= lengths[1] else (room - shorter, shorter)
             one.truncate(kept[0])
             other.truncate(kept[1])
         encodings.append(tokenizer.post_process(one, other))
-    return encodings, cut
+    return encodings, lost
 
 
 def set_truncation(tokenizer: Tokenizer, max_length: int) -> None:

@@ -20,7 +20,18 @@ from potstill.experiment.record import TrainingRecord
 from potstill.experiment.saved import is_finished
 from potstill.predict.wording import numbered
 from potstill.report.findings import examples_told_apart
-from potstill.report.tables import EMPTY, Cell, ResultTable, magnitude, percent, probability, score, score_cells
+from potstill.report.tables import (
+    EMPTY,
+    Cell,
+    ResultTable,
+    class_table,
+    magnitude,
+    percent,
+    probability,
+    score,
+    score_cells,
+    score_headers,
+)
 
 _TESTS = {McNemar: "mcnemar", PairedTest: "paired_test"}
 """What JSON calls each test."""
@@ -106,19 +117,36 @@ def to_json(measured: Mapping[Path, Measurement], examples: Examples) -> dict[st
     return {"models": models, "comparisons": comparisons}
 
 
-def show(measured: Mapping[Path, Measurement], examples: Examples, labels: Sequence[str], scored: str) -> None:
-    """Print the table and the comparisons; `scored` says in words what the models were scored on."""
+def show(
+    measured: Mapping[Path, Measurement],
+    examples: Examples,
+    labels: Sequence[str],
+    scored: str,
+    positive: int | None = None,
+) -> None:
+    """Print the tables and the comparisons.
+
+    Args:
+        measured: The models' scores.
+        examples: What they were scored on.
+        labels: The classes' names.
+        scored: Says in words what they were scored on.
+        positive: Index of the class whose F1 is shown; None: the mean of all.
+    """
     console = SafeConsole(highlight=False, markup=False)
     console.print(f"{numbered(len(examples), 'text')}, {scored}", soft_wrap=True)
     rows = rows_of(measured)
     levels = zip(*(row.directory.parent.parts for row in rows), strict=False)
     common = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
     names = {row.directory: "/".join(row.directory.parts[common:]) for row in rows}
-    cells = [_cells(names[row.directory], row) for row in rows]
+    cells = [_cells(names[row.directory], row, positive) for row in rows]
     majority = labels[int(np.bincount(examples.labels).argmax())]
     share = Cell(percent(next(iter(measured.values())).metrics.majority_accuracy))
-    cells.append((Cell(f'always "{majority}"'), share, Cell(score(0.0)), EMPTY, EMPTY, EMPTY))
-    console.print(ResultTable(("model", "accuracy", "MCC", "F1", "size", "texts/s"), tuple(cells)).to_rich())
+    cells.append((Cell(f'always "{majority}"'), EMPTY, share, Cell(score(0.0)), EMPTY, EMPTY))
+    headers = ("model", *score_headers(labels, positive), "size", "texts/s")
+    console.print(ResultTable(headers, tuple(cells)).to_rich())
+    by_row = {names[row.directory]: [one.metrics for one in row.models.values()] for row in rows[:1]}
+    console.print(class_table(by_row, labels).to_rich())
     console.print(
         "[low, high]: 95 % bootstrap interval; ±: standard deviation over seeds",
         soft_wrap=True,
@@ -133,11 +161,11 @@ def show(measured: Mapping[Path, Measurement], examples: Examples, labels: Seque
         console.print(words, soft_wrap=True)
 
 
-def _cells(name: str, row: Row) -> tuple[Cell, ...]:
+def _cells(name: str, row: Row, positive: int | None) -> tuple[Cell, ...]:
     models, record = list(row.models.values()), row.record
     return (
         Cell(name, f"({len(models)} seeds)" if len(models) > 1 else ""),
-        *score_cells(models),
+        *score_cells(models, positive),
         EMPTY if record is None else Cell(magnitude(record.parameters), decimal(record.bytes_on_disk)),
         Cell(f"{fmean(model.texts_per_second for model in models):,.0f}"),
     )

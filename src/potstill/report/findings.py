@@ -10,13 +10,16 @@ from statistics import fmean
 from typing import Final
 
 from potstill.evaluation import McNemar, Role, Summary
+from potstill.evaluation.significance import SIGNIFICANCE
 from potstill.predict.wording import numbered
 from potstill.report.tables import ROLE_NAMES, interval, magnitude, percent, probability, score
 
-SIGNIFICANCE: Final = 0.05
-"""The usual bound: with a p-value from here on, chance explains the difference well enough."""
 FEW_STEPS: Final = 100
 """Fewer optimiser steps hardly move a network from where it started."""
+RARE: Final = 0.5
+"""A class is rare with fewer texts than this share of what it would have if all had equally many."""
+POOR_RECALL: Final = 0.5
+"""Less of a class is found only by luck, where there are two."""
 FEW_VALIDATION_TEXTS: Final = 50
 """With fewer, one text more or less right moves the accuracy by over two points: the best epoch is the luckiest."""
 
@@ -82,11 +85,11 @@ def _problems(summary: Summary) -> Iterator[str]:
     majority = f'always answering "{summary.data.majority_label}"'
     students = {role: summary.spread(role, "mcc").mean for role in summary.roles if role != "teacher"}
     taught = summary.ensemble or summary.teacher
+    yield from _rare(summary)
     if summary.models and all(summary.verdict(model) for model in summary.models):
         yield (
             f"**Problem: nothing was learnt.** No model is better than {majority}. Check that the labels belong to the "
-            "texts; then try more epochs, another learning rate or more labelled texts, and `class_weights: balanced` "
-            "where one class is rare."
+            "texts; then try more epochs, another learning rate or more labelled texts."
         )
     elif any(model.intervals["mcc"][1] < 0 for model in summary.models):
         yield (
@@ -105,10 +108,10 @@ def _problems(summary: Summary) -> Iterator[str]:
             f"{ROLE_NAMES[role].lower()} {score(students[role])}). Such a teacher is not worth its cost. Train it "
             "longer, with another learning rate or from another backbone, or use the baseline student."
         )
-    if _distillation_harmed(summary):
+    if summary.distillation_harmed:
         yield (
-            "**Problem: distillation did harm.** Use the baseline student. To mend it: a better teacher, a higher "
-            "`distillation.alpha`, or unlabelled texts (`augment`)."
+            "**Problem: distillation did harm.** Use the baseline student; `predict`, `serve` and `export` do. "
+            "To mend it: a better teacher, a higher `distillation.alpha`, or unlabelled texts (`augment`)."
         )
     steps = {
         role: max((model.history[-1].get("steps", FEW_STEPS) for model in summary.of(role) if model.history), default=0)
@@ -128,6 +131,29 @@ def _problems(summary: Summary) -> Iterator[str]:
             "or thresholds by so few is mostly luck. Label more texts, or raise `data.validation_fraction`."
             f"{or_else}"
         )
+
+
+def _rare(summary: Summary) -> Iterator[str]:
+    """Name rare classes that a student, or else the teacher, hardly finds, and what raises their recall."""
+    students: tuple[Role, ...] = ("distilled", "baseline", "teacher")
+    role = next((one for one in students if summary.of(one)), None)
+    models = [model.metrics for model in summary.of(role)] if role else []
+    names = summary.data.label_names
+    if role is None or not all(one.per_class for one in models):
+        return
+    shares = [one.count / summary.data.test for one in models[0].per_class]
+    recalls = [fmean(one.per_class[index].recall for one in models) for index in range(len(names))]
+    found = [i for i in range(len(names)) if 0 < shares[i] < RARE / len(names) and recalls[i] < POOR_RECALL]
+    if not found:
+        return
+    worst = sorted(found, key=lambda index: recalls[index])[:3]
+    listed = ", ".join(f'"{names[i]}" ({percent(shares[i])} of the texts, recall {percent(recalls[i])})' for i in worst)
+    more = f" and {len(found) - len(worst)} more" if len(found) > len(worst) else ""
+    who = f"the {ROLE_NAMES[role].lower()} hardly finds {'a rare class' if len(found) == 1 else 'rare classes'}"
+    stage = "teacher" if role == "teacher" else "student"
+    is_balanced = summary.config[stage]["training"]["class_weights"] == "balanced"
+    remedy = "Label more texts of it." if is_balanced else f"Set `class_weights: balanced` (`--{stage}-class-weights`)."
+    yield f"**Problem: {who}:** {listed}{more}. {remedy}"
 
 
 def _learnt(summary: Summary, role: Role) -> str:
@@ -157,36 +183,13 @@ def _learnt(summary: Summary, role: Role) -> str:
     return sentence
 
 
-def _difference(summary: Summary) -> tuple[float, float | None] | None:
-    """Return how far the distilled students are ahead in MCC, and the p-value; 0 where the tests contradict."""
-    over_seeds = summary.paired_test
-    if over_seeds is None or not summary.comparisons:
-        return None
-    if over_seeds.seeds > 1:
-        return over_seeds.mean_difference, over_seeds.p_value
-    only = next(iter(summary.comparisons.values()))
-    # McNemar's test counts right answers, which always saying the majority class collects too: without MCC on the
-    # same side it is no sign of learning.
-    agree = (only.first_only - only.second_only) * over_seeds.mean_difference > 0
-    return over_seeds.mean_difference if agree else 0.0, only.p_value
-
-
-def _distillation_harmed(summary: Summary) -> bool:
-    """Say whether the baselines learnt something, and the distilled students clearly less."""
-    found = _difference(summary)
-    if found is None or all(summary.verdict(model) for model in summary.of("baseline")):
-        return False
-    direction, p_value = found
-    return direction < 0 and p_value is not None and p_value < SIGNIFICANCE
-
-
 def _distillation(summary: Summary) -> Iterator[str]:
     """Compare the distilled students with the baselines, over seeds where there are several."""
-    over_seeds, found = summary.paired_test, _difference(summary)
+    over_seeds, found = summary.paired_test, summary.distillation_gain
     if over_seeds is None or found is None:
         return
     direction, p_value = found
-    if _distillation_harmed(summary):
+    if summary.distillation_harmed:
         answer = "Nothing: in this run distillation did harm."
     elif all(summary.verdict(model) for model in summary.of("distilled")):
         answer = f"It can't be said: the distilled student is {summary.verdict(summary.of('distilled')[0])}."

@@ -14,7 +14,7 @@ from potstill.evaluation.metrics import BOOTSTRAP_SAMPLES
 from potstill.predict.wording import numbered
 from potstill.report.findings import examples_told_apart, findings
 from potstill.report.plots import COMPARISON_FILE, RELIABILITY_FILE, curve_files
-from potstill.report.tables import ROLE_NAMES, classes, data_in_markdown, model_table, percent, seed_table
+from potstill.report.tables import ROLE_NAMES, class_table, classes, data_in_markdown, model_table, percent, seed_table
 
 DEFINITIONS: Final = f"""\
 All scores are computed once from the predictions for the whole test split, which neither training nor the choice
@@ -23,8 +23,8 @@ of epochs has seen.
 - **Accuracy:** share of right answers. With unequal classes a model that always gives the same answer looks good.
 - **MCC** (Matthews correlation coefficient): correlation between answers and labels; 1 is perfect, 0 is what
   guessing or always giving the same answer reaches. Matthews 1975; for several classes Gorodkin 2004.
-- **F1:** harmonic mean of precision and recall of the second class where there are two classes, else the mean of the
-  F1 of all classes (macro). Always giving the same answer can score high here too.
+- **F1:** harmonic mean of precision (share of right answers among those that name a class) and recall (share of a
+  class's texts that are found). **Macro-F1:** the mean over the classes, which all count the same, however rare.
 - **ECE** (expected calibration error; Guo et al. 2017): how far the probability of the most probable class is from the
   share of right answers, on average; 0 is perfect. **NLL:** mean negative log-likelihood of the labels, in nats;
   knowing nothing but that there are two classes gives 0.693.
@@ -73,6 +73,7 @@ def report_text(summary: Summary, plots: str) -> str:
         ),
         "What it means": "\n".join(f"- {line}" for line in found[1:]),
         "What was done": _what_was_done(summary),
+        "Class by class": _classes(summary),
         "Seed by seed": _seeds(summary),
         "Plots": _plots(summary, plots),
         "How the numbers are defined": DEFINITIONS,
@@ -126,6 +127,19 @@ def _unlabelled(summary: Summary) -> str:
         f"\n\nThe distilled students also learnt the teacher's answers to texts without labels, the unlabelled set: "
         f"{parts}. {left_out} left out for being like one of the validation or test split."
     )
+
+
+def _classes(summary: Summary) -> str:
+    """Show each class's scores, the students' first."""
+    models = {ROLE_NAMES[role].lower(): [one.metrics for one in summary.of(role)] for role in summary.roles[::-1]}
+    models = {name: every for name, every in models.items() if all(one.per_class for one in every)}
+    if not models:
+        return "Not known: this run was scored by an earlier version."
+    order = sorted(models, key=lambda name: name != ROLE_NAMES["distilled"].lower())
+    names = summary.data.label_names
+    table = class_table({name: models[name] for name in order[:2]}, names)
+    note = "" if len(table.rows) == len(names) else f"The worst of {len(names)} classes; `summary.json` has all.\n\n"
+    return f"{note}{table.to_markdown()}\n\nPrecision, recall and F1 on the test split, means over the seeds."
 
 
 def _seeds(summary: Summary) -> str:

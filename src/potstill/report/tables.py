@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Protocol
@@ -23,6 +23,8 @@ ROLE_NAMES: dict[Role, str] = {
 
 LINEAR_NAME = "Linear SVM"
 
+_SHOWN_IN_TABLE = 30
+"""Rows of a table of classes; `summary.json` has all."""
 _SHOWN_CLASSES = 8
 """As many names as a sentence bears; `summary.json` and a student's manifest have all of them."""
 
@@ -77,9 +79,9 @@ class ResultTable:
 
 def model_table(summary: Summary) -> ResultTable:
     """Show one row per role: the mean and standard deviation over seeds, or one seed's value and its interval."""
-    sizes, scores = ("parameters", "trainable", "on disk"), ("accuracy", "MCC", "F1", "ECE")
-    headers = ("model", *sizes, *scores, "training", "texts/s")
-    rows = [_model_row(ROLE_NAMES[role], summary.of(role)) for role in summary.roles]
+    sizes, data = ("parameters", "trainable", "on disk"), summary.data
+    headers = ("model", *sizes, *score_headers(data.label_names, data.positive), "ECE", "training", "texts/s")
+    rows = [_model_row(ROLE_NAMES[role], summary.of(role), data.positive) for role in summary.roles]
     if (linear := summary.linear) is not None:
         sizes_of_it = (Cell(magnitude(linear.parameters)), Cell(magnitude(linear.parameters)))
         costs = (Cell(duration(linear.train_seconds)), Cell(f"{linear.texts_per_second:,.0f}"))
@@ -88,23 +90,44 @@ def model_table(summary: Summary) -> ResultTable:
                 Cell(LINEAR_NAME),
                 *sizes_of_it,
                 Cell(decimal(linear.bytes_on_disk)),
-                *score_cells([linear]),
+                *score_cells([linear], data.positive),
                 EMPTY,
                 *costs,
             )
         )
-    majority = summary.data.majority
-    always = (Cell(f'always "{summary.data.majority_label}"'), Cell("0"), Cell("0"), EMPTY)
-    reached = (Cell(percent(majority.accuracy)), Cell(score(majority.mcc)), Cell(score(majority.f1)))
-    return ResultTable(headers, (*rows, (*always, *reached, EMPTY, EMPTY, EMPTY)))
+    majority = data.majority
+    reached = (f1_of(majority, data.positive), majority.mcc)
+    f1, mcc = map(Cell, map(score, reached))
+    always = (Cell(f'always "{data.majority_label}"'), Cell("0"), Cell("0"), EMPTY)
+    return ResultTable(headers, (*rows, (*always, f1, Cell(percent(majority.accuracy)), mcc, EMPTY, EMPTY, EMPTY)))
+
+
+def class_table(models: Mapping[str, Sequence[Metrics]], names: Sequence[str]) -> ResultTable:
+    """Show the scores of each class, of many the worst ones: means over each group of models, by its name."""
+
+    def mean(group: str, score_of: str, index: int) -> float:
+        return fmean(getattr(one.per_class[index], score_of) for one in models[group])
+
+    first = next(iter(models))
+    counts = [one.count for one in models[first][0].per_class]
+    worst = sorted(range(len(names)), key=lambda index: mean(first, "f1", index))[:_SHOWN_IN_TABLE]
+    columns = [(group, score_of) for group in models for score_of in ("precision", "recall", "f1")]
+    rows = (
+        (Cell(names[index]), Cell(f"{counts[index]:,}"), *(Cell(score(mean(*one, index))) for one in columns))
+        for index in sorted(worst)
+    )
+    headers = (f"{group}: {'F1' if score_of == 'f1' else score_of}" for group, score_of in columns)
+    return ResultTable(("class", "texts", *headers), tuple(rows))
 
 
 def seed_table(summary: Summary) -> ResultTable:
     """Show one row per trained model, and one for teachers that taught together, each score with its interval."""
-    headers = ("model", "seed", "accuracy", "MCC", "F1", "ECE", "NLL", "MCC on validation", "epoch kept")
-    rows = {role: list(map(_seed_row, summary.of(role))) for role in summary.roles}
+    positive = summary.data.positive
+    scores = score_headers(summary.data.label_names, positive)
+    headers = ("model", "seed", *scores, "ECE", "NLL", "MCC on validation", "epoch kept")
+    rows = {role: [_seed_row(model, positive) for model in summary.of(role)] for role in summary.roles}
     if summary.ensemble is not None:
-        rows["teacher"].append(_seed_row(summary.ensemble))
+        rows["teacher"].append(_seed_row(summary.ensemble, positive))
     return ResultTable(headers, tuple(row for of_role in rows.values() for row in of_role))
 
 
@@ -179,12 +202,28 @@ class Scored(Protocol):
         """Their intervals."""
 
 
-def score_cells(models: Sequence[Scored]) -> tuple[Cell, ...]:
-    """Write accuracy, MCC and F1: of a single model with their intervals, of several with their deviation."""
+def score_headers(label_names: Sequence[str], positive: int | None = None) -> tuple[str, ...]:
+    """Name the columns of `score_cells`."""
+    return ("macro-F1" if positive is None else f'F1 of "{label_names[positive]}"', "accuracy", "MCC")
+
+
+def f1_of(metrics: Metrics, positive: int | None) -> float:
+    """Return the F1 of the class that is asked for, or the mean of all."""
+    return metrics.f1 if positive is None else metrics.per_class[positive].f1
+
+
+def score_cells(models: Sequence[Scored], positive: int | None = None) -> tuple[Cell, ...]:
+    """Write F1, accuracy and MCC: of a single model with their intervals, of several with their deviation.
+
+    The F1 is that of the class `positive`, without an interval, or the mean of all classes.
+    """
     cells = []
-    for name, number in (("accuracy", percent), ("mcc", score), ("f1", score)):
-        cell = _spread([getattr(model.metrics, name) for model in models], number)
-        cells.append(cell if len(models) > 1 else Cell(cell.value, interval(models[0].intervals[name], number)))
+    for name, number in (("f1", score), ("accuracy", percent), ("mcc", score)):
+        is_one_class = name == "f1" and positive is not None
+        values = [f1_of(one.metrics, positive) if name == "f1" else getattr(one.metrics, name) for one in models]
+        cell = _spread(values, number)
+        has_interval = len(models) == 1 and not is_one_class
+        cells.append(Cell(cell.value, interval(models[0].intervals[name], number)) if has_interval else cell)
     return tuple(cells)
 
 
@@ -194,7 +233,7 @@ def _spread(values: Sequence[float], number: Number) -> Cell:
     return Cell(number(spread.mean), f"± {number(spread.std).removesuffix(' %')}" if len(values) > 1 else "")
 
 
-def _model_row(name: str, models: Sequence[ModelResult]) -> tuple[Cell, ...]:
+def _model_row(name: str, models: Sequence[ModelResult], positive: int | None) -> tuple[Cell, ...]:
     """Summarise the models of one role; size and parameters are the same for every seed."""
     first = models[0]
     trainable = EMPTY
@@ -206,14 +245,14 @@ def _model_row(name: str, models: Sequence[ModelResult]) -> tuple[Cell, ...]:
         Cell(magnitude(first.parameters)),
         trainable,
         Cell(decimal(first.bytes_on_disk)),
-        *score_cells(models),
+        *score_cells(models, positive),
         _spread([model.calibration.ece for model in models], percent),
         Cell(duration(fmean(model.train_seconds for model in models))) if first.epochs else EMPTY,
         Cell(f"{fmean(model.texts_per_second for model in models):,.0f}"),
     )
 
 
-def _seed_row(model: ModelResult | EnsembleResult) -> tuple[Cell, ...]:
+def _seed_row(model: ModelResult | EnsembleResult, positive: int | None) -> tuple[Cell, ...]:
     """Show one model, or the teachers that taught together."""
     calibration = (Cell(percent(model.calibration.ece)), Cell(score(model.calibration.nll)))
     if isinstance(model, EnsembleResult):
@@ -222,4 +261,4 @@ def _seed_row(model: ModelResult | EnsembleResult) -> tuple[Cell, ...]:
         names = (Cell(ROLE_NAMES[model.role]), Cell(str(model.seed)))
         epoch = Cell(f"{model.best_epoch} of {model.epochs}") if model.epochs else EMPTY
         training = (Cell(score(model.validation_mcc)), epoch)
-    return (*names, *score_cells([model]), *calibration, *training)
+    return (*names, *score_cells([model], positive), *calibration, *training)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from potstill.errors import ServeError
 from potstill.predict import Classifier
-from potstill.predict.directory import find_student, is_student, is_teacher
+from potstill.predict.directory import find_student, is_student, is_teacher, student_roles
 from potstill.predict.session import available_cores
 from potstill.store.checksums import CHECKSUMS_FILE
 
@@ -29,7 +29,6 @@ Answer = tuple[npt.NDArray[np.float32], Sequence[bool | None]]
 
 Kind = Literal["student", "teacher"]
 
-_STUDENTS_OF_A_RUN: Final = ("distilled", "baseline")
 _WARM_UP: Final = "A first text, so that no client waits for what happens once."
 
 
@@ -70,7 +69,7 @@ def find_models(arguments: Sequence[str]) -> dict[str, Path]:
     Args:
         arguments: Directories, or `NAME=DIRECTORY`. A model's directory is one model, called as the directory is. A
             run's directory is its best distilled student and its best baseline in validation, called `distilled` and
-            `baseline`, or `NAME-distilled` and so on.
+            `baseline`, or `NAME-distilled` and so on; first the one that its report recommends.
 
     Raises:
         ServeError: There is no directory, or no model in it, or two models have one name.
@@ -100,7 +99,7 @@ def _models_of(argument: str) -> dict[str, Path]:
     if is_student(path) or is_teacher(path):
         return {name or path.resolve().name: path}
     prefix = f"{name}-" if name else ""
-    students = {role: find_student(path / role) for role in _STUDENTS_OF_A_RUN}
+    students = {role: find_student(path / role) for role in student_roles(path)}
     if of_a_run := {f"{prefix}{role}": student for role, student in students.items() if is_student(student)}:
         return of_a_run
     if is_student(best := find_student(path)):  # several seeds of one kind of student
@@ -139,11 +138,7 @@ def _teacher(name: str, directory: Path, runtime: RuntimeConfig) -> ServedModel:
     from potstill.teacher.saved import open_teacher
 
     model = open_teacher(directory, runtime)
-
-    def answer(texts: Sequence[Any]) -> Answer:
-        return model.probabilities(texts), [None] * len(texts)
-
-    return ServedModel(name, "teacher", model.label_names, model.in_pairs, answer, digest=_digest(directory))
+    return ServedModel(name, "teacher", model.label_names, model.in_pairs, model.answer, digest=_digest(directory))
 
 
 def _digest(directory: Path) -> str | None:

@@ -21,7 +21,7 @@ from potstill.data import UNLABELLED, Corpus, Examples
 from potstill.data.tokenised import TrainingSet, tokenise
 from potstill.errors import ConfigError
 from potstill.evaluation.calibration import fit_temperature, fit_threshold
-from potstill.predict.directory import Manifest, StudentFiles
+from potstill.predict.directory import LabelType, Manifest, StudentFiles
 from potstill.predict.ngrams import hash_ngrams
 from potstill.predict.tokens import intern_tokenizer, set_pair_separator
 from potstill.store.cache import cached_directory
@@ -59,6 +59,7 @@ class Student:
         kind: What the configuration calls the network's class.
         temperature: Prediction divides the logits by this.
         threshold: Of two classes, the second is the answer where its probability is above this.
+        label_type: Type of the labels in the data.
     """
 
     network: Network
@@ -69,6 +70,7 @@ class Student:
     kind: str = "rnn"
     temperature: float = 1.0
     threshold: float | None = None
+    label_type: LabelType = "str"
 
     @classmethod
     def create(
@@ -108,7 +110,8 @@ class Student:
             num_classes=corpus.num_classes,
             pad_token_id=pad_id,
         )
-        student = cls(network, tokenizer, corpus.label_names, max_length, corpus.in_pairs, config.kind)
+        names, in_pairs, types = corpus.label_names, corpus.in_pairs, corpus.label_type
+        student = cls(network, tokenizer, names, max_length, in_pairs, config.kind, label_type=types)
         if config.embedding_init == "teacher":
             student._start_embeddings(texts, backbone, teacher_tokenizer)
         return student
@@ -119,7 +122,7 @@ class Student:
         Raises:
             ArtifactError: The system refuses. What was saved there before stands.
         """
-        names = ("kind", "label_names", "max_length", "in_pairs", "temperature", "threshold")
+        names = ("kind", "label_names", "max_length", "in_pairs", "temperature", "threshold", "label_type")
         manifest = Manifest(spec=asdict(self.network.spec), **{name: getattr(self, name) for name in names})
         with atomic_save(directory) as staged:
             files = StudentFiles(staged)

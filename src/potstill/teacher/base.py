@@ -60,9 +60,17 @@ class Teacher(ABC):
 
     def probabilities(self, texts: Sequence[Any]) -> NDArray[np.float32]:
         """Return the probabilities of texts, or of pairs of texts, (texts, classes); nothing is cached."""
+        return self.answer(texts)[0]
+
+    def answer(self, texts: Sequence[Any]) -> tuple[NDArray[np.float32], Sequence[bool | None]]:
+        """Return `probabilities`, and of each text whether it was cut; None: not known."""
         first, second = zip(*texts, strict=True) if self.in_pairs else (tuple(texts), None)
         examples = Examples(first, np.full(len(texts), UNLABELLED), second)
-        return softmax(self.logits(examples, cached=False), self.temperature)
+        return softmax(self.logits(examples, cached=False), self.temperature), self.is_cut(examples)
+
+    def is_cut(self, examples: Examples) -> Sequence[bool | None]:
+        """Say of each text whether it is longer than what is read of it; by default that is not known."""
+        return [None] * len(examples)
 
     def known_settings(self, given: TeacherConfig) -> TeacherConfig:
         """Return `given` with those of its own settings that were saved; by default none were."""

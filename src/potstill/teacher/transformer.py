@@ -20,7 +20,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from potstill.config import LoRAConfig, Method, PotstillConfig, RuntimeConfig, TeacherConfig, TransformerConfig
 from potstill.data import Corpus, Examples
-from potstill.data.tokenised import TrainingSet, tokenise
+from potstill.data.tokenised import TrainingSet, tokenise, warn_of_cut
 from potstill.distillation import CrossEntropy, class_weights
 from potstill.errors import ArtifactError, ConfigError, SourceError
 from potstill.lora import adapters, inject, load_adapter, merged, save_adapter
@@ -163,6 +163,8 @@ class TransformerTeacher(Teacher):
             max_microbatch_tokens=tokens_at_once(teacher.fabric),
         )
         data = Splits(teacher.featurise(corpus.train), teacher.featurise(corpus.validation))
+        if seed == settings.seeds[0]:  # once
+            warn_of_cut(data.train.tokens, teacher.manifest.max_length, "teacher")
         loss = CrossEntropy(class_weights(settings.training, corpus), task_of(corpus))
         return teacher, fit(teacher.classifier, data, loss, context)
 
@@ -236,6 +238,11 @@ class TransformerTeacher(Teacher):
         if self.classifier.echo is not None:
             tokens = self.classifier.echo.repeat(tokens)
         return TrainingSet(tokens, torch.from_numpy(examples.labels), pad_token_id)
+
+    def is_cut(self, examples: Examples) -> list[bool]:
+        """Say of each text whether it has more tokens than `max_length`."""
+        lost = self.featurise(examples, cached=False).tokens.lost
+        return [bool(count) for count in (() if lost is None else lost)]
 
     def logits(
         self, examples: Examples, *, cached: bool = True, on_batch: Callable[[int], object] = lambda _: None

@@ -63,6 +63,10 @@ def standard_callbacks(
     )
 
 
+_UNBALANCED: Final = 0.8
+"""Share of the most frequent class from which the labels' loss hardly sees the others."""
+
+
 class History(Callback):
     """Writes one JSON record per epoch into a file, whose directory is made if need be."""
 
@@ -193,10 +197,13 @@ class Progress(Callback):
     def on_fit_end(self, trainer: Trainer) -> None:
         """Warn if the epoch that is kept is no better than always giving the same answer."""
         if trainer.best.get("mcc", 1.0) <= 0.0:
+            majority = trainer.data.validation.majority_share
+            is_unbalanced = majority > _UNBALANCED and trainer.context.config.class_weights == "none"
+            first = "`class_weights: balanced`, since the others are rare, then " if is_unbalanced else ""
             warn(
                 f"{trainer.context.title} learnt nothing: the epoch that is kept (MCC 0 or below) is no better than "
                 f"always answering the majority class, which is right for "
-                f"{trainer.data.validation.majority_share:.2%} of the validation split. Try another learning rate "
+                f"{majority:.2%} of the validation split. Try {first}another learning rate "
                 f"(a lower one where the loss has grown), more epochs or more data."
             )
 

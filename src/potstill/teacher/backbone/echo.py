@@ -44,7 +44,7 @@ class Echo:
         """Return texts with each one's ids twice."""
         separator = np.array(self.separator, dtype=tokens.ids.dtype)
         texts = [np.concatenate([ids[: len(ids) - self.closing], separator, ids[self.opening :]]) for ids in tokens]
-        return TokenisedTexts(np.concatenate(texts), np.cumsum([0, *map(len, texts)], dtype=np.int64))
+        return TokenisedTexts(np.concatenate(texts), np.cumsum([0, *map(len, texts)], dtype=np.int64), lost=tokens.lost)
 
     def longest(self, positions: int) -> int:
         """Return how many tokens a text may have to fit twice into so many `positions`."""

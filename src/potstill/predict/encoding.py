@@ -1,0 +1,104 @@
+"""Which encoding text has that is not UTF-8, and the command that converts it."""
+
+from __future__ import annotations
+
+import codecs
+import re
+import shlex
+import unicodedata
+from collections.abc import Callable
+from pathlib import PurePath
+from typing import Final
+
+from potstill.errors import DataError
+
+SAMPLE_BYTES: Final = 1 << 16
+"""Bytes that are enough to tell an encoding by."""
+_MARKS: Final = (  # UTF-32's begins like UTF-16's
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_WIDE: Final = ("utf-32le", "utf-32be", "utf-16le", "utf-16be")
+_CONTROLS: Final = re.compile(rb"[\x00-\x08\x0e-\x1f]")
+_MOST_CONTROLS: Final = 0.2
+"""Share of control characters that UTF-8 does not reach, and UTF-16 in any alphabet does."""
+_FEWEST_BYTES: Final = 8
+"""Fewer say nothing of UTF-16 without a byte order mark."""
+_EAST_ASIAN: Final[tuple[tuple[str, float, Callable[[str], bool]], ...]] = (
+    ("cp932", 0.2, lambda c: "\u3040" <= c <= "\u30ff"),
+    ("euc-jp", 0.2, lambda c: "\u3040" <= c <= "\u30ff"),
+    ("cp949", 0.95, lambda c: not "\u4e00" <= c <= "\u9fff" and len(c.encode("euc_kr", "ignore")) == 2),
+    ("gb18030", 0.9, lambda c: bool(c.encode("gb2312", "ignore"))),
+    ("big5", 0.9, lambda c: c.encode("big5", "replace")[0] <= 0xC6),
+)
+"""Encodings with the share that their common characters have in their texts. `charset_normalizer` confuses these."""
+_OTHERS: Final = ("cp1251", "koi8-r", "cp1253", "cp1255", "cp1256", "cp874")
+"""Encodings of scripts that `charset_normalizer` tells apart; Latin ones it does not."""
+_CENTRAL_EUROPEAN: Final = re.compile("[a-z][³¹¿][a-z]|[a-z][³¹](?!\\w)", re.IGNORECASE)
+"""Signs that no word holds in cp1252, and which are letters (ł, ą, ż) in cp1250."""
+
+
+def wide_encoding(sample: bytes) -> str | None:
+    """Return the encoding of text that begins so in UTF-16 or UTF-32, with or without a byte order mark, else None."""
+    for mark, name in _MARKS:
+        if sample.startswith(mark):
+            return name
+    if b"\0" not in sample or len(sample) < _FEWEST_BYTES:
+        return None
+    if _decoded(sample, "utf-8") is not None and len(_CONTROLS.findall(sample)) < _MOST_CONTROLS * len(sample):
+        return None
+    found = {name: _ascii_share(sample, name) for name in _WIDE}
+    best = max(found, key=lambda name: found[name])
+    return best if found[best] > 0 else None
+
+
+def find_encoding(sample: bytes) -> str:
+    """Return the likely encoding of text that is no UTF-8, as Python and iconv call it."""
+    if wide := wide_encoding(sample):
+        return wide
+    from charset_normalizer import from_bytes  # slow to import, and needed for errors alone
+
+    content = b"\n".join(line for line in sample.splitlines() if not line.isascii())  # the others say nothing
+    for encoding, share, is_common in _EAST_ASIAN:
+        text = [c for c in _decoded(content, encoding) or "" if not c.isascii()]
+        if sum(map(is_common, text)) > share * len(text):
+            return encoding
+    best = from_bytes(content, cp_isolation=[*_OTHERS, "cp1252", "cp1250"]).best()
+    for encoding in _OTHERS:
+        if best is not None and best.encoding == encoding.replace("-", "_"):
+            return encoding
+    latin = _decoded(sample, "cp1252")
+    if latin is None:  # five bytes are no characters of it
+        return "latin1"
+    return "cp1250" if _CENTRAL_EUROPEAN.search(latin) else "cp1252"
+
+
+def conversion(encoding: str, name: str) -> str:
+    """Return what to do about text that is not UTF-8; `name` is what errors call its file or stream."""
+    command = f"iconv -f {encoding} -t utf-8"
+    if name != "standard input":
+        command += f" {shlex.quote(name)} > {shlex.quote(f'utf8-{PurePath(name).name}')}"
+    return f"this looks like {encoding}: save the file as UTF-8, for instance with `{command}`"
+
+
+def not_utf8(encoding: str, name: str) -> DataError:
+    """Make the error for a whole file or stream in another encoding."""
+    return DataError("this is no UTF-8", file=name, line=1, remedy=conversion(encoding, name))
+
+
+def _decoded(sample: bytes, encoding: str) -> str | None:
+    """Decode a sample, None where it is no text of this encoding; a character that is cut at the end is no error."""
+    try:
+        return codecs.getincrementaldecoder(encoding)().decode(sample)
+    except UnicodeDecodeError:
+        return None
+
+
+def _ascii_share(sample: bytes, encoding: str) -> float:
+    """Return the share of ASCII in a sample, 0 where it holds what text of this encoding doesn't."""
+    text = _decoded(sample, encoding) or ""
+    if any(unicodedata.category(c) in ("Cc", "Cn", "Co") and c not in "\t\r\n" for c in text):
+        return 0.0
+    return sum(c.isascii() for c in text) / max(len(text), 1)
