@@ -2,8 +2,8 @@
 
     python tools/clinc150.py data_small.json domains.json
 
-The files are in https://github.com/clinc/oos-eval. Of the first are taken the in-scope texts: 7,500 to learn from, 50 of
-each of 150 intents, and 4,500 to test on. Source and licence: src/potstill/data/SOURCES.md.
+The files are in https://github.com/clinc/oos-eval. The in-scope texts of the first are taken: 7,500 to learn from, 50
+of each of 150 intents, and 4,500 to test on. Source and licence: src/potstill/data/SOURCES.md.
 """
 
 from __future__ import annotations

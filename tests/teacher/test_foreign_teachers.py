@@ -9,7 +9,6 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from commandline import potstill
-from conftest import IDS
 from moved import moved
 from potstill.config import LoRAConfig, PotstillConfig, RuntimeConfig, TransformerConfig
 from potstill.data import Corpus, Examples
@@ -18,7 +17,7 @@ from potstill.experiment.labelled import label
 from potstill.experiment.saved import load_teacher
 from potstill.teacher.base import Teacher
 from potstill.teacher.transformer import TransformerTeacher
-from tiny_words import VOCABULARY, tiny_tokenizer
+from tiny_words import IDS, VOCABULARY, tiny_tokenizer
 
 CPU = {"device": "cpu", "precision": "32-true"}
 LONG = (" ".join(f"w{number % 60}" for number in range(200)), "w1 w2", " ".join(["w9"] * 150))

@@ -51,12 +51,19 @@ COMMON_IN_RUN: Final = frozenset(
     {
         *("preset", "data.text_column", "data.pair_column", "data.label_column"),
         *("augment.files", "teacher.backbone", "teacher.training.epochs"),
-        *("student.training.epochs", "student.seeds", "runtime.device"),
+        *("student.seeds", "runtime.device"),
     }
 )
 """The settings that `potstill run --help` shows; `--help-all` shows the others too."""
 COMMON: Final = COMMON_IN_RUN | {
-    *("teacher.lora.rank", "teacher.seeds", "student.hidden_size", "search.trials", "search.max_parameters"),
+    *(
+        "student.training.epochs",
+        "teacher.lora.rank",
+        "teacher.seeds",
+        "student.hidden_size",
+        "search.trials",
+        "search.max_parameters",
+    ),
     *("augment.words", "augment.spans", "augment.sampled", "augment.perturbed"),
     *("distillation.alpha", "distillation.temperature"),
 }

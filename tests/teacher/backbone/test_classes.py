@@ -8,12 +8,11 @@ import torch
 from tokenizers import processors
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from conftest import FAMILIES, IDS
 from potstill.config import LoRAConfig, RuntimeConfig, TransformerConfig
 from potstill.data import Corpus, Examples
 from potstill.export.merged import write_merged
 from potstill.teacher.transformer import TransformerTeacher
-from tiny_words import VOCABULARY, tiny_tokenizer
+from tiny_words import FAMILIES, IDS, VOCABULARY, tiny_tokenizer
 
 CPU = RuntimeConfig(device="cpu", precision="32-true")
 TEXTS = ("w1 w2 w3", "w4", "w5 w6 w7 w8 w9", "w1 w4")
