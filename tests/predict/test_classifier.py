@@ -20,6 +20,7 @@ from checksummed import with_new_checksums
 from potstill.errors import ArtifactError
 from potstill.predict import Classifier, tokens
 from potstill.predict.directory import Manifest, StudentFiles
+from potstill.student.ngram import NgramClassifier, NgramSpec
 from potstill.student.recurrence import RNNSpec
 from potstill.student.rnn import DistilRNN
 
@@ -146,6 +147,31 @@ def test_pairs_are_read_together(student, pair_classifier):
     assert not np.allclose(found, torch_logits(student, firsts))
     with pytest.raises(TypeError, match="item 0: expected a pair of texts"):
         pair_classifier.logits(firsts)
+
+
+def test_many_long_texts_take_little_memory(directory, tmp_path):
+    """All of a call's n-grams at once, and batches of 64 of the longest texts, took 1.1 GB of 10 MB."""
+    spec = NgramSpec(vocab_size=80, num_classes=3, pad_token_id=0, ngram_buckets=1024, ngram_size=64, dropout=0.0)
+    files = StudentFiles(tmp_path)
+    Manifest(asdict(spec), LABELS, 512, kind="ngram").save(files.manifest)
+    files.model.write_bytes(NgramClassifier(spec).to_onnx())
+    with_new_checksums(tmp_path)
+    program = """
+import sys
+from pathlib import Path
+from potstill import Classifier
+def peak():
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+classifier = Classifier.load(sys.argv[1], threads=1)
+texts = [f"{number} " + "the cat sat " * 700 for number in range(200)]
+classifier.predict(texts[:1])
+before = peak()
+classifier.predict(texts)
+assert peak() - before < 150_000, f"{peak() - before} kB"
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])

@@ -31,6 +31,12 @@ from potstill.store.checksums import read
 Texts = Iterable[str] | Iterable[tuple[str, str]]
 """Texts to classify, or pairs of texts for a student of sentence pairs."""
 
+_TEXTS: Final = 4096
+"""Most texts that are tokenised before any is computed: enough to find some of like length for every batch."""
+_CHARACTERS: Final = 1 << 18
+"""Most characters of these: their n-grams take 100 bytes for each."""
+_TOKENS, _NGRAMS = 1 << 14, 1 << 18
+"""Most tokens or n-grams of a batch, with its padding."""
 _FOREIGN: Final = "does not belong to this student"
 
 
@@ -63,7 +69,7 @@ class Classifier:
 
         Args:
             path: Its directory, or a run's: of that, the distilled student with the best validation score.
-            batch_size: Most texts that are computed at once; bounds the memory, together with `max_length`.
+            batch_size: Most texts that are computed at once; fewer where they are long.
             threads: Threads of one call; none: one per core.
 
         Raises:
@@ -122,24 +128,32 @@ class Classifier:
 
     def _logits_marked(self, texts: Texts) -> tuple[npt.NDArray[np.float32], list[bool]]:
         first, second = _split(texts, self.in_pairs)
-        padding = self._manifest.spec["pad_token_id"]
-        longest = self._manifest.max_length
+        logits = np.empty((len(first), len(self.label_names)), dtype=np.float32)
+        cut: list[bool] = []
+        sizes = tokens.read_sizes(first, second, self._manifest.max_length)
+        for part in tokens.portions(sizes, _TEXTS, _CHARACTERS):
+            cut += self._compute(first[part], None if second is None else second[part], logits[part])
+        return logits, cut
+
+    def _compute(self, first: list[str], second: list[str] | None, logits: npt.NDArray[np.float32]) -> list[bool]:
+        """Fill `logits`, (texts, classes), and return of each text whether it was cut."""
+        padding, longest = self._manifest.spec["pad_token_id"], self._manifest.max_length
         ids, ngrams, cut = None, None, [False] * len(first)
-        lengths = np.zeros(len(first), np.int64)
+        lengths, room = np.zeros(len(first), np.int64), _TOKENS
         if reads_tokens(self._session):
             ids, cut = tokens.encode_marked(self._tokenizer, first, second, longest, empty_id=padding)
             lengths = np.array([len(sequence) for sequence in ids], np.int64)
         if self._ngram_buckets:
             ngrams = hash_ngrams(first, second, self._ngram_buckets, longest)
-            lengths = np.diff(ngrams.offsets)  # many more than tokens
-        logits = np.empty((len(first), len(self.label_names)), dtype=np.float32)
+            lengths, room = np.diff(ngrams.offsets), _NGRAMS  # many more than tokens
         # Texts of like length share a batch: padding, which is computed too, stays short.
-        order = np.argsort(lengths, kind="stable")
-        for start in range(0, len(first), self._batch_size):
-            batch = order[start : start + self._batch_size]
+        order = np.argsort(-lengths, kind="stable")
+        while len(order):
+            count = min(self._batch_size, max(1, room // max(1, int(lengths[order[0]]))))
+            batch, order = order[:count], order[count:]
             sequences = None if ids is None else [ids[place] for place in batch]
             logits[batch] = run(self._session, sequences, padding, None if ngrams is None else ngrams.padded(batch))
-        return logits, cut
+        return cut
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let it be pickled and copied: by what it was made from, since onnxruntime's session can't be."""
