@@ -26,6 +26,7 @@ from potstill.predict.session import (
     reads_tokens,
     run,
 )
+from potstill.predict.untrusted import has_inner_graphs, tokenizer_problem
 from potstill.store.checksums import read
 
 Texts = Iterable[str] | Iterable[tuple[str, str]]
@@ -89,7 +90,11 @@ class Classifier:
         if EXTERNAL in model:
             raise _refused(files.model, _FOREIGN, "a model that is whole", "one that names other files")
         try:
+            if has_inner_graphs(model):
+                raise _refused(files.model, _FOREIGN, "a graph without loops", "one with Loop, Scan or If")
             classifier = cls(model, tokenizer, manifest, batch_size, threads)
+        except ArtifactError:
+            raise
         except Exception as error:  # onnxruntime's errors share no public base class
             raise _refused(files.model, "can't be read", "an ONNX model", error) from None
         session = classifier._session
@@ -118,6 +123,7 @@ class Classifier:
 
         Raises:
             TypeError: `texts` is a single text or a table, or holds anything but texts (of a student of pairs: pairs).
+            ArtifactError: The student can't compute: it is damaged, or memory runs out.
         """
         return self._logits_marked(texts)[0]
 
@@ -201,13 +207,13 @@ def _describe(value: object) -> str:
 
 def _load_tokenizer(content: bytes, path: Path, vocab_size: int, max_length: int) -> Tokenizer:
     try:
-        tokenizer = tokens.intern_tokenizer(Tokenizer.from_str(content.decode("utf-8")), max_length)
+        tokenizer = Tokenizer.from_str(content.decode("utf-8"))
+        problem = tokenizer_problem(tokenizer, vocab_size, max_length)
     except Exception as error:  # tokenizers raises bare Exceptions
         raise _refused(path, "can't be read", "a tokenizer", error) from None
-    found = tokenizer.get_vocab_size(with_added_tokens=True)
-    if found > vocab_size:  # fewer is fine: some models' embeddings have rows to spare
-        raise _refused(path, _FOREIGN, f"at most {vocab_size} tokens", found)
-    return tokenizer
+    if problem:
+        raise _refused(path, _FOREIGN, *problem)
+    return tokens.intern_tokenizer(tokenizer, max_length)
 
 
 def _refused(path: Path, problem: str, expected: str, found: object) -> ArtifactError:

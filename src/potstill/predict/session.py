@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from potstill.errors import ArtifactError
+
 INPUT_IDS: Final = "input_ids"
 """int64 (batch, length), padded on the right."""
 LENGTHS: Final = "lengths"
@@ -63,13 +65,22 @@ def run(
 
     Returns:
         Logits, (batch, classes).
+
+    Raises:
+        ArtifactError: The model can't compute them.
     """
     given: dict[str, npt.NDArray[Any]] = {}
     if sequences is not None:
         given[INPUT_IDS], given[LENGTHS] = pad(sequences, pad_token_id)
     if ngrams is not None:
         given[NGRAM_ROWS], given[NGRAM_WEIGHTS] = ngrams
-    (logits,) = session.run([LOGITS], given)
+    try:
+        (logits,) = session.run([LOGITS], given)
+    except Exception as error:  # onnxruntime's errors share no public base class
+        raise ArtifactError(
+            f"expected logits from the student's graph, found {error}\n"
+            "  what to do: save the student again; if memory ran out, classify fewer texts at once"
+        ) from None
     result: npt.NDArray[np.float32] = logits
     return result
 
