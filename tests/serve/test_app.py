@@ -139,6 +139,11 @@ class TestAnswers:
 
 
 class TestOptions:
+    async def test_docs_lead_to_the_description(self, serve, rule):
+        async with serve(rule) as client:
+            response = await client.get("/docs", follow_redirects=True)
+        assert (response.status_code, str(response.url)) == (200, "http://test/openapi.json")
+
     async def test_a_byte_order_mark_is_accepted(self, serve, rule):
         async with serve(rule) as client:
             body = b"\xef\xbb\xbf" + b'{"text": "good"}'

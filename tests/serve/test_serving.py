@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -269,6 +270,28 @@ main()
         server.end(signal.SIGTERM)
     (line,) = (line for line in server.log if line["message"].startswith("connection closed"))  # one a second
     assert (line["client"], line["level"]) == ("127.0.0.2", "warning")
+
+
+def test_a_burst_of_connections_leaves_files_for_others(student):
+    """asyncio accepted all that waited, had no more open files, and then accepted none for a second."""
+
+    def few_files():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (160, 160))
+
+    with Process(student, preexec_fn=few_files) as server:
+        for _ in range(3):
+            burst = [socket.socket() for _ in range(400)]
+            for one in burst:
+                one.setblocking(False)
+                one.bind(("127.0.0.2", 0))
+                one.connect_ex(("127.0.0.1", server.port))
+            assert server.request("GET", "/healthz")[0] == 200
+            for one in burst:
+                one.close()
+        server.end(signal.SIGTERM)
+    assert {line["message"].partition(":")[0] for line in server.log if line["level"] != "info"} == {
+        "connection closed"
+    }
 
 
 @pytest.mark.parametrize("addresses", [1, 60], ids=["one client", "60 clients"])

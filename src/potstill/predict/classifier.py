@@ -71,7 +71,7 @@ class Classifier:
         Args:
             path: Its directory, or a run's: of that, the distilled student with the best validation score.
             batch_size: Most texts that are computed at once; fewer where they are long.
-            threads: Threads of one call; none: one per core.
+            threads: Threads of one call; none: one per available core, by a container's quota too.
 
         Raises:
             ArtifactError: The directory is missing or incomplete, or its files are damaged or don't belong together.
