@@ -423,6 +423,16 @@ class TestDamage:
         with pytest.raises(ArtifactError, match=r"(?s)expected logits .* out of data bounds.*what to do"):
             classifier.predict(TEXTS)
 
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_a_graph_that_answers_nan_is_said(self, directory, student, value):
+        other = copy.deepcopy(student)
+        with torch.no_grad():
+            other.head.bias[0] = value
+        (directory / "model.onnx").write_bytes(other.to_onnx())
+        classifier = Classifier.load(with_new_checksums(directory))
+        with pytest.raises(ArtifactError, match=r"expected logits .* found NaN or infinity"):
+            classifier.predict(TEXTS)
+
     def test_no_directory(self, tmp_path):
         self.refused(tmp_path / "nothing", "holds no saved student")
 

@@ -36,7 +36,7 @@ _TEXTS: Final = 4096
 """Most texts that are tokenised before any is computed: enough to find some of like length for every batch."""
 _CHARACTERS: Final = 1 << 18
 """Most characters of these: their n-grams take 100 bytes for each."""
-_TOKENS, _NGRAMS = 1 << 14, 1 << 18
+_TOKENS, _NGRAMS = 1 << 14, 1 << 16
 """Most tokens or n-grams of a batch, with its padding."""
 _FOREIGN: Final = "does not belong to this student"
 

@@ -78,6 +78,8 @@ def run(
         given[NGRAM_ROWS], given[NGRAM_WEIGHTS] = ngrams
     try:
         (logits,) = session.run([LOGITS], given)
+        if not np.isfinite(logits).all():
+            raise ValueError("NaN or infinity")
     except Exception as error:  # onnxruntime's errors share no public base class
         raise ArtifactError(
             f"expected logits from the student's graph, found {error}\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from contextlib import suppress
 from typing import Final
 
 import h11
@@ -16,6 +17,8 @@ from potstill.serve.problems import Refusal
 
 _logger = logging.getLogger("potstill.serve")
 
+_RECEIVED: Final = 1 << 15
+"""Bytes that are received at a time; asyncio's 256 KiB, times the copies on their way, add up over many connections."""
 _OTHER_FILES: Final = 64
 """Open files of the process that are no connections: models, logs, libraries, sockets of its own."""
 
@@ -41,6 +44,8 @@ class _Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        with suppress(AttributeError):  # of asyncio's own transports, not of uvloop's
+            transport.max_size = _RECEIVED  # type: ignore[attr-defined]
         self._timers: dict[str, asyncio.TimerHandle] = {}
         address = self.client[0] if self.client else ""
         try:
