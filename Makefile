@@ -52,6 +52,7 @@ stress: setup
 	$(BIN)/python benchmarks/stress/faults.py
 	$(BIN)/python benchmarks/stress/fuzz.py --seconds $(SECONDS)
 	$(BIN)/python benchmarks/stress/soak.py --runs $(RUNS) --serve-minutes $(MINUTES)
+	$(BIN)/python benchmarks/stress/abuse.py
 	$(BIN)/python benchmarks/tables.py
 
 format: setup

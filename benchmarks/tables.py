@@ -28,7 +28,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = {
     "README.md": ("tasks", "inference-plot"),
     "docs/benchmarks.md": ("tasks", "results", "intents", "reference", "speed"),
-    "docs/reliability.md": ("stress",),
+    "docs/reliability.md": ("abuse", "stress"),
     "docs/production.md": ("inference", "load", "stream"),
     "docs/method.md": ("epochs", "thresholds"),
     "docs/augment.md": ("students", "vanilla"),
@@ -320,6 +320,15 @@ def stress() -> str:
     return "\n".join([*header, *rows, "", ",\n".join(f"`{result['command']}`" for result in results.values()) + "."])
 
 
+def abuse() -> str:
+    """Show what a client waits, and what memory the server takes, beside an abusive client of each kind."""
+    result = load("stress_abuse")
+    rows = [run | {"growth": run["rss_mb"] / run["rss_mb_before"]} for run in result["runs"]]
+    header = "one client's | the other's p99, s | slowest, s | failed | memory before, MB | most, MB | growth"
+    cells = "{name} | {p99_s:.3f} | {slowest_s:.3f} | {failed} of {requests:,} | {rss_mb_before:,.0f} | {rss_mb:,.0f}"
+    return "\n".join([*grid(header, f"{cells} | {{growth:.2f}}", rows), "", note(result), "", *targets(result)])
+
+
 def _outcomes(counts: Row) -> str:
     return ", ".join(f"{counts[name]:,} {words}" for name, words in _OUTCOMES.items() if counts.get(name))
 
@@ -415,6 +424,7 @@ CONTENTS: dict[str, Callable[[], str]] = {
     "vanilla": lambda: rows_of("vanilla_rnn", *STUDENTS),
     "epochs": lambda: rows_of("epochs", *EPOCHS),
     "thresholds": lambda: rows_of("thresholds", *THRESHOLDS),
+    "abuse": abuse,
     "stress": stress,
     "inference": inference,
     "inference-plot": lambda: PLOT + note(load("inference")),

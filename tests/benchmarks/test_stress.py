@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-MODULES = ("flips", "soak", "faults", "tables")
+from potstill.serve.limits import Limits
+
+MODULES = ("abuse", "flips", "soak", "faults", "tables")
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +91,29 @@ def test_table_shows_each_result(stress, tmp_path, monkeypatch):
     assert "| 1 parsers fuzzed for 600 s each | 12,345 | accepted, or refused with one message |" in shown
     assert "| nothing, in a long run: serving | 140 answers | growth over the second half: memory, MiB +0.2" in shown
     assert shown.endswith("`python soak.py`.")
+
+
+def test_abusive_bodies_are_as_long_as_may_be(stress):
+    for pairs in (False, True):
+        for kind, body in stress["abuse"].bodies(pairs).items():
+            assert 0.9e6 < len(body) <= Limits().max_body_bytes, kind
+            if kind.startswith("long texts"):
+                first = json.loads(body)["texts"][0]
+                assert len(first if pairs else [first]) == 1 + pairs
+                assert all(9_000 < len(text) * (1 + pairs) <= 10_000 for text in (first if pairs else [first]))
+
+
+def test_abuse_in_the_document(stress, tmp_path, monkeypatch):
+    monkeypatch.setattr(stress["tables"], "RESULTS", tmp_path)
+    run = {"name": "nested JSON", "p99_s": 0.03, "slowest_s": 0.05, "failed": 0, "requests": 1234}
+    wanted = {"what": "memory over that before, at most", "wanted": 1.5, "found": 1.25, "met": True}
+    result = {
+        "command": "python abuse.py",
+        "environment": {"processor": "a processor", "cores": 2},
+        "runs": [run | {"rss_mb_before": 100, "rss_mb": 125}],
+        "targets": [wanted],
+    }
+    (tmp_path / "stress_abuse.json").write_text(json.dumps(result))
+    shown = stress["tables"].abuse()
+    assert "| nested JSON | 0.030 | 0.050 | 0 of 1,234 | 100 | 125 | 1.25 |" in shown
+    assert "| memory over that before, at most | 1.5 | 1.25 | yes |" in shown

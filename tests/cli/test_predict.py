@@ -163,6 +163,19 @@ def test_default_threads_are_the_available_cores(student, monkeypatch, tmp_path)
     for quota, expected in (("150000 100000", 2), ("max 100000", 8), ("5000 100000", 1)):
         (tmp_path / "cpu.max").write_text(f"{quota}\n")
         assert session.available_cores() == expected
+    (tmp_path / "cgroup").write_text("1:net:/\n0::/system.slice/potstill.service\n")
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    (tmp_path / "system.slice" / "potstill.service").mkdir(parents=True)
+    (tmp_path / "system.slice" / "potstill.service" / "cpu.max").write_text("300000 100000\n")
+    monkeypatch.setattr(session, "OWN_GROUP", tmp_path / "cgroup")
+    assert session.available_cores() == 3
+
+
+def test_classifier_uses_the_available_cores(student, monkeypatch, tmp_path):
+    (tmp_path / "cpu.max").write_text("100000 100000\n")
+    monkeypatch.setattr(session, "CPU_QUOTA", tmp_path / "cpu.max")
+    options = Classifier.load(student)._session.get_session_options()
+    assert options.intra_op_num_threads == 1
 
 
 def test_csv_out(student, tmp_path, capsys):

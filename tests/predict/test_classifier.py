@@ -1,3 +1,4 @@
+import base64
 import copy
 import json
 import os
@@ -19,11 +20,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from checksummed import with_new_checksums
 from potstill.errors import ArtifactError
 from potstill.predict import Classifier, tokens
-from potstill.predict.directory import Manifest, StudentFiles, find_student, student_roles
+from potstill.predict.directory import Manifest, StudentFiles, find_student, own_columns, student_roles
 from potstill.store.checksums import write_checksums
+from potstill.student.ngram import NgramClassifier, NgramSpec
 from potstill.student.recurrence import RNNSpec
 from potstill.student.rnn import DistilRNN
 
+SPEC = {"vocab_size": 80, "num_classes": 3, "pad_token_id": 0}
 LABELS = ("good", "bad", "so-so")
 MAX_TOKENS = 12
 SENTENCE = "the cat sat on a mat and saw another dog run through wet grass while birds sang"
@@ -176,6 +179,31 @@ def test_pairs_are_read_together(student, pair_classifier):
         pair_classifier.logits(firsts)
 
 
+def test_many_long_texts_take_little_memory(directory, tmp_path):
+    """All of a call's n-grams at once, and batches of 64 of the longest texts, took 1.1 GB of 10 MB."""
+    spec = NgramSpec(vocab_size=80, num_classes=3, pad_token_id=0, ngram_buckets=1024, ngram_size=64, dropout=0.0)
+    files = StudentFiles(tmp_path)
+    Manifest(asdict(spec), LABELS, 512, kind="ngram").save(files.manifest)
+    files.model.write_bytes(NgramClassifier(spec).to_onnx())
+    with_new_checksums(tmp_path)
+    program = """
+import sys
+from pathlib import Path
+from potstill import Classifier
+def peak():
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+classifier = Classifier.load(sys.argv[1], threads=1)
+texts = [f"{number} " + "the cat sat " * 700 for number in range(200)]
+classifier.predict(texts[:1])
+before = peak()
+classifier.predict(texts)
+assert peak() - before < 150_000, f"{peak() - before} kB"
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
 def test_the_batch_size_changes_nothing(directory, classifier, batch_size):
     with pytest.raises(ValueError, match="batch_size: expected a positive number, found 0"):
@@ -283,6 +311,26 @@ assert __version__ == importlib.metadata.version("potstill")
     assert list(home.rglob("*")) == []
 
 
+def in_turn(steps):
+    return {"type": "Sequence", "normalizers": steps}
+
+
+def replacement(pattern, content, kind="String"):
+    return {"type": "Replace", "pattern": {kind: pattern}, "content": content}
+
+
+def charsmap(text):
+    """A trie of SentencePiece without any character, and one text to which none leads."""
+    return base64.b64encode(b"\x00\x04\x00\x00" + bytes(1024) + text.encode() + b"\0").decode()
+
+
+def template(names, pad_id):
+    special = [{"SpecialToken": {"id": name, "type_id": 0}} for name in names]
+    texts = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
+    tokens = {"<pad>": {"id": "<pad>", "ids": [pad_id], "tokens": ["<pad>"]}}
+    return {"type": "TemplateProcessing", "single": [*special, texts[0]], "pair": texts, "special_tokens": tokens}
+
+
 class TestDamage:
     """Each damage is reported as an error that names the file and says what to do."""
 
@@ -324,6 +372,107 @@ class TestDamage:
             directory, r"model\.onnx does not belong .* a model that is whole, found one that names other files"
         )
 
+    def test_a_graph_that_can_run_without_end(self, directory):
+        path = directory / "model.onnx"
+        model = onnx.load(path)
+        endless = onnx.parser.parse_graph("body (int64 i, bool on) => (bool again) { again = Identity (on) }")
+        turns = onnx.helper.make_tensor("turns", onnx.TensorProto.INT64, [], [2**62])
+        go_on = onnx.helper.make_tensor("go_on", onnx.TensorProto.BOOL, [], [True])
+        model.graph.initializer.extend([turns, go_on])
+        model.graph.node.append(onnx.helper.make_node("Loop", ["turns", "go_on"], [], body=endless))
+        path.write_bytes(model.SerializeToString())
+        self.refused(
+            with_new_checksums(directory), r"model\.onnx does not belong .* without loops, found one with Loop"
+        )
+
+    @pytest.mark.parametrize(
+        ("part", "value", "message"),
+        [
+            ("normalizer", in_turn([replacement("a", "aa")] * 40), "at most 100 characters of one, found 1.1e.12"),
+            ("normalizer", in_turn([replacement("", "xx", "Regex")] * 9), "characters of one, found"),
+            ("normalizer", in_turn([in_turn([{"type": "NFKC"}] * 101)]), "characters of one, found inf"),
+            ("normalizer", {"type": "Prepend", "prepend": "a" * 1000}, "characters of one, found"),
+            ("normalizer", {"type": "Precompiled", "precompiled_charsmap": charsmap("x" * 1000)}, "found 1e.03"),
+            ("post_processor", template(["<pad>"] * 100, 0), "special tokens that fit into 12"),
+            ("post_processor", template(["<pad>"], 10**6), r"with ids below 58, found .*, 1000000\]"),
+            (
+                "model",
+                {
+                    "type": "WordPiece",
+                    "vocab": {"a": 0},
+                    "unk_token": "a",
+                    "continuing_subword_prefix": "##",
+                    "max_input_chars_per_word": 10**9,
+                },
+                "max_input_chars_per_word of at most 1000, found 1000000000",
+            ),
+            (
+                "model",
+                {"type": "WordLevel", "vocab": {"a": 4 * 10**9}, "unk_token": "a"},
+                "at most 58 tokens, found 4000000001",
+            ),
+        ],
+    )
+    def test_a_tokenizer_that_takes_endless_memory_or_time(self, directory, part, value, message):
+        path = directory / "tokenizer.json"
+        content = json.loads(path.read_text()) | {part: value}
+        if part == "model":
+            content["added_tokens"] = []
+        path.write_text(json.dumps(content))
+        self.refused(with_new_checksums(directory), rf"tokenizer\.json does not belong to this student: .*{message}")
+
+    def test_normalisers_of_known_models(self, directory):
+        """Those of T5 and XLNet, of Llama and of BERT."""
+        path = directory / "tokenizer.json"
+        content = json.loads(path.read_text())
+        sentencepiece = {"type": "Precompiled", "precompiled_charsmap": charsmap("صلى الله عليه وسلم")}
+        for steps in (
+            [sentencepiece, replacement("``", '"'), {"type": "NFKD"}, replacement(" {2,}", "▁", "Regex")],
+            [{"type": "Prepend", "prepend": "▁"}, replacement(" ", "▁")],
+            [{"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "lowercase": True}],
+        ):
+            path.write_text(json.dumps(content | {"normalizer": in_turn(steps)}))
+            assert Classifier.load(with_new_checksums(directory)).predict(TEXTS[:1]).shape == (1,)
+
+    @pytest.mark.parametrize("name", ["student.json", "model.onnx", "tokenizer.json", "checksums.json"])
+    def test_sparse_files(self, directory, name):
+        """They claim a tebibyte and take no room; none of it is read."""
+        os.truncate(directory / name, 1 << 40)
+        listed = (
+            json.loads((directory / "checksums.json").read_bytes().rstrip(b"\0")) if name != "checksums.json" else {}
+        )
+        if listed:
+            listed["files"][name]["bytes"] = 1 << 40
+            (directory / "checksums.json").write_text(json.dumps(listed))
+        self.refused(directory, f"{name} is too large: expected at most .* bytes, found")
+
+    def test_sparse_settings_are_not_read(self, directory):
+        (directory / "config.yaml").write_text("data: {text_column: body}\n")
+        assert own_columns(directory) == ("body", None)
+        os.truncate(directory / "config.yaml", 1 << 40)
+        assert own_columns(directory) == (None, None)
+
+    def test_a_graph_that_fails_is_said(self, directory):
+        path = directory / "model.onnx"
+        model = onnx.load(path)
+        (table,) = (one for one in model.graph.initializer if [*one.dims[:1]] == [make_tokenizer().get_vocab_size()])
+        rows = onnx.numpy_helper.to_array(table)[:2]
+        table.CopyFrom(onnx.numpy_helper.from_array(rows, table.name))
+        path.write_bytes(model.SerializeToString())
+        classifier = Classifier.load(with_new_checksums(directory))
+        with pytest.raises(ArtifactError, match=r"(?s)expected logits .* out of data bounds.*what to do"):
+            classifier.predict(TEXTS)
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_a_graph_that_answers_nan_is_said(self, directory, student, value):
+        other = copy.deepcopy(student)
+        with torch.no_grad():
+            other.head.bias[0] = value
+        (directory / "model.onnx").write_bytes(other.to_onnx())
+        classifier = Classifier.load(with_new_checksums(directory))
+        with pytest.raises(ArtifactError, match=r"expected logits .* found NaN or infinity"):
+            classifier.predict(TEXTS)
+
     def test_no_directory(self, tmp_path):
         self.refused(tmp_path / "nothing", "holds no saved student")
 
@@ -341,6 +490,16 @@ class TestDamage:
             ({"label_names": ["good", "bad", "bad"]}, "expected 3 different label_names"),
             ({"in_pairs": "no"}, "expected true or false as in_pairs, found 'no'"),
             ({"max_length": 0}, "expected a positive whole number as max_length, found 0"),
+            ({"max_length": 10**12}, "expected at most 65,536 as max_length, found 10{12}"),
+            *(
+                ({"spec": SPEC | changes}, message)
+                for changes, message in (
+                    ({"pad_token_id": 80}, r"spec\.pad_token_id below spec\.vocab_size.* found 80 and 80"),
+                    ({"vocab_size": 10**12}, r"at most 2,147,483,648, found 0 and 10{12}"),
+                    ({"ngram_size": 4, "ngram_buckets": 1}, r"power of two from 2 .* as spec\.ngram_buckets, found 1"),
+                    ({"ngram_size": 4, "ngram_buckets": 2**70}, r"spec\.ngram_buckets, found 1180591"),
+                )
+            ),
             *(
                 ({"temperature": value}, rf"a number from 0\.001 to 1000 as temperature, found {value}")
                 for value in (0, -1, 1e-300, 10**400, float("inf"), float("nan"), None, True)

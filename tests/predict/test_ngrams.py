@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from potstill.predict.ngrams import CHARACTERS_A_TOKEN, LENGTHS, Ngrams, hash_ngrams
+from potstill.predict.ngrams import LENGTHS, Ngrams, hash_ngrams
+from potstill.predict.tokens import CHARACTERS_A_TOKEN
 
 LONG = 4096
 BUCKETS = 2**20

@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import sys
+import tracemalloc
 
 import httpx
 import numpy as np
@@ -16,6 +17,7 @@ from potstill.serve.load import ClientQuota
 from potstill.serve.models import ServedModel
 from potstill.serve.observe import JsonLines, OnceASecond
 from potstill.serve.problems import Refusal
+from potstill.serve.question import Questions
 
 pytestmark = pytest.mark.anyio
 
@@ -137,6 +139,11 @@ class TestAnswers:
 
 
 class TestOptions:
+    async def test_docs_lead_to_the_description(self, serve, rule):
+        async with serve(rule) as client:
+            response = await client.get("/docs", follow_redirects=True)
+        assert (response.status_code, str(response.url)) == (200, "http://test/openapi.json")
+
     async def test_a_byte_order_mark_is_accepted(self, serve, rule):
         async with serve(rule) as client:
             body = b"\xef\xbb\xbf" + b'{"text": "good"}'
@@ -289,6 +296,18 @@ class TestRefusals:
             response = await client.get(PREDICT)
             assert_explained(response, 405)
             assert response.headers["Allow"] == "POST"
+
+
+async def test_a_body_of_escapes_takes_memory_in_proportion(rule):
+    """Python's regular expressions kept 100 bytes for every escape, to be able to go back."""
+    body = b'{"text": "%s"}' % (b"\\u0001" * 100_000)
+    questions = Questions({"rule": rule.served()}, Limits())
+    tracemalloc.start()
+    with pytest.raises(Refusal, match="at most 10000 characters"):
+        questions.parse(body)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * len(body)
 
 
 class TestToken:

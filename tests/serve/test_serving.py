@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -269,6 +270,54 @@ main()
         server.end(signal.SIGTERM)
     (line,) = (line for line in server.log if line["message"].startswith("connection closed"))  # one a second
     assert (line["client"], line["level"]) == ("127.0.0.2", "warning")
+
+
+def test_a_client_that_does_not_read_its_answer_is_let_go(student):
+    program = """
+from dataclasses import replace
+import potstill.cli.serve as serve
+from potstill.cli import main
+
+real = serve.open_models
+serve.open_models = lambda *arguments: [replace(one, labels=("n" * 500_000, "y")) for one in real(*arguments)]
+main()
+"""
+    body = json.dumps({"texts": ["the cat"] * 100}).encode()
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with Process(student, "--deadline", "3", program=program) as server:
+        files = Path(f"/proc/{server.process.pid}/fd")
+        before = len([*files.iterdir()])
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            assert connection.recv(12) == b"HTTP/1.1 200"
+            for _ in range(600):
+                time.sleep(0.1)
+                if len([*files.iterdir()]) <= before:
+                    break
+            assert len(receive_until_closed(connection)) < 40_000_000  # of 50 MB or more; the rest is dropped
+        server.end(signal.SIGTERM)
+
+
+def test_a_burst_of_connections_leaves_files_for_others(student):
+    """asyncio accepted all that waited, had no more open files, and then accepted none for a second."""
+
+    def few_files():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (160, 160))
+
+    with Process(student, preexec_fn=few_files) as server:
+        for _ in range(3):
+            burst = [socket.socket() for _ in range(400)]
+            for one in burst:
+                one.setblocking(False)
+                one.bind(("127.0.0.2", 0))
+                one.connect_ex(("127.0.0.1", server.port))
+            assert server.request("GET", "/healthz")[0] == 200
+            for one in burst:
+                one.close()
+        server.end(signal.SIGTERM)
+    assert {line["message"].partition(":")[0] for line in server.log if line["level"] != "info"} == {
+        "connection closed"
+    }
 
 
 @pytest.mark.parametrize("addresses", [1, 60], ids=["one client", "60 clients"])

@@ -29,6 +29,9 @@ _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 _SHORTEST_TOKEN: Final = 16
 _BACKLOG: Final = 2048
 """Connections that may wait to be accepted: a burst gets refusals from this server, not from the operating system."""
+_ACCEPTED: Final = 16
+"""Connections that are accepted before any of them is looked at. asyncio would accept as many as may wait, more than
+files may be open, and then accept none for a second."""
 _logger = logging.getLogger("potstill.serve")
 
 
@@ -154,6 +157,7 @@ def serve(
         create_app(served, bounds, token, offered, hosts),
         http=protocol(bounds, behind_proxy=behind_proxy is not None),
         ws="none",
+        backlog=_ACCEPTED,
         timeout_keep_alive=math.ceil(bounds.keep_alive),
         root_path=root_path.rstrip("/"),
         access_log=False,  # the application writes its own
@@ -163,7 +167,15 @@ def serve(
         forwarded_allow_ips=behind_proxy,
         timeout_graceful_shutdown=math.ceil(bounds.deadline) + 1,  # every request ends by its deadline
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    _Server(config).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start; to asyncio one number says how many may wait and how many are accepted at a time."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(_BACKLOG)
 
 
 def _token(file: Path | None) -> str | None:

@@ -56,14 +56,8 @@ COMMON_IN_RUN: Final = frozenset(
 )
 """The settings that `potstill run --help` shows; `--help-all` shows the others too."""
 COMMON: Final = COMMON_IN_RUN | {
-    *(
-        "student.training.epochs",
-        "teacher.lora.rank",
-        "teacher.seeds",
-        "student.hidden_size",
-        "search.trials",
-        "search.max_parameters",
-    ),
+    *("teacher.lora.rank", "teacher.seeds", "student.training.epochs", "student.hidden_size"),
+    *("search.trials", "search.max_parameters"),
     *("augment.words", "augment.spans", "augment.sampled", "augment.perturbed"),
     *("distillation.alpha", "distillation.temperature"),
 }

@@ -12,7 +12,7 @@ from potstill.config import PotstillConfig
 from potstill.evaluation import DataSummary, Intervals, Metrics, majority_verdict
 from potstill.export.origin import Origin
 from potstill.predict.directory import Manifest
-from potstill.predict.ngrams import CHARACTERS_A_TOKEN
+from potstill.predict.tokens import CHARACTERS_A_TOKEN
 from potstill.predict.wording import in_markdown
 from potstill.report.tables import (
     Cell,

@@ -14,7 +14,7 @@ from potstill.errors import ArtifactError
 from potstill.predict import tokens
 from potstill.predict.decision import predict_class, softmax
 from potstill.predict.directory import LabelType, Manifest, StudentFiles, find_student, require_graph, require_student
-from potstill.predict.ngrams import CHARACTERS_A_TOKEN, hash_ngrams
+from potstill.predict.ngrams import hash_ngrams
 from potstill.predict.session import (
     EXTERNAL,
     INPUT_IDS,
@@ -26,11 +26,18 @@ from potstill.predict.session import (
     reads_tokens,
     run,
 )
+from potstill.predict.untrusted import has_inner_graphs, tokenizer_problem
 from potstill.store.checksums import read
 
 Texts = Iterable[str] | Iterable[tuple[str, str]]
 """Texts to classify, or pairs of texts for a student of sentence pairs."""
 
+_TEXTS: Final = 4096
+"""Most texts that are tokenised before any is computed: enough to find some of like length for every batch."""
+_CHARACTERS: Final = 1 << 18
+"""Most characters of these: their n-grams take 100 bytes for each."""
+_TOKENS, _NGRAMS = 1 << 14, 1 << 16
+"""Most tokens or n-grams of a batch, with its padding."""
 _FOREIGN: Final = "does not belong to this student"
 
 
@@ -65,8 +72,8 @@ class Classifier:
 
         Args:
             path: Its directory, or a run's: of that, the distilled student with the best validation score.
-            batch_size: Most texts that are computed at once; bounds the memory, together with `max_length`.
-            threads: Threads of one call; none: one per core.
+            batch_size: Most texts that are computed at once; fewer where they are long.
+            threads: Threads of one call; none: one per available core, by a container's quota too.
 
         Raises:
             ArtifactError: The directory is missing or incomplete, or its files are damaged or don't belong together.
@@ -85,7 +92,11 @@ class Classifier:
         if EXTERNAL in model:
             raise _refused(files.model, _FOREIGN, "a model that is whole", "one that names other files")
         try:
+            if has_inner_graphs(model):
+                raise _refused(files.model, _FOREIGN, "a graph without loops", "one with Loop, Scan or If")
             classifier = cls(model, tokenizer, manifest, batch_size, threads)
+        except ArtifactError:
+            raise
         except Exception as error:  # onnxruntime's errors share no public base class
             raise _refused(files.model, "can't be read", "an ONNX model", error) from None
         session = classifier._session
@@ -120,6 +131,7 @@ class Classifier:
 
         Raises:
             TypeError: `texts` is a single text or a table, or holds anything but texts (of a student of pairs: pairs).
+            ArtifactError: The student can't compute: it is damaged, or memory runs out.
         """
         return self._logits_marked(texts)[0]
 
@@ -133,24 +145,32 @@ class Classifier:
 
     def _logits_marked(self, texts: Texts) -> tuple[npt.NDArray[np.float32], list[bool]]:
         first, second = _split(texts, self.in_pairs)
-        padding = self._manifest.spec["pad_token_id"]
-        longest = self._manifest.max_length
-        ids, ngrams, cut = None, None, [len(text) > longest * CHARACTERS_A_TOKEN for text in first]
-        lengths = np.zeros(len(first), np.int64)
+        logits = np.empty((len(first), len(self.label_names)), dtype=np.float32)
+        cut: list[bool] = []
+        sizes = tokens.read_sizes(first, second, self._manifest.max_length)
+        for part in tokens.portions(sizes, _TEXTS, _CHARACTERS):
+            cut += self._compute(first[part], None if second is None else second[part], logits[part])
+        return logits, cut
+
+    def _compute(self, first: list[str], second: list[str] | None, logits: npt.NDArray[np.float32]) -> list[bool]:
+        """Fill `logits`, (texts, classes), and return of each text whether it was cut."""
+        padding, longest = self._manifest.spec["pad_token_id"], self._manifest.max_length
+        ids, ngrams, cut = None, None, [len(text) > longest * tokens.CHARACTERS_A_TOKEN for text in first]
+        lengths, room = np.zeros(len(first), np.int64), _TOKENS
         if reads_tokens(self._session):
             ids, cut = tokens.encode_marked(self._tokenizer, first, second, longest, empty_id=padding)
             lengths = np.array([len(sequence) for sequence in ids], np.int64)
         if self._ngram_buckets:
             ngrams = hash_ngrams(first, second, self._ngram_buckets, longest)
-            lengths = np.diff(ngrams.offsets)  # many more than tokens
-        logits = np.empty((len(first), len(self.label_names)), dtype=np.float32)
+            lengths, room = np.diff(ngrams.offsets), _NGRAMS  # many more than tokens
         # Texts of like length share a batch: padding, which is computed too, stays short.
-        order = np.argsort(lengths, kind="stable")
-        for start in range(0, len(first), self._batch_size):
-            batch = order[start : start + self._batch_size]
+        order = np.argsort(-lengths, kind="stable")
+        while len(order):
+            count = min(self._batch_size, max(1, room // max(1, int(lengths[order[0]]))))
+            batch, order = order[:count], order[count:]
             sequences = None if ids is None else [ids[place] for place in batch]
             logits[batch] = run(self._session, sequences, padding, None if ngrams is None else ngrams.padded(batch))
-        return logits, cut
+        return cut
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let it be pickled and copied: by what it was made from, since onnxruntime's session can't be."""
@@ -208,13 +228,13 @@ def _describe(value: object) -> str:
 
 def _load_tokenizer(content: bytes, path: Path, vocab_size: int, max_length: int) -> Tokenizer:
     try:
-        tokenizer = tokens.intern_tokenizer(Tokenizer.from_str(content.decode("utf-8")), max_length)
+        tokenizer = Tokenizer.from_str(content.decode("utf-8"))
+        problem = tokenizer_problem(tokenizer, vocab_size, max_length)
     except Exception as error:  # tokenizers raises bare Exceptions
         raise _refused(path, "can't be read", "a tokenizer", error) from None
-    found = tokenizer.get_vocab_size(with_added_tokens=True)
-    if found > vocab_size:  # fewer is fine: some models' embeddings have rows to spare
-        raise _refused(path, _FOREIGN, f"at most {vocab_size} tokens", found)
-    return tokenizer
+    if problem:
+        raise _refused(path, _FOREIGN, *problem)
+    return tokens.intern_tokenizer(tokenizer, max_length)
 
 
 def _refused(path: Path, problem: str, expected: str, found: object) -> ArtifactError:

@@ -141,6 +141,10 @@ class Manifest:
         return cls(**known | {"label_names": tuple(content["label_names"])})
 
 
+_MAX_SETTINGS: Final = 1 << 20
+"""Characters of a file of settings: a sparse one may claim to have any number."""
+
+
 def find_student(path: Path) -> Path:
     """Return `path`, or of a run's recommended students, or of several seeds, the best in validation.
 
@@ -181,7 +185,8 @@ def own_columns(model: Path) -> tuple[str | None, str | None]:
         return None, None
     for place in places(model.resolve()):
         with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
-            found = yaml.safe_load((place / CONFIG_FILE).read_text(encoding="utf-8"))["data"]
+            with (place / CONFIG_FILE).open(encoding="utf-8") as file:
+                found = yaml.safe_load(file.read(_MAX_SETTINGS))["data"]
             text, pair = (found.get(name) for name in ("text_column", "pair_column"))
             return text if isinstance(text, str) else None, pair if isinstance(pair, str) else None
     return None, None
@@ -231,7 +236,7 @@ def _is_number(value: Any) -> TypeGuard[float]:
     return type(value) in (int, float) and (isinstance(value, int) or math.isfinite(value))
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: Any) -> TypeGuard[int]:
     return type(value) is int and value >= 0
 
 
@@ -239,6 +244,10 @@ def _are_names(value: Any) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
+_MAX_TOKENS: Final = 1 << 16
+"""Sixteen times what a training may set: a longer text would take all memory."""
+_MAX_ROWS: Final = 1 << 31
+"""Most rows of a table: a graph of 2 GiB can't hold more."""
 _FIELDS: Final[dict[str, tuple[str, Callable[[Any], bool]]]] = {
     "spec": ("a mapping", lambda value: isinstance(value, dict)),
     "label_names": ("a list of names", _are_names),
@@ -258,22 +267,34 @@ _FIELDS: Final[dict[str, tuple[str, Callable[[Any], bool]]]] = {
 def _problems(content: dict[str, Any]) -> list[str]:
     """Say of every field that can't be used what was expected and what was found."""
     problems = [
-        f"expected {expected} as {name}, found {content.get(name)!r}"
+        f"expected {expected} as {name}, found {_shown(content.get(name))}"
         for name, (expected, is_right) in _FIELDS.items()
         if not is_right(content.get(name))
     ]
     spec, names, threshold = (content.get(name) for name in ("spec", "label_names", "threshold"))
     if isinstance(spec, dict):
         problems += [
-            f"expected a whole number as spec.{key}, found {spec.get(key)!r}"
+            f"expected a whole number as spec.{key}, found {_shown(spec.get(key))}"
             for key in ("vocab_size", "num_classes", "pad_token_id")
             if not _is_count(spec.get(key))
         ]
         buckets = spec.get("ngram_buckets", 0)
-        if spec.get("ngram_size") and not (_is_count(buckets) and buckets.bit_count() == 1):
-            problems.append(f"expected a power of two as spec.ngram_buckets, found {buckets!r}")
+        if not problems and not spec["pad_token_id"] < spec["vocab_size"] <= _MAX_ROWS:
+            expected = f"spec.pad_token_id below spec.vocab_size, and that at most {_MAX_ROWS:,}"
+            problems.append(f"expected {expected}, found {spec['pad_token_id']} and {spec['vocab_size']}")
+        if spec.get("ngram_size") and not (_is_count(buckets) and buckets.bit_count() == 1 < buckets <= _MAX_ROWS):
+            problems.append(
+                f"expected a power of two from 2 to {_MAX_ROWS:,} as spec.ngram_buckets, found {_shown(buckets)}"
+            )
         if _are_names(names) and len(set(names)) != spec.get("num_classes"):
-            problems.append(f"expected {spec.get('num_classes')} different label_names, found {names!r}")
+            problems.append(f"expected {spec.get('num_classes')} different label_names, found {_shown(names)}")
+    longest = content.get("max_length")
+    if _is_count(longest) and longest > _MAX_TOKENS:
+        problems.append(f"expected at most {_MAX_TOKENS:,} as max_length, found {_shown(longest)}")
     if isinstance(names, list) and len(names) != 2 and threshold is not None:
-        problems.append(f"expected null as threshold of {len(names)} classes, found {threshold!r}")
+        problems.append(f"expected null as threshold of {len(names)} classes, found {_shown(threshold)}")
     return problems
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:500]

@@ -15,14 +15,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from potstill.predict.tokens import padded_places
+from potstill.predict.tokens import CHARACTERS_A_TOKEN, padded_places, portions
 
 LENGTHS: Final = (2, 3, 4, 5)
 """Lengths of the pieces, in characters."""
-
-CHARACTERS_A_TOKEN: Final = 16
-"""A student reads the n-grams of so many characters of a text for each token of its `max_length`: more than tokens
-have, so that texts are seldom cut, and one long text does not take all memory."""
 
 _SPACE: Final = 32
 _BETWEEN: Final = "\n"
@@ -31,7 +27,7 @@ _BASE: Final = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
 _INVERSE: Final = pow(_BASE, -1, 2**64)
 _MIX: Final = np.uint64(0xBF58476D1CE4E5B9)  # of the finaliser of splitmix64
 _AT_ONCE: Final = 1 << 15
-"""Characters of one pass, at least: so few stay in a processor's cache."""
+"""Characters of one pass: so few stay in a processor's cache."""
 _PUNCTUATION: Final = np.array([not (chr(code).isalnum() or chr(code) == "'") for code in range(128)])
 """Of each character of ASCII, whether it ends a word; the apostrophe does not."""
 
@@ -78,12 +74,8 @@ def hash_ngrams(texts: Sequence[str], pairs: Sequence[str] | None, buckets: int,
     if pairs is not None:
         framed = [f"{first}{_BETWEEN}{_framed(second, most)}" for first, second in zip(framed, pairs, strict=True)]
     parts = [(np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(1, np.int64))]  # the last is the first offset
-    start = size = 0
-    for end, text in enumerate(framed, start=1):
-        size += len(text)
-        if size >= _AT_ONCE or end == len(framed):
-            parts.append(_hash_together(framed[start:end], buckets, in_pairs=pairs is not None))
-            start, size = end, 0
+    at_once = portions(map(len, framed), len(framed), _AT_ONCE)
+    parts += [_hash_together(framed[part], buckets, in_pairs=pairs is not None) for part in at_once]
     rows, weights, counts = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     return Ngrams(rows, weights, counts.cumsum())
 

@@ -6,12 +6,14 @@ import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
+
+from potstill.errors import ArtifactError
 
 INPUT_IDS: Final = "input_ids"
 """int64 (batch, length), padded on the right."""
@@ -30,6 +32,8 @@ model without these bytes names no file. https://github.com/onnx/onnx/blob/main/
 
 _ERRORS_ONLY: Final = 3
 CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
+"""A container's quota; groups within, as of a systemd unit, have theirs in directories beside it."""
+OWN_GROUP: Final = Path("/proc/self/cgroup")
 
 
 def open_session(model: bytes, threads: int | None = None) -> onnxruntime.InferenceSession:
@@ -37,12 +41,12 @@ def open_session(model: bytes, threads: int | None = None) -> onnxruntime.Infere
 
     Args:
         model: Serialised.
-        threads: Threads of one call; none: onnxruntime decides (one per core).
+        threads: Threads of one call; none: one per available core.
     """
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
-    options.intra_op_num_threads = threads or 0  # 0 is onnxruntime's own choice
+    options.intra_op_num_threads = threads or available_cores()  # onnxruntime would count the cores of the host
     options.add_session_config_entry("session.load_model_format", "ONNX")  # not what the first bytes make it guess
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
@@ -63,13 +67,24 @@ def run(
 
     Returns:
         Logits, (batch, classes).
+
+    Raises:
+        ArtifactError: The model can't compute them.
     """
     given: dict[str, npt.NDArray[Any]] = {}
     if sequences is not None:
         given[INPUT_IDS], given[LENGTHS] = pad(sequences, pad_token_id)
     if ngrams is not None:
         given[NGRAM_ROWS], given[NGRAM_WEIGHTS] = ngrams
-    (logits,) = session.run([LOGITS], given)
+    try:
+        (logits,) = session.run([LOGITS], given)
+        if not np.isfinite(logits).all():
+            raise ValueError("NaN or infinity")
+    except Exception as error:  # onnxruntime's errors share no public base class
+        raise ArtifactError(
+            f"expected logits from the student's graph, found {error}\n"
+            "  what to do: save the student again; if memory ran out, classify fewer texts at once"
+        ) from None
     result: npt.NDArray[np.float32] = logits
     return result
 
@@ -94,7 +109,11 @@ def available_cores() -> int:
     https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with suppress(OSError, ValueError):  # there is none, or it is "max"
-        quota, period = CPU_QUOTA.read_text().split()
-        cores = min(cores, math.ceil(int(quota) / int(period)))
+    own = PurePosixPath("/")
+    with suppress(OSError, ValueError):
+        own = PurePosixPath(OWN_GROUP.read_text().rpartition("0::")[2].strip() or "/")
+    for group in (own, *own.parents):  # each of which may have a quota
+        with suppress(OSError, ValueError):  # there is none, or it is "max"
+            quota, period = (CPU_QUOTA.parent / group.relative_to("/") / CPU_QUOTA.name).read_text().split()
+            cores = min(cores, math.ceil(int(quota) / int(period)))
     return max(1, cores)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,16 @@ from tokenizers.processors import TemplateProcessing
 # A text that came through JSON can hold half of a surrogate pair; it has no UTF-8 form and the tokenizer refuses it.
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_LAST_WORD = re.compile(r"\s\S*\Z")
 
-_CHUNK = 1024
-"""Texts encoded at a time: an `Encoding` holds far more than its ids."""
+CHARACTERS_A_TOKEN: Final = 16
+"""Characters of a text that are looked at for each token of `max_length`: more than tokens have, so that texts are
+seldom cut, and one long text does not take all memory."""
+_AT_ONCE: Final = 1 << 18
+"""Characters encoded at a time, in at most `_CHUNK` texts: an `Encoding` takes 70 bytes or more for each."""
+_CHUNK: Final = 1024
+_SHORT: Final = 1024
+"""Characters of a text that is encoded whole in any case."""
 
 _MAX_INTERNED = 16
 _interned: dict[bytes, Tokenizer] = {}
@@ -66,16 +74,31 @@ def encodings(
     if pairs is not None and len(texts) != len(pairs):
         raise ValueError(f"expected as many second texts as first ones, found {len(pairs)} and {len(texts)}")
     set_truncation(tokenizer, max_length)
-    special = tokenizer.num_special_tokens_to_add(False)
-    for start in range(0, len(texts), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        first = _readable(tokenizer, texts[part])
+    for part in portions(read_sizes(texts, pairs, max_length), _CHUNK, _AT_ONCE):
         if pairs is None:
-            found = tokenizer.encode_batch_fast(first)
-            lost = [sum(len(rest.ids) - special for rest in one.overflowing) for one in found]
+            found = _encode(tokenizer, texts[part], max_length, special=True)
+            yield from ((one, count - len(one.ids)) for one, count in found)
         else:
-            found, lost = _encode_pairs(tokenizer, first, _readable(tokenizer, pairs[part]), max_length)
-        yield from zip(found, lost, strict=True)
+            yield from _encode_pairs(tokenizer, texts[part], pairs[part], max_length)
+
+
+def read_sizes(texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> Iterator[int]:
+    """Yield of each text, or pair, how many characters are looked at."""
+    most = max(CHARACTERS_A_TOKEN * max_length, _SHORT)
+    return (sum(min(len(text), most) for text in item) for item in zip(texts, *([pairs] if pairs else []), strict=True))
+
+
+def portions(sizes: Iterable[int], most: int, total: int) -> Iterator[slice]:
+    """Cut items of these sizes into portions of at most `most` items, and of at most `total` unless it is one item."""
+    start = end = held = 0
+    for end, size in enumerate(sizes, start=1):
+        place = end - 1
+        if place > start and (held + size > total or place - start == most):
+            yield slice(start, place)
+            start, held = place, 0
+        held += size
+    if end > start:
+        yield slice(start, end)
 
 
 def padded_places(
@@ -113,31 +136,70 @@ def _readable(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
     return found
 
 
+def _encode(
+    tokenizer: Tokenizer, texts: Sequence[str], max_length: int, *, special: bool
+) -> list[tuple[Encoding, int]]:
+    """Encode the beginnings of texts: as much as decides the first `max_length` tokens.
+
+    A beginning ends at white space if it can, and holds twice as many tokens, so that the tokens near its end, which
+    could differ from those of the whole text, are not read. Where it holds fewer, twice as much of the text is encoded.
+
+    Returns:
+        What is read of each text, and how many tokens the whole text has, estimated if it was not encoded as a whole.
+    """
+
+    def beginnings(of: Sequence[str], size: int) -> list[tuple[Encoding, int]]:
+        cut = [_beginning(text, size) for text in of]
+        found = tokenizer.encode_batch_fast(_readable(tokenizer, cut), add_special_tokens=special)
+        return [(one, _count(one, added)) for one in found]
+
+    added = tokenizer.num_special_tokens_to_add(False) if special else 0
+    enough = max(CHARACTERS_A_TOKEN * max_length, _SHORT)
+    encodings = beginnings(texts, enough)
+    for place, text in enumerate(texts):
+        size = enough
+        while len(text) > size and encodings[place][1] < 2 * max_length:
+            size *= 2
+            (encodings[place],) = beginnings([text], size)
+        if len(text) > size:
+            one, count = encodings[place]
+            encodings[place] = one, round(count * len(text) / size)
+    return encodings
+
+
+def _beginning(text: str, size: int) -> str:
+    """Return at most `size` characters of a text, up to its last white space in their second half."""
+    if len(text) <= size:
+        return text
+    return text[: size // 2] + _LAST_WORD.sub("", text[size // 2 : size])
+
+
+def _count(encoding: Encoding, added: int) -> int:
+    """Count the tokens of a text before it was cut; each piece of it has so many `added` special ones."""
+    return len(encoding.ids) + sum(len(rest.ids) - added for rest in encoding.overflowing)
+
+
 def _encode_pairs(
-    tokenizer: Tokenizer, first: list[str], second: list[str], max_length: int
-) -> tuple[list[Encoding], list[int]]:
+    tokenizer: Tokenizer, first: Sequence[str], second: Sequence[str], max_length: int
+) -> Iterator[tuple[Encoding, int]]:
     """Encode the texts of pairs one by one, cut the longer one first, join them, and count what was cut off.
 
     `tokenizers` (0.23) keeps what it cuts off a pair, in all combinations of a piece of the one text with a piece of
     the other: two texts of 2,000 words take 3 GB.
     """
     room = max(max_length - tokenizer.num_special_tokens_to_add(True), 0)
-    encodings: list[Encoding] = []
-    lost: list[int] = []
-    for one, other in zip(
-        tokenizer.encode_batch_fast(first, add_special_tokens=False),
-        tokenizer.encode_batch_fast(second, add_special_tokens=False),
+    for (one, length), (other, other_length) in zip(
+        _encode(tokenizer, first, max_length, special=False),
+        _encode(tokenizer, second, max_length, special=False),
         strict=True,
     ):
-        lengths = [len(text.ids) + sum(len(rest.ids) for rest in text.overflowing) for text in (one, other)]
-        lost.append(max(sum(lengths) - room, 0))
-        if lost[-1]:  # as `tokenizers` does: the shorter text keeps up to half of the room
-            shorter = min(*lengths, room // 2)
-            kept = (shorter, room - shorter) if lengths[0] <= lengths[1] else (room - shorter, shorter)
+        lost = max(length + other_length - room, 0)
+        if lost:  # as `tokenizers` does: the shorter text keeps up to half of the room
+            shorter = min(length, other_length, room // 2)
+            kept = (shorter, room - shorter) if length <= other_length else (room - shorter, shorter)
             one.truncate(kept[0])
             other.truncate(kept[1])
-        encodings.append(tokenizer.post_process(one, other))
-    return encodings, lost
+        yield tokenizer.post_process(one, other), lost
 
 
 def set_truncation(tokenizer: Tokenizer, max_length: int) -> None:

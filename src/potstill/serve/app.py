@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, NamedTuple
 
 import numpy as np
 from fastapi import Depends, FastAPI, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -227,6 +227,10 @@ def _add_routes(app: FastAPI, service: _Service, guarded: dict[str, Any], exampl
     @app.get("/", include_in_schema=False)
     async def show() -> HTMLResponse:
         return page()
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return RedirectResponse("openapi.json")  # relative, so that it leads wherever this path was asked
 
     @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", summary="Whether the server answers")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from contextlib import suppress
 from typing import Final
 
 import h11
@@ -16,6 +17,8 @@ from potstill.serve.problems import Refusal
 
 _logger = logging.getLogger("potstill.serve")
 
+_RECEIVED: Final = 1 << 15
+"""Bytes that are received at a time; asyncio's 256 KiB, times the copies on their way, add up over many connections."""
 _OTHER_FILES: Final = 64
 """Open files of the process that are no connections: models, logs, libraries, sockets of its own."""
 
@@ -26,21 +29,24 @@ def protocol(limits: Limits, *, behind_proxy: bool = False) -> type[asyncio.Prot
     shared = ClientQuota("connections", limit, 1.0 if behind_proxy else limits.client_share)
 
     class Connection(_Connection):
-        quota, header_timeout = shared, limits.header_timeout
+        quota, header_timeout, deadline = shared, limits.header_timeout, limits.deadline
 
     return Connection
 
 
 class _Connection(H11Protocol):
-    """A connection that counts for its address, and is closed where headers take too long."""
+    """A connection that counts for its address, and is closed where headers, or reading an answer, take too long."""
 
     quota: ClientQuota
     header_timeout: float
+    deadline: float
     _address: str | None = None
-    _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        with suppress(AttributeError):  # of asyncio's own transports, not of uvloop's
+            transport.max_size = _RECEIVED  # type: ignore[attr-defined]
+        self._timers: dict[str, asyncio.TimerHandle] = {}
         address = self.client[0] if self.client else ""
         try:
             self.quota.acquire(address)
@@ -49,29 +55,38 @@ class _Connection(H11Protocol):
             transport.abort()
             return
         self._address = address
-        self._start_timer()
+        self._start_timer("headers", self.header_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timer()
+        for name in [*self._timers]:
+            self._stop_timer(name)
         if self._address is not None:
             self.quota.release(self._address)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Read; the timer runs from the first byte of a request's headers to their last."""
-        self._start_timer()
+        self._start_timer("headers", self.header_timeout)
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
-            self._stop_timer()
+            self._stop_timer("headers")
 
-    def _start_timer(self) -> None:
-        if self._timer is None and self._address is not None:
-            self._timer = self.loop.call_later(self.header_timeout, self.transport.abort)
+    def pause_writing(self) -> None:
+        """Wait until the client reads what was sent, but not for ever: the rest of the answer is in memory."""
+        super().pause_writing()
+        self._start_timer("answer", self.deadline)
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_timer("answer")
+
+    def _start_timer(self, name: str, seconds: float) -> None:
+        if name not in self._timers and self._address is not None:
+            self._timers[name] = self.loop.call_later(seconds, self.transport.abort)
+
+    def _stop_timer(self, name: str) -> None:
+        if timer := self._timers.pop(name, None):
+            timer.cancel()
 
 
 def _open_files() -> float:

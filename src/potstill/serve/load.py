@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
+from potstill.predict.tokens import portions
 from potstill.serve.problems import Refusal
 
 _logger = logging.getLogger("potstill.serve")
@@ -120,11 +121,5 @@ class Workers:
 
 def pieces(texts: Sequence[Any]) -> Iterator[Sequence[Any]]:
     """Cut a request's texts, or pairs of texts, into pieces; they also bound the memory of tokenising."""
-    start = characters = 0
-    for place, text in enumerate(texts):
-        length = len(text) if isinstance(text, str) else sum(map(len, text))
-        if place > start and (characters + length > _CHARACTERS or place - start == _TEXTS):
-            yield texts[start:place]
-            start, characters = place, 0
-        characters += length
-    yield texts[start:]
+    sizes = (len(text) if isinstance(text, str) else sum(map(len, text)) for text in texts)
+    return (texts[part] for part in portions(sizes, _TEXTS, _CHARACTERS))

@@ -19,7 +19,8 @@ from potstill.serve.problems import Refusal
 _EXAMPLE: Final = '{"texts": ["Is it so?"]}, or {"texts": [["Is it so?", "It is."]]} where a model reads pairs'
 _SHOWN: Final = 100
 """Characters of a wrong name or header that are repeated in the answer."""
-_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+"""Its quantifiers are possessive: to be able to go back, others take 100 bytes for every escape."""
 _OTHER_STRINGS: Final = 256
 """Strings of a body that are no texts: names of fields and models."""
 _BOM: Final = b"\xef\xbb\xbf"

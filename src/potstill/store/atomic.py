@@ -11,9 +11,12 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from potstill.errors import ArtifactError
+
+MAX_JSON: Final = 1 << 26
+"""Largest JSON file that is read, in bytes: twice the largest tokenizers, and a sparse file may claim any size."""
 
 
 @contextmanager
@@ -149,12 +152,17 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        ArtifactError: The file is missing, or holds no JSON object.
+        ArtifactError: The file is missing, too large, or holds no JSON object.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MAX_JSON + 1)
     except OSError as error:
         raise ArtifactError(f"{path} is not readable ({error.strerror})\n  what to do: check the path") from None
+    if len(content) > MAX_JSON:
+        raise ArtifactError(
+            f"{path} is too large: expected at most {MAX_JSON} bytes, found more\n  what to do: make it again"
+        )
     return parse_json(content, path)
 
 

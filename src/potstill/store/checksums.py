@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from potstill.errors import ArtifactError
-from potstill.store.atomic import os_errors, parse_json, sync, write_json
+from potstill.store.atomic import MAX_JSON, os_errors, parse_json, sync, write_json
 
 if TYPE_CHECKING:
     from io import BufferedReader
@@ -31,7 +31,7 @@ _FORMAT: Final = 1
 _STAGED: Final = ".saving-"
 """The hidden directory of a save begins so."""
 _MAX_BYTES: Final = 1 << 20
-"""No more of `checksums.json` is read: no directory of ours has that many files."""
+"""Largest `checksums.json`: no directory of ours has that many files."""
 _MAX_READ: Final = 1 << 31
 """Largest file that is read into memory, which is also the largest ONNX model: a sparse file may claim any size."""
 KEY_BYTES: Final = 16
@@ -221,7 +221,10 @@ def _content(directory: Path) -> bytes:
     if not path.exists():
         raise _refused(path, "is missing: expected checksums.json with the digests of the files beside it, found none")
     with _opened(path) as file:
-        return file.read(_MAX_BYTES)
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise _refused(path, f"is too large: expected at most {_MAX_BYTES} bytes, found more")
+    return content
 
 
 def _parse(content: bytes, path: Path) -> dict[str, Checksum]:
@@ -280,8 +283,9 @@ def _compare(directory: Path, name: str, listed: Mapping[str, Checksum], *, keep
         if size != expected.bytes:
             what = "was cut short" if size < expected.bytes else "was altered"
             raise _refused(path, f"{what}: expected {expected.bytes} bytes, found {size}")
-        if keep and size > _MAX_READ:
-            raise _refused(path, f"is too large: expected at most {_MAX_READ} bytes, found {size}")
+        most = MAX_JSON if path.suffix == ".json" else _MAX_READ
+        if keep and size > most:
+            raise _refused(path, f"is too large: expected at most {most} bytes, found {size}")
         file.seek(0)
         content = file.read(size) if keep else b""
         found = (hashlib.sha256(content) if keep else hashlib.file_digest(file, "sha256")).hexdigest()
