@@ -84,7 +84,9 @@ def test_help_shows_common_settings_and_help_all_every_one(capsys):
     assert potstill("run", "--help-all") == 0
     every = capsys.readouterr().out
     assert len(re.findall(r"^  -", common, re.MULTILINE)) <= 14
-    assert "--student-epochs INT " in common
+    assert "--unlabelled FILE,…" in common
+    assert "--student-epochs INT " not in common
+    assert "--student-epochs INT " in every
     assert "--teacher-warmup" not in common
     assert "\nTeacher training:\n" in every
     for flag in ("--pooling last|mean|max", "--teacher-max-grad-norm FLOAT|none", "--workers INT|none"):

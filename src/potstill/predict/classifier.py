@@ -22,6 +22,7 @@ from potstill.predict.session import (
     LOGITS,
     NGRAM_ROWS,
     NGRAM_WEIGHTS,
+    no_logits,
     open_session,
     reads_tokens,
     run,
@@ -170,6 +171,8 @@ class Classifier:
             batch, order = order[:count], order[count:]
             sequences = None if ids is None else [ids[place] for place in batch]
             logits[batch] = run(self._session, sequences, padding, None if ngrams is None else ngrams.padded(batch))
+        if not np.isfinite(logits).all():
+            raise no_logits("NaN or infinity")
         return cut
 
     def __reduce__(self) -> tuple[Any, ...]:

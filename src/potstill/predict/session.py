@@ -78,15 +78,18 @@ def run(
         given[NGRAM_ROWS], given[NGRAM_WEIGHTS] = ngrams
     try:
         (logits,) = session.run([LOGITS], given)
-        if not np.isfinite(logits).all():
-            raise ValueError("NaN or infinity")
     except Exception as error:  # onnxruntime's errors share no public base class
-        raise ArtifactError(
-            f"expected logits from the student's graph, found {error}\n"
-            "  what to do: save the student again; if memory ran out, classify fewer texts at once"
-        ) from None
+        raise no_logits(error) from None
     result: npt.NDArray[np.float32] = logits
     return result
+
+
+def no_logits(found: object) -> ArtifactError:
+    """Say what a graph gave in place of logits."""
+    return ArtifactError(
+        f"expected logits from the student's graph, found {found}\n"
+        "  what to do: save the student again; if memory ran out, classify fewer texts at once"
+    )
 
 
 def reads_tokens(session: onnxruntime.InferenceSession) -> bool:
