@@ -3,7 +3,8 @@
     python tools/clinc150.py data_small.json domains.json
 
 The files are in https://github.com/clinc/oos-eval. The in-scope texts of the first are taken: 7,500 to learn from, 50
-of each of 150 intents, and 4,500 to test on. Source and licence: src/potstill/data/SOURCES.md.
+of each of 150 intents, and 7,500 to test on, its validation and its test texts. Source and licence:
+src/potstill/data/SOURCES.md.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ def main() -> None:
     written = io.StringIO(newline="")
     table = csv.writer(written, lineterminator="\n")
     table.writerow(("text", "label", "domain", "part"))
-    for part in ("train", "test"):
-        ordered = sorted(parts[part], key=lambda row: (row[1], row[0]))  # so that it packs well
+    held_out = parts["val"] + parts["test"]  # Potstill makes its validation split of the training texts
+    for part, rows in {"train": parts["train"], "test": held_out}.items():
+        ordered = sorted(rows, key=lambda row: (row[1], row[0]))  # so that it packs well
         table.writerows((text, label, domain_of[label], part) for text, label in ordered)
     with TARGET.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as packed:
         packed.write(written.getvalue().encode("utf-8"))

@@ -118,8 +118,8 @@ class TestCola:
 def test_clinc150_is_in_the_package():
     corpus = load_corpus(DataConfig(source="clinc150"))
     assert corpus.num_classes == 150
-    assert (len(corpus.train) + len(corpus.validation), len(corpus.test)) == (7500, 4500)
-    assert set(np.bincount(corpus.test.labels)) == {30}
+    assert (len(corpus.train) + len(corpus.validation), len(corpus.test)) == (7500, 7500)
+    assert set(np.bincount(corpus.test.labels)) == {50}
     names = np.array(corpus.label_names)[corpus.test.labels]
     assert names[corpus.test.texts.index("block my american saving bank for now")] == "freeze_account"
 
@@ -127,7 +127,7 @@ def test_clinc150_is_in_the_package():
 def test_some_domains_of_clinc150():
     corpus = load_corpus(DataConfig(source="clinc150:home, meta"))
     assert corpus.name == "clinc150"
-    assert (len(corpus.train) + len(corpus.validation), len(corpus.test)) == (30 * 50, 30 * 30)
+    assert (len(corpus.train) + len(corpus.validation), len(corpus.test)) == (30 * 50, 30 * 50)
     assert {"smart_home", "yes"} <= set(corpus.label_names)
     assert "freeze_account" not in corpus.label_names
     with pytest.raises(SourceError, match=r"(?s)no domain .garden..*choose among auto_and_commute, banking"):
