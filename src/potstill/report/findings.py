@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from statistics import fmean
 from typing import Final
 
+from potstill.config.training import FEW_VALIDATION_TEXTS
 from potstill.evaluation import McNemar, Role, Summary
 from potstill.evaluation.significance import SIGNIFICANCE
 from potstill.predict.wording import numbered
@@ -20,8 +21,6 @@ RARE: Final = 0.5
 """A class is rare with fewer texts than this share of what it would have if all had equally many."""
 POOR_RECALL: Final = 0.5
 """Less of a class is found only by luck, where there are two."""
-FEW_VALIDATION_TEXTS: Final = 50
-"""With fewer, one text more or less right moves the accuracy by over two points: the best epoch is the luckiest."""
 
 
 def findings(summary: Summary) -> list[str]:
@@ -124,12 +123,9 @@ def _problems(summary: Summary) -> Iterator[str]:
             f"hundred; fewer than {FEW_STEPS} hardly change a network."
         )
     if summary.data.validation < FEW_VALIDATION_TEXTS:
-        is_last = summary.config["student"]["training"]["keep"] == "last"
-        or_else = "" if is_last else " Or set `training.metric: loss` or `training.keep: last`."
         yield (
-            f"**Problem: only {numbered(summary.data.validation, 'validation text')}.** A choice of epochs, settings "
-            "or thresholds by so few is mostly luck. Label more texts, or raise `data.validation_fraction`."
-            f"{or_else}"
+            f"**Problem: only {numbered(summary.data.validation, 'validation text')}.** A choice of settings or "
+            "thresholds by so few is mostly luck. Label more texts, or raise `data.validation_fraction`."
         )
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from potstill.config import RuntimeConfig, Settings, TrainingConfig
+from potstill.config.training import FEW_VALIDATION_TEXTS
 from potstill.console import print_line, progress_bar, warn
 from potstill.errors import ArtifactError
 from potstill.store.atomic import write_text
@@ -109,8 +110,9 @@ class KeepBest(Callback):
         self._record: Record = {}
 
     def on_fit_begin(self, trainer: Trainer) -> None:
-        """Note which parameters are trained."""
+        """Note which parameters are trained, and whether answers can be counted."""
         self._trained = trainer.trained
+        self._metric = "loss" if len(trainer.data.validation) < FEW_VALIDATION_TEXTS else self._config.metric
 
     def on_epoch(self, trainer: Trainer, record: Record) -> None:
         """Keep a copy of the weights if this epoch is the best so far, and save the model."""
@@ -144,7 +146,7 @@ class KeepBest(Callback):
         lower_loss = -record["validation_loss"]
         if self._config.keep == "last":
             return record["epoch"], lower_loss
-        return (record | {"loss": lower_loss})[self._config.metric], lower_loss
+        return (record | {"loss": lower_loss})[self._metric], lower_loss
 
 
 class EarlyStopping(Callback):

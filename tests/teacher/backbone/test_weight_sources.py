@@ -245,7 +245,7 @@ def test_gguf_file_is_converted_once(make_model, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json", "checksums.json"])
-def test_damaged_conversion_is_made_again(make_model, tmp_path, monkeypatch, name):
+def test_damaged_conversion_is_made_again(make_model, tmp_path, monkeypatch, capfd, name):
     monkeypatch.setenv("POTSTILL_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "tiny.gguf"
     write_gguf(file, make_model("llama").base_model)
@@ -256,6 +256,9 @@ def test_damaged_conversion_is_made_again(make_model, tmp_path, monkeypatch, nam
     monkeypatch.setattr(cache, "_verified", set())  # as another process finds it
     assert Path(sources.find_source(str(file)).location) == damaged.parent
     assert damaged.read_bytes() == whole
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 2  # no bars of other libraries
+    assert all(line.startswith("unpacking tiny.gguf") for line in lines)
     assert {one.name for one in damaged.parent.parent.iterdir()} == {
         damaged.parent.name,
         f".{damaged.parent.name}.lock",

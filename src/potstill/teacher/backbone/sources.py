@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -323,9 +324,10 @@ def _convert(file: Path, target: Path) -> None:
     source = Source(str(file.parent), offline=True)
     print_line(f"unpacking {file.name}, once; its weights are kept in the cache")
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            source.location, gguf_file=file.name, dtype=torch.float32, **source.options()
-        )
+        with contextlib.redirect_stderr(io.StringIO()):  # a bar that no setting of `transformers` hides
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                source.location, gguf_file=file.name, dtype=torch.float32, **source.options()
+            )
         tokenizer = AutoTokenizer.from_pretrained(source.location, gguf_file=file.name, **source.options())
     except (OSError, ValueError, KeyError) as error:
         raise SourceError(
