@@ -324,7 +324,7 @@ def abuse() -> str:
     """Show what a client waits, and what memory the server takes, beside an abusive client of each kind."""
     result = load("stress_abuse")
     rows = [run | {"growth": run["rss_mb"] / run["rss_mb_before"]} for run in result["runs"]]
-    header = "one client's | the other's p99, s | slowest, s | failed | memory before, MB | most, MB | growth"
+    header = "abuse | p99 of another client, s | slowest, s | failed | memory before, MB | most, MB | growth"
     cells = "{name} | {p99_s:.3f} | {slowest_s:.3f} | {failed} of {requests:,} | {rss_mb_before:,.0f} | {rss_mb:,.0f}"
     return "\n".join([*grid(header, f"{cells} | {{growth:.2f}}", rows), "", note(result), "", *targets(result)])
 

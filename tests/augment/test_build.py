@@ -276,7 +276,7 @@ def test_augment_command_labels_and_distill_uses_the_set(tiny_backbone, tmp_path
     assert command(*build_it, "--perturbed", "26") == 1
     assert "begun with other settings" in capsys.readouterr().err
     small = ("--embedding-size", "4", "--hidden-size", "4", "--vocab-size", "300", "--epochs", "1", "--seeds", "0")
-    models = ("--teacher", tmp_path / "t", "--unlabelled", tmp_path / "set", "--out", tmp_path / "s")
+    models = ("--teacher", tmp_path / "t", "--unlabelled-set", tmp_path / "set", "--out", tmp_path / "s")
     assert command("distill", *data, *small, *models) == 0
     assert command("predict", tmp_path / "s", "--text", "The cat sat.") == 0
 

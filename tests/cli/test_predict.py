@@ -110,8 +110,10 @@ def test_what_is_cut_is_said(tmp_path, capsys):
     model = train(tmp_path, ["text,label", *rows], "--max-length", "4")
     said = capsys.readouterr().err
     assert re.search(r"baseline student: \d+ of 32 texts are cut after 4 tokens, \d+\.\d % of all tokens", said)
-    assert potstill("data", tmp_path / "data.csv", "--max-length", "4") == 0
+    assert potstill("data", tmp_path / "data.csv", "--max-length", "4", "--write", tmp_path / "parts") == 0
     assert re.search(r"training texts have more than 4 words and signs: about \d+\.\d %", capsys.readouterr().err)
+    written = (tmp_path / "parts" / "train.jsonl").read_text().splitlines()
+    assert {json.loads(line)["label"] for line in written} == {0, 1}
     (tmp_path / "texts.txt").write_text(f"dog\n{'dog ' * 9}\n")
     assert potstill("predict", model, tmp_path / "texts.txt") == 0
     printed = capsys.readouterr()

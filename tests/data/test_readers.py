@@ -179,7 +179,7 @@ class TestLabelNames:
             (["very\u00a0good", "very good", "very good", "x"], ("very good", "x"), r"very\\u00a0good"),
             (["1", "1.0", "1", "0"], ("0", "1"), r"'1' \(2\), '1.0' \(1\)"),
             (["Good", "good", "bad"], ("Good", "bad", "good"), r"only in case.*'Good' \(1\), 'good' \(1\)"),
-            (["None", "a", "b"], ("None", "a", "b"), r"a missing label\?.*'None' \(1\)"),
+            (["None", "a", "b"], ("None", "a", "b"), r"the label is missing.*'None' \(1\)"),
         ],
     )
     def test_labels_that_look_alike_are_named_with_their_numbers(self, tmp_path, labels, names, warning, capsys):
@@ -378,10 +378,15 @@ class TestRefusals:
         assert "16 rows can't be read" in said
         assert "line 3: column 'label' holds no label" in said
         assert "and 6 more" in said
-        kept = [json.loads(line) for line in (tmp_path / "a.csv.bad-rows.jsonl").read_text().splitlines()]
+        (listed,) = tmp_path.glob("*-a.csv.bad-rows.jsonl")  # named by the whole path
+        assert f"left out; {listed.name} lists them" in said
+        kept = [json.loads(line) for line in listed.read_text().splitlines()]
         assert len(kept) == 16
         assert kept[0] == {"line": 3, "problem": "column 'label' holds no label", "row": {"text": "x1", "label": ""}}
         assert kept[-1] == {"line": 32, "problem": "expected 2 fields, found 3"}
         path.write_text("text,label\n,a\n")
         with pytest.raises(DataError, match="there are no rows"):
             read_rows(path, config)
+        with pytest.raises(DataError) as caught:
+            read_rows(path, CONFIG)
+        assert "--skip-bad-rows" not in str(caught.value)  # nothing would be left

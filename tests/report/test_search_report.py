@@ -63,7 +63,7 @@ def test_report_says_what_was_searched_and_found():
     assert "| `student.dropout` | 0.2 | fixed |" in text
     assert "| 3 | 0.310 | 1.2M | 0.8 | 3.1 | lstm | 128 | 1 min 01 s |" in text
     assert "\n| 2 |" not in text  # it was stopped
-    assert "potstill distill --config runs/search/best.yaml --teacher DIR --unlabelled PATH" in text
+    assert "potstill distill --config runs/search/best.yaml --teacher DIR --unlabelled-set PATH" in text
     assert "potstill search --out s" in text
 
 

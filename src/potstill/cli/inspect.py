@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from potstill.cli.options import data_given, suggest_next
 from potstill.cli.settings import SettingsCommand, with_settings
 from potstill.config import PotstillConfig
+from potstill.predict.decision import typed_labels
 from potstill.predict.wording import in_one_line, numbered
 
 if TYPE_CHECKING:
@@ -133,9 +134,9 @@ def data(config: PotstillConfig, target: Path | None, show: int) -> None:
     for part_name, count in zip(parts, counts, strict=True):
         if absent := [name for name, number in zip(corpus.label_names, count, strict=True) if number == 0]:
             console.print(f"\nnot in the {part_name} part, too few examples: {', '.join(absent)}")
-    _warn_of_length(corpus.train.all_texts, config.data.max_length)
+    _warn_of_length(corpus.train, config.data.max_length)
     if target is not None:
-        _write_parts(parts, corpus.label_names, target, config.data)
+        _write_parts(parts, typed_labels(corpus.label_names, corpus.label_type).tolist(), target, config.data)
         console.print(f"\nwritten to {target}")
     suggest_next("run", *data_given())
 
@@ -150,27 +151,27 @@ def _parts_table(parts: Mapping[str, Examples], label_names: Sequence[str]) -> T
     return _table(("part", "examples", "majority class", "share", "words, median", "words, longest"), rows)
 
 
-def _warn_of_length(texts: Sequence[str], max_length: int) -> None:
+def _warn_of_length(examples: Examples, max_length: int) -> None:
     """Warn where texts are too long, counted without a tokenizer, by words and signs."""
     from potstill.console import warn
 
-    counts = np.array([len(_PIECES.findall(text)) for text in texts])
+    counts = np.array([sum(len(_PIECES.findall(text)) for text in item if text) for item in examples.items])
     if (long := counts > max_length).any():
         share = 100 * (counts - max_length)[long].sum() / counts.sum()
         warn(
             f"{numbered(int(long.sum()), 'training text has', 'training texts have')} more than {max_length} words and "
-            f"signs: about {share:.1f} % of all is cut off; --max-length sets another length"
+            f"signs: about {share:.1f} % of them are cut off; --max-length sets another length"
         )
 
 
-def _write_parts(parts: Mapping[str, Examples], label_names: Sequence[str], target: Path, config: DataConfig) -> None:
+def _write_parts(parts: Mapping[str, Examples], labels: Sequence[Any], target: Path, config: DataConfig) -> None:
     from potstill.store.atomic import new_directory, write_text
 
     new_directory(target)
     for name, part in parts.items():
         lines = []
         for (text, pair), label in zip(part.items, part.labels, strict=True):
-            row = {config.text_column: text, config.label_column: label_names[label]}
+            row = {config.text_column: text, config.label_column: labels[label]}
             if pair is not None and config.pair_column is not None:
                 row[config.pair_column] = pair
             lines.append(json.dumps(row, ensure_ascii=False) + "\n")

@@ -22,7 +22,7 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 restart_option = click.option("--restart", is_flag=True, help="Start again instead of resuming an interrupted call.")
 
 unlabelled_option = click.option(
-    "--unlabelled",
+    "--unlabelled-set",
     "unlabelled_path",
     metavar="PATH",
     type=click.Path(exists=True, path_type=Path),
@@ -89,14 +89,16 @@ def runtime_settings(device: str, precision: str) -> RuntimeConfig:
 
 
 def read_unlabelled(config: PotstillConfig, path: Path | None) -> UnlabelledSet | None:
-    """Read the unlabelled set that `--unlabelled` names, and warn where only the configuration wants one."""
+    """Read the unlabelled set that `--unlabelled-set` names, and warn where only the configuration wants one."""
     from potstill.augment.unlabelled import UnlabelledSet
     from potstill.console import warn
 
     if path is not None:
         return UnlabelledSet.load(path)
     if config.augment.wanted(in_pairs=config.data.pair_column is not None):
-        warn("the section augment is ignored: build the set with `potstill augment`, then name it with --unlabelled")
+        warn(
+            "the section augment is ignored: build the set with `potstill augment`, then name it with --unlabelled-set"
+        )
     return None
 
 

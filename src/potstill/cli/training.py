@@ -125,7 +125,7 @@ def augment(config: PotstillConfig, teacher_directory: Path | None, out: Path) -
     The texts come from files (--unlabelled), from a language model that is tuned on the training texts
     (--sampled), from changing words in the training texts (--perturbed), and from their words and spans (--words,
     --spans; not for pairs of texts). `augment` drops texts that are nearly the same as a validation or test text.
-    `potstill distill --unlabelled DIR` uses the other texts.
+    `potstill distill --unlabelled-set DIR` uses the other texts.
 
     The file of --config may set how the language model is tuned: `augment.lora` and `augment.training`.
     """
@@ -147,7 +147,7 @@ def augment(config: PotstillConfig, teacher_directory: Path | None, out: Path) -
     click.echo(out)
     together = ("--teachers", "average") if config.distillation.teachers == "average" else ()
     labelled_by = ("--teacher", teacher_directory or "TEACHER", *together)
-    suggest_next("distill", *data_given(), *labelled_by, "--unlabelled", out)
+    suggest_next("distill", *data_given(), *labelled_by, "--unlabelled-set", out)
 
 
 @click.command(cls=SettingsCommand)

@@ -32,7 +32,7 @@ class DataConfig(Settings):
     positive_class: str | None = None
     """Class whose F1 is reported. None: the mean F1 of all classes (macro)."""
     skip_bad_rows: bool = False
-    """Leave out rows that can't be read, count them, and keep them in `FILE.bad-rows.jsonl` in the working directory.
+    """Leave out rows that can't be read, count them, and list them in `FILE.bad-rows.jsonl` in the working directory.
     Off, since a row that can't be read is mostly a mistake to correct."""
     validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     """Share of the training data for the validation part, if the data has none. A tenth (855 sentences of CoLA) is

@@ -44,9 +44,9 @@ class Row:
 
 
 def label_key(label: str) -> str:
-    """Return what labels have in common that look the same.
+    """Return a key that is equal for labels that look the same.
 
-    They may differ in white space, in Unicode's composition, in characters that can't be seen, and as 1 and 1.0.
+    These may differ in white space, in Unicode's composition, in characters that can't be seen, and as 1 and 1.0.
     """
     composed = unicodedata.normalize("NFC", label)
     key = " ".join("".join(c for c in composed if unicodedata.category(c) != "Cf").split())
@@ -138,7 +138,7 @@ def _warn_of_spellings(spellings: dict[str, Counter[str]], file: Origin) -> None
         if len(counts) > 1:
             warn(f"{file}: these classes differ only in case; if they are one, write them alike: {_counted(counts)}")
         if folded in _MAYBE_MISSING:
-            warn(f"{file}: is this a class, or a missing label? Leave these rows out if it is none: {_counted(counts)}")
+            warn(f"{file}: if this means that the label is missing, remove these rows: {_counted(counts)}")
 
 
 def _counted(counts: Counter[str]) -> str:

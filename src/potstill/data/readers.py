@@ -19,7 +19,7 @@ from potstill.data.examples import Examples
 from potstill.data.formats import Record, name_fields, read_records, split_tsv
 from potstill.data.labels import MISSING, Row, label_key
 from potstill.data.parts import BAD_ROWS
-from potstill.errors import DataError
+from potstill.errors import ArtifactError, DataError
 from potstill.store.atomic import write_text
 
 COLA_LABELS = ("unacceptable", "acceptable")
@@ -87,21 +87,23 @@ def parse_records(records: Iterable[Record], config: DataConfig, file: Origin) -
             row = {} if isinstance(record, DataError) else {"row": dict(record)}
             bad.append({"line": line, "problem": error.message, **row})
     if problems:
-        refusal = _in_one(problems, "; --skip-bad-rows leaves such rows out")
+        refusal = _in_one(problems, "; --skip-bad-rows leaves such rows out" if rows else "")
         if not config.skip_bad_rows:
             raise refusal
-        warn(f"{file}:{refusal.line}: {refusal.message}\n  left out, and kept in {_keep(bad, file)}")
+        warn(f"{file}:{refusal.line}: {refusal.message}\n  left out; {_keep(bad, file)}")
     if not rows:
         raise DataError("there are no rows", file=file, remedy="check that this is the file you meant")
     return rows
 
 
-def _keep(rows: Iterable[dict[str, object]], file: Origin) -> Path:
-    """Write bad rows to a file in the working directory, and return it."""
-    origin = file.name if isinstance(file, Path) else re.sub(r"[^\w.-]+", "-", file)
-    path = Path(f"{origin}{BAD_ROWS}")
-    write_text(path, "".join(f"{json.dumps(row, default=str)}\n" for row in rows))
-    return path
+def _keep(rows: Iterable[dict[str, object]], file: Origin) -> str:
+    """Write bad rows to a file in the working directory that is named after theirs; say where, or why not."""
+    path = Path(re.sub(r"[^\w.-]+", "-", str(file)).lstrip("-.") + BAD_ROWS)
+    try:
+        write_text(path, "".join(f"{json.dumps(row, default=str)}\n" for row in rows))
+    except ArtifactError as error:
+        return f"they can't be listed in a file: {error}"
+    return f"{path} lists them"
 
 
 def _in_one(problems: Sequence[DataError], hint: str = "") -> DataError:

@@ -51,7 +51,7 @@ class Metrics:
         f1: Mean F1 of all classes that occur (macro).
         majority_accuracy: Accuracy of always answering the split's most frequent class.
         count: Examples in the split.
-        per_class: Scores of each class, in the classes' order; empty in results from before there were any.
+        per_class: Scores of each class, in the classes' order.
     """
 
     accuracy: float
@@ -59,7 +59,7 @@ class Metrics:
     f1: float
     majority_accuracy: float
     count: int
-    per_class: tuple[ClassScores, ...] = ()
+    per_class: tuple[ClassScores, ...]
 
 
 @dataclass(frozen=True)

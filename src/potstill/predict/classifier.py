@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 
 from potstill.errors import ArtifactError
 from potstill.predict import tokens
-from potstill.predict.decision import predict_class, softmax
-from potstill.predict.directory import LabelType, Manifest, StudentFiles, find_student, require_graph, require_student
+from potstill.predict.decision import predict_class, softmax, typed_labels
+from potstill.predict.directory import Manifest, StudentFiles, find_student, require_graph, require_student
 from potstill.predict.ngrams import hash_ngrams
 from potstill.predict.session import (
     EXTERNAL,
@@ -61,7 +61,7 @@ class Classifier:
         self._ngram_buckets: int = manifest.spec["ngram_buckets"] if manifest.spec.get("ngram_size") else 0
         self.in_pairs = manifest.in_pairs
         self.label_names = manifest.label_names
-        self._labels = _typed(manifest.label_names, manifest.label_type)
+        self._labels = typed_labels(manifest.label_names, manifest.label_type)
         self._order = np.argsort(self._labels, kind="stable")
         self.classes_: npt.NDArray[Any] = self._labels[self._order]
         self.temperature = manifest.temperature
@@ -193,16 +193,6 @@ class Classifier:
         names = ", ".join(map(repr, self.label_names[:3])) + (", …" if len(self.label_names) > 3 else "")
         kind = "pairs of texts" if self.in_pairs else "texts"
         return f"<Classifier of {kind}, {len(self.label_names)} classes: {names[:100]}>"
-
-
-def _typed(names: tuple[str, ...], kind: LabelType) -> npt.NDArray[Any]:
-    """Return the labels of the training data, (classes,), by their names; a name that is none of this type stays."""
-    try:
-        if kind == "bool":
-            return np.array([name.lower() == "true" for name in names])
-        return np.array([{"int": int, "float": float, "str": str}[kind](name) for name in names])
-    except ValueError:
-        return np.array(names)
 
 
 def _split(texts: Texts, in_pairs: bool) -> tuple[list[str], list[str] | None]:

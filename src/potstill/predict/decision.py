@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from potstill.predict.directory import LabelType
 
 
 def softmax(logits: npt.NDArray[np.float32], temperature: float = 1.0) -> npt.NDArray[np.float32]:
@@ -35,3 +39,13 @@ def predict_class(
         return classes
     # In float64, or the threshold would be rounded to float32, maybe past a probability that lies next to it.
     return (probabilities[:, 1].astype(np.float64) > threshold).astype(np.int64)
+
+
+def typed_labels(names: Sequence[str], kind: LabelType) -> npt.NDArray[Any]:
+    """Return the labels of the training data, (classes,), by their names; a name that is none of this type stays."""
+    try:
+        if kind == "bool":
+            return np.array([name.lower() == "true" for name in names])
+        return np.array([{"int": int, "float": float, "str": str}[kind](name) for name in names])
+    except ValueError:
+        return np.array(names)

@@ -23,9 +23,9 @@ _MARKS: Final = (  # UTF-32's begins like UTF-16's
 _WIDE: Final = ("utf-32le", "utf-32be", "utf-16le", "utf-16be")
 _CONTROLS: Final = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 _MOST_CONTROLS: Final = 0.2
-"""Share of control characters that UTF-8 does not reach, and UTF-16 in any alphabet does."""
+"""UTF-8 text has fewer control characters than this share, UTF-16 text in any alphabet more."""
 _FEWEST_BYTES: Final = 8
-"""Fewer say nothing of UTF-16 without a byte order mark."""
+"""In fewer bytes, UTF-16 without a byte order mark can't be recognised."""
 _EAST_ASIAN: Final[tuple[tuple[str, float, Callable[[str], bool]], ...]] = (
     ("cp932", 0.2, lambda c: "\u3040" <= c <= "\u30ff"),
     ("euc-jp", 0.2, lambda c: "\u3040" <= c <= "\u30ff"),

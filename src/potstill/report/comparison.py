@@ -146,7 +146,9 @@ def show(
     headers = ("model", *score_headers(labels, positive), "size", "texts/s")
     console.print(ResultTable(headers, tuple(cells)).to_rich())
     by_row = {names[row.directory]: [one.metrics for one in row.models.values()] for row in rows[:1]}
-    console.print(class_table(by_row, labels).to_rich())
+    console.print((table := class_table(by_row, labels)).to_rich())
+    if len(table.rows) < len(labels):
+        console.print(f"{len(table.rows)} of {len(labels)} classes, those with the lowest F1", soft_wrap=True)
     console.print(
         "[low, high]: 95 % bootstrap interval; ±: standard deviation over seeds",
         soft_wrap=True,

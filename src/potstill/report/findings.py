@@ -18,9 +18,9 @@ from potstill.report.tables import ROLE_NAMES, interval, magnitude, percent, pro
 FEW_STEPS: Final = 100
 """Fewer optimiser steps hardly move a network from where it started."""
 RARE: Final = 0.5
-"""A class is rare with fewer texts than this share of what it would have if all had equally many."""
+"""A class is rare if it has less than this share of the texts that it would have among equally frequent classes."""
 POOR_RECALL: Final = 0.5
-"""Less of a class is found only by luck, where there are two."""
+"""With a lower recall, most texts of the class are missed."""
 
 
 def findings(summary: Summary) -> list[str]:
@@ -130,12 +130,10 @@ def _problems(summary: Summary) -> Iterator[str]:
 
 
 def _rare(summary: Summary) -> Iterator[str]:
-    """Name rare classes that a student, or else the teacher, hardly finds, and what raises their recall."""
-    students: tuple[Role, ...] = ("distilled", "baseline", "teacher")
-    role = next((one for one in students if summary.of(one)), None)
-    models = [model.metrics for model in summary.of(role)] if role else []
-    names = summary.data.label_names
-    if role is None or not all(one.per_class for one in models):
+    """Name rare classes that the students hardly find, and what raises their recall."""
+    role: Role = "distilled" if summary.of("distilled") else "baseline"
+    models, names = [model.metrics for model in summary.of(role)], summary.data.label_names
+    if not models:
         return
     shares = [one.count / summary.data.test for one in models[0].per_class]
     recalls = [fmean(one.per_class[index].recall for one in models) for index in range(len(names))]
@@ -146,9 +144,8 @@ def _rare(summary: Summary) -> Iterator[str]:
     listed = ", ".join(f'"{names[i]}" ({percent(shares[i])} of the texts, recall {percent(recalls[i])})' for i in worst)
     more = f" and {len(found) - len(worst)} more" if len(found) > len(worst) else ""
     who = f"the {ROLE_NAMES[role].lower()} hardly finds {'a rare class' if len(found) == 1 else 'rare classes'}"
-    stage = "teacher" if role == "teacher" else "student"
-    is_balanced = summary.config[stage]["training"]["class_weights"] == "balanced"
-    remedy = "Label more texts of it." if is_balanced else f"Set `class_weights: balanced` (`--{stage}-class-weights`)."
+    is_balanced = summary.config["student"]["training"]["class_weights"] == "balanced"
+    remedy = "Label more texts of it." if is_balanced else "Set `class_weights: balanced` (`--student-class-weights`)."
     yield f"**Problem: {who}:** {listed}{more}. {remedy}"
 
 

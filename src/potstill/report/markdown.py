@@ -132,13 +132,14 @@ def _unlabelled(summary: Summary) -> str:
 def _classes(summary: Summary) -> str:
     """Show each class's scores, the students' first."""
     models = {ROLE_NAMES[role].lower(): [one.metrics for one in summary.of(role)] for role in summary.roles[::-1]}
-    models = {name: every for name, every in models.items() if all(one.per_class for one in every)}
-    if not models:
-        return "Not known: this run was scored by an earlier version."
     order = sorted(models, key=lambda name: name != ROLE_NAMES["distilled"].lower())
     names = summary.data.label_names
     table = class_table({name: models[name] for name in order[:2]}, names)
-    note = "" if len(table.rows) == len(names) else f"The worst of {len(names)} classes; `summary.json` has all.\n\n"
+    note = (
+        ""
+        if len(table.rows) == len(names)
+        else f"{len(table.rows)} of {len(names)} classes, those with the lowest F1. `summary.json` has all.\n\n"
+    )
     return f"{note}{table.to_markdown()}\n\nPrecision, recall and F1 on the test split, means over the seeds."
 
 

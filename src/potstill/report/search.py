@@ -108,7 +108,7 @@ def search_text(result: SearchResult, best: Trial, file: Path) -> str:
     """
     counts = ", ".join(f"{count} {outcome}" for outcome, count in Counter(t.outcome for t in result.trials).items())
     more = f" and {result.unlabelled:,} texts of an unlabelled set" if result.unlabelled else ""
-    unlabelled = " --unlabelled PATH" if result.unlabelled else ""
+    unlabelled = " --unlabelled-set PATH" if result.unlabelled else ""
     size = "" if best.parameters is None else f" and {magnitude(best.parameters)} parameters"
     settings = ResultTable(
         ("setting", "best", "searched"),

@@ -96,8 +96,7 @@ def model_table(summary: Summary) -> ResultTable:
             )
         )
     majority = data.majority
-    reached = (f1_of(majority, data.positive), majority.mcc)
-    f1, mcc = map(Cell, map(score, reached))
+    f1, mcc = Cell(score(f1_of(majority, data.positive))), Cell(score(majority.mcc))
     always = (Cell(f'always "{data.majority_label}"'), Cell("0"), Cell("0"), EMPTY)
     return ResultTable(headers, (*rows, (*always, f1, Cell(percent(majority.accuracy)), mcc, EMPTY, EMPTY, EMPTY)))
 
@@ -217,14 +216,15 @@ def score_cells(models: Sequence[Scored], positive: int | None = None) -> tuple[
 
     The F1 is that of the class `positive`, without an interval, or the mean of all classes.
     """
-    cells = []
-    for name, number in (("f1", score), ("accuracy", percent), ("mcc", score)):
-        is_one_class = name == "f1" and positive is not None
-        values = [f1_of(one.metrics, positive) if name == "f1" else getattr(one.metrics, name) for one in models]
-        cell = _spread(values, number)
-        has_interval = len(models) == 1 and not is_one_class
-        cells.append(Cell(cell.value, interval(models[0].intervals[name], number)) if has_interval else cell)
-    return tuple(cells)
+
+    def cell(name: str, number: Number) -> Cell:
+        values = [getattr(one.metrics, name) for one in models]
+        if len(models) > 1:
+            return _spread(values, number)
+        return Cell(number(values[0]), interval(models[0].intervals[name], number))
+
+    f1 = cell("f1", score) if positive is None else _spread([f1_of(one.metrics, positive) for one in models], score)
+    return (f1, cell("accuracy", percent), cell("mcc", score))
 
 
 def _spread(values: Sequence[float], number: Number) -> Cell:

@@ -23,6 +23,9 @@ from potstill.training.state import State
 
 HISTORY_FILE: Final = "history.jsonl"
 
+_UNBALANCED: Final = 0.8
+"""Share of the most frequent class from which the labels' loss hardly sees the others."""
+
 
 def standard_callbacks(
     config: TrainingConfig,
@@ -62,10 +65,6 @@ def standard_callbacks(
         Progress(),
         *more,
     )
-
-
-_UNBALANCED: Final = 0.8
-"""Share of the most frequent class from which the labels' loss hardly sees the others."""
 
 
 class History(Callback):
@@ -201,7 +200,7 @@ class Progress(Callback):
         if trainer.best.get("mcc", 1.0) <= 0.0:
             majority = trainer.data.validation.majority_share
             is_unbalanced = majority > _UNBALANCED and trainer.context.config.class_weights == "none"
-            first = "`class_weights: balanced`, since the others are rare, then " if is_unbalanced else ""
+            first = "`class_weights: balanced`, since the other classes are rare, then " if is_unbalanced else ""
             warn(
                 f"{trainer.context.title} learnt nothing: the epoch that is kept (MCC 0 or below) is no better than "
                 f"always answering the majority class, which is right for "
