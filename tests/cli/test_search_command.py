@@ -151,7 +151,7 @@ def test_mistakes_are_reported_before_anything_is_written(tiny, teacher, tmp_pat
         "student.hiden_size: a search tries the numbers, switches and choices of student and distillation; this is none"
         in error
     )
-    assert "search.space.student.dropout: Input should be less than 1" in error
+    assert "search.space.student.dropout: expected a number below 1" in error
     assert not (tmp_path / "out").exists()
 
 

@@ -110,7 +110,7 @@ def test_choices_are_converted_as_the_setting_converts_them():
         ("student.hidden_size", {"low": 64, "high": 64}, "low must be below high"),
         ("student.hidden_size", {"low": 64, "high": 128, "step": 60}, "step must lead from low to high"),
         ("student.hidden_size", {"low": 64, "high": 128, "choices": [64]}, "choices stand alone"),
-        ("student.hidden_size", {"choices": []}, "at least 1 item"),
+        ("student.hidden_size", {"choices": []}, "a list of 1 or more"),
         ("student.hidden_size", {"choices": [64, "64"]}, "choices must be unique"),
         ("student.dropout", {"low": 0, "high": 0.5, "log": True}, "log: true needs a low above 0"),
         ("student.dropout", {"low": 0.1, "high": 0.5, "log": True, "step": 0.1}, "log and step exclude each other"),

@@ -194,7 +194,7 @@ def test_mistakes_are_explained(open_page, rule):
 
 def test_a_busy_server_is_waited_for(open_page, rule):
     rule.gate.clear()
-    page = open_page(create_app([rule.served()], Limits(max_requests=1, client_share=1)))
+    page = open_page(create_app([rule.served()], Limits(max_texts=1, max_queue=1, client_share=1)))
     page.evaluate(
         """() => void fetch("v1/predict", {method: "POST", body: '{"text": "first"}',
                                            headers: {"Content-Type": "application/json"}})"""

@@ -7,6 +7,7 @@ import reprlib
 from typing import Any, Final
 
 from potstill.config.base import Settings, fields_of
+from potstill.predict.wording import expected_by
 
 _shown: Final = reprlib.Repr()
 """Shows the beginning of a value: YAML's aliases can write a gigabyte in a line."""
@@ -28,9 +29,9 @@ def describe_problem(item: Any, root: Settings) -> str:
 
 
 def message_of(item: Any) -> str:
-    """Return the words of our own checks without pydantic's prefix, and pydantic's where it checked."""
-    if item["type"] == "tuple_type":
-        return "expected a list, such as [a, b]"
+    """Return the words of our own checks without pydantic's prefix, or what pydantic's expected."""
+    if words := expected_by(item):
+        return f"expected {words}"
     return str(item.get("ctx", {}).get("error", item["msg"]))
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails
 from starlette.datastructures import Headers
 
+from potstill.predict.wording import expected_by
 from potstill.serve.limits import Limits
 from potstill.serve.models import ServedModel, Text
 from potstill.serve.problems import Refusal
@@ -143,7 +144,7 @@ def _refusal(error: ErrorDetails) -> Refusal:
         return Refusal(400, "JSON in UTF-8, every character whole", error["msg"], f"send something like {_EXAMPLE}")
     field, *inside = error["loc"] or ("the body",)
     where = str(field)[:_SHOWN] + "".join(f"[{part}]" for part in inside if isinstance(part, int))
-    return _misshapen(where, error["msg"], _describe(error["input"]))
+    return _misshapen(where, expected_by(error) or error["msg"], _describe(error["input"]))
 
 
 def _misshapen(where: str, expected: str, found: str) -> Refusal:
