@@ -36,6 +36,10 @@ class SourceError(PotstillError):
     """A model or data set that was asked for by name can't be found or reached."""
 
 
+class NotFoundError(SourceError):
+    """There is nothing by that name."""
+
+
 class ArtifactError(PotstillError):
     """A saved model, run or cache directory is missing, incomplete, altered or of another kind than expected."""
 

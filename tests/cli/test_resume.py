@@ -192,13 +192,17 @@ def test_training_is_resumed_with_the_same_files_by_other_paths(model_directory,
     assert "starts again" not in said
 
 
+POSITIVE = "data: {positive_class: acceptable}"
+
+
 @pytest.mark.parametrize(
     ("command", "free", "counts"),
     [
-        ("finetune", "student: {cell: rnn}\naugment: {sampled: 9}", "teacher: {echo: true}"),
-        ("augment", "student: {cell: rnn}\ndistillation: {teachers: average}", "augment: {perturbed: 9}"),
-        ("train", "augment: {sampled: 9}\nruntime: {workers: 3}", "student: {cell: rnn}"),
+        ("finetune", "student: {cell: rnn}\naugment: {sampled: 9}\n" + POSITIVE, "teacher: {echo: true}"),
+        ("augment", "student: {cell: rnn}\ndistillation: {teachers: average}\n" + POSITIVE, "augment: {perturbed: 9}"),
+        ("train", "augment: {sampled: 9}\nruntime: {workers: 3}\n" + POSITIVE, "student: {cell: rnn}"),
         ("run", "search: {trials: 9}", "augment: {perturbed: 9}"),
+        ("run", "search: {trials: 9}", POSITIVE),  # the report shows its F1
     ],
 )
 def test_sections_without_an_effect_may_change(command, free, counts, config, uninterrupted, tmp_path, capsys):

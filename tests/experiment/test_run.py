@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from potstill.experiment.labelled import label
 from potstill.experiment.record import Trained
 from potstill.experiment.saved import StudentModel
 from potstill.experiment.search import with_settings
+from potstill.experiment.stages import find_or_finetune
 from potstill.predict import Classifier
 from potstill.student.student import Student
 from potstill.teacher import transformer
@@ -101,7 +103,7 @@ def test_run_interrupted_anywhere_ends_with_the_same_bytes(finished, config, tmp
         patch.setattr(place, name, call)
 
     places = [
-        *((checkpoint, "save_tensors", 5), (module, "finetune", 1), (module, "finetune", 2)),
+        *((checkpoint, "save_tensors", 5), (module, "find_or_finetune", 1), (module, "find_or_finetune", 2)),
         *((module, "label", 1), (checkpoint, "save_tensors", 7), (module, "train_students", 1)),
         (module, "write_csv", 1),
     ]
@@ -144,6 +146,21 @@ def test_distillation_settings_decide_the_loss(config, corpus, teacher, tmp_path
         fitted = potstill.distill(changed, corpus, labelled, tmp_path / str(number)).fit
         losses[str(settings)] = fitted.history[0]["train_loss"]
     assert len(set(losses.values())) == 4
+
+
+@pytest.mark.parametrize(("kind", "seed", "said"), [("rnn", 0, 1), ("rnn", 7, 1), ("rnn", 1, 0), ("ngram", 0, 0)])
+def test_what_students_do_not_read_is_said_once(config, corpus, teacher, tmp_path, capsys, kind, seed, said):
+    """Of the labelled texts; bags of n-grams read no tokens."""
+    sizes = config.student.model_dump() if kind == "rnn" else {"kind": kind, "training": {"epochs": 1}}
+    student = {**sizes, "seeds": [0, 1]}
+    asked = PotstillConfig.build(config.model_dump() | {"student": student, "data": {"max_length": 4}})
+    more = UnlabelledSet(("a b c d e f g h i j",) * 50, None, ("file:more.txt",) * 50, {})
+    potstill.train(asked, corpus, tmp_path / "baseline", seed)
+    potstill.distill(asked, corpus, teacher, tmp_path / "distilled", seed, unlabelled=more)
+    words = " ".join(capsys.readouterr().err.split())
+    for role in ("baseline", "distilled"):
+        found = re.findall(rf"{role} student: (\d+) of (\d+) texts are cut after 4 tokens", words)
+        assert [int(texts) for _, texts in found] == [len(corpus.train)] * said
 
 
 @pytest.mark.parametrize("role", ["teacher", "distilled", "baseline"])
@@ -300,7 +317,7 @@ def test_tuned_threshold_is_saved_and_measured(config, corpus, tmp_path):
 
 
 def test_finished_teacher_is_loaded_as_it_was_trained(config, corpus, tmp_path):
-    (first, trained), (second, again) = (potstill.finetune(config, corpus, tmp_path, 0) for _ in range(2))
+    (first, trained), (second, again) = (find_or_finetune(config, corpus, tmp_path, 0) for _ in range(2))
     assert again == trained
     assert np.array_equal(first.logits(corpus.test), second.logits(corpus.test))
     assert first.key == second.key
@@ -359,9 +376,9 @@ def test_unknown_student_tokenizer_is_refused_before_anything_is_written(tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_finished_student_is_not_overwritten_from_python(config, corpus, teacher, tmp_path):
-    short = with_settings(config, {"student.training.epochs": 1})
-    for train, *more in ((potstill.train,), (potstill.distill, teacher)):
+def test_finished_model_is_not_overwritten_from_python(config, corpus, teacher, tmp_path):
+    short = with_settings(config, {"student.training.epochs": 1, "teacher.training.epochs": 1})
+    for train, *more in ((potstill.train,), (potstill.distill, teacher), (potstill.finetune,)):
         place = tmp_path / train.__name__
         train(short, corpus, *more, place)
         before = {file.name: file.read_bytes() for file in place.iterdir()}
@@ -408,7 +425,7 @@ class Rule(Teacher):
 
 def test_teacher_without_training_is_scored_and_found_again(config, corpus, tmp_path, monkeypatch):
     monkeypatch.setitem(TEACHERS, "transformer", Rule)
-    (_, first), (_, again) = (potstill.finetune(config, corpus, tmp_path) for _ in range(2))
+    (_, first), (_, again) = (find_or_finetune(config, corpus, tmp_path, 0) for _ in range(2))
     assert first == again
     assert first.fit.history == ()
     assert first.record.best["accuracy"] == potstill.measure(Rule(), corpus.validation).metrics.accuracy

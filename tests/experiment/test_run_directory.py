@@ -130,9 +130,30 @@ def test_a_directory_by_any_of_its_names_is_the_same(tmp_path, section):
         begin(named(**{part: {name: "other"}}), begun)
 
 
+@pytest.mark.parametrize("section", [{"teacher": "backbone"}, {"teacher": "tokenizer"}, {"student": "tokenizer"}])
+def test_a_relative_name_means_what_it_meant_where_the_run_was_begun(tmp_path, monkeypatch, section):
+    ((part, name),) = section.items()
+    for place in ("a", "b"):
+        (tmp_path / place / "models" / "x").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a")
+    begun = begin(named(**{part: {name: "models/x"}}), tmp_path / "out")
+    monkeypatch.chdir(tmp_path / "b")
+    assert begin(named(**{part: {name: tmp_path / "a" / "models" / "x"}}), begun) == begun
+    with pytest.raises(ArtifactError, match=rf"{part}\.{name}\n"):
+        begin(named(**{part: {name: "models/x"}}), begun)
+
+
+@pytest.mark.parametrize("name", ["bpe", "teacher", "smollm2-135m"])
+def test_a_student_tokenizer_that_is_a_word_is_no_directory(tmp_path, name):
+    begun = begin(named(student={"tokenizer": name}))
+    (tmp_path / name).mkdir()
+    assert begin(named(student={"tokenizer": name}), begun) == begun
+
+
 def test_data_is_the_same_by_its_content(tmp_path):
-    begun = begin(named(data={"source": "tickets.csv", "test": "test.csv"}))
-    assert begin(named(data={"source": tmp_path / "tickets.csv", "test": tmp_path / "test.csv"}), begun) == begun
+    files = {"source": "tickets.csv", "test": "test.csv", "validation": "validation.csv"}
+    begun = begin(named(data=files))
+    assert begin(named(data={name: tmp_path / file for name, file in files.items()}), begun) == begun
     with pytest.raises(ArtifactError, match=r"inputs\.texts"):
         begin(replace(named(data={"source": "tickets.csv"}), inputs={"texts": "other"}), begun)
 

@@ -13,6 +13,7 @@ from checksummed import with_new_checksums
 from moved import moved
 from potstill.config import LoRAConfig, PotstillConfig, RuntimeConfig, TransformerConfig
 from potstill.data import Corpus, Examples
+from potstill.data.tokenised import tokenise
 from potstill.errors import ArtifactError, ConfigError, SourceError
 from potstill.experiment.record import TrainingRecord
 from potstill.experiment.saved import find_teacher, load_teacher
@@ -125,6 +126,32 @@ def test_echo_halves_the_longest_text(base):
     assert [ids.tolist() for ids in twice] == [[*ids[:-1], *separator, *ids[1:]] for ids in map(list, once)]
     assert 39 <= twice.lengths[0] <= 40
     assert np.isfinite(teacher.logits(longest)).all()
+
+
+@pytest.mark.parametrize("echo", [True, False])
+def test_share_that_is_not_read_is_that_of_a_single_reading(base, echo, capsys):
+    texts = Examples((" ".join(["w1"] * 58), "w2"), np.zeros(2, np.int64))  # of 60 and 3 tokens
+    make(base, max_length=9, echo=echo).warn_of_cut(texts)
+    said = " ".join(capsys.readouterr().err.split())
+    assert (
+        f"1 of 2 texts are cut after 9 tokens, {100 * 51 / 63:.1f} % of all tokens are not read; --max-length" in said
+    )
+
+
+@pytest.mark.parametrize("echo", [True, False])
+def test_answer_tokenises_texts_once(base, echo, monkeypatch):
+    teacher, read = make(base, max_length=9, echo=echo), []
+
+    def count(examples, *settings, **more):
+        read.extend(examples.texts)
+        return tokenise(examples, *settings, **more)
+
+    monkeypatch.setattr(module, "tokenise", count)
+    texts = (" ".join(["w1"] * 58), "w2")
+    probabilities, is_cut = teacher.answer(texts)
+    assert tuple(read) == texts
+    assert list(is_cut) == [True, False]
+    np.testing.assert_array_equal(probabilities, teacher.probabilities(texts))
 
 
 def test_padding_and_truncation_of_a_tokenizers_file_are_ignored(base, tmp_path):

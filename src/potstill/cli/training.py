@@ -37,10 +37,10 @@ _AUGMENT = (
 """The unlabelled set's settings with flags; those of its language model are left to configuration files."""
 _RUNTIME = tuple(f"runtime.{name}" for name in RuntimeConfig.model_fields if not name.startswith("teacher_"))
 """Where nothing saved is loaded, or what the command itself has saved."""
-_OF_STUDENTS = ("student", "distillation", "baseline", "search")
-"""Sections that decide nothing where no student is made: a file for all commands may change there."""
-_OF_SETS = ("augment", "baseline", "search")
-"""Those that decide nothing where students are trained alone: an unlabelled set is named by its file."""
+_OF_STUDENTS = ("student", "distillation", "baseline", "search", "data.positive_class")
+"""What decides nothing where no student is made and nothing reported: a file for all commands may change there."""
+_OF_SETS = ("augment", "baseline", "search", "data.positive_class")
+"""The same where students are trained alone: an unlabelled set is named by its file."""
 
 
 def _resumable(command: Callable[..., None]) -> Callable[..., None]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 
 from pydantic import Field, model_validator
 
 from potstill.config.base import Settings
+
+MAX_LENGTH: Final = 4096
+"""The longest texts that can be asked for. Attention takes memory with the square of the length."""
 
 
 class DataConfig(Settings):
@@ -41,7 +44,7 @@ class DataConfig(Settings):
     """Seed of the split. It is separate from the models' seeds, so that all models see the same split."""
     max_train_examples: Annotated[int, Field(ge=16)] | None = None
     """Use only this many examples for training and validation (stratified), for trials. None: all."""
-    max_length: Annotated[int, Field(ge=4, le=4096)] = 128
+    max_length: Annotated[int, Field(ge=4, le=MAX_LENGTH)] = 128
     """Cut texts to this many tokens. CoLA's longest sentence has fewer than 60."""
 
     @model_validator(mode="after")

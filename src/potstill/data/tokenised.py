@@ -22,6 +22,7 @@ from potstill.store.checksums import digest
 
 _FORMAT = 3
 """Part of the cache's keys; raised when the same texts give other ids."""
+_OTHER_LENGTH = "--max-length sets another length"
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,16 @@ def _encode(
     return arrays | ({"type_ids": np.concatenate(types)} if with_types else {})
 
 
-def warn_of_cut(tokens: TokenisedTexts, max_length: int, reader: str) -> None:
-    """Warn where texts are longer than `max_length`: how many, and what share of all tokens is not read."""
-    if tokens.lost is not None and (count := np.count_nonzero(tokens.lost)):
-        texts, share = numbered(len(tokens), "text"), tokens.lost.sum() / (tokens.lost.sum() + len(tokens.ids))
+def warn_of_cut(
+    tokens: TokenisedTexts, labels: NDArray[np.int64], max_length: int, reader: str, remedy: str = _OTHER_LENGTH
+) -> None:
+    """Warn where labelled texts are longer than `max_length`: how many, and what share of their tokens is not read."""
+    labelled = labels != UNLABELLED
+    if tokens.lost is not None and (count := np.count_nonzero(lost := tokens.lost[labelled])):
+        texts, share = numbered(len(lost), "text"), lost.sum() / (lost.sum() + tokens.lengths[labelled].sum())
         warn(
             f"{reader}: {count:,} of {texts} are cut after {max_length} tokens, {100 * share:.1f} % of all tokens are "
-            "not read; --max-length sets another length"
+            f"not read; {remedy}"
         )
 
 

@@ -21,7 +21,7 @@ from potstill.experiment.linear import measure_linear_svm
 from potstill.experiment.record import Trained, TrainingRecord
 from potstill.experiment.run_directory import ENVIRONMENT_FILE, RunSpec, run_directory
 from potstill.experiment.saved import StudentModel
-from potstill.experiment.stages import finetune
+from potstill.experiment.stages import find_or_finetune
 from potstill.experiment.students import StudentTask, train_students
 from potstill.predict import Classifier
 from potstill.predict.directory import CONFIG_FILE, UNLABELLED_FILE
@@ -100,7 +100,7 @@ def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command
     tuned: list[tuple[Teacher, Trained, Measurement]] = []
     for index, seed in enumerate(config.teacher.seeds):
         steps.begin("teachers", index, f"teacher {seed}")
-        teacher, trained = finetune(config, corpus, _place(directory, "teacher", seed), seed)
+        teacher, trained = find_or_finetune(config, corpus, _place(directory, "teacher", seed), seed)
         measured = measure(teacher, corpus.test)
         keep(trained, measured)
         tuned.append((teacher, trained, measured))

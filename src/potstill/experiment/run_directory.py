@@ -27,6 +27,7 @@ from potstill.executor.signals import Stopped
 from potstill.experiment.environment import describe_environment
 from potstill.predict.directory import CONFIG_FILE, LOCK_FILE
 from potstill.store.atomic import new_directory, read_json, write_json
+from potstill.teacher.backbone.builtin import BUILTIN
 from potstill.training.compute import describe_compute
 
 RUNS: Final = Path("runs")
@@ -37,11 +38,14 @@ ENVIRONMENT_FILE: Final = "environment.json"
 _FORMAT: Final = 2
 _UNIMPORTANT: Final = (
     *("preset", "runtime.checkpoint_seconds", "runtime.executor", "runtime.workers", "runtime.teacher_base"),
-    *("data.source", "data.test", "augment.files"),
+    *("data.source", "data.test", "data.validation", "augment.files"),
 )
 """Settings that change no result, or that `RunSpec.inputs` holds by content: a file may have another name now."""
-_PLACES: Final = ("backbone", "tokenizer")
-"""Settings that may name a directory or a file."""
+_PLACES: Final = {
+    **dict.fromkeys(("teacher.backbone", "teacher.tokenizer"), (BUILTIN,)),
+    "student.tokenizer": (BUILTIN, "bpe", "teacher"),
+}
+"""Settings that may name a directory or a file, and their values that name none."""
 _LATER: Final = "later"
 """Key in `environment.json` of a list: for each resumption in another environment, the values that differed."""
 _TEMPORARY: Final = re.compile(r"\..+\.[a-z0-9_]{8}|\.tmp[A-Za-z0-9]{6}")
@@ -77,14 +81,13 @@ class RunSpec:
         """What `state.json` holds: all that decides the result."""
         free = tuple(f"{name}." for name in (*_UNIMPORTANT, *self.free))
         everything = _flat(self.config.model_dump(mode="json"))
-        settings = {name: value for name, value in everything if not f"{name}.".startswith(free)}
+        settings = {name: _located(name, value) for name, value in everything if not f"{name}.".startswith(free)}
         return {"format": _FORMAT, "command": self.command, "inputs": self.inputs, "settings": settings}
 
     def can_resume(self, directory: Path) -> bool:
         """Say whether this run has begun in `directory` and is not finished."""
         with suppress(ArtifactError):
-            begun = _compared(read_json(directory / STATE_FILE))
-            return begun == _compared(self.state) and not self.is_finished(directory)
+            return read_json(directory / STATE_FILE) == self.state and not self.is_finished(directory)
         return False
 
     def require_same(self, directory: Path) -> None:
@@ -93,7 +96,7 @@ class RunSpec:
         Raises:
             ArtifactError: It is not; names what differs.
         """
-        begun, given = (_compared(state) for state in (read_json(directory / STATE_FILE), self.state))
+        begun, given = (dict(_flat(state)) for state in (read_json(directory / STATE_FILE), self.state))
         if differing := [name.removeprefix("settings.") for name in _differing(begun, given)]:
             raise ArtifactError(
                 f"{directory} was begun with other settings or inputs: {', '.join(differing)}\n"
@@ -270,15 +273,13 @@ def _differing(values: dict[str, Any], others: dict[str, Any]) -> list[str]:
     return [name for name in (values | others) if values.get(name) != others.get(name)]
 
 
-def _compared(state: dict[str, Any]) -> dict[str, Any]:
-    """Return a state by dotted name, what is on this disk by its absolute path."""
-    flat = dict(_flat(state))
-    for name, value in flat.items():
-        if name.rpartition(".")[2] in _PLACES and isinstance(value, str):
-            with suppress(RuntimeError):  # a user without a home
-                if (path := Path(value).expanduser()).exists():
-                    flat[name] = str(path.resolve())
-    return flat
+def _located(name: str, value: Any) -> Any:
+    """Return a setting's value; of a directory or a file on this disk its absolute path."""
+    if name in _PLACES and isinstance(value, str) and value not in _PLACES[name]:
+        with suppress(RuntimeError):  # a user without a home
+            if (path := Path(value).expanduser()).exists():
+                return str(path.resolve())
+    return value
 
 
 def _flat(values: dict[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:

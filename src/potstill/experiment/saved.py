@@ -118,6 +118,8 @@ def load_teacher(path: Path, config: PotstillConfig, corpus: Corpus | None = Non
         if corpus is not None and isinstance(teacher, TransformerTeacher):
             teacher.reorder(corpus.label_names)
     share_base_weights(teachers)
+    if corpus is not None and isinstance(teachers[0], TransformerTeacher):
+        teachers[0].warn_of_cut(corpus.train, remedy="a saved teacher's length can't be set")
     settings = teachers[0].known_settings(config.teacher)
     return together(teachers), config.model_copy(update={"teacher": settings})
 

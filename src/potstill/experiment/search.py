@@ -97,7 +97,7 @@ def search(
         inputs={"texts": texts, **input_keys(teacher, unlabelled)},
         # A finished search may go on with more trials.
         is_finished=lambda directory: out is None and (directory / BEST_FILE).is_file(),
-        free=("search.trials", "baseline", "teacher"),
+        free=("search.trials", "baseline", "teacher", "data.positive_class"),
     )
     with run_directory(spec, out, restart=restart) as directory, _study(directory / STUDY_FILE) as study:
         print_line(f"{corpus.name} ({corpus.source}) → {directory}")

@@ -43,15 +43,10 @@ def finetune(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int 
         The teacher with the weights of the epoch that is kept, and how its training went.
 
     Raises:
-        PotstillError: Its settings or sources can't be used, or its training broke down.
+        PotstillError: Its settings or sources can't be used, or its training broke down, or has ended in `directory`.
     """
-    kind = teacher_class(config.teacher.kind)
-    finished = Trained.find(directory)
-    if finished is not None and is_teacher(directory):
-        return kind.load(directory, config.runtime), finished
-    teacher, fitted = kind.obtain(config, corpus, directory, seed)
-    if finished is not None:  # of a kind that is neither trained nor saved
-        return teacher, finished
+    _require_unfinished(directory)
+    teacher, fitted = teacher_class(config.teacher.kind).obtain(config, corpus, directory, seed)
     if fitted is None:  # no training: the validation scores are those of a trained one's best epoch
         metrics = measure(teacher, corpus.validation).metrics
         scores = {name: getattr(metrics, name) for name in ("accuracy", "mcc", "f1")}
@@ -68,6 +63,16 @@ def finetune(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int 
         best=fitted.best,
     )
     return teacher, Trained.finish(directory, record, fitted)
+
+
+def find_or_finetune(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int) -> tuple[Teacher, Trained]:
+    """Open the teacher that an earlier call has finished in `directory`, else `finetune` it."""
+    if (finished := Trained.find(directory)) is None:
+        return finetune(config, corpus, directory, seed)
+    kind = teacher_class(config.teacher.kind)
+    if is_teacher(directory):
+        return kind.load(directory, config.runtime), finished
+    return kind.obtain(config, corpus, directory, seed)[0], finished  # of a kind that is neither trained nor saved
 
 
 def distill(
@@ -157,8 +162,8 @@ def _fit_student(
 ) -> Trained:
     """Fit a student whose language modelling took `seconds`, calibrate it, prove its ONNX graph and save it."""
     stages, settings = (config.student, config.distillation), config.student.training
-    if seed == config.student.seeds[0]:  # once
-        warn_of_cut(data.train.tokens, student.max_length, f"{role} student")
+    if student.network.reads_tokens and seed not in config.student.seeds[1:]:  # once
+        warn_of_cut(data.train.tokens, data.train.labels.numpy(), student.max_length, f"{role} student")
     usual = standard_callbacks(
         settings, config.runtime, directory, stages, save=lambda: student.save(directory), more=callbacks
     )

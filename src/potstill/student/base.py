@@ -42,10 +42,12 @@ class Network(nn.Module):
         spec_class: What its spec is: a `NetworkSpec` whose further fields are called like settings.
         spec: The shape of this one.
         embedding: The token embeddings, where they may begin as the teacher's.
+        reads_tokens: Whether it looks at the token ids.
     """
 
     settings: ClassVar[type[StudentConfig]] = StudentConfig
     spec_class: ClassVar[type[NetworkSpec]] = NetworkSpec
+    reads_tokens: ClassVar[bool] = True
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()

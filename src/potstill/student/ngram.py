@@ -73,7 +73,7 @@ class NgramSpec(NetworkSpec):
 class NgramClassifier(Network):
     """A bag of n-grams alone. It does not look at its token ids."""
 
-    settings, spec_class = NgramConfig, NgramSpec
+    settings, spec_class, reads_tokens = NgramConfig, NgramSpec, False
     spec: NgramSpec
 
     def __init__(self, spec: NgramSpec) -> None:

@@ -66,11 +66,12 @@ class Teacher(ABC):
         """Return `probabilities`, and of each text whether it was cut; None: not known."""
         first, second = zip(*texts, strict=True) if self.in_pairs else (tuple(texts), None)
         examples = Examples(first, np.full(len(texts), UNLABELLED), second)
-        return softmax(self.logits(examples, cached=False), self.temperature), self.is_cut(examples)
+        logits, is_cut = self.logits_of_stream(examples)
+        return softmax(logits, self.temperature), is_cut
 
-    def is_cut(self, examples: Examples) -> Sequence[bool | None]:
-        """Say of each text whether it is longer than what is read of it; by default that is not known."""
-        return [None] * len(examples)
+    def logits_of_stream(self, examples: Examples) -> tuple[NDArray[np.float32], Sequence[bool | None]]:
+        """Return the logits of texts that are seen once, and of each whether it was cut; by default not known."""
+        return self.logits(examples, cached=False), [None] * len(examples)
 
     def known_settings(self, given: TeacherConfig) -> TeacherConfig:
         """Return `given` with those of its own settings that were saved; by default none were."""

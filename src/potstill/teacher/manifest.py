@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal
@@ -12,6 +11,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from potstill.config import LoRAConfig, Method, RuntimeConfig
+from potstill.config.data import MAX_LENGTH
 from potstill.data.columns import listed
 from potstill.errors import ArtifactError
 from potstill.lora import ADAPTER_FILES, tensor_name
@@ -115,10 +115,10 @@ def _classes(directory: Path, known: tuple[str, ...], runtime: RuntimeConfig, *,
     """Return a teacher's classes: those that `runtime` names, where its files don't (`named`)."""
     given = runtime.teacher_classes or known
     if (named and sorted(given) != sorted(known)) or len(set(given)) != len(known) or len(given) != len(known):
-        expected = listed(known) if named else f"{len(known)} different ones, in the order of its logits"
+        expected = f"these classes: {listed(known)}" if named else f"{len(known)} classes, in the order of its logits"
         raise ArtifactError(
-            f"{directory}: expected in runtime.teacher_classes the classes of this teacher ({expected}), found "
-            f"{listed(given)}\n  what to do: name these, or leave it out where Potstill wrote the teacher"
+            f"{directory}: --teacher-classes must name {expected}; found {listed(given)}\n"
+            f"  what to do: name each once; for a teacher that Potstill tuned, leave it out"
         )
     return known if named else given
 
@@ -126,8 +126,8 @@ def _classes(directory: Path, known: tuple[str, ...], runtime: RuntimeConfig, *,
 def _of_peft(directory: Path, runtime: RuntimeConfig) -> TeacherManifest:
     """Fill in what `peft` does not store.
 
-    Classes are named by `runtime`, else numbered. Texts are tokenised as the tokenizer's file says, and cut where the
-    base has no more positions: how long texts were in the training is not known.
+    Classes are named by `runtime`, else numbered. Texts are tokenised as the tokenizer's file says, and cut at
+    `MAX_LENGTH`, or where the base has no more positions: how long texts were in the training is not known.
     """
     path = directory / ADAPTER_CONFIG
     base = runtime.teacher_base or read_json(path).get("base_model_name_or_path")
@@ -147,7 +147,7 @@ def _of_peft(directory: Path, runtime: RuntimeConfig) -> TeacherManifest:
         lora=None,
         base="",
         label_names=_classes(directory, numbers, runtime, named=False),
-        max_length=sys.maxsize,
+        max_length=MAX_LENGTH,
         in_pairs=False,
         echo=False,
         num_layers=None,

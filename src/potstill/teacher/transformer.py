@@ -20,9 +20,9 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from potstill.config import LoRAConfig, Method, PotstillConfig, RuntimeConfig, TeacherConfig, TransformerConfig
 from potstill.data import Corpus, Examples
-from potstill.data.tokenised import TrainingSet, tokenise, warn_of_cut
+from potstill.data.tokenised import TokenisedTexts, TrainingSet, tokenise, warn_of_cut
 from potstill.distillation import CrossEntropy, class_weights
-from potstill.errors import ArtifactError, ConfigError, SourceError
+from potstill.errors import ArtifactError, ConfigError, NotFoundError
 from potstill.lora import adapters, inject, load_adapter, merged, save_adapter
 from potstill.lora.blocks import check_num_layers
 from potstill.lora.counting import count_parameters
@@ -127,8 +127,10 @@ class TransformerTeacher(Teacher):
             try:
                 manifest = TeacherManifest.load(directory, runtime)
                 classifier, tokenizer = _base(manifest)
-            except SourceError as error:
-                raise SourceError(f"{error}, or say with --teacher-base where this teacher's is now") from None
+            except NotFoundError as error:
+                raise NotFoundError(
+                    f"{error}; if the pretrained model was moved, name its place with --teacher-base"
+                ) from None
             model = classifier.model
             if (found := _base_digest(model)) != manifest.base and manifest.base:
                 raise ArtifactError(
@@ -163,8 +165,8 @@ class TransformerTeacher(Teacher):
             max_microbatch_tokens=tokens_at_once(teacher.fabric),
         )
         data = Splits(teacher.featurise(corpus.train), teacher.featurise(corpus.validation))
-        if seed == settings.seeds[0]:  # once
-            warn_of_cut(data.train.tokens, teacher.manifest.max_length, "teacher")
+        if seed not in settings.seeds[1:]:  # once
+            teacher.warn_of_cut(corpus.train)
         loss = CrossEntropy(class_weights(settings.training, corpus), task_of(corpus))
         return teacher, fit(teacher.classifier, data, loss, context)
 
@@ -232,23 +234,32 @@ class TransformerTeacher(Teacher):
 
     def featurise(self, examples: Examples, *, cached: bool = True) -> TrainingSet:
         """Tokenise `examples`, twice each with `echo`; with `cached` their ids are kept on disk."""
-        pad_token_id = self.classifier.pad_token_id
-        length, types = self.manifest.max_length, self.classifier.with_types
-        tokens = tokenise(examples, self.tokenizer, length, pad_token_id, with_types=types, cached=cached)
+        tokens = self._tokenise(examples, cached=cached)
         if self.classifier.echo is not None:
             tokens = self.classifier.echo.repeat(tokens)
-        return TrainingSet(tokens, torch.from_numpy(examples.labels), pad_token_id)
+        return TrainingSet(tokens, torch.from_numpy(examples.labels), self.classifier.pad_token_id)
 
-    def is_cut(self, examples: Examples) -> list[bool]:
-        """Say of each text whether it has more tokens than `max_length`."""
-        lost = self.featurise(examples, cached=False).tokens.lost
-        return [bool(count) for count in (() if lost is None else lost)]
+    def _tokenise(self, examples: Examples, *, cached: bool = True) -> TokenisedTexts:
+        settings = (self.manifest.max_length, self.classifier.pad_token_id)
+        return tokenise(examples, self.tokenizer, *settings, with_types=self.classifier.with_types, cached=cached)
+
+    def warn_of_cut(self, examples: Examples, **remedy: str) -> None:
+        """Warn where it does not read the whole of labelled texts; see `data.tokenised.warn_of_cut`."""
+        warn_of_cut(self._tokenise(examples), examples.labels, self.manifest.max_length, "teacher", **remedy)
+
+    def logits_of_stream(self, examples: Examples) -> tuple[NDArray[np.float32], list[bool | None]]:
+        """See `Teacher.logits_of_stream`: the texts are tokenised once."""
+        data = self.featurise(examples, cached=False)
+        lost = data.tokens.lost
+        return self._logits(data), [None] * len(examples) if lost is None else (lost > 0).tolist()
 
     def logits(
         self, examples: Examples, *, cached: bool = True, on_batch: Callable[[int], object] = lambda _: None
     ) -> NDArray[np.float32]:
         """Return the logits of texts, (texts, classes); see `Teacher.logits`."""
-        data = self.featurise(examples, cached=cached)
+        return self._logits(self.featurise(examples, cached=cached), on_batch)
+
+    def _logits(self, data: TrainingSet, on_batch: Callable[[int], object] = lambda _: None) -> NDArray[np.float32]:
         with merged(self.classifier) if len(data.tokens.ids) > _FEW_TOKENS else nullcontext():
             return predict_logits(self.classifier, data, self.fabric, on_batch=on_batch).numpy()
 

@@ -45,7 +45,8 @@ def extended(directory, add):
 @pytest.mark.parametrize(("kind", "token"), [("padding", "[PAD]"), ("beginning", "[BOS]"), ("word", "@USER")])
 def test_token_without_an_embedding_is_refused_by_name(kind, token, backbone):
     config = extended(backbone, ADDED[kind])
-    named = rf"knows 64; take .*resize_token_embeddings.*without an embedding: '{re.escape(token)}' \(id 64\)"
+    remedy = "remove the tokens without an embedding from .*resize_token_embeddings"
+    named = rf"it has 65 tokens, .* knows 64; {remedy}.*without an embedding: '{re.escape(token)}' \(id 64\)"
     with pytest.raises(ConfigError, match=named):
         TransformerTeacher.check(config)
     with pytest.raises(ConfigError, match=r"\(id 64\)"):

