@@ -27,7 +27,7 @@ from potstill.predict.session import (
     reads_tokens,
     run,
 )
-from potstill.predict.untrusted import has_inner_graphs, tokenizer_problem
+from potstill.predict.untrusted import has_inner_graphs, settings_problem, tokenizer_problem
 from potstill.store.checksums import read
 
 Texts = Iterable[str] | Iterable[tuple[str, str]]
@@ -231,8 +231,10 @@ def _describe(value: object) -> str:
 
 def _load_tokenizer(content: bytes, path: Path, vocab_size: int, max_length: int) -> Tokenizer:
     try:
-        tokenizer = Tokenizer.from_str(content.decode("utf-8"))
-        problem = tokenizer_problem(tokenizer, vocab_size, max_length)
+        text = content.decode("utf-8")
+        if not (problem := settings_problem(text)):
+            tokenizer = Tokenizer.from_str(text)
+            problem = tokenizer_problem(tokenizer, vocab_size, max_length)
     except Exception as error:  # tokenizers raises bare Exceptions
         raise _refused(path, "can't be read", "a tokenizer", error) from None
     if problem:
