@@ -204,6 +204,17 @@ assert peak() - before < 150_000, f"{peak() - before} kB"
     assert result.returncode == 0, result.stderr
 
 
+def test_either_text_of_a_pair_can_be_too_long_for_its_ngrams(tmp_path):
+    spec = NgramSpec(vocab_size=80, num_classes=3, pad_token_id=0, ngram_buckets=64, ngram_size=2, dropout=0.0)
+    files = StudentFiles(tmp_path)
+    Manifest(asdict(spec), LABELS, MAX_TOKENS, in_pairs=True, kind="ngram").save(files.manifest)
+    files.model.write_bytes(NgramClassifier(spec).to_onnx())
+    make_tokenizer().save(str(files.tokenizer))
+    long = "cat " * 100
+    pairs = [("a", "b"), (long, "b"), ("a", long)]
+    assert Classifier.load(with_new_checksums(tmp_path)).answer(pairs)[1] == [False, True, True]
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
 def test_the_batch_size_changes_nothing(directory, classifier, batch_size):
     with pytest.raises(ValueError, match="batch_size: expected a positive number, found 0"):
@@ -284,6 +295,26 @@ def test_a_run_whose_distillation_did_harm_is_loaded_as_its_best_baseline(studen
         write_checksums(run, ["summary.json"])
         assert find_student(run) == run / recommended / "seed-0"
         assert student_roles(run)[0] == recommended
+
+
+def test_a_run_without_its_recommended_students_is_loaded_as_the_others(directory, tmp_path_factory):
+    run = tmp_path_factory.mktemp("run")
+    shutil.copytree(directory, run / "distilled" / "seed-0")
+    (run / "summary.json").write_text(json.dumps({"recommended": "baseline"}))
+    write_checksums(run, ["summary.json"])
+    assert find_student(run) == run / "distilled" / "seed-0"
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_text("{}")])
+def test_a_damaged_summary_recommends_nothing(directory, tmp_path_factory, damage):
+    run = tmp_path_factory.mktemp("run")
+    for role in ("distilled", "baseline"):
+        shutil.copytree(directory, run / role / "seed-0")
+    (run / "summary.json").write_text(json.dumps({"recommended": "baseline"}))
+    write_checksums(run, ["summary.json"])
+    damage(run / "summary.json")
+    with pytest.raises(ArtifactError, match=r"summary\.json"):
+        find_student(run)
 
 
 def test_prediction_needs_three_packages_and_leaves_home_empty(directory, classifier, tmp_path_factory):
@@ -577,6 +608,7 @@ class TestDamage:
                 r"whole number as spec\.vocab_size, found None; .*spec\.num_classes.*; .*spec\.pad_token_id",
             ),
             ({"label_names": "good"}, "expected a list of names"),
+            *(({"label_type": value}, "expected str, int, float or bool as label_type") for value in (None, "x", [])),
             ({"label_names": ["good", "bad"]}, "expected 3 different label_names"),
             ({"label_names": ["good", "bad", "bad"]}, "expected 3 different label_names"),
             ({"in_pairs": "no"}, "expected true or false as in_pairs, found 'no'"),

@@ -1,6 +1,7 @@
 """Adapters of `peft` as teachers, and saved teachers whose base has moved: what their files don't tell can be told."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -86,6 +87,22 @@ def test_classes_of_an_adapter_can_be_named(adapter, order):
     found = teacher.logits(EXAMPLES, cached=False)
     np.testing.assert_allclose(found, expected[:, [order.index(name) for name in NAMES]], rtol=1e-4, atol=1e-5)
     assert (teacher.key == load_teacher(directory, settings_of(), CORPUS)[0].key) == (order == NAMES)
+
+
+@pytest.mark.parametrize("order", [("neutral", "bad", "good"), NAMES])
+def test_adapters_are_scored_in_the_order_of_the_data(adapter, order, tmp_path, capsys):
+    data, (directory, expected) = tmp_path / "data", adapter
+    data.mkdir()
+    rows = [f"{text},{order[scores.argmax()]}" for text, scores in zip(LONG, expected, strict=True)]
+    every = [f"w{number},{name}" for number, name in enumerate(NAMES)]
+    for part, lines in {"train": every, "validation": every, "test": rows}.items():
+        (data / f"{part}.csv").write_text("\n".join(["text,label", *lines]))
+    second = shutil.copytree(directory, tmp_path / "second")
+    told = ("--teacher-classes", ",".join(order), "--json")
+    assert potstill("evaluate", directory, second, "--data", data, *told) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["label_names"] == list(NAMES)
+    assert [row["metrics"]["accuracy"] for row in found["models"]] == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("names", [("bad", "good"), ("bad", "good", "good"), ("a", "b", "c", "d")])

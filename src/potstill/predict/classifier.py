@@ -156,7 +156,9 @@ class Classifier:
     def _compute(self, first: list[str], second: list[str] | None, logits: npt.NDArray[np.float32]) -> list[bool]:
         """Fill `logits`, (texts, classes), and return of each text whether it was cut."""
         padding, longest = self._manifest.spec["pad_token_id"], self._manifest.max_length
-        ids, ngrams, cut = None, None, [len(text) > longest * tokens.CHARACTERS_A_TOKEN for text in first]
+        items = zip(first, second or first, strict=True)
+        cut = [max(map(len, item)) > longest * tokens.CHARACTERS_A_TOKEN for item in items]
+        ids = ngrams = None
         lengths, room = np.zeros(len(first), np.int64), _TOKENS
         if reads_tokens(self._session):
             ids, cut = tokens.encode_marked(self._tokenizer, first, second, longest, empty_id=padding)
