@@ -326,7 +326,7 @@ def test_evaluate_reads_any_labelled_file(run_directory, capsys, tmp_path):
     assert "macro-F1" in out
     assert potstill("evaluate", student, "--data", file, *columns, "--positive-class", "unacceptable") == 0
     assert "F1 of" in capsys.readouterr().out
-    assert potstill("evaluate", student, "--data", file, *columns, "--positive-class", "fine") == 1
+    assert potstill("evaluate", student, "--data", file, *columns, "--positive-class", "fine", "--json") == 1
     assert "there is no class 'fine'" in capsys.readouterr().err
 
 

@@ -117,7 +117,7 @@ def test_what_is_cut_is_said(tmp_path, capsys):
     (tmp_path / "texts.txt").write_text(f"dog\n{'dog ' * 9}\n")
     assert potstill("predict", model, tmp_path / "texts.txt") == 0
     printed = capsys.readouterr()
-    assert [answer.get("truncated") for answer in answers(printed.out)] == [None, True]
+    assert [answer["truncated"] for answer in answers(printed.out)] == [False, True]
     assert "1 cut at the model's max_length" in printed.err
     assert set(Classifier.load(model).predict(["dog", "cat"])) <= {0, 1}
 

@@ -95,6 +95,11 @@ class TestFormats:
         assert content(path) == [("a;b|c,d\te", "x"), ("y", "z")]
         assert (f"columns are separated by {separator!r}" in capsys.readouterr().err) == (separator != ",")
 
+    def test_the_separator_that_a_first_line_declares(self, tmp_path):
+        path = write(tmp_path, "a.csv", "sep=^\ntext^label\na,b^x\n")
+        assert content(path) == [("a,b", "x")]
+        assert lines(path) == [3]
+
     def test_other_columns_are_ignored_and_columns_are_found_by_name(self, tmp_path):
         path = write(tmp_path, "a.csv", "id,intent,note,utterance\n7,greet,,hi\n")
         config = DataConfig(text_column="utterance", label_column="intent")
@@ -138,8 +143,8 @@ class TestFormats:
         assert content(write(tmp_path, "a.jsonl", f'{{"text": "x", "label": {written}}}')) == [("x", read)]
 
     def test_whole_decimals_are_numbers(self, tmp_path):
-        path = write(tmp_path, "a.parquet", table([Decimal(1), Decimal(0)]))
-        assert content(path) == [("x", "1"), ("x", "0")]
+        path = write(tmp_path, "a.parquet", table([Decimal(1), Decimal(0), Decimal(10**29)]))
+        assert content(path) == [("x", "1"), ("x", "0"), ("x", f"{10**29}")]
 
     def test_sentence_pairs(self, tmp_path):
         path = write(
@@ -179,6 +184,7 @@ class TestLabelNames:
             (["very\u00a0good", "very good", "very good", "x"], ("very good", "x"), r"very\\u00a0good"),
             (["1", "1.0", "1", "0"], ("0", "1"), r"'1' \(2\), '1.0' \(1\)"),
             (["Good", "good", "bad"], ("Good", "bad", "good"), r"only in case.*'Good' \(1\), 'good' \(1\)"),
+            (["0", "1.0", "1.0", "1"], ("0", "1"), r"'1\.0' \(2\), '1' \(1\)"),
             (["None", "a", "b"], ("None", "a", "b"), r"the label is missing.*'None' \(1\)"),
         ],
     )
@@ -202,6 +208,7 @@ class TestLabelNames:
             ("a.csv", ["0", "1"], "int"),
             ("a.csv", ["0.0", "1.0"], "float"),
             ("a.csv", ["0.5", "1.5"], "float"),
+            ("a.csv", ["0", "1.0", "1.0", "1"], "int"),
             ("a.csv", ["True", "False"], "bool"),
             ("a.csv", ["01", "02"], "str"),
             ("a.csv", ["1", "b"], "str"),

@@ -30,7 +30,9 @@ UNLABELLED = UnlabelledSet(texts=("w1 good w2", "w3"), pairs=None, sources=("fil
 def config(tiny_backbone, tmp_path_factory):
     data = tmp_path_factory.mktemp("data") / "rated.csv"
     words = ("good", "bad", "fine", "poor")
-    rows = [f"w{i % 7} {words[i % 4]} w{i % 5},{'no' if i % 2 ^ (i % 11 == 0) else 'yes'}" for i in range(200)]  # enough for 50 validation texts
+    rows = [
+        f"w{i % 7} {words[i % 4]} w{i % 5},{'no' if i % 2 ^ (i % 11 == 0) else 'yes'}" for i in range(200)
+    ]  # enough for 50 validation texts
     data.write_text("\n".join(["text,label", *rows]))
     student = {"embedding_size": 8, "hidden_size": 8, "vocab_size": 300, "training": TRAINING, "seeds": [0, 1]}
     return PotstillConfig.build(

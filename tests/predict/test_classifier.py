@@ -15,7 +15,7 @@ import onnx
 import pandas
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from checksummed import with_new_checksums
 from potstill.errors import ArtifactError
@@ -204,6 +204,17 @@ assert peak() - before < 150_000, f"{peak() - before} kB"
     assert result.returncode == 0, result.stderr
 
 
+def test_either_text_of_a_pair_can_be_too_long_for_its_ngrams(tmp_path):
+    spec = NgramSpec(vocab_size=80, num_classes=3, pad_token_id=0, ngram_buckets=64, ngram_size=2, dropout=0.0)
+    files = StudentFiles(tmp_path)
+    Manifest(asdict(spec), LABELS, MAX_TOKENS, in_pairs=True, kind="ngram").save(files.manifest)
+    files.model.write_bytes(NgramClassifier(spec).to_onnx())
+    make_tokenizer().save(str(files.tokenizer))
+    long = "cat " * 100
+    pairs = [("a", "b"), (long, "b"), ("a", long)]
+    assert Classifier.load(with_new_checksums(tmp_path)).answer(pairs)[1] == [False, True, True]
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
 def test_the_batch_size_changes_nothing(directory, classifier, batch_size):
     with pytest.raises(ValueError, match="batch_size: expected a positive number, found 0"):
@@ -286,6 +297,26 @@ def test_a_run_whose_distillation_did_harm_is_loaded_as_its_best_baseline(studen
         assert student_roles(run)[0] == recommended
 
 
+def test_a_run_without_its_recommended_students_is_loaded_as_the_others(directory, tmp_path_factory):
+    run = tmp_path_factory.mktemp("run")
+    shutil.copytree(directory, run / "distilled" / "seed-0")
+    (run / "summary.json").write_text(json.dumps({"recommended": "baseline"}))
+    write_checksums(run, ["summary.json"])
+    assert find_student(run) == run / "distilled" / "seed-0"
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_text("{}")])
+def test_a_damaged_summary_recommends_nothing(directory, tmp_path_factory, damage):
+    run = tmp_path_factory.mktemp("run")
+    for role in ("distilled", "baseline"):
+        shutil.copytree(directory, run / role / "seed-0")
+    (run / "summary.json").write_text(json.dumps({"recommended": "baseline"}))
+    write_checksums(run, ["summary.json"])
+    damage(run / "summary.json")
+    with pytest.raises(ArtifactError, match=r"summary\.json"):
+        find_student(run)
+
+
 def test_prediction_needs_three_packages_and_leaves_home_empty(directory, classifier, tmp_path_factory):
     """onnxruntime's telemetry would write to ~/.cache, and ask for its collector's address."""
     program = """
@@ -311,8 +342,12 @@ assert __version__ == importlib.metadata.version("potstill")
     assert list(home.rglob("*")) == []
 
 
-def in_turn(steps):
-    return {"type": "Sequence", "normalizers": steps}
+BERT = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "lowercase": True}
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+
+
+def in_turn(steps, name="normalizers"):
+    return {"type": "Sequence", name: steps}
 
 
 def replacement(pattern, content, kind="String"):
@@ -324,11 +359,38 @@ def charsmap(text):
     return base64.b64encode(b"\x00\x04\x00\x00" + bytes(1024) + text.encode() + b"\0").decode()
 
 
-def template(names, pad_id):
+def template(names, pad_id, texts="A", pair="AB"):
     special = [{"SpecialToken": {"id": name, "type_id": 0}} for name in names]
-    texts = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
+    single, pairs = ([{"Sequence": {"id": name, "type_id": 0}} for name in place] for place in (texts, pair))
     tokens = {"<pad>": {"id": "<pad>", "ids": [pad_id], "tokens": ["<pad>"]}}
-    return {"type": "TemplateProcessing", "single": [*special, texts[0]], "pair": texts, "special_tokens": tokens}
+    return {"type": "TemplateProcessing", "single": [*special, *single], "pair": pairs, "special_tokens": tokens}
+
+
+def onnx_varint(number):
+    """A number as in protocol buffers: 7 bits a byte, the lowest first."""
+    return (bytes([number & 127 | 128]) + onnx_varint(number >> 7)) if number > 127 else bytes([number])
+
+
+METASPACE = pre_tokenizers.Metaspace()
+ISOLATED_AND_BYTES = pre_tokenizers.Sequence(
+    [pre_tokenizers.Split(Regex(r"\p{N}{1,3}| ?\p{L}+"), "isolated"), pre_tokenizers.ByteLevel(use_regex=False)]
+)
+XLNET = normalizers.Sequence(
+    [
+        normalizers.Replace("``", '"'),
+        normalizers.NFKD(),
+        normalizers.StripAccents(),
+        normalizers.Lowercase(),
+        normalizers.Precompiled(base64.b64decode(charsmap("صلى الله عليه وسلم"))),
+        normalizers.Replace(Regex(" {2,}"), "▁"),
+    ]
+)
+OTHERS = {
+    "characters": lambda: pre_tokenizers.CharDelimiterSplit("-"),
+    "fixed": lambda: pre_tokenizers.FixedLength(5),
+    "scripts": pre_tokenizers.UnicodeScripts,
+    "spaces": pre_tokenizers.Whitespace,
+}
 
 
 class TestDamage:
@@ -385,16 +447,57 @@ class TestDamage:
             with_new_checksums(directory), r"model\.onnx does not belong .* without loops, found one with Loop"
         )
 
+    def test_a_loop_whose_body_is_a_functions_default(self, directory):
+        body = onnx.parser.parse_graph("body (int64 i, bool on) => (bool again) { again = Identity (on) }")
+        loop = onnx.helper.make_node("Loop", ["turns", "go_on"], [])
+        loop.attribute.add(name="body", type=onnx.AttributeProto.GRAPH, ref_attr_name="inside")
+        model = onnx.load(directory / "model.onnx")
+        imports, default = model.opset_import, [onnx.helper.make_attribute("inside", body)]
+        model.functions.append(
+            onnx.helper.make_function("own", "Run", ["turns", "go_on"], [], [loop], imports, [], default)
+        )
+        (directory / "model.onnx").write_bytes(model.SerializeToString())
+        self.refused(with_new_checksums(directory), r"model\.onnx does not .* without loops, found one with Loop")
+
+    def test_a_graph_of_millions_of_empty_nodes(self, directory):
+        path, nodes = directory / "model.onnx", b"\x0a\x00" * 1_000_000
+        path.write_bytes(path.read_bytes() + b"\x3a" + onnx_varint(len(nodes)) + nodes)
+        self.refused(with_new_checksums(directory), r"model\.onnx can't be read: .* found more than 1,000,000 fields")
+
     @pytest.mark.parametrize(
         ("part", "value", "message"),
         [
             ("normalizer", in_turn([replacement("a", "aa")] * 40), "at most 100 characters of one, found 1.1e.12"),
             ("normalizer", in_turn([replacement("", "xx", "Regex")] * 9), "characters of one, found"),
             ("normalizer", in_turn([in_turn([{"type": "NFKC"}] * 101)]), "characters of one, found inf"),
+            ("normalizer", in_turn([in_turn([{"type": "NFKC"}] * 99)] * 2), "characters of one, found inf"),
+            ("normalizer", in_turn([{"type": "ByteLevel"}] * 60), "characters of one, found"),
+            ("normalizer", in_turn([replacement("\u0644", "\ufdfa"), {"type": "NFKC"}] * 9), "found 1.98e.11"),
+            ("normalizer", in_turn([replacement(" ", "漢"), BERT] * 9), "found 1.97e.04"),
+            (
+                "normalizer",
+                in_turn(
+                    [{"type": "Precompiled", "precompiled_charsmap": charsmap("")}, *[replacement("a", "aa")] * 40]
+                ),
+                "at most 100 characters of one, found 1.1e.12",
+            ),
+            ("pre_tokenizer", in_turn([BYTES] * 60, "pretokenizers"), "characters of one, found"),
+            (
+                "pre_tokenizer",
+                in_turn([{"type": "Metaspace", "replacement": one} for one in "▁a"] * 20, "pretokenizers"),
+                "characters of one, found",
+            ),
+            ("post_processor", template([], 0, texts="A" * 1000), "takes each text once, found"),
+            ("post_processor", template([], 0, pair="AB" * 9), "takes each text once, found"),
+            (
+                "post_processor",
+                in_turn([BYTES, template([], 0), template([], 0)], "processors"),
+                "takes each text once, found",
+            ),
             ("normalizer", {"type": "Prepend", "prepend": "a" * 1000}, "characters of one, found"),
             ("normalizer", {"type": "Precompiled", "precompiled_charsmap": charsmap("x" * 1000)}, "found 1e.03"),
             ("post_processor", template(["<pad>"] * 100, 0), "special tokens that fit into 12"),
-            ("post_processor", template(["<pad>"], 10**6), r"with ids below 58, found .*, 1000000\]"),
+            ("post_processor", template(["<pad>"], 10**6), r"with ids below 58, found \[1000000\]"),
             (
                 "model",
                 {
@@ -418,21 +521,40 @@ class TestDamage:
         content = json.loads(path.read_text()) | {part: value}
         if part == "model":
             content["added_tokens"] = []
+        elif part == "normalizer":  # reading the tokenizer applies it to the added tokens
+            content["added_tokens"][0] |= {"content": "aé", "normalized": True, "special": False}
         path.write_text(json.dumps(content))
         self.refused(with_new_checksums(directory), rf"tokenizer\.json does not belong to this student: .*{message}")
 
-    def test_normalisers_of_known_models(self, directory):
-        """Those of T5 and XLNet, of Llama and of BERT."""
-        path = directory / "tokenizer.json"
-        content = json.loads(path.read_text())
-        sentencepiece = {"type": "Precompiled", "precompiled_charsmap": charsmap("صلى الله عليه وسلم")}
-        for steps in (
-            [sentencepiece, replacement("``", '"'), {"type": "NFKD"}, replacement(" {2,}", "▁", "Regex")],
-            [{"type": "Prepend", "prepend": "▁"}, replacement(" ", "▁")],
-            [{"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "lowercase": True}],
-        ):
-            path.write_text(json.dumps(content | {"normalizer": in_turn(steps)}))
-            assert Classifier.load(with_new_checksums(directory)).predict(TEXTS[:1]).shape == (1,)
+    @pytest.mark.parametrize(
+        ("normalizer", "pre_tokenizer"),
+        [
+            pytest.param(normalizer, pre_tokenizer, id=name)
+            for name, (normalizer, pre_tokenizer) in {
+                "BERT": (normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()),
+                "GPT-2": (None, pre_tokenizers.ByteLevel()),
+                "ModernBERT": (normalizers.NFC(), pre_tokenizers.ByteLevel()),
+                "Llama 2": (normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]), None),
+                "Llama 3, Qwen": (normalizers.NFC(), ISOLATED_AND_BYTES),
+                "SmolLM2": (None, pre_tokenizers.Sequence([pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel()])),
+                "XLNet": (XLNET, pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), METASPACE])),
+                "DeBERTa": (XLNET, pre_tokenizers.Sequence([pre_tokenizers.Punctuation(), METASPACE])),
+                "bytes": (normalizers.ByteLevel(), ISOLATED_AND_BYTES),
+                "others": (
+                    normalizers.Sequence([normalizers.Nmt(), normalizers.NFD(), normalizers.Strip()]),
+                    pre_tokenizers.Sequence([OTHERS[name]() for name in sorted(OTHERS)]),
+                ),
+            }.items()
+        ],
+    )
+    @pytest.mark.parametrize("adding", [[], [processors.RobertaProcessing(("<sep>", 1), ("<pad>", 0))]])
+    def test_tokenizers_of_known_models(self, directory, normalizer, pre_tokenizer, adding):
+        tokenizer = make_tokenizer()
+        tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer or normalizers.Sequence([]), pre_tokenizer
+        tokenizer.post_processor = processors.Sequence([processors.ByteLevel(), *adding])
+        tokenizer.enable_padding(length=100_000)  # which no check may make
+        tokenizer.save(str(directory / "tokenizer.json"))
+        assert Classifier.load(with_new_checksums(directory)).predict(TEXTS[:1]).shape == (1,)
 
     @pytest.mark.parametrize("name", ["student.json", "model.onnx", "tokenizer.json", "checksums.json"])
     def test_sparse_files(self, directory, name):
@@ -486,6 +608,7 @@ class TestDamage:
                 r"whole number as spec\.vocab_size, found None; .*spec\.num_classes.*; .*spec\.pad_token_id",
             ),
             ({"label_names": "good"}, "expected a list of names"),
+            *(({"label_type": value}, "expected str, int, float or bool as label_type") for value in (None, "x", [])),
             ({"label_names": ["good", "bad"]}, "expected 3 different label_names"),
             ({"label_names": ["good", "bad", "bad"]}, "expected 3 different label_names"),
             ({"in_pairs": "no"}, "expected true or false as in_pairs, found 'no'"),

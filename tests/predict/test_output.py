@@ -22,16 +22,22 @@ PROBABILITIES = np.array([[0.25, 0.75], [0.99996, 0.00004]], dtype=np.float32)
 def test_jsonl():
     writing = Writing("jsonl", LABELS, in_pairs=False)
     assert writing.header() == b""
-    lines = writing.answers(TEXTS, PROBABILITIES).decode().split("\n")
+    lines = writing.answers(TEXTS, PROBABILITIES, (False, True)).decode().split("\n")
     assert [json.loads(line) for line in lines[:-1]] == [
-        {"line": 1, "text": 'a "b",\r\nc\u2028d', "label": "bad", "probability": 0.75},
-        {"line": 4, "text": "é\r", "label": "good", "probability": 1.0},
+        {"line": 1, "text": 'a "b",\r\nc\u2028d', "label": "bad", "probability": 0.75, "truncated": False},
+        {"line": 4, "text": "é\r", "label": "good", "probability": 1.0, "truncated": True},
     ]
+
+
+def test_a_column_called_truncated_is_renamed():
+    text = Text(1, "a", BEGINNING, {"truncated": "yes"})
+    answer = json.loads(Writing("jsonl", LABELS, in_pairs=False).answers([text], PROBABILITIES[:1], (False,)))
+    assert (answer["truncated"], answer["input_truncated"]) == (False, "yes")
 
 
 def test_csv():
     writing = Writing("csv", LABELS, in_pairs=False)
-    content = (writing.header() + writing.answers(TEXTS, PROBABILITIES)).decode()
+    content = (writing.header() + writing.answers(TEXTS, PROBABILITIES, (False, True))).decode()
     assert list(csv.reader(io.StringIO(content, newline=""), strict=True)) == [
         ["line", "text", "label", "probability"],
         ["1", 'a "b",\r\nc\u2028d', "bad", "0.75"],
@@ -42,13 +48,14 @@ def test_csv():
 @pytest.mark.parametrize(("threshold", "label", "probability"), [(0.7, "bad", 0.75), (0.8, "good", 0.25)])
 def test_a_threshold_decides_label_and_probability(threshold, label, probability):
     writing = Writing("jsonl", LABELS, in_pairs=False, threshold=threshold)
-    answer = json.loads(writing.answers(TEXTS[:1], PROBABILITIES[:1]))
+    answer = json.loads(writing.answers(TEXTS[:1], PROBABILITIES[:1], (False,)))
     assert (answer["label"], answer["probability"]) == (label, probability)
 
 
 def test_pairs():
     pair = [Text(2, ("a", "b"), BEGINNING)]
-    answer = json.loads(Writing("jsonl", LABELS, in_pairs=True).answers(pair, PROBABILITIES[:1]))
+    answer = json.loads(Writing("jsonl", LABELS, in_pairs=True).answers(pair, PROBABILITIES[:1], (None,)))
+    assert answer.pop("truncated") is None
     assert answer == {"line": 2, "text": "a", "pair": "b", "label": "bad", "probability": 0.75}
     assert Writing("csv", LABELS, in_pairs=True).header() == b"line,text,pair,label,probability\r\n"
 

@@ -178,6 +178,7 @@ class TestColumns:
 
     def test_spreadsheets_separator_line_and_spaces_in_the_header(self):
         assert texts("sep=;\n n ; text\n1;one,two\n", CSV) == [(3, "one,two")]
+        assert texts("sep=^\nn^text\n1^one,two\n", CSV) == [(3, "one,two")]
 
 
 class TestJsonl:

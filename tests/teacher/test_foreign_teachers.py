@@ -104,6 +104,22 @@ def test_classes_of_an_adapter_can_be_named(adapter, order):
     assert (teacher.key == load_teacher(directory, settings_of(), CORPUS)[0].key) == (order == NAMES)
 
 
+@pytest.mark.parametrize("order", [("neutral", "bad", "good"), NAMES])
+def test_adapters_are_scored_in_the_order_of_the_data(adapter, order, tmp_path, capsys):
+    data, (directory, expected) = tmp_path / "data", adapter
+    data.mkdir()
+    rows = [f"{text},{order[scores.argmax()]}" for text, scores in zip(LONG, expected, strict=True)]
+    every = [f"w{number},{name}" for number, name in enumerate(NAMES)]
+    for part, lines in {"train": every, "validation": every, "test": rows}.items():
+        (data / f"{part}.csv").write_text("\n".join(["text,label", *lines]))
+    second = shutil.copytree(directory, tmp_path / "second")
+    told = ("--teacher-classes", ",".join(order), "--json")
+    assert potstill("evaluate", directory, second, "--data", data, *told) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["label_names"] == list(NAMES)
+    assert [row["metrics"]["accuracy"] for row in found["models"]] == [1.0, 1.0]
+
+
 @pytest.mark.parametrize("names", [("bad", "good"), ("bad", "good", "good"), ("a", "b", "c", "d")])
 def test_another_number_of_classes_is_refused(adapter, names):
     with pytest.raises(ArtifactError, match=r"must name 3 classes, in the order of its logits; found '(a|bad)', '"):

@@ -16,6 +16,7 @@ from potstill.errors import ArtifactError, PotstillError
 
 if TYPE_CHECKING:
     from potstill.data import Examples
+    from potstill.evaluation.measure import SavedModel
 
 _LOCAL: Final = ("auto", "builtin", "clinc150", "cola")
 """Data that is on this machine though no file is named."""
@@ -51,16 +52,20 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) ->
     from potstill.experiment.saved import is_finished, model_directories, open_model
     from potstill.report.comparison import show, to_json
     from potstill.report.tables import classes
+    from potstill.teacher.transformer import TransformerTeacher
 
     directories = [directory for path in models for directory in model_directories(path)]
     if interrupted := ", ".join(str(directory) for directory in directories if not is_finished(directory)):
         warn(f"not finished: {interrupted}; the best epoch so far is scored, and counts in no mean over seeds")
     first = open_model(directories[0], config.runtime)
-    names = first.label_names
-    examples, scored = _examples(config, directories, names)
+    examples, scored = _examples(config, directories, first)
+    names, own = first.label_names, _own_settings(directories[0])
+    positive = positive_index(config.data.positive_class or (None if own is None else own.positive_class), names)
     measured = {directories[0]: measure(first, examples)}
     for directory in directories[1:]:
         model = open_model(directory, config.runtime)
+        if isinstance(model, TransformerTeacher):
+            model.reorder(names)
         if model.label_names != names:
             raise ArtifactError(
                 f"expected models of the same classes, found {classes(names)} in {directories[0]} and "
@@ -70,9 +75,7 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) ->
     if as_json:
         click.echo(json.dumps({"label_names": names, **to_json(measured, examples)}, indent=2))
     else:
-        own = _own_settings(directories[0])
-        positive = config.data.positive_class or (None if own is None else own.positive_class)
-        show(measured, examples, names, scored, positive_index(positive, names))
+        show(measured, examples, names, scored, positive)
 
 
 def _own_settings(model: Path) -> DataConfig | None:
@@ -83,8 +86,10 @@ def _own_settings(model: Path) -> DataConfig | None:
     return None if file is None else PotstillConfig.load(file).data
 
 
-def _examples(config: PotstillConfig, models: Sequence[Path], label_names: tuple[str, ...]) -> tuple[Examples, str]:
+def _examples(config: PotstillConfig, models: Sequence[Path], first: SavedModel) -> tuple[Examples, str]:
     """Read what is to be scored, and describe it. Without --config, what no flag says is as in the first training.
+
+    The first model's classes are put into the order of the data, where they can be.
 
     Raises:
         ArtifactError: No data is named, and that of the training has changed; or the data has other classes.
@@ -92,6 +97,7 @@ def _examples(config: PotstillConfig, models: Sequence[Path], label_names: tuple
     from potstill.data import load_corpus, read_examples
     from potstill.experiment.saved import corpus_key
     from potstill.report.tables import classes
+    from potstill.teacher.transformer import TransformerTeacher
 
     data, own, flags = config.data, _own_settings(models[0]), given()
     is_named = bool(flags & {"config_file", "data__source", "data__test"})
@@ -107,7 +113,7 @@ def _examples(config: PotstillConfig, models: Sequence[Path], label_names: tuple
         data = PotstillConfig.build({"data": others | values}, "the flags given with the model's own settings").data
     file = Path(data.test or data.source).expanduser()
     if is_named and file.is_file():
-        examples = read_examples(file, data, label_names)
+        examples = read_examples(file, data, first.label_names)
         _warn_of_known(examples, models)
         return examples, f"all of {file}"
     corpus = load_corpus(data)
@@ -116,9 +122,12 @@ def _examples(config: PotstillConfig, models: Sequence[Path], label_names: tuple
             f"{models[0]}: expected the data that it was trained on, whose test part is scored by default; "
             f"{corpus.source} has changed since, or is read in another way\n  what to do: name data with --data"
         )
-    if not corpus.has_classes(label_names):
+    if isinstance(first, TransformerTeacher):
+        first.reorder(corpus.label_names)
+    if not corpus.has_classes(first.label_names):
         raise ArtifactError(
-            f"the model knows the classes {classes(label_names)}, {corpus.name} has {classes(corpus.label_names)}\n"
+            f"the model knows the classes {classes(first.label_names)}, {corpus.name} has "
+            f"{classes(corpus.label_names)}\n"
             f"  what to do: name data of the model's own task with --data"
         )
     _warn_of_known(corpus.test, [model for model in models if corpus_key(model) != corpus.key()])

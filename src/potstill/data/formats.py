@@ -85,7 +85,8 @@ def _split_csv(path: Path, config: DataConfig) -> Iterator[Fields]:
     named = SEPARATOR_LINE.fullmatch(next(text, "").strip("\r\n"))
     line, start = (2, text.tell()) if named else (1, 0)
     text.seek(start)
-    separator = find_separator(next(filter(str.strip, text), ""), set(named_columns(config).values()))
+    header = next(filter(str.strip, text), "")
+    separator = named[1] if named else find_separator(header, set(named_columns(config).values()))
     if separator != ",":
         print_line(f"{path}: columns are separated by {separator!r}")
     text.seek(start)

@@ -56,7 +56,8 @@ def label_key(label: str) -> str:
 def label_names_of(rows: Iterable[Row], file: Origin) -> tuple[str, ...]:
     """List the classes of training data: in numerical order if all are whole numbers, else alphabetically.
 
-    Labels that look the same are one class, which has the most frequent spelling; a warning says so.
+    Labels that look the same are one class, which has the most frequent spelling; a warning says so. Whole numbers that
+    are not all written as 1.0 are written as 1.
 
     Raises:
         DataError: There is one class only, or the labels are continuous numbers.
@@ -75,7 +76,8 @@ def label_names_of(rows: Iterable[Row], file: Origin) -> tuple[str, ...]:
     _warn_of_spellings(spellings, file)
     names = {key: min(counts, key=lambda name: (-counts[name], name)) for key, counts in spellings.items()}
     if all(map(_WHOLE.fullmatch, names)):
-        return tuple(names[key] for key in sorted(names, key=lambda key: (int(key), key)))
+        ordered = sorted(names, key=lambda key: (int(key), key))
+        return tuple(ordered if any(key == name for key, name in names.items()) else (names[key] for key in ordered))
     return tuple(sorted(names.values()))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -176,7 +177,7 @@ class _Cell:
                 return str(self.value).lower()
             case int():
                 return str(self.value)
-            case float() | Decimal() if self.value == self.value and self.value % 1 == 0:  # NaN differs from itself
+            case float() | Decimal() if math.isfinite(self.value) and self.value == int(self.value):
                 return str(int(self.value))
             case str() if label_key(self.value) and (label := self._stripped(self.value)).lower() not in MISSING:
                 return label

@@ -27,7 +27,7 @@ from potstill.predict.session import (
     reads_tokens,
     run,
 )
-from potstill.predict.untrusted import has_inner_graphs, tokenizer_problem
+from potstill.predict.untrusted import has_inner_graphs, settings_problem, tokenizer_problem
 from potstill.store.checksums import read
 
 Texts = Iterable[str] | Iterable[tuple[str, str]]
@@ -156,7 +156,9 @@ class Classifier:
     def _compute(self, first: list[str], second: list[str] | None, logits: npt.NDArray[np.float32]) -> list[bool]:
         """Fill `logits`, (texts, classes), and return of each text whether it was cut."""
         padding, longest = self._manifest.spec["pad_token_id"], self._manifest.max_length
-        ids, ngrams, cut = None, None, [len(text) > longest * tokens.CHARACTERS_A_TOKEN for text in first]
+        items = zip(first, second or first, strict=True)
+        cut = [max(map(len, item)) > longest * tokens.CHARACTERS_A_TOKEN for item in items]
+        ids = ngrams = None
         lengths, room = np.zeros(len(first), np.int64), _TOKENS
         if reads_tokens(self._session):
             ids, cut = tokens.encode_marked(self._tokenizer, first, second, longest, empty_id=padding)
@@ -221,8 +223,10 @@ def _describe(value: object) -> str:
 
 def _load_tokenizer(content: bytes, path: Path, vocab_size: int, max_length: int) -> Tokenizer:
     try:
-        tokenizer = Tokenizer.from_str(content.decode("utf-8"))
-        problem = tokenizer_problem(tokenizer, vocab_size, max_length)
+        text = content.decode("utf-8")
+        if not (problem := settings_problem(text)):
+            tokenizer = Tokenizer.from_str(text)
+            problem = tokenizer_problem(tokenizer, vocab_size, max_length)
     except Exception as error:  # tokenizers raises bare Exceptions
         raise _refused(path, "can't be read", "a tokenizer", error) from None
     if problem:

@@ -128,6 +128,7 @@ class Manifest:
             ArtifactError: It is no JSON, of another format, or a field is missing or of the wrong kind.
         """
         content = parse_json(data, path)
+        content = {"label_type": "str"} | content
         if content.get("format") != FORMAT:
             raise ArtifactError(
                 f"{path}: expected a student of format {FORMAT}, found format {content.get('format')!r}\n"
@@ -146,22 +147,30 @@ _MAX_SETTINGS: Final = 1 << 20
 
 
 def find_student(path: Path) -> Path:
-    """Return `path`, or of a run's recommended students, or of several seeds, the best in validation.
+    """Return `path`, or of a run's recommended students (else its others), or of several seeds, the best in validation.
 
     Where there is no student, return `path`: reading its manifest says what is missing.
+
+    Raises:
+        ArtifactError: A file that decides is damaged.
     """
     if is_student(path):
         return path
-    for pattern in (f"{student_roles(path)[0]}/seed-*", "seed-*"):
+    for pattern in (*(f"{role}/seed-*" for role in student_roles(path)), "seed-*"):
         if students := [one for one in sorted(path.glob(pattern)) if is_student(one)]:
             return max(students, key=_validation_mcc)
     return path
 
 
 def student_roles(run: Path) -> tuple[Role, Role]:
-    """Name a run's kinds of students, first the one to use: the baseline where distillation did harm."""
-    with suppress(ArtifactError):
-        if parse_json(read(run, [SUMMARY_FILE])[SUMMARY_FILE], run / SUMMARY_FILE).get(RECOMMENDED) == "baseline":
+    """Name a run's kinds of students, first the one to use: the baseline where distillation did harm.
+
+    Raises:
+        ArtifactError: The run's summary is damaged.
+    """
+    if holds(run, SUMMARY_FILE):
+        summary = parse_json(read(run, [SUMMARY_FILE])[SUMMARY_FILE], run / SUMMARY_FILE)
+        if summary.get(RECOMMENDED) == "baseline":
             return "baseline", "distilled"
     return "distilled", "baseline"
 
@@ -259,7 +268,7 @@ _FIELDS: Final[dict[str, tuple[str, Callable[[Any], bool]]]] = {
         lambda value: value is None or (_is_number(value) and 0 < value < 1),
     ),
     "kind": ("a name", lambda value: isinstance(value, str)),
-    "label_type": ("str, int, float or bool", lambda value: value in (None, *get_args(LabelType))),
+    "label_type": ("str, int, float or bool", lambda value: value in get_args(LabelType)),
 }
 """What each field of `student.json` has to be."""
 

@@ -57,18 +57,17 @@ class Writing:
         return self._csv([(line, *_renamed(self.columns, (line, *ours)).values(), *ours)])
 
     def answers(
-        self, texts: Sequence[Text], probabilities: npt.NDArray[np.float32], cut: Sequence[bool | None] = ()
+        self, texts: Sequence[Text], probabilities: npt.NDArray[np.float32], cut: Sequence[bool | None]
     ) -> bytes:
         """Write a line (in CSV, a record) for each text, whose `probabilities` are (texts, classes).
 
-        In JSONL, the texts that were `cut` are marked.
+        JSONL says of each text whether it was `cut`; None: not known.
         """
         rounded = probabilities.astype(np.float64).round(DIGITS).tolist()
         rows = list(zip(texts, rounded, predict_class(probabilities, self.threshold), strict=True))
         if self.format == "csv":
             return self._csv([self._record(text, row, place) for text, row, place in rows])
-        marks = zip(rows, cut or (None,) * len(rows), strict=True)
-        return "".join(self._json(*row, is_cut=bool(is_cut)) for row, is_cut in marks).encode()
+        return "".join(self._json(*row, is_cut=is_cut) for row, is_cut in zip(rows, cut, strict=True)).encode()
 
     @property
     def _fields(self) -> tuple[str, ...]:
@@ -79,13 +78,12 @@ class Writing:
         every = row if self.with_probabilities else ()
         return (text.line, *others, *_parts(text.value), self.labels[place], row[place], *every)
 
-    def _json(self, text: Text, row: list[float], place: int, *, is_cut: bool) -> str:
+    def _json(self, text: Text, row: list[float], place: int, *, is_cut: bool | None) -> str:
         values = (text.line, *_parts(text.value), self.labels[place], row[place])
         answer: dict[str, object] = dict(zip(self._fields, values, strict=True))
         if self.with_probabilities:
             answer["probabilities"] = dict(zip(self.labels, row, strict=True))
-        if is_cut:
-            answer["truncated"] = True
+        answer["truncated"] = is_cut
         names = _renamed(tuple(text.others), tuple(answer))
         answer |= {names[name]: value for name, value in text.others.items()}
         return printable(json.dumps(answer, ensure_ascii=False)) + "\n"

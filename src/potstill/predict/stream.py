@@ -43,7 +43,7 @@ CHUNK_TEXTS: Final = 4096
 """Texts classified at a time: enough to find many of like length for every batch."""
 CHUNK_BYTES: Final = 1 << 22
 """Bytes of the stream that are dealt with at a time, for long texts and for long columns beside them."""
-SEPARATOR_LINE: Final = re.compile('"?sep=(.)"?', re.IGNORECASE)
+SEPARATOR_LINE: Final = re.compile('"?sep=([^"])"?', re.IGNORECASE)
 """Excel's first line of a CSV file, which names the separator."""
 _NO_LINES: Final = {
     ".json": "write each object of the array in a line, with `jq -c '.[]'` for instance, and call the file .jsonl",
@@ -252,7 +252,7 @@ def _parser(lines: _Lines, layout: Layout, name: str) -> Callable[[str], _Record
         return lambda line: (_parse_plain(line, layout.in_pairs), {})
     if layout.format == "jsonl":
         return lambda line: _choose(_json_object(line), layout.columns)
-    separator = "\t"
+    declared, separator = "", "\t"
     header: list[str] = []
 
     def split(line: str) -> list[str]:
@@ -267,8 +267,10 @@ def _parser(lines: _Lines, layout: Layout, name: str) -> Callable[[str], _Record
     for first in lines:  # that holds any text; an empty stream has no header
         try:
             text = first.text()
-            if text.strip() and not (layout.format == "csv" and SEPARATOR_LINE.fullmatch(text.strip("\r\n"))):
-                separator = find_separator(text, set(layout.columns))
+            named = SEPARATOR_LINE.fullmatch(text.strip("\r\n")) if layout.format == "csv" else None
+            declared = named[1] if named else declared
+            if text.strip() and not named:
+                separator = declared or find_separator(text, set(layout.columns))
                 header = _header([name.strip() for name in split(text)], layout.columns)
                 break
         except _BrokenError as error:
