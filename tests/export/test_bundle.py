@@ -18,7 +18,7 @@ from potstill.experiment.record import TrainingRecord
 from potstill.export import bundle
 from potstill.predict import Classifier
 from potstill.predict.directory import Manifest, StudentFiles
-from potstill.predict.tokens import encode
+from potstill.predict.tokens import encode_marked
 from potstill.store.checksums import atomic_save, verify
 from potstill.student.saved import load_network
 
@@ -162,7 +162,7 @@ def test_transformers_reads_the_hub_layout_and_predict_explains_itself(run_direc
     tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
     texts = [text for text in TEXTS if text]
     found = tokenizer(texts, truncation=True, padding=True, return_tensors="pt")
-    expected = encode(classifier._tokenizer, texts, None, manifest.max_length, empty_id=0)
+    expected, _ = encode_marked(classifier._tokenizer, texts, None, manifest.max_length, empty_id=0)
     assert [
         row[mask.bool()].tolist() for row, mask in zip(found.input_ids, found.attention_mask, strict=True)
     ] == expected

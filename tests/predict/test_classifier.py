@@ -99,7 +99,7 @@ def pair_classifier(student, directory) -> Classifier:
 
 
 def torch_logits(student, texts, seconds=None):
-    ids = tokens.encode(make_tokenizer(), texts, seconds, MAX_TOKENS, empty_id=0)
+    ids, _ = tokens.encode_marked(make_tokenizer(), texts, seconds, MAX_TOKENS, empty_id=0)
     with torch.inference_mode():
         return torch.cat([student(torch.tensor([row]), torch.ones(1, len(row))) for row in ids]).numpy()
 

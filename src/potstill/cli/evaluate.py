@@ -52,7 +52,7 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) ->
     from potstill.experiment.saved import is_finished, model_directories, open_model
     from potstill.report.comparison import show, to_json
     from potstill.report.tables import classes
-    from potstill.teacher.transformer import TransformerTeacher
+    from potstill.teacher.base import Teacher
 
     directories = [directory for path in models for directory in model_directories(path)]
     if interrupted := ", ".join(str(directory) for directory in directories if not is_finished(directory)):
@@ -64,7 +64,7 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) ->
     measured = {directories[0]: measure(first, examples)}
     for directory in directories[1:]:
         model = open_model(directory, config.runtime)
-        if isinstance(model, TransformerTeacher):
+        if isinstance(model, Teacher):
             model.reorder(names)
         if model.label_names != names:
             raise ArtifactError(
@@ -97,7 +97,7 @@ def _examples(config: PotstillConfig, models: Sequence[Path], first: SavedModel)
     from potstill.data import load_corpus, read_examples
     from potstill.experiment.saved import corpus_key
     from potstill.report.tables import classes
-    from potstill.teacher.transformer import TransformerTeacher
+    from potstill.teacher.base import Teacher
 
     data, own, flags = config.data, _own_settings(models[0]), given()
     is_named = bool(flags & {"config_file", "data__source", "data__test"})
@@ -122,13 +122,12 @@ def _examples(config: PotstillConfig, models: Sequence[Path], first: SavedModel)
             f"{models[0]}: expected the data that it was trained on, whose test part is scored by default; "
             f"{corpus.source} has changed since, or is read in another way\n  what to do: name data with --data"
         )
-    if isinstance(first, TransformerTeacher):
+    if isinstance(first, Teacher):
         first.reorder(corpus.label_names)
     if not corpus.has_classes(first.label_names):
         raise ArtifactError(
             f"the model knows the classes {classes(first.label_names)}, {corpus.name} has "
-            f"{classes(corpus.label_names)}\n"
-            f"  what to do: name data of the model's own task with --data"
+            f"{classes(corpus.label_names)}\n  what to do: name data of the model's own task with --data"
         )
     _warn_of_known(corpus.test, [model for model in models if corpus_key(model) != corpus.key()])
     return corpus.test, f"the test part of {corpus.name} ({corpus.source})"

@@ -107,9 +107,8 @@ def predict(
 
     MODEL is a directory: a run, a student, a teacher, or what `potstill export` wrote. Of a run, `predict` uses the
     distilled student with the best validation score, or the best baseline where the report says that distillation did
-    harm. FILE may be of any size. It has one text a line, or it is .csv,
-    .tsv or .jsonl with a column of texts; the answers keep its other columns. A model of pairs needs two texts with a
-    tab between, or a second column.
+    harm. FILE may be of any size. It has one text a line, or it is .csv, .tsv or .jsonl with a column of texts; the
+    answers keep its other columns. A model of pairs needs two texts with a tab between, or a second column.
 
     \b
       potstill predict runs/NAME --text "Hello"

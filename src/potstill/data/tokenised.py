@@ -196,8 +196,7 @@ class TrainingSet:
         input_ids, mask = self.tokens.padded(chosen, self.pad_token_id)
         rows, types = torch.from_numpy(chosen), None
         if self.tokens.type_ids is not None:
-            places, _ = padded_places(self.tokens.offsets, chosen)
-            types = torch.from_numpy(np.where(mask, self.tokens.type_ids[places], 0).astype(np.int64))
+            types = torch.from_numpy(replace(self.tokens, ids=self.tokens.type_ids).padded(chosen, 0)[0])
         return Batch(
             input_ids=torch.from_numpy(input_ids),
             attention_mask=torch.from_numpy(mask.astype(np.int64)),

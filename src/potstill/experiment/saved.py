@@ -31,7 +31,7 @@ from potstill.predict.directory import (
 from potstill.teacher.base import Teacher
 from potstill.teacher.ensemble import together
 from potstill.teacher.saved import open_teacher
-from potstill.teacher.transformer import TransformerTeacher, share_base_weights
+from potstill.teacher.transformer import share_base_weights
 
 
 class StudentModel:
@@ -114,12 +114,11 @@ def load_teacher(path: Path, config: PotstillConfig, corpus: Corpus | None = Non
                 "validation or test part, the students' scores are optimistic"
             )
     teachers = [open_teacher(directory, config.runtime) for directory in directories]
-    for teacher in teachers:
-        if corpus is not None and isinstance(teacher, TransformerTeacher):
+    if corpus is not None:
+        for teacher in teachers:
             teacher.reorder(corpus.label_names)
-    share_base_weights(teachers)
-    if corpus is not None and isinstance(teachers[0], TransformerTeacher):
         teachers[0].warn_of_cut(corpus.train, remedy="a saved teacher's length can't be set")
+    share_base_weights(teachers)
     settings = teachers[0].known_settings(config.teacher)
     return together(teachers), config.model_copy(update={"teacher": settings})
 

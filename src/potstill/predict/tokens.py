@@ -30,9 +30,9 @@ _MAX_INTERNED = 16
 _interned: dict[bytes, Tokenizer] = {}
 
 
-def encode(
+def encode_marked(
     tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int, *, empty_id: int | None
-) -> list[list[int]]:
+) -> tuple[list[list[int]], list[bool]]:
     """Turn texts into ids, special tokens as the tokenizer's post-processor adds them, cut on the right, not padded.
 
     A text that spells a special token (`<pad>`) is text like any other: it never becomes that token's id.
@@ -45,16 +45,12 @@ def encode(
         empty_id: The single id of a text without any token (empty, or of characters that the tokenizer drops), since a
             recurrent network can't read a sequence of length 0; None: no id.
 
+    Returns:
+        The ids of each text (or pair), and whether it was cut.
+
     Raises:
         ValueError: `texts` and `pairs` differ in length.
     """
-    return encode_marked(tokenizer, texts, pairs, max_length, empty_id=empty_id)[0]
-
-
-def encode_marked(
-    tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int, *, empty_id: int | None
-) -> tuple[list[list[int]], list[bool]]:
-    """Encode like `encode`, and say of each text (or pair) whether it was cut."""
     ids: list[list[int]] = []
     cut: list[bool] = []
     nothing = [] if empty_id is None else [empty_id]
@@ -69,7 +65,7 @@ def encodings(
 ) -> Iterator[tuple[Encoding, int]]:
     """Yield what the tokenizer makes of each text (or pair), and how many tokens were cut off it.
 
-    Arguments and errors as for `encode`.
+    Arguments and errors as for `encode_marked`.
     """
     if pairs is not None and len(texts) != len(pairs):
         raise ValueError(f"expected as many second texts as first ones, found {len(pairs)} and {len(texts)}")

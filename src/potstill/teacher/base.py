@@ -73,6 +73,14 @@ class Teacher(ABC):
         """Return the logits of texts that are seen once, and of each whether it was cut; by default not known."""
         return self.logits(examples, cached=False), [None] * len(examples)
 
+    def reorder(self, label_names: tuple[str, ...]) -> None:
+        """Put its classes into the order of `label_names`, unless these are others; by default it keeps its order."""
+        return
+
+    def warn_of_cut(self, examples: Examples, **remedy: str) -> None:
+        """Warn where it does not read the whole of labelled texts; by default it reads all."""
+        return
+
     def known_settings(self, given: TeacherConfig) -> TeacherConfig:
         """Return `given` with those of its own settings that were saved; by default none were."""
         return given
