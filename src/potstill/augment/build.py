@@ -106,13 +106,14 @@ def held_out_key(corpus: Corpus) -> str:
 
 
 def files_key(config: PotstillConfig) -> str | None:
-    """Return a digest of the content of `augment.files`; None where there are none.
+    """Return a digest of the content of `augment.files` and a teacher's file; None where there are none.
 
     Raises:
         DataError: One of them can't be read.
     """
     digests = []
-    for path in map(Path, config.augment.files):
+    files = dict.fromkeys((*config.augment.files, getattr(config.teacher, "file", None)))
+    for path in (Path(name) for name in files if name is not None):
         with _read_errors(path):
             digests.append(file_digest(path))
     return digest(digests) if digests else None
