@@ -22,7 +22,13 @@ TEXTS = [
     for count in range(3)
 ]
 LABELS = [int(any(word in text for word in GOOD)) for text in TEXTS]
-TINY = {"embedding_size": 8, "hidden_size": 8, "vocab_size": 300, "seeds": [0], "training": {"epochs": 6}}
+TINY = {
+    "embedding_size": 8,
+    "hidden_size": 8,
+    "vocab_size": 300,
+    "seeds": [0],
+    "training": {"epochs": 20, "min_steps": 1, "learning_rate": 0.02},
+}
 
 
 @pytest.fixture(scope="module")
