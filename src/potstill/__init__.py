@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from potstill.config import PotstillConfig
     from potstill.data import Corpus, Examples, load_corpus, read_examples
     from potstill.evaluation.measure import measure
+    from potstill.experiment.estimator import PotstillClassifier
     from potstill.experiment.run import run, unlabelled_set
     from potstill.experiment.saved import open_model
     from potstill.experiment.stages import distill, finetune, train
@@ -26,6 +27,7 @@ _HOMES = {
     "Classifier": "potstill.predict",
     "Corpus": "potstill.data",
     "Examples": "potstill.data",
+    "PotstillClassifier": "potstill.experiment.estimator",
     "PotstillConfig": "potstill.config",
     "Teacher": "potstill.teacher.base",
     "distill": "potstill.experiment.stages",
@@ -43,6 +45,7 @@ __all__ = [
     "Classifier",
     "Corpus",
     "Examples",
+    "PotstillClassifier",
     "PotstillConfig",
     "Teacher",
     "distill",

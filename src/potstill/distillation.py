@@ -7,7 +7,8 @@ Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network" (a
 with p = softmax(z) of the student's logits z, p_T = softmax(z / T), q_T = softmax(v / T) of the teacher's logits v. The
 gradients of the soft term shrink as 1/T²; the factor T² keeps both terms' proportion when T changes.
 
-A text without a label y has the teacher's term alone, at full weight.
+A text without a label y has the teacher's term alone, at full weight, and one without an answer of the teacher (its
+logits are NaN) the label's.
 """
 
 from __future__ import annotations
@@ -98,10 +99,13 @@ class Distillation(CrossEntropy):
         if targets.teacher_logits is None:
             raise TrainingError(f"alpha = {self.alpha} needs a teacher's logits, found none; alpha 1 needs no teacher")
         hard = self.hard_losses(logits, targets)  # (batch,)
-        soft = self._soft_losses(logits, targets.teacher_logits)  # (batch,)
+        answered = targets.teacher_logits.isfinite().all(dim=1)
+        soft = self._soft_losses(logits, targets.teacher_logits.nan_to_num())  # (batch,)
         alphas = torch.where(self.task.is_labelled(targets.labels), self.alpha, 0.0)
+        alphas, soft = torch.where(answered, alphas, 1.0), torch.where(answered, soft, 0.0)
         loss = (alphas * hard + (1.0 - alphas) * soft).mean()
-        return {"loss": loss, "ce": self.mean_over_labelled(hard, targets), self.kind: soft.mean()}
+        distance = soft.sum() / answered.sum().clamp(min=1)
+        return {"loss": loss, "ce": self.mean_over_labelled(hard, targets), self.kind: distance}
 
     def _soft_losses(self, student: Tensor, teacher: Tensor) -> Tensor:
         if self.kind == "kl":

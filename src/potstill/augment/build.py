@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from potstill.augment.language_model import SEPARATOR, check_writer
 from potstill.augment.overlap import near_duplicates
 from potstill.augment.perturb import perturb
@@ -16,6 +19,7 @@ from potstill.augment.unlabelled import UnlabelledSet
 from potstill.config import PotstillConfig
 from potstill.console import print_line
 from potstill.data import Corpus
+from potstill.data.columns import listed
 from potstill.errors import ConfigError, DataError
 from potstill.predict import stream
 from potstill.predict.directory import UNLABELLED_FILE
@@ -35,7 +39,8 @@ def build_unlabelled_set(config: PotstillConfig, corpus: Corpus, directory: Path
             returned unchecked: `run_directory` makes sure that it is of the same settings.
 
     Returns:
-        The set, without logits unless it existed with them.
+        The set, without logits unless it existed with them. It is empty where a teacher's file of probabilities, the
+        only source, holds no new texts.
 
     Raises:
         DataError: A file can't be read.
@@ -60,7 +65,7 @@ def build_unlabelled_set(config: PotstillConfig, corpus: Corpus, directory: Path
     if not corpus.in_pairs:
         new.add(_snippets(config, corpus))
     left_out = f"{new.like_held_out:,} similar to a validation or test text, {new.repeated:,} duplicates"
-    if not new.kept:
+    if not new.kept and settings.files != (getattr(config.teacher, "file", None),):  # it may hold no other texts
         problem = f"expected new texts, found none (left out: {left_out})"
         raise ConfigError([f"augment: {problem}; name other files, or sample or perturb texts, or take words or spans"])
     built = UnlabelledSet(
@@ -72,7 +77,7 @@ def build_unlabelled_set(config: PotstillConfig, corpus: Corpus, directory: Path
     )
     built.save(directory / UNLABELLED_FILE)
     clear_samples(directory)
-    counts = ", ".join(f"{count:,} {kind}" for kind, count in built.counts.items())
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in built.counts.items()) or "no texts"
     print_line(f"unlabelled set: {counts}; left out: {left_out}")
     return built
 
@@ -101,13 +106,14 @@ def held_out_key(corpus: Corpus) -> str:
 
 
 def files_key(config: PotstillConfig) -> str | None:
-    """Return a digest of the content of `augment.files`; None where there are none.
+    """Return a digest of the content of `augment.files` and a teacher's file; None where there are none.
 
     Raises:
         DataError: One of them can't be read.
     """
     digests = []
-    for path in map(Path, config.augment.files):
+    files = dict.fromkeys((*config.augment.files, getattr(config.teacher, "file", None)))
+    for path in (Path(name) for name in files if name is not None):
         with _read_errors(path):
             digests.append(file_digest(path))
     return digest(digests) if digests else None
@@ -157,6 +163,9 @@ def _read(path: Path, config: PotstillConfig, *, in_pairs: bool) -> Found:
         raise DataError("expected a file of texts, found none", file=path, remedy="check augment.files")
     data = config.data
     columns = (data.text_column, data.pair_column) if in_pairs and data.pair_column else (data.text_column,)
+    if path.suffix.lower() == ".parquet":
+        yield from ((pair, f"file:{path.name}") for pair in _read_parquet(path, columns))
+        return
     layout = stream.Layout(stream.format_by_suffix(path), in_pairs, columns)
     with _read_errors(path), path.open("rb") as file:
         for item in stream.read(file, layout, str(path)):
@@ -164,6 +173,17 @@ def _read(path: Path, config: PotstillConfig, *, in_pairs: bool) -> Found:
                 raise item.error(str(path))
             pair = (item.value, None) if isinstance(item.value, str) else item.value
             yield pair, f"file:{path.name}"
+
+
+def _read_parquet(path: Path, columns: tuple[str, ...]) -> Iterator[Pair]:
+    try:
+        table = pq.read_table(path, columns=list(columns))
+        first, *second = (column.cast(pa.string()).to_pylist() for column in table.columns)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        remedy = f"it needs the columns {listed(columns)}"
+        raise DataError(f"it can't be read as Parquet ({error})", file=path, remedy=remedy) from None
+    pairs = zip(first, *(second or [[None] * len(first)]), strict=True)
+    yield from (pair for pair in pairs if pair[0])
 
 
 @contextmanager

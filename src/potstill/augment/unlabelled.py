@@ -37,7 +37,8 @@ class UnlabelledSet:
         sources: Where each text comes from: `file:NAME`, `sampled:CLASS` (the class that the language model was asked
             for, which is no label), `perturbed:KIND`, `words:` or `spans:`.
         dropped: Number of texts that were left out, by reason: `held-out` for those like a text of the validation or
-            test split, `repeated` for training texts and duplicates.
+            test split, `repeated` for training texts and duplicates, `unanswered` for those that the teacher has no
+            answer to.
         logits: A teacher's, (texts, classes), float32; None: it has not been asked.
         teacher: That teacher's key.
         held_out: Digest of the held-out texts that no text resembles; None where none were compared.
@@ -76,8 +77,19 @@ class UnlabelledSet:
         return Examples(self.texts, np.full(len(self), UNLABELLED, dtype=np.int64), self.pairs)
 
     def labelled(self, logits: NDArray[np.float32], teacher: str) -> Self:
-        """Return the set with the logits of the teacher of that key, (texts, classes)."""
-        return replace(self, logits=logits, teacher=teacher)
+        """Return the set with the logits of the teacher of that key, (texts, classes), but texts without an answer."""
+        answered = np.flatnonzero(np.isfinite(logits).all(axis=1))
+        found = replace(self, logits=logits, teacher=teacher)
+        if len(answered) == len(self):
+            return found
+        texts, pairs, sources = (
+            None if column is None else tuple(column[place] for place in answered)
+            for column in (self.texts, self.pairs, self.sources)
+        )
+        dropped = dict(self.dropped) | {"unanswered": len(self) - len(answered)}
+        return replace(
+            found, texts=texts or (), pairs=pairs, sources=sources or (), dropped=dropped, logits=logits[answered]
+        )
 
     def save(self, path: Path) -> None:
         """Write the set as Parquet, atomically: columns `text`, `pair`, `source` and, once labelled, `logits`.

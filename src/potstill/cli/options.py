@@ -40,15 +40,26 @@ new_directory_option = out_option("Where to write; must be new or empty.", requi
 """Gives a command an `--out` that it can't go on in."""
 
 
+probabilities_option = click.option(
+    "--teacher",
+    "teacher_file",
+    metavar="FILE",
+    help="Learn from the probabilities in a file (.csv, .tsv, .jsonl, .parquet) instead of a model that run tunes: "
+    "texts with a column for each class, or with a label and its confidence.",
+)
+"""Gives a command that makes its own teacher a `--teacher` with the answers of another one."""
+
+
 def teacher_option(*, required: bool, note: str = "") -> Decorator:
     """Give a command `--teacher`."""
     return click.option(
         "--teacher",
         "teacher_directory",
         required=required,
-        metavar="DIR",
-        type=click.Path(exists=True, file_okay=False, path_type=Path),
-        help=f"Teacher: a directory that `potstill finetune` or `potstill run` wrote.{note}",
+        metavar="PATH",
+        type=click.Path(exists=True, path_type=Path),
+        help="Teacher: a directory that `potstill finetune` or `potstill run` wrote, or a file of probabilities (see "
+        f"`potstill run --help`).{note}",
     )
 
 

@@ -51,13 +51,13 @@ COMMON_IN_RUN: Final = frozenset(
     {
         *("preset", "data.text_column", "data.pair_column", "data.label_column"),
         *("augment.files", "teacher.backbone", "teacher.training.epochs"),
-        *("student.seeds", "runtime.device"),
+        "student.seeds",
     }
 )
 """The settings that `potstill run --help` shows; `--help-all` shows the others too."""
 COMMON: Final = COMMON_IN_RUN | {
     *("teacher.lora.rank", "teacher.seeds", "student.training.epochs", "student.hidden_size"),
-    *("search.trials", "search.max_parameters"),
+    *("search.trials", "search.max_parameters", "runtime.device"),
     *("augment.words", "augment.spans", "augment.sampled", "augment.perturbed"),
     *("distillation.alpha", "distillation.temperature"),
 }
@@ -183,6 +183,9 @@ def with_settings(
         @functools.wraps(command)
         def wrapped(config_file: Path | None, **arguments: Any) -> Any:
             values = {} if config_file is None else read_yaml(config_file)
+            if (file := arguments.pop("teacher_file", None)) is not None:
+                _place(values, ("teacher", "kind"), "file")
+                _place(values, ("teacher", "file"), file)
             for setting in settings:
                 value = arguments.pop(setting.parameter)
                 if value is not None:

@@ -12,6 +12,7 @@ import click
 from potstill.cli.options import (
     data_given,
     out_option,
+    probabilities_option,
     read_unlabelled,
     restart_option,
     suggest_next,
@@ -53,6 +54,7 @@ def _resumable(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command(cls=SettingsCommand)
+@probabilities_option
 @_resumable
 @with_settings(
     *("preset", "data", "teacher", *_AUGMENT, "student", "distillation", "baseline", *_RUNTIME), common=COMMON_IN_RUN

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 
 from potstill.data import Examples
 from potstill.errors import ArtifactError
@@ -41,6 +42,7 @@ class Measurement:
     Attributes:
         logits: Scores before temperature and softmax, (texts, classes).
         predictions: Class index per text, (texts,).
+        unanswered: Number of texts that the model has no answer to; each counts as its usual answer.
     """
 
     logits: NDArray[np.float32]
@@ -51,6 +53,7 @@ class Measurement:
     calibration: Calibration
     threshold: float | None = None
     argmax_metrics: Metrics | None = None
+    unanswered: int = 0
 
 
 def measure(model: SavedModel, examples: Examples) -> Measurement:
@@ -63,7 +66,8 @@ def measure(model: SavedModel, examples: Examples) -> Measurement:
     model.logits(examples.take(range(min(_WARM_UP, len(examples)))))
     started, passes, seconds = time.perf_counter(), 0, 0.0
     while seconds < _MEASURED_SECONDS:
-        logits = model.logits(examples)
+        given = model.logits(examples)
+        logits = with_usual_answer(given)
         probabilities = softmax(logits, model.temperature)
         predictions = predict_class(probabilities, model.threshold)
         passes, seconds = passes + 1, time.perf_counter() - started
@@ -78,7 +82,17 @@ def measure(model: SavedModel, examples: Examples) -> Measurement:
         calibration=Calibration.of(logits, labels, model.temperature),
         threshold=model.threshold,
         argmax_metrics=argmax,
+        unanswered=int(np.isnan(given).any(axis=1).sum()),
     )
+
+
+def with_usual_answer(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Replace missing answers, rows of NaN in (texts, classes), by the mean log-probabilities of the others."""
+    missing = np.asarray(np.isnan(logits).any(axis=1))
+    if not missing.any():
+        return logits
+    usual = np.zeros(logits.shape[1]) if missing.all() else log_softmax(logits[~missing], axis=1).mean(axis=0)
+    return np.where(missing[:, None], usual.astype(np.float32), logits)
 
 
 def measure_together(logits: NDArray[np.float32], examples: Examples) -> EnsembleResult:

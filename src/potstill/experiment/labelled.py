@@ -56,15 +56,16 @@ def label(
     """
     check_teacher(corpus, teacher, unlabelled)
     check_distillation(config, with_unlabelled=unlabelled is not None)
-    texts = corpus.train if unlabelled is None else corpus.train.joined(unlabelled.examples)
     logits = validation_logits = None
     if config.distillation.alpha != 1.0:
         answers = teacher.logits(corpus.train.joined(corpus.validation))
         logits, validation_logits = answers[: len(corpus.train)], answers[len(corpus.train) :]
         _warn_of_order(corpus, validation_logits, config.runtime.teacher_classes)
         if unlabelled is not None:
-            more = unlabelled.logits if unlabelled.teacher == teacher.key else teacher.logits(unlabelled.examples)
-            logits = np.concatenate([logits, more])
+            if unlabelled.teacher != teacher.key:
+                unlabelled = unlabelled.labelled(teacher.logits(unlabelled.examples), teacher.key)
+            logits = np.concatenate([logits, unlabelled.logits])
+    texts = corpus.train if unlabelled is None else corpus.train.joined(unlabelled.examples)
     return DistillationSet(texts, logits, validation_logits, teacher.backbone, teacher.tokenizer_name)
 
 
@@ -73,7 +74,11 @@ def _warn_of_order(corpus: Corpus, logits: Logits, named: tuple[str, ...] | None
 
     `named` are its classes in the order of its own logits, where the user has named them; `logits` are in the corpus's.
     """
-    labels, answers, classes = corpus.validation.labels, logits.argmax(axis=1), corpus.label_names
+    answered = np.isfinite(logits).all(axis=1)
+    labels, answers = corpus.validation.labels[answered], logits[answered].argmax(axis=1)
+    classes = corpus.label_names
+    if not len(labels):
+        return
 
     def reordered(fitted: NDArray[np.int64], scored: NDArray[np.int64]) -> tuple[NDArray[np.int64], Metrics, Metrics]:
         counts = np.zeros((len(classes),) * 2, dtype=np.int64)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from potstill.augment.build import build_unlabelled_set, check_augment, files_key
 from potstill.augment.unlabelled import UnlabelledSet
 from potstill.config import PotstillConfig
-from potstill.console import Steps, print_line
+from potstill.console import Steps, print_line, warn
 from potstill.data import Corpus, load_corpus
 from potstill.evaluation import DataSummary, ModelResult, Role, Summary, mcnemar
 from potstill.evaluation.measure import Measurement, measure, measure_together
@@ -102,7 +102,11 @@ def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command
         steps.begin("teachers", index, f"teacher {seed}")
         teacher, trained = find_or_finetune(config, corpus, _place(directory, "teacher", seed), seed)
         measured = measure(teacher, corpus.test)
-        keep(trained, measured)
+        if measured.unanswered:
+            unknown = f"{measured.unanswered:,} of {numbered(len(corpus.test), 'test text')}"
+            warn(f"the teacher has no answer to {unknown}: the report has no scores of it")
+        else:
+            keep(trained, measured)
         tuned.append((teacher, trained, measured))
         best = max(tuned, key=lambda one: one[1].fit.best["mcc"])  # the first of equals
         if config.distillation.teachers == "best":
@@ -164,6 +168,8 @@ def unlabelled_set(
     if teacher is not None:
         check_teacher(corpus, teacher)
     built = build_unlabelled_set(config, corpus, directory)
+    if not len(built):
+        return None
     if teacher is not None and built.teacher != teacher.key:
         built = built.labelled(teacher.logits(built.examples), teacher.key)
         built.save(directory / UNLABELLED_FILE)

@@ -30,6 +30,7 @@ from potstill.predict.directory import (
 )
 from potstill.teacher.base import Teacher
 from potstill.teacher.ensemble import together
+from potstill.teacher.file import FileConfig, FileTeacher
 from potstill.teacher.saved import open_teacher
 from potstill.teacher.transformer import share_base_weights
 
@@ -103,6 +104,13 @@ def load_teacher(path: Path, config: PotstillConfig, corpus: Corpus | None = Non
         ArtifactError: There is none, or of several none is finished, or one is damaged.
         SourceError: A backbone can't be found or reached.
     """
+    if path.is_file():
+        if corpus is None:
+            raise ArtifactError(f"{path}: expected a teacher's directory, found a file")
+        file = config.teacher if isinstance(config.teacher, FileConfig) else FileConfig(file="")
+        file = file.model_copy(update={"file": str(path)})
+        answers = FileTeacher(file, config.data, corpus.label_names)
+        return together([answers]), config.model_copy(update={"teacher": file})
     directories = _finished_teachers(path) if config.distillation.teachers == "average" else [find_teacher(path)]
     key = None if corpus is None else corpus.key()
     for directory in directories:

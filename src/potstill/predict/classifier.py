@@ -145,7 +145,7 @@ class Classifier:
         return softmax(logits, self.temperature), cut
 
     def _logits_marked(self, texts: Texts) -> tuple[npt.NDArray[np.float32], list[bool]]:
-        first, second = _split(texts, self.in_pairs)
+        first, second = split_texts(texts, self.in_pairs)
         logits = np.empty((len(first), len(self.label_names)), dtype=np.float32)
         cut: list[bool] = []
         sizes = tokens.read_sizes(first, second, self._manifest.max_length)
@@ -197,7 +197,7 @@ class Classifier:
         return f"<Classifier of {kind}, {len(self.label_names)} classes: {names[:100]}>"
 
 
-def _split(texts: Texts, in_pairs: bool) -> tuple[list[str], list[str] | None]:
+def split_texts(texts: Texts, in_pairs: bool) -> tuple[list[str], list[str] | None]:
     """Check the input; return the texts and, when they are to come in pairs, the second texts.
 
     White space around them is cut off: a line of a file ends with some, and no training text does.

@@ -13,7 +13,7 @@ from torch.nn.functional import embedding_bag
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from potstill.config import PotstillConfig, TransformerConfig
+from potstill.config import PotstillConfig
 from potstill.errors import ConfigError
 from potstill.teacher.backbone.sources import load_config, load_embeddings, load_tokenizer, outline
 from potstill.teacher.backbone.vocabulary import LEAVE_OUT, MEND, check_vocabulary
@@ -74,9 +74,9 @@ def check_embeddings(config: PotstillConfig) -> None:
         ConfigError: They are wider.
         SourceError: The backbone can't be found or reached.
     """
-    if config.student.embedding_init == "teacher" and isinstance(config.teacher, TransformerConfig):
+    if config.student.embedding_init == "teacher" and (backbone := getattr(config.teacher, "backbone", "")):
         size: int = getattr(config.student, "embedding_size", 0)
-        table = outline(load_config(config.teacher.backbone)).get_input_embeddings()
+        table = outline(load_config(backbone)).get_input_embeddings()
         if size > (width := table.get_parameter("weight").shape[1]):
             raise ConfigError([_too_wide(f"{width}, the dimensions of the teacher's embeddings", size)])
 

@@ -50,7 +50,7 @@ class Teacher(ABC):
     def logits(
         self, examples: Examples, *, cached: bool = True, on_batch: Callable[[int], object] = lambda _: None
     ) -> NDArray[np.float32]:
-        """Return the logits of texts, (texts, classes); their labels are not used.
+        """Return the logits of texts, (texts, classes), NaN where it has no answer; their labels are not used.
 
         Args:
             examples: The texts.

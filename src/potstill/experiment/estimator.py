@@ -1,0 +1,143 @@
+"""A whole run as a scikit-learn estimator: `fit` on texts and labels, then predict."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
+
+from potstill.config import PotstillConfig
+from potstill.console import silence
+from potstill.experiment.run import run
+from potstill.export.bundle import export_student
+from potstill.predict import Classifier
+from potstill.predict.classifier import split_texts
+from potstill.predict.directory import REPORT_FILE, find_student
+from potstill.store.atomic import write_directory_atomically
+
+
+class PotstillClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """What `potstill run` does, as a scikit-learn classifier of texts.
+
+        classifier = PotstillClassifier(preset="fast").fit(texts, labels)
+        classifier.predict(["Where is my card?"])
+        print(classifier.report_)
+
+    Of the texts given to `fit`, a tenth is kept for the scores in the report, and a share of the rest
+    (`data.validation_fraction`) chooses the epoch; the student learns from the others.
+
+    Args:
+        preset: What `potstill run --preset` takes.
+        settings: More settings, nested as in a file for `--config`, such as `{"student": {"seeds": [0]}}`.
+        directory: Where to keep the run, with all models, plots and the report; new or empty. None: it is not kept.
+        verbose: Whether to print progress to standard error.
+
+    Attributes:
+        classes_: The labels, sorted, with the type that they have in `y`.
+        model_: The student, a `potstill.Classifier`, which needs no torch.
+        report_: The report, in Markdown.
+    """
+
+    def __init__(
+        self,
+        preset: str = "balanced",
+        settings: Mapping[str, Any] | None = None,
+        directory: Path | str | None = None,
+        *,
+        verbose: bool = True,
+    ) -> None:
+        self.preset, self.settings, self.directory, self.verbose = preset, settings, directory, verbose
+
+    def fit(self, X: Any, y: Iterable[Any]) -> Self:  # noqa: N803 (scikit-learn's name)
+        """Train teacher, students and baselines, and keep the student that `potstill predict` would take.
+
+        Args:
+            X: Texts, or pairs of texts: a list, an array or a column, (texts,), or a table with one column.
+            y: Their labels, (texts,): strings, whole numbers or truth values.
+
+        Raises:
+            PotstillError: Texts, labels or settings can't be used.
+            TypeError: `X` is a single text or a table with several columns, or holds anything but texts.
+            ValueError: `X` and `y` differ in length.
+        """
+        items = _one_column(X)
+        in_pairs = isinstance(items, list) and bool(items) and isinstance(items[0], tuple | list)
+        first, second = split_texts(items, in_pairs)
+        labels = np.asarray(y if hasattr(y, "__array__") else list(y), dtype=None).ravel().tolist()
+        check_consistent_length(first, labels)
+        table = {"text": first, "label": labels} | ({} if second is None else {"pair": second})
+        with tempfile.TemporaryDirectory() as temporary, nullcontext() if self.verbose else silence():
+            file = Path(temporary) / "texts.parquet"
+            pq.write_table(pa.table(table), file)
+            settings = dict(self.settings or {})
+            data = {"source": str(file), "pair_column": "pair" if in_pairs else None}
+            settings |= {"preset": self.preset, "data": settings.get("data", {}) | data}
+            out = Path(temporary) / "run" if self.directory is None else Path(self.directory)
+            _, directory = run(PotstillConfig.build(settings, "the settings"), out)
+            exported = Path(temporary) / "exported"
+            export_student(find_student(directory), exported, "onnx")
+            self.report_ = (directory / REPORT_FILE).read_text(encoding="utf-8")
+            return self._take(exported)
+
+    def _take(self, exported: Path) -> Self:
+        self.model_ = Classifier.load(exported)
+        self._files = {file.name: file.read_bytes() for file in exported.iterdir()}
+        self.classes_: NDArray[Any] = self.model_.classes_
+        return self
+
+    def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
+        """Return each text's label, (texts,)."""
+        check_is_fitted(self)
+        return self.model_.predict(_one_column(X))
+
+    def predict_proba(self, X: Any) -> NDArray[np.float32]:  # noqa: N803
+        """Return each class's probability, (texts, classes), in the order of `classes_`."""
+        check_is_fitted(self)
+        return self.model_.predict_proba(_one_column(X))
+
+    def save(self, directory: Path | str) -> None:
+        """Write the student as `potstill export` does: for `potstill predict`, `serve` and `Classifier.load`.
+
+        Raises:
+            ArtifactError: `directory` holds something.
+        """
+        check_is_fitted(self)
+
+        def fill(new: Path) -> None:
+            for name, content in self._files.items():
+                (new / name).write_bytes(content)
+
+        write_directory_atomically(Path(directory), fill)
+
+    @classmethod
+    def load(cls, directory: Path | str) -> Self:
+        """Open what `save` or `potstill export` wrote; it has no `report_`. `Classifier.load` needs no torch.
+
+        Raises:
+            ArtifactError: It is missing or damaged.
+        """
+        return cls()._take(Path(directory))
+
+    def __sklearn_tags__(self) -> Any:
+        """Say that it takes texts."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string, tags.input_tags.two_d_array, tags.input_tags.one_d_array = True, False, True
+        return tags
+
+
+def _one_column(texts: Any) -> Any:
+    """Return the only column of a table as a list, other collections as a list, and anything else as it is."""
+    if hasattr(texts, "columns"):
+        return list(texts[texts.columns[0]]) if len(texts.columns) == 1 else texts
+    if isinstance(texts, np.ndarray) and texts.ndim == 2 and texts.shape[1] == 1:
+        texts = texts[:, 0]
+    return texts if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable) else list(texts)

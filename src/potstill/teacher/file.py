@@ -1,0 +1,230 @@
+"""A file of probabilities as a teacher: the answers of another model, of a vendor's service, or of people."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet
+from numpy.typing import NDArray
+from pydantic import Field
+
+from potstill.config import DataConfig, PotstillConfig, TeacherConfig
+from potstill.console import print_line
+from potstill.data import Corpus, Examples
+from potstill.data.columns import listed
+from potstill.data.labels import label_key
+from potstill.errors import DataError
+from potstill.predict.stream import find_separator
+from potstill.store.checksums import digest
+from potstill.teacher.base import Teacher
+from potstill.training.base import FitResult
+
+Item = tuple[str, str | None]
+_SLACK = 0.02
+"""How far from 1 the sum of rounded probabilities may be."""
+_LEAST = 1e-9
+"""What counts as a probability of 0, whose logarithm is not finite."""
+_NO_NUMBERS = "give every text one probability of each class, between 0 and 1, which add up to 1"
+
+
+class FileConfig(TeacherConfig):
+    """A file of probabilities."""
+
+    kind: str = "file"
+    seeds: Annotated[tuple[int, ...], Field(max_length=1)] = (0,)
+    """A file has one."""
+    file: str
+    """File (.csv, .tsv, .jsonl, .parquet) with the columns of your texts and one column of probabilities for each
+    class, or with a column of labels and one that says how certain each is. Rows of the same text are averaged."""
+    values: Literal["probabilities", "logits"] = "probabilities"
+    """What the classes' columns hold."""
+    confidence_column: str = "confidence"
+    """Column of the label's probability, between 0 and 1, where the file has no column for each class. The other
+    classes share the rest equally."""
+    min_confidence: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Ignore answers whose most probable class has a lower probability. 0: use all."""
+    backbone: str = "smollm2-135m"
+    """Pretrained model whose embeddings and words the students begin with; it is not tuned."""
+
+    @property
+    def tokenizer_name(self) -> str:
+        """The backbone's."""
+        return self.backbone
+
+    def describe(self) -> str:
+        """Say which file it is."""
+        return f"the file of probabilities `{Path(self.file).name}`"
+
+
+class FileTeacher(Teacher):
+    """Answers what a file answers, and has no answer to any other text."""
+
+    settings: ClassVar[type[TeacherConfig]] = FileConfig
+
+    def __init__(self, settings: FileConfig, data: DataConfig, label_names: tuple[str, ...]) -> None:
+        """Read the file.
+
+        Args:
+            settings: Which file, and what it holds.
+            data: Names the columns of texts and labels.
+            label_names: The classes.
+
+        Raises:
+            DataError: The file can't be read, lacks columns, or holds what are no probabilities.
+        """
+        self.config, self.label_names, self.in_pairs = settings, label_names, data.pair_column is not None
+        self.backbone = self.tokenizer_name = settings.backbone
+        path, text = Path(settings.file), [data.text_column, *([data.pair_column] if data.pair_column else [])]
+        table = _read(path, {*text, data.label_column, settings.confidence_column})
+        if missing := [name for name in text if name not in table]:
+            raise _error(path, f"there is no column {listed(missing)}; the columns are {listed(table)}")
+        columns = {label_key(name): name for name in table if name not in text}
+        classes = [columns.get(label_key(name)) for name in label_names]
+        if settings.confidence_column in table and data.label_column in table:
+            rows = self._from_labels(path, table[data.label_column], table[settings.confidence_column])
+        elif None not in classes:
+            numbers = np.array([_numbers(path, name, table[name]) for name in classes if name is not None])
+            rows = _log_probabilities(path, numbers.T, settings.values)
+        else:
+            lacking = [name for name, column in zip(label_names, classes, strict=True) if column is None]
+            raise _error(
+                path,
+                f"there is no column for {listed(lacking)}, and no columns {data.label_column!r} and "
+                f"{settings.confidence_column!r}; the columns are {listed(table)}",
+            )
+        columns_of_text = [[str(value or "").strip() for value in table[name]] for name in text]
+        seconds: list[str] | list[None] = columns_of_text[1] if self.in_pairs else [None] * len(columns_of_text[0])
+        items: list[Item] = list(zip(columns_of_text[0], seconds, strict=True))
+        self._places: dict[Item, int] = {item: place for place, item in enumerate(dict.fromkeys(items))}
+        self._rows = self._averaged(rows, np.array([self._places[item] for item in items], dtype=np.int64))
+        self._key = digest(
+            [*label_names, *(part or "" for item in self._places for part in item), self._rows.tobytes()]
+        )
+
+    def _from_labels(self, path: Path, labels: list[Any], confidences: list[Any]) -> NDArray[np.float32]:
+        """Make log-probabilities of labels and how certain each is, (rows, classes)."""
+        known = {label_key(name): place for place, name in enumerate(self.label_names)}
+        places = [known.get(label_key(str(label)), -1) for label in labels]
+        if unknown := sorted({str(label) for label, place in zip(labels, places, strict=True) if place < 0}):
+            raise _error(path, f"expected the classes {listed(self.label_names)}, found {listed(unknown)}")
+        certain = _numbers(path, self.config.confidence_column, confidences)
+        if len(certain) and not (certain.min() >= 0 and certain.max() <= 1):
+            raise _error(path, f"column {self.config.confidence_column!r} holds values that are not between 0 and 1")
+        others = (1 - certain) / (len(self.label_names) - 1)
+        numbers = np.repeat(others[:, None], len(self.label_names), axis=1)
+        numbers[np.arange(len(places)), places] = certain
+        return _log_probabilities(path, numbers, "probabilities")
+
+    def _averaged(self, rows: NDArray[np.float32], places: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Average the rows of each text, and replace answers that are too uncertain by NaN, (texts, classes)."""
+        if len(self._places) < len(rows):
+            sums = np.zeros((len(self._places), rows.shape[1]))
+            np.add.at(sums, places, np.exp(rows - np.logaddexp.reduce(rows, axis=1, keepdims=True)))
+            rows = np.log(np.maximum(sums / sums.sum(axis=1, keepdims=True), _LEAST)).astype(np.float32)
+        if self.config.min_confidence > 0:
+            certain = np.exp(rows.max(axis=1) - np.logaddexp.reduce(rows, axis=1))
+            rows = np.where(certain[:, None] < self.config.min_confidence, np.float32(np.nan), rows)
+        return rows
+
+    @property
+    def key(self) -> str:
+        """A digest of the texts and their answers."""
+        return self._key
+
+    def logits(
+        self, examples: Examples, *, cached: bool = True, on_batch: Callable[[int], object] = lambda _: None
+    ) -> NDArray[np.float32]:
+        """Return the logarithms of the probabilities, (texts, classes); NaN where the file has no answer."""
+        places = [self._places.get((first.strip(), second and second.strip()), -1) for first, second in examples.items]
+        none = np.full((1, len(self.label_names)), np.nan, np.float32)
+        on_batch(len(examples))
+        answers: NDArray[np.float32] = np.concatenate([self._rows, none])[places]
+        return answers
+
+    def describe(self) -> str:
+        """Say which file it is, and how many texts it holds."""
+        return f"{self.config.describe()} ({len(self._places):,} texts)"
+
+    def bytes_on_disk(self, directory: Path) -> int:
+        """Return the size of the file."""
+        return Path(self.config.file).stat().st_size
+
+    @classmethod
+    def obtain(
+        cls, config: PotstillConfig, corpus: Corpus, directory: Path, seed: int
+    ) -> tuple[Self, FitResult | None]:
+        """Read the file, and say how many of the corpus's texts it answers."""
+        assert isinstance(config.teacher, FileConfig)
+        teacher = cls(config.teacher, config.data, corpus.label_names)
+        counts = []
+        for name, part in (("training", corpus.train), ("validation", corpus.validation), ("test", corpus.test)):
+            answered = int(np.isfinite(teacher.logits(part)[:, 0]).sum())
+            counts.append(f"{answered:,} of {len(part):,} {name} texts")
+        print_line(f"{config.teacher.file} answers {', '.join(counts)}")
+        return teacher, None
+
+
+def _read(path: Path, strings: set[str]) -> Mapping[str, list[Any]]:
+    """Read a table by its suffix; the columns `strings` are kept as they are written."""
+    try:
+        match path.suffix.lower():
+            case ".parquet":
+                table = pa.parquet.read_table(path)
+            case ".jsonl":
+                table = pa.json.read_json(path)
+            case ".csv" | ".tsv" as suffix:
+                with path.open(encoding="utf-8-sig", newline="") as file:
+                    header = file.readline()
+                separator = "\t" if suffix == ".tsv" else find_separator(header, strings)
+                quoted = suffix == ".csv"
+                names = next(csv.reader([header.rstrip("\r\n")], delimiter=separator), [])
+                kept = {name: pa.string() for name in names if name.strip() in strings}
+                layout = pa.csv.ParseOptions(
+                    delimiter=separator, quote_char='"' if quoted else False, newlines_in_values=quoted
+                )
+                types = pa.csv.ConvertOptions(column_types=kept, strings_can_be_null=False)
+                table = pa.csv.read_csv(path, parse_options=layout, convert_options=types)
+            case suffix:
+                raise _error(path, f"expected a .csv, .tsv, .jsonl or .parquet file, found the suffix {suffix!r}")
+        return {str(name).strip(): table[name].to_pylist() for name in table.column_names}
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise _error(path, f"it can't be read ({error})") from None
+
+
+def _numbers(path: Path, column: str, values: list[Any]) -> NDArray[np.float64]:
+    """Return a column of finite numbers, (rows,)."""
+    try:
+        numbers = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise _error(path, f"column {column!r} holds values that are no numbers") from None
+    if not np.isfinite(numbers).all():
+        row = int(np.flatnonzero(~np.isfinite(numbers))[0]) + 1
+        raise _error(path, f"column {column!r} holds no number in row {row:,}")
+    return numbers
+
+
+def _log_probabilities(path: Path, numbers: NDArray[np.float64], kind: str) -> NDArray[np.float32]:
+    """Check a file's numbers, (rows, classes), and return logits: logarithms of probabilities, or the logits given."""
+    if kind == "logits":
+        return numbers.astype(np.float32)
+    wrong = (numbers < 0).any(axis=1) | (np.abs(numbers.sum(axis=1) - 1) > _SLACK)
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        found = ", ".join(f"{number:g}" for number in numbers[row, :6])
+        raise _error(
+            path,
+            f"{int(wrong.sum()):,} rows hold no probabilities, the first in row {row + 1:,}: {found}",
+            f"{_NO_NUMBERS}; if these are logits, say so in a file of settings: teacher.values: logits",
+        )
+    return np.log(np.maximum(numbers, _LEAST)).astype(np.float32)
+
+
+def _error(path: Path, problem: str, remedy: str = _NO_NUMBERS) -> DataError:
+    return DataError(problem, file=path, remedy=remedy)

@@ -1,0 +1,183 @@
+"""A file of probabilities as a teacher."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from scipy.special import softmax
+
+from commandline import potstill
+from potstill.config import DataConfig, PotstillConfig
+from potstill.data import UNLABELLED, Examples, load_corpus
+from potstill.data.tokenised import Batch
+from potstill.distillation import Distillation
+from potstill.errors import DataError
+from potstill.evaluation.measure import measure
+from potstill.experiment.stages import distill, finetune
+from potstill.predict import Classifier
+from potstill.store.atomic import read_json
+from potstill.teacher.file import FileConfig, FileTeacher
+
+CLASSES = ("bad", "good")
+
+
+def teacher_of(tmp_path, content, suffix=".csv", label_names=CLASSES, pair_column=None, **settings) -> FileTeacher:
+    path = tmp_path / f"answers{suffix}"
+    path.write_text(content)
+    return FileTeacher(FileConfig(file=str(path), **settings), DataConfig(pair_column=pair_column), label_names)
+
+
+def asked(teacher, *texts, pairs=None):
+    return softmax(teacher.logits(Examples(texts, np.full(len(texts), UNLABELLED), pairs)), axis=1)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content"),
+    [
+        (".csv", 'text,good,bad\n" a, b ",0.75,0.25\n12,0.1,0.9\n'),
+        (".csv", '\ufeffid;text;good;bad\n1;"a, b";0.75;0.25\n2;12;0.1;0.9\n'),
+        (".tsv", "bad\tgood\ttext\n0.25\t0.75\ta, b\n0.9\t0.1\t12\n"),
+        (".jsonl", '{"text": "a, b", "good": 0.75, "bad": 0.25}\n{"text": "12", "good": 0.1, "bad": 0.9}\n'),
+        (".csv", 'text,label,confidence\n"a, b",good,0.75\n12,bad,0.9\n'),
+    ],
+)
+def test_answers_are_found_by_text_and_class_names(tmp_path, suffix, content):
+    teacher = teacher_of(tmp_path, content, suffix)
+    np.testing.assert_allclose(asked(teacher, "a, b", "12"), [[0.25, 0.75], [0.9, 0.1]], rtol=1e-6)
+    assert np.isnan(asked(teacher, "another")).all()
+
+
+def test_classes_may_be_numbers_and_texts_pairs(tmp_path):
+    content = "text,other,0,1\nx,y,1,0\nx,z,0.5,0.5\n"
+    teacher = teacher_of(tmp_path, content, label_names=("0", "1"), pair_column="other")
+    found = asked(teacher, "x", "x", "x", pairs=("z", "y", "w"))
+    np.testing.assert_allclose(found[:2], [[0.5, 0.5], [1, 0]], atol=1e-6)
+    assert np.isnan(found[2]).all()
+
+
+def test_rows_of_one_text_are_averaged_as_several_annotators(tmp_path):
+    content = "text,label,confidence\nx,good,1\nx,good,1\nx,bad,1\ny,bad,0.8\n"
+    np.testing.assert_allclose(asked(teacher_of(tmp_path, content), "x", "y"), [[1 / 3, 2 / 3], [0.8, 0.2]], rtol=1e-5)
+
+
+def test_answers_below_the_least_confidence_count_as_none(tmp_path):
+    teacher = teacher_of(tmp_path, "text,bad,good\nx,0.55,0.45\ny,0.1,0.9\n", min_confidence=0.6)
+    assert np.isnan(asked(teacher, "x", "y")).tolist() == [[True, True], [False, False]]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("text,bad\nx,0.5\n", "there is no column for 'good'"),
+        ("body,bad,good\nx,0.5,0.5\n", "there is no column 'text'"),
+        ("text,bad,good\nx,2.5,-1.5\n", "1 rows hold no probabilities, the first in row 1: 2.5, -1.5"),
+        ("text,bad,good\nx,0.5,0.5\ny,60,40\n", "the first in row 2: 60, 40"),
+        ("text,bad,good\nx,high,low\n", "column 'bad' holds values that are no numbers"),
+        ("text,bad,good\nx,,1\ny,0.5,0.5\n", "column 'bad' holds no number in row 1"),
+        ("text,label,confidence\nx,ugly,0.5\n", "expected the classes 'bad', 'good', found 'ugly'"),
+        ("text,label,confidence\nx,bad,80\n", "column 'confidence' holds values that are not between 0 and 1"),
+    ],
+)
+def test_what_is_no_probability_is_refused_with_its_place(tmp_path, content, problem):
+    with pytest.raises(DataError) as error:
+        teacher_of(tmp_path, content)
+    assert problem in str(error.value)
+    assert "what to do: " in str(error.value)
+
+
+def test_an_unknown_format_is_refused(tmp_path):
+    with pytest.raises(
+        DataError, match=r"expected a \.csv, \.tsv, \.jsonl or \.parquet file, found the suffix '\.xls'"
+    ):
+        teacher_of(tmp_path, "", ".xls")
+
+
+def test_the_key_follows_the_answers(tmp_path):
+    keys = {teacher_of(tmp_path, f"text,bad,good\nx,{p},{1 - p}\n").key for p in (0.25, 0.25, 0.5)}
+    assert len(keys) == 2
+
+
+def test_a_text_without_an_answer_teaches_by_its_label_alone():
+    logits = torch.tensor([[0.3, -0.2], [1.0, 0.5]], requires_grad=True)
+    teacher, labels = torch.tensor([[2.0, 1.0], [torch.nan, torch.nan]]), torch.tensor([0, 1])
+
+    def losses(rows):
+        mask = torch.ones(len(rows), 1)
+        targets = Batch(mask.long(), mask.long(), labels[rows], teacher[rows])
+        return Distillation(alpha=0.25)(logits[rows], targets)
+
+    both, first, second = losses([0, 1]), losses([0]), losses([1])
+    assert second["loss"] == second["ce"]
+    assert both["loss"].item() == pytest.approx((first["loss"] + second["loss"]).item() / 2)
+    assert both["kl"] == first["kl"]
+    both["loss"].backward()
+    assert logits.grad.isfinite().all()
+
+
+def test_missing_answers_are_scored_as_the_usual_one(tmp_path):
+    teacher = teacher_of(tmp_path, "text,bad,good\nx,0.1,0.9\n")
+    measured = measure(teacher, Examples(("x", "y"), np.array([1, 0])))
+    assert measured.predictions.tolist() == [1, 1]
+
+
+def test_a_file_of_a_teachers_answers_teaches_the_same_student(tiny_backbone, tmp_path):
+    student = {"embedding_size": 2, "hidden_size": 8, "training": {"epochs": 2}}
+    student |= {"embedding_init": "teacher", "tokenizer": "teacher"}
+    config = PotstillConfig.build(
+        {
+            "data": {"source": "builtin", "max_train_examples": 80},
+            "teacher": {"backbone": str(tiny_backbone), "training": {"epochs": 1}},
+            "student": student,
+        }
+    )
+    corpus = load_corpus(config.data)
+    teacher, _ = finetune(config, corpus, tmp_path / "teacher")
+    texts = corpus.train.joined(corpus.validation)
+    columns = dict(zip(corpus.label_names, teacher.logits(texts).T, strict=True))
+    pq.write_table(pa.table({"sentence": texts.texts} | columns), tmp_path / "logits.parquet")
+    settings = FileConfig(file=str(tmp_path / "logits.parquet"), values="logits", backbone=str(tiny_backbone))
+    from_file = FileTeacher(settings, DataConfig(text_column="sentence"), corpus.label_names)
+    for name, one in (("model", teacher), ("file", from_file)):
+        distill(config, corpus, one, tmp_path / name)
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("model", "file"))
+    assert first == second
+
+
+def test_run_learns_from_a_file_and_from_its_other_texts(tmp_path):
+    words = {"good": ("fine", "great", "lovely"), "bad": ("bad", "poor", "awful")}
+    texts = {
+        f"the {noun} was {word} {count}": label
+        for label, all_words in words.items()
+        for word in all_words
+        for noun in ("food", "room", "staff", "view")
+        for count in range(4)
+    }
+    (tmp_path / "reviews.csv").write_text("\n".join(["text,label", *map(",".join, texts.items())]))
+    answers = {text: 0.9 if label == "good" else 0.1 for text, label in texts.items()}
+    answers |= {f"{word} {noun}": 0.95 for word in words["good"] for noun in ("beds", "bath", "pool")}
+    lines = [json.dumps({"text": text, "good": good, "bad": 1 - good}) for text, good in answers.items()]
+    (tmp_path / "answers.jsonl").write_text("\n".join(lines))
+    sizes = ("--vocab-size", "300", "--embedding-size", "8", "--hidden-size", "8", "--student-epochs", "3")
+    flags = ("--student-seeds", "0", *sizes, "--embedding-init", "random", "--ngram-buckets", "1024")
+    given = (tmp_path / "reviews.csv", "--teacher", tmp_path / "answers.jsonl", *flags)
+    assert potstill("run", *given, "--out", tmp_path / "run") == 0
+    summary = read_json(tmp_path / "run" / "summary.json")
+    teacher = next(model for model in summary["models"] if model["role"] == "teacher")
+    assert teacher["metrics"]["accuracy"] == 1.0
+    assert "answers.jsonl" in teacher["description"]
+    assert summary["unlabelled"]["file"] == 9
+    assert Classifier.load(tmp_path / "run" / "distilled" / "seed-0").label_names == ("bad", "good")
+
+
+def test_a_file_that_answers_no_other_texts_needs_no_unlabelled_set(tmp_path):
+    rows = [(f"number {place} is {'even' if place % 2 == 0 else 'odd'}", place % 2) for place in range(60)]
+    (tmp_path / "data.csv").write_text("\n".join(["text,label", *(f"{text},{label}" for text, label in rows)]))
+    answers = [f"{text},{1 - label},{label}" for text, label in rows[:50]]
+    (tmp_path / "answers.csv").write_text("\n".join(["text,0,1", *answers]))
+    sizes = ("--vocab-size", "300", "--embedding-size", "8", "--hidden-size", "8", "--student-epochs", "2")
+    flags = ("--student-seeds", "0", *sizes, "--embedding-init", "random", "--ngram-buckets", "1024")
+    given = (tmp_path / "data.csv", "--teacher", tmp_path / "answers.csv", *flags)
+    assert potstill("run", *given, "--out", tmp_path / "run") == 0
