@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
-
-import numpy as np
+from typing import Any, Literal, NamedTuple
 
 from potstill.errors import ArtifactError, PotstillError, how_to_install
 from potstill.predict import Classifier
 from potstill.predict.directory import (
     ADAPTER_CONFIG,
     CONFIG_FILE,
-    LOCK_FILE,
     REPORT_FILE,
     TEACHER_MANIFEST,
     TRAINING_FILE,
@@ -25,12 +21,8 @@ from potstill.predict.directory import (
     is_model,
     is_student,
     models_in,
-    run_files,
 )
-from potstill.store.checksums import CHECKSUMS_FILE, has_checksums, listed_files, recover, verify, write_checksums
-
-_ABOVE_MODELS: Final = 2
-"""A run's directory is at most so far above its models': ROLE/seed-N."""
+from potstill.store.checksums import has_checksums, listed_files, verify
 
 State = Literal["fine", "absent", "broken"]
 """`absent`: something is missing that not everybody needs."""
@@ -54,7 +46,10 @@ def examine_directory(directory: Path) -> Iterator[Finding]:
     models = [*([directory] if is_model(directory) else []), *models_in(directory)]
     settings = directory / CONFIG_FILE
     if not models and not settings.is_file():
-        raise _neither(directory)
+        raise ArtifactError(
+            f"{directory}: expected a run or a model, found neither\n"
+            f"  what to do: name what `potstill run`, `finetune`, `distill`, `train` or `export` wrote"
+        )
     if settings.is_file():
         yield _checked("settings", lambda: _settings(settings))
     if directory not in models and (has_checksums(directory) or (directory / REPORT_FILE).is_file()):
@@ -65,13 +60,6 @@ def examine_directory(directory: Path) -> Iterator[Finding]:
         graph = StudentFiles(model).model
         if is_student(model) and (graph.is_file() or graph.name in listed_files(model)):  # else without a graph
             yield _checked(f"{name}: answers", partial(_answers, model))
-
-
-def _neither(directory: Path) -> ArtifactError:
-    return ArtifactError(
-        f"{directory}: expected a run or a model, found neither\n"
-        f"  what to do: name what `potstill run`, `finetune`, `distill`, `train` or `export` wrote"
-    )
 
 
 def _checked(subject: str, check: Callable[[], str]) -> Finding:
@@ -103,42 +91,5 @@ def _model(directory: Path) -> str:
 def _answers(student: Path) -> str:
     classifier = Classifier.load(student, threads=1)
     texts: list[Any] = [("A text.", "A text.")] if classifier.in_pairs else ["A text."]
-    if not np.isfinite(classifier.predict_proba(texts)).all():
-        raise ArtifactError(f"{student}: its answer is NaN or infinite\n  what to do: train again")
+    classifier.predict(texts)  # refuses NaN
     return f"one of {', '.join(classifier.label_names)}"
-
-
-def rewrite_checksums(directory: Path) -> list[Path]:
-    """Write the checksums of a run, and of every model in it, for the files as they are: after an edit by hand.
-
-    Returns:
-        The directories whose checksums were written.
-
-    Raises:
-        ArtifactError: There is neither a run nor a model, or a model is incomplete.
-        BusyError: A command is at work there.
-    """
-    with ExitStack() as locks:
-        for place in (directory, *directory.absolute().parents[:_ABOVE_MODELS]):
-            if (place / LOCK_FILE).is_file():
-                from potstill.experiment.run_directory import locked
-
-                locks.enter_context(locked(place))
-        recover(directory)
-        models = [directory] if is_model(directory) else models_in(directory)
-        own = [] if directory in models else run_files(directory)
-        if not models and not own:
-            raise _neither(directory)
-        for model in models:
-            write_checksums(model, _model_files(model))
-        if own:
-            write_checksums(directory, own)
-    return [*models, *([directory] if own else [])]
-
-
-def _model_files(directory: Path) -> Sequence[str]:
-    """Name the files that make a model; histories, which its training still extends, are among them when it ends."""
-    files = (file.name for file in directory.iterdir() if file.suffix in (".json", ".onnx", ".safetensors"))
-    return list(listed_files(directory)) or sorted(
-        name for name in files if name != CHECKSUMS_FILE and not name.endswith("checkpoint.safetensors")
-    )

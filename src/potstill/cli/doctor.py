@@ -13,7 +13,7 @@ from typing import Final
 import click
 from packaging.requirements import Requirement
 
-from potstill.cli.checks import Finding, State, examine_directory, rewrite_checksums
+from potstill.cli.checks import Finding, State, examine_directory
 from potstill.errors import how_to_install
 from potstill.predict.wording import printable
 from potstill.teacher.backbone.builtin import BUILTIN, BUILTIN_PACKAGE, builtin_files
@@ -25,21 +25,12 @@ _NOT_FOR_USE: Final = ("dev", "benchmarks")
 
 @click.command()
 @click.argument("directory", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option(
-    "--write-checksums",
-    is_flag=True,
-    help="First write the checksums of DIRECTORY again, for example after you edited files by hand.",
-)
-def doctor(directory: Path | None, write_checksums: bool) -> None:
+def doctor(directory: Path | None) -> None:
     """Check the installation, or a run or model in DIRECTORY. The exit status is 1 if something is broken.
 
     Without DIRECTORY, `doctor` checks packages, backbone and torch. With DIRECTORY, it compares every file with its
     checksum, checks the settings, shows which trainings have ended, and tries each student.
     """
-    if directory is None and write_checksums:
-        raise click.UsageError("--write-checksums needs a DIRECTORY")
-    for written in rewrite_checksums(directory) if directory is not None and write_checksums else ():
-        click.echo(f"checksums written: {written}", err=True)
     findings = list(examine_installation() if directory is None else examine_directory(directory))
     for one in findings:
         remedy = f"\n        what to do: {one.remedy}" if one.remedy else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -100,8 +100,7 @@ def predict(
     output_format: AnswerFormat | None,
     strict: bool,
     threads: int | None,
-    device: str,
-    precision: str,
+    **runtime: str | None,
 ) -> None:
     """Classify the texts of FILE (- for standard input), or each --text, with MODEL.
 
@@ -126,7 +125,7 @@ def predict(
         if file is None or out == Path("-"):
             raise click.UsageError("--out is a file for the answers to FILE; without it they are printed")
         require_absent(out)
-    opened = _open(model, device, precision, threads or available_cores())
+    opened = _open(model, runtime, threads or available_cores())
     writing = Writing(
         output_format or ("csv" if out is not None and out.suffix.lower() == ".csv" else "jsonl"),
         opened.labels,
@@ -158,7 +157,7 @@ def predict(
         sys.exit(3)  # not 1 (it failed) nor 2 (the command line is wrong)
 
 
-def _open(model: Path, device: str, precision: str, threads: int) -> _Model:
+def _open(model: Path, runtime: Mapping[str, str | None], threads: int) -> _Model:
     """Load a student without torch; only a teacher needs it, and with it the settings."""
     if is_teacher(model):
         import torch
@@ -166,7 +165,7 @@ def _open(model: Path, device: str, precision: str, threads: int) -> _Model:
         from potstill.teacher.saved import open_teacher
 
         torch.set_num_threads(threads)
-        teacher = open_teacher(model, runtime_settings(device, precision))
+        teacher = open_teacher(model, runtime_settings(**runtime))
         return _Model(model, teacher.label_names, teacher.in_pairs, teacher.answer, teacher.key)
     directory = find_student(model)
     with assert_unchanged(directory):  # so that the digest is that of what was loaded

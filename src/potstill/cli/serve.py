@@ -117,9 +117,7 @@ def serve(
     root_path: str,
     threads: int,
     examples: Path | None,
-    device: str,
-    precision: str,
-    **limits: Any,
+    **settings: Any,
 ) -> None:
     """Answer over HTTP with saved models, and show a page to try them.
 
@@ -138,14 +136,14 @@ def serve(
         signal.signal(number, lambda *_: sys.exit(0))
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # ignored under nohup
         signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
-    bounds = Limits(**limits)
+    bounds = Limits(**{name: settings.pop(name) for name in _LIMITS})
     token = _token(token_file)
     texts = "" if examples is None else _text(examples.read_bytes(), examples)
     offered = [line for line in texts.splitlines() if line.strip()][:8]  # the page has room for these
     log_to_stderr()
     directories = find_models(models)
     listener = _listen(host, port)
-    served = open_models(directories, threads, lambda: runtime_settings(device, precision))
+    served = open_models(directories, threads, lambda: runtime_settings(**settings))
     if host not in _LOOPBACK and token is None:
         _logger.warning("other machines can reach this server, and it has no token; see --token-file")
     address = "[{}]:{}" if listener.family == socket.AF_INET6 else "{}:{}"
