@@ -31,22 +31,17 @@ def main() -> None:
     teacher = TransformerTeacher.create(TransformerConfig(), RUNTIME, corpus, MAX_TOKENS, args.seed)
     peer, sentences = twin(teacher), labelled_sentences(corpus)
 
-    def timed(examples: Examples, label: Callable[[Examples, TrainingSet], object]) -> Run:
+    def timed(number: int, label: Callable[[Examples, TrainingSet], object], count: int = args.sentences) -> Run:
+        examples = draw(sentences, count, args.seed + number)
         data = teacher.featurise(examples)  # tokenising is left out for both
         started = time.perf_counter()
         label(examples, data)
         return {"sentences": len(data), **rate(data, np.arange(len(data)), time.perf_counter() - started)}
 
-    def ours(examples: Examples) -> Run:
-        return timed(examples, lambda examples, _: teacher.logits(examples))
-
-    def plain(examples: Examples) -> Run:
-        return timed(examples, lambda _, data: plain_logits(peer, data))
-
-    for label in (ours, plain):
-        label(draw(sentences, 32, args.seed))  # the first pass chooses kernels
-    samples = [draw(sentences, args.sentences, args.seed + number) for number in range(args.rounds)]
-    runs = alternate({"plain": lambda n: plain(samples[n]), OURS: lambda n: ours(samples[n])}, args.rounds)
+    labels = {"plain": lambda _, data: plain_logits(peer, data), OURS: lambda examples, _: teacher.logits(examples)}
+    for label in labels.values():
+        timed(0, label, 32)  # the first pass chooses kernels
+    runs = alternate({name: lambda n, label=label: timed(n, label) for name, label in labels.items()}, args.rounds)
     write_result(args.out, runs, ratios=ratios(runs, "tokens_per_second"))
 
 
