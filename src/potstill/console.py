@@ -40,7 +40,6 @@ console = SafeConsole(stderr=True)
 _LINE_SECONDS: Final = 60.0
 """Time between two lines of progress in a log file, so that the log of a night stays readable."""
 
-_silent = ContextVar("silent", default=False)
 _without_bars = ContextVar("without_bars", default=False)
 
 
@@ -52,11 +51,11 @@ def hide_bars() -> None:
 @contextmanager
 def silence() -> Iterator[None]:
     """Print nothing inside: for a caller who trains many models and prints a line for each."""
-    token = _silent.set(True)
+    before, console.quiet = console.quiet, True
     try:
         yield
     finally:
-        _silent.reset(token)
+        console.quiet = before
 
 
 def progress_bar() -> Progress:
@@ -72,7 +71,7 @@ def progress_bar() -> Progress:
         TextColumn("{task.fields[loss]}"),
         TextColumn("{task.fields[scores]}"),
         console=console,
-        disable=_silent.get() or _without_bars.get(),
+        disable=console.quiet or _without_bars.get(),
         transient=True,
     )
 
@@ -105,8 +104,7 @@ class _ProgressLines(Progress):
 
 def print_line(text: str, style: str | None = None) -> None:
     """Print without folding: in a log file, a line stays a line."""
-    if not _silent.get():
-        console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+    console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def warn(text: str) -> None:

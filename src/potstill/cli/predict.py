@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 
 from potstill.cli.options import runtime_options, runtime_settings
 from potstill.predict import Classifier
@@ -44,20 +42,10 @@ from potstill.predict.stream import (
 from potstill.predict.wording import numbered, printable
 from potstill.store.checksums import assert_unchanged, digest
 
+if TYPE_CHECKING:
+    from potstill.teacher.base import Teacher
 
-@dataclass(frozen=True)
-class _Model:
-    """A student or a teacher."""
-
-    directory: Path
-    labels: tuple[str, ...]
-    in_pairs: bool
-    answer: Callable[[Any], tuple[NDArray[np.float32], Sequence[bool | None]]]
-    """Returns the probabilities of texts, (texts, classes), and which texts were cut; None: not known."""
-    key: str
-    """Digest of what decides its answers."""
-    threshold: float | None = None
-    """See `predict_class`."""
+    Model = Classifier | Teacher
 
 
 @click.command()
@@ -125,12 +113,13 @@ def predict(
         if file is None or out == Path("-"):
             raise click.UsageError("--out is a file for the answers to FILE; without it they are printed")
         require_absent(out)
-    opened = _open(model, runtime, threads or available_cores())
+    directory = model if is_teacher(model) else find_student(model)
+    opened, key = _open(directory, runtime, threads or available_cores())
     writing = Writing(
         output_format or ("csv" if out is not None and out.suffix.lower() == ".csv" else "jsonl"),
-        opened.labels,
+        opened.label_names,
         opened.in_pairs,
-        opened.threshold,
+        opened.threshold if isinstance(opened, Classifier) else None,
         with_probabilities=probabilities,
         escaped=out is None and sys.stdout.isatty(),
     )
@@ -141,9 +130,9 @@ def predict(
         return
     name = "standard input" if file.name == "<stdin>" else file.name
     source: Format = input_format or format_by_suffix(Path(name))
-    layout = Layout(source, opened.in_pairs, _columns(source, opened, text_column, pair_column))
+    layout = Layout(source, opened.in_pairs, _columns(source, opened.in_pairs, directory, text_column, pair_column))
     if out is not None:
-        task = f"model {opened.key}, {' '.join((source, *layout.columns))} to {writing.format}"
+        task = f"model {key}, {' '.join((source, *layout.columns))} to {writing.format}"
         answers = AnswerFile(out, task + (" with all probabilities" if probabilities else ""))
     items = read(file, layout, name, start=answers.progress.read)
     report = _Report(name, answers.progress, 0.1 if sys.stderr.isatty() else 10.0)
@@ -157,34 +146,32 @@ def predict(
         sys.exit(3)  # not 1 (it failed) nor 2 (the command line is wrong)
 
 
-def _open(model: Path, runtime: Mapping[str, str | None], threads: int) -> _Model:
-    """Load a student without torch; only a teacher needs it, and with it the settings."""
-    if is_teacher(model):
+def _open(directory: Path, runtime: Mapping[str, str | None], threads: int) -> tuple[Model, str]:
+    """Load a student without torch, or a teacher; returns a digest of what decides its answers, too."""
+    if is_teacher(directory):
         import torch
 
         from potstill.teacher.saved import open_teacher
 
         torch.set_num_threads(threads)
-        teacher = open_teacher(model, runtime_settings(**runtime))
-        return _Model(model, teacher.label_names, teacher.in_pairs, teacher.answer, teacher.key)
-    directory = find_student(model)
+        teacher = open_teacher(directory, runtime_settings(**runtime))
+        return teacher, teacher.key
     with assert_unchanged(directory):  # so that the digest is that of what was loaded
         classifier = Classifier.load(directory, threads=threads)
-        key = digest(file.read_bytes() for file in StudentFiles(directory).needed)
-    return _Model(directory, classifier.label_names, classifier.in_pairs, classifier.answer, key, classifier.threshold)
+        return classifier, digest(file.read_bytes() for file in StudentFiles(directory).needed)
 
 
-def _columns(source: Format, model: _Model, text: str | None, pair: str | None) -> tuple[str, ...]:
+def _columns(source: Format, in_pairs: bool, model: Path, text: str | None, pair: str | None) -> tuple[str, ...]:
     """Name the columns to read: those of the flags, else those of the training, else `text`."""
     if source == "text":
         if text or pair:
             raise click.UsageError("plain text has no columns: name the format with --input-format")
         return ()
-    if pair is not None and not model.in_pairs:
+    if pair is not None and not in_pairs:
         raise click.UsageError("this model classifies single texts: leave --pair-column out")
-    own_text, own_pair = own_columns(model.directory)
+    own_text, own_pair = own_columns(model)
     text = text or own_text or "text"
-    if not model.in_pairs:
+    if not in_pairs:
         return (text,)
     if (second := pair or own_pair) is None:
         raise click.UsageError("this model classifies pairs of texts: name the second text's column with --pair-column")
@@ -231,7 +218,13 @@ class _Report:
 
 
 def _classify(
-    items: Iterable[Text | Broken], model: _Model, writing: Writing, answers: Answers, report: _Report, *, strict: bool
+    items: Iterable[Text | Broken],
+    model: Model,
+    writing: Writing,
+    answers: Answers,
+    report: _Report,
+    *,
+    strict: bool,
 ) -> None:
     """Answer all texts.
 
@@ -248,7 +241,7 @@ def _classify(
     answers.finish()
 
 
-def _answer(items: Sequence[Text | Broken], model: _Model, writing: Writing, answers: Answers, report: _Report) -> None:
+def _answer(items: Sequence[Text | Broken], model: Model, writing: Writing, answers: Answers, report: _Report) -> None:
     """Answer the texts among `items`, and report the others."""
     if not items:
         return
@@ -261,7 +254,8 @@ def _answer(items: Sequence[Text | Broken], model: _Model, writing: Writing, ans
         if columns is None:  # those of the first text: CSV has to name them before the others are read
             columns = tuple(texts[0].others) if writing.format == "csv" else ()
             content = replace(writing, columns=columns).header()
-        probabilities, cut = model.answer([one.value for one in texts])
+        values: Any = [one.value for one in texts]
+        probabilities, cut = model.answer(values)
         content += replace(writing, columns=columns).answers(texts, probabilities, cut)
     answered, skipped = before.answered + len(texts), before.broken + len(broken)
     progress = replace(before, read=items[-1].end, answered=answered, broken=skipped, columns=columns)

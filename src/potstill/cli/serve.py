@@ -35,24 +35,22 @@ files may be open, and then accept none for a second."""
 _logger = logging.getLogger("potstill.serve")
 
 
-_LIMITS: Final[dict[str, tuple[click.IntRange | click.FloatRange, str]]] = {
-    "max_body_bytes": (click.IntRange(1), "Longest body of a request, in bytes."),
-    "max_texts": (click.IntRange(1), "Texts in one request."),
-    "max_characters": (click.IntRange(1), "Characters in one text."),
-    "client_share": (
-        click.FloatRange(0, 1, min_open=True),
-        "Largest part of what the server holds at a time that one client (address) may take. 1: all, for a server "
-        "behind a proxy on another machine, whose clients all seem to be one.",
-    ),
-    "deadline": (click.FloatRange(0, 3600, min_open=True), "Seconds for a request, from its headers on."),
+_LIMITS: Final = {
+    "max_body_bytes": click.IntRange(1),
+    "max_texts": click.IntRange(1),
+    "max_characters": click.IntRange(1),
+    "client_share": click.FloatRange(0, 1, min_open=True),
+    "deadline": click.FloatRange(0, 3600, min_open=True),
 }
 
 
 def _with_limits(command: Callable[..., Any]) -> Callable[..., Any]:
-    for name, (kind, text) in reversed(_LIMITS.items()):
-        default = getattr(Limits, name)
-        flag = f"--{name.replace('_', '-')}"
-        command = click.option(flag, type=kind, default=default, metavar="N", show_default=True, help=text)(command)
+    for name, kind in reversed(_LIMITS.items()):
+        field, flag = Limits.model_fields[name], f"--{name.replace('_', '-')}"
+        option = click.option(
+            flag, type=kind, default=field.default, metavar="N", show_default=True, help=field.description
+        )
+        command = option(command)
     return command
 
 
