@@ -194,18 +194,8 @@ def test_run_prints_table_steps_and_next_command(tiny, tmp_path, capsys):
     assert f"next: potstill predict {tmp_path / 'run'} FILE" in printed.err
 
 
-def test_predict_of_a_run(run_directory, capsys, tmp_path):
-    file = tmp_path / "texts.txt"
-    file.write_bytes("\ufeffThe cat sat.\r\n\nSat cat the.\n".encode())  # as Windows writes it
-    assert potstill("predict", run_directory, file) == 0
-    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [answer["text"] for answer in answers] == ["The cat sat.", "Sat cat the."]
-    assert {answer["label"] for answer in answers} <= {"acceptable", "unacceptable"}
-    assert all(0.5 <= answer["probability"] <= 1 for answer in answers)
-
-
 def test_predict_needs_no_extra(run_directory):
-    """With everything blocked that `pip install .` does not bring."""
+    """With everything blocked that `pip install .` does not bring; the answer is one of the task's."""
     code = """
 import sys
 from potstill.cli import _EXTRAS, main
@@ -221,7 +211,10 @@ main(["predict", sys.argv[1], "--text", "The cat sat."])
 """
     result = run_python(code, run_directory)
     assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout)["text"] == "The cat sat."
+    answer = json.loads(result.stdout)
+    assert answer["text"] == "The cat sat."
+    assert answer["label"] in {"acceptable", "unacceptable"}
+    assert 0.5 <= answer["probability"] <= 1
 
 
 def test_model_of_an_interrupted_training_can_be_used(run_directory, tmp_path, capsys):
@@ -488,6 +481,7 @@ def test_all_mistakes_of_a_configuration_are_listed(tmp_path, capsys):
         ("pydantic", ["run", "builtin"], "train"),
         ("optuna", ["search", "builtin", "--teacher", "."], "search"),
         ("fastapi", ["serve", "."], "serve"),
+        ("asgi_correlation_id", ["serve", "."], "serve"),
     ],
 )
 def test_missing_package_is_named_with_the_install_line(package, arguments, extra, tmp_path):

@@ -180,15 +180,6 @@ def test_classifier_uses_the_available_cores(student, monkeypatch, tmp_path):
     assert options.intra_op_num_threads == 1
 
 
-def test_csv_out(student, tmp_path, capsys):
-    file, out = tmp_path / "texts.csv", tmp_path / "answers.CSV"
-    file.write_text('text\n"the ""cat"",\n\nsat"\nthe dog')
-    assert potstill("predict", student, file, "--out", out) == 0
-    rows = list(csv.DictReader(io.StringIO(out.read_bytes().decode(), newline="")))
-    assert [(row["line"], row["text"]) for row in rows] == [("2", 'the "cat",\n\nsat'), ("5", "the dog")]
-    assert capsys.readouterr().out == ""
-
-
 @pytest.mark.parametrize("name", ["empty.txt", "empty.csv", "empty.jsonl"])
 def test_no_text_gives_no_answer(student, tmp_path, capsys, name):
     (tmp_path / name).touch()

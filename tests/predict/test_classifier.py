@@ -285,33 +285,33 @@ def test_a_run_is_loaded_as_its_best_distilled_student(student, directory, tmp_p
     np.testing.assert_array_equal(Classifier.load(run).logits(TEXTS), Classifier.load(directory).logits(TEXTS))
 
 
-def test_a_run_whose_distillation_did_harm_is_loaded_as_its_best_baseline(student, directory, tmp_path_factory):
+def write_summary(run, recommended):
+    (run / "summary.json").write_text(json.dumps({"recommended": recommended}))
+    write_checksums(run, ["summary.json"])
+
+
+@pytest.fixture
+def run(directory, tmp_path_factory):
     run = tmp_path_factory.mktemp("run")
     for role in ("distilled", "baseline"):
         shutil.copytree(directory, run / role / "seed-0")
+    return run
+
+
+def test_of_a_run_the_recommended_student_is_loaded_where_there_is_one(run):
     assert find_student(run) == run / "distilled" / "seed-0"
     for recommended in ("baseline", "distilled"):
-        (run / "summary.json").write_text(json.dumps({"recommended": recommended}))
-        write_checksums(run, ["summary.json"])
+        write_summary(run, recommended)
         assert find_student(run) == run / recommended / "seed-0"
         assert student_roles(run)[0] == recommended
-
-
-def test_a_run_without_its_recommended_students_is_loaded_as_the_others(directory, tmp_path_factory):
-    run = tmp_path_factory.mktemp("run")
-    shutil.copytree(directory, run / "distilled" / "seed-0")
-    (run / "summary.json").write_text(json.dumps({"recommended": "baseline"}))
-    write_checksums(run, ["summary.json"])
+    write_summary(run, "baseline")
+    shutil.rmtree(run / "baseline")
     assert find_student(run) == run / "distilled" / "seed-0"
 
 
 @pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_text("{}")])
-def test_a_damaged_summary_recommends_nothing(directory, tmp_path_factory, damage):
-    run = tmp_path_factory.mktemp("run")
-    for role in ("distilled", "baseline"):
-        shutil.copytree(directory, run / role / "seed-0")
-    (run / "summary.json").write_text(json.dumps({"recommended": "baseline"}))
-    write_checksums(run, ["summary.json"])
+def test_a_damaged_summary_recommends_nothing(run, damage):
+    write_summary(run, "baseline")
     damage(run / "summary.json")
     with pytest.raises(ArtifactError, match=r"summary\.json"):
         find_student(run)
