@@ -46,12 +46,7 @@ def sample_batches(plan: Batches, count: int, generator: np.random.Generator) ->
 
 @dataclass(frozen=True)
 class Steps:
-    """Some steps of training.
-
-    Attributes:
-        losses: The loss of each, before it was taken.
-        seconds: Time of all of them together.
-    """
+    """Steps of training: the loss of each, before it was taken, and the seconds of all together."""
 
     losses: list[float]
     seconds: float

@@ -7,7 +7,6 @@ import pytest
 
 from commandline import potstill
 from potstill.cli import doctor
-from potstill.cli.checks import examine_directory
 from potstill.config import LoRAConfig, PotstillConfig, RNNConfig, RuntimeConfig, TransformerConfig
 from potstill.data import Corpus, Examples
 from potstill.experiment.record import TrainingRecord
@@ -76,7 +75,7 @@ def test_packages_are_compared_with_the_metadata(monkeypatch, requirements, stat
 
 
 def test_a_whole_run(run):
-    findings = list(examine_directory(run))
+    findings = list(doctor.examine_directory(run))
     assert not broken(findings)
     found = {finding.subject: finding.found for finding in findings}
     assert "2 files match their checksums" in found["the run's files"]
@@ -116,13 +115,13 @@ def test_another_directory_is_refused(tmp_path, capsys):
 def test_a_reported_run_without_checksums_is_broken(run):
     (run / "report.md").touch()
     (run / CHECKSUMS_FILE).unlink()
-    assert broken(examine_directory(run)) == ["the run's files"]
+    assert broken(doctor.examine_directory(run)) == ["the run's files"]
 
 
 def test_an_exported_student_is_called_exported(run, tmp_path):
     alone = shutil.copytree(run / "distilled" / "seed-0", tmp_path / "alone")
     assert potstill("export", alone, "--out", tmp_path / "model") == 0
-    found = {finding.subject: finding.found for finding in examine_directory(tmp_path / "model")}
+    found = {finding.subject: finding.found for finding in doctor.examine_directory(tmp_path / "model")}
     assert found["model"].endswith("exported")
 
 
