@@ -199,7 +199,16 @@ def _minilm(tuned: Path, corpus: Corpus, out: Path) -> Prepared:
             "pad_token_id": teacher.classifier.pad_token_id,
         }
         with merged(teacher.classifier), torch.inference_mode():
-            _export_encoder(_Encoder(teacher).eval(), files.model)
+            torch.onnx.export(  # batch and length stay open
+                _Encoder(teacher).eval(),
+                (torch.randint(5, 100, (3, 9)), torch.tensor([9, 4, 7], dtype=torch.int32)),
+                str(files.model),
+                input_names=["input_ids", "lengths"],
+                output_names=["logits"],
+                dynamic_axes={"input_ids": {0: "batch", 1: "length"}, "lengths": {0: "batch"}, "logits": {0: "batch"}},
+                opset_version=17,
+                dynamo=False,
+            )
         teacher.tokenizer.save(str(files.tokenizer))
         Manifest(spec, corpus.label_names, teacher.manifest.max_length).save(files.manifest)
         write_checksums(out, [file.name for file in files.needed])
@@ -209,20 +218,6 @@ def _minilm(tuned: Path, corpus: Corpus, out: Path) -> Prepared:
             (out / CHECKSUMS_FILE).unlink()  # so that the next call does not take it
             sys.exit(f"MiniLM in onnxruntime: expected torch's logits within {PARITY}, found {difference:.2g}")
     return Prepared("student", out, student_bytes(out))
-
-
-def _export_encoder(encoder: nn.Module, file: Path) -> None:
-    """Trace the encoder; batch and length stay open."""
-    torch.onnx.export(
-        encoder,
-        (torch.randint(5, 100, (3, 9)), torch.tensor([9, 4, 7], dtype=torch.int32)),
-        str(file),
-        input_names=["input_ids", "lengths"],
-        output_names=["logits"],
-        dynamic_axes={"input_ids": {0: "batch", 1: "length"}, "lengths": {0: "batch"}, "logits": {0: "batch"}},
-        opset_version=17,
-        dynamo=False,
-    )
 
 
 def _minilm_int8(tuned: Path, corpus: Corpus, float32: Path) -> Prepared:

@@ -19,7 +19,7 @@ from potstill.config import DataConfig, TransformerConfig
 from potstill.data import Examples, load_corpus
 from potstill.data.tokenised import TrainingSet
 from potstill.teacher.transformer import TransformerTeacher
-from steps import MAX_TOKENS, RUNTIME, draw, labelled_sentences, rate
+from steps import MAX_TOKENS, RUNTIME, draw, rate
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     args = parser.parse_args()
     corpus = load_corpus(DataConfig())
     teacher = TransformerTeacher.create(TransformerConfig(), RUNTIME, corpus, MAX_TOKENS, args.seed)
-    peer, sentences = twin(teacher), labelled_sentences(corpus)
+    peer, sentences = twin(teacher), corpus.train.joined(corpus.validation)
 
     def timed(number: int, label: Callable[[Examples, TrainingSet], object], count: int = args.sentences) -> Run:
         examples = draw(sentences, count, args.seed + number)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from common import Run
 from potstill.config import DataConfig, RuntimeConfig, TrainingConfig
-from potstill.data import Corpus, Examples
+from potstill.data import Examples
 from potstill.data.tokenised import TrainingSet
 from potstill.distillation import CrossEntropy
 from potstill.teacher.transformer import TransformerTeacher
@@ -26,11 +26,6 @@ RUNTIME = RuntimeConfig(device="cpu", precision="32-true")
 MAX_TOKENS = DataConfig().max_length
 SPEED_TRAINING = TrainingConfig(epochs=1, schedule="constant", warmup_ratio=0.0)
 """Settings that Potstill and `transformers` mean alike, so that their losses can be compared step by step."""
-
-
-def labelled_sentences(corpus: Corpus) -> Examples:
-    """Return training and validation split together."""
-    return corpus.train.joined(corpus.validation)
 
 
 def draw(examples: Examples, size: int, seed: int) -> Examples:

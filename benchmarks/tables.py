@@ -25,6 +25,7 @@ Row = Mapping[str, Any]
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+PLOT = "benchmarks/results/inference.png"
 DOCUMENTS = {
     "README.md": ("tasks", "inference-plot"),
     "docs/benchmarks.md": ("tasks", "results", "intents", "reference", "speed"),
@@ -256,9 +257,6 @@ def inference() -> str:
     return shown(result, header, cells, rows, words)
 
 
-PLOT = "![MCC over sentences a second](benchmarks/results/inference.png)\n\n"
-
-
 def load_test() -> str:
     """Show what the server did under load."""
     result = load("load")
@@ -412,7 +410,7 @@ CONTENTS: dict[str, Callable[[], str]] = {
     "abuse": abuse,
     "stress": stress,
     "inference": inference,
-    "inference-plot": lambda: PLOT + note(load("inference")),
+    "inference-plot": lambda: f"![MCC over sentences a second]({PLOT})\n\n{note(load('inference'))}",
     "load": load_test,
     "stream": stream,
     "settings": settings,
