@@ -10,16 +10,8 @@ from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, Final
 
+from rich import progress as bars
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.segment import Segment
 
 from potstill.predict.wording import numbered, printable
@@ -58,18 +50,17 @@ def silence() -> Iterator[None]:
         console.quiet = before
 
 
-def progress_bar() -> Progress:
+def progress_bar() -> bars.Progress:
     """Build a progress bar with the fields `loss` and `scores`, or what prints lines where there is no terminal."""
     if not console.is_terminal:
         return _ProgressLines()
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[loss]}"),
-        TextColumn("{task.fields[scores]}"),
+    return bars.Progress(
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
+        bars.TextColumn("{task.fields[loss]} {task.fields[scores]}"),
         console=console,
         disable=console.quiet or _without_bars.get(),
         transient=True,
@@ -84,7 +75,7 @@ def counted(title: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda count: progress.update(task, advance=count)
 
 
-class _ProgressLines(Progress):
+class _ProgressLines(bars.Progress):
     """Prints what a bar would show, in a line every `_LINE_SECONDS`."""
 
     def __init__(self) -> None:
@@ -92,7 +83,7 @@ class _ProgressLines(Progress):
         super().__init__(console=console, disable=True, speed_estimate_period=math.inf)
         self._told = time.monotonic()
 
-    def update(self, task_id: TaskID, **changes: Any) -> None:
+    def update(self, task_id: bars.TaskID, **changes: Any) -> None:
         super().update(task_id, **changes)
         if (now := time.monotonic()) - self._told >= _LINE_SECONDS:
             self._told = now

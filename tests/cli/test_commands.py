@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from checksummed import with_new_checksums
-from commandline import potstill
+from commandline import potstill, train_small
 from potstill.cli import _COMMANDS, _GROUPS
 from potstill.cli import potstill as potstill_group
 
@@ -228,18 +228,17 @@ def test_model_of_an_interrupted_training_can_be_used(run_directory, tmp_path, c
 
 
 def test_model_of_pairs(tmp_path, capsys):
-    data = tmp_path / "pairs.csv"
     rows = [f"word {i},other {i % 5},{'yes' if i % 2 else 'no'}" for i in range(40)]
-    data.write_text("\n".join(["text,second,label", *rows]))
-    small = ("--embedding-size", "4", "--hidden-size", "4", "--vocab-size", "300", "--epochs", "1", "--seeds", "0")
-    source = (data, "--pair-column", "second")
-    assert potstill("train", *source, *small, "--out", tmp_path / "model") == 0
-    assert potstill("predict", tmp_path / "model", "--text", "word 1\tother 2") == 0
+    model = train_small(tmp_path, ["text,second,label", *rows], "--pair-column", "second")
+    capsys.readouterr()
+    assert potstill("predict", model, "--text", "word 1\tother 2") == 0
     printed = capsys.readouterr().out.splitlines()[-1]
     assert json.loads(printed).items() >= {"text": "word 1", "pair": "other 2"}.items()
-    assert potstill("predict", tmp_path / "model", "--text", "word 1") == 1
+    assert potstill("predict", model, "--text", "word 1") == 1
     assert "two texts with a tab between" in capsys.readouterr().err
-    assert potstill("evaluate", tmp_path / "model", "--data", data) == 0  # by the columns of the model's own settings
+    assert (
+        potstill("evaluate", model, "--data", tmp_path / "data.csv") == 0
+    )  # by the columns of the model's own settings
     assert "40 texts, all of" in capsys.readouterr().out
 
 

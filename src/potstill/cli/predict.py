@@ -14,31 +14,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from potstill.cli.options import runtime_options, runtime_settings
-from potstill.predict import Classifier
+from potstill.predict import Classifier, output, stream
 from potstill.predict.directory import StudentFiles, find_student, is_teacher, own_columns
 from potstill.predict.encoding import SAMPLE_BYTES, conversion, find_encoding
-from potstill.predict.output import (
-    ANSWER_FORMATS,
-    AnswerFile,
-    AnswerFormat,
-    Answers,
-    AnswerStream,
-    Progress,
-    Writing,
-    require_absent,
-)
 from potstill.predict.session import available_cores
-from potstill.predict.stream import (
-    FORMATS,
-    Broken,
-    Format,
-    Layout,
-    Text,
-    chunks,
-    format_by_suffix,
-    from_arguments,
-    read,
-)
 from potstill.predict.wording import numbered, printable
 from potstill.store.checksums import assert_unchanged, digest
 
@@ -63,12 +42,12 @@ if TYPE_CHECKING:
 @click.option("--probabilities", is_flag=True, help="Write the probability of every class.")
 @click.option(
     "--input-format",
-    type=click.Choice(FORMATS),
+    type=click.Choice(stream.FORMATS),
     help="How FILE is read.  [default: by its suffix, else text]",
 )
 @click.option(
     "--output-format",
-    type=click.Choice(ANSWER_FORMATS),
+    type=click.Choice(output.ANSWER_FORMATS),
     help="How answers are written.  [default: csv if --out ends in .csv, else jsonl]",
 )
 @click.option("--strict", is_flag=True, help="Stop at the first line that can't be read.")
@@ -84,8 +63,8 @@ def predict(
     text_column: str | None,
     pair_column: str | None,
     probabilities: bool,
-    input_format: Format | None,
-    output_format: AnswerFormat | None,
+    input_format: stream.Format | None,
+    output_format: output.AnswerFormat | None,
     strict: bool,
     threads: int | None,
     **runtime: str | None,
@@ -112,10 +91,10 @@ def predict(
     if out is not None:
         if file is None or out == Path("-"):
             raise click.UsageError("--out is a file for the answers to FILE; without it they are printed")
-        require_absent(out)
+        output.require_absent(out)
     directory = model if is_teacher(model) else find_student(model)
     opened, key = _open(directory, runtime, threads or available_cores())
-    writing = Writing(
+    writing = output.Writing(
         output_format or ("csv" if out is not None and out.suffix.lower() == ".csv" else "jsonl"),
         opened.label_names,
         opened.in_pairs,
@@ -123,18 +102,20 @@ def predict(
         with_probabilities=probabilities,
         escaped=out is None and sys.stdout.isatty(),
     )
-    answers: Answers = AnswerStream(sys.stdout.buffer)  # bytes: answers are UTF-8, whatever the terminal's encoding
+    # Bytes: answers are UTF-8, whatever the terminal's encoding.
+    answers: output.Answers = output.AnswerStream(sys.stdout.buffer)
     if file is None:
-        items = from_arguments(texts, in_pairs=opened.in_pairs)
+        items = stream.from_arguments(texts, in_pairs=opened.in_pairs)
         _classify(items, opened, writing, answers, _Report("--text", answers.progress, math.inf), strict=True)
         return
     name = "standard input" if file.name == "<stdin>" else file.name
-    source: Format = input_format or format_by_suffix(Path(name))
-    layout = Layout(source, opened.in_pairs, _columns(source, opened.in_pairs, directory, text_column, pair_column))
+    source: stream.Format = input_format or stream.format_by_suffix(Path(name))
+    columns = _columns(source, opened.in_pairs, directory, text_column, pair_column)
+    layout = stream.Layout(source, opened.in_pairs, columns)
     if out is not None:
-        task = f"model {key}, {' '.join((source, *layout.columns))} to {writing.format}"
-        answers = AnswerFile(out, task + (" with all probabilities" if probabilities else ""))
-    items = read(file, layout, name, start=answers.progress.read)
+        task = f"model {key}, {' '.join((source, *columns))} to {writing.format}"
+        answers = output.AnswerFile(out, task + (" with all probabilities" if probabilities else ""))
+    items = stream.read(file, layout, name, start=answers.progress.read)
     report = _Report(name, answers.progress, 0.1 if sys.stderr.isatty() else 10.0)
     try:
         with closing(report):
@@ -161,7 +142,7 @@ def _open(directory: Path, runtime: Mapping[str, str | None], threads: int) -> t
         return classifier, digest(file.read_bytes() for file in StudentFiles(directory).needed)
 
 
-def _columns(source: Format, in_pairs: bool, model: Path, text: str | None, pair: str | None) -> tuple[str, ...]:
+def _columns(source: stream.Format, in_pairs: bool, model: Path, text: str | None, pair: str | None) -> tuple[str, ...]:
     """Name the columns to read: those of the flags, else those of the training, else `text`."""
     if source == "text":
         if text or pair:
@@ -181,7 +162,7 @@ def _columns(source: Format, in_pairs: bool, model: Path, text: str | None, pair
 class _Report:
     """Reports broken lines and progress on standard error, every so many seconds; a terminal's line is overwritten."""
 
-    def __init__(self, name: str, begun: Progress, seconds: float) -> None:
+    def __init__(self, name: str, begun: output.Progress, seconds: float) -> None:
         self.name = name
         self._begun = self._latest = begun
         self._size = Path(name).stat().st_size if Path(name).is_file() else None
@@ -190,7 +171,7 @@ class _Report:
         self.has_lost_columns = False
         self._undecodable = b""
 
-    def update(self, progress: Progress) -> None:
+    def update(self, progress: output.Progress) -> None:
         self._latest = progress
         if (now := time.monotonic()) - self._shown >= self._seconds:
             self._shown = now
@@ -218,10 +199,10 @@ class _Report:
 
 
 def _classify(
-    items: Iterable[Text | Broken],
+    items: Iterable[stream.Text | stream.Broken],
     model: Model,
-    writing: Writing,
-    answers: Answers,
+    writing: output.Writing,
+    answers: output.Answers,
     report: _Report,
     *,
     strict: bool,
@@ -231,8 +212,8 @@ def _classify(
     Raises:
         DataError: A line is broken, and `strict`; the texts before it are answered.
     """
-    for chunk in chunks(items, answers.progress.read):
-        refused = next((item for item in chunk if isinstance(item, Broken)), None) if strict else None
+    for chunk in stream.chunks(items, answers.progress.read):
+        refused = next((item for item in chunk if isinstance(item, stream.Broken)), None) if strict else None
         _answer(chunk if refused is None else chunk[: chunk.index(refused)], model, writing, answers, report)
         if refused is not None:
             raise refused.error(report.name)
@@ -241,12 +222,18 @@ def _classify(
     answers.finish()
 
 
-def _answer(items: Sequence[Text | Broken], model: Model, writing: Writing, answers: Answers, report: _Report) -> None:
+def _answer(
+    items: Sequence[stream.Text | stream.Broken],
+    model: Model,
+    writing: output.Writing,
+    answers: output.Answers,
+    report: _Report,
+) -> None:
     """Answer the texts among `items`, and report the others."""
     if not items:
         return
-    texts = [item for item in items if isinstance(item, Text)]
-    broken = [item for item in items if isinstance(item, Broken)]
+    texts = [item for item in items if isinstance(item, stream.Text)]
+    broken = [item for item in items if isinstance(item, stream.Broken)]
     before, content = answers.progress, b""
     columns = before.columns
     cut: Sequence[bool | None] = ()

@@ -14,17 +14,7 @@ from potstill.export.origin import Origin
 from potstill.predict.directory import Manifest
 from potstill.predict.tokens import CHARACTERS_A_TOKEN
 from potstill.predict.wording import in_markdown
-from potstill.report.tables import (
-    Cell,
-    ResultTable,
-    Scored,
-    classes,
-    data_in_markdown,
-    magnitude,
-    percent,
-    score_cells,
-    score_headers,
-)
+from potstill.report import tables
 from potstill.teacher.backbone.builtin import BUILTIN
 
 Layout = Literal["onnx", "huggingface"]
@@ -47,7 +37,7 @@ _MARKDOWN: Final = jinja2.Environment(  # noqa: S701 - a card is Markdown, no HT
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-_MARKDOWN.filters |= {"in_markdown": in_markdown, "magnitude": magnitude, "percent": percent}
+_MARKDOWN.filters |= {"in_markdown": in_markdown, "magnitude": tables.magnitude, "percent": tables.percent}
 
 
 def write_card(
@@ -58,7 +48,7 @@ def write_card(
     network: str,
     parameters: int,
     difference: float,
-    scored: Scored | None,
+    scored: tables.Scored | None,
 ) -> str:
     """Return the card in Markdown.
 
@@ -73,14 +63,14 @@ def write_card(
     """
     config, summary, record = origin.config, origin.summary, origin.record
     has_teacher = record is not None and record.role == "distilled"
-    data = None if summary is None else data_in_markdown(summary.data)
+    data = None if summary is None else tables.data_in_markdown(summary.data)
     if data is None and origin.corpus is not None:
-        data = data_in_markdown(DataSummary.of(origin.corpus))
+        data = tables.data_in_markdown(DataSummary.of(origin.corpus))
     values = {
         **{"manifest": manifest, "origin": origin, "layout": layout, "network": network, "parameters": parameters},
         **{"difference": difference, "config": config, "summary": summary, "record": record, "data": data},
         **{"has_teacher": has_teacher, "spec": {"ngram_size": 0, **manifest.spec}, "version": version("potstill")},
-        "names": classes([in_markdown(name) for name in manifest.label_names]),
+        "names": tables.classes([in_markdown(name) for name in manifest.label_names]),
         "example": '("A man sleeps.", "Somebody is awake.")' if manifest.in_pairs else '"The cat sat on the mat."',
         "characters": CHARACTERS_A_TOKEN * manifest.max_length,
         "averaged": 0 if summary is None or summary.ensemble is None else len(summary.of("teacher")),
@@ -90,8 +80,9 @@ def write_card(
         rows = {"this model": scored}
         if summary is not None and has_teacher and (teacher := summary.ensemble or summary.teacher) is not None:
             rows["its teacher" if summary.ensemble is None else "its teachers, averaged"] = teacher
-        cells = tuple((Cell(name), *score_cells([row], data.positive)) for name, row in rows.items())
-        values["scores"] = ResultTable(("", *score_headers(data.label_names, data.positive)), cells).to_markdown()
+        headers = ("", *tables.score_headers(data.label_names, data.positive))
+        cells = tuple((tables.Cell(name), *tables.score_cells([row], data.positive)) for name, row in rows.items())
+        values["scores"] = tables.ResultTable(headers, cells).to_markdown()
         values["verdict"] = majority_verdict(scored.intervals, data.majority_label)
     if config is not None:
         source = config.data.source
