@@ -587,6 +587,7 @@ class TestDamage:
             *(({"label_type": value}, "expected str, int, float or bool as label_type") for value in (None, "x", [])),
             ({"label_names": ["good", "bad"]}, "expected a list of 3 different names"),
             ({"label_names": ["good", "bad", "bad"]}, "expected a list of 3 different names"),
+            ({"label_names": ["a", "b", "b"], "spec": SPEC | {"num_classes": 2}}, "a list of 2 different names"),
             ({"in_pairs": "no"}, "expected true or false as in_pairs, found 'no'"),
             ({"max_length": 0}, "expected a whole number from 1 to 65,536 as max_length, found 0"),
             ({"max_length": 10**12}, "to 65,536 as max_length, found 10{12}"),
