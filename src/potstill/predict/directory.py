@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
@@ -236,7 +237,7 @@ def _validation_mcc(directory: Path) -> float:
     if not holds(directory, TRAINING_FILE):  # its training was interrupted: any finished student is preferred
         return -math.inf
     best = parse_json(read(directory, [TRAINING_FILE])[TRAINING_FILE], directory / TRAINING_FILE).get("best")
-    mcc = best.get("mcc") if isinstance(best, dict) else None
+    mcc: Any = best.get("mcc") if isinstance(best, dict) else None
     return float(mcc) if type(mcc) in (int, float) and -1 <= mcc <= 1 else -math.inf
 
 
@@ -248,29 +249,34 @@ _MAX_ROWS: Final = 1 << 31
 
 def _problems(content: dict[str, Any]) -> list[str]:
     """Say of every field of `student.json` that can't be used what was expected and what was found."""
-    spec = content["spec"] if isinstance(content.get("spec"), dict) else {}
-    found = content | {f"spec.{name}": value for name, value in spec.items()}
-    rows, classes, buckets = (spec.get(name) for name in ("vocab_size", "num_classes", "ngram_buckets"))
-    names, temperature, threshold = (found.get(name) for name in ("label_names", "temperature", "threshold"))
+    is_mapping = isinstance(content.get("spec"), dict)
+    spec: dict[str, Any] = defaultdict(lambda: None, content["spec"] if is_mapping else {})
+    found: dict[str, Any] = defaultdict(lambda: None, content | {f"spec.{name}": spec[name] for name in [*spec]})
+    rows, classes, buckets = (spec[name] for name in ("vocab_size", "num_classes", "ngram_buckets"))
+    names, temperature, threshold = (found[name] for name in ("label_names", "temperature", "threshold"))
     are_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
     has_rows = _is_whole(rows, 1, _MAX_ROWS)
     checks = (
-        ("spec", "a mapping", isinstance(content.get("spec"), dict)),
+        ("spec", "a mapping", is_mapping),
         ("spec.vocab_size", f"a whole number up to {_MAX_ROWS:,}", has_rows),
         ("spec.num_classes", "a whole number", _is_whole(classes, 0, _MAX_ROWS)),
         (
             "spec.pad_token_id",
             "a whole number below spec.vocab_size",
-            has_rows and _is_whole(spec.get("pad_token_id"), 0, rows - 1),
+            has_rows and _is_whole(spec["pad_token_id"], 0, rows - 1),
         ),
         (
             "spec.ngram_buckets",
             f"a power of two from 2 to {_MAX_ROWS:,}",
-            not spec.get("ngram_size") or (_is_whole(buckets, 2, _MAX_ROWS) and buckets.bit_count() == 1),
+            not spec["ngram_size"] or (_is_whole(buckets, 2, _MAX_ROWS) and buckets.bit_count() == 1),
         ),
-        ("label_names", f"a list of {classes} different names", are_names and len({*names}) == len(names) == classes),
-        ("max_length", f"a whole number from 1 to {_MAX_TOKENS:,}", _is_whole(found.get("max_length"), 1, _MAX_TOKENS)),
-        ("in_pairs", "true or false", isinstance(found.get("in_pairs"), bool)),
+        (
+            "label_names",
+            f"a list of {str(classes)[:20]} different names",
+            are_names and len({*names}) == len(names) == classes,
+        ),
+        ("max_length", f"a whole number from 1 to {_MAX_TOKENS:,}", _is_whole(found["max_length"], 1, _MAX_TOKENS)),
+        ("in_pairs", "true or false", isinstance(found["in_pairs"], bool)),
         (
             "temperature",
             "a number from 0.001 to 1000",
@@ -281,11 +287,11 @@ def _problems(content: dict[str, Any]) -> list[str]:
             "null, or for two classes a number above 0 and below 1,",
             threshold is None or (classes == 2 and type(threshold) is float and 0 < threshold < 1),
         ),
-        ("kind", "a name", isinstance(found.get("kind"), str)),
-        ("label_type", "str, int, float or bool", found.get("label_type") in get_args(LabelType)),
+        ("kind", "a name", isinstance(found["kind"], str)),
+        ("label_type", "str, int, float or bool", found["label_type"] in get_args(LabelType)),
     )
     return [
-        f"expected {expected} as {name}, found {repr(found.get(name))[:500]}"
+        f"expected {expected} as {name}, found {repr(found[name])[:500]}"
         for name, expected, is_right in checks
         if not is_right
     ]
