@@ -34,14 +34,7 @@ POTSTILL = (sys.executable, "-c", "from potstill.cli import main; main()")
 def arguments(
     description: str | None, name: str | None = None, *, rounds: bool = True, seed: bool = True
 ) -> argparse.ArgumentParser:
-    """Make a parser with the flags that most benchmarks have.
-
-    Args:
-        description: The script's docstring.
-        name: Name of the result file; None: the script's.
-        rounds: Whether there is a flag for the number of rounds.
-        seed: Whether there is a flag for the seed.
-    """
+    """Make a parser with the flags that most benchmarks have; `name` is that of the result file, None: the script's."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if rounds:
         parser.add_argument("--rounds", type=int, default=3, help="runs of each")
@@ -55,12 +48,7 @@ def arguments(
 def alternate(systems: Mapping[str, Callable[[int], Run]], rounds: int) -> list[Run]:
     """Run all systems once a round, in reversed order in every second round.
 
-    Args:
-        systems: By name, a function that takes the number of the round, runs, and returns measurements.
-        rounds: Number of rounds.
-
-    Returns:
-        One entry per run: `name`, `round`, and what was measured.
+    A system takes the number of the round and returns what it measured, to which `name` and `round` are added.
     """
     runs: list[Run] = []
     for number in range(rounds):
@@ -74,17 +62,9 @@ def alternate(systems: Mapping[str, Callable[[int], Run]], rounds: int) -> list[
 def ratios(
     runs: Iterable[Run], field: str, *, inverse: bool = False, ours: str = OURS, by: Sequence[str] = ("round",)
 ) -> dict[str, dict[str, float]]:
-    """Compare `field` of our runs with that of every other system.
+    """Return as `vs_NAME` the spread of the ratio between `field` of our runs and that of every other system.
 
-    Args:
-        runs: What `alternate` returned.
-        field: What to compare.
-        inverse: Divide the other's value by ours, as for times, instead of ours by the other's.
-        ours: Name of our runs.
-        by: Only runs that agree in these fields are compared.
-
-    Returns:
-        `vs_NAME`: the spread of the ratio.
+    `inverse` divides the other's value by ours, as for times. Only runs that agree in the fields `by` are compared.
     """
     table: dict[tuple[Any, ...], dict[str, float]] = {}
     for run in runs:

@@ -22,7 +22,7 @@ from potstill.store.atomic import read_json, write_json
 
 ROLES = ("teacher", "distilled", "baseline")
 PER_SEED = ("seed", "validation_mcc", "best_epoch", "train_seconds")
-COPIED = ("unlabelled", "teacher_seed", "ensemble", "paired_test", "verdicts", "config")
+COPIED = ("unlabelled", "teacher_seed", "ensemble", "linear", "paired_test", "verdicts", "config")
 
 
 def main() -> None:

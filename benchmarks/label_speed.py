@@ -19,7 +19,7 @@ from potstill.config import DataConfig, TransformerConfig
 from potstill.data import Examples, load_corpus
 from potstill.data.tokenised import TrainingSet
 from potstill.teacher.transformer import TransformerTeacher
-from steps import MAX_TOKENS, RUNTIME, draw, labelled_sentences, rate
+from steps import MAX_TOKENS, RUNTIME, draw, rate
 
 
 def main() -> None:
@@ -29,24 +29,19 @@ def main() -> None:
     args = parser.parse_args()
     corpus = load_corpus(DataConfig())
     teacher = TransformerTeacher.create(TransformerConfig(), RUNTIME, corpus, MAX_TOKENS, args.seed)
-    peer, sentences = twin(teacher), labelled_sentences(corpus)
+    peer, sentences = twin(teacher), corpus.train.joined(corpus.validation)
 
-    def timed(examples: Examples, label: Callable[[Examples, TrainingSet], object]) -> Run:
+    def timed(number: int, label: Callable[[Examples, TrainingSet], object], count: int = args.sentences) -> Run:
+        examples = draw(sentences, count, args.seed + number)
         data = teacher.featurise(examples)  # tokenising is left out for both
         started = time.perf_counter()
         label(examples, data)
         return {"sentences": len(data), **rate(data, np.arange(len(data)), time.perf_counter() - started)}
 
-    def ours(examples: Examples) -> Run:
-        return timed(examples, lambda examples, _: teacher.logits(examples))
-
-    def plain(examples: Examples) -> Run:
-        return timed(examples, lambda _, data: plain_logits(peer, data))
-
-    for label in (ours, plain):
-        label(draw(sentences, 32, args.seed))  # the first pass chooses kernels
-    samples = [draw(sentences, args.sentences, args.seed + number) for number in range(args.rounds)]
-    runs = alternate({"plain": lambda n: plain(samples[n]), OURS: lambda n: ours(samples[n])}, args.rounds)
+    labels = {"plain": lambda _, data: plain_logits(peer, data), OURS: lambda examples, _: teacher.logits(examples)}
+    for label in labels.values():
+        timed(0, label, 32)  # the first pass chooses kernels
+    runs = alternate({name: lambda n, label=label: timed(n, label) for name, label in labels.items()}, args.rounds)
     write_result(args.out, runs, ratios=ratios(runs, "tokens_per_second"))
 
 

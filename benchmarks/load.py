@@ -77,8 +77,7 @@ def main() -> None:
         help="texts in a request; 64 clients with 16 have 1,024 under way, half of the 2,048 that one address may have",
     )
     args = parser.parse_args()
-    student, flags, short = find_student(args.student), [], args.seconds / 3
-    kind, sizes = "student", sorted({args.size, Limits().max_texts})
+    student, short = find_student(args.student), args.seconds / 3
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         texts = work / "texts.json"
@@ -86,21 +85,21 @@ def main() -> None:
 
         def library(size: int) -> Run:
             flags = ["--texts", texts, "--size", size, "--seconds", 5, "--repeat"]
-            found = run_json([sys.executable, BASELINES, kind, student, *flags])
+            found = run_json([sys.executable, BASELINES, "student", student, *flags])
             rates = {"texts_per_s": found["sentences_per_s"], "rss_mb": found["rss_mb"]}
             return {"name": f"library, {size} a call", **rates}
 
-        runs = [library(size) for size in sizes]
-        with Server(student, work / "log", flags) as server:
+        runs = [library(size) for size in sorted({args.size, Limits().max_texts})]
+        with Server(student, work / "log") as server:
             runs.append({"name": "steady", **ask(server, texts, CONNECTIONS, args.size, args.seconds)})
             runs.append({"name": "one address", **ask(server, texts, MANY, args.size, short)})
-        with Server(student, work / "log", [*flags, "--client-share", "1"]) as server:
+        with Server(student, work / "log", ["--client-share", "1"]) as server:
             runs.append({"name": "overload", **ask(server, texts, MANY, OVERLOAD_SIZE, args.seconds)})
             runs[-1]["recovered"] = server.answers()
-        with Server(student, work / "log", flags) as server:
+        with Server(student, work / "log") as server:
             killed = ask(server, texts, CONNECTIONS, args.size, short, server.process.kill)
             runs.append({"name": "server killed", **killed})
-        with Server(student, work / "log", flags) as server:
+        with Server(student, work / "log") as server:
             runs[-1]["recovered"] = server.answers()
     write_result(args.out, runs, texts_per_request=args.size, targets=targets({run["name"]: run for run in runs}))
 
@@ -183,9 +182,14 @@ def ask(
         entries = json.loads(result.stdout)
     except ValueError:
         sys.exit(f"locust failed:\n{result.stderr}\n{result.stdout}")
+    return {"connections": users, "texts_per_request": size} | summarise(entries, size) | peaks(memory)
+
+
+def peaks(memory: Sequence[float]) -> Run:
+    """Return the most memory of the first third, of the last third and of all."""
     third = max(1, len(memory) // 3)
-    growth = {"rss_mb_early": max(memory[:third]), "rss_mb_late": max(memory[-third:]), "rss_mb": max(memory)}
-    return {"connections": users, "texts_per_request": size} | summarise(entries, size) | growth
+    parts = {"rss_mb_early": memory[:third], "rss_mb_late": memory[-third:], "rss_mb": memory}
+    return {name: max(part, default=0.0) for name, part in parts.items()}
 
 
 @contextlib.contextmanager

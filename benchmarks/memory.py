@@ -21,7 +21,7 @@ from finetune_speed import our_plan
 from potstill.config import DataConfig, TransformerConfig
 from potstill.data import load_corpus
 from potstill.teacher.transformer import TransformerTeacher
-from steps import MAX_TOKENS, RUNTIME, SPEED_TRAINING, labelled_sentences, sample_batches, take_steps
+from steps import MAX_TOKENS, RUNTIME, SPEED_TRAINING, sample_batches, take_steps
 
 GROUPED = "grouped"
 
@@ -49,7 +49,7 @@ def tune(name: str, steps: int, seed: int) -> None:
     """Take the steps."""
     generator = np.random.default_rng(seed)
     corpus = load_corpus(DataConfig())
-    data = peers.training_set(labelled_sentences(corpus))
+    data = peers.training_set(corpus.train.joined(corpus.validation))
     lengths = data.tokens.lengths
     plan = (our_plan if name == OURS else peers.grouped_plan)(lengths, SPEED_TRAINING, generator)
     largest = max(plan, key=lambda batch: int(lengths[batch].max()) * len(batch))

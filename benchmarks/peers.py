@@ -35,12 +35,7 @@ transformers.logging.disable_progress_bar()
 
 
 def peft_model(adapters: Path | None = None, num_labels: int = 2) -> nn.Module:
-    """Load the builtin backbone with `transformers` and adapt it with `peft`.
-
-    Args:
-        adapters: A teacher's directory, to have its adapters and head; None: fresh ones of Potstill's default rank.
-        num_labels: Classes.
-    """
+    """Load the builtin backbone with `transformers`, and a teacher's adapters and head, or fresh ones, with `peft`."""
     base = AutoModelForSequenceClassification.from_pretrained(
         find_source(BUILTIN).location,
         num_labels=num_labels,

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from common import POTSTILL, Run, arguments, target, write_result
-from load import SAMPLED, sampled
+from load import SAMPLED, peaks, sampled
 from potstill.predict.directory import find_student
 
 WORDS = ["the", "a", "cat", "dog", "that", "sat", "grass", "naïve", "漢字", "🙂", "and", "not", "never"]
@@ -87,16 +87,12 @@ def _watch(name: str, command: Sequence[str], note: Path, until: int | None) -> 
         sys.exit(f"expected the command to end well, found status {process.returncode}:\n{errors}")
     if until is not None and process.returncode != -signal.SIGKILL:
         sys.exit(f"expected to kill the command when {until} lines were answered; it ended before:\n{errors}")
-    third = max(1, len(memory) // 3)
-    early, late = (max(part, default=0.0) for part in (memory[:third], memory[-third:]))
     return {
         "name": name,
         "seconds": time.monotonic() - started,
         "answered_before": begun,
         "answered_at_least": last,
-        "rss_mb_early": early,
-        "rss_mb_late": late,
-        "rss_mb": max(memory, default=0.0),
+        **peaks(memory),
         "told": errors.strip().splitlines()[-1:],
     }
 

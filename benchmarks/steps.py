@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from common import Run
 from potstill.config import DataConfig, RuntimeConfig, TrainingConfig
-from potstill.data import Corpus, Examples
+from potstill.data import Examples
 from potstill.data.tokenised import TrainingSet
 from potstill.distillation import CrossEntropy
 from potstill.teacher.transformer import TransformerTeacher
@@ -28,11 +28,6 @@ SPEED_TRAINING = TrainingConfig(epochs=1, schedule="constant", warmup_ratio=0.0)
 """Settings that Potstill and `transformers` mean alike, so that their losses can be compared step by step."""
 
 
-def labelled_sentences(corpus: Corpus) -> Examples:
-    """Return training and validation split together."""
-    return corpus.train.joined(corpus.validation)
-
-
 def draw(examples: Examples, size: int, seed: int) -> Examples:
     """Draw `size` examples, or all there are."""
     return examples.take(np.random.default_rng(seed).permutation(len(examples))[:size])
@@ -46,12 +41,7 @@ def sample_batches(plan: Batches, count: int, generator: np.random.Generator) ->
 
 @dataclass(frozen=True)
 class Steps:
-    """Some steps of training.
-
-    Attributes:
-        losses: The loss of each, before it was taken.
-        seconds: Time of all of them together.
-    """
+    """Steps of training: the loss of each, before it was taken, and the seconds of all together."""
 
     losses: list[float]
     seconds: float

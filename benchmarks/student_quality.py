@@ -16,7 +16,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
 from pathlib import Path
@@ -37,8 +37,6 @@ from potstill.experiment.stages import distill, finetune, train
 from potstill.predict import Classifier
 from potstill.store.atomic import read_json, write_json
 from potstill.teacher.base import Teacher
-
-Train = Callable[[str, int, argparse.Namespace], dict[str, Any]]
 
 SHARE = 5
 """The rows' unlabelled set is smaller than the shipped recipe's by this factor: all of it takes hours to label."""
@@ -78,9 +76,34 @@ ROWS: dict[str, tuple[Sequence[str] | None, Mapping[str, Any]]] = {
 
 
 def main() -> None:
-    """Make what is missing, then write the table."""
-    args = student_arguments(__doc__, ROWS).parse_args()
-    runs = train_rows(train_row, args, "students")
+    """Make what is missing, then write the table.
+
+    The script is called with `--train ROW SEED` for each student: that process trains it and prints its run.
+    """
+    parser = arguments(__doc__, rounds=False, seed=False)
+    work = Path("runs") / "student-quality"
+    parser.add_argument("--rows", nargs="+", metavar="ROW", choices=ROWS, default=[*ROWS], help="rows to train")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds per row, from 0")
+    parser.add_argument("--work", type=Path, default=work, help="keeps what is finished: for the same settings only")
+    parser.add_argument("--teachers", type=Path, help="tuned teachers; default: those in --work, tuned if need be")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time")
+    parser.add_argument("--train", nargs=2, metavar=("ROW", "SEED"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    args.teachers = args.teachers or args.work / "teachers"
+    if args.train:
+        sys.stdout.write(json.dumps(train_row(args.train[0], int(args.train[1]), args)))
+        return
+    prepare(load_config(), corpus(), args.teachers, args.work)
+
+    def run(name: str, seed: int) -> dict[str, Any]:
+        file = directory(args.work, name, seed).with_suffix(".json")
+        if not file.is_file():
+            flags = ["--work", str(args.work), "--teachers", str(args.teachers)]
+            write_json(file, run_script(*flags, "--train", name, str(seed)))
+        return read_json(file)
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        runs = list(pool.map(lambda pair: run(*pair), itertools.product(args.rows, range(args.seeds))))
     teacher = opened(args.teachers)
     own, other = (measure_together(teacher.logits(part), part).metrics.mcc for part in (corpus().test, out_of_domain()))
     scores = {"average": own, "out_of_domain": {"average": other}}
@@ -88,45 +111,9 @@ def main() -> None:
     write_result(args.out, runs, rows=summarise(runs), teachers=scores, unlabelled=unlabelled)
 
 
-def student_arguments(description: str | None, rows: Iterable[str]) -> argparse.ArgumentParser:
-    """Make a parser with the flags of benchmarks that train rows of students, each in a process of its own."""
-    names, work = list(rows), Path("runs") / "student-quality"
-    parser = arguments(description, rounds=False, seed=False)
-    parser.add_argument("--rows", nargs="+", metavar="ROW", choices=names, default=names, help="rows to train")
-    parser.add_argument("--seeds", type=int, default=5, help="seeds per row, from 0")
-    parser.add_argument("--work", type=Path, default=work, help="keeps what is finished: for the same settings only")
-    parser.add_argument("--teachers", type=Path, help="tuned teachers; default: those in --work, tuned if need be")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time")
-    parser.add_argument("--train", nargs=2, metavar=("ROW", "SEED"), help=argparse.SUPPRESS)
-    return parser
-
-
-def train_rows(train: Train, args: argparse.Namespace, part: str) -> list[dict[str, Any]]:
-    """Return a run for every row and seed, from the directory `part` of --work or trained now.
-
-    The script is called with `--train ROW SEED` for each student: that process trains it, prints its run and ends here.
-    """
-    args.teachers = args.teachers or args.work / "teachers"
-    if args.train:
-        name, seed = args.train
-        sys.stdout.write(json.dumps(train(name, int(seed), args)))
-        sys.exit()
-    prepare(load_config(), corpus(), args.teachers, args.work)
-    flags = ["--work", str(args.work), "--teachers", str(args.teachers)]
-
-    def run(name: str, seed: int) -> dict[str, Any]:
-        file = directory(args.work, part, name, seed).with_suffix(".json")
-        if not file.is_file():
-            write_json(file, run_script(*flags, "--train", name, str(seed)))
-        return read_json(file)
-
-    with ThreadPoolExecutor(args.jobs) as pool:
-        return list(pool.map(lambda pair: run(*pair), itertools.product(args.rows, range(args.seeds))))
-
-
-def directory(work: Path, part: str, name: str, seed: int) -> Path:
+def directory(work: Path, name: str, seed: int) -> Path:
     """Return where a student is kept."""
-    return work / part / name.replace(" ", "-") / f"seed-{seed}"
+    return work / "students" / name.replace(" ", "-") / f"seed-{seed}"
 
 
 def corpus() -> Corpus:
@@ -166,7 +153,7 @@ def train_row(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Train one row with one seed and return its scores."""
     sources, settings = ROWS[name]
     config, task, read = with_settings(load_config(), dict(settings)), corpus(), 0
-    place = directory(args.work, "students", name, seed)
+    place = directory(args.work, name, seed)
     if sources is None:
         trained = train(config, task, place, seed)
     else:

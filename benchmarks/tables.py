@@ -25,12 +25,12 @@ Row = Mapping[str, Any]
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+PLOT = "benchmarks/results/inference.png"
 DOCUMENTS = {
     "README.md": ("tasks", "inference-plot"),
     "docs/benchmarks.md": ("tasks", "results", "intents", "reference", "speed"),
     "docs/reliability.md": ("abuse", "stress"),
     "docs/production.md": ("inference", "load", "stream"),
-    "docs/method.md": ("epochs", "thresholds"),
     "docs/augment.md": ("students", "vanilla"),
     "docs/settings.md": ("settings",),
 }
@@ -66,6 +66,12 @@ def note(result: Result) -> str:
     """Return the command that made a result, and the machine."""
     environment = result["environment"]
     return f"`{result['command']}` on {environment['processor']}, {environment['cores']} cores."
+
+
+def shown(result: Result, header: str, cells: str, rows: Iterable[Row], words: str = "") -> str:
+    """Show rows as `grid` does, words about them, the command, and what was wanted and found, where there is that."""
+    lines = [*grid(header, cells, rows), "", *filter(None, [words]), note(result)]
+    return "\n".join([*lines, "", *targets(result)] if "targets" in result else lines)
 
 
 def targets(result: Result) -> list[str]:
@@ -135,13 +141,13 @@ def tasks() -> str:
     names = list(dict.fromkeys(row["name"] for task in result["tasks"] for row in task["rows"]))
     titles = {"teacher": "teacher", "distilled": "**student**", "baseline": "baseline"}
 
-    def shown(accuracy: Row) -> str:
+    def score(accuracy: Row) -> str:
         spread = f" ± {100 * accuracy['std']:.1f}" if len(accuracy["seeds"]) > 1 else ""
         return f"{100 * accuracy['mean']:.1f}{spread}"
 
     rows: list[list[str]] = []
     for task in result["tasks"]:
-        cells = {row["name"]: shown(row["accuracy"]) for row in task["rows"]}
+        cells = {row["name"]: score(row["accuracy"]) for row in task["rows"]}
         title = f"{task['name']} ({task['train']:,}, {task['classes']})"
         rows.append([title, *(cells.get(name, "–") for name in names)])
     found = {name: [row for task in result["tasks"] for row in task["rows"] if row["name"] == name] for name in names}
@@ -174,15 +180,15 @@ def _range(values: Sequence[str]) -> str:
 def intents() -> str:
     """Show the result on Banking77 beside that of a linear SVM."""
     linear = load("banking77_svm")
-    shown = experiment("banking77", {"name": linear["runs"][0]["name"]} | linear)
-    return f"{shown}\nThe linear SVM: {note(linear)}"
+    table = experiment("banking77", {"name": linear["runs"][0]["name"]} | linear)
+    return f"{table}\nThe linear SVM is that of every run's report."
 
 
 def rows_of(name: str, header: str, cells: str, words: str) -> str:
     """Show the rows of a result as a table; `words` below it is a format string over the result."""
     result = load(name)
     rows = [row | {"seeds": len(row["mcc"]["seeds"])} if "mcc" in row else row for row in result["rows"]]
-    return "\n".join([*grid(header, cells, rows), "", words.format_map(result), note(result)])
+    return shown(result, header, cells, rows, words.format_map(result))
 
 
 STUDENTS = (
@@ -196,23 +202,6 @@ STUDENTS = (
     "from; mean ± sample standard deviation over seeds; paired t-test over the seeds that both rows have. The mean of "
     "the teachers' probabilities, from which the students learn, has an MCC of {teachers[average]:.3f}, out of domain "
     "{teachers[out_of_domain][average]:.3f}.",
-)
-THRESHOLDS = (
-    "students | number | more probable class | best threshold | expected best | expected is better for",
-    "{name} | {students} | {argmax[mean]:.3f} ± {argmax[std]:.3f} | {counted[mean]:.3f} ± {counted[std]:.3f} | "
-    "{expected[mean]:.3f} ± {expected[std]:.3f} | {expected_ahead} of {students}",
-    "MCC on half of CoLA's validation split, where the {labels} labels of the other half chose the threshold; mean ± "
-    "sample standard deviation over students. The last column compares the expected best with the best threshold.",
-)
-EPOCHS = (
-    "students | number | best MCC | lowest loss | last epoch | last is better for",
-    "{name} | {seeds} | {mcc[mean]:.3f} ± {mcc[std]:.3f} (epoch {mcc_epoch[mean]:.1f}) | "
-    "{loss[mean]:.3f} ± {loss[std]:.3f} (epoch {loss_epoch[mean]:.1f}) | "
-    "{last[mean]:.3f} ± {last[std]:.3f} (epoch {last_epoch[mean]:.1f}) | {last_ahead} of {seeds}",
-    "MCC on half of CoLA's validation split, where the other half chose epoch and threshold, averaged over {cuts} "
-    "random halves; mean ± sample standard deviation over students, and the mean of the epochs kept. The last "
-    "column compares the last epoch with that of the best MCC; there is no test, as all students are measured on the "
-    "same labels.",
 )
 
 SPEED = {
@@ -265,10 +254,7 @@ def inference() -> str:
         f"CoLA's in-domain development split, {result['sentences']:,} sentences as strings; [low, high]: 95 % "
         "bootstrap interval; medians over rounds. Speed is on one core."
     )
-    return "\n".join([*grid(header, cells, rows), "", words, note(result)])
-
-
-PLOT = "![MCC over sentences a second](benchmarks/results/inference.png)\n\n"
+    return shown(result, header, cells, rows, words)
 
 
 def load_test() -> str:
@@ -284,8 +270,7 @@ def load_test() -> str:
         return ", ".join(f"{status}: {count:,}" for status, count in sorted(run.get("by_status", {}).items())) or "–"
 
     rows = [run | {"statuses": statuses(run)} for run in result["runs"]]
-    words = f"broken, refused: number of broken and refused connections. {note(result)}"
-    return "\n".join([*grid(header, cells, rows), "", words, "", *targets(result)])
+    return shown(result, header, cells, rows, "broken, refused: number of broken and refused connections.")
 
 
 def stream() -> str:
@@ -293,7 +278,7 @@ def stream() -> str:
     result = load("predict_stream")
     header = " | seconds | answered before | memory early, MB | late, MB"
     cells = "{name} | {seconds:,.0f} | {answered_before:,} | {rss_mb_early:,.0f} | {rss_mb_late:,.0f}"
-    return "\n".join([*grid(header, cells, result["runs"]), "", note(result), "", *targets(result)])
+    return shown(result, header, cells, result["runs"])
 
 
 _OUTCOMES = {
@@ -326,7 +311,7 @@ def abuse() -> str:
     rows = [run | {"growth": run["rss_mb"] / run["rss_mb_before"]} for run in result["runs"]]
     header = "abuse | p99 of another client, s | slowest, s | failed | memory before, MB | most, MB | growth"
     cells = "{name} | {p99_s:.3f} | {slowest_s:.3f} | {failed} of {requests:,} | {rss_mb_before:,.0f} | {rss_mb:,.0f}"
-    return "\n".join([*grid(header, f"{cells} | {{growth:.2f}}", rows), "", note(result), "", *targets(result)])
+    return shown(result, header, f"{cells} | {{growth:.2f}}", rows)
 
 
 def _outcomes(counts: Row) -> str:
@@ -422,12 +407,10 @@ CONTENTS: dict[str, Callable[[], str]] = {
     "speed": speed,
     "students": lambda: rows_of("student_quality", *STUDENTS),
     "vanilla": lambda: rows_of("vanilla_rnn", *STUDENTS),
-    "epochs": lambda: rows_of("epochs", *EPOCHS),
-    "thresholds": lambda: rows_of("thresholds", *THRESHOLDS),
     "abuse": abuse,
     "stress": stress,
     "inference": inference,
-    "inference-plot": lambda: PLOT + note(load("inference")),
+    "inference-plot": lambda: f"![MCC over sentences a second]({PLOT})\n\n{note(load('inference'))}",
     "load": load_test,
     "stream": stream,
     "settings": settings,

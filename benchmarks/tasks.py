@@ -118,10 +118,7 @@ def fasttext_row(corpus: Corpus, seconds: int) -> dict[str, Any]:
             file.write_text("".join(f"__label__{label} {_line(text)}\n" for label, text in pairs), "utf-8")
         started = time.perf_counter()
         model = fasttext.train_supervised(
-            str(files["train"]),
-            autotuneValidationFile=str(files["validation"]),
-            autotuneDuration=seconds,
-            verbose=0,
+            str(files["train"]), autotuneValidationFile=str(files["validation"]), autotuneDuration=seconds, verbose=0
         )
         fitted = time.perf_counter() - started
         saved = Path(directory, "model.bin")

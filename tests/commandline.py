@@ -1,5 +1,7 @@
 from potstill.cli import main
 
+SMALL = ("--embedding-size", "4", "--hidden-size", "4", "--vocab-size", "300", "--epochs", "1", "--seeds", "0")
+
 
 def potstill(*arguments):
     """Run the command line in this process; return its exit status."""
@@ -8,3 +10,11 @@ def potstill(*arguments):
     except SystemExit as exit_:
         return exit_.code
     return 0
+
+
+def train_small(directory, rows, *flags, name="model"):
+    """Train a student on next to nothing; return where it is."""
+    data, out = directory / "data.csv", directory / name
+    data.write_text("\n".join(rows))
+    assert potstill("train", data, *flags, *SMALL, "--out", out) == 0
+    return out

@@ -39,12 +39,8 @@ def test_log_has_a_line_a_minute(work, capsys):
     assert [line.split(", 0:")[0] for line in told] == [f"labelling: {count},000 of 10,000" for count in (3, 6, 9)]
 
 
-def test_short_work_prints_nothing(work, capsys):
+def test_short_work_and_silenced_work_print_nothing(work, capsys):
     work(seconds=5)
-    assert capsys.readouterr().err == ""
-
-
-def test_silence(work, capsys):
     with console.silence():
         work(seconds=100)
     assert capsys.readouterr().err == ""

@@ -19,6 +19,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,10 +76,8 @@ class Readers:
         if directory == self._run:
             yield "summary", lambda: read_summary(directory).to_json()
         elif directory.parent.name == "teacher":
-            yield (
-                "teacher",
-                lambda: TransformerTeacher.load(directory, CPU).logits(self._corpus.validation, cached=False).tolist(),
-            )
+            load, validation = partial(TransformerTeacher.load, directory, CPU), self._corpus.validation
+            yield "teacher", lambda: load().logits(validation, cached=False).tolist()
             yield "record", lambda: vars(TrainingRecord.load(directory))
         elif directory.parent.name in ("distilled", "baseline"):
             yield "student", lambda: Classifier.load(directory, threads=1).predict_proba(TEXTS).tolist()
@@ -113,14 +112,7 @@ class Readers:
 
 def _content(unlabelled: UnlabelledSet) -> Any:
     logits = None if unlabelled.logits is None else unlabelled.logits.tobytes()
-    return (
-        unlabelled.texts,
-        unlabelled.pairs,
-        unlabelled.sources,
-        dict(unlabelled.dropped),
-        unlabelled.teacher,
-        logits,
-    )
+    return replace(unlabelled, logits=None), logits
 
 
 def damage(file: Path, siblings: list[Path], draw: random.Random) -> str:

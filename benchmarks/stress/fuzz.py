@@ -30,10 +30,8 @@ MEMORY = 2048
 """MiB of a fuzzing process, torch included."""
 LONGEST = 4096
 """Bytes of an input. What is special about longer ones are the limits, which have tests of their own."""
-
 ADDRESSES = 64 << 30
-"""Bytes of addresses: what asks for more at once gets a MemoryError. With 12 GiB a finding ended the process before it
-was written down."""
+"""Bytes of addresses: what asks for more gets a MemoryError. With 12 GiB a finding was not written down."""
 
 _FUZZ = """
 import resource

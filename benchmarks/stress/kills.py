@@ -47,12 +47,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run has its directory and its cache.
-
-    Attributes:
-        root: Holds both.
-        config: The configuration file.
-    """
+    """Where a run has its directory and its cache (in `root`), and its configuration file."""
 
     root: Path
     config: Path
@@ -91,14 +86,7 @@ class FailedError(Exception):
 
 
 def end_and_resume(place: Place, seconds: float, draw: random.Random, ends: list[dict[str, Any]]) -> None:
-    """End a run once or several times, then let it end.
-
-    Args:
-        place: Where.
-        seconds: What the uninterrupted run's work took.
-        draw: Draws signals and moments.
-        ends: Gets the signals, and the seconds after which they came.
-    """
+    """End a run once or several times at moments within `seconds`, then let it end; note in `ends` what came when."""
     wanted, left = draw.randint(1, MOST_ENDS), seconds
     while len(ends) < wanted:
         (number,) = draw.choices(list(SHARES), list(SHARES.values()))

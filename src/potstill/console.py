@@ -10,16 +10,8 @@ from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, Final
 
+from rich import progress as bars
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.segment import Segment
 
 from potstill.predict.wording import numbered, printable
@@ -40,7 +32,6 @@ console = SafeConsole(stderr=True)
 _LINE_SECONDS: Final = 60.0
 """Time between two lines of progress in a log file, so that the log of a night stays readable."""
 
-_silent = ContextVar("silent", default=False)
 _without_bars = ContextVar("without_bars", default=False)
 
 
@@ -52,27 +43,26 @@ def hide_bars() -> None:
 @contextmanager
 def silence() -> Iterator[None]:
     """Print nothing inside: for a caller who trains many models and prints a line for each."""
-    token = _silent.set(True)
+    before, console.quiet = console.quiet, True
     try:
         yield
     finally:
-        _silent.reset(token)
+        console.quiet = before
 
 
-def progress_bar() -> Progress:
+def progress_bar() -> bars.Progress:
     """Build a progress bar with the fields `loss` and `scores`, or what prints lines where there is no terminal."""
     if not console.is_terminal:
         return _ProgressLines()
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[loss]}"),
-        TextColumn("{task.fields[scores]}"),
+    return bars.Progress(
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
+        bars.TextColumn("{task.fields[loss]} {task.fields[scores]}"),
         console=console,
-        disable=_silent.get() or _without_bars.get(),
+        disable=console.quiet or _without_bars.get(),
         transient=True,
     )
 
@@ -85,7 +75,7 @@ def counted(title: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda count: progress.update(task, advance=count)
 
 
-class _ProgressLines(Progress):
+class _ProgressLines(bars.Progress):
     """Prints what a bar would show, in a line every `_LINE_SECONDS`."""
 
     def __init__(self) -> None:
@@ -93,7 +83,7 @@ class _ProgressLines(Progress):
         super().__init__(console=console, disable=True, speed_estimate_period=math.inf)
         self._told = time.monotonic()
 
-    def update(self, task_id: TaskID, **changes: Any) -> None:
+    def update(self, task_id: bars.TaskID, **changes: Any) -> None:
         super().update(task_id, **changes)
         if (now := time.monotonic()) - self._told >= _LINE_SECONDS:
             self._told = now
@@ -105,8 +95,7 @@ class _ProgressLines(Progress):
 
 def print_line(text: str, style: str | None = None) -> None:
     """Print without folding: in a log file, a line stays a line."""
-    if not _silent.get():
-        console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+    console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def warn(text: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from checksummed import with_new_checksums
-from commandline import potstill
+from commandline import potstill, train_small
 from potstill.cli import _COMMANDS, _GROUPS
 from potstill.cli import potstill as potstill_group
 
@@ -194,18 +194,8 @@ def test_run_prints_table_steps_and_next_command(tiny, tmp_path, capsys):
     assert f"next: potstill predict {tmp_path / 'run'} FILE" in printed.err
 
 
-def test_predict_of_a_run(run_directory, capsys, tmp_path):
-    file = tmp_path / "texts.txt"
-    file.write_bytes("\ufeffThe cat sat.\r\n\nSat cat the.\n".encode())  # as Windows writes it
-    assert potstill("predict", run_directory, file) == 0
-    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [answer["text"] for answer in answers] == ["The cat sat.", "Sat cat the."]
-    assert {answer["label"] for answer in answers} <= {"acceptable", "unacceptable"}
-    assert all(0.5 <= answer["probability"] <= 1 for answer in answers)
-
-
 def test_predict_needs_no_extra(run_directory):
-    """With everything blocked that `pip install .` does not bring."""
+    """With everything blocked that `pip install .` does not bring; the answer is one of the task's."""
     code = """
 import sys
 from potstill.cli import _EXTRAS, main
@@ -221,7 +211,10 @@ main(["predict", sys.argv[1], "--text", "The cat sat."])
 """
     result = run_python(code, run_directory)
     assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout)["text"] == "The cat sat."
+    answer = json.loads(result.stdout)
+    assert answer["text"] == "The cat sat."
+    assert answer["label"] in {"acceptable", "unacceptable"}
+    assert 0.5 <= answer["probability"] <= 1
 
 
 def test_model_of_an_interrupted_training_can_be_used(run_directory, tmp_path, capsys):
@@ -235,18 +228,17 @@ def test_model_of_an_interrupted_training_can_be_used(run_directory, tmp_path, c
 
 
 def test_model_of_pairs(tmp_path, capsys):
-    data = tmp_path / "pairs.csv"
     rows = [f"word {i},other {i % 5},{'yes' if i % 2 else 'no'}" for i in range(40)]
-    data.write_text("\n".join(["text,second,label", *rows]))
-    small = ("--embedding-size", "4", "--hidden-size", "4", "--vocab-size", "300", "--epochs", "1", "--seeds", "0")
-    source = (data, "--pair-column", "second")
-    assert potstill("train", *source, *small, "--out", tmp_path / "model") == 0
-    assert potstill("predict", tmp_path / "model", "--text", "word 1\tother 2") == 0
+    model = train_small(tmp_path, ["text,second,label", *rows], "--pair-column", "second")
+    capsys.readouterr()
+    assert potstill("predict", model, "--text", "word 1\tother 2") == 0
     printed = capsys.readouterr().out.splitlines()[-1]
     assert json.loads(printed).items() >= {"text": "word 1", "pair": "other 2"}.items()
-    assert potstill("predict", tmp_path / "model", "--text", "word 1") == 1
+    assert potstill("predict", model, "--text", "word 1") == 1
     assert "two texts with a tab between" in capsys.readouterr().err
-    assert potstill("evaluate", tmp_path / "model", "--data", data) == 0  # by the columns of the model's own settings
+    assert (
+        potstill("evaluate", model, "--data", tmp_path / "data.csv") == 0
+    )  # by the columns of the model's own settings
     assert "40 texts, all of" in capsys.readouterr().out
 
 
@@ -488,6 +480,7 @@ def test_all_mistakes_of_a_configuration_are_listed(tmp_path, capsys):
         ("pydantic", ["run", "builtin"], "train"),
         ("optuna", ["search", "builtin", "--teacher", "."], "search"),
         ("fastapi", ["serve", "."], "serve"),
+        ("asgi_correlation_id", ["serve", "."], "serve"),
     ],
 )
 def test_missing_package_is_named_with_the_install_line(package, arguments, extra, tmp_path):

@@ -13,31 +13,23 @@ import sys
 
 import pytest
 
-from commandline import potstill
+from commandline import potstill, train_small
 from potstill.predict import Classifier, session, stream
 from potstill.store.checksums import atomic_save
 
-SMALL = ("--embedding-size", "4", "--hidden-size", "4", "--vocab-size", "300", "--epochs", "1", "--seeds", "0")
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "another", "dog"]
-
-
-def train(directory, rows, *flags):
-    data = directory / "data.csv"
-    data.write_text("\n".join(rows))
-    assert potstill("train", data, *flags, *SMALL, "--out", directory / "model") == 0
-    return directory / "model"
 
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory):
     rows = [f"{WORDS[i % 10]} {WORDS[i % 7]},{'yes' if i % 2 else 'no'}" for i in range(40)]
-    return train(tmp_path_factory.mktemp("student"), ["text,label", *rows])
+    return train_small(tmp_path_factory.mktemp("student"), ["text,label", *rows])
 
 
 @pytest.fixture(scope="module")
 def pair_student(tmp_path_factory):
     rows = [f"{WORDS[i % 10]},{WORDS[i % 7]},{'yes' if i % 2 else 'no'}" for i in range(40)]
-    return train(tmp_path_factory.mktemp("pairs"), ["text,second,label", *rows], "--pair-column", "second")
+    return train_small(tmp_path_factory.mktemp("pairs"), ["text,second,label", *rows], "--pair-column", "second")
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +99,7 @@ def test_columns_are_those_of_the_training(pair_student, tmp_path, capsys):
 def test_what_is_cut_is_said(tmp_path, capsys):
     """In training, by `potstill data`, and in the answers; labels that are numbers come back as numbers."""
     rows = [f"{'cat ' * (i % 10 + 1)}dog,{i % 2}" for i in range(40)]
-    model = train(tmp_path, ["text,label", *rows], "--max-length", "4")
+    model = train_small(tmp_path, ["text,label", *rows], "--max-length", "4")
     said = capsys.readouterr().err
     assert re.search(r"baseline student: \d+ of 32 texts are cut after 4 tokens, \d+\.\d % of all tokens", said)
     assert potstill("data", tmp_path / "data.csv", "--max-length", "4", "--write", tmp_path / "parts") == 0
@@ -154,7 +146,7 @@ def test_other_columns_and_all_probabilities_are_written(student, tmp_path, caps
 
 def test_default_threads_are_the_available_cores(student, monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr("potstill.predict.classifier.open_session", lambda _, threads: asked.append(threads))
+    monkeypatch.setattr("potstill.predict.session.open_session", lambda _, threads: asked.append(threads))
     for arguments in ((), ("--threads", "3")):
         with pytest.raises(AttributeError):  # there is no session
             potstill("predict", student, "--text", "the cat", *arguments)
@@ -178,15 +170,6 @@ def test_classifier_uses_the_available_cores(student, monkeypatch, tmp_path):
     monkeypatch.setattr(session, "CPU_QUOTA", tmp_path / "cpu.max")
     options = Classifier.load(student)._session.get_session_options()
     assert options.intra_op_num_threads == 1
-
-
-def test_csv_out(student, tmp_path, capsys):
-    file, out = tmp_path / "texts.csv", tmp_path / "answers.CSV"
-    file.write_text('text\n"the ""cat"",\n\nsat"\nthe dog')
-    assert potstill("predict", student, file, "--out", out) == 0
-    rows = list(csv.DictReader(io.StringIO(out.read_bytes().decode(), newline="")))
-    assert [(row["line"], row["text"]) for row in rows] == [("2", 'the "cat",\n\nsat'), ("5", "the dog")]
-    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("name", ["empty.txt", "empty.csv", "empty.jsonl"])

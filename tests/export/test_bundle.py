@@ -11,7 +11,7 @@ import yaml
 from transformers import PreTrainedTokenizerFast
 
 from checksummed import with_new_checksums
-from commandline import potstill
+from commandline import potstill, train_small
 from potstill.errors import ArtifactError
 from potstill.evaluation import EnsembleResult, Summary
 from potstill.experiment.record import TrainingRecord
@@ -177,40 +177,35 @@ def test_transformers_reads_the_hub_layout_and_predict_explains_itself(run_direc
     assert yaml.safe_load(front_matter)["pipeline_tag"] == "text-classification"
 
 
-def test_the_code_on_the_card_runs(run_directory, tmp_path):
-    for layout, card in (("onnx", "card.md"), ("huggingface", "README.md")):
-        model = exported(run_directory, tmp_path / layout, "--format", layout)
-        code = (model / card).read_text().split("```python\n")[1].split("```")[0]
-        exec(compile(code.replace('"DIRECTORY', f'"{model}'), card, "exec"), {})
-
-
 def test_pairs(tmp_path):
     rows = [f"{WORDS[n % 10]},{WORDS[n % 7]},{'yes' if n % 2 else 'no'}" for n in range(40)]
-    (tmp_path / "data.csv").write_text("\n".join(["text,second,label", *rows]))
-    small = ("--embedding-size", "4", "--hidden-size", "4", "--vocab-size", "300", "--epochs", "1", "--seeds", "0")
-    train = ("train", tmp_path / "data.csv", "--pair-column", "second", *small)
-    assert potstill(*train, "--out", tmp_path / "student") == 0
-    model = exported(tmp_path / "student", tmp_path / "model")
+    student = train_small(tmp_path, ["text,second,label", *rows], "--pair-column", "second", name="student")
+    model = exported(student, tmp_path / "model")
     pairs = [("w1 w2", "w3"), ("w4", "w5 w6")]
-    np.testing.assert_array_equal(
-        Classifier.load(model).logits(pairs), Classifier.load(tmp_path / "student").logits(pairs)
-    )
+    np.testing.assert_array_equal(Classifier.load(model).logits(pairs), Classifier.load(student).logits(pairs))
     assert "a classifier of pairs of texts" in (model / "card.md").read_text()
+
+
+def run_code_of(card):
+    text = card.read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    exec(compile(code.replace('"DIRECTORY', f'"{card.parent}'), card.name, "exec"), {})
+    return text
+
+
+def test_the_code_on_the_card_runs(run_directory, tmp_path):
+    for layout, card in (("onnx", "card.md"), ("huggingface", "README.md")):
+        run_code_of(exported(run_directory, tmp_path / layout, "--format", layout) / card)
 
 
 @pytest.mark.parametrize("flags", [(), ("--pair-column", "second")])
 def test_the_code_on_the_card_of_a_student_with_ngrams_runs(tmp_path, flags):
     rows = [f"{WORDS[n % 10]},{WORDS[n % 7]},{'yes' if n % 2 else 'no'}" for n in range(40)]
-    (tmp_path / "data.csv").write_text("\n".join(["text,second,label", *rows]))
-    small = ("--embedding-size", "4", "--hidden-size", "4", "--vocab-size", "300", "--epochs", "1", "--seeds", "0")
     ngrams = ("--ngram-size", "4", "--ngram-buckets", "64")
-    assert potstill("train", tmp_path / "data.csv", *flags, *small, *ngrams, "--out", tmp_path / "student") == 0
+    student = train_small(tmp_path, ["text,second,label", *rows], *flags, *ngrams, name="student")
     for layout, card in (("onnx", "card.md"), ("huggingface", "README.md")):
-        model = exported(tmp_path / "student", tmp_path / layout, "--format", layout)
-        text = (model / card).read_text()
-        assert "hash_ngrams" in text
-        code = text.split("```python\n")[1].split("```")[0]
-        exec(compile(code.replace('"DIRECTORY', f'"{model}'), card, "exec"), {})
+        model = exported(student, tmp_path / layout, "--format", layout)
+        assert "hash_ngrams" in run_code_of(model / card)
 
 
 def test_nothing_is_overwritten_and_an_empty_directory_is_filled(student, tmp_path, monkeypatch, capsys):

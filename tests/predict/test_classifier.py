@@ -179,13 +179,17 @@ def test_pairs_are_read_together(student, pair_classifier):
         pair_classifier.logits(firsts)
 
 
-def test_many_long_texts_take_little_memory(directory, tmp_path):
-    """All of a call's n-grams at once, and batches of 64 of the longest texts, took 1.1 GB of 10 MB."""
-    spec = NgramSpec(vocab_size=80, num_classes=3, pad_token_id=0, ngram_buckets=1024, ngram_size=64, dropout=0.0)
-    files = StudentFiles(tmp_path)
-    Manifest(asdict(spec), LABELS, 512, kind="ngram").save(files.manifest)
+def save_ngrams(directory, max_length, *, in_pairs=False, **sizes):
+    """Put a student of n-grams in the place of the other one."""
+    spec, files = NgramSpec(**SPEC, **sizes, dropout=0.0), StudentFiles(directory)
+    Manifest(asdict(spec), LABELS, max_length, in_pairs=in_pairs, kind="ngram").save(files.manifest)
     files.model.write_bytes(NgramClassifier(spec).to_onnx())
-    with_new_checksums(tmp_path)
+    with_new_checksums(directory)
+
+
+def test_many_long_texts_take_little_memory(directory):
+    """All of a call's n-grams at once, and batches of 64 of the longest texts, took 1.1 GB of 10 MB."""
+    save_ngrams(directory, 512, ngram_buckets=1024, ngram_size=64)
     program = """
 import sys
 from pathlib import Path
@@ -199,20 +203,16 @@ before = peak()
 classifier.predict(texts)
 assert peak() - before < 150_000, f"{peak() - before} kB"
 """
-    command = [sys.executable, "-c", program, str(tmp_path)]
+    command = [sys.executable, "-c", program, str(directory)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
 
 
-def test_either_text_of_a_pair_can_be_too_long_for_its_ngrams(tmp_path):
-    spec = NgramSpec(vocab_size=80, num_classes=3, pad_token_id=0, ngram_buckets=64, ngram_size=2, dropout=0.0)
-    files = StudentFiles(tmp_path)
-    Manifest(asdict(spec), LABELS, MAX_TOKENS, in_pairs=True, kind="ngram").save(files.manifest)
-    files.model.write_bytes(NgramClassifier(spec).to_onnx())
-    make_tokenizer().save(str(files.tokenizer))
+def test_either_text_of_a_pair_can_be_too_long_for_its_ngrams(directory):
+    save_ngrams(directory, MAX_TOKENS, in_pairs=True, ngram_buckets=64, ngram_size=2)
     long = "cat " * 100
     pairs = [("a", "b"), (long, "b"), ("a", long)]
-    assert Classifier.load(with_new_checksums(tmp_path)).answer(pairs)[1] == [False, True, True]
+    assert Classifier.load(directory).answer(pairs)[1] == [False, True, True]
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
@@ -285,33 +285,33 @@ def test_a_run_is_loaded_as_its_best_distilled_student(student, directory, tmp_p
     np.testing.assert_array_equal(Classifier.load(run).logits(TEXTS), Classifier.load(directory).logits(TEXTS))
 
 
-def test_a_run_whose_distillation_did_harm_is_loaded_as_its_best_baseline(student, directory, tmp_path_factory):
+def write_summary(run, recommended):
+    (run / "summary.json").write_text(json.dumps({"recommended": recommended}))
+    write_checksums(run, ["summary.json"])
+
+
+@pytest.fixture
+def run(directory, tmp_path_factory):
     run = tmp_path_factory.mktemp("run")
     for role in ("distilled", "baseline"):
         shutil.copytree(directory, run / role / "seed-0")
+    return run
+
+
+def test_of_a_run_the_recommended_student_is_loaded_where_there_is_one(run):
     assert find_student(run) == run / "distilled" / "seed-0"
     for recommended in ("baseline", "distilled"):
-        (run / "summary.json").write_text(json.dumps({"recommended": recommended}))
-        write_checksums(run, ["summary.json"])
+        write_summary(run, recommended)
         assert find_student(run) == run / recommended / "seed-0"
         assert student_roles(run)[0] == recommended
-
-
-def test_a_run_without_its_recommended_students_is_loaded_as_the_others(directory, tmp_path_factory):
-    run = tmp_path_factory.mktemp("run")
-    shutil.copytree(directory, run / "distilled" / "seed-0")
-    (run / "summary.json").write_text(json.dumps({"recommended": "baseline"}))
-    write_checksums(run, ["summary.json"])
+    write_summary(run, "baseline")
+    shutil.rmtree(run / "baseline")
     assert find_student(run) == run / "distilled" / "seed-0"
 
 
 @pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_text("{}")])
-def test_a_damaged_summary_recommends_nothing(directory, tmp_path_factory, damage):
-    run = tmp_path_factory.mktemp("run")
-    for role in ("distilled", "baseline"):
-        shutil.copytree(directory, run / role / "seed-0")
-    (run / "summary.json").write_text(json.dumps({"recommended": "baseline"}))
-    write_checksums(run, ["summary.json"])
+def test_a_damaged_summary_recommends_nothing(run, damage):
+    write_summary(run, "baseline")
     damage(run / "summary.json")
     with pytest.raises(ArtifactError, match=r"summary\.json"):
         find_student(run)
@@ -359,11 +359,25 @@ def charsmap(text):
     return base64.b64encode(b"\x00\x04\x00\x00" + bytes(1024) + text.encode() + b"\0").decode()
 
 
+def precompiled(text):
+    return {"type": "Precompiled", "precompiled_charsmap": charsmap(text)}
+
+
+def metaspace(sign):
+    return {"type": "Metaspace", "replacement": sign}
+
+
 def template(names, pad_id, texts="A", pair="AB"):
     special = [{"SpecialToken": {"id": name, "type_id": 0}} for name in names]
     single, pairs = ([{"Sequence": {"id": name, "type_id": 0}} for name in place] for place in (texts, pair))
     tokens = {"<pad>": {"id": "<pad>", "ids": [pad_id], "tokens": ["<pad>"]}}
     return {"type": "TemplateProcessing", "single": [*special, *single], "pair": pairs, "special_tokens": tokens}
+
+
+DOUBLED, NFKC = replacement("a", "aa"), {"type": "NFKC"}
+WORD_LEVEL = {"type": "WordLevel", "vocab": {"a": 4 * 10**9}, "unk_token": "a"}
+WORD_PIECE = {"type": "WordPiece", "vocab": {"a": 0}, "unk_token": "a", "continuing_subword_prefix": "##"}
+WORD_PIECE |= {"max_input_chars_per_word": 10**9}
 
 
 def onnx_varint(number):
@@ -385,11 +399,21 @@ XLNET = normalizers.Sequence(
         normalizers.Replace(Regex(" {2,}"), "▁"),
     ]
 )
-OTHERS = {
-    "characters": lambda: pre_tokenizers.CharDelimiterSplit("-"),
-    "fixed": lambda: pre_tokenizers.FixedLength(5),
-    "scripts": pre_tokenizers.UnicodeScripts,
-    "spaces": pre_tokenizers.Whitespace,
+OTHERS = pre_tokenizers.CharDelimiterSplit("-"), pre_tokenizers.FixedLength(5), pre_tokenizers.UnicodeScripts()
+KNOWN = {
+    "BERT": (normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()),
+    "GPT-2": (None, pre_tokenizers.ByteLevel()),
+    "ModernBERT": (normalizers.NFC(), pre_tokenizers.ByteLevel()),
+    "Llama 2": (normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]), None),
+    "Llama 3, Qwen": (normalizers.NFC(), ISOLATED_AND_BYTES),
+    "SmolLM2": (None, pre_tokenizers.Sequence([pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel()])),
+    "XLNet": (XLNET, pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), METASPACE])),
+    "DeBERTa": (XLNET, pre_tokenizers.Sequence([pre_tokenizers.Punctuation(), METASPACE])),
+    "bytes": (normalizers.ByteLevel(), ISOLATED_AND_BYTES),
+    "others": (
+        normalizers.Sequence([normalizers.Nmt(), normalizers.NFD(), normalizers.Strip()]),
+        pre_tokenizers.Sequence([*OTHERS, pre_tokenizers.Whitespace()]),
+    ),
 }
 
 
@@ -467,53 +491,25 @@ class TestDamage:
     @pytest.mark.parametrize(
         ("part", "value", "message"),
         [
-            ("normalizer", in_turn([replacement("a", "aa")] * 40), "at most 100 characters of one, found 1.1e.12"),
+            ("normalizer", in_turn([DOUBLED] * 40), "at most 100 characters of one, found 1.1e.12"),
             ("normalizer", in_turn([replacement("", "xx", "Regex")] * 9), "characters of one, found"),
-            ("normalizer", in_turn([in_turn([{"type": "NFKC"}] * 101)]), "characters of one, found inf"),
-            ("normalizer", in_turn([in_turn([{"type": "NFKC"}] * 99)] * 2), "characters of one, found inf"),
+            ("normalizer", in_turn([in_turn([NFKC] * 101)]), "characters of one, found inf"),
+            ("normalizer", in_turn([in_turn([NFKC] * 99)] * 2), "characters of one, found inf"),
             ("normalizer", in_turn([{"type": "ByteLevel"}] * 60), "characters of one, found"),
-            ("normalizer", in_turn([replacement("\u0644", "\ufdfa"), {"type": "NFKC"}] * 9), "found 1.98e.11"),
+            ("normalizer", in_turn([replacement("\u0644", "\ufdfa"), NFKC] * 9), "found 1.98e.11"),
             ("normalizer", in_turn([replacement(" ", "漢"), BERT] * 9), "found 1.97e.04"),
-            (
-                "normalizer",
-                in_turn(
-                    [{"type": "Precompiled", "precompiled_charsmap": charsmap("")}, *[replacement("a", "aa")] * 40]
-                ),
-                "at most 100 characters of one, found 1.1e.12",
-            ),
+            ("normalizer", in_turn([precompiled(""), *[DOUBLED] * 40]), "characters of one, found 1.1e.12"),
             ("pre_tokenizer", in_turn([BYTES] * 60, "pretokenizers"), "characters of one, found"),
-            (
-                "pre_tokenizer",
-                in_turn([{"type": "Metaspace", "replacement": one} for one in "▁a"] * 20, "pretokenizers"),
-                "characters of one, found",
-            ),
+            ("pre_tokenizer", in_turn([metaspace("▁"), metaspace("a")] * 20, "pretokenizers"), "characters of one"),
             ("post_processor", template([], 0, texts="A" * 1000), "takes each text once, found"),
             ("post_processor", template([], 0, pair="AB" * 9), "takes each text once, found"),
-            (
-                "post_processor",
-                in_turn([BYTES, template([], 0), template([], 0)], "processors"),
-                "takes each text once, found",
-            ),
+            ("post_processor", in_turn([BYTES, *[template([], 0)] * 2], "processors"), "takes each text once, found"),
             ("normalizer", {"type": "Prepend", "prepend": "a" * 1000}, "characters of one, found"),
-            ("normalizer", {"type": "Precompiled", "precompiled_charsmap": charsmap("x" * 1000)}, "found 1e.03"),
+            ("normalizer", precompiled("x" * 1000), "found 1e.03"),
             ("post_processor", template(["<pad>"] * 100, 0), "special tokens that fit into 12"),
             ("post_processor", template(["<pad>"], 10**6), r"with ids below 58, found \[1000000\]"),
-            (
-                "model",
-                {
-                    "type": "WordPiece",
-                    "vocab": {"a": 0},
-                    "unk_token": "a",
-                    "continuing_subword_prefix": "##",
-                    "max_input_chars_per_word": 10**9,
-                },
-                "max_input_chars_per_word of at most 1000, found 1000000000",
-            ),
-            (
-                "model",
-                {"type": "WordLevel", "vocab": {"a": 4 * 10**9}, "unk_token": "a"},
-                "at most 58 tokens, found 4000000001",
-            ),
+            ("model", WORD_PIECE, "max_input_chars_per_word of at most 1000, found 1000000000"),
+            ("model", WORD_LEVEL, "at most 58 tokens, found 4000000001"),
         ],
     )
     def test_a_tokenizer_that_takes_endless_memory_or_time(self, directory, part, value, message):
@@ -526,27 +522,7 @@ class TestDamage:
         path.write_text(json.dumps(content))
         self.refused(with_new_checksums(directory), rf"tokenizer\.json does not belong to this student: .*{message}")
 
-    @pytest.mark.parametrize(
-        ("normalizer", "pre_tokenizer"),
-        [
-            pytest.param(normalizer, pre_tokenizer, id=name)
-            for name, (normalizer, pre_tokenizer) in {
-                "BERT": (normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()),
-                "GPT-2": (None, pre_tokenizers.ByteLevel()),
-                "ModernBERT": (normalizers.NFC(), pre_tokenizers.ByteLevel()),
-                "Llama 2": (normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]), None),
-                "Llama 3, Qwen": (normalizers.NFC(), ISOLATED_AND_BYTES),
-                "SmolLM2": (None, pre_tokenizers.Sequence([pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel()])),
-                "XLNet": (XLNET, pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), METASPACE])),
-                "DeBERTa": (XLNET, pre_tokenizers.Sequence([pre_tokenizers.Punctuation(), METASPACE])),
-                "bytes": (normalizers.ByteLevel(), ISOLATED_AND_BYTES),
-                "others": (
-                    normalizers.Sequence([normalizers.Nmt(), normalizers.NFD(), normalizers.Strip()]),
-                    pre_tokenizers.Sequence([OTHERS[name]() for name in sorted(OTHERS)]),
-                ),
-            }.items()
-        ],
-    )
+    @pytest.mark.parametrize(("normalizer", "pre_tokenizer"), KNOWN.values(), ids=KNOWN)
     @pytest.mark.parametrize("adding", [[], [processors.RobertaProcessing(("<sep>", 1), ("<pad>", 0))]])
     def test_tokenizers_of_known_models(self, directory, normalizer, pre_tokenizer, adding):
         tokenizer = make_tokenizer()
@@ -605,20 +581,21 @@ class TestDamage:
             ({"spec": None}, "expected a mapping as spec, found None"),
             (
                 {"spec": {}},
-                r"whole number as spec\.vocab_size, found None; .*spec\.num_classes.*; .*spec\.pad_token_id",
+                r"whole number .* as spec\.vocab_size, found None; .*spec\.num_classes.*; .*spec\.pad_token_id",
             ),
-            ({"label_names": "good"}, "expected a list of names"),
+            ({"label_names": "good"}, "expected a list of 3 different names as label_names, found 'good'"),
             *(({"label_type": value}, "expected str, int, float or bool as label_type") for value in (None, "x", [])),
-            ({"label_names": ["good", "bad"]}, "expected 3 different label_names"),
-            ({"label_names": ["good", "bad", "bad"]}, "expected 3 different label_names"),
+            ({"label_names": ["good", "bad"]}, "expected a list of 3 different names"),
+            ({"label_names": ["good", "bad", "bad"]}, "expected a list of 3 different names"),
+            ({"label_names": ["a", "b", "b"], "spec": SPEC | {"num_classes": 2}}, "a list of 2 different names"),
             ({"in_pairs": "no"}, "expected true or false as in_pairs, found 'no'"),
-            ({"max_length": 0}, "expected a positive whole number as max_length, found 0"),
-            ({"max_length": 10**12}, "expected at most 65,536 as max_length, found 10{12}"),
+            ({"max_length": 0}, "expected a whole number from 1 to 65,536 as max_length, found 0"),
+            ({"max_length": 10**12}, "to 65,536 as max_length, found 10{12}"),
             *(
                 ({"spec": SPEC | changes}, message)
                 for changes, message in (
-                    ({"pad_token_id": 80}, r"spec\.pad_token_id below spec\.vocab_size.* found 80 and 80"),
-                    ({"vocab_size": 10**12}, r"at most 2,147,483,648, found 0 and 10{12}"),
+                    ({"pad_token_id": 80}, r"below spec\.vocab_size as spec\.pad_token_id, found 80"),
+                    ({"vocab_size": 10**12}, r"up to 2,147,483,648 as spec\.vocab_size, found 10{12}"),
                     ({"ngram_size": 4, "ngram_buckets": 1}, r"power of two from 2 .* as spec\.ngram_buckets, found 1"),
                     ({"ngram_size": 4, "ngram_buckets": 2**70}, r"spec\.ngram_buckets, found 1180591"),
                 )
@@ -628,10 +605,13 @@ class TestDamage:
                 for value in (0, -1, 1e-300, 10**400, float("inf"), float("nan"), None, True)
             ),
             *(
-                ({"threshold": value}, f"a number above 0 and below 1, or null, as threshold, found {value!r}")
+                (
+                    {"threshold": value},
+                    f"null, or for two classes a number above 0 and below 1, as threshold, found {value!r}",
+                )
                 for value in (0, 1, float("nan"), "0_5")
             ),
-            ({"threshold": 0.5}, r"expected null as threshold of 3 classes, found 0\.5"),
+            ({"threshold": 0.5}, r"expected null, or for two classes .* as threshold, found 0\.5"),
         ],
     )
     def test_wrong_fields_of_the_manifest(self, directory, changes, message):

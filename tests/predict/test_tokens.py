@@ -27,18 +27,9 @@ def test_own_padding_and_truncation_are_overridden(tokenizer):
     assert encode(tokenizer, ["a", "a b c"], None, 4, empty_id=0) == [[2], [2, 3, 4]]
 
 
-def test_the_right_end_is_cut_and_special_tokens_count(tokenizer):
-    tokenizer.post_processor = processors.TemplateProcessing(single="<cls> $A", special_tokens=[("<cls>", 1)])
-    assert encode(tokenizer, ["a b c a b c"], None, 4, empty_id=0) == [[1, 2, 3, 4]]
-
-
 def test_a_text_without_tokens_becomes_the_empty_id(tokenizer):
     assert encode(tokenizer, ["", "  ", "b"], None, 4, empty_id=0) == [[0], [0], [3]]
     assert encode(tokenizer, [""], [""], 4, empty_id=4) == [[4]]
-
-
-def test_pairs_are_joined_and_the_longer_one_is_cut(tokenizer):
-    assert encode(tokenizer, ["a", "a a a a"], ["b", "b"], 3, empty_id=0) == [[2, 3], [2, 2, 3]]
 
 
 def test_texts_and_pairs_must_match(tokenizer):

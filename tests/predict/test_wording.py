@@ -7,18 +7,9 @@ import pytest
 from potstill.predict.wording import in_markdown, in_one_line, numbered, printable
 
 
-@pytest.mark.parametrize(
-    ("count", "noun", "plural", "words"),
-    [
-        (0, "text", "", "0 texts"),
-        (1, "text", "", "1 text"),
-        (2000, "text", "", "2,000 texts"),
-        (1, "class", "classes", "1 class"),
-        (3, "class", "classes", "3 classes"),
-    ],
-)
-def test_counts_agree_with_their_nouns(count: int, noun: str, plural: str, words: str) -> None:
-    assert numbered(count, noun, plural) == words
+def test_counts_agree_with_their_nouns() -> None:
+    assert [numbered(count, "class", "classes") for count in (0, 1, 2000)] == ["0 classes", "1 class", "2,000 classes"]
+    assert numbered(2, "text") == "2 texts"
 
 
 @pytest.mark.parametrize(

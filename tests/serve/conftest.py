@@ -18,12 +18,11 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from potstill.cli import main
+from commandline import train_small
 from potstill.serve import create_app
 from potstill.serve.models import ServedModel
 
 LABELS = ("bad", "good")
-SMALL = ("--embedding-size", "4", "--hidden-size", "4", "--vocab-size", "300", "--epochs", "1", "--seeds", "0")
 
 
 class Rule:
@@ -121,12 +120,9 @@ def listen() -> Iterator[Callable[[FastAPI], str]]:
 @pytest.fixture(scope="session")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student trained on next to nothing."""
-    directory = tmp_path_factory.mktemp("served")
     words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "another", "dog"]
     rows = [f"{words[i % 10]} {words[i % 7]},{'yes' if i % 2 else 'no'}" for i in range(40)]
-    (directory / "data.csv").write_text("\n".join(["text,label", *rows]))
-    main(["train", str(directory / "data.csv"), *SMALL, "--out", str(directory / "little")])
-    return directory / "little"
+    return train_small(tmp_path_factory.mktemp("served"), ["text,label", *rows], name="little")
 
 
 @pytest.fixture(scope="session")

@@ -5,41 +5,58 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal, NamedTuple
 
 import click
 from packaging.requirements import Requirement
 
-from potstill.cli.checks import Finding, State, examine_directory, rewrite_checksums
-from potstill.errors import how_to_install
+from potstill.errors import ArtifactError, PotstillError, how_to_install
+from potstill.predict import Classifier
+from potstill.predict.directory import (
+    ADAPTER_CONFIG,
+    CONFIG_FILE,
+    REPORT_FILE,
+    TEACHER_MANIFEST,
+    TRAINING_FILE,
+    StudentFiles,
+    holds,
+    is_exported,
+    is_model,
+    is_student,
+    models_in,
+)
 from potstill.predict.wording import printable
+from potstill.store.checksums import has_checksums, listed_files, verify
 from potstill.teacher.backbone.builtin import BUILTIN, BUILTIN_PACKAGE, builtin_files
 
-_SIGNS: Final = {"fine": "ok", "absent": "-", "broken": "BROKEN"}
+State = Literal["fine", "absent", "broken"]
+"""`absent`: something is missing that not everybody needs."""
+_SIGNS: Final[dict[State, str]] = {"fine": "ok", "absent": "-", "broken": "BROKEN"}
 _NOT_FOR_USE: Final = ("dev", "benchmarks")
 """Extras for work on Potstill itself."""
 
 
+class Finding(NamedTuple):
+    """One thing that was checked."""
+
+    subject: str
+    state: State
+    found: str
+    remedy: str = ""
+
+
 @click.command()
 @click.argument("directory", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option(
-    "--write-checksums",
-    is_flag=True,
-    help="First write the checksums of DIRECTORY again, for example after you edited files by hand.",
-)
-def doctor(directory: Path | None, write_checksums: bool) -> None:
+def doctor(directory: Path | None) -> None:
     """Check the installation, or a run or model in DIRECTORY. The exit status is 1 if something is broken.
 
     Without DIRECTORY, `doctor` checks packages, backbone and torch. With DIRECTORY, it compares every file with its
     checksum, checks the settings, shows which trainings have ended, and tries each student.
     """
-    if directory is None and write_checksums:
-        raise click.UsageError("--write-checksums needs a DIRECTORY")
-    for written in rewrite_checksums(directory) if directory is not None and write_checksums else ():
-        click.echo(f"checksums written: {written}", err=True)
     findings = list(examine_installation() if directory is None else examine_directory(directory))
     for one in findings:
         remedy = f"\n        what to do: {one.remedy}" if one.remedy else ""
@@ -109,3 +126,61 @@ def _torch() -> Finding:
         return Finding("torch", "broken", f"can't be imported: {error}", how_to_install("train"))
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return Finding("torch", "fine", f"{torch.__version__}, {torch.get_num_threads()} threads, {gpu}")
+
+
+def examine_directory(directory: Path) -> Iterator[Finding]:
+    """Check a run or model directory.
+
+    Raises:
+        ArtifactError: There is neither a run nor a model.
+    """
+    models = [*([directory] if is_model(directory) else []), *models_in(directory)]
+    settings = directory / CONFIG_FILE
+    if not models and not settings.is_file():
+        raise ArtifactError(
+            f"{directory}: expected a run or a model, found neither\n"
+            f"  what to do: name what `potstill run`, `finetune`, `distill`, `train` or `export` wrote"
+        )
+    if settings.is_file():
+        yield _checked("settings", lambda: _settings(settings))
+    if directory not in models and (has_checksums(directory) or (directory / REPORT_FILE).is_file()):
+        yield _checked("the run's files", lambda: f"{len(verify(directory))} files match their checksums")
+    for model in models:
+        name = "model" if model == directory else str(model.relative_to(directory))
+        yield _checked(name, partial(_model, model))
+        graph = StudentFiles(model).model
+        if is_student(model) and (graph.is_file() or graph.name in listed_files(model)):  # else without a graph
+            yield _checked(f"{name}: answers", partial(_answers, model))
+
+
+def _checked(subject: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(subject, "fine", check())
+    except ImportError:
+        return Finding(subject, "absent", "not checked", how_to_install("train"))
+    except PotstillError as error:
+        found, _, remedy = str(error).partition("\n  what to do: ")
+        return Finding(subject, "broken", found, remedy)
+
+
+def _settings(path: Path) -> str:
+    from potstill.config import PotstillConfig
+
+    PotstillConfig.load(path)
+    return f"{path.name} is valid"
+
+
+def _model(directory: Path) -> str:
+    if not (has_checksums(directory) or is_student(directory) or (directory / TEACHER_MANIFEST).is_file()):
+        return f"an adapter that peft wrote ({ADAPTER_CONFIG}): it has no checksums"
+    saved = f"{len(verify(directory))} files match their checksums"
+    if holds(directory, TRAINING_FILE):
+        return f"{saved}; finished"
+    return f"{saved}; {'exported' if is_exported(directory) else f'no {TRAINING_FILE}: its training has not ended'}"
+
+
+def _answers(student: Path) -> str:
+    classifier = Classifier.load(student, threads=1)
+    texts: list[Any] = [("A text.", "A text.")] if classifier.in_pairs else ["A text."]
+    classifier.predict(texts)  # refuses NaN
+    return f"one of {', '.join(classifier.label_names)}"

@@ -104,8 +104,7 @@ def _examples(config: PotstillConfig, models: Sequence[Path], first: SavedModel)
     if own is None and not is_named:
         raise ArtifactError(
             f"{models[0]}: no settings of a training are beside it (an exported model has none), so its data is not "
-            "known\n"
-            "  what to do: name labelled texts with --data"
+            "known\n  what to do: name labelled texts with --data"
         )
     if own is not None and "config_file" not in flags:
         values = {name: value for name, value in data.model_dump().items() if f"data__{name}" in flags}

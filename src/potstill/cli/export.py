@@ -54,7 +54,7 @@ def export(path: Path, out: Path, layout: Layout) -> None:
 @click.argument("teacher", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @new_directory_option
 @saved_teacher_options
-def merge(teacher: Path, out: Path) -> None:
+def merge(teacher: Path, out: Path, **saved: str | None) -> None:
     """Write TEACHER as a plain transformers model, which needs neither Potstill nor peft.
 
     TEACHER is a directory that `finetune` wrote, or a run. Of several teachers, `merge` takes the one with the best
@@ -72,7 +72,8 @@ def merge(teacher: Path, out: Path) -> None:
     from potstill.export.merged import write_merged
 
     directory = find_teacher(teacher)
-    _print_files(f"{directory}, merged:", write_merged(directory, out, runtime_settings("cpu", "32-true")))
+    runtime = runtime_settings(device="cpu", precision="32-true", **saved)
+    _print_files(f"{directory}, merged:", write_merged(directory, out, runtime))
 
 
 def _print_files(title: str, files: list[Path]) -> None:

@@ -34,10 +34,7 @@ _SHOWN_CLASSES = 10
 @click.option(
     "--classes", metavar="INT", default=2, show_default=True, type=click.IntRange(min=2), help="Number of classes."
 )
-@with_settings(
-    *("teacher.backbone", "teacher.random_init", "teacher.method", "teacher.num_layers"),
-    "teacher.lora",
-)
+@with_settings(*("teacher.backbone", "teacher.random_init", "teacher.method", "teacher.num_layers"), "teacher.lora")
 def params(config: PotstillConfig, classes: int) -> None:
     """Show what tuning a backbone trains, module by module, and what it costs, from the model itself.
 

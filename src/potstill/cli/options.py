@@ -63,27 +63,16 @@ def teacher_option(*, required: bool, note: str = "") -> Decorator:
     )
 
 
-_SAVED: Final = "potstill.saved_teacher"
-"""Where the context keeps the values of `saved_teacher_options`."""
-
-
 def saved_teacher_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command that may load a teacher `--teacher-base` and `--teacher-classes`; see `runtime_settings`."""
-
-    def keep(ctx: click.Context, option: click.Parameter, given: str | None) -> None:
-        names = given.split(",") if given is not None and option.name == "teacher_classes" else given
-        ctx.meta.setdefault(_SAVED, {})[option.name] = names
-
-    for flag, value, text in (
-        ("--teacher-classes", "TEXT,…", "Classes of a teacher that peft wrote, in the order of its logits."),
-        ("--teacher-base", "MODEL", "Where the pretrained model of a saved teacher is now."),
-    ):
-        command = click.option(flag, metavar=value, help=text, expose_value=False, callback=keep)(command)
-    return command
+    """Give a command that may load a teacher `--teacher-base` and `--teacher-classes`, for `runtime_settings`."""
+    classes = "Classes of a teacher that peft wrote, in the order of its logits."
+    base = "Where the pretrained model of a saved teacher is now."
+    command = click.option("--teacher-classes", metavar="TEXT,…", help=classes)(command)
+    return click.option("--teacher-base", metavar="MODEL", help=base)(command)
 
 
 def runtime_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command that may load a teacher flags of how that is done; see `runtime_settings`."""
+    """Give a command that may load a teacher flags of how that is done, for `runtime_settings`."""
     command = saved_teacher_options(command)
     for flag, values in (("--precision", "auto|32-true|bf16-mixed"), ("--device", "auto|cpu|cuda|mps")):
         option = click.option(flag, metavar=values, default="auto", show_default=True, help=f"A teacher's {flag[2:]}.")
@@ -91,12 +80,12 @@ def runtime_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def runtime_settings(device: str, precision: str) -> RuntimeConfig:
+def runtime_settings(**values: Any) -> RuntimeConfig:
     """Return how a teacher is to be loaded and to compute; a ConfigError names an unknown value."""
     from potstill.config import PotstillConfig
 
-    values = {"device": device, "precision": precision} | click.get_current_context().meta.get(_SAVED, {})
-    return PotstillConfig.build({"runtime": values}).runtime
+    classes = values["teacher_classes"]
+    return PotstillConfig.build({"runtime": values | {"teacher_classes": classes and classes.split(",")}}).runtime
 
 
 def read_unlabelled(config: PotstillConfig, path: Path | None) -> UnlabelledSet | None:

@@ -5,59 +5,26 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 
 from potstill.cli.options import runtime_options, runtime_settings
-from potstill.predict import Classifier
+from potstill.predict import Classifier, output, stream
 from potstill.predict.directory import StudentFiles, find_student, is_teacher, own_columns
 from potstill.predict.encoding import SAMPLE_BYTES, conversion, find_encoding
-from potstill.predict.output import (
-    ANSWER_FORMATS,
-    AnswerFile,
-    AnswerFormat,
-    Answers,
-    AnswerStream,
-    Progress,
-    Writing,
-    require_absent,
-)
 from potstill.predict.session import available_cores
-from potstill.predict.stream import (
-    FORMATS,
-    Broken,
-    Format,
-    Layout,
-    Text,
-    chunks,
-    format_by_suffix,
-    from_arguments,
-    read,
-)
 from potstill.predict.wording import numbered, printable
 from potstill.store.checksums import assert_unchanged, digest
 
+if TYPE_CHECKING:
+    from potstill.teacher.base import Teacher
 
-@dataclass(frozen=True)
-class _Model:
-    """A student or a teacher."""
-
-    directory: Path
-    labels: tuple[str, ...]
-    in_pairs: bool
-    answer: Callable[[Any], tuple[NDArray[np.float32], Sequence[bool | None]]]
-    """Returns the probabilities of texts, (texts, classes), and which texts were cut; None: not known."""
-    key: str
-    """Digest of what decides its answers."""
-    threshold: float | None = None
-    """See `predict_class`."""
+    Model = Classifier | Teacher
 
 
 @click.command()
@@ -75,12 +42,12 @@ class _Model:
 @click.option("--probabilities", is_flag=True, help="Write the probability of every class.")
 @click.option(
     "--input-format",
-    type=click.Choice(FORMATS),
+    type=click.Choice(stream.FORMATS),
     help="How FILE is read.  [default: by its suffix, else text]",
 )
 @click.option(
     "--output-format",
-    type=click.Choice(ANSWER_FORMATS),
+    type=click.Choice(output.ANSWER_FORMATS),
     help="How answers are written.  [default: csv if --out ends in .csv, else jsonl]",
 )
 @click.option("--strict", is_flag=True, help="Stop at the first line that can't be read.")
@@ -96,12 +63,11 @@ def predict(
     text_column: str | None,
     pair_column: str | None,
     probabilities: bool,
-    input_format: Format | None,
-    output_format: AnswerFormat | None,
+    input_format: stream.Format | None,
+    output_format: output.AnswerFormat | None,
     strict: bool,
     threads: int | None,
-    device: str,
-    precision: str,
+    **runtime: str | None,
 ) -> None:
     """Classify the texts of FILE (- for standard input), or each --text, with MODEL.
 
@@ -125,28 +91,31 @@ def predict(
     if out is not None:
         if file is None or out == Path("-"):
             raise click.UsageError("--out is a file for the answers to FILE; without it they are printed")
-        require_absent(out)
-    opened = _open(model, device, precision, threads or available_cores())
-    writing = Writing(
+        output.require_absent(out)
+    directory = model if is_teacher(model) else find_student(model)
+    opened, key = _open(directory, runtime, threads or available_cores())
+    writing = output.Writing(
         output_format or ("csv" if out is not None and out.suffix.lower() == ".csv" else "jsonl"),
-        opened.labels,
+        opened.label_names,
         opened.in_pairs,
-        opened.threshold,
+        opened.threshold if isinstance(opened, Classifier) else None,
         with_probabilities=probabilities,
         escaped=out is None and sys.stdout.isatty(),
     )
-    answers: Answers = AnswerStream(sys.stdout.buffer)  # bytes: answers are UTF-8, whatever the terminal's encoding
+    # Bytes: answers are UTF-8, whatever the terminal's encoding.
+    answers: output.Answers = output.AnswerStream(sys.stdout.buffer)
     if file is None:
-        items = from_arguments(texts, in_pairs=opened.in_pairs)
+        items = stream.from_arguments(texts, in_pairs=opened.in_pairs)
         _classify(items, opened, writing, answers, _Report("--text", answers.progress, math.inf), strict=True)
         return
     name = "standard input" if file.name == "<stdin>" else file.name
-    source: Format = input_format or format_by_suffix(Path(name))
-    layout = Layout(source, opened.in_pairs, _columns(source, opened, text_column, pair_column))
+    source: stream.Format = input_format or stream.format_by_suffix(Path(name))
+    columns = _columns(source, opened.in_pairs, directory, text_column, pair_column)
+    layout = stream.Layout(source, opened.in_pairs, columns)
     if out is not None:
-        task = f"model {opened.key}, {' '.join((source, *layout.columns))} to {writing.format}"
-        answers = AnswerFile(out, task + (" with all probabilities" if probabilities else ""))
-    items = read(file, layout, name, start=answers.progress.read)
+        task = f"model {key}, {' '.join((source, *columns))} to {writing.format}"
+        answers = output.AnswerFile(out, task + (" with all probabilities" if probabilities else ""))
+    items = stream.read(file, layout, name, start=answers.progress.read)
     report = _Report(name, answers.progress, 0.1 if sys.stderr.isatty() else 10.0)
     try:
         with closing(report):
@@ -158,34 +127,32 @@ def predict(
         sys.exit(3)  # not 1 (it failed) nor 2 (the command line is wrong)
 
 
-def _open(model: Path, device: str, precision: str, threads: int) -> _Model:
-    """Load a student without torch; only a teacher needs it, and with it the settings."""
-    if is_teacher(model):
+def _open(directory: Path, runtime: Mapping[str, str | None], threads: int) -> tuple[Model, str]:
+    """Load a student without torch, or a teacher; returns a digest of what decides its answers, too."""
+    if is_teacher(directory):
         import torch
 
         from potstill.teacher.saved import open_teacher
 
         torch.set_num_threads(threads)
-        teacher = open_teacher(model, runtime_settings(device, precision))
-        return _Model(model, teacher.label_names, teacher.in_pairs, teacher.answer, teacher.key)
-    directory = find_student(model)
+        teacher = open_teacher(directory, runtime_settings(**runtime))
+        return teacher, teacher.key
     with assert_unchanged(directory):  # so that the digest is that of what was loaded
         classifier = Classifier.load(directory, threads=threads)
-        key = digest(file.read_bytes() for file in StudentFiles(directory).needed)
-    return _Model(directory, classifier.label_names, classifier.in_pairs, classifier.answer, key, classifier.threshold)
+        return classifier, digest(file.read_bytes() for file in StudentFiles(directory).needed)
 
 
-def _columns(source: Format, model: _Model, text: str | None, pair: str | None) -> tuple[str, ...]:
+def _columns(source: stream.Format, in_pairs: bool, model: Path, text: str | None, pair: str | None) -> tuple[str, ...]:
     """Name the columns to read: those of the flags, else those of the training, else `text`."""
     if source == "text":
         if text or pair:
             raise click.UsageError("plain text has no columns: name the format with --input-format")
         return ()
-    if pair is not None and not model.in_pairs:
+    if pair is not None and not in_pairs:
         raise click.UsageError("this model classifies single texts: leave --pair-column out")
-    own_text, own_pair = own_columns(model.directory)
+    own_text, own_pair = own_columns(model)
     text = text or own_text or "text"
-    if not model.in_pairs:
+    if not in_pairs:
         return (text,)
     if (second := pair or own_pair) is None:
         raise click.UsageError("this model classifies pairs of texts: name the second text's column with --pair-column")
@@ -195,7 +162,7 @@ def _columns(source: Format, model: _Model, text: str | None, pair: str | None) 
 class _Report:
     """Reports broken lines and progress on standard error, every so many seconds; a terminal's line is overwritten."""
 
-    def __init__(self, name: str, begun: Progress, seconds: float) -> None:
+    def __init__(self, name: str, begun: output.Progress, seconds: float) -> None:
         self.name = name
         self._begun = self._latest = begun
         self._size = Path(name).stat().st_size if Path(name).is_file() else None
@@ -204,7 +171,7 @@ class _Report:
         self.has_lost_columns = False
         self._undecodable = b""
 
-    def update(self, progress: Progress) -> None:
+    def update(self, progress: output.Progress) -> None:
         self._latest = progress
         if (now := time.monotonic()) - self._shown >= self._seconds:
             self._shown = now
@@ -232,15 +199,21 @@ class _Report:
 
 
 def _classify(
-    items: Iterable[Text | Broken], model: _Model, writing: Writing, answers: Answers, report: _Report, *, strict: bool
+    items: Iterable[stream.Text | stream.Broken],
+    model: Model,
+    writing: output.Writing,
+    answers: output.Answers,
+    report: _Report,
+    *,
+    strict: bool,
 ) -> None:
     """Answer all texts.
 
     Raises:
         DataError: A line is broken, and `strict`; the texts before it are answered.
     """
-    for chunk in chunks(items, answers.progress.read):
-        refused = next((item for item in chunk if isinstance(item, Broken)), None) if strict else None
+    for chunk in stream.chunks(items, answers.progress.read):
+        refused = next((item for item in chunk if isinstance(item, stream.Broken)), None) if strict else None
         _answer(chunk if refused is None else chunk[: chunk.index(refused)], model, writing, answers, report)
         if refused is not None:
             raise refused.error(report.name)
@@ -249,12 +222,18 @@ def _classify(
     answers.finish()
 
 
-def _answer(items: Sequence[Text | Broken], model: _Model, writing: Writing, answers: Answers, report: _Report) -> None:
+def _answer(
+    items: Sequence[stream.Text | stream.Broken],
+    model: Model,
+    writing: output.Writing,
+    answers: output.Answers,
+    report: _Report,
+) -> None:
     """Answer the texts among `items`, and report the others."""
     if not items:
         return
-    texts = [item for item in items if isinstance(item, Text)]
-    broken = [item for item in items if isinstance(item, Broken)]
+    texts = [item for item in items if isinstance(item, stream.Text)]
+    broken = [item for item in items if isinstance(item, stream.Broken)]
     before, content = answers.progress, b""
     columns = before.columns
     cut: Sequence[bool | None] = ()
@@ -262,7 +241,8 @@ def _answer(items: Sequence[Text | Broken], model: _Model, writing: Writing, ans
         if columns is None:  # those of the first text: CSV has to name them before the others are read
             columns = tuple(texts[0].others) if writing.format == "csv" else ()
             content = replace(writing, columns=columns).header()
-        probabilities, cut = model.answer([one.value for one in texts])
+        values: Any = [one.value for one in texts]
+        probabilities, cut = model.answer(values)
         content += replace(writing, columns=columns).answers(texts, probabilities, cut)
     answered, skipped = before.answered + len(texts), before.broken + len(broken)
     progress = replace(before, read=items[-1].end, answered=answered, broken=skipped, columns=columns)

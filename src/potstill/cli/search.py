@@ -7,28 +7,20 @@ from pathlib import Path
 
 import click
 
-from potstill.cli.options import (
-    out_option,
-    read_unlabelled,
-    restart_option,
-    suggest_next,
-    teacher_option,
-    this_command,
-    unlabelled_option,
-)
+from potstill.cli import options
 from potstill.cli.settings import SettingsCommand, given, with_settings
 from potstill.config import PotstillConfig
 from potstill.executor.signals import handle_signals
 
 
 @click.command(cls=SettingsCommand)
-@teacher_option(required=True)
-@unlabelled_option
-@out_option(
+@options.teacher_option(required=True)
+@options.unlabelled_option
+@options.out_option(
     "Where to write: a new directory, or that of a search to continue.  [default: the newest interrupted "
     "runs/NAME-search-*, else runs/NAME-search-DATE-TIME]"
 )
-@restart_option
+@options.restart_option
 @with_settings(
     *("data", "search.trials", "search.max_parameters", "search.pruning", "search.seed"),
     *("student", "distillation", "runtime"),
@@ -70,13 +62,13 @@ def search(
     config = _with_fixed(config)
     corpus = load_corpus(config.data)
     check_tokenizer(config.student)
-    unlabelled = read_unlabelled(config, unlabelled_path)
+    unlabelled = options.read_unlabelled(config, unlabelled_path)
     teacher, config = load_teacher(teacher_directory, config, corpus)
     _, directory = search_settings(
-        config, corpus, teacher, out, unlabelled=unlabelled, restart=restart, command=this_command
+        config, corpus, teacher, out, unlabelled=unlabelled, restart=restart, command=options.this_command
     )
     click.echo(f"report: {directory / REPORT_FILE}")
-    suggest_next("distill", "--config", directory / "best.yaml", "--teacher", teacher_directory)
+    options.suggest_next("distill", "--config", directory / "best.yaml", "--teacher", teacher_directory)
 
 
 def _with_fixed(config: PotstillConfig) -> PotstillConfig:

@@ -35,24 +35,22 @@ files may be open, and then accept none for a second."""
 _logger = logging.getLogger("potstill.serve")
 
 
-_LIMITS: Final[dict[str, tuple[click.IntRange | click.FloatRange, str]]] = {
-    "max_body_bytes": (click.IntRange(1), "Longest body of a request, in bytes."),
-    "max_texts": (click.IntRange(1), "Texts in one request."),
-    "max_characters": (click.IntRange(1), "Characters in one text."),
-    "client_share": (
-        click.FloatRange(0, 1, min_open=True),
-        "Largest part of what the server holds at a time that one client (address) may take. 1: all, for a server "
-        "behind a proxy on another machine, whose clients all seem to be one.",
-    ),
-    "deadline": (click.FloatRange(0, 3600, min_open=True), "Seconds for a request, from its headers on."),
+_LIMITS: Final = {
+    "max_body_bytes": click.IntRange(1),
+    "max_texts": click.IntRange(1),
+    "max_characters": click.IntRange(1),
+    "client_share": click.FloatRange(0, 1, min_open=True),
+    "deadline": click.FloatRange(0, 3600, min_open=True),
 }
 
 
 def _with_limits(command: Callable[..., Any]) -> Callable[..., Any]:
-    for name, (kind, text) in reversed(_LIMITS.items()):
-        default = getattr(Limits, name)
-        flag = f"--{name.replace('_', '-')}"
-        command = click.option(flag, type=kind, default=default, metavar="N", show_default=True, help=text)(command)
+    for name, kind in reversed(_LIMITS.items()):
+        field, flag = Limits.model_fields[name], f"--{name.replace('_', '-')}"
+        option = click.option(
+            flag, type=kind, default=field.default, metavar="N", show_default=True, help=field.description
+        )
+        command = option(command)
     return command
 
 
@@ -117,9 +115,7 @@ def serve(
     root_path: str,
     threads: int,
     examples: Path | None,
-    device: str,
-    precision: str,
-    **limits: Any,
+    **settings: Any,
 ) -> None:
     """Answer over HTTP with saved models, and show a page to try them.
 
@@ -138,14 +134,14 @@ def serve(
         signal.signal(number, lambda *_: sys.exit(0))
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # ignored under nohup
         signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
-    bounds = Limits(**limits)
+    bounds = Limits(**{name: settings.pop(name) for name in _LIMITS})
     token = _token(token_file)
     texts = "" if examples is None else _text(examples.read_bytes(), examples)
     offered = [line for line in texts.splitlines() if line.strip()][:8]  # the page has room for these
     log_to_stderr()
     directories = find_models(models)
     listener = _listen(host, port)
-    served = open_models(directories, threads, lambda: runtime_settings(device, precision))
+    served = open_models(directories, threads, lambda: runtime_settings(**settings))
     if host not in _LOOPBACK and token is None:
         _logger.warning("other machines can reach this server, and it has no token; see --token-file")
     address = "[{}]:{}" if listener.family == socket.AF_INET6 else "{}:{}"

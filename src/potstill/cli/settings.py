@@ -159,10 +159,7 @@ def _require_data(ctx: click.Context, _: click.Parameter, given: str | None) -> 
 
 
 def with_settings(
-    *parts: str,
-    defaults: Mapping[str, str] | None = None,
-    common: Collection[str] = COMMON,
-    data_argument: bool = True,
+    *parts: str, defaults: Mapping[str, str] | None = None, common: Collection[str] = COMMON, data_argument: bool = True
 ) -> Decorator:
     """Give a command `--config` and a flag for every setting in `parts`; it gets a `config`.
 

@@ -9,17 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from potstill.cli.options import (
-    data_given,
-    out_option,
-    probabilities_option,
-    read_unlabelled,
-    restart_option,
-    suggest_next,
-    teacher_option,
-    this_command,
-    unlabelled_option,
-)
+from potstill.cli import options
 from potstill.cli.settings import COMMON, COMMON_IN_RUN, SettingsCommand, with_settings
 from potstill.config import PotstillConfig, RuntimeConfig
 from potstill.executor.signals import handle_signals
@@ -46,15 +36,15 @@ _OF_SETS = ("augment", "baseline", "search", "data.positive_class")
 
 def _resumable(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command `--out` and `--restart`."""
-    out = out_option(
+    out = options.out_option(
         "Where to write: a new directory, or one where this command was interrupted, to resume it.  "
         "[default: the newest interrupted runs/NAME-*, else runs/NAME-DATE-TIME]"
     )
-    return out(restart_option(command))
+    return out(options.restart_option(command))
 
 
 @click.command(cls=SettingsCommand)
-@probabilities_option
+@options.probabilities_option
 @_resumable
 @with_settings(
     *("preset", "data", "teacher", *_AUGMENT, "student", "distillation", "baseline", *_RUNTIME), common=COMMON_IN_RUN
@@ -82,11 +72,11 @@ def run(config: PotstillConfig, out: Path | None, restart: bool) -> None:
 
     config_file: Path | None = click.get_current_context().params["config_file"]
     name = None if config_file is None else config_file.stem
-    summary, directory = run_experiment(config, out, name=name, command=this_command(), restart=restart)
+    summary, directory = run_experiment(config, out, name=name, command=options.this_command(), restart=restart)
     SafeConsole().print(summary_table(summary))
     click.echo(findings(summary)[0].replace("**", ""))
     click.echo(f"report: {directory / REPORT_FILE}")
-    suggest_next("predict", directory, "FILE")
+    options.suggest_next("predict", directory, "FILE")
 
 
 @click.command(cls=SettingsCommand)
@@ -111,14 +101,14 @@ def finetune(config: PotstillConfig, out: Path | None, restart: bool) -> None:
         for seed, target in _targets(directory, config.teacher.seeds):
             _print_score(_finished(target, f"teacher {seed}") or finetune_teacher(config, corpus, target, seed)[1])
     click.echo(directory)
-    suggest_next("distill", *data_given(), "--teacher", directory)
+    options.suggest_next("distill", *options.data_given(), "--teacher", directory)
 
 
 @click.command(cls=SettingsCommand)
-@teacher_option(
+@options.teacher_option(
     required=False, note=" Its probabilities are stored with the texts.  [default: none; distill computes them]"
 )
-@out_option("Where to write: a new directory, or one to resume in.", required=True)
+@options.out_option("Where to write: a new directory, or one to resume in.", required=True)
 @with_settings("data", *_AUGMENT, "teacher.backbone", "teacher.tokenizer", "distillation.teachers", "runtime")
 @handle_signals()
 def augment(config: PotstillConfig, teacher_directory: Path | None, out: Path) -> None:
@@ -149,12 +139,12 @@ def augment(config: PotstillConfig, teacher_directory: Path | None, out: Path) -
     click.echo(out)
     together = ("--teachers", "average") if config.distillation.teachers == "average" else ()
     labelled_by = ("--teacher", teacher_directory or "TEACHER", *together)
-    suggest_next("distill", *data_given(), *labelled_by, "--unlabelled-set", out)
+    options.suggest_next("distill", *options.data_given(), *labelled_by, "--unlabelled-set", out)
 
 
 @click.command(cls=SettingsCommand)
-@teacher_option(required=True)
-@unlabelled_option
+@options.teacher_option(required=True)
+@options.unlabelled_option
 @_resumable
 @with_settings("data", "student", "distillation", "runtime")
 @handle_signals()
@@ -179,7 +169,7 @@ def distill(
 
     config, corpus = _with_corpus(config)
     check_tokenizer(config.student)
-    unlabelled = read_unlabelled(config, unlabelled_path)
+    unlabelled = options.read_unlabelled(config, unlabelled_path)
     teacher, config = load_teacher(teacher_directory, config, corpus)
     check_distillation(config, with_unlabelled=unlabelled is not None)
     check_embeddings(config)
@@ -262,11 +252,10 @@ def _train_students(
     for trained in train_students([StudentTask(role, *target) for target in targets], config, corpus, examples):
         _print_score(trained)
     click.echo(directory)
-    suggest_next("evaluate", directory)
+    options.suggest_next("evaluate", directory)
 
 
 def _print_score(trained: Trained) -> None:
-    """Print how good a model is on the validation part."""
     from potstill.console import print_line
 
     best, record = trained.fit.best, trained.record

@@ -17,7 +17,7 @@ from loky.process_executor import BrokenProcessPool
 
 from potstill.console import hide_bars
 from potstill.errors import TrainingError
-from potstill.executor.base import Item, Result
+from potstill.executor import Item, Result
 
 _KILL_WITH_PARENT: Final = 1  # prctl's PR_SET_PDEATHSIG
 

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from potstill.config import StudentConfig
 from potstill.evaluation.measure import measure
 from potstill.experiment.saved import StudentModel
-from potstill.export.card import Card, Layout, Score
+from potstill.export.card import Layout, write_card
 from potstill.export.origin import Origin
 from potstill.export.plain import plain_tokenizer
 from potstill.lora.counting import count_parameters
@@ -70,17 +70,18 @@ def _fill(directory: Path, student: Path, layout: Layout) -> None:
     batches = (*PROOF_BATCHES, *drawn, [manifest.max_length], [manifest.max_length + 1])
     model = StudentFiles(student).model.name
     graph = read(directory if layout == "onnx" else student, [model])[model]
-    card = Card(
-        manifest=manifest,
-        origin=origin,
-        layout=layout,
+    card = write_card(
+        manifest,
+        origin,
+        layout,
         network=network.describe(StudentConfig()) if origin.record is None else origin.record.description,
         parameters=count_parameters(network)[0],
         difference=prove_parity(network, graph, _SEED, batches),
-        score=_score(classifier, origin),
+        # Where its data can't be read, what its run found.
+        scored=origin.result if origin.corpus is None else measure(StudentModel(classifier), origin.corpus.test),
     )
     # After the checksums, which leave the card out: its readers may add to it.
-    write_text(directory / CARDS[layout], card.text())
+    write_text(directory / CARDS[layout], card)
 
 
 def _write_files(student: Path, directory: Path, layout: Layout, manifest: Manifest) -> None:
@@ -113,13 +114,3 @@ def _hub_config(manifest: Manifest) -> dict[str, Any]:
         "threshold": manifest.threshold,
         **manifest.spec,
     }
-
-
-def _score(classifier: Classifier, origin: Origin) -> Score | None:
-    """Score the student on the test split, where its data can be read; else take what its run found."""
-    if origin.corpus is not None:
-        measured = measure(StudentModel(classifier), origin.corpus.test)
-        return Score("this model", measured.metrics, measured.intervals)
-    if (result := origin.result) is not None:
-        return Score("this model", result.metrics, result.intervals)
-    return None

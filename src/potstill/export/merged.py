@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
 from potstill.config import RuntimeConfig
 from potstill.errors import ArtifactError
@@ -43,27 +43,22 @@ def write_merged(directory: Path, out: Path, runtime: RuntimeConfig = EXACT) -> 
             f"with echo\n  what to do: tune one without it (`potstill finetune --no-echo`)"
         )
     teacher = TransformerTeacher.load(directory, runtime)
-    tokenizer = _plain_tokenizer(teacher)
-    model = teacher.classifier.model
+    original, classifier = load_tokenizer(teacher.manifest.tokenizer), teacher.classifier
+    special = {name: token for name in _SPECIAL if (token := getattr(original, name, None)) is not None}
+    padding, longest = _padding_id(original, teacher.tokenizer, classifier.pad_token_id), teacher.manifest.max_length
+    tokenizer = plain_tokenizer(teacher.tokenizer, padding, longest, with_types=classifier.with_types, **special)
+    model = classifier.model
     absorb_adapters(model)
     names = teacher.manifest.label_names
     model.config.id2label = dict(enumerate(names))
     model.config.label2id = {name: number for number, name in enumerate(names)}
     model.config.problem_type = "single_label_classification"
     # An encoder pools by position and keeps its id: RoBERTa counts positions from it.
-    if teacher.classifier.is_decoder or model.config.pad_token_id is None:
+    if classifier.is_decoder or model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
 
     write_directory_atomically(out, lambda place: save_plain(model, tokenizer, place))
     return sorted(out.iterdir())
-
-
-def _plain_tokenizer(teacher: TransformerTeacher) -> PreTrainedTokenizerFast:
-    original = load_tokenizer(teacher.manifest.tokenizer)
-    special = {name: token for name in _SPECIAL if (token := getattr(original, name, None)) is not None}
-    padding = _padding_id(original, teacher.tokenizer, teacher.classifier.pad_token_id)
-    with_types = teacher.classifier.with_types
-    return plain_tokenizer(teacher.tokenizer, padding, teacher.manifest.max_length, with_types=with_types, **special)
 
 
 def _padding_id(original: PreTrainedTokenizerBase, backend: Tokenizer, preferred: int) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from potstill.config import PotstillConfig
 from potstill.console import warn
 from potstill.data import Corpus, load_corpus
-from potstill.errors import ArtifactError, PotstillError
+from potstill.errors import PotstillError
 from potstill.evaluation import ModelResult, Summary
 from potstill.experiment.record import TrainingRecord
 from potstill.experiment.saved import corpus_key, settings_file
@@ -44,7 +44,7 @@ class Origin:
         corpus, problem = _corpus(config, manifest, corpus_key(student))
         return cls(
             config=config,
-            summary=None if run_dir is None else _summary(run_dir),
+            summary=None if run_dir is None else read_summary(run_dir),
             record=TrainingRecord.find(student),
             corpus=corpus,
             no_corpus=problem,
@@ -57,18 +57,6 @@ class Origin:
             return None
         models = self.summary.of(self.record.role)
         return next((model for model in models if model.seed == self.record.seed), None)
-
-
-def _summary(run_dir: Path) -> Summary:
-    try:
-        return read_summary(run_dir)
-    except (UnicodeDecodeError, ArtifactError) as error:
-        raise ArtifactError(
-            f"{run_dir / SUMMARY_FILE}: expected a run's summary, found what can't be read: "
-            f"{str(error).splitlines()[0]}\n"
-            f"  what to do: restore it (`potstill doctor {run_dir}` says more); or copy the student alone to another "
-            f"place, and export that"
-        ) from None
 
 
 def _corpus(config: PotstillConfig | None, manifest: Manifest, key: str | None) -> tuple[Corpus | None, str]:

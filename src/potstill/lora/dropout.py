@@ -1,4 +1,4 @@
-"""Dropout that is drawn faster on a CPU (benchmarks/dropout.py)."""
+"""Dropout that is drawn faster on a CPU (docs/benchmarks.md)."""
 
 from __future__ import annotations
 

@@ -11,22 +11,10 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from potstill.errors import ArtifactError
-from potstill.predict import tokens
+from potstill.predict import session, tokens
 from potstill.predict.decision import predict_class, softmax, typed_labels
 from potstill.predict.directory import Manifest, StudentFiles, find_student, require_graph, require_student
 from potstill.predict.ngrams import hash_ngrams
-from potstill.predict.session import (
-    EXTERNAL,
-    INPUT_IDS,
-    LENGTHS,
-    LOGITS,
-    NGRAM_ROWS,
-    NGRAM_WEIGHTS,
-    no_logits,
-    open_session,
-    reads_tokens,
-    run,
-)
 from potstill.predict.untrusted import has_inner_graphs, settings_problem, tokenizer_problem
 from potstill.store.checksums import read
 
@@ -54,7 +42,7 @@ class Classifier:
     def __init__(
         self, model: bytes, tokenizer: Tokenizer, manifest: Manifest, batch_size: int = 64, threads: int | None = None
     ) -> None:
-        self._session = open_session(model, threads)
+        self._session = session.open_session(model, threads)
         self._tokenizer = tokens.intern_tokenizer(tokenizer, manifest.max_length)
         self._parts = (model, manifest, batch_size, threads)
         self._manifest, self._batch_size = manifest, batch_size
@@ -90,7 +78,7 @@ class Classifier:
             found[files.tokenizer.name], files.tokenizer, manifest.spec["vocab_size"], manifest.max_length
         )
         model = found[files.model.name]
-        if EXTERNAL in model:
+        if session.EXTERNAL in model:
             raise _refused(files.model, _FOREIGN, "a model that is whole", "one that names other files")
         try:
             if has_inner_graphs(model):
@@ -100,12 +88,11 @@ class Classifier:
             raise
         except Exception as error:  # onnxruntime's errors share no public base class
             raise _refused(files.model, "can't be read", "an ONNX model", error) from None
-        session = classifier._session
-        inputs = {node.name for node in session.get_inputs()}
-        outputs = {node.name: node.shape[-1] for node in session.get_outputs()}
-        of_tokens, of_ngrams = {INPUT_IDS, LENGTHS}, {NGRAM_ROWS, NGRAM_WEIGHTS}
+        inputs = {node.name for node in classifier._session.get_inputs()}
+        outputs = {node.name: node.shape[-1] for node in classifier._session.get_outputs()}
+        of_tokens, of_ngrams = {session.INPUT_IDS, session.LENGTHS}, {session.NGRAM_ROWS, session.NGRAM_WEIGHTS}
         possible = [of_ngrams, of_tokens | of_ngrams] if classifier._ngram_buckets else [of_tokens]
-        expected = {LOGITS: len(manifest.label_names)}
+        expected = {session.LOGITS: len(manifest.label_names)}
         if inputs not in possible or outputs != expected:
             raise _refused(files.model, _FOREIGN, f"inputs and outputs {(possible[-1], expected)}", (inputs, outputs))
         return classifier
@@ -160,7 +147,7 @@ class Classifier:
         cut = [max(map(len, item)) > longest * tokens.CHARACTERS_A_TOKEN for item in items]
         ids = ngrams = None
         lengths, room = np.zeros(len(first), np.int64), _TOKENS
-        if reads_tokens(self._session):
+        if session.reads_tokens(self._session):
             ids, cut = tokens.encode_marked(self._tokenizer, first, second, longest, empty_id=padding)
             lengths = np.array([len(sequence) for sequence in ids], np.int64)
         if self._ngram_buckets:
@@ -172,9 +159,10 @@ class Classifier:
             count = min(self._batch_size, max(1, room // max(1, int(lengths[order[0]]))))
             batch, order = order[:count], order[count:]
             sequences = None if ids is None else [ids[place] for place in batch]
-            logits[batch] = run(self._session, sequences, padding, None if ngrams is None else ngrams.padded(batch))
+            padded = None if ngrams is None else ngrams.padded(batch)
+            logits[batch] = session.run(self._session, sequences, padding, padded)
         if not np.isfinite(logits).all():
-            raise no_logits("NaN or infinity")
+            raise session.no_logits("NaN or infinity")
         return cut
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Final, Literal, TypeGuard, get_args
+from typing import Any, Final, Literal, get_args
 
 from potstill.errors import ArtifactError
 from potstill.store.atomic import parse_json, write_json
@@ -236,74 +237,65 @@ def _validation_mcc(directory: Path) -> float:
     if not holds(directory, TRAINING_FILE):  # its training was interrupted: any finished student is preferred
         return -math.inf
     best = parse_json(read(directory, [TRAINING_FILE])[TRAINING_FILE], directory / TRAINING_FILE).get("best")
-    mcc = best.get("mcc") if isinstance(best, dict) else None
-    return float(mcc) if _is_number(mcc) else -math.inf
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    """Say whether a value is a finite number; a whole number may have hundreds of digits."""
-    return type(value) in (int, float) and (isinstance(value, int) or math.isfinite(value))
-
-
-def _is_count(value: Any) -> TypeGuard[int]:
-    return type(value) is int and value >= 0
-
-
-def _are_names(value: Any) -> TypeGuard[list[str]]:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+    mcc: Any = best.get("mcc") if isinstance(best, dict) else None
+    return float(mcc) if type(mcc) in (int, float) and -1 <= mcc <= 1 else -math.inf
 
 
 _MAX_TOKENS: Final = 1 << 16
 """Sixteen times what a training may set: a longer text would take all memory."""
 _MAX_ROWS: Final = 1 << 31
 """Most rows of a table: a graph of 2 GiB can't hold more."""
-_FIELDS: Final[dict[str, tuple[str, Callable[[Any], bool]]]] = {
-    "spec": ("a mapping", lambda value: isinstance(value, dict)),
-    "label_names": ("a list of names", _are_names),
-    "max_length": ("a positive whole number", lambda value: _is_count(value) and value > 0),
-    "in_pairs": ("true or false", lambda value: isinstance(value, bool)),
-    "temperature": ("a number from 0.001 to 1000", lambda value: _is_number(value) and 1e-3 <= value <= 1e3),
-    "threshold": (
-        "a number above 0 and below 1, or null,",
-        lambda value: value is None or (_is_number(value) and 0 < value < 1),
-    ),
-    "kind": ("a name", lambda value: isinstance(value, str)),
-    "label_type": ("str, int, float or bool", lambda value: value in get_args(LabelType)),
-}
-"""What each field of `student.json` has to be."""
 
 
 def _problems(content: dict[str, Any]) -> list[str]:
-    """Say of every field that can't be used what was expected and what was found."""
-    problems = [
-        f"expected {expected} as {name}, found {_shown(content.get(name))}"
-        for name, (expected, is_right) in _FIELDS.items()
-        if not is_right(content.get(name))
+    """Say of every field of `student.json` that can't be used what was expected and what was found."""
+    is_mapping = isinstance(content.get("spec"), dict)
+    spec: dict[str, Any] = defaultdict(lambda: None, content["spec"] if is_mapping else {})
+    found: dict[str, Any] = defaultdict(lambda: None, content | {f"spec.{name}": spec[name] for name in [*spec]})
+    rows, classes, buckets = (spec[name] for name in ("vocab_size", "num_classes", "ngram_buckets"))
+    names, temperature, threshold = (found[name] for name in ("label_names", "temperature", "threshold"))
+    are_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    has_rows = _is_whole(rows, 1, _MAX_ROWS)
+    checks = (
+        ("spec", "a mapping", is_mapping),
+        ("spec.vocab_size", f"a whole number up to {_MAX_ROWS:,}", has_rows),
+        ("spec.num_classes", "a whole number", _is_whole(classes, 0, _MAX_ROWS)),
+        (
+            "spec.pad_token_id",
+            "a whole number below spec.vocab_size",
+            has_rows and _is_whole(spec["pad_token_id"], 0, rows - 1),
+        ),
+        (
+            "spec.ngram_buckets",
+            f"a power of two from 2 to {_MAX_ROWS:,}",
+            not spec["ngram_size"] or (_is_whole(buckets, 2, _MAX_ROWS) and buckets.bit_count() == 1),
+        ),
+        (
+            "label_names",
+            f"a list of {str(classes)[:20]} different names",
+            are_names and len({*names}) == len(names) == classes,
+        ),
+        ("max_length", f"a whole number from 1 to {_MAX_TOKENS:,}", _is_whole(found["max_length"], 1, _MAX_TOKENS)),
+        ("in_pairs", "true or false", isinstance(found["in_pairs"], bool)),
+        (
+            "temperature",
+            "a number from 0.001 to 1000",
+            type(temperature) in (int, float) and 1e-3 <= temperature <= 1e3,
+        ),
+        (
+            "threshold",
+            "null, or for two classes a number above 0 and below 1,",
+            threshold is None or (classes == 2 and type(threshold) is float and 0 < threshold < 1),
+        ),
+        ("kind", "a name", isinstance(found["kind"], str)),
+        ("label_type", "str, int, float or bool", found["label_type"] in get_args(LabelType)),
+    )
+    return [
+        f"expected {expected} as {name}, found {repr(found[name])[:500]}"
+        for name, expected, is_right in checks
+        if not is_right
     ]
-    spec, names, threshold = (content.get(name) for name in ("spec", "label_names", "threshold"))
-    if isinstance(spec, dict):
-        problems += [
-            f"expected a whole number as spec.{key}, found {_shown(spec.get(key))}"
-            for key in ("vocab_size", "num_classes", "pad_token_id")
-            if not _is_count(spec.get(key))
-        ]
-        buckets = spec.get("ngram_buckets", 0)
-        if not problems and not spec["pad_token_id"] < spec["vocab_size"] <= _MAX_ROWS:
-            expected = f"spec.pad_token_id below spec.vocab_size, and that at most {_MAX_ROWS:,}"
-            problems.append(f"expected {expected}, found {spec['pad_token_id']} and {spec['vocab_size']}")
-        if spec.get("ngram_size") and not (_is_count(buckets) and buckets.bit_count() == 1 < buckets <= _MAX_ROWS):
-            problems.append(
-                f"expected a power of two from 2 to {_MAX_ROWS:,} as spec.ngram_buckets, found {_shown(buckets)}"
-            )
-        if _are_names(names) and len(set(names)) != spec.get("num_classes"):
-            problems.append(f"expected {spec.get('num_classes')} different label_names, found {_shown(names)}")
-    longest = content.get("max_length")
-    if _is_count(longest) and longest > _MAX_TOKENS:
-        problems.append(f"expected at most {_MAX_TOKENS:,} as max_length, found {_shown(longest)}")
-    if isinstance(names, list) and len(names) != 2 and threshold is not None:
-        problems.append(f"expected null as threshold of {len(names)} classes, found {_shown(threshold)}")
-    return problems
 
 
-def _shown(value: object) -> str:
-    return repr(value)[:500]
+def _is_whole(value: Any, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most

@@ -219,9 +219,7 @@ def set_pair_separator(tokenizer: Tokenizer, separator: str) -> None:
     """
     if tokenizer.num_special_tokens_to_add(True) == 0:
         tokenizer.post_processor = TemplateProcessing(
-            single="$A",
-            pair=f"$A {separator} $B",
-            special_tokens=[(separator, tokenizer.token_to_id(separator))],
+            single="$A", pair=f"$A {separator} $B", special_tokens=[(separator, tokenizer.token_to_id(separator))]
         )
 
 

@@ -91,8 +91,6 @@ class _Served(NamedTuple):
 
 
 class _Service:
-    """The models at work."""
-
     def __init__(self, models: Sequence[ServedModel], limits: Limits) -> None:
         self.limits = limits
         self.metrics = ModelMetrics()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pydantic import BaseModel, ConfigDict
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(BaseModel):
     """Of these, the command line sets those that its help names."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     max_body_bytes: int = 1 << 20
     """Longest body of a request, in bytes: a full request of ordinary texts."""

@@ -295,11 +295,7 @@ def _compare(directory: Path, name: str, listed: Mapping[str, Checksum], *, keep
 
 
 def _refused(path: Path, problem: str) -> ArtifactError:
-    return ArtifactError(
-        f"{path} {problem}\n"
-        f"  what to do: copy the directory again, or save the model again; if you changed it on purpose, "
-        f"`potstill doctor --write-checksums {path.parent}`"
-    )
+    return ArtifactError(f"{path} {problem}\n  what to do: copy the directory again, or save the model again")
 
 
 def _write(directory: Path, checksums: Mapping[str, Checksum]) -> None:
