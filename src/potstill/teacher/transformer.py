@@ -348,7 +348,7 @@ def _check_decoder(config: PretrainedConfig) -> None:
 def _place(classifier: TextClassifier, runtime: RuntimeConfig) -> Fabric:
     fabric = make_fabric(runtime)
     if fabric.device.type == "cpu":
-        # Fused attention pays for longer texts (benchmarks/attention.py), and on a GPU.
+        # Fused attention pays for longer texts, and on a GPU.
         classifier.model.set_attn_implementation("eager")
     if is_mixed(fabric):
         compress_frozen_matrices(classifier)
