@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from potstill.cli.options import runtime_options, runtime_settings
 from potstill.predict import Classifier
-from potstill.predict.directory import StudentFiles, find_student, is_teacher, own_columns
+from potstill.predict.directory import LabelType, StudentFiles, find_student, is_teacher, own_columns
 from potstill.predict.encoding import SAMPLE_BYTES, conversion, find_encoding
 from potstill.predict.output import (
     ANSWER_FORMATS,
@@ -56,6 +56,7 @@ class _Model:
     """Returns the probabilities of texts, (texts, classes), and which texts were cut; None: not known."""
     key: str
     """Digest of what decides its answers."""
+    label_type: LabelType = "str"
     threshold: float | None = None
     """See `predict_class`."""
 
@@ -131,6 +132,7 @@ def predict(
         output_format or ("csv" if out is not None and out.suffix.lower() == ".csv" else "jsonl"),
         opened.labels,
         opened.in_pairs,
+        opened.label_type,
         opened.threshold,
         with_probabilities=probabilities,
         escaped=out is None and sys.stdout.isatty(),
@@ -167,12 +169,13 @@ def _open(model: Path, device: str, precision: str, threads: int) -> _Model:
 
         torch.set_num_threads(threads)
         teacher = open_teacher(model, runtime_settings(device, precision))
-        return _Model(model, teacher.label_names, teacher.in_pairs, teacher.answer, teacher.key)
+        return _Model(model, teacher.label_names, teacher.in_pairs, teacher.answer, teacher.key, teacher.label_type)
     directory = find_student(model)
     with assert_unchanged(directory):  # so that the digest is that of what was loaded
         classifier = Classifier.load(directory, threads=threads)
         key = digest(file.read_bytes() for file in StudentFiles(directory).needed)
-    return _Model(directory, classifier.label_names, classifier.in_pairs, classifier.answer, key, classifier.threshold)
+    one = classifier
+    return _Model(directory, one.label_names, one.in_pairs, one.answer, key, one.label_type, one.threshold)
 
 
 def _columns(source: Format, model: _Model, text: str | None, pair: str | None) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ reads what Potstill writes, and the other way round: https://huggingface.co/docs
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,7 @@ from potstill.lora.inject import inject, trained_modules
 from potstill.lora.peft_format import PREFIX, peft_settings, read_peft_settings
 from potstill.predict.directory import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from potstill.store.atomic import read_json, write_json
-from potstill.store.tensors import load_tensors, save_tensors, tensor_names
+from potstill.store.tensors import load_tensors, save_tensors, tensor_shapes
 
 ADAPTER_FILES: Final = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 
@@ -38,7 +39,9 @@ def save_adapter(model: PreTrainedModel, config: LoRAConfig, directory: Path, ba
 
 
 def load_adapter(model: PreTrainedModel, directory: Path) -> LoRAConfig:
-    """Put the adapters of `directory` into `model`, with all that was trained beside them.
+    """Put the adapters of `directory` into `model`, with all that was trained or saved beside them.
+
+    Embeddings of other tokens than the model's, which `peft` saves where they were resized, take the place of its own.
 
     Args:
         model: The pretrained model as it was before `inject`.
@@ -52,7 +55,9 @@ def load_adapter(model: PreTrainedModel, directory: Path) -> LoRAConfig:
             those that `model` needs: a missing head would otherwise silently stay random.
     """
     path = directory / ADAPTER_CONFIG
-    config, frozen = read_peft_settings(model, read_json(path), tensor_names(directory / ADAPTER_WEIGHTS), path)
+    shapes = tensor_shapes(directory / ADAPTER_WEIGHTS)
+    config, frozen = read_peft_settings(model, read_json(path), shapes, path)
+    rows = saved_embedding_rows(model, shapes)
     try:
         inject(model, config, frozen=frozen)
     except ConfigError as error:
@@ -60,9 +65,19 @@ def load_adapter(model: PreTrainedModel, directory: Path) -> LoRAConfig:
             f"{path} does not fit this backbone: {'; '.join(error.problems)}\n"
             f"  what to do: use the backbone that the adapter was trained on"
         ) from None
+    if rows is not None:
+        model.resize_token_embeddings(rows, mean_resizing=False)  # to new weights, which are replaced
+        model.get_input_embeddings().requires_grad_(True)  # saved, and part of a teacher's key
     expected = {tensor_name(name): p for name, p in model.named_parameters() if p.requires_grad}
     load_tensors(expected, directory / ADAPTER_WEIGHTS, ignored=_COPIES)
     return config
+
+
+def saved_embedding_rows(model: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """Return how many tokens have a row in the embeddings that are among the saved tensors; None: they are not."""
+    table = model.get_input_embeddings()
+    name = next(name for name, module in model.named_modules() if module is table)
+    return next(iter(shapes.get(tensor_name(f"{name}.weight"), ())), None)
 
 
 def tensor_name(name: str) -> str:
