@@ -226,7 +226,8 @@ def _load_tokenizer(content: bytes, path: Path, vocab_size: int, max_length: int
     try:
         text = content.decode("utf-8")
         if not (problem := settings_problem(json.loads(text))):
-            tokenizer = Tokenizer.from_str(text)
+            with tokens.explained_panics():  # it normalises the added tokens
+                tokenizer = Tokenizer.from_str(text)
             problem = tokenizer_problem(tokenizer, vocab_size, max_length)
     except Exception as error:  # tokenizers raises bare Exceptions
         raise _refused(path, "can't be read", "a tokenizer", error) from None

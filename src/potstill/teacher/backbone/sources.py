@@ -33,6 +33,7 @@ from potstill.console import print_line
 from potstill.data.hub import hub_answers
 from potstill.errors import NotFoundError, SourceError
 from potstill.lora.head import head_modules
+from potstill.predict.tokens import explained_panics
 from potstill.predict.untrusted import file_problem, tokenizer_problem
 from potstill.store.cache import cached_directory
 from potstill.store.checksums import file_digest
@@ -131,7 +132,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     source = find_source(name)
     _refuse_endless(name, file_problem(Path(source.location) / "tokenizer.json"))
-    with _explained(f"tokenizer {name!r}", source):
+    with _explained(f"tokenizer {name!r}", source), explained_panics():
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source.location, **source.options())
     if not tokenizer.is_fast:
         raise SourceError(
