@@ -192,7 +192,7 @@ class TestOptions:
     async def test_labels_have_their_type(self, serve, rule, kind, names, labels):
         class Typed:
             def served(self):
-                return replace(rule.served(), names=names, label_type=kind)
+                return replace(rule.served(), labels=names, label_type=kind)
 
         async with serve(Typed()) as client:
             (card,) = (await client.get("/v1/models")).json()["models"]

@@ -77,8 +77,9 @@ def find_encoding(sample: bytes) -> str:
         for encoding in _OTHERS:
             if best is not None and best.encoding == encoding.replace("-", "_"):
                 return encoding
-    found = {name: text for name in _LATIN if (text := _decoded(sample, name)) is not None}
-    return min(found, key=lambda name: len(_ODD.findall(found[name])) + _LATIN[name])
+    decoded = {name: _decoded(sample, name) for name in _LATIN}
+    odd = {name: len(_ODD.findall(found)) + _LATIN[name] for name, found in decoded.items() if found is not None}
+    return min(odd, key=odd.__getitem__)
 
 
 def conversion(encoding: str, name: str) -> str:

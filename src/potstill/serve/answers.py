@@ -81,6 +81,7 @@ class Health(TypedDict):
 def describe(model: ServedModel) -> ModelCard:
     """Return what `/v1/models` says of a model."""
     card: Any = {name: getattr(model, name) for name in ModelCard.__annotations__}
+    card |= {"labels": model.typed_labels}
     return card  # type: ignore[no-any-return]
 
 
@@ -101,9 +102,9 @@ def answer(
     chosen = predict_class(probabilities, model.threshold).tolist()
     predictions: list[Prediction] = [
         {
-            "label": model.labels[best],
+            "label": model.typed_labels[best],
             "probability": row[best],
-            "probabilities": {model.names[place]: row[place] for place in places},
+            "probabilities": {model.labels[place]: row[place] for place in places},
             "truncated": cut,
         }
         for row, best, places, cut in zip(rows, chosen, order.tolist(), truncated, strict=True)

@@ -40,8 +40,8 @@ class ServedModel:
 
     name: str
     kind: Kind
-    names: tuple[str, ...]
-    """Of the classes."""
+    labels: tuple[str, ...]
+    """Names of the classes."""
     in_pairs: bool
     answer: Callable[[Sequence[Any]], Answer]
     """Answers texts, or pairs where it `in_pairs`."""
@@ -54,9 +54,9 @@ class ServedModel:
     label_type: LabelType = "str"
 
     @cached_property
-    def labels(self) -> tuple[Any, ...]:
-        """The classes as the training data has them; see `typed_labels`."""
-        return tuple(typed_labels(self.names, self.label_type).tolist())
+    def typed_labels(self) -> tuple[Any, ...]:
+        """The labels of the type that the training data's have; see `decision.typed_labels`."""
+        return tuple(typed_labels(self.labels, self.label_type).tolist())
 
     def warm_up(self) -> None:
         """Let what happens at a first call (allocations, choice of kernels) happen now.
