@@ -174,8 +174,8 @@ def _open(model: Path, device: str, precision: str, threads: int) -> _Model:
     with assert_unchanged(directory):  # so that the digest is that of what was loaded
         classifier = Classifier.load(directory, threads=threads)
         key = digest(file.read_bytes() for file in StudentFiles(directory).needed)
-    one = classifier
-    return _Model(directory, one.label_names, one.in_pairs, one.answer, key, one.label_type, one.threshold)
+    about = (classifier.in_pairs, classifier.answer, key, classifier.label_type, classifier.threshold)
+    return _Model(directory, classifier.label_names, *about)
 
 
 def _columns(source: Format, model: _Model, text: str | None, pair: str | None) -> tuple[str, ...]:

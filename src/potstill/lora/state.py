@@ -6,7 +6,6 @@ reads what Potstill writes, and the other way round: https://huggingface.co/docs
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -55,9 +54,8 @@ def load_adapter(model: PreTrainedModel, directory: Path) -> LoRAConfig:
             those that `model` needs: a missing head would otherwise silently stay random.
     """
     path = directory / ADAPTER_CONFIG
-    shapes = tensor_shapes(directory / ADAPTER_WEIGHTS)
-    config, frozen = read_peft_settings(model, read_json(path), shapes, path)
-    rows = saved_embedding_rows(model, shapes)
+    config, frozen = read_peft_settings(model, read_json(path), tensor_shapes(directory / ADAPTER_WEIGHTS), path)
+    rows = saved_embedding_rows(model, directory)
     try:
         inject(model, config, frozen=frozen)
     except ConfigError as error:
@@ -73,11 +71,12 @@ def load_adapter(model: PreTrainedModel, directory: Path) -> LoRAConfig:
     return config
 
 
-def saved_embedding_rows(model: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
-    """Return how many tokens have a row in the embeddings that are among the saved tensors; None: they are not."""
+def saved_embedding_rows(model: PreTrainedModel, directory: Path) -> int | None:
+    """Return how many tokens have a row in the embeddings that are saved beside adapters; None: none are."""
     table = model.get_input_embeddings()
     name = next(name for name, module in model.named_modules() if module is table)
-    return next(iter(shapes.get(tensor_name(f"{name}.weight"), ())), None)
+    shape = tensor_shapes(directory / ADAPTER_WEIGHTS).get(tensor_name(f"{name}.weight"))
+    return shape[0] if shape else None
 
 
 def tensor_name(name: str) -> str:

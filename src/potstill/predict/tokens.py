@@ -122,12 +122,9 @@ def padded_places(
 
 @contextmanager
 def explained_panics() -> Iterator[None]:
-    """Turn a panic of `tokenizers` into an error: Python takes it for no Exception, as little as Ctrl-C.
+    """Turn a panic of `tokenizers`, which is no Exception, into an ArtifactError.
 
     A regular expression that has gone back ten million times at one place of a text ends so.
-
-    Raises:
-        ArtifactError: What the panic says.
     """
     try:
         yield

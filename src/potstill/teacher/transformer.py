@@ -27,10 +27,10 @@ from potstill.lora import adapters, inject, load_adapter, merged, save_adapter, 
 from potstill.lora.blocks import check_num_layers
 from potstill.lora.counting import count_parameters
 from potstill.lora.head import head_modules
-from potstill.predict.directory import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TEACHER_MANIFEST, TRAINED_FILE
+from potstill.predict.directory import ADAPTER_CONFIG, TEACHER_MANIFEST, TRAINED_FILE
 from potstill.predict.tokens import intern_tokenizer, set_pair_separator
 from potstill.store.checksums import assert_unchanged, atomic_save, digest
-from potstill.store.tensors import load_tensors, save_tensors, tensor_shapes
+from potstill.store.tensors import load_tensors, save_tensors
 from potstill.task import task_of
 from potstill.teacher.backbone.classes import reorder_classes
 from potstill.teacher.backbone.classifier import TextClassifier, build_classifier
@@ -129,7 +129,7 @@ class TransformerTeacher(Teacher):
         with assert_unchanged(directory):  # files that were verified are read again
             try:
                 manifest = TeacherManifest.load(directory, runtime)
-                classifier, tokenizer = _base(manifest, rows=_saved_rows(manifest, directory))
+                classifier, tokenizer = _base(manifest, directory=directory)
             except NotFoundError as error:
                 raise NotFoundError(
                     f"{error}; if the pretrained model was moved, name its place with --teacher-base"
@@ -305,13 +305,16 @@ def transformer_settings(config: PotstillConfig) -> TransformerConfig:
 
 
 def _base(
-    manifest: TeacherManifest, label_names: Sequence[str] | None = None, rows: int | None = None
+    manifest: TeacherManifest, label_names: Sequence[str] | None = None, directory: Path | None = None
 ) -> tuple[TextClassifier, Tokenizer]:
-    """Build the model as it is before any adapter, and its tokenizer.
+    """Build the model as it is before any adapter, and its tokenizer; `directory` may hold an adapter's embeddings.
 
-    `rows` of the embeddings come with the adapter; None: they are the base's. See `build_classifier` for `label_names`.
+    See `build_classifier` for `label_names`.
     """
     config = load_config(manifest.backbone, random_init=manifest.random_init)
+    rows = None
+    if directory is not None and manifest.method == "lora":
+        rows = saved_embedding_rows(outline(config), directory)
     tokenizer = _tokenizer(manifest, manifest.tokenizer, config, rows)
     rules = tokenizer.backend_tokenizer
     torch.manual_seed(manifest.seed)
@@ -330,14 +333,6 @@ def _base(
         _check_decoder(config)
         classifier.echo = Echo.of(rules)
     return classifier, rules
-
-
-def _saved_rows(manifest: TeacherManifest, directory: Path) -> int | None:
-    """Return how many tokens the embeddings beside an adapter have; None: there are none, or no adapter."""
-    if manifest.method != "lora":
-        return None
-    model = outline(load_config(manifest.backbone, random_init=manifest.random_init))
-    return saved_embedding_rows(model, tensor_shapes(directory / ADAPTER_WEIGHTS))
 
 
 def _tokenizer(
