@@ -109,10 +109,10 @@ def read_peft_settings(
     except (KeyError, ValidationError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise ArtifactError(f"{path} can't be read: {reason}\n  what to do: train or copy it again") from None
-    ranks = {shape[0] for name, shape in tensors.items() if ".lora_A." in name}
-    if ranks - {config.rank}:  # before any room is made for them
+    wrong = {shape for name, shape in tensors.items() if ".lora_A." in name and shape[:1] != (config.rank,)}
+    if wrong:  # before any room is made for them
         raise ArtifactError(
-            f"{path}: expected adapters of rank {config.rank}, found {sorted(ranks)}\n"
+            f"{path}: expected adapters of rank {config.rank}, found tensors of the shapes {sorted(wrong)[:3]}\n"
             f"  what to do: copy the directory again, or merge the adapter with peft"
         )
     in_base = [name for name in head_modules(model) if name.startswith(f"{model.base_model_prefix}.")]
