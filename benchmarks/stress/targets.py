@@ -92,7 +92,7 @@ def _model() -> PreTrainedModel:
 
 def _adapter(data: bytes) -> None:
     values = parse_json(data, _PATH)
-    read_peft_settings(_model(), values, ["base_model.model.transformer.h.0.attn.c_attn.lora_A.weight"], _PATH)
+    read_peft_settings(_model(), values, {"base_model.model.transformer.h.0.attn.c_attn.lora_A.weight": (2, 4)}, _PATH)
 
 
 def _stream(data: bytes, layout: stream.Layout) -> None:

@@ -101,6 +101,7 @@ def test_help_shows_common_settings_and_help_all_every_one(capsys):
         (("train", "x.csv", "--student-epochs", "1"), "Did you mean --epochs?"),
         (("train", "x.csv", "--hiden-size", "1"), "Did you mean --hidden-size"),
         (("predict", ".", "--thread", "1"), "Did you mean --threads"),
+        (("evaluate", ".", "--max-length", "9"), "No such option: --max-length"),  # saved models have their own
         (("train", "--data", "x.csv"), "Give the data as the argument: potstill train tickets.csv"),
         (("train",), "name the data, as in `potstill train tickets.csv`"),
     ],

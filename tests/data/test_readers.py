@@ -142,6 +142,15 @@ class TestFormats:
     def test_labels_become_strings(self, tmp_path, written, read):
         assert content(write(tmp_path, "a.jsonl", f'{{"text": "x", "label": {written}}}')) == [("x", read)]
 
+    @pytest.mark.parametrize("written", ['["a"]', '[ "a" ]', "\"['a']\"", '"[\\"a\\"]"'])
+    def test_only_label_of_a_list(self, tmp_path, written):
+        path = write(tmp_path, "a.jsonl", f'{{"text": "x", "label": {written}}}\n{{"text": "y", "label": "b"}}\n')
+        assert content(path) == [("x", "a"), ("y", "b")]
+
+    @pytest.mark.parametrize("label", ["[a]", "['a", "[]", "it's [one]", "[1]"])
+    def test_other_brackets_are_part_of_the_label(self, tmp_path, label):
+        assert content(write(tmp_path, "a.tsv", f"text\tlabel\nx\t{label}\n")) == [("x", label)]
+
     def test_whole_decimals_are_numbers(self, tmp_path):
         path = write(tmp_path, "a.parquet", table([Decimal(1), Decimal(0), Decimal(10**29)]))
         assert content(path) == [("x", "1"), ("x", "0"), ("x", f"{10**29}")]
@@ -195,6 +204,30 @@ class TestLabelNames:
         assert re.search(warning, capsys.readouterr().err)
         assert to_examples(rows, names, path).labels.max() == len(names) - 1
 
+    @pytest.mark.parametrize(
+        ("labels", "said"),
+        [
+            (["good", "bad", "good,urgent", "bad,urgent"], ["good,urgent", "bad,urgent"]),
+            (["a; b", "b; c", "a; c"], ["a; b", "b; c", "a; c"]),
+            (["sport", "news", "sport | news"], ["sport | news"]),
+            (["Paris, France", "Lyon, France", "Rome, Italy"], []),
+            (["other, please specify", "none of these"], []),
+            (["a,", "b"], []),
+        ],
+    )
+    def test_joined_labels_are_said(self, tmp_path, labels, said, capsys):
+        path = write(tmp_path, "a.tsv", "text\tlabel\n" + "".join(f"x\t{label}\n" for label in labels))
+        assert label_names_of(read_rows(path, CONFIG), path) == tuple(sorted(labels))
+        printed = " ".join(capsys.readouterr().err.split())
+        assert ("looks like several labels of one text" in printed) == bool(said)
+        assert [label for label in labels if f"'{label}' (1)" in printed] == said
+
+    def test_warnings_list_ten_labels(self, tmp_path, capsys):
+        labels = [*(f"c{number}" for number in range(15)), *(f"c{number},x" for number in range(15))]
+        path = write(tmp_path, "a.tsv", "text\tlabel\n" + "".join(f"x\t{label}\n" for label in labels))
+        label_names_of(read_rows(path, CONFIG), path)
+        assert "and 5 more" in capsys.readouterr().err
+
     @pytest.mark.parametrize("written", [lambda n: f"{n / 1000}", lambda n: f"{n}", lambda n: f"{n % 60 / 8}"])
     def test_continuous_numbers_are_refused(self, tmp_path, written):
         rows = "".join(f"x{n},{written(n)}\n" for n in range(300))
@@ -217,6 +250,8 @@ class TestLabelNames:
             ("a.jsonl", ["0.0", "1.0"], "int"),
             ("a.jsonl", ["true", "false"], "bool"),
             ("a.jsonl", ['"0"', '"1"'], "str"),
+            ("a.jsonl", ["[0]", "[1]"], "int"),
+            ("a.jsonl", ['["0"]', '["1"]'], "str"),
         ],
     )
     def test_type(self, tmp_path, name, labels, expected):
@@ -264,7 +299,13 @@ REFUSALS = {
     "null label": ("a.jsonl", OBJECT + '{"text": "x", "label": null}', 2, "holds no label", "leave the row out"),
     "label is not a number": ("a.jsonl", '{"text": "x", "label": NaN}', 1, "holds no label", "leave the row out"),
     "fraction as label": ("a.jsonl", OBJECT + '{"text": "x", "label": 0.5}', 2, "holds 0.5", "--label-column"),
-    "list as label": ("a.jsonl", '{"text": "x", "label": ["a"]}', 1, "neither a string nor", "--label-column"),
+    "several labels": ("a.jsonl", '{"text": "x", "label": ["a", "b"]}', 1, "2 labels, and a text has one", "keep one"),
+    "several labels in CSV": ("a.csv", "text,label\nx,\"['a', 'b']\"\n", 2, "holds 2 labels", "keep one label"),
+    "several labels of numpy": ("a.tsv", "text\tlabel\nx\t['a' \"b's\"]\n", 2, "labels", "keep one label"),
+    "several labels in Parquet": ("a.parquet", table([["a", "b"]]), 1, "class: 'a', 'b'", "leave the row out"),
+    "no label in a list": ("a.jsonl", '{"text": "x", "label": []}', 1, "holds no label", "leave the row out"),
+    "list in a list": ("a.jsonl", '{"text": "x", "label": [["a"]]}', 1, "neither a string nor", "--label-column"),
+    "probabilities": ("a.jsonl", '{"text": "x", "label": {"a": 0.9}}', 1, "neither a string nor", "--label-column"),
     "number as text": ("a.jsonl", '{"text": 5, "label": "a"}', 1, "should hold text, found int", "as a string"),
     "null text": ("a.jsonl", '{"text": null, "label": "a"}', 1, "found nothing", "leave the row out"),
     "half a surrogate pair": ("a.jsonl", r'{"text": "x\ud83e", "label": "a"}', 1, "position 1", r"\u escape"),

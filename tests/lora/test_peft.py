@@ -201,8 +201,8 @@ def test_pefts_default_targets_load(family, make_model, batch, tmp_path):
         ("llama", {"target_modules": ["embed_tokens"]}, "'model.embed_tokens' matches none of the model's linear maps"),
         (
             "llama",
-            {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
-            "are not of this model: .*embed_tokens",
+            {"target_modules": ["q_proj"], "trainable_token_indices": [1, 2]},
+            "found {'trainable_token_indices': ",
         ),
         ("modernbert", {"target_modules": "all-linear"}, "'head.dense' matches none"),
         ("modernbert", {"target_modules": ["Wo"]}, r"2 tensors are missing: base_model\.model\.head"),

@@ -65,6 +65,10 @@ def add_tensor(tensors):
     tensors["base_model.model.stray"] = torch.zeros(1)
 
 
+def flatten_matrix(tensors):
+    tensors[LORA_A] = torch.tensor(0.0)
+
+
 def change_shape(tensors):
     tensors[HEAD] = torch.zeros(5, 16)
 
@@ -76,6 +80,7 @@ def change_shape(tensors):
         (drop_matrix, f"1 tensors are missing: {LORA_A}"),
         (drop_adapter, r"found none of .'model\.layers\.0\.self_attn\.q_proj'"),
         (add_tensor, "1 tensors are not of this model: base_model.model.stray"),
+        (flatten_matrix, r"expected adapters of rank 2, found tensors of the shapes \[\(\)\]"),
         (change_shape, rf"1 tensors have the wrong shape: {HEAD} \(expected \(3, 16\), found \(5, 16\)\)"),
     ],
 )
@@ -114,7 +119,8 @@ def test_another_family_is_refused(saved, make_model):
         ({"alpha_pattern": {"q_proj": 3}}, "found {'alpha_pattern': .'q_proj': 3}}"),
         ({"target_parameters": ["weight"]}, "found {'target_parameters': ..weight"),
         ({"r": "x"}, "rank\n.*valid integer"),
-        ({"r": 3}, "tensors have the wrong shape: .*expected .3, 16., found .2, 16."),
+        ({"r": 3}, "expected adapters of rank 3, found tensors of the shapes ..2, 16."),
+        ({"r": 10**9}, "expected adapters of rank 1000000000, found tensors"),
         ({"lora_alpha": None}, "alpha\n.*valid number"),
         ({"bias": "some"}, "bias\n.*'lora_only'"),
         ({"use_dora": True}, "14 tensors are missing: .*lora_magnitude_vector"),

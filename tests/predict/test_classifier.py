@@ -522,6 +522,22 @@ class TestDamage:
         path.write_text(json.dumps(content))
         self.refused(with_new_checksums(directory), rf"tokenizer\.json does not belong to this student: .*{message}")
 
+    @pytest.mark.parametrize("part", ["normalizer", "pre_tokenizer"])
+    def test_a_regular_expression_that_goes_back_without_end(self, directory, part, capfd):
+        path, pattern = directory / "tokenizer.json", {"Regex": "(a+)+$"}
+        content = json.loads(path.read_text())
+        step = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+        content[part] = step if part == "pre_tokenizer" else {"type": "Replace", "pattern": pattern, "content": "x"}
+        path.write_text(json.dumps(content))
+        classifier = Classifier.load(with_new_checksums(directory))
+        with pytest.raises(ArtifactError, match=r"tokenizer, found: .*retry-limit-in-match over\n.*what to do"):
+            classifier.predict(["a" * 1000 + "b"])
+        assert classifier.predict(["b"]).shape == (1,)
+        content["added_tokens"][0] |= {"content": "a" * 1000 + "b", "normalized": True, "special": False}
+        path.write_text(json.dumps(content))
+        if part == "normalizer":
+            self.refused(with_new_checksums(directory), r"tokenizer\.json can't be read: .*retry-limit-in-match over")
+
     @pytest.mark.parametrize(("normalizer", "pre_tokenizer"), KNOWN.values(), ids=KNOWN)
     @pytest.mark.parametrize("adding", [[], [processors.RobertaProcessing(("<sep>", 1), ("<pad>", 0))]])
     def test_tokenizers_of_known_models(self, directory, normalizer, pre_tokenizer, adding):

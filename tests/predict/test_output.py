@@ -29,6 +29,27 @@ def test_jsonl():
     ]
 
 
+@pytest.mark.parametrize(
+    ("names", "kind", "expected"),
+    [
+        (("0", "1"), "int", 1),
+        (("0.0", "1.0"), "float", 1.0),
+        (("False", "True"), "bool", True),
+        (("0", "1"), "str", "1"),
+        (("a", "b"), "int", "b"),
+        (("0.5", "inf"), "float", "inf"),
+    ],
+)
+def test_labels_have_their_type_in_jsonl(names, kind, expected):
+    writing = Writing("jsonl", names, in_pairs=False, label_type=kind, with_probabilities=True)
+    (line,) = writing.answers(TEXTS[:1], PROBABILITIES[:1], (False,)).splitlines()
+    answer = json.loads(line)
+    assert (answer["label"], type(answer["label"])) == (expected, type(expected))
+    assert tuple(answer["probabilities"]) == names
+    content = replace(writing, format="csv").answers(TEXTS[:1], PROBABILITIES[:1], (False,)).decode()
+    assert content.endswith(f",{names[1]},0.75,0.25,0.75\r\n")
+
+
 def test_a_column_called_truncated_is_renamed():
     text = Text(1, "a", BEGINNING, {"truncated": "yes"})
     answer = json.loads(Writing("jsonl", LABELS, in_pairs=False).answers([text], PROBABILITIES[:1], (False,)))

@@ -21,6 +21,7 @@ def test_counts_agree_with_their_nouns() -> None:
         (r"a\b", r"a\\b"),
         ("&lt; R&D", r"\&lt; R&D"),
         (" two\nlines\t", "two lines"),
+        ("\x1b[1mred", r"\\u001b\[1mred"),
     ],
 )
 def test_names_are_no_markup(name: str, shown: str) -> None:

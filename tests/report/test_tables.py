@@ -5,9 +5,10 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
+from potstill.console import SafeConsole
 from potstill.evaluation import Spread, Summary
 from potstill.report import summary_table
-from potstill.report.tables import classes, duration, magnitude, model_table, percent, seed_table
+from potstill.report.tables import Cell, ResultTable, classes, duration, magnitude, model_table, percent, seed_table
 
 MakeSummary = Callable[..., Summary]
 
@@ -52,6 +53,15 @@ def test_calibration_is_shown_with_its_spread(make_summary: MakeSummary) -> None
 )
 def test_magnitudes_are_readable(count: int, text: str) -> None:
     assert magnitude(count) == text
+
+
+def test_escaped_control_characters_have_room() -> None:
+    table = ResultTable(("class", "\x1b[1mF1"), ((Cell("\x1b[1mgood"), Cell("0.5")), (Cell("\x1b[1mgreat"), Cell("1"))))
+    console = SafeConsole(width=80)
+    with console.capture() as capture:
+        console.print(table.to_rich())
+    shown = capture.get()
+    assert all(name in shown for name in (r"\u001b[1mF1", r"\u001b[1mgood", r"\u001b[1mgreat"))
 
 
 def test_only_the_first_of_many_classes_are_named() -> None:

@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 import tracemalloc
+from dataclasses import replace
 
 import httpx
 import numpy as np
@@ -163,6 +164,28 @@ class TestOptions:
         assert one["label"] == labels[shares.argmax()]
         assert sorted(one["probabilities"].values())[-1] == one["probability"] == pytest.approx(shares.max(), abs=1e-4)
         assert min(one["probabilities"].values()) == pytest.approx(np.sort(shares)[-shown], abs=1e-4)
+
+    @pytest.mark.parametrize(
+        ("kind", "names", "labels"),
+        [
+            ("int", ("0", "1"), [0, 1]),
+            ("float", ("0.5", "1.0"), [0.5, 1.0]),
+            ("bool", ("False", "True"), [False, True]),
+            ("str", ("0", "1"), ["0", "1"]),
+        ],
+    )
+    async def test_labels_have_their_type(self, serve, rule, kind, names, labels):
+        class Typed:
+            def served(self):
+                return replace(rule.served(), labels=names, label_type=kind)
+
+        async with serve(Typed()) as client:
+            (card,) = (await client.get("/v1/models")).json()["models"]
+            response = await ask(client, "good")
+        (one,) = response.json()["answers"][0]["predictions"]
+        assert [card["labels"], one["label"]] == [labels, labels[1]]
+        assert [type(label) for label in card["labels"]] == [type(label) for label in labels]
+        assert one["probabilities"] == dict(zip(names, [0.1, 0.9], strict=True))
 
     @pytest.mark.parametrize(
         ("host", "status"),

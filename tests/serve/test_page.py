@@ -106,6 +106,18 @@ def test_long_labels_break_between_words(open_page, make_rule):
     assert page.locator("html").evaluate("root => root.scrollWidth") == 320
 
 
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [("int", ("0", "1")), ("float", ("0.5", "1.0")), ("bool", ("False", "True")), ("str", ("a", "A"))],
+)
+def test_labels_of_any_type_are_named(open_page, rule, kind, names):
+    page = open_page(create_app([replace(rule.served(), labels=names, label_type=kind)]))
+    page.locator("#texts").fill("good food")
+    page.locator("#submit").click()
+    expect(page.locator(".label")).to_have_text(names[1])
+    expect(page.locator(".others")).to_have_text(re.compile(rf"^{names[0]} \d"))
+
+
 def test_texts_that_are_cut_are_marked(open_page, rule):
     page = open_page(create_app([rule.served()]))
     page.locator("#texts").fill("good " * 30)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from commandline import potstill
 from moved import moved
@@ -24,6 +24,7 @@ from tiny_words import IDS, VOCABULARY, tiny_tokenizer
 CPU = {"device": "cpu", "precision": "32-true"}
 LONG = (" ".join(f"w{number % 60}" for number in range(200)), "w1 w2", " ".join(["w9"] * 150))
 EXAMPLES = Examples(LONG, np.array([0, 1, 2]))
+MENTIONS = ("w1 @USER w2", "w1 w2 w3 w4 w5 w6", "@USER")
 NAMES = ("bad", "good", "neutral")
 CORPUS = Corpus("tiny", "made up", NAMES, EXAMPLES, EXAMPLES, EXAMPLES)
 
@@ -132,6 +133,80 @@ def test_teacher_that_names_its_classes_takes_no_others(base, tmp_path):
     TransformerTeacher.load(tmp_path / "teacher", runtime(teacher_classes=NAMES[::-1]))
     with pytest.raises(ArtifactError, match="must name these classes: 'bad', 'good', 'neutral'; found 'bad'"):
         TransformerTeacher.load(tmp_path / "teacher", runtime(teacher_classes=("bad", "good", "other")))
+
+
+@pytest.fixture
+def resized(base, tmp_path):
+    """What `peft` trained of a base with two more tokens, in both ways in which it saves them, and its logits."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.add_tokens(["@USER"])
+
+    def make(family=base, **settings):
+        torch.manual_seed(0)
+        model = AutoModelForSequenceClassification.from_pretrained(family, num_labels=3)
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        model.config.pad_token_id = tokenizer.pad_token_id
+        adapted = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=2, target_modules="all-linear", **settings))
+        moved(adapted.eval()).save_pretrained(tmp_path / "resized")
+        tokenizer.save_pretrained(tmp_path / "resized")
+        with torch.no_grad():
+            batch = tokenizer(list(MENTIONS), padding=True, return_tensors="pt")
+            return tmp_path / "resized", adapted(**batch).logits.numpy()
+
+    return make
+
+
+@pytest.mark.parametrize("settings", [{}, {"modules_to_save": ["embed_tokens"]}], ids=["saved", "trained"])
+def test_resized_embeddings_come_with_the_adapter(resized, settings, tmp_path, capsys):
+    directory, expected = resized(**settings)
+    teacher = TransformerTeacher.load(directory, runtime())
+    examples = Examples(MENTIONS, np.array([0, 1, 2]))
+    np.testing.assert_allclose(teacher.logits(examples), expected, rtol=1e-4, atol=1e-5)
+    assert teacher.classifier.pad_token_id == len(VOCABULARY)
+    teacher.save(tmp_path / "saved")
+    again = TransformerTeacher.load(tmp_path / "saved", runtime())
+    assert again.key == teacher.key
+    np.testing.assert_allclose(again.logits(examples), expected, rtol=1e-4, atol=1e-5)
+    assert potstill("merge", directory, "--out", tmp_path / "merged") == 0
+    merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+    with torch.no_grad():
+        batch = AutoTokenizer.from_pretrained(tmp_path / "merged")(list(MENTIONS), padding=True, return_tensors="pt")
+        np.testing.assert_allclose(merged(**batch).logits.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_token_beyond_the_saved_embeddings_is_refused(resized):
+    directory, _ = resized()
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer.add_tokens(["@URL"])
+    tokenizer.save_pretrained(directory)
+    with pytest.raises(ConfigError, match=rf"knows {len(VOCABULARY) + 2}; .*without an embedding: '@URL'"):
+        TransformerTeacher.load(directory, runtime())
+
+
+@pytest.mark.parametrize(("flags", "length"), [((), 300), (("--max-length", "16"), 16), (("--max-length", "999"), 300)])
+def test_length_of_an_adapter_can_be_set(adapter, flags, length, tmp_path, capsys, monkeypatch):
+    rows = [f"{text} w{number} x{len(flags)}{length},{number % 3}" for number in range(30) for text in LONG[:2]]
+    (tmp_path / "data.csv").write_text("\n".join(["text,label", *rows]))
+    found = []
+
+    def logits(teacher, texts, **_):
+        found.append(teacher)
+        return np.random.default_rng(0).normal(size=(len(texts), 3)).astype(np.float32)
+
+    monkeypatch.setattr(TransformerTeacher, "logits", logits)
+    small = ("--epochs", "1", "--seeds", "0", "--hidden-size", "4", "--embedding-size", "4")
+    done = ("distill", tmp_path / "data.csv", "--teacher", adapter[0], "--out", tmp_path / "student", *small, *flags)
+    assert potstill(*done) == 0
+    assert {teacher.manifest.max_length for teacher in found} == {length}
+    assert ("teacher: 24 of" in " ".join(capsys.readouterr().err.split())) == (length == 16)
+
+
+def test_length_of_an_own_teacher_can_not_be_set(base, tmp_path):
+    config = TransformerConfig(backbone=str(base), lora=LoRAConfig(rank=2))
+    teacher = TransformerTeacher.create(config, runtime(), CORPUS, 200, 0)
+    teacher.limit_length(16)
+    assert teacher.manifest.max_length == 200
 
 
 def test_added_padding_of_an_adapter_is_refused_by_name(adapter):

@@ -27,7 +27,8 @@ _OWN: Final = {f"data.{name}": "as in the first model's training" for name in Da
 @click.argument("models", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @with_settings(
-    *("data", "runtime.device", "runtime.precision", "runtime.teacher_base", "runtime.teacher_classes"),
+    *(f"data.{name}" for name in DataConfig.model_fields if name != "max_length"),  # saved models have their own
+    *("runtime.device", "runtime.precision", "runtime.teacher_base", "runtime.teacher_classes"),
     defaults=_OWN,
     common=COMMON | {"data.source", "data.test"},
     data_argument=False,
@@ -58,8 +59,9 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) ->
     if interrupted := ", ".join(str(directory) for directory in directories if not is_finished(directory)):
         warn(f"not finished: {interrupted}; the best epoch so far is scored, and counts in no mean over seeds")
     first = open_model(directories[0], config.runtime)
-    examples, scored = _examples(config, directories, first)
-    names, own = first.label_names, _own_settings(directories[0])
+    own = _own_settings(directories[0])
+    examples, scored = _examples(config, directories, first, own)
+    names = first.label_names
     positive = positive_index(config.data.positive_class or (None if own is None else own.positive_class), names)
     measured = {directories[0]: measure(first, examples)}
     for directory in directories[1:]:
@@ -86,8 +88,12 @@ def _own_settings(model: Path) -> DataConfig | None:
     return None if file is None else PotstillConfig.load(file).data
 
 
-def _examples(config: PotstillConfig, models: Sequence[Path], first: SavedModel) -> tuple[Examples, str]:
+def _examples(
+    config: PotstillConfig, models: Sequence[Path], first: SavedModel, own: DataConfig | None
+) -> tuple[Examples, str]:
     """Read what is to be scored, and describe it. Without --config, what no flag says is as in the first training.
+
+    `own` are the settings of that training.
 
     The first model's classes are put into the order of the data, where they can be.
 
@@ -99,7 +105,7 @@ def _examples(config: PotstillConfig, models: Sequence[Path], first: SavedModel)
     from potstill.report.tables import classes
     from potstill.teacher.base import Teacher
 
-    data, own, flags = config.data, _own_settings(models[0]), given()
+    data, flags = config.data, given()
     is_named = bool(flags & {"config_file", "data__source", "data__test"})
     if own is None and not is_named:
         raise ArtifactError(

@@ -98,6 +98,7 @@ def predict(
         output_format or ("csv" if out is not None and out.suffix.lower() == ".csv" else "jsonl"),
         opened.label_names,
         opened.in_pairs,
+        opened.label_type,
         opened.threshold if isinstance(opened, Classifier) else None,
         with_probabilities=probabilities,
         escaped=out is None and sys.stdout.isatty(),

@@ -45,7 +45,8 @@ class DataConfig(Settings):
     max_train_examples: Annotated[int, Field(ge=16)] | None = None
     """Use only this many examples for training and validation (stratified), for trials. None: all."""
     max_length: Annotated[int, Field(ge=4, le=MAX_LENGTH)] = 128
-    """Cut texts to this many tokens. CoLA's longest sentence has fewer than 60."""
+    """Cut texts to this many tokens. CoLA's longest sentence has fewer than 60. A saved teacher keeps the length that
+    it was tuned with; one that `peft` wrote, whose length is not known, has this one if you set it, else 4,096."""
 
     @model_validator(mode="after")
     def _columns_differ(self) -> Self:

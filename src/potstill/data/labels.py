@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,10 @@ _MOST_DECIMALS: Final = 50
 """More different decimal numbers are no classes."""
 _FEW_ROWS: Final = 20
 """In so few rows, each may have a number of its own."""
+_JOIN: Final = re.compile(r"\s*[,;|+&]\s*")
+"""What people write between several labels of one text."""
+_SHOWN: Final = 10
+"""Labels that a warning lists at most."""
 _WHOLE: Final = re.compile(r"-?[0-9]{1,18}")
 """The bound keeps identifiers of hundreds of digits, which int() refuses, among the strings."""
 _DECIMAL: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
@@ -142,10 +146,29 @@ def _warn_of_spellings(spellings: dict[str, Counter[str]], file: Origin) -> None
         if folded in _MAYBE_MISSING:
             warn(f"{file}: if this means that the label is missing, remove these rows: {_counted(counts)}")
 
+    if joined := _joined(spellings):
+        counts = Counter({key: spellings[key].total() for key in joined})
+        warn(
+            f"{file}: each of these is learnt as a class of its own, and looks like several labels of one text: "
+            f"{_counted(counts)}; if they are, keep one label of each text"
+        )
+
+
+def _joined(keys: Collection[str]) -> list[str]:
+    """List the labels that look like several: a part is a label too, or all parts are in others of them."""
+    parts = {key: set(filter(None, _JOIN.split(key))) for key in keys if _JOIN.search(key)}
+    often = Counter(part for found in parts.values() if len(found) > 1 for part in found)
+    return [
+        key
+        for key, found in parts.items()
+        if len(found) > 1 and (not found.isdisjoint(keys) or all(often[part] > 1 for part in found))
+    ]
+
 
 def _counted(counts: Counter[str]) -> str:
     """List labels with their numbers, invisible characters as escapes."""
-    return ", ".join(f"{_visible(name)} ({count:,})" for name, count in counts.most_common())
+    shown = ", ".join(f"{_visible(name)} ({count:,})" for name, count in counts.most_common(_SHOWN))
+    return shown + (f" and {len(counts) - _SHOWN:,} more" if len(counts) > _SHOWN else "")
 
 
 def _visible(name: str) -> str:

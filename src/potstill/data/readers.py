@@ -33,6 +33,11 @@ COLA_COLUMNS = MappingProxyType({"text_column": "sentence", "pair_column": None,
 
 _SHOWN_PROBLEMS = 10
 """Bad rows that an error lists."""
+_SHOWN_CHARACTERS = 100
+"""Characters of a value that an error repeats."""
+_QUOTED = re.compile("'[^']*'|\"[^\"]*\"")
+_LIST = re.compile(rf"\s*\[\s*(?:{_QUOTED.pattern})(?:[\s,]+(?:{_QUOTED.pattern}))*\s*\]\s*")
+"""A list of strings, as Python, numpy and JSON write it into a CSV file."""
 
 
 def read_examples(path: Path | str, config: DataConfig, label_names: Sequence[str]) -> Examples:
@@ -81,7 +86,7 @@ def parse_records(records: Iterable[Record], config: DataConfig, file: Origin) -
             check_columns(list(record), config, file, line)
             cells = {role: _Cell(record[name], name, file, line) for role, name in columns.items()}
             pair = cells["pair"].text() if "pair" in cells else None
-            label = cells["label"]
+            label = cells["label"].single()
             rows.append(Row(line, cells["text"].text(), pair, label.label(), isinstance(label.value, str)))
         except DataError as error:
             problems.append(error)
@@ -167,6 +172,18 @@ class _Cell:
             raise self._refusal("holds an empty text", "leave the row out")
         return self._stripped(self.value)
 
+    def single(self) -> _Cell:
+        """Return the cell of the only label where it holds a list of one, as annotation tools write it."""
+        value = self.value
+        if isinstance(value, str) and _LIST.fullmatch(value):
+            value = [quoted[1:-1] for quoted in _QUOTED.findall(value)]
+        if not isinstance(value, list):
+            return self
+        if len(value) > 1:
+            message = f"holds {len(value)} labels, and a text has one class: {listed(value)}"
+            raise self._refusal(message, "keep one label of each text, or leave the row out")
+        return replace(self, value=value[0] if value else None)
+
     def label(self) -> str:
         """Return a label as a string; numbers and truth values as JSON spells them, whole floats as integers.
 
@@ -186,7 +203,7 @@ class _Cell:
             raise self._refusal(f"holds no label, but {self.value.strip()!r}", edit)
         if self.value is None or isinstance(self.value, str) or self.value != self.value:
             raise self._refusal("holds no label", "add it, or leave the row out")
-        message = f"holds {self.value!r}, which is neither a string nor a whole number"
+        message = f"holds {repr(self.value)[:_SHOWN_CHARACTERS]}, which is neither a string nor a whole number"
         raise self._refusal(message, "turn the values into classes", "name another --label-column, or ")
 
     def _stripped(self, text: str) -> str:

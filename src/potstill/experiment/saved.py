@@ -122,10 +122,13 @@ def load_teacher(path: Path, config: PotstillConfig, corpus: Corpus | None = Non
                 "validation or test part, the students' scores are optimistic"
             )
     teachers = [open_teacher(directory, config.runtime) for directory in directories]
+    if "max_length" in config.data.model_fields_set:  # the default is not meant for teachers
+        for teacher in teachers:
+            teacher.limit_length(config.data.max_length)
     if corpus is not None:
         for teacher in teachers:
             teacher.reorder(corpus.label_names)
-        teachers[0].warn_of_cut(corpus.train, remedy="a saved teacher's length can't be set")
+        teachers[0].warn_of_cut(corpus.train, remedy="a saved teacher reads no more")
     share_base_weights(teachers)
     settings = teachers[0].known_settings(config.teacher)
     return together(teachers), config.model_copy(update={"teacher": settings})

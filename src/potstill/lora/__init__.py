@@ -2,7 +2,7 @@
 
 from potstill.lora.inject import absorb_adapters, adapters, inject, merged
 from potstill.lora.layer import LoRALinear
-from potstill.lora.state import ADAPTER_FILES, load_adapter, save_adapter, tensor_name
+from potstill.lora.state import ADAPTER_FILES, load_adapter, save_adapter, saved_embedding_rows, tensor_name
 
 __all__ = [
     "ADAPTER_FILES",
@@ -13,5 +13,6 @@ __all__ = [
     "load_adapter",
     "merged",
     "save_adapter",
+    "saved_embedding_rows",
     "tensor_name",
 ]

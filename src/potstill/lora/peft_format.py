@@ -6,7 +6,7 @@ https://huggingface.co/docs/peft/package_reference/lora
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,7 +65,7 @@ def peft_settings(model: PreTrainedModel, config: LoRAConfig, base: str, *, plai
 
 
 def read_peft_settings(
-    model: PreTrainedModel, values: Mapping[str, Any], tensors: Collection[str], path: Path
+    model: PreTrainedModel, values: Mapping[str, Any], tensors: Mapping[str, tuple[int, ...]], path: Path
 ) -> tuple[LoRAConfig, frozenset[str]]:
     """Read the settings that `potstill` or `peft` wrote.
 
@@ -74,7 +74,7 @@ def read_peft_settings(
     Args:
         model: The pretrained model without adapters.
         values: Content of `adapter_config.json`.
-        tensors: Names of the saved tensors.
+        tensors: Shapes of the saved tensors by their names.
         path: The file of the settings, for the errors.
 
     Returns:
@@ -109,6 +109,12 @@ def read_peft_settings(
     except (KeyError, ValidationError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise ArtifactError(f"{path} can't be read: {reason}\n  what to do: train or copy it again") from None
+    wrong = {shape for name, shape in tensors.items() if ".lora_A." in name and shape[:1] != (config.rank,)}
+    if wrong:  # before any room is made for them
+        raise ArtifactError(
+            f"{path}: expected adapters of rank {config.rank}, found tensors of the shapes {sorted(wrong)[:3]}\n"
+            f"  what to do: copy the directory again, or merge the adapter with peft"
+        )
     in_base = [name for name in head_modules(model) if name.startswith(f"{model.base_model_prefix}.")]
     return config, frozenset(part for part in in_base if not any(name.startswith(f"{part}.") for name in weights))
 

@@ -17,7 +17,7 @@ from potstill.lora.inject import inject, trained_modules
 from potstill.lora.peft_format import PREFIX, peft_settings, read_peft_settings
 from potstill.predict.directory import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from potstill.store.atomic import read_json, write_json
-from potstill.store.tensors import load_tensors, save_tensors, tensor_names
+from potstill.store.tensors import load_tensors, save_tensors, tensor_shapes
 
 ADAPTER_FILES: Final = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 
@@ -38,7 +38,9 @@ def save_adapter(model: PreTrainedModel, config: LoRAConfig, directory: Path, ba
 
 
 def load_adapter(model: PreTrainedModel, directory: Path) -> LoRAConfig:
-    """Put the adapters of `directory` into `model`, with all that was trained beside them.
+    """Put the adapters of `directory` into `model`, with all that was trained or saved beside them.
+
+    Embeddings of other tokens than the model's, which `peft` saves where they were resized, take the place of its own.
 
     Args:
         model: The pretrained model as it was before `inject`.
@@ -52,7 +54,8 @@ def load_adapter(model: PreTrainedModel, directory: Path) -> LoRAConfig:
             those that `model` needs: a missing head would otherwise silently stay random.
     """
     path = directory / ADAPTER_CONFIG
-    config, frozen = read_peft_settings(model, read_json(path), tensor_names(directory / ADAPTER_WEIGHTS), path)
+    config, frozen = read_peft_settings(model, read_json(path), tensor_shapes(directory / ADAPTER_WEIGHTS), path)
+    rows = saved_embedding_rows(model, directory)
     try:
         inject(model, config, frozen=frozen)
     except ConfigError as error:
@@ -60,9 +63,20 @@ def load_adapter(model: PreTrainedModel, directory: Path) -> LoRAConfig:
             f"{path} does not fit this backbone: {'; '.join(error.problems)}\n"
             f"  what to do: use the backbone that the adapter was trained on"
         ) from None
+    if rows is not None:
+        model.resize_token_embeddings(rows, mean_resizing=False)  # to new weights, which are replaced
+        model.get_input_embeddings().requires_grad_(True)  # saved, and part of a teacher's key
     expected = {tensor_name(name): p for name, p in model.named_parameters() if p.requires_grad}
     load_tensors(expected, directory / ADAPTER_WEIGHTS, ignored=_COPIES)
     return config
+
+
+def saved_embedding_rows(model: PreTrainedModel, directory: Path) -> int | None:
+    """Return how many tokens have a row in the embeddings that are saved beside adapters; None: none are."""
+    table = model.get_input_embeddings()
+    name = next(name for name, module in model.named_modules() if module is table)
+    shape = tensor_shapes(directory / ADAPTER_WEIGHTS).get(tensor_name(f"{name}.weight"))
+    return shape[0] if shape else None
 
 
 def tensor_name(name: str) -> str:

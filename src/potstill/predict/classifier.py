@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
@@ -48,7 +49,7 @@ class Classifier:
         self._manifest, self._batch_size = manifest, batch_size
         self._ngram_buckets: int = manifest.spec["ngram_buckets"] if manifest.spec.get("ngram_size") else 0
         self.in_pairs = manifest.in_pairs
-        self.label_names = manifest.label_names
+        self.label_names, self.label_type = manifest.label_names, manifest.label_type
         self._labels = typed_labels(manifest.label_names, manifest.label_type)
         self._order = np.argsort(self._labels, kind="stable")
         self.classes_: npt.NDArray[Any] = self._labels[self._order]
@@ -212,8 +213,9 @@ def _describe(value: object) -> str:
 def _load_tokenizer(content: bytes, path: Path, vocab_size: int, max_length: int) -> Tokenizer:
     try:
         text = content.decode("utf-8")
-        if not (problem := settings_problem(text)):
-            tokenizer = Tokenizer.from_str(text)
+        if not (problem := settings_problem(json.loads(text))):
+            with tokens.explained_panics():  # it normalises the added tokens
+                tokenizer = Tokenizer.from_str(text)
             problem = tokenizer_problem(tokenizer, vocab_size, max_length)
     except Exception as error:  # tokenizers raises bare Exceptions
         raise _refused(path, "can't be read", "a tokenizer", error) from None

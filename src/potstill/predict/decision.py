@@ -42,10 +42,11 @@ def predict_class(
 
 
 def typed_labels(names: Sequence[str], kind: LabelType) -> npt.NDArray[Any]:
-    """Return the labels of the training data, (classes,), by their names; a name that is none of this type stays."""
+    """Return the labels of the training data, (classes,), by their names; names that are not of this type stay."""
     try:
         if kind == "bool":
             return np.array([name.lower() == "true" for name in names])
-        return np.array([{"int": int, "float": float, "str": str}[kind](name) for name in names])
+        found = np.array([{"int": int, "float": float, "str": str}[kind](name) for name in names])
+        return found if kind != "float" or np.isfinite(found).all() else np.array(names)  # JSON has no infinity
     except ValueError:
         return np.array(names)

@@ -36,8 +36,15 @@ _EAST_ASIAN: Final[tuple[tuple[str, float, Callable[[str], bool]], ...]] = (
 """Encodings with the share that their common characters have in their texts. `charset_normalizer` confuses these."""
 _OTHERS: Final = ("cp1251", "koi8-r", "cp1253", "cp1255", "cp1256", "cp874")
 """Encodings of scripts that `charset_normalizer` tells apart; Latin ones it does not."""
-_CENTRAL_EUROPEAN: Final = re.compile("[a-z][³¹¿][a-z]|[a-z][³¹](?!\\w)", re.IGNORECASE)
-"""Signs that no word holds in cp1252, and which are letters (ł, ą, ż) in cp1250."""
+_HIGH: Final = re.compile(rb"[\x80-\xff]")
+_MIXED: Final = re.compile(rb"[A-Za-z][\x80-\xff]|[\x80-\xff][A-Za-z]")
+"""Other letters beside ASCII's, as in all words of Latin script that have some."""
+_LATIN: Final = {"cp1252": 0, "latin1": 0, "cp1250": 1, "macintosh": 0, "cp850": 0}
+"""How many odd signs an encoding has to explain before it is likely; of equally likely ones, the first is named."""
+_ODD: Final = re.compile(
+    r"(?<=[^\W\d_])(?![’‘'…–—°®™])(?:[^\w\x00-\x7f]|[¹²³])(?=[^\W\d_])|(?<=[a-z])[¹¿](?=\s)|(?<=[a-z])[ŠŒŽŸÀ-ÖØ-Þ]|[\x80-\x9f]"
+)
+"""Signs inside words, capital letters behind small ones, control characters: in another encoding they are letters."""
 
 
 def wide_encoding(sample: bytes) -> str | None:
@@ -65,14 +72,14 @@ def find_encoding(sample: bytes) -> str:
         text = [c for c in _decoded(content, encoding) or "" if not c.isascii()]
         if sum(map(is_common, text)) > share * len(text):
             return encoding
-    best = from_bytes(content, cp_isolation=[*_OTHERS, "cp1252", "cp1250"]).best()
-    for encoding in _OTHERS:
-        if best is not None and best.encoding == encoding.replace("-", "_"):
-            return encoding
-    latin = _decoded(sample, "cp1252")
-    if latin is None:  # five bytes are no characters of it
-        return "latin1"
-    return "cp1250" if _CENTRAL_EUROPEAN.search(latin) else "cp1252"
+    if 2 * len(_MIXED.findall(content)) < len(_HIGH.findall(content)):
+        best = from_bytes(content, cp_isolation=[*_OTHERS, "cp1252", "cp1250"]).best()
+        for encoding in _OTHERS:
+            if best is not None and best.encoding == encoding.replace("-", "_"):
+                return encoding
+    decoded = {name: _decoded(sample, name) for name in _LATIN}
+    odd = {name: len(_ODD.findall(found)) + _LATIN[name] for name, found in decoded.items() if found is not None}
+    return min(odd, key=odd.__getitem__)
 
 
 def conversion(encoding: str, name: str) -> str:

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from potstill.errors import ArtifactError
-from potstill.predict.decision import predict_class
+from potstill.predict.decision import predict_class, typed_labels
+from potstill.predict.directory import LabelType
 from potstill.predict.stream import BEGINNING, Position, Text
 from potstill.predict.wording import printable
 from potstill.store.atomic import os_errors, sync
@@ -38,6 +39,8 @@ class Writing:
     labels: tuple[str, ...]
     """Name of each class."""
     in_pairs: bool
+    label_type: LabelType = "str"
+    """Type of the labels in JSONL; see `typed_labels`."""
     threshold: float | None = None
     """The model's, where it has one; see `predict_class`."""
     with_probabilities: bool = False
@@ -67,7 +70,11 @@ class Writing:
         rows = list(zip(texts, rounded, predict_class(probabilities, self.threshold), strict=True))
         if self.format == "csv":
             return self._csv([self._record(text, row, place) for text, row, place in rows])
-        return "".join(self._json(*row, is_cut=is_cut) for row, is_cut in zip(rows, cut, strict=True)).encode()
+        labels = typed_labels(self.labels, self.label_type).tolist()
+        return "".join(
+            self._json(text, row, labels[place], row[place], is_cut=is_cut)
+            for (text, row, place), is_cut in zip(rows, cut, strict=True)
+        ).encode()
 
     @property
     def _fields(self) -> tuple[str, ...]:
@@ -78,8 +85,8 @@ class Writing:
         every = row if self.with_probabilities else ()
         return (text.line, *others, *_parts(text.value), self.labels[place], row[place], *every)
 
-    def _json(self, text: Text, row: list[float], place: int, *, is_cut: bool | None) -> str:
-        values = (text.line, *_parts(text.value), self.labels[place], row[place])
+    def _json(self, text: Text, row: list[float], label: object, share: float, *, is_cut: bool | None) -> str:
+        values = (text.line, *_parts(text.value), label, share)
         answer: dict[str, object] = dict(zip(self._fields, values, strict=True))
         if self.with_probabilities:
             answer["probabilities"] = dict(zip(self.labels, row, strict=True))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 from tokenizers.processors import TemplateProcessing
+
+from potstill.errors import ArtifactError
 
 # A text that came through JSON can hold half of a surrogate pair; it has no UTF-8 form and the tokenizer refuses it.
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -117,6 +120,23 @@ def padded_places(
     return np.where(is_real, starts[:, None] + column, 0), is_real
 
 
+@contextmanager
+def explained_panics() -> Iterator[None]:
+    """Turn a panic of `tokenizers`, which is no Exception, into an ArtifactError.
+
+    A regular expression that has gone back ten million times at one place of a text ends so.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ArtifactError(
+            f"expected tokens from the model's tokenizer, found: {error}\n"
+            "  what to do: correct the regular expressions in its tokenizer.json, or use another tokenizer"
+        ) from None
+
+
 def _readable(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
     """Replace what the tokenizer would refuse or misread.
 
@@ -146,7 +166,8 @@ def _encode(
 
     def beginnings(of: Sequence[str], size: int) -> list[tuple[Encoding, int]]:
         cut = [_beginning(text, size) for text in of]
-        found = tokenizer.encode_batch_fast(_readable(tokenizer, cut), add_special_tokens=special)
+        with explained_panics():
+            found = tokenizer.encode_batch_fast(_readable(tokenizer, cut), add_special_tokens=special)
         return [(one, _count(one, added)) for one in found]
 
     added = tokenizer.num_special_tokens_to_add(False) if special else 0

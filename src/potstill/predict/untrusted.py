@@ -8,9 +8,12 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 from tokenizers import Tokenizer
+
+from potstill.store.atomic import read_json
 
 _INNER: Final = {
     "model": {7: "graph", 25: "function"},
@@ -85,12 +88,20 @@ def _varint(message: memoryview, place: int) -> tuple[int, int]:
     raise ValueError("a number is cut short")
 
 
-def settings_problem(serialised: str) -> tuple[str, object] | None:
+def file_problem(path: Path) -> tuple[str, object] | None:
+    """Read a tokenizer's file, if there is one, and return the same as `settings_problem`."""
+    try:
+        return settings_problem(read_json(path)) if path.is_file() else None
+    except Exception as error:  # `tokenizers` raises no other kind
+        return "a tokenizer that can be read", error
+
+
+def settings_problem(tokenizer: dict[str, Any]) -> tuple[str, object] | None:
     """Return what was expected and found where a tokenizer's steps could make endless text, or tokens, of a short one.
 
     Reading the whole tokenizer would normalise its added tokens: `tokenizers` reads it without them first.
     """
-    without = json.loads(serialised) | {"added_tokens": [], "model": {"type": "BPE", "vocab": {}, "merges": []}}
+    without = tokenizer | {"added_tokens": [], "model": {"type": "BPE", "vocab": {}, "merges": []}}
     settings = json.loads(Tokenizer.from_str(json.dumps(without)).to_str())
     steps = [*_steps(settings, "normalizer", "normalizers"), *_steps(settings, "pre_tokenizer", "pretokenizers")]
     growth = math.prod(map(_growth, steps)) if len(steps) <= _MAX_STEPS else math.inf

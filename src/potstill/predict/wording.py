@@ -50,7 +50,9 @@ def numbered(count: int, noun: str, plural: str = "") -> str:
 
 def in_markdown(name: str) -> str:
     """Write a name from the user's data so that Markdown shows it unchanged, in one line."""
-    return _MARKUP.sub(lambda found: "".join(f"\\{character}" for character in found[0]), " ".join(name.split()))
+    return _MARKUP.sub(
+        lambda found: "".join(f"\\{character}" for character in found[0]), printable(" ".join(name.split()))
+    )
 
 
 def printable(text: str) -> str:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from potstill.evaluation import DataSummary, EnsembleResult, Intervals, Metrics, ModelResult, Role, Spread, Summary
-from potstill.predict.wording import in_markdown
+from potstill.predict.wording import in_markdown, printable
 
 ROLE_NAMES: dict[Role, str] = {
     "teacher": "Teacher",
@@ -54,12 +54,14 @@ class ResultTable:
     rows: tuple[tuple[Cell, ...], ...]
 
     def to_rich(self, title: str = "") -> Table:
-        """Lay the table out for the terminal, details under their values; nothing in it is read as markup."""
-        table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        """Lay the table out for the terminal, details under their values; nothing in it is markup, or control."""
+        table = Table(
+            title=Text(printable(title)), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+        )
         for position, header in enumerate(self.headers):
-            table.add_column(Text(header), justify="right" if position else "left", overflow="fold")
+            table.add_column(Text(printable(header)), justify="right" if position else "left", overflow="fold")
         for row in self.rows:
-            table.add_row(*(Text(cell.write("\n")) for cell in row))
+            table.add_row(*(Text(printable(cell.write("\n"))) for cell in row))
         return table
 
     def turned(self) -> ResultTable:

@@ -14,6 +14,9 @@ from potstill.predict.output import DIGITS
 from potstill.serve.limits import Limits
 from potstill.serve.models import Kind, ServedModel
 
+Label = str | int | float | bool
+"""A class, of the type that the labels of the training data have; the keys of `probabilities` are strings."""
+
 _ALL_CLASSES, _FIRST_CLASSES = 100, 10
 """By default all classes are in an answer, of more than 100 the first ten: 1,500 for 256 texts take 22 MB."""
 
@@ -24,7 +27,7 @@ class Prediction(TypedDict):
     `truncated` is true where the text was longer than the model reads, so that its end was not read; null: not known.
     """
 
-    label: str
+    label: Label
     probability: float
     probabilities: dict[str, float]
     truncated: bool | None
@@ -55,7 +58,7 @@ class ModelCard(TypedDict):
     name: str
     kind: Kind
     digest: str | None
-    labels: tuple[str, ...]
+    labels: tuple[Label, ...]
     in_pairs: bool
     threshold: float | None
 
@@ -78,6 +81,7 @@ class Health(TypedDict):
 def describe(model: ServedModel) -> ModelCard:
     """Return what `/v1/models` says of a model."""
     card: Any = {name: getattr(model, name) for name in ModelCard.__annotations__}
+    card |= {"labels": model.typed_labels}
     return card  # type: ignore[no-any-return]
 
 
@@ -98,7 +102,7 @@ def answer(
     chosen = predict_class(probabilities, model.threshold).tolist()
     predictions: list[Prediction] = [
         {
-            "label": model.labels[best],
+            "label": model.typed_labels[best],
             "probability": row[best],
             "probabilities": {model.labels[place]: row[place] for place in places},
             "truncated": cut,

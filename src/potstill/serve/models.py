@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -14,7 +15,8 @@ import numpy.typing as npt
 
 from potstill.errors import ServeError
 from potstill.predict import Classifier
-from potstill.predict.directory import find_student, is_student, is_teacher, student_roles
+from potstill.predict.decision import typed_labels
+from potstill.predict.directory import LabelType, find_student, is_student, is_teacher, student_roles
 from potstill.predict.session import available_cores
 from potstill.store.checksums import CHECKSUMS_FILE
 
@@ -39,6 +41,7 @@ class ServedModel:
     name: str
     kind: Kind
     labels: tuple[str, ...]
+    """Names of the classes."""
     in_pairs: bool
     answer: Callable[[Sequence[Any]], Answer]
     """Answers texts, or pairs where it `in_pairs`."""
@@ -48,6 +51,12 @@ class ServedModel:
     """Changes with the model's files."""
     parallel: int = 1
     """Threads that may ask it at a time."""
+    label_type: LabelType = "str"
+
+    @cached_property
+    def typed_labels(self) -> tuple[Any, ...]:
+        """The labels of the type that the training data's have; see `decision.typed_labels`."""
+        return tuple(typed_labels(self.labels, self.label_type).tolist())
 
     def warm_up(self) -> None:
         """Let what happens at a first call (allocations, choice of kernels) happen now.
@@ -130,15 +139,16 @@ def open_models(directories: dict[str, Path], threads: int, runtime: Callable[[]
 def _student(name: str, directory: Path, threads: int) -> ServedModel:
     one = Classifier.load(directory, threads=threads)
     parallel = max(1, available_cores() // threads)
-    digest = _digest(directory)
-    return ServedModel(name, "student", one.label_names, one.in_pairs, one.answer, one.threshold, digest, parallel)
+    about = (one.label_names, one.in_pairs, one.answer, one.threshold, _digest(directory), parallel, one.label_type)
+    return ServedModel(name, "student", *about)
 
 
 def _teacher(name: str, directory: Path, runtime: RuntimeConfig) -> ServedModel:
     from potstill.teacher.saved import open_teacher
 
     model = open_teacher(directory, runtime)
-    return ServedModel(name, "teacher", model.label_names, model.in_pairs, model.answer, digest=_digest(directory))
+    about = (model.label_names, model.in_pairs, model.answer)
+    return ServedModel(name, "teacher", *about, digest=_digest(directory), label_type=model.label_type)
 
 
 def _digest(directory: Path) -> str | None:

@@ -60,15 +60,15 @@ def _sort_metadata(path: Path) -> None:
             file.write(ordered)
 
 
-def tensor_names(path: Path) -> list[str]:
-    """Return the names of the tensors in the file at `path`.
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors in the file at `path`, by name; no value is read.
 
     Raises:
         ArtifactError: The file is missing or damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return list(file.keys())
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise _unreadable(path, error) from None
 

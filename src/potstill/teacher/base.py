@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from potstill.config import PotstillConfig, RuntimeConfig, TeacherConfig
 from potstill.data import UNLABELLED, Corpus, Examples
 from potstill.predict.decision import softmax
+from potstill.predict.directory import LabelType
 from potstill.training.base import FitResult
 
 
@@ -27,6 +28,7 @@ class Teacher(ABC):
         settings: Its section of the configuration.
         label_names: Name of each class, in the order of the logits.
         in_pairs: Whether it reads pairs of texts.
+        label_type: Type of the labels in the data that it was tuned on.
         backbone: Name of a pretrained model whose embeddings a student may begin with; None: it has none.
         tokenizer_name: Name of that model's tokenizer.
         temperature: What the logits are divided by before the softmax.
@@ -36,6 +38,7 @@ class Teacher(ABC):
     settings: ClassVar[type[TeacherConfig]] = TeacherConfig
     label_names: tuple[str, ...]
     in_pairs: bool = False
+    label_type: LabelType = "str"
     backbone: str | None = None
     tokenizer_name: str | None = None
     temperature: float = 1.0
@@ -75,6 +78,10 @@ class Teacher(ABC):
 
     def reorder(self, label_names: tuple[str, ...]) -> None:
         """Put its classes into the order of `label_names`, unless these are others; by default it keeps its order."""
+        return
+
+    def limit_length(self, max_length: int) -> None:
+        """Read `max_length` tokens of a text at most, unless it has a length of its own; by default it has one."""
         return
 
     def warn_of_cut(self, examples: Examples, **remedy: str) -> None:

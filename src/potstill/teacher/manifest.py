@@ -15,7 +15,7 @@ from potstill.config.data import MAX_LENGTH
 from potstill.data.columns import listed
 from potstill.errors import ArtifactError
 from potstill.lora import ADAPTER_FILES, tensor_name
-from potstill.predict.directory import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TEACHER_MANIFEST, TRAINED_FILE
+from potstill.predict.directory import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TEACHER_MANIFEST, TRAINED_FILE, LabelType
 from potstill.store.atomic import parse_json, read_json, write_json
 from potstill.store.checksums import has_checksums, read, recover, verify
 from potstill.store.tensors import MARK
@@ -54,6 +54,7 @@ class TeacherManifest:
     in_pairs: bool
     echo: bool
     num_layers: Annotated[int, Field(ge=1)] | None
+    label_type: LabelType = "str"
     kind: Literal["transformer"] = "transformer"
 
     @property

@@ -23,7 +23,7 @@ from potstill.data import Corpus, Examples
 from potstill.data.tokenised import TokenisedTexts, TrainingSet, tokenise, warn_of_cut
 from potstill.distillation import CrossEntropy, class_weights
 from potstill.errors import ArtifactError, ConfigError, NotFoundError
-from potstill.lora import adapters, inject, load_adapter, merged, save_adapter
+from potstill.lora import adapters, inject, load_adapter, merged, save_adapter, saved_embedding_rows
 from potstill.lora.blocks import check_num_layers
 from potstill.lora.counting import count_parameters
 from potstill.lora.head import head_modules
@@ -40,6 +40,7 @@ from potstill.teacher.backbone.sources import (
     is_causal,
     load_config,
     load_tokenizer,
+    outline,
     pad_token_id,
 )
 from potstill.teacher.backbone.vocabulary import LEAVE_OUT, MEND, check_vocabulary
@@ -84,6 +85,7 @@ class TransformerTeacher(Teacher):
         # With its limit set at once: the first encoding would set it, and `key` depends on it.
         self.tokenizer = intern_tokenizer(tokenizer, manifest.max_length)
         self.label_names, self.in_pairs = manifest.label_names, manifest.in_pairs
+        self.label_type = manifest.label_type
         self.backbone, self.tokenizer_name = manifest.backbone, manifest.tokenizer
 
     @classmethod
@@ -106,6 +108,7 @@ class TransformerTeacher(Teacher):
             label_names=corpus.label_names,
             max_length=max_length,
             in_pairs=corpus.in_pairs,
+            label_type=corpus.label_type,
         )
         classifier, tokenizer = _base(manifest, label_names=corpus.label_names)
         base = _base_digest(classifier.model)  # adapters change it
@@ -126,7 +129,7 @@ class TransformerTeacher(Teacher):
         with assert_unchanged(directory):  # files that were verified are read again
             try:
                 manifest = TeacherManifest.load(directory, runtime)
-                classifier, tokenizer = _base(manifest)
+                classifier, tokenizer = _base(manifest, directory=directory)
             except NotFoundError as error:
                 raise NotFoundError(
                     f"{error}; if the pretrained model was moved, name its place with --teacher-base"
@@ -208,6 +211,13 @@ class TransformerTeacher(Teacher):
             reorder_classes(self.classifier.model, self.label_names, label_names)
             self.label_names = label_names
             self.manifest = replace(self.manifest, label_names=label_names)
+
+    def limit_length(self, max_length: int) -> None:
+        """Read `max_length` tokens at most, if `peft` made its adapters: with how many is then not known."""
+        if self.manifest.method == "lora" and self.manifest.lora is None and max_length < self.manifest.max_length:
+            self.manifest = replace(self.manifest, max_length=max_length)
+            # A copy: another teacher may share the tokenizer.
+            self.tokenizer = intern_tokenizer(Tokenizer.from_str(self.tokenizer.to_str()), max_length)
 
     @property
     def key(self) -> str:
@@ -294,10 +304,18 @@ def transformer_settings(config: PotstillConfig) -> TransformerConfig:
     return config.teacher
 
 
-def _base(manifest: TeacherManifest, label_names: Sequence[str] | None = None) -> tuple[TextClassifier, Tokenizer]:
-    """Build the model as it is before any adapter, and its tokenizer; see `build_classifier` for `label_names`."""
+def _base(
+    manifest: TeacherManifest, label_names: Sequence[str] | None = None, directory: Path | None = None
+) -> tuple[TextClassifier, Tokenizer]:
+    """Build the model as it is before any adapter, and its tokenizer; `directory` may hold an adapter's embeddings.
+
+    See `build_classifier` for `label_names`.
+    """
     config = load_config(manifest.backbone, random_init=manifest.random_init)
-    tokenizer = _tokenizer(manifest, manifest.tokenizer, config)
+    rows = None
+    if directory is not None and manifest.method == "lora":
+        rows = saved_embedding_rows(outline(config), directory)
+    tokenizer = _tokenizer(manifest, manifest.tokenizer, config, rows)
     rules = tokenizer.backend_tokenizer
     torch.manual_seed(manifest.seed)
     classifier = build_classifier(
@@ -318,7 +336,7 @@ def _base(manifest: TeacherManifest, label_names: Sequence[str] | None = None) -
 
 
 def _tokenizer(
-    settings: TransformerConfig | TeacherManifest, name: str, config: PretrainedConfig
+    settings: TransformerConfig | TeacherManifest, name: str, config: PretrainedConfig, rows: int | None = None
 ) -> PreTrainedTokenizerBase:
     """Load a tokenizer that adds what the backbone reads before a text; refuse one that does not fit it."""
     tokenizer = load_tokenizer(name)
@@ -333,7 +351,7 @@ def _tokenizer(
                 single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, bos_id)]
             )
     if not settings.random_init:
-        rows = config.get_text_config().vocab_size
+        rows = rows or config.get_text_config().vocab_size
         named = isinstance(settings, TransformerConfig) and settings.tokenizer is not None
         check_vocabulary(tokenizer, rows, settings.backbone, remedy=LEAVE_OUT if named else MEND)
     return tokenizer

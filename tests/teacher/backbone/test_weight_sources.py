@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from potstill.teacher.backbone.builtin import BUILTIN
 from potstill.teacher.backbone.classifier import build_classifier
 from potstill.teacher.backbone.sources import load_tokenizer, pad_token_id
 from potstill.teacher.transformer import TransformerTeacher
+from tiny_words import tiny_tokenizer
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "model.gguf", "a/b/c", "~/model", "~nobody-here/m"])
@@ -154,6 +156,33 @@ def test_slow_tokenizer_is_refused(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}')
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
     with pytest.raises(SourceError, match=r"found ByT5Tokenizer\n  what to do: name a checkpoint that has a tokenizer"):
+        load_tokenizer(str(tmp_path))
+
+
+REPEATED = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+WORDS = {"type": "WordPiece", "vocab": {"a": 0, "[UNK]": 1}, "unk_token": "[UNK]", "continuing_subword_prefix": "##"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"normalizer": {"type": "Sequence", "normalizers": [REPEATED] * 40}}, "at most 100 characters of one, found"),
+        ({"model": WORDS | {"max_input_chars_per_word": 10**9}}, "max_input_chars_per_word of at most 1000"),
+        ({"normalizer": {"type": "Unknown"}}, "a tokenizer that can be read"),
+        (None, "a tokenizer that can be read, found .* too large"),
+    ],
+    ids=["explodes", "long words", "unknown", "sparse"],
+)
+def test_tokenizer_that_takes_endless_memory_or_time_is_refused(tmp_path, change, message):
+    tiny_tokenizer().save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    if change is None:
+        os.truncate(file, 1 << 40)
+    else:
+        content = json.loads(file.read_text()) | change
+        content["added_tokens"] = [] if "model" in change else content["added_tokens"]
+        file.write_text(json.dumps(content))
+    with pytest.raises(SourceError, match=rf"tokenizer '.*': expected .*{message}"):
         load_tokenizer(str(tmp_path))
 
 

@@ -28,10 +28,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from potstill.config.data import MAX_LENGTH
 from potstill.console import print_line
 from potstill.data.hub import hub_answers
 from potstill.errors import NotFoundError, SourceError
 from potstill.lora.head import head_modules
+from potstill.predict.tokens import explained_panics
+from potstill.predict.untrusted import file_problem, tokenizer_problem
 from potstill.store.cache import cached_directory
 from potstill.store.checksums import file_digest
 from potstill.store.tensors import safetensors_errors
@@ -128,13 +131,15 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         SourceError: It can't be found or reached, or is not one of the fast tokenizers.
     """
     source = find_source(name)
-    with _explained(f"tokenizer {name!r}", source):
+    _refuse_endless(name, file_problem(Path(source.location) / "tokenizer.json"))
+    with _explained(f"tokenizer {name!r}", source), explained_panics():
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source.location, **source.options())
     if not tokenizer.is_fast:
         raise SourceError(
             f"tokenizer {name!r}: expected one with a tokenizer.json, found {type(tokenizer).__name__}\n"
             f"  what to do: name a checkpoint that has a tokenizer.json, or {BUILTIN}"
         )
+    _refuse_endless(name, tokenizer_problem(tokenizer.backend_tokenizer, 1 << 31, MAX_LENGTH))
     tokenizer.backend_tokenizer.no_padding()  # its file may turn both on
     tokenizer.backend_tokenizer.no_truncation()
     try:
@@ -145,6 +150,14 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
             f"({error})\n  what to do: add that token (`unk_token`) to its tokenizer.json, or name another tokenizer"
         ) from None
     return tokenizer
+
+
+def _refuse_endless(name: str, found: tuple[str, object] | None) -> None:
+    if found:
+        raise SourceError(
+            f"tokenizer {name!r}: expected {found[0]}, found {found[1]}\n"
+            f"  what to do: name another tokenizer or backbone"
+        )
 
 
 def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
