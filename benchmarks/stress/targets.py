@@ -25,7 +25,7 @@ from potstill.config import DataConfig, PotstillConfig
 from potstill.data.labels import label_names_of
 from potstill.data.readers import read_rows, to_examples
 from potstill.errors import PotstillError
-from potstill.lora.peft_format import read_peft_settings
+from potstill.lora.state import read_peft_settings
 from potstill.predict import stream
 from potstill.predict.classifier import _load_tokenizer
 from potstill.predict.directory import Manifest

@@ -4,10 +4,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
 from checksummed import with_new_checksums
 from moved import moved
@@ -360,47 +360,6 @@ def test_decoder_texts_begin_with_bos(tmp_path, model_directory):
     assert first_ids(encoder) == plain
 
 
-@pytest.fixture
-def foreign(model_directory, tmp_path):
-    """An adapter that `peft` trained and saved, and the model that it saved."""
-    base = model_directory("llama")
-    torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
-    model.config.pad_token_id = 1
-    adapted = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=2, target_modules="all-linear")).eval()
-    moved(adapted).save_pretrained(tmp_path / "foreign")
-    return tmp_path / "foreign", adapted
-
-
-def test_adapter_of_peft_is_a_teacher_with_numbered_classes(foreign, model_directory):
-    directory, adapted = foreign
-    teacher = TransformerTeacher.load(directory, CPU)
-    assert teacher.manifest.label_names == ("0", "1", "2")
-    assert teacher.manifest.max_length == teacher.classifier.max_length
-    tokenizer = AutoTokenizer.from_pretrained(model_directory("llama"))
-    texts = [text for text in EXAMPLES.texts if text]
-    with torch.no_grad():
-        expected = adapted(**tokenizer(texts, padding=True, return_tensors="pt")).logits
-    found = teacher.logits(Examples(tuple(texts), np.zeros(len(texts), np.int64)))
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_incomplete_adapter_of_peft_is_refused(foreign):
-    directory, _ = foreign
-    weights = directory / "adapter_model.safetensors"
-    whole = load_file(weights)
-    save_file({name: tensor for name, tensor in whole.items() if "score" not in name}, weights)
-    with pytest.raises(ArtifactError, match="expected the classification head"):
-        TransformerTeacher.load(directory, CPU)
-    weights.write_bytes(b"")
-    with pytest.raises(ArtifactError, match="expected safetensors"):
-        TransformerTeacher.load(directory, CPU)
-    settings = json.loads((directory / "adapter_config.json").read_text())
-    (directory / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": None}))
-    with pytest.raises(ArtifactError, match="base_model_name_or_path"):
-        TransformerTeacher.load(directory, CPU)
-
-
 def test_known_settings_hold_the_lora_settings_as_given(base, tmp_path):
     asked = LoRAConfig(rank=2, target_modules=("*c_attn",), layers_to_transform=(1,))
     teacher = TransformerTeacher.create(TransformerConfig(backbone=str(base), lora=asked), CPU, CORPUS, 16, 0)
@@ -459,11 +418,6 @@ def test_single_interrupted_teacher_is_used_with_a_warning(tiny_backbone, tmp_pa
     assert f"WARNING: the training of the teacher in {tmp_path} was interrupted" in capsys.readouterr().err
     finish(tmp_path)
     load_teacher(tmp_path, settings(teachers))
-    assert "WARNING" not in capsys.readouterr().err
-
-
-def test_adapter_of_peft_counts_as_finished(foreign, capsys):
-    load_teacher(foreign[0], settings("average"))
     assert "WARNING" not in capsys.readouterr().err
 
 

@@ -57,11 +57,7 @@ class LoRALinear(nn.Module):
         use_rslora: bool = False,
         use_dora: bool = False,
     ) -> None:
-        """Wrap `base`.
-
-        Raises:
-            ValueError: `rank` is not positive.
-        """
+        """Wrap `base`; a ValueError refuses a rank below 1."""
         super().__init__()
         if rank < 1:
             raise ValueError(f"the rank must be at least 1, found {rank}")

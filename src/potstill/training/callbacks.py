@@ -16,10 +16,9 @@ from potstill.console import print_line, progress_bar, warn
 from potstill.errors import ArtifactError
 from potstill.store.atomic import write_text
 from potstill.store.checksums import digest
-from potstill.training.base import Callback, Record
+from potstill.training.base import Callback, Record, State
 from potstill.training.checkpoint import CHECKPOINT_FILE, Checkpoint
 from potstill.training.fit import Trainer
-from potstill.training.state import State
 
 HISTORY_FILE: Final = "history.jsonl"
 
@@ -57,14 +56,8 @@ def standard_callbacks(
             *(s.model_dump_json(exclude={"backbone", "tokenizer"}) for s in stages),  # `fit` sees weights and ids
         ]
         checkpoints = [Checkpoint(directory / checkpoint, runtime.checkpoint_seconds, digest(settings))]
-    return (
-        *checkpoints,
-        History(directory / history),
-        KeepBest(config, save),
-        EarlyStopping(config.patience),
-        Progress(),
-        *more,
-    )
+    usual = (History(directory / history), KeepBest(config, save), EarlyStopping(config.patience), Progress())
+    return (*checkpoints, *usual, *more)
 
 
 class History(Callback):
@@ -160,7 +153,7 @@ class EarlyStopping(Callback):
             trainer.should_stop |= len(trainer.history) - trainer.best["epoch"] >= self._patience
 
     def on_epoch(self, trainer: Trainer, record: Record) -> None:
-        """Count the epochs since the best one."""
+        """See `on_fit_begin`."""
         self.on_fit_begin(trainer)
 
 
@@ -181,7 +174,11 @@ class Progress(Callback):
     def on_epoch(self, trainer: Trainer, record: Record) -> None:
         """Print the losses and scores of the epoch."""
         config = trainer.context.config
-        scores = _scores(record, trainer.data.validation.majority_share)
+        if "perplexity" in record:
+            scores = f"perplexity {record['perplexity']:.1f}"
+        else:
+            majority = trainer.data.validation.majority_share
+            scores = f"accuracy {record['accuracy']:.2%} (majority class {majority:.2%})  MCC {record['mcc']:.3f}"
         self._bar.update(self._task, scores=scores)
         parts = [
             f"{trainer.context.title}  epoch {record['epoch']}/{trainer.epochs}",
@@ -203,16 +200,9 @@ class Progress(Callback):
             first = "`class_weights: balanced`, since the other classes are rare, then " if is_unbalanced else ""
             warn(
                 f"{trainer.context.title} learnt nothing: the epoch that is kept (MCC 0 or below) is no better than "
-                f"always answering the majority class, which is right for "
-                f"{majority:.2%} of the validation split. Try {first}another learning rate "
-                f"(a lower one where the loss has grown), more epochs or more data."
+                f"always answering the majority class, which is right for {majority:.2%} of the validation split. Try "
+                f"{first}another learning rate (a lower one where the loss has grown), more epochs or more data."
             )
-
-
-def _scores(record: Record, majority: float) -> str:
-    if "perplexity" in record:
-        return f"perplexity {record['perplexity']:.1f}"
-    return f"accuracy {record['accuracy']:.2%} (majority class {majority:.2%})  MCC {record['mcc']:.3f}"
 
 
 def _losses(record: Record, split: str) -> str:

@@ -102,11 +102,11 @@ def build_classifier(
     Args:
         name: The builtin backbone, a directory, a `.gguf` file, a hub name or, with `random_init`, an architecture.
         num_classes: Outputs of the head.
-        pad_token_id: The tokenizer's padding id; None: the model's own, else 0.
+        pad_token_id: The tokenizer's; None: the model's own, else 0.
         label_names: The classes: a checkpoint's head that was tuned for them is kept, in their order; that of others is
             drawn anew. None: a head for as many classes is kept as it is.
         random_init: Draw all weights at random.
-        vocab_size: With `random_init`, the size of the embedding table. None: the table's own size.
+        vocab_size: With `random_init`, rows of the embeddings; None: as in the configuration.
         num_layers: How many blocks are kept; None: all.
 
     Raises:

@@ -23,8 +23,7 @@ class Echo:
 
     Attributes:
         separator: Ids between the two readings.
-        opening: How many ids open every text, such as a beginning-of-text token: in the middle it would be read as the
-            beginning of another text.
+        opening: How many ids open every text, such as a beginning-of-text token.
         closing: How many ids close every text, such as an end-of-text token.
     """
 
