@@ -40,11 +40,6 @@ def read_examples(path: Path | str, config: DataConfig, label_names: Sequence[st
 
     A single class in the file is no error here: accuracy on one class is a question that can be asked.
 
-    Args:
-        path: A CSV, TSV, JSONL or Parquet file, or one of CoLA's own.
-        config: Names the columns.
-        label_names: The classes; the position is the class index.
-
     Raises:
         DataError: The file can't be read right, or holds a label that is not among `label_names`.
     """

@@ -126,10 +126,9 @@ def principal_components(embeddings: Tensor, weights: Tensor, size: int) -> Tens
     that is read (Eckart and Young 1936).
 
     A single factor brings the tokens that are read to a root mean square of 1, the scale of `nn.Embedding`'s random
-    start. A language model's own scale is a tenth of it: the gates would hardly open, and Adam's steps, which don't
-    depend on the gradient's size, would overwrite the embeddings before they could be used. (Perplexity of CoLA's
-    validation split after three epochs of pretraining, 128 components of SmolLM2-135M's: 161; without weights 190; at
-    the language model's scale 238; from a random start 352.)
+    start. At a language model's own scale, a tenth of it, Adam's steps would overwrite the embeddings before they could
+    be used. (Perplexity of CoLA's validation split after three epochs of pretraining, 128 components of
+    SmolLM2-135M's: 161; without weights 190; at the language model's scale 238; from a random start 352.)
 
     Args:
         embeddings: (tokens, width).
