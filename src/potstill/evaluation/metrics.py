@@ -141,15 +141,8 @@ def compute_metrics(labels: Classes, predictions: Classes, num_classes: int) -> 
     return Metrics(**scores, majority_accuracy=majority, count=labels.size, per_class=cells.per_class())
 
 
-def bootstrap_intervals(
-    labels: Classes,
-    predictions: Classes,
-    num_classes: int,
-    samples: int = BOOTSTRAP_SAMPLES,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Intervals:
-    """Compute percentile bootstrap intervals over examples (Efron and Tibshirani 1993, chapter 13).
+def bootstrap_intervals(labels: Classes, predictions: Classes, num_classes: int, seed: int = 0) -> Intervals:
+    """Compute 95 % percentile bootstrap intervals over examples (Efron and Tibshirani 1993, chapter 13).
 
     Drawing examples with replacement makes the counts of the confusion matrix multinomial, and the scores depend on
     nothing else: the counts are drawn directly.
@@ -159,8 +152,8 @@ def bootstrap_intervals(
     """
     cells = ConfusionCells.count(labels, predictions, num_classes)
     generator = np.random.default_rng(seed)
-    draws = generator.multinomial(labels.size, cells.counts / labels.size, size=samples)  # (samples, cells)
-    tail = (1 - confidence) / 2
+    draws = generator.multinomial(labels.size, cells.counts / labels.size, size=BOOTSTRAP_SAMPLES)  # (samples, cells)
+    tail = (1 - 0.95) / 2
     ends = {name: np.quantile(scores, (tail, 1 - tail)) for name, scores in cells.scores(draws).items()}
     return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 

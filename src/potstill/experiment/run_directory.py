@@ -114,17 +114,13 @@ def recorded_inputs(directory: Path) -> dict[str, str | None]:
 def run_directory(spec: RunSpec, out: Path | None, *, restart: bool = False) -> Iterator[Path]:
     """Find or make the directory of a run, and lock it.
 
-    The environment is written to `environment.json`; a warning says so where the run has begun with other packages,
-    threads or devices.
+    The environment is written to `environment.json`; a warning says so where the run has begun in another one.
 
     Args:
         spec: The run.
         out: A new or empty directory, or one where the same run has begun, finished or not. None: the newest directory
             under `runs` where the same run is not finished and no process works, else a new one.
         restart: Resume nothing, start a new run.
-
-    Yields:
-        The directory.
 
     Raises:
         ArtifactError: `out` holds something else, or another process is working there.

@@ -67,11 +67,14 @@ def search(
 ) -> tuple[SearchResult, Path]:
     """Try settings of student and distillation, and write the results into a directory, which is returned too.
 
+    Trials start from `config`, with the first of `student.seeds`, and ask the teacher once for each text. The test
+    split is not used. A finished search goes on when `search.trials` is raised.
+
     Args:
-        config: `search` says what to try; all else is what a trial starts from, with the first of `student.seeds`.
-        corpus: The task; its test split is not used.
-        teacher: Asked once for each text.
-        out: See `run_directory`. `search.trials` may differ: a finished search goes on when it is given more.
+        config: `search` says what to try.
+        corpus: The task.
+        teacher: Labels the texts.
+        out: See `run_directory`.
         unlabelled: More texts, without labels, for which students learn the teacher's probabilities.
         restart: Start a new search, even if there is an interrupted one.
         command: Returns the command line that resumes the search in a directory, for the report.
@@ -213,12 +216,8 @@ class _Search:
                     config, self.corpus, self.labelled, scratch, seed, on_student=watch.on_student, callbacks=(watch,)
                 )
             return float(trained.fit.best["mcc"])
-        except _TooLargeError as error:
-            outcome, note = "too large", str(error)
-        except optuna.TrialPruned as error:
-            outcome, note = "stopped", str(error)
-        except (TrainingError, ConfigError) as error:
-            outcome, note = "failed", _first_line(error)
+        except (_TooLargeError, optuna.TrialPruned, TrainingError, ConfigError) as error:
+            outcome, note = _OUTCOMES.get(type(error), "failed"), _first_line(error)
         finally:
             trial.set_user_attr("outcome", outcome)
             trial.set_user_attr("note", note)
@@ -267,6 +266,9 @@ def _study(file: Path) -> Iterator[optuna.Study]:
 
 class _TooLargeError(Exception):
     """A student has more parameters than it may have."""
+
+
+_OUTCOMES: Final[dict[type[Exception], str]] = {_TooLargeError: "too large", optuna.TrialPruned: "stopped"}
 
 
 class _Watch(Callback):

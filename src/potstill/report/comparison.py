@@ -126,12 +126,8 @@ def show(
 ) -> None:
     """Print the tables and the comparisons.
 
-    Args:
-        measured: The models' scores.
-        examples: What they were scored on.
-        labels: The classes' names.
-        scored: Says in words what they were scored on.
-        positive: Index of the class whose F1 is shown; None: the mean of all.
+    `labels` are the classes' names, `scored` says in words what the models were scored on, and `positive` is the index
+    of the class whose F1 is shown; None: the mean of all.
     """
     console = SafeConsole(highlight=False, markup=False)
     console.print(f"{numbered(len(examples), 'text')}, {scored}", soft_wrap=True)
@@ -149,10 +145,7 @@ def show(
     console.print((table := class_table(by_row, labels)).to_rich())
     if len(table.rows) < len(labels):
         console.print(f"{len(table.rows)} of {len(labels)} classes, those with the lowest F1", soft_wrap=True)
-    console.print(
-        "[low, high]: 95 % bootstrap interval; ±: standard deviation over seeds",
-        soft_wrap=True,
-    )
+    console.print("[low, high]: 95 % bootstrap interval; ±: standard deviation over seeds", soft_wrap=True)
     for one, other, test in compare(rows, examples):
         first, second = names[one.directory], names[other.directory]
         if isinstance(test, McNemar):

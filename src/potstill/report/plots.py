@@ -83,11 +83,9 @@ def loss_curves(models: Sequence[ModelResult], split: Literal["training", "valid
 
 
 def accuracy(models: Sequence[ModelResult], majority_accuracy: float) -> Figure:
-    """Draw accuracy and, since accuracy alone hides a model that learnt nothing, MCC beside it.
+    """Draw the accuracy of one role's models and, since it alone hides one that learnt nothing, MCC beside it.
 
-    Args:
-        models: The models of one role.
-        majority_accuracy: Share of the most frequent class in the validation split.
+    `majority_accuracy` is the share of the most frequent class in the validation split.
     """
     figure = Figure(figsize=(9.6, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True)
