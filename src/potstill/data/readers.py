@@ -124,10 +124,10 @@ def to_examples(rows: Sequence[Row], label_names: Sequence[str], file: Origin) -
     places = [index.get(row.label, index.get(label_key(row.label), -1)) for row in rows]
     remedy = by_editing(file, "correct it, leave the row out, or train with it")
     remedy += f"; the known labels are {listed(label_names)}"
-    if unknown := [row for row, place in zip(rows, places, strict=True) if place < 0]:
-        raise _in_one(
-            [DataError(f"unknown label {row.label!r}", file=file, line=row.line, remedy=remedy) for row in unknown]
-        )
+    unknown = [row for row, place in zip(rows, places, strict=True) if place < 0]
+    problems = [DataError(f"unknown label {row.label!r}", file=file, line=row.line, remedy=remedy) for row in unknown]
+    if problems:
+        raise _in_one(problems)
     return Examples(
         texts=tuple(row.text for row in rows),
         labels=np.array(places, dtype=np.int64),

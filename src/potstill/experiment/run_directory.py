@@ -61,10 +61,8 @@ class RunSpec:
     """What a command computes, by what decides its result.
 
     Attributes:
-        command: The command's name.
         name: What its directories are called: `runs/NAME-DATE-TIME`.
-        config: All settings.
-        inputs: Digests of what else decides the result, by name.
+        inputs: Digests of what else than `config` decides the result, by name.
         is_finished: Says of a directory whether nothing is left to do there.
         free: Settings and whole sections, by dotted name, that decide nothing here: they may change in between.
     """
@@ -129,15 +127,14 @@ def run_directory(spec: RunSpec, out: Path | None, *, restart: bool = False) -> 
     environment = describe_environment() | describe_compute(spec.config.runtime)
     with ExitStack() as stack:
         found = None if restart else _lock_begun(out, spec, stack)
+        directory = found or _lock_new(out, spec, stack)
         if found is None:
-            directory = _lock_new(out, spec, stack)
             write_json(directory / STATE_FILE, spec.state)
         elif spec.is_finished(found):
             print_line(f"{found} holds the results of this command, finished before; another --out makes them anew")
             yield found
             return
         else:
-            directory = found
             hint = ", which was begun with the same settings; --restart begins anew" if out is None else ""
             print_line(f"going on in {directory}{hint}")
             for path in directory.rglob(".*"):

@@ -134,10 +134,6 @@ class LoRALinear(nn.Module):
         square = ((b @ (a @ a.T)) * b).sum(dim=1)
         return (self.row_norms.square() + 2 * s * cross + s * s * square).clamp_min(_SMALLEST).sqrt()
 
-    def delta(self) -> Tensor:
-        """Return s B A, (out, in)."""
-        return (self.lora_B @ self.lora_A) * self.scaling
-
     @torch.no_grad()
     def merge(self) -> None:
         """Put the update into the base's weight, so that the forward pass costs what it cost before.
