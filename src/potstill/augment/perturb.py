@@ -54,11 +54,8 @@ def perturb(texts: Iterable[str], count: int, seed: int, kinds: Collection[Kind]
     The kinds take turns, so that their shares are equal until one has nothing new left; then the others go on.
     Sentences are drawn evenly, words as often as they occur.
 
-    Args:
-        texts: The known texts, of any language. Runs of white space count as one space.
-        count: How many to make; fewer where no kind finds a new one.
-        seed: Decides all draws.
-        kinds: Which changes to make.
+    The texts may be of any language; runs of white space in them count as one space. Fewer than `count` are made where
+    no kind finds a new one. `seed` decides all draws.
 
     Yields:
         A text that is none of `texts` and none of those before, and its kind. White space in it is single spaces.

@@ -13,7 +13,7 @@ Indices = NDArray[np.int64]
 
 
 def duplicate_groups(items: Iterable[tuple[str, str | None]]) -> Indices:
-    """Number texts (or pairs); those that are equal but for spelling are one group, see `normal_item`. (texts,)."""
+    """Return each text's (or pair's) group, (texts,): those that are equal but for spelling share one."""
     numbers: dict[tuple[str, ...], int] = {}
     keys = map(normal_item, items)
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
@@ -35,11 +35,8 @@ def stratified_split(labels: Indices, share: float, seed: int, groups: Indices) 
     scikit-learn's stratified splitters refuse a class with one member, and parts with fewer members than there are
     classes. Here the first part gets a member of every class as long as it has room, and rounding does the rest.
 
-    Args:
-        labels: Class of each example, (examples,).
-        share: Size of the first part, between 0 and 1. It gets smaller where the next group doesn't fit.
-        seed: Decides which examples go where.
-        groups: Group of each example, (examples,).
+    The first part has the `share`, between 0 and 1, of the examples, or less where the next group doesn't fit. Labels
+    and groups are (examples,).
 
     Returns:
         The indices of both parts, ascending. Neither is empty, unless all examples are one group.

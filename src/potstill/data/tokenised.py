@@ -80,13 +80,8 @@ def tokenise(
 ) -> TokenisedTexts:
     """Encode all texts, or fetch what an earlier call made of the same texts with the same tokenizer.
 
-    Args:
-        examples: The texts.
-        tokenizer: Any tokenizer of the `tokenizers` library.
-        max_length: Longer texts are cut.
-        empty_id: The id of a text without any token.
-        with_types: Whether the model reads `type_ids`.
-        cached: Whether to use the cache; not for texts that are seen once, as in a stream.
+    Texts of more than `max_length` tokens are cut; one without any gets `empty_id`. `with_types` is for models that
+    read `type_ids`. With `cached` off, for texts that are seen once, as in a stream, nothing is kept on disk.
     """
 
     def encode() -> dict[str, NDArray[Any]]:

@@ -35,13 +35,9 @@ _EQUAL: Final = 1e-12
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Texts that a model is about equally sure of: a point of the reliability diagram.
+    """Texts that a model is about equally sure of: a point of the reliability diagram, the bin `index` from 0.
 
-    Attributes:
-        index: Which bin, from 0.
-        confidence: Mean probability of the most probable class.
-        accuracy: Share of texts of which that class is the right one.
-        count: Number of texts.
+    Confidence is their mean probability of the most probable class, accuracy the share of which that is the right one.
     """
 
     index: int
@@ -136,11 +132,11 @@ def expected_calibration_error(bins: Iterable[ReliabilityBin]) -> float:
 
 
 def fit_threshold(logits: Logits, labels: Classes, temperature: float = 1.0) -> float:
-    """Find the threshold of softmax(logits / temperature) from which the best MCC is to be expected.
+    """Find the threshold above which class 1 is to be answered, by its softmax(logits / temperature), for the best MCC.
 
     Among a few hundred labels the MCC goes up and down by chance from one threshold to the next, and the best of all
     would mostly be a lucky one. So labels are not counted: expected counts are added up from `expected_labels`.
-    Arguments and errors as there, results as for `best_threshold`.
+    Arguments and errors as for that; the threshold is above 0 and below 1.
     """
     expected = expected_labels(logits, labels)
     return best_threshold(softmax(logits, temperature)[:, 1], expected)

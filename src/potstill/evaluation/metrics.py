@@ -26,13 +26,10 @@ standard error: less than the digits that a report prints."""
 
 @dataclass(frozen=True)
 class ClassScores:
-    """What one model reached on one class; 0 where a quotient is undefined.
+    """What one model reached on one class that has `count` texts in the split; 0 where a quotient is undefined.
 
-    Attributes:
-        precision: Share of right answers among those that name the class.
-        recall: Share of the class's texts that are found.
-        f1: Harmonic mean of both.
-        count: The class's texts in the split.
+    Precision is the share of right answers among those that name the class, recall the share of its texts that are
+    found, F1 the harmonic mean of both.
     """
 
     precision: float
@@ -99,11 +96,8 @@ class ConfusionCells:
         MCC for any number of classes: Gorodkin 2004, "Comparing two K-category assignments by a K-category correlation
         coefficient", equation 8; for two classes it is Matthews' (1975).
 
-        Args:
-            counts: (..., cells): one matrix, or one per bootstrap sample.
-
         Returns:
-            "accuracy", "mcc" and "f1", each of shape (...).
+            "accuracy", "mcc" and "f1", each (...), for counts (..., cells): one matrix, or one per bootstrap sample.
         """
         hits = counts @ (self.labelled * self.predicted)  # (..., classes)
         actual = counts @ self.labelled  # (..., classes)

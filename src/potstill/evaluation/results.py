@@ -63,14 +63,12 @@ class ModelResult:
     Attributes:
         description: What it is, in one phrase.
         parameters: All parameters, frozen ones included; 0 where it has none, as a file of probabilities.
-        trainable_parameters: Those that training changes.
         bytes_on_disk: Size of what has to be kept to predict with it.
         texts_per_second: Speed of prediction, end to end, from strings.
         intervals: 95 % interval of each score in `metrics`.
-        validation_mcc: MCC on the validation split at the epoch that was kept.
-        best_epoch: The epoch that was kept, counted from 1; 0 where nothing was trained.
-        epochs: Epochs that were run.
-        history: One record per epoch, as in `history.jsonl`.
+        validation_mcc: MCC on the validation split at `best_epoch`, the epoch that was kept, counted from 1; 0 where
+            nothing was trained.
+        epochs: Epochs that were run; `history` has a record of each, as in `history.jsonl`.
         threshold: What the second class's probability has to exceed to be the answer; None: the most probable class is.
     """
 

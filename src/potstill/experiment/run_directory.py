@@ -114,11 +114,8 @@ def run_directory(spec: RunSpec, out: Path | None, *, restart: bool = False) -> 
 
     The environment is written to `environment.json`; a warning says so where the run has begun in another one.
 
-    Args:
-        spec: The run.
-        out: A new or empty directory, or one where the same run has begun, finished or not. None: the newest directory
-            under `runs` where the same run is not finished and no process works, else a new one.
-        restart: Resume nothing, start a new run.
+    `out` is a new or empty directory, or one where the same run has begun, finished or not. None: the newest directory
+    under `runs` where the same run is not finished and no process works, else a new one. `restart` resumes nothing.
 
     Raises:
         ArtifactError: `out` holds something else, or another process is working there.

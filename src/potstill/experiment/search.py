@@ -68,16 +68,8 @@ def search(
     """Try settings of student and distillation, and write the results into a directory, which is returned too.
 
     Trials start from `config`, with the first of `student.seeds`, and ask the teacher once for each text. The test
-    split is not used. A finished search goes on when `search.trials` is raised.
-
-    Args:
-        config: `search` says what to try.
-        corpus: The task.
-        teacher: Labels the texts.
-        out: See `run_directory`.
-        unlabelled: More texts, without labels, for which students learn the teacher's probabilities.
-        restart: Start a new search, even if there is an interrupted one.
-        command: Returns the command line that resumes the search in a directory, for the report.
+    split is not used. A finished search goes on when `search.trials` is raised. `out` and `restart` are those of
+    `run_directory`; `command` returns the command line that resumes the search in a directory, for the report.
 
     Raises:
         ArtifactError: The directory holds something else, or another search is at work in it; or see `label`.

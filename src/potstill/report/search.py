@@ -25,17 +25,14 @@ Outcome = Literal["finished", "stopped", "failed", "too large"]
 
 @dataclass(frozen=True)
 class Trial:
-    """Settings that were tried, and what came of them.
+    """Settings that were tried, by dotted name, values that the space fixes included, and what came of them.
 
     Attributes:
         number: From 1, in the order in which the trials ended.
         outcome: `finished`; `stopped` early, being worse than the others; `failed`, since its loss was no longer finite
             or the settings exclude each other; `too large`, and not trained.
-        settings: What was tried, by dotted name, values that the space fixes included.
         mcc: MCC on the validation split; None unless it finished.
         parameters: Size of the student; None where it was not built.
-        epochs: Epochs that its training ran.
-        seconds: Time that it took.
         note: What happened, where it did not finish.
     """
 

@@ -72,12 +72,7 @@ class NextTokenHead(nn.Module):
 
 
 def recur(recurrence: nn.RNN | nn.GRU | nn.LSTM, embedded: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Run a recurrence over the real tokens.
-
-    Args:
-        recurrence: With the batch first.
-        embedded: (batch, length, features), padded on the right.
-        lengths: Real tokens of each text, (batch,).
+    """Run a recurrence, with the batch first, over texts, (batch, length, features), and their lengths, (batch,).
 
     Returns:
         The top layer's states, (batch, length, state), 0 in padded places, and each layer's and direction's hidden

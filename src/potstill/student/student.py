@@ -83,18 +83,13 @@ class Student:
     ) -> Student:
         """Build a student with fresh weights, but for embeddings that begin as the teacher's.
 
-        Args:
-            config: Its kind and shape, its tokenizer and the start of its embeddings.
-            corpus: Its classes.
-            max_length: Longer texts are cut to this many tokens.
-            seed: Decides the weights.
-            texts: What it learns from, for its own vocabulary; None: the training texts.
-            teacher_tokenizer: Name of the teacher's tokenizer, for `tokenizer: teacher`.
-            backbone: Name of the teacher's backbone, for `embedding_init: teacher`.
+        `seed` decides the weights. Its own vocabulary is learnt from `texts`, which are what it learns from; None: the
+        training texts. The teacher's tokenizer and backbone are named for `tokenizer: teacher` and `embedding_init:
+        teacher`.
 
         Raises:
             SourceError: A named tokenizer or backbone can't be found or reached.
-            ConfigError: The teacher has not what the settings ask for, or see `teacher_embeddings`.
+            ConfigError: The teacher lacks what the settings ask for, or see `teacher_embeddings`.
         """
         texts = corpus.train.all_texts if texts is None else texts
         tokenizer, pad_id = _tokenizer(config, texts, teacher_tokenizer, max_length, in_pairs=corpus.in_pairs)

@@ -32,7 +32,6 @@ class TeacherManifest:
     """`teacher.json`: the settings of a teacher under their own names, its classes, and how its texts are read.
 
     Attributes:
-        seed: Seed of head, adapters and training.
         lora: The adapters' settings, of which PEFT's file can't hold all; None without adapters, or where `peft` made
             them.
         base: Digest of the pretrained weights without the head; empty where it is not known.

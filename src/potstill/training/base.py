@@ -80,8 +80,6 @@ class FitContext:
     """Everything around a fit but model, data and loss.
 
     Attributes:
-        config: Epochs, batches, optimiser, schedule.
-        fabric: Device and precision.
         seed: Decides batches and dropout. Same seed, same machine, same numbers.
         title: What messages call this fit.
         callbacks: Called in this order; see `callbacks.standard_callbacks`.

@@ -37,17 +37,11 @@ def standard_callbacks(
     checkpoint: str = CHECKPOINT_FILE,
     more: Sequence[Callback] = (),
 ) -> tuple[Callback, ...]:
-    """Return the callbacks of a usual fit.
+    """Return the callbacks of a usual fit, then those of `more`.
 
-    Args:
-        config: Which epoch is kept, and the patience.
-        runtime: How often checkpoints are written; without `checkpoint_seconds` there are none.
-        directory: Gets history and checkpoint; made if need be.
-        stages: Settings that decide the result beside those that `fit` sees: a checkpoint of other ones is not used.
-        save: Writes the model; called whenever an epoch is the best so far, so that an interruption loses little.
-        history: Name of the history's file.
-        checkpoint: Name of the checkpoint's file.
-        more: Called after these.
+    `directory` gets the files `history` and `checkpoint`; it is made if need be. Without `checkpoint_seconds` there are
+    no checkpoints; one of other `stages`, settings that decide the result beside those that `fit` sees, is not used.
+    `save` writes the model whenever an epoch is the best so far, so that an interruption loses little.
     """
     checkpoints = []
     if runtime.checkpoint_seconds is not None:

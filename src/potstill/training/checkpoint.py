@@ -43,10 +43,8 @@ class Checkpoint(Callback):
     def __init__(self, path: Path, seconds: float, key: str = "") -> None:
         """Keep the state of a training in the file at `path`.
 
-        Args:
-            path: The file.
-            seconds: Least time between two checkpoints; 0: one after every step.
-            key: A digest of what decides the result beside model, data and training settings.
+        There are `seconds` between two writes at least; with 0 there is one after every step. `key` is a digest of what
+        decides the result beside model, data and training settings.
         """
         self.path, self._seconds, self._pause, self._key = path, seconds, seconds, key
         self._latest = time.perf_counter()

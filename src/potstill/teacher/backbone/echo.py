@@ -52,12 +52,9 @@ class Echo:
     def pool(self, states: Tensor, lengths: Tensor) -> Tensor:
         """Average the states of each text's second reading, which includes what closes the text.
 
-        Args:
-            states: (batch, length, hidden), padded on the right.
-            lengths: Real tokens of each text, (batch,). Of a text that is nothing but its opening, the last one counts.
-
         Returns:
-            (batch, hidden).
+            (batch, hidden), for states (batch, length, hidden), padded on the right, and the real tokens of each text,
+            (batch,). Of a text that is nothing but its opening, the last one counts.
         """
         first = (lengths + len(self.separator) + self.opening - self.closing) // 2  # (batch,)
         places = torch.arange(states.shape[1], device=lengths.device)
