@@ -14,7 +14,7 @@ from moved import moved
 from potstill.config import LoRAConfig, PotstillConfig, RuntimeConfig, TransformerConfig
 from potstill.data import Corpus, Examples
 from potstill.data.tokenised import tokenise
-from potstill.errors import ArtifactError, ConfigError, SourceError
+from potstill.errors import ArtifactError, ConfigError
 from potstill.experiment.record import TrainingRecord
 from potstill.experiment.saved import find_teacher, load_teacher
 from potstill.lora import adapters, merged
@@ -218,12 +218,6 @@ def test_changed_base_is_refused(method, base, tmp_path):
         TransformerTeacher.load(saved, CPU)
 
 
-def test_missing_base_is_refused(base, saved):
-    shutil.rmtree(base)
-    with pytest.raises(SourceError, match="no such file or directory"):
-        TransformerTeacher.load(saved, CPU)
-
-
 def test_incomplete_or_foreign_manifest_is_refused(saved):
     manifest = json.loads((saved / MANIFEST).read_text())
     others = (
@@ -236,8 +230,8 @@ def test_incomplete_or_foreign_manifest_is_refused(saved):
             TransformerTeacher.load(saved, CPU)
         with pytest.raises(ArtifactError, match=rf"{MANIFEST}(:| is damaged)"):
             TransformerTeacher.load(with_new_checksums(saved), CPU)
-    (saved / MANIFEST).unlink()
-    with pytest.raises(ArtifactError, match=MANIFEST):
+    (saved / MANIFEST).unlink()  # which makes it no adapter of peft
+    with pytest.raises(ArtifactError, match=f"{MANIFEST}, found none"):
         TransformerTeacher.load(saved, CPU)
 
 
@@ -269,12 +263,6 @@ def test_files_of_two_saves_are_refused(base, saved, tmp_path):
     make(base, seed=1).save(tmp_path / "other")
     shutil.copy(tmp_path / "other" / "adapter_model.safetensors", saved)
     with pytest.raises(ArtifactError, match=r"adapter_model\.safetensors was altered, or is of another save"):
-        TransformerTeacher.load(saved, CPU)
-
-
-def test_teacher_without_its_manifest_is_no_adapter_of_peft(saved):
-    (saved / MANIFEST).unlink()
-    with pytest.raises(ArtifactError, match=f"{MANIFEST}, found none"):
         TransformerTeacher.load(saved, CPU)
 
 

@@ -30,7 +30,7 @@ from potstill.executor.signals import handle_signals
 )
 @restart_option
 @with_settings(
-    *("data", "search.trials", "search.max_parameters", "search.pruning", "search.seed"),
+    *("data", "search.trials", "search.max_parameters", "search.seed"),
     *("student", "distillation", "runtime"),
 )
 @handle_signals()
