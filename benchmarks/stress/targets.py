@@ -25,7 +25,7 @@ from potstill.config import DataConfig, PotstillConfig
 from potstill.data.labels import label_names_of
 from potstill.data.readers import read_rows, to_examples
 from potstill.errors import PotstillError
-from potstill.lora.peft_format import read_peft_settings
+from potstill.lora.state import read_peft_settings
 from potstill.predict import stream
 from potstill.predict.classifier import _load_tokenizer
 from potstill.predict.directory import Manifest
@@ -178,7 +178,7 @@ def seeds(name: str) -> list[bytes]:
 _SPEC = {"vocab_size": 9, "num_classes": 2, "pad_token_id": 0}
 _ADAPTER = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["c_attn"]}
 _TEACHER = {
-    **{"format": 6, "backbone": "b", "tokenizer": "t", "add_bos": True, "random_init": False, "seed": 0},
+    **{"format": 7, "backbone": "b", "tokenizer": "t", "add_bos": True, "random_init": False, "seed": 0},
     **{"method": "lora", "lora": {"rank": 2}, "base": "", "label_names": ["a", "b"]},
     **{"max_length": 9, "in_pairs": False, "echo": False, "num_layers": None},
 }
@@ -198,7 +198,7 @@ _TEXTS = {
     "student": [json.dumps(_STUDENT), json.dumps(_STUDENT | {"threshold": 0.4})],
     "teacher": [json.dumps(_TEACHER)],
     "checksums": [json.dumps(_CHECKSUMS)],
-    "adapter": [json.dumps(_ADAPTER), json.dumps(_ADAPTER | {"modules_to_save": ["score"], "bias": "all"})],
+    "adapter": [json.dumps(_ADAPTER), json.dumps(_ADAPTER | {"modules_to_save": ["score"], "use_dora": True})],
     "stream-text": ["one\ttwo\nthree\tfour\n\n\ufefffive\n"],
     "stream-csv": ['text,pair\none,x\n"two ""2""",y\n'],
     "stream-tsv": ["other\ttext\na\tone\n"],

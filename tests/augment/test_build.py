@@ -287,7 +287,7 @@ def test_run_with_every_source_of_knowledge(tiny_backbone, tmp_path):
         {
             "data": {"source": "builtin", "max_train_examples": 60},
             "teacher": {"backbone": str(tiny_backbone), "training": {"epochs": 1}, "seeds": [0, 1]},
-            "augment": {"perturbed": 30},
+            "augment": {"perturbed": 30, "words": 12, "spans": 6},
             "student": SMALL | student | {"training": {"epochs": 1, "class_weights": "balanced"}},
             "distillation": {"teachers": "average", "loss": "mse"},
             "baseline": {"epochs": 2},
@@ -295,7 +295,13 @@ def test_run_with_every_source_of_knowledge(tiny_backbone, tmp_path):
     )
     summary, directory = potstill.run(config, tmp_path / "run")
     assert summary.unlabelled["perturbed"] == 30
-    assert UnlabelledSet.load(directory / "unlabelled").teacher is not None
+    kept = UnlabelledSet.load(directory / "unlabelled")
+    assert kept.logits.shape == (len(kept), 2)
+    assert summary.unlabelled["words"] == kept.sources.count("words:") > 0
+    assert summary.unlabelled["spans"] == kept.sources.count("spans:") > 0
+    report = (directory / "report.md").read_text()
+    assert "single words" in report
+    assert "spans of the training texts" in report
     (epoch,) = summary.of("distilled")[0].history
     assert {"train_ce", "train_mse", "validation_mse"} <= epoch.keys()
     assert (directory / "distilled" / "seed-0" / "pretraining.jsonl").is_file()
@@ -303,6 +309,22 @@ def test_run_with_every_source_of_knowledge(tiny_backbone, tmp_path):
     corpus = potstill.load_corpus(config.data)
     averaged = load_teacher(directory, config)[0].logits(corpus.test).argmax(axis=1)
     assert summary.ensemble.metrics == compute_metrics(corpus.test.labels, averaged, corpus.num_classes)
+
+
+def test_pairs_of_texts_get_no_words_and_spans(tiny_backbone, tmp_path):
+    rows = [f"the {noun} was {word},so {word},{word}" for noun in "abcdefgh" for word in ("fine", "bad")]
+    (tmp_path / "data.csv").write_text("\n".join(["text,second,label", *rows * 2]))
+    config = PotstillConfig.build(
+        {
+            "data": {"source": str(tmp_path / "data.csv"), "pair_column": "second"},
+            "teacher": {"backbone": str(tiny_backbone), "training": {"epochs": 1}},
+            "augment": {"words": 12, "spans": 6},
+            "student": SMALL,
+        }
+    )
+    summary, directory = potstill.run(config, tmp_path / "run")
+    assert summary.unlabelled is None
+    assert not (directory / "unlabelled").exists()
 
 
 def test_logits_in_the_set_are_used_if_they_are_the_teachers(tiny_backbone, tmp_path, monkeypatch):

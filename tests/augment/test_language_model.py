@@ -17,6 +17,7 @@ from potstill.augment.language_model import LanguageModel, NextTokenLoss, check_
 from potstill.config import PotstillConfig
 from potstill.data import Corpus, Examples
 from potstill.errors import ConfigError, SourceError
+from potstill.lora import absorb_adapters
 from potstill.teacher.backbone.sources import load_tokenizer
 
 
@@ -100,7 +101,7 @@ def test_tuning_changes_only_the_adapters_and_merging_no_logit(backbone, tmp_pat
     assert last["validation_loss"] < first["validation_loss"]
     assert last["perplexity"] == pytest.approx(math.exp(last["validation_loss"]))
     expected = NextTokenLoss(model.model)(*batch)
-    model.merge()
+    absorb_adapters(model.model)
     torch.testing.assert_close(NextTokenLoss(model.model)(*batch), expected)
 
 
@@ -176,6 +177,6 @@ def test_builtin_model_writes_sentences(tmp_path):
     )
     model = LanguageModel.load(config)
     model.tune(config, load_corpus(config.data), tmp_path)
-    model.merge()
+    absorb_adapters(model.model)
     written = list(model.sample("acceptable", 8, temperature=0.7, top_p=0.95, seed=0))
     assert sum(" " in text for text in written) >= 6

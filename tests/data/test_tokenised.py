@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -79,7 +81,7 @@ def test_sequential_batches_keep_their_budget(lengths, budget):
     assert longest == sorted(longest, reverse=True)
 
 
-def test_batch_is_padded_on_the_right():
+def test_batch_is_padded_on_the_right_and_takes_labels_and_logits_along():
     tokens = TokenisedTexts(np.array([5, 6, 7, 8, 9, 5], np.int32), np.array([0, 3, 4, 6]))
     data = TrainingSet(tokens, torch.tensor([1, 0, 1]), pad_token_id=2)
     batch = data.batch([2, 0])
@@ -90,15 +92,12 @@ def test_batch_is_padded_on_the_right():
     assert len(batch.inputs) == 2
     assert data.batch([1]).input_ids.tolist() == [[8]]
     assert data.majority_share == pytest.approx(2 / 3)
+    with_logits = replace(data, teacher_logits=torch.tensor([[1.0], [2.0], [3.0]]))
+    assert with_logits.batch([2, 0]).to(torch.device("cpu")).teacher_logits.tolist() == [[3.0], [1.0]]
 
 
-def test_batch_takes_labels_and_logits_along():
-    tokens = TokenisedTexts(np.array([5, 6, 7, 8, 9, 5], np.int32), np.array([0, 3, 4, 6]))
-    logits = torch.tensor([[1.0], [2.0], [3.0]])
-    data = TrainingSet(tokens, torch.tensor([1, 0, 0]), 2, logits)
-    batch = data.batch([2, 0]).to(torch.device("cpu"))
-    assert batch.labels.tolist() == [0, 1]
-    assert batch.teacher_logits.tolist() == [[3.0], [1.0]]
+def test_repr_of_examples_is_short():
+    assert repr(make_examples(*"a" * 2000)) == "<Examples: 2,000 texts>"
 
 
 def test_texts_are_cut_and_never_empty():

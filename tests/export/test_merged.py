@@ -81,8 +81,8 @@ def test_transformers_computes_the_same_logits(family, method, model_directory, 
     [
         {"use_rslora": True},
         {"use_dora": True},
-        {"bias": "all", "train_layernorm": True},
-        {"bias": "lora_only", "layers_to_transform": (1,)},
+        {"train_layernorm": True},
+        {"layers_to_transform": (1,)},
     ],
     ids=str,
 )

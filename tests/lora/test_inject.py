@@ -8,8 +8,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from potstill.config import LoRAConfig
 from potstill.errors import ConfigError
 from potstill.lora import LoRALinear, absorb_adapters, adapters, inject, merged
+from potstill.lora.blocks import head_modules
 from potstill.lora.counting import parameter_groups
-from potstill.lora.head import head_modules
 from potstill.teacher.backbone.classifier import TextClassifier
 
 LINEAR_MAPS_PER_BLOCK = {
@@ -120,16 +120,6 @@ def test_patterns_choose_among_the_linear_maps(make_model):
     assert all(isinstance(model.get_submodule(name), LoRALinear) for name in targets)
 
 
-def test_all_patterns_without_a_match_are_reported_and_the_model_is_unchanged(make_model):
-    model = make_model("gpt2")
-    with pytest.raises(ConfigError) as caught:
-        inject(model, LoRAConfig(target_modules=("*.q_proj", "*.c_attn", "score")))
-    assert len(caught.value.problems) == 2
-    assert "'*.q_proj'" in str(caught.value)
-    assert "transformer.h.0.attn.c_attn" in str(caught.value)  # what it could have been
-    assert all(p.requires_grad for p in model.parameters())
-
-
 def test_a_full_name_finds_a_map_outside_the_blocks(make_model):
     model = make_model("bert")
     assert inject(model, LoRAConfig(target_modules=("bert.pooler.dense",))) == ("bert.pooler.dense",)
@@ -164,6 +154,10 @@ def test_blocks_below_the_first_adapter_need_no_gradient(make_model, batch):
     [
         ({"target_modules": ()}, "target_modules: expected all-linear or patterns, found none"),
         ({"layers_to_transform": (1,), "target_modules": ("*.0.*",)}, r"target_modules: '\*\.0\.\*' matches none"),
+        (
+            {"target_modules": ("*.q_proj", "*.c_attn", "score")},
+            r"'\*\.c_attn' .*layers\.0\.self_attn\.q_proj(.|\n)*'score'",
+        ),
     ],
 )
 def test_targets_that_do_not_exist_are_refused_and_the_model_is_unchanged(make_model, settings, complaint):
@@ -172,23 +166,6 @@ def test_targets_that_do_not_exist_are_refused_and_the_model_is_unchanged(make_m
         inject(model, LoRAConfig(**settings))
     assert all(p.requires_grad for p in model.parameters())
     assert not list(adapters(model))
-
-
-@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
-def test_biases_are_trained_where_asked_for(family, make_model):
-    trained, head = {}, {}
-    for bias in ("none", "lora_only", "all"):
-        model = make_model(family)
-        targets = inject(model, LoRAConfig(bias=bias))
-        head = tuple(head_modules(model))
-        trained[bias] = {n for n in trained_names(model) if n.endswith(".bias") and not n.startswith(head)}
-    everything = {n for n, _ in model.named_parameters() if n.endswith(".bias") and not n.startswith(head)}
-    assert trained == {
-        "none": set(),
-        "lora_only": everything & {f"{name}.base.bias" for name in targets},
-        "all": everything,
-    }
-    assert bool(everything) == (family != "llama")
 
 
 def test_the_reference_experiments_parameter_counts():

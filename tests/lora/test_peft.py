@@ -26,9 +26,7 @@ VARIANTS = {
     "rslora": {"use_rslora": True, "alpha": 3.0},
     "use_dora": {"use_dora": True},
     "use_dora, rslora": {"use_dora": True, "use_rslora": True},
-    "all biases": {"bias": "all"},
-    "biases of adapted maps": {"bias": "lora_only", "use_dora": True},
-    "norms and biases": {"bias": "all", "train_layernorm": True},
+    "norms": {"train_layernorm": True},
     "last block": {"layers_to_transform": (1,)},
 }
 
@@ -63,7 +61,7 @@ def ours_trains(model):
     for name, p in model.named_parameters():
         if p.requires_grad:
             matrix = name.endswith(("lora_A", "lora_B"))
-            names[f"base_model.model.{name}".replace(".base.bias", ".base_layer.bias") + ".weight" * matrix] = p
+            names[f"base_model.model.{name}" + ".weight" * matrix] = p
     return names
 
 
@@ -156,8 +154,7 @@ PEFT_SETTINGS = {
         "target_modules": ["query", "bert.encoder.layer.0.attention.self.key"],
         "layers_to_transform": [1],
     },
-    "rslora, use_dora": {"target_modules": ["query"], "use_rslora": True, "use_dora": True, "bias": "lora_only"},
-    "all biases": {"target_modules": ["query"], "bias": "all"},
+    "rslora, use_dora": {"target_modules": ["query"], "use_rslora": True, "use_dora": True},
     "gaussian": {"target_modules": ["query"], "init_lora_weights": "gaussian"},
     "pooler": {"target_modules": ["query"], "modules_to_save": ["pooler"]},
 }
@@ -198,6 +195,7 @@ def test_pefts_default_targets_load(family, make_model, batch, tmp_path):
         ("bert", {"target_modules": ["query"], "rank_pattern": {"layer.0": 3}}, "found {'rank_pattern': "),
         ("bert", {"target_modules": ["query"], "alpha_pattern": {"layer.0": 3}}, "found {'alpha_pattern': "),
         ("bert", {"target_modules": ["query"], "lora_bias": True}, "found {'lora_bias': True}"),
+        ("bert", {"target_modules": ["query"], "bias": "lora_only"}, "found {'bias': 'lora_only'}"),
         ("llama", {"target_modules": ["embed_tokens"]}, "'model.embed_tokens' matches none of the model's linear maps"),
         (
             "llama",

@@ -51,7 +51,7 @@ def legend(figure: Figure) -> list[str]:
 
 
 def test_report_is_complete_and_its_links_lead_somewhere(make_summary: MakeSummary, tmp_path: Path) -> None:
-    summary = make_summary(seeds=(0, 1, 2))
+    summary = make_summary(seeds=(0, 1, 2), linear=0.3)
     assert not is_reported(tmp_path)
 
     write_report(summary, tmp_path)

@@ -45,11 +45,6 @@ def test_table_and_report_are_written(tmp_path):
     assert second.startswith("2,stopped,,1234567,3,61.0,0.1,7.5,")
 
 
-def test_only_the_table_is_written_without_a_finished_trial(tmp_path):
-    write_search(dataclasses.replace(RESULT, trials=(TRIALS[1],)), tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"trials.csv"}
-
-
 def test_report_says_what_was_searched_and_found():
     result = dataclasses.replace(RESULT, unlabelled=1200)
     text = search_text(result, result.best, Path("runs/search/best.yaml"))

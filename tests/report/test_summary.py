@@ -16,12 +16,6 @@ from potstill.evaluation import DataSummary, Summary
 MakeSummary = Callable[..., Summary]
 
 
-def test_summary_survives_json(make_summary: MakeSummary) -> None:
-    summary = make_summary(seeds=(0, 1, 2), linear=0.3)
-
-    assert Summary.from_json(summary.to_json()) == summary
-
-
 def test_summary_json_holds_every_role_over_its_seeds(make_summary: MakeSummary) -> None:
     summary = make_summary(seeds=(0, 1, 2))
     values = [model.metrics.mcc for model in summary.of("distilled")]

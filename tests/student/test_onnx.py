@@ -2,7 +2,6 @@ import copy
 import itertools
 
 import numpy as np
-import onnx
 import pytest
 import torch
 
@@ -25,18 +24,12 @@ def make_student(cell="lstm", bidirectional=True, num_layers=1, pooling="max", *
     return student
 
 
+@pytest.mark.parametrize("surprisal_size", [0, 6])
 @pytest.mark.parametrize(("cell", "bidirectional", "num_layers", "pooling"), SHAPES)
-def test_onnx_parity_of_every_shape(cell, bidirectional, num_layers, pooling):
-    student = make_student(cell, bidirectional, num_layers, pooling)
-    assert prove_parity(student, student.to_onnx(), seed=1) <= 1e-5
-
-
-@pytest.mark.parametrize(
-    ("cell", "bidirectional", "pooling"),
-    [(cell, bidirectional, pooling) for cell, bidirectional, layers, pooling in SHAPES if layers == 1],
-)
-def test_onnx_parity_with_surprisal(cell, bidirectional, pooling):
-    student = make_student(cell, bidirectional, pooling=pooling, surprisal_size=6)
+def test_onnx_parity_of_every_shape(cell, bidirectional, num_layers, pooling, surprisal_size):
+    if surprisal_size and num_layers > 1:
+        pytest.skip("surprisal is for one layer")
+    student = make_student(cell, bidirectional, num_layers, pooling, surprisal_size=surprisal_size)
     assert prove_parity(student, student.to_onnx(), seed=1) <= 1e-5
 
 
@@ -57,24 +50,6 @@ def test_padding_ids_make_no_difference(pooling, changes):
     for pad_token_id in (2, 31):
         beside_a_longer = run(session, [[5, 6, 7], [8] * 12], pad_token_id)
         np.testing.assert_allclose(beside_a_longer[:1], alone, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("changes", "unread"),
-    [
-        ({"num_layers": 3, "pooling": "last"}, ["final0", "final1", "states2"]),
-        ({"num_layers": 3, "pooling": "mean"}, ["final0", "final1", "final2"]),
-        ({"num_layers": 3, "pooling": "max"}, ["final0", "final1", "final2"]),
-        ({"surprisal_size": 6, "pooling": "last"}, []),
-        ({"surprisal_size": 6, "pooling": "mean"}, ["final0"]),
-    ],
-    ids=str,
-)
-def test_the_graph_holds_no_unused_nodes_or_weights(changes, unread):
-    graph = onnx.load_from_string(make_student(**changes).to_onnx()).graph
-    read = {name for node in graph.node for name in node.input}
-    assert {name for node in graph.node for name in node.output} - read == {*unread, "logits"}
-    assert {tensor.name for tensor in graph.initializer} <= read
 
 
 def test_the_proof_leaves_the_student_as_it_was_and_repeats_itself():

@@ -90,18 +90,6 @@ def test_each_direction_predicts_from_the_tokens_before_alone(cell, bidirectiona
         assert int(costs[row, 1]) == length * (2 if bidirectional else 1)
 
 
-@pytest.mark.parametrize(("cell", "bidirectional", "num_layers"), SHAPES)
-def test_the_first_layer_shares_its_parameters(cell, bidirectional, num_layers):
-    network = make_network(cell, bidirectional, num_layers)
-    layer = first_layer(network)
-    for name, parameter in layer.named_parameters():
-        assert parameter is getattr(network.recurrence, name)
-    assert len(list(layer.parameters())) == 4 * (2 if bidirectional else 1)
-    if num_layers == 1:
-        inputs = torch.randn(2, 5, 6)
-        assert torch.equal(layer(inputs)[0], network.recurrence(inputs)[0])
-
-
 @torch.no_grad()
 def test_the_first_guess_is_the_tokens_frequency():
     counts = torch.randint(1, 50, (VOCABULARY,), generator=torch.Generator().manual_seed(2))
@@ -123,13 +111,6 @@ def test_the_padding_is_no_target_and_its_embedding_stays_0(monkeypatch, candida
     costs = make_model(network)(torch.tensor([[9, 10, PADDING]]), torch.tensor([[1, 1, 1]]))
     assert costs.isfinite().all()
     assert costs[0, 1] == 4  # 9 and 10, from the left and from the right
-
-
-def test_dropout_acts_in_training_only():
-    model, batch = make_model(make_network(dropout=0.5)), make_batch()
-    assert torch.equal(model(*batch), model(*batch))
-    model.train()
-    assert not torch.equal(model(*batch), model(*batch))
 
 
 @pytest.mark.parametrize("directions", [1, 2])

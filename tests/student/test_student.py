@@ -60,12 +60,6 @@ def test_two_texts_of_a_pair_are_separated(tmp_path, tokenizer):
     assert first != second
 
 
-def test_same_seed_same_student():
-    weights = [make_student(seed).network.head.weight for seed in (0, 0, 1)]
-    assert torch.equal(weights[0], weights[1])
-    assert not torch.equal(weights[0], weights[2])
-
-
 @pytest.mark.parametrize("pairs", [None, tuple(reversed(TEXTS))])
 def test_a_saved_student_predicts_as_the_trained_one(tmp_path, pairs):
     student = make_student(cell="gru", num_layers=2, pairs=pairs and ("the end",) * len(TEXTS))
@@ -108,14 +102,6 @@ def test_size_on_disk_counts_only_files_for_prediction(tmp_path):
     assert student_bytes(tmp_path) == everything - apart
 
 
-def test_teacher_logits_stay_with_their_texts():
-    student, corpus = make_student(), make_corpus()
-    teacher_logits = np.arange(12, dtype=np.float32).reshape(6, 2)
-    batch = student.featurise(corpus.train, teacher_logits).batch([4, 1])
-    assert batch.teacher_logits.tolist() == [[8.0, 9.0], [2.0, 3.0]]
-    assert batch.labels.tolist() == [0, 1]
-
-
 def test_the_vocabulary_is_deterministic_and_covers_every_text():
     first, second = (train_vocabulary(make_corpus().train.all_texts, 300) for _ in range(2))
     assert first.to_str() == second.to_str()
@@ -124,17 +110,11 @@ def test_the_vocabulary_is_deterministic_and_covers_every_text():
         assert first.decode(first.encode(text).ids).strip() == text.strip()
 
 
-def counted_vocabulary(monkeypatch):
-    learnt = []
-    learn = student_module.train_vocabulary
+def test_a_vocabulary_is_learnt_once_for_all_seeds(monkeypatch):
+    learnt, learn = [], student_module.train_vocabulary
     monkeypatch.setattr(
         student_module, "train_vocabulary", lambda *given, **named: learnt.append(given) or learn(*given, **named)
     )
-    return learnt
-
-
-def test_a_vocabulary_is_learnt_once_for_all_seeds(monkeypatch):
-    learnt = counted_vocabulary(monkeypatch)
     first, second = (make_student(seed=seed).tokenizer.to_str() for seed in (0, 1))
     assert first == second
     assert len(learnt) == 1

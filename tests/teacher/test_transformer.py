@@ -4,17 +4,17 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
 from checksummed import with_new_checksums
 from moved import moved
 from potstill.config import LoRAConfig, PotstillConfig, RuntimeConfig, TransformerConfig
 from potstill.data import Corpus, Examples
 from potstill.data.tokenised import tokenise
-from potstill.errors import ArtifactError, ConfigError, SourceError
+from potstill.errors import ArtifactError, ConfigError
 from potstill.experiment.record import TrainingRecord
 from potstill.experiment.saved import find_teacher, load_teacher
 from potstill.lora import adapters, merged
@@ -218,12 +218,6 @@ def test_changed_base_is_refused(method, base, tmp_path):
         TransformerTeacher.load(saved, CPU)
 
 
-def test_missing_base_is_refused(base, saved):
-    shutil.rmtree(base)
-    with pytest.raises(SourceError, match="no such file or directory"):
-        TransformerTeacher.load(saved, CPU)
-
-
 def test_incomplete_or_foreign_manifest_is_refused(saved):
     manifest = json.loads((saved / MANIFEST).read_text())
     others = (
@@ -236,8 +230,8 @@ def test_incomplete_or_foreign_manifest_is_refused(saved):
             TransformerTeacher.load(saved, CPU)
         with pytest.raises(ArtifactError, match=rf"{MANIFEST}(:| is damaged)"):
             TransformerTeacher.load(with_new_checksums(saved), CPU)
-    (saved / MANIFEST).unlink()
-    with pytest.raises(ArtifactError, match=MANIFEST):
+    (saved / MANIFEST).unlink()  # which makes it no adapter of peft
+    with pytest.raises(ArtifactError, match=f"{MANIFEST}, found none"):
         TransformerTeacher.load(saved, CPU)
 
 
@@ -269,12 +263,6 @@ def test_files_of_two_saves_are_refused(base, saved, tmp_path):
     make(base, seed=1).save(tmp_path / "other")
     shutil.copy(tmp_path / "other" / "adapter_model.safetensors", saved)
     with pytest.raises(ArtifactError, match=r"adapter_model\.safetensors was altered, or is of another save"):
-        TransformerTeacher.load(saved, CPU)
-
-
-def test_teacher_without_its_manifest_is_no_adapter_of_peft(saved):
-    (saved / MANIFEST).unlink()
-    with pytest.raises(ArtifactError, match=f"{MANIFEST}, found none"):
         TransformerTeacher.load(saved, CPU)
 
 
@@ -360,47 +348,6 @@ def test_decoder_texts_begin_with_bos(tmp_path, model_directory):
     assert first_ids(encoder) == plain
 
 
-@pytest.fixture
-def foreign(model_directory, tmp_path):
-    """An adapter that `peft` trained and saved, and the model that it saved."""
-    base = model_directory("llama")
-    torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
-    model.config.pad_token_id = 1
-    adapted = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=2, target_modules="all-linear")).eval()
-    moved(adapted).save_pretrained(tmp_path / "foreign")
-    return tmp_path / "foreign", adapted
-
-
-def test_adapter_of_peft_is_a_teacher_with_numbered_classes(foreign, model_directory):
-    directory, adapted = foreign
-    teacher = TransformerTeacher.load(directory, CPU)
-    assert teacher.manifest.label_names == ("0", "1", "2")
-    assert teacher.manifest.max_length == teacher.classifier.max_length
-    tokenizer = AutoTokenizer.from_pretrained(model_directory("llama"))
-    texts = [text for text in EXAMPLES.texts if text]
-    with torch.no_grad():
-        expected = adapted(**tokenizer(texts, padding=True, return_tensors="pt")).logits
-    found = teacher.logits(Examples(tuple(texts), np.zeros(len(texts), np.int64)))
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_incomplete_adapter_of_peft_is_refused(foreign):
-    directory, _ = foreign
-    weights = directory / "adapter_model.safetensors"
-    whole = load_file(weights)
-    save_file({name: tensor for name, tensor in whole.items() if "score" not in name}, weights)
-    with pytest.raises(ArtifactError, match="expected the classification head"):
-        TransformerTeacher.load(directory, CPU)
-    weights.write_bytes(b"")
-    with pytest.raises(ArtifactError, match="expected safetensors"):
-        TransformerTeacher.load(directory, CPU)
-    settings = json.loads((directory / "adapter_config.json").read_text())
-    (directory / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": None}))
-    with pytest.raises(ArtifactError, match="base_model_name_or_path"):
-        TransformerTeacher.load(directory, CPU)
-
-
 def test_known_settings_hold_the_lora_settings_as_given(base, tmp_path):
     asked = LoRAConfig(rank=2, target_modules=("*c_attn",), layers_to_transform=(1,))
     teacher = TransformerTeacher.create(TransformerConfig(backbone=str(base), lora=asked), CPU, CORPUS, 16, 0)
@@ -459,11 +406,6 @@ def test_single_interrupted_teacher_is_used_with_a_warning(tiny_backbone, tmp_pa
     assert f"WARNING: the training of the teacher in {tmp_path} was interrupted" in capsys.readouterr().err
     finish(tmp_path)
     load_teacher(tmp_path, settings(teachers))
-    assert "WARNING" not in capsys.readouterr().err
-
-
-def test_adapter_of_peft_counts_as_finished(foreign, capsys):
-    load_teacher(foreign[0], settings("average"))
     assert "WARNING" not in capsys.readouterr().err
 
 

@@ -17,10 +17,9 @@ from potstill.executor.signals import Stopped, handle_signals
 from potstill.experiment.stages import finetune
 from potstill.training.base import Callback, FitContext, Splits
 from potstill.training.callbacks import standard_callbacks
-from potstill.training.checkpoint import Checkpoint, read_checkpoint, tensor_digest
+from potstill.training.checkpoint import Checkpoint, pack, read_checkpoint, tensor_digest, unpack
 from potstill.training.compute import make_fabric
 from potstill.training.fit import Trainer, fit
-from potstill.training.state import pack, unpack
 from tiny_students import random_set, tiny_student
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -364,7 +363,7 @@ def contents(directory):
     [
         {"lora": {"dropout": 0.2, "layers_to_transform": [1]}},
         {"method": "full"},
-        {"lora": {"use_dora": True, "bias": "all"}},
+        {"lora": {"use_dora": True}},
     ],
     ids=["last block", "full", "dora"],
 )

@@ -31,16 +31,10 @@ from potstill.teacher.transformer import transformer_settings
 def build_unlabelled_set(config: PotstillConfig, corpus: Corpus, directory: Path) -> UnlabelledSet:
     """Build the unlabelled set that `config.augment` describes, or resume an interrupted call.
 
-    Args:
-        config: `augment`, `data`, `teacher` (the backbone) and `runtime` are used.
-        corpus: The task. Only its training texts are learnt from; texts like its validation and test texts are left
-            out.
-        directory: Gets `unlabelled.parquet`, and until then what an interrupted call needs. An existing set is
-            returned unchecked: `run_directory` makes sure that it is of the same settings.
-
-    Returns:
-        The set, without logits unless it existed with them. It is empty where a teacher's file of probabilities, the
-        only source, holds no new texts.
+    Only the training texts of `corpus` are learnt from; texts like its validation and test texts are left out.
+    `directory` gets `unlabelled.parquet`, and until then what an interrupted call needs. An existing set is returned
+    unchecked, with its logits where it has any: `run_directory` makes sure that it is of the same settings. The set is
+    empty where a teacher's file of probabilities, the only source, holds no new texts.
 
     Raises:
         DataError: A file can't be read.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,8 +26,8 @@ from potstill.config import PotstillConfig, TransformerConfig
 from potstill.data import Corpus, Examples
 from potstill.data.tokenised import TrainingSet, tokenise
 from potstill.errors import ConfigError
-from potstill.lora.head import head_modules
-from potstill.lora.inject import absorb_adapters, find_targets, inject
+from potstill.lora.blocks import head_modules
+from potstill.lora.inject import find_targets, inject
 from potstill.teacher.backbone.sources import (
     check_language_model,
     load_config,
@@ -64,11 +64,7 @@ class NextTokenLoss(nn.Module):
         self.model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Add up the negative log-likelihoods of all tokens but the first.
-
-        Args:
-            input_ids: Token ids, (batch, length), padded on the right.
-            attention_mask: 1 at real tokens, (batch, length).
+        """Add up the negative log-likelihoods of all tokens but the first, of texts (batch, length).
 
         Returns:
             For each text the sum, in nats, and the number of tokens it goes over, (batch, 2), float32.
@@ -147,16 +143,6 @@ class LanguageModel:
     def trained(self) -> dict[str, nn.Parameter]:
         """The weights that `tune` trains, by dotted name."""
         return trained_parameters(self.model)
-
-    @torch.no_grad()
-    def restore(self, trained: Mapping[str, Tensor]) -> None:
-        """Take over the `trained` weights of a model with the same settings."""
-        for name, weight in self.trained.items():
-            weight.copy_(trained[name])
-
-    def merge(self) -> None:
-        """Merge the adapters into the weights, for faster sampling."""
-        absorb_adapters(self.model)
 
     def training_set(self, examples: Examples, label_names: Sequence[str]) -> TrainingSet:
         """Tokenise labelled texts for `tune`: each on a line of its own, after a line with the name of its class."""
@@ -257,13 +243,8 @@ def draw(logits: Tensor, top_p: float, generator: torch.Generator) -> Tensor:
     belongs to it if all more probable tokens together have less. So nothing needs to be sorted: a token is drawn from
     the whole distribution, and drawn again in the rare case that it is outside.
 
-    Args:
-        logits: (batch, vocabulary), float32.
-        top_p: Above 0, at most 1.
-        generator: On the logits' device.
-
     Returns:
-        Token ids, (batch,).
+        Token ids, (batch,), for logits (batch, vocabulary), float32.
     """
     probabilities = logits.softmax(dim=1)
     tokens = logits.new_empty(len(logits), dtype=torch.long)

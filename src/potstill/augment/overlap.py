@@ -28,13 +28,8 @@ def near_duplicates(texts: Sequence[str], held_out: Sequence[str], similarity: f
     of equal length, one replaced or moved leaves about 0.9, one left out 0.95. It is never less than the normalised
     Levenshtein similarity, and rapidfuzz computes it in a third of the time.
 
-    Args:
-        texts: Texts to compare.
-        held_out: Texts of the validation and test splits.
-        similarity: Smallest likeness that counts, above 0 and at most 1. 1: the normal forms are equal.
-
-    Returns:
-        Whether each text is like a held-out one, (texts,).
+    `similarity`, above 0 and at most 1, is the smallest likeness that counts; 1: the normal forms are equal. Returns
+    whether each text is like a held-out one, (texts,).
     """
     found = np.zeros(len(texts), dtype=np.bool_)
     forms, order, lengths = _by_length(texts)

@@ -54,11 +54,8 @@ def perturb(texts: Iterable[str], count: int, seed: int, kinds: Collection[Kind]
     The kinds take turns, so that their shares are equal until one has nothing new left; then the others go on.
     Sentences are drawn evenly, words as often as they occur.
 
-    Args:
-        texts: The known texts, of any language. Runs of white space count as one space.
-        count: How many to make. There are fewer if no kind finds a new one.
-        seed: Decides all draws.
-        kinds: Which changes to make.
+    The texts may be of any language; runs of white space in them count as one space. Fewer than `count` are made where
+    no kind finds a new one. `seed` decides all draws.
 
     Yields:
         A text that is none of `texts` and none of those before, and its kind. White space in it is single spaces.
@@ -66,10 +63,9 @@ def perturb(texts: Iterable[str], count: int, seed: int, kinds: Collection[Kind]
     known = dict.fromkeys(" ".join(text.split()) for text in texts)  # in order, which decides the draws
     seen = set(known)
     makers = {kind: make for kind, make in _Perturber(tuple(known), seed).makers().items() if kind in kinds}
-    made = 0
     while makers:
         for kind in tuple(makers):
-            if made >= count:
+            if len(seen) - len(known) >= count:
                 return
             drawn = (makers[kind]() for _ in range(_ATTEMPTS))
             new = next((text for text in drawn if text is not None and text not in seen), None)
@@ -77,7 +73,6 @@ def perturb(texts: Iterable[str], count: int, seed: int, kinds: Collection[Kind]
                 del makers[kind]
                 continue
             seen.add(new)
-            made += 1
             yield new, kind
 
 
@@ -99,9 +94,12 @@ class _Perturber:
 
     def makers(self) -> dict[Kind, Callable[[], str | None]]:
         """Return a function for each kind that the texts allow; it returns a text, or None where the draw failed."""
-        of_longer: dict[Kind, Callable[[], str | None]] = {"swap": self._swap, "drop": self._drop, "join": self._join}
-        of_words: dict[Kind, Callable[[], str | None]] = {"replace": self._replace, "insert": self._insert}
-        return (of_longer if self._longer else {}) | (of_words if self._words else {})
+        makers: dict[Kind, Callable[[], str | None]] = {}
+        if self._longer:
+            makers |= {"swap": self._swap, "drop": self._drop, "join": self._join}
+        if self._words:
+            makers |= {"replace": self._replace, "insert": self._insert}
+        return makers
 
     def _swap(self) -> str | None:
         sentence = self._draw.pick(self._longer)

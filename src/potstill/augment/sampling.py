@@ -18,11 +18,12 @@ from potstill.config import PotstillConfig
 from potstill.console import progress_bar, warn
 from potstill.data import Corpus
 from potstill.executor import make_executor
+from potstill.lora import absorb_adapters
 from potstill.lora.counting import count_parameters
 from potstill.store.cache import read_arrays, write_arrays
 from potstill.training.checkpoint import CHECKPOINT_FILE
 from potstill.training.compute import available_workers, make_fabric
-from potstill.training.memory import memory_explained
+from potstill.training.inference import memory_explained
 
 Pair = tuple[str, str | None]
 Found = Iterator[tuple[Pair, str]]
@@ -136,13 +137,8 @@ class _Samples:
 
     def _sample(self, number: int) -> list[str]:
         settings, names, model, size = self.config.augment, self.corpus.label_names, self._tuned(), self.batch_size
-        explained = memory_explained(
-            lambda: f"while {size:,} texts of up to {model.max_length} tokens are sampled at once",
-            "end other programs and repeat the command, which resumes; or start again with a lower max_length, or with "
-            "--device where there is more memory",
-        )
         prompt, seed = names[number % len(names)], (settings.seed << 32) + number
-        with explained:
+        with memory_explained(lambda: f"while {size:,} texts of up to {model.max_length} tokens are sampled at once"):
             return list(model.sample(prompt, size, temperature=settings.temperature, top_p=settings.top_p, seed=seed))
 
     def _tuned(self) -> LanguageModel:
@@ -154,9 +150,10 @@ class _Samples:
             model.tune(self.config, self.corpus, self.directory)
             write_arrays(path, {name: weight.detach().cpu().numpy() for name, weight in model.trained.items()})
         else:
-            model.restore({name: torch.from_numpy(array) for name, array in saved.items()})
+            for name, weight in model.trained.items():
+                weight.data.copy_(torch.from_numpy(saved[name]))
         (self.directory / CHECKPOINT_FILE).unlink(missing_ok=True)
-        model.merge()
+        absorb_adapters(model.model)  # for faster sampling
         _loaded.clear()
         _loaded[self.directory] = model
         return model

@@ -23,13 +23,7 @@ _ATTEMPTS: Final = 4
 
 
 def words(texts: Sequence[str], count: int, vocabulary: Iterable[str]) -> Iterator[str]:
-    """Yield different words: those of the texts, the most frequent first, then those of a vocabulary.
-
-    Args:
-        texts: The training texts.
-        count: Words at most.
-        vocabulary: Further words, the most frequent first; see `vocabulary_words`.
-    """
+    """Yield at most `count` words: those of the texts, the most frequent first, then those of `vocabulary`."""
     own = Counter(chain.from_iterable(text.split() for text in texts))
     yield from islice(dict.fromkeys([*(word for word, _ in own.most_common()), *vocabulary]), count)
 
@@ -45,13 +39,7 @@ def vocabulary_words(tokenizer: Tokenizer) -> list[str]:
 
 
 def spans(texts: Sequence[str], count: int, seed: int) -> Iterator[str]:
-    """Yield different spans of the texts, 2 to 8 words each, drawn evenly from the texts.
-
-    Args:
-        texts: The training texts.
-        count: Spans at most.
-        seed: Decides what is drawn.
-    """
+    """Yield at most `count` different spans of the texts, 2 to 8 words each, drawn evenly from the texts."""
     generator = np.random.default_rng(seed)
     split = [parts for text in texts if len(parts := text.split()) > SPAN_WORDS[0]]
     found: dict[str, None] = {}

@@ -29,11 +29,9 @@ _DAMAGES: Final = (OSError, KeyError, ValueError, TypeError, AttributeError, Rec
 
 @dataclass(frozen=True)
 class UnlabelledSet:
-    """Texts for the student to learn from, saved as Parquet.
+    """Texts (or pairs) for the student to learn from, saved as Parquet.
 
     Attributes:
-        texts: One text per row.
-        pairs: The second text per row for sentence-pair tasks, else None.
         sources: Where each text comes from: `file:NAME`, `sampled:CLASS` (the class that the language model was asked
             for, which is no label), `perturbed:KIND`, `words:` or `spans:`.
         dropped: Number of texts that were left out, by reason: `held-out` for those like a text of the validation or

@@ -22,7 +22,7 @@ from potstill.executor.signals import handle_signals
 )
 @options.restart_option
 @with_settings(
-    *("data", "search.trials", "search.max_parameters", "search.pruning", "search.seed"),
+    *("data", "search.trials", "search.max_parameters", "search.seed"),
     *("student", "distillation", "runtime"),
 )
 @handle_signals()

@@ -28,7 +28,7 @@ _FLAGS: Final = {
     "augment.temperature": "sampling-temperature",
 }
 _WITH_SECTION: Final = {
-    *("teacher.kind", "teacher.tokenizer", "teacher.lora.alpha", "teacher.lora.bias", "teacher.lora.dropout"),
+    *("teacher.kind", "teacher.tokenizer", "teacher.lora.alpha", "teacher.lora.dropout"),
     *("student.kind", "student.tokenizer", "student.pretraining.epochs", "student.pretraining.batch_size"),
     *("student.pretraining.learning_rate", "baseline.epochs", "search.seed"),
 }

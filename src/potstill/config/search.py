@@ -144,10 +144,6 @@ class SearchConfig(Settings):
     max_parameters: Annotated[int, Field(ge=1)] | None = None
     """Largest number of a student's parameters. Larger students are not trained, and not counted as trials. None: no
     limit."""
-    pruning: Literal["median", "none"] = "median"
-    """`median` stops a training whose best MCC so far is below the median of the other trials at that epoch. That
-    leaves time for better settings (after Golovin et al. 2017, "Google Vizier", section 3.2.2). `none` trains all
-    trials to the end."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the search, which draws settings at random."""
 

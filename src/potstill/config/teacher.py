@@ -36,9 +36,6 @@ class LoRAConfig(Settings):
     layers_to_transform: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     """Numbers of the blocks that get adapters, counted from 0, such as `8,9,10,11`. The backward pass skips the blocks
     below the first of them. None: all, since adapters on every block can learn more."""
-    bias: Literal["none", "all", "lora_only"] = "none"
-    """Biases to train: `none` as in the paper, `all` of the backbone, or `lora_only`, those of the modules with an
-    adapter."""
     train_layernorm: bool = False
     """Train the backbone's normalisation layers too. False, as in the paper."""
 

@@ -20,9 +20,8 @@ class Examples:
     """Texts with their labels, in a fixed order.
 
     Attributes:
-        texts: One text per example.
-        labels: Class index per example, int64, shape (examples,); `UNLABELLED` without a label.
-        pairs: The second text per example for sentence-pair tasks, else None.
+        labels: Class index per text, int64, shape (texts,); `UNLABELLED` without a label.
+        pairs: The second texts of sentence pairs; None: texts are single.
     """
 
     texts: tuple[str, ...]
@@ -78,12 +77,10 @@ class Corpus:
     """A task: its classes and its three parts.
 
     Attributes:
-        name: What to call the data in reports, e.g. "cola" or a file's name.
-        source: Its origin in words that a reader can check (a directory, a hub name, "builtin").
+        name: What to call the data in reports.
+        source: Its origin (a directory, a hub name, "builtin").
         label_names: Name of each class; the position is the class index.
-        train: What models learn from.
-        validation: Chooses epochs and settings.
-        test: Read once, for the report.
+        test: Read once, for the report; `validation` chooses epochs and settings.
         label_type: Type of the labels in the data.
         positive: Index of the class whose F1 is reported; None: the mean of all.
     """

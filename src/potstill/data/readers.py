@@ -45,11 +45,6 @@ def read_examples(path: Path | str, config: DataConfig, label_names: Sequence[st
 
     A single class in the file is no error here: accuracy on one class is a question that can be asked.
 
-    Args:
-        path: A CSV, TSV, JSONL or Parquet file, or one of CoLA's own.
-        config: Names the columns.
-        label_names: The classes; the position is the class index.
-
     Raises:
         DataError: The file can't be read right, or holds a label that is not among `label_names`.
     """
@@ -134,10 +129,10 @@ def to_examples(rows: Sequence[Row], label_names: Sequence[str], file: Origin) -
     places = [index.get(row.label, index.get(label_key(row.label), -1)) for row in rows]
     remedy = by_editing(file, "correct it, leave the row out, or train with it")
     remedy += f"; the known labels are {listed(label_names)}"
-    if unknown := [row for row, place in zip(rows, places, strict=True) if place < 0]:
-        raise _in_one(
-            [DataError(f"unknown label {row.label!r}", file=file, line=row.line, remedy=remedy) for row in unknown]
-        )
+    unknown = [row for row, place in zip(rows, places, strict=True) if place < 0]
+    problems = [DataError(f"unknown label {row.label!r}", file=file, line=row.line, remedy=remedy) for row in unknown]
+    if problems:
+        raise _in_one(problems)
     return Examples(
         texts=tuple(row.text for row in rows),
         labels=np.array(places, dtype=np.int64),

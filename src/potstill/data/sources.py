@@ -10,7 +10,7 @@ import gzip
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import chain, repeat
@@ -61,14 +61,12 @@ its training set, 1.1 %.)"""
 
 @dataclass(frozen=True)
 class _Found:
-    """A source's data before it is split.
+    """A source's data before it is split; `Corpus` explains the other fields.
 
     Attributes:
-        name, source, label_names, label_type: As in `Corpus`.
         train: Everything that may be learnt from.
         test: Reads the test part if there is one. Called late, because `--test-data` may replace a part that can't be
-            read at all, such as a competition's test file without labels.
-        validation: Reads the validation part if there is one beside a test part.
+            read at all, such as a competition's test file without labels. `validation` likewise.
         groups: A number per example of `train`; examples of one group stay together. None: those with equal texts.
     """
 
@@ -130,15 +128,14 @@ def load_corpus(config: DataConfig) -> Corpus:
         train, selected = split(pool, 1 - config.validation_fraction)
         validation = found.train.take(selected)
 
-    missing = np.setdiff1d(found.train.labels, found.train.labels[train])
-    if missing.size:
+    names, learnt = found.label_names, found.train.take(train)
+    if (missing := np.setdiff1d(found.train.labels, learnt.labels)).size:
         raise DataError(
             f"of {len(pool)} examples {len(train)} are left for training, none of them for the class "
-            f"{found.label_names[missing[0]]!r}",
+            f"{names[missing[0]]!r}",
             file=found.source,
             remedy="add examples, raise --max-train-examples if one is given, or lower --validation-fraction",
         )
-    names, learnt = found.label_names, found.train.take(train)
     positive = positive_index(config.positive_class, names)
     corpus = Corpus(found.name, source, names, learnt, validation, test, found.label_type, positive)
     _warn_of_repetition(corpus)
@@ -164,14 +161,14 @@ def _warn_of_repetition(corpus: Corpus) -> None:
 def _find(config: DataConfig) -> _Found:
     """Resolve `config.source`: names first, then files, then the hub."""
     if config.source == "builtin":
-        return _from_package()
+        return _builtin()
     if (named := _CLINC150.fullmatch(config.source)) is not None:
         return _clinc150(config.source, named["domains"])
     if config.source in ("auto", "cola"):
         local = _local_cola()
         if local is not None:
             return _from_cola(local, config)
-        return _from_package() if config.source == "auto" else _cola_from_hub(config)
+        return _builtin() if config.source == "auto" else _cola_from_hub(config)
     path = Path(config.source).expanduser()
     if path.is_dir():
         return _from_cola(path, config) if (path / COLA_TRAIN).is_file() else _from_directory(path, config)
@@ -202,13 +199,8 @@ def _local_cola() -> Path | None:
 def _from_cola(directory: Path, config: DataConfig) -> _Found:
     """Read CoLA's own files; the in-domain development part is the test part."""
     train = directory / COLA_TRAIN
-    return _Found(
-        name="cola",
-        source=str(directory),
-        label_names=COLA_LABELS,
-        train=read_examples(train, config, COLA_LABELS),
-        test=partial(read_examples, directory / COLA_EVALUATION, config, COLA_LABELS),
-    )
+    test = partial(read_examples, directory / COLA_EVALUATION, config, COLA_LABELS)
+    return _Found("cola", str(directory), COLA_LABELS, read_examples(train, config, COLA_LABELS), test)
 
 
 def _from_directory(directory: Path, config: DataConfig) -> _Found:
@@ -241,42 +233,25 @@ def _from_files(
     rows = [read_rows(file, config) for file in train]
     names = label_names_of(chain.from_iterable(rows), train[0])
 
-    def reader(files: Sequence[Path]) -> Callable[[], Examples] | None:
-        return (lambda: _joined(read_examples(file, config, names) for file in files)) if files else None
+    def read(files: Sequence[Path]) -> Examples:
+        return reduce(Examples.joined, (read_examples(file, config, names) for file in files))
 
     return _Found(
         name=name,
         source=source,
         label_names=names,
-        train=_joined(to_examples(*part) for part in zip(rows, repeat(names), train)),
-        test=reader(test),
-        validation=reader(validation),
+        train=reduce(Examples.joined, map(to_examples, rows, repeat(names), train)),
+        test=partial(read, test) if test else None,
+        validation=partial(read, validation) if validation else None,
         label_type=label_type_of(chain.from_iterable(rows), names, train[0]),
     )
 
 
-def _joined(shards: Iterable[Examples]) -> Examples:
-    return reduce(Examples.joined, shards)
-
-
-def _from_package() -> _Found:
+def _builtin() -> _Found:
     """Read the builtin corpus, which `tools/grammar` has written; a minimal pair is a group."""
     rows = _packed("builtin.csv.gz")
-
-    def part(name: str) -> tuple[Examples, Indices]:
-        chosen = [row for row in rows if row["part"] == name]
-        labels, pairs = (np.array([int(row[column]) for row in chosen], dtype=np.int64) for column in ("label", "pair"))
-        return Examples(tuple(row["text"] for row in chosen), labels), pairs
-
-    train, groups = part("train")
-    return _Found(
-        name="builtin",
-        source="builtin",
-        label_names=COLA_LABELS,
-        train=train,
-        test=lambda: part("test")[0],
-        groups=groups,
-    )
+    groups = np.array([int(row["pair"]) for row in rows if row["part"] == "train"], dtype=np.int64)
+    return _Found("builtin", "builtin", COLA_LABELS, *_packed_parts(rows, ("0", "1")), groups=groups)
 
 
 def _clinc150(source: str, chosen: str | None) -> _Found:
@@ -294,20 +269,25 @@ def _clinc150(source: str, chosen: str | None) -> _Found:
         )
     rows = [row for row in rows if row["domain"] in domains]
     names = tuple(sorted({row["label"] for row in rows}))
-    number = {name: index for index, name in enumerate(names)}
-
-    def part(name: str) -> Examples:
-        chosen = [row for row in rows if row["part"] == name]
-        labels = np.array([number[row["label"]] for row in chosen], dtype=np.int64)
-        return Examples(tuple(row["text"] for row in chosen), labels)
-
-    return _Found("clinc150", source, names, train=part("train"), test=lambda: part("test"))
+    return _Found("clinc150", source, names, *_packed_parts(rows, names))
 
 
 def _packed(name: str) -> list[dict[str, str]]:
     """Read a table that is in the package."""
     with gzip.open(Path(__file__).with_name(name), "rt", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def _packed_parts(rows: list[dict[str, str]], labels: Sequence[str]) -> tuple[Examples, Callable[[], Examples]]:
+    """Return the training part, and what returns the test part."""
+    number = {label: index for index, label in enumerate(labels)}
+
+    def part(name: str) -> Examples:
+        chosen = [row for row in rows if row["part"] == name]
+        indices = np.array([number[row["label"]] for row in chosen], dtype=np.int64)
+        return Examples(tuple(row["text"] for row in chosen), indices)
+
+    return part("train"), partial(part, "test")
 
 
 def _cola_from_hub(config: DataConfig) -> _Found:

@@ -13,14 +13,7 @@ Indices = NDArray[np.int64]
 
 
 def duplicate_groups(items: Iterable[tuple[str, str | None]]) -> Indices:
-    """Number texts (or pairs), so that those which are equal but for spelling are one group; see `normal_item`.
-
-    Args:
-        items: Each text with its second one, or None.
-
-    Returns:
-        The number of each text's group, shape (texts,).
-    """
+    """Return each text's (or pair's) group, (texts,): those that are equal but for spelling share one."""
     numbers: dict[tuple[str, ...], int] = {}
     keys = map(normal_item, items)
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
@@ -37,20 +30,16 @@ def _normalised(text: str) -> str:
 
 
 def stratified_split(labels: Indices, share: float, seed: int, groups: Indices) -> tuple[Indices, Indices]:
-    """Divide examples in two parts that have the classes in the same proportions.
+    """Divide examples in two parts that have the classes in the same proportions and tear no group apart.
 
-    scikit-learn's stratified splitters do this where classes are large; they refuse a class with one member, and parts
-    with fewer members than there are classes, both of which a small `--max-train-examples` on seventy-seven intents
-    brings about. Here the first part gets a member of every class as long as it has room, and rounding does the rest.
+    scikit-learn's stratified splitters refuse a class with one member, and parts with fewer members than there are
+    classes. Here the first part gets a member of every class as long as it has room, and rounding does the rest.
 
-    Args:
-        labels: Class of each example, shape (examples,).
-        share: Size of the first part, between 0 and 1. It gets smaller where the next group doesn't fit.
-        seed: Decides which examples go where.
-        groups: Group of each example, shape (examples,); a group is never torn apart.
+    The first part has the `share`, between 0 and 1, of the examples, or less where the next group doesn't fit. Labels
+    and groups are (examples,).
 
     Returns:
-        The indices of both parts, each in ascending order. Neither is empty, unless all examples are one group.
+        The indices of both parts, ascending. Neither is empty, unless all examples are one group.
     """
     members: dict[int, list[int]] = defaultdict(list)
     for index, group in enumerate(groups.tolist()):
@@ -69,17 +58,10 @@ def stratified_split(labels: Indices, share: float, seed: int, groups: Indices) 
 
 
 def stratified_order(strata: Indices, seed: int) -> Indices:
-    """Put units in a random order of which every beginning is stratified.
+    """Put units in a random order of which every beginning is stratified, by their strata, (units,).
 
-    The i-th of a stratum's m members gets the place (i + 1/2) / m, so that all strata are spread evenly over the whole
-    order; the first member of each comes first of all, so that no stratum is missing from a beginning that has room.
-
-    Args:
-        strata: Stratum of each unit, shape (units,).
-        seed: Decides who is which member, and who comes first among equal places.
-
-    Returns:
-        The units' indices, shape (units,).
+    The i-th of a stratum's m members gets the place (i + 1/2) / m, so that all strata are spread evenly; the first
+    member of each comes first of all, so that no stratum is missing from a beginning that has room.
     """
     # NEP 19 freezes the streams of RandomState (not those of Generator), so a split outlives NumPy's upgrades.
     shuffled = np.random.RandomState(np.random.MT19937(seed)).permutation(len(strata))

@@ -22,7 +22,6 @@ from potstill.store.checksums import digest
 
 _FORMAT = 3
 """Part of the cache's keys; raised when the same texts give other ids."""
-_OTHER_LENGTH = "--max-length sets another length"
 
 
 @dataclass(frozen=True)
@@ -30,11 +29,10 @@ class TokenisedTexts:
     """Token ids of many texts, end to end.
 
     Attributes:
-        ids: All ids, int32, shape (tokens,).
-        offsets: Where each text begins, and the end of the last, int64, shape (texts + 1,).
-        type_ids: For models that are told which text of a pair a token is of, that text's number, int32, shape
-            (tokens,).
-        lost: Tokens that were cut off each text, int64, shape (texts,); None: not known.
+        ids: All ids, int32, (tokens,).
+        offsets: Where each text begins, and the end of the last, int64, (texts + 1,).
+        type_ids: For models that read which text of a pair a token is of, that text's number, int32, (tokens,).
+        lost: Tokens that were cut off each text, int64, (texts,); None: not known.
     """
 
     ids: NDArray[np.int32]
@@ -82,23 +80,19 @@ def tokenise(
 ) -> TokenisedTexts:
     """Encode all texts, or fetch what an earlier call made of the same texts with the same tokenizer.
 
-    Args:
-        examples: The texts.
-        tokenizer: Any tokenizer of the `tokenizers` library.
-        max_length: Longer texts are cut.
-        empty_id: The id of a text without any token.
-        with_types: Whether the model reads `type_ids`.
-        cached: Whether to use the cache; not for texts that are seen once, as in a stream.
+    Texts of more than `max_length` tokens are cut; one without any gets `empty_id`. `with_types` is for models that
+    read `type_ids`. With `cached` off, for texts that are seen once, as in a stream, nothing is kept on disk.
     """
+
+    def encode() -> dict[str, NDArray[Any]]:
+        return _encode(examples, tokenizer, max_length, empty_id, with_types=with_types)
+
     if not cached:
-        return TokenisedTexts(**_encode(examples, tokenizer, max_length, empty_id, with_types=with_types))
+        return TokenisedTexts(**encode())
     set_truncation(tokenizer, max_length)  # part of the tokenizer's text below: set first, the key is stable
     settings = str((_FORMAT, max_length, empty_id, len(examples), *["types"] * with_types))
     key = digest([settings, tokenizer.to_str(), *examples.texts, *(examples.pairs or ())])
-    arrays = cached_arrays(
-        "tokens", key, lambda: _encode(examples, tokenizer, max_length, empty_id, with_types=with_types)
-    )
-    return TokenisedTexts(**arrays)
+    return TokenisedTexts(**cached_arrays("tokens", key, encode))
 
 
 def _encode(
@@ -117,7 +111,11 @@ def _encode(
 
 
 def warn_of_cut(
-    tokens: TokenisedTexts, labels: NDArray[np.int64], max_length: int, reader: str, remedy: str = _OTHER_LENGTH
+    tokens: TokenisedTexts,
+    labels: NDArray[np.int64],
+    max_length: int,
+    reader: str,
+    remedy: str = "--max-length sets another length",
 ) -> None:
     """Warn where labelled texts are longer than `max_length`: how many, and what share of their tokens is not read."""
     labelled = labels != UNLABELLED
@@ -194,7 +192,10 @@ class TrainingSet:
         """Collate the texts at `indices` into one batch, padded on the right to the longest of them."""
         chosen = np.asarray(indices, dtype=np.int64)
         input_ids, mask = self.tokens.padded(chosen, self.pad_token_id)
-        rows, types = torch.from_numpy(chosen), None
+        rows, types, ngrams = torch.from_numpy(chosen), None, None
+        if self.ngrams is not None:
+            places, weights = self.ngrams.padded(chosen)
+            ngrams = torch.from_numpy(places), torch.from_numpy(weights)
         if self.tokens.type_ids is not None:
             types = torch.from_numpy(replace(self.tokens, ids=self.tokens.type_ids).padded(chosen, 0)[0])
         return Batch(
@@ -202,14 +203,9 @@ class TrainingSet:
             attention_mask=torch.from_numpy(mask.astype(np.int64)),
             labels=self.labels[rows],
             teacher_logits=None if self.teacher_logits is None else self.teacher_logits[rows],
-            ngrams=None if self.ngrams is None else _tensors(self.ngrams.padded(chosen)),
+            ngrams=ngrams,
             token_type_ids=types,
         )
-
-
-def _tensors(arrays: tuple[NDArray[np.int64], NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
-    first, second = arrays
-    return torch.from_numpy(first), torch.from_numpy(second)
 
 
 def shuffled_batches(
@@ -218,14 +214,7 @@ def shuffled_batches(
     """Plan an epoch: every text once, texts of like length together, batches in random order.
 
     Sorting by length leaves next to no padding. Ties are random, so that a batch's texts change from epoch to epoch.
-
-    Args:
-        lengths: Tokens per text, (texts,).
-        batch_size: Texts per batch; one batch may be smaller.
-        generator: Decides ties and order.
-
-    Returns:
-        Indices per batch.
+    One batch may be smaller than `batch_size`. Returns the indices of each batch.
     """
     ties = generator.random(len(lengths))
     order = np.lexsort((ties, lengths))  # the last key is the first to sort by
@@ -239,10 +228,7 @@ def shuffled_batches(
 def sequential_batches(lengths: NDArray[np.int64], tokens_per_batch: int) -> Iterator[NDArray[np.int64]]:
     """Plan a pass without gradients: longest texts first, as many per batch as fit `tokens_per_batch` when padded.
 
-    Longest first, so that a machine with too little memory says so at once.
-
-    Yields:
-        Indices of one batch; all batches together hold every text once.
+    Longest first, so that a machine with too little memory says so at once. Yields the indices of each batch.
     """
     order = np.argsort(-lengths, kind="stable")
     start = 0

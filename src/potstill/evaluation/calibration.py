@@ -35,13 +35,9 @@ _EQUAL: Final = 1e-12
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Texts that a model is about equally sure of: a point of the reliability diagram.
+    """Texts that a model is about equally sure of: a point of the reliability diagram, the bin `index` from 0.
 
-    Attributes:
-        index: Which bin, from 0.
-        confidence: Mean probability of the most probable class.
-        accuracy: Share of texts of which that class is the right one.
-        count: Number of texts.
+    Confidence is their mean probability of the most probable class, accuracy the share of which that is the right one.
     """
 
     index: int
@@ -81,11 +77,8 @@ def fit_temperature(logits: Logits, labels: Classes) -> float:
     """Find the T > 0 with the least negative log-likelihood of softmax(logits / T): temperature scaling (section 4.2).
 
     The loss is convex in 1 / T, so what is found within `TEMPERATURES` is the only minimum there. T is 1 where no other
-    is better, as for logits that are all equal, and where the loss falls beyond these bounds.
-
-    Args:
-        logits: Of texts that the model was not trained on.
-        labels: Class indices, (texts,).
+    is better, as for logits that are all equal, and where the loss falls beyond these bounds. The texts must not be
+    those that the model was trained on; `labels` are class indices, (texts,).
 
     Raises:
         ValueError: See `Calibration.of`.
@@ -139,21 +132,11 @@ def expected_calibration_error(bins: Iterable[ReliabilityBin]) -> float:
 
 
 def fit_threshold(logits: Logits, labels: Classes, temperature: float = 1.0) -> float:
-    """Find the threshold from which the best MCC is to be expected where class 1 is answered above it.
+    """Find the threshold above which class 1 is to be answered, by its softmax(logits / temperature), for the best MCC.
 
     Among a few hundred labels the MCC goes up and down by chance from one threshold to the next, and the best of all
     would mostly be a lucky one. So labels are not counted: expected counts are added up from `expected_labels`.
-
-    Args:
-        logits: (texts, 2), of texts that the model was not trained on.
-        labels: 0 or 1, (texts,).
-        temperature: The threshold is one of softmax(logits / temperature).
-
-    Returns:
-        A threshold above 0 and below 1.
-
-    Raises:
-        ValueError: See `expected_labels`.
+    Arguments and errors as for that; the threshold is above 0 and below 1.
     """
     expected = expected_labels(logits, labels)
     return best_threshold(softmax(logits, temperature)[:, 1], expected)
@@ -166,6 +149,10 @@ def expected_labels(logits: Logits, labels: Classes) -> Floats:
     p = 1 / (1 + exp(-(a · d + b))) of the logits' difference d, where a and b have the least negative
     log-likelihood. Its targets are 1 / (negatives + 2) and (positives + 1) / (positives + 2), not 0 and 1, or a would
     grow without bound where d separates the classes.
+
+    Args:
+        logits: (texts, 2), of texts that the model was not trained on.
+        labels: 0 or 1, (texts,).
 
     Returns:
         (texts,), from 0 to 1; 0.5 for all where there is one class alone, or a higher d makes class 1 no more probable.

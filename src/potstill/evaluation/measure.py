@@ -52,7 +52,6 @@ class Measurement:
     texts_per_second: float
     calibration: Calibration
     threshold: float | None = None
-    argmax_metrics: Metrics | None = None
     unanswered: int = 0
 
 
@@ -72,7 +71,6 @@ def measure(model: SavedModel, examples: Examples) -> Measurement:
         predictions = predict_class(probabilities, model.threshold)
         passes, seconds = passes + 1, time.perf_counter() - started
     labels, classes = examples.labels, len(model.label_names)
-    argmax = None if model.threshold is None else compute_metrics(labels, predict_class(probabilities), classes)
     return Measurement(
         logits=logits,
         predictions=predictions,
@@ -81,7 +79,6 @@ def measure(model: SavedModel, examples: Examples) -> Measurement:
         texts_per_second=passes * len(examples) / seconds,
         calibration=Calibration.of(logits, labels, model.temperature),
         threshold=model.threshold,
-        argmax_metrics=argmax,
         unanswered=int(np.isnan(given).any(axis=1).sum()),
     )
 

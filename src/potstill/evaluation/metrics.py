@@ -26,13 +26,10 @@ standard error: less than the digits that a report prints."""
 
 @dataclass(frozen=True)
 class ClassScores:
-    """What one model reached on one class; 0 where a quotient is undefined.
+    """What one model reached on one class that has `count` texts in the split; 0 where a quotient is undefined.
 
-    Attributes:
-        precision: Share of right answers among those that name the class.
-        recall: Share of the class's texts that are found.
-        f1: Harmonic mean of both.
-        count: The class's texts in the split.
+    Precision is the share of right answers among those that name the class, recall the share of its texts that are
+    found, F1 the harmonic mean of both.
     """
 
     precision: float
@@ -99,11 +96,8 @@ class ConfusionCells:
         MCC for any number of classes: Gorodkin 2004, "Comparing two K-category assignments by a K-category correlation
         coefficient", equation 8; for two classes it is Matthews' (1975).
 
-        Args:
-            counts: (..., cells): one matrix, or one per bootstrap sample.
-
         Returns:
-            "accuracy", "mcc" and "f1", each of shape (...).
+            "accuracy", "mcc" and "f1", each (...), for counts (..., cells): one matrix, or one per bootstrap sample.
         """
         hits = counts @ (self.labelled * self.predicted)  # (..., classes)
         actual = counts @ self.labelled  # (..., classes)
@@ -141,15 +135,8 @@ def compute_metrics(labels: Classes, predictions: Classes, num_classes: int) -> 
     return Metrics(**scores, majority_accuracy=majority, count=labels.size, per_class=cells.per_class())
 
 
-def bootstrap_intervals(
-    labels: Classes,
-    predictions: Classes,
-    num_classes: int,
-    samples: int = BOOTSTRAP_SAMPLES,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Intervals:
-    """Compute percentile bootstrap intervals over examples (Efron and Tibshirani 1993, chapter 13).
+def bootstrap_intervals(labels: Classes, predictions: Classes, num_classes: int, seed: int = 0) -> Intervals:
+    """Compute 95 % percentile bootstrap intervals over examples (Efron and Tibshirani 1993, chapter 13).
 
     Drawing examples with replacement makes the counts of the confusion matrix multinomial, and the scores depend on
     nothing else: the counts are drawn directly.
@@ -159,8 +146,8 @@ def bootstrap_intervals(
     """
     cells = ConfusionCells.count(labels, predictions, num_classes)
     generator = np.random.default_rng(seed)
-    draws = generator.multinomial(labels.size, cells.counts / labels.size, size=samples)  # (samples, cells)
-    tail = (1 - confidence) / 2
+    draws = generator.multinomial(labels.size, cells.counts / labels.size, size=BOOTSTRAP_SAMPLES)  # (samples, cells)
+    tail = (1 - 0.95) / 2
     ends = {name: np.quantile(scores, (tail, 1 - tail)) for name, scores in cells.scores(draws).items()}
     return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 

@@ -22,11 +22,8 @@ from potstill.predict.directory import RECOMMENDED, ROLES, Role
 class DataSummary:
     """The task: its name, where it came from, its classes and the sizes of its splits.
 
-    Attributes:
-        majority_label: The most frequent class of the test split.
-        majority: What always answering `majority_label` scores on the test split.
-        validation_majority_accuracy: Share of the validation split's most frequent class.
-        positive: Index of the class whose F1 is reported; None: the mean of all.
+    `majority` is what always answering `majority_label`, the most frequent class of the test split, scores there;
+    `positive` is the index of the class whose F1 is reported; None: the mean of all.
     """
 
     name: str
@@ -66,19 +63,13 @@ class ModelResult:
     Attributes:
         description: What it is, in one phrase.
         parameters: All parameters, frozen ones included; 0 where it has none, as a file of probabilities.
-        trainable_parameters: Those that training changes.
         bytes_on_disk: Size of what has to be kept to predict with it.
-        train_seconds: Time that training took.
         texts_per_second: Speed of prediction, end to end, from strings.
-        metrics: Scores on the test split.
-        intervals: 95 % interval of each score.
-        validation_mcc: MCC on the validation split at the epoch that was kept.
-        best_epoch: The epoch that was kept, counted from 1; 0 where nothing was trained.
-        epochs: Epochs that were run.
-        history: One record per epoch, as in `history.jsonl`.
-        calibration: How good its probabilities are on the test split.
+        intervals: 95 % interval of each score in `metrics`.
+        validation_mcc: MCC on the validation split at `best_epoch`, the epoch that was kept, counted from 1; 0 where
+            nothing was trained.
+        epochs: Epochs that were run; `history` has a record of each, as in `history.jsonl`.
         threshold: What the second class's probability has to exceed to be the answer; None: the most probable class is.
-        argmax_metrics: Scores of the most probable class as the answer, where a threshold decides; else None.
     """
 
     role: Role
@@ -97,7 +88,6 @@ class ModelResult:
     history: tuple[dict[str, Any], ...]
     calibration: Calibration
     threshold: float | None = None
-    argmax_metrics: Metrics | None = None
 
 
 @dataclass(frozen=True)
@@ -141,19 +131,16 @@ class Summary:
     """Everything a run found out. What follows from the fields is computed, never stored twice.
 
     Attributes:
-        data: The task.
         models: Every trained model, in the order of its seeds.
-        teacher_seed: Seed of the teacher that taught, the best one on the validation split; with
-            `distillation.teachers: average`, of the best one of those that taught together.
-        comparisons: Distilled student against the baseline of the same seed, by seed.
-        command: Command line that repeats the run.
+        teacher_seed: Seed of the teacher that taught, the best one on the validation split (of those that taught
+            together).
+        comparisons: Distilled student against the baseline of the same seed, by seed; `against_linear` likewise.
         config: All settings, as `PotstillConfig.model_dump(mode="json")` gives them.
         environment: Versions and hardware, by name.
         unlabelled: Number of texts of the unlabelled set by kind of source, and of those left out by reason
             (`left out: …`); None where there was no unlabelled set.
         ensemble: The teachers as one, where several taught together.
         linear: The linear model; None in summaries from before there was one.
-        against_linear: Distilled student of each seed against the linear model, by seed.
     """
 
     data: DataSummary
@@ -234,10 +221,8 @@ class Summary:
 
     def to_json(self) -> str:
         """Write all fields and what follows from them (for readers of the file; `from_json` computes it anew)."""
-        majority: dict[str, Any] = {
-            name: Spread.of([getattr(self.data.majority, name)]) for name in ("accuracy", "mcc", "f1")
-        }
-        majority |= {"parameters": 0, "trainable_parameters": 0, "ece": None, "nll": None}
+        always = {name: Spread.of([getattr(self.data.majority, name)]) for name in ("accuracy", "mcc", "f1")}
+        majority = always | {"parameters": 0, "trainable_parameters": 0, "ece": None, "nll": None}
         derived = {
             "aggregate": {role: self._aggregate(role) for role in self.roles} | {"majority": majority},
             "paired_test": self.paired_test,

@@ -25,10 +25,9 @@ Logits = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class DistillationSet:
-    """Texts with a teacher's logits.
+    """The labelled training texts, then the unlabelled ones, with a teacher's logits.
 
     Attributes:
-        texts: The labelled training texts, then the unlabelled ones.
         logits: The teacher's of these, (texts, classes); None where the loss does not ask for them.
         validation_logits: The teacher's of the validation split, likewise.
         backbone: Name of a pretrained model whose embeddings a student may begin with; None: the teacher has none.

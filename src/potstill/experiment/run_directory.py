@@ -61,10 +61,8 @@ class RunSpec:
     """What a command computes, by what decides its result.
 
     Attributes:
-        command: The command's name.
         name: What its directories are called: `runs/NAME-DATE-TIME`.
-        config: All settings.
-        inputs: Digests of what else decides the result, by name.
+        inputs: Digests of what else than `config` decides the result, by name.
         is_finished: Says of a directory whether nothing is left to do there.
         free: Settings and whole sections, by dotted name, that decide nothing here: they may change in between.
     """
@@ -114,17 +112,10 @@ def recorded_inputs(directory: Path) -> dict[str, str | None]:
 def run_directory(spec: RunSpec, out: Path | None, *, restart: bool = False) -> Iterator[Path]:
     """Find or make the directory of a run, and lock it.
 
-    The environment is written to `environment.json`; a warning says so where the run has begun with other packages,
-    threads or devices.
+    The environment is written to `environment.json`; a warning says so where the run has begun in another one.
 
-    Args:
-        spec: The run.
-        out: A new or empty directory, or one where the same run has begun, finished or not. None: the newest directory
-            under `runs` where the same run is not finished and no process works, else a new one.
-        restart: Resume nothing, start a new run.
-
-    Yields:
-        The directory.
+    `out` is a new or empty directory, or one where the same run has begun, finished or not. None: the newest directory
+    under `runs` where the same run is not finished and no process works, else a new one. `restart` resumes nothing.
 
     Raises:
         ArtifactError: `out` holds something else, or another process is working there.
@@ -133,15 +124,14 @@ def run_directory(spec: RunSpec, out: Path | None, *, restart: bool = False) -> 
     environment = describe_environment() | describe_compute(spec.config.runtime)
     with ExitStack() as stack:
         found = None if restart else _lock_begun(out, spec, stack)
+        directory = found or _lock_new(out, spec, stack)
         if found is None:
-            directory = _lock_new(out, spec, stack)
             write_json(directory / STATE_FILE, spec.state)
         elif spec.is_finished(found):
             print_line(f"{found} holds the results of this command, finished before; another --out makes them anew")
             yield found
             return
         else:
-            directory = found
             hint = ", which was begun with the same settings; --restart begins anew" if out is None else ""
             print_line(f"going on in {directory}{hint}")
             for path in directory.rglob(".*"):

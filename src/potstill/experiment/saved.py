@@ -89,16 +89,11 @@ def is_finished(model: Path) -> bool:
 def load_teacher(path: Path, config: PotstillConfig, corpus: Corpus | None = None) -> tuple[Teacher, PotstillConfig]:
     """Load the teacher at `path`: the best on the validation split of several, or all of them as one.
 
-    A teacher whose training was interrupted is used only if there is no other, with a warning. Another warning says
-    that one was tuned with other data than `corpus`, or another split of it.
-
-    Args:
-        path: A teacher's directory, or one with those of several.
-        config: `distillation.teachers` says which, `runtime` where they compute.
-        corpus: The data that it is to be used with; the teacher's classes are put into its order.
+    `distillation.teachers` decides. A teacher whose training was interrupted is used only if there is no other, with a
+    warning. Another warning says that one was tuned with other data than `corpus`, or another split of it.
 
     Returns:
-        The teacher, with a cache in front of it, and `config` with its settings.
+        The teacher, its classes in the order of `corpus`, with a cache in front of it, and `config` with its settings.
 
     Raises:
         ArtifactError: There is none, or of several none is finished, or one is damaged.

@@ -47,7 +47,9 @@ _ALPHA: Final = "distillation.alpha"
 _UNPRUNED_TRIALS: Final = 5
 """Trials that finish before one is stopped: a median of fewer says little."""
 _UNPRUNED_EPOCHS: Final = 2
-"""First epoch after which a training is stopped: in the first one the learning rate rises and the MCC is mostly 0."""
+"""First epoch after which a training is stopped: in the first one the learning rate rises and the MCC is mostly 0.
+Stopped is one whose best MCC is below the median of the other trials at that epoch, which leaves time for better
+settings (after Golovin et al. 2017, "Google Vizier", section 3.2.2)."""
 _DRAWS: Final = 100
 """Draws in a row that may be too large. If one student in twenty fits, so many miss it in one case of 170."""
 _SCRATCH: Final = ".trial-"
@@ -67,14 +69,9 @@ def search(
 ) -> tuple[SearchResult, Path]:
     """Try settings of student and distillation, and write the results into a directory, which is returned too.
 
-    Args:
-        config: `search` says what to try; all else is what a trial starts from, with the first of `student.seeds`.
-        corpus: The task; its test split is not used.
-        teacher: Asked once for each text.
-        out: See `run_directory`. `search.trials` may differ: a finished search goes on when it is given more.
-        unlabelled: More texts, without labels, for which students learn the teacher's probabilities.
-        restart: Start a new search, even if there is an interrupted one.
-        command: Returns the command line that resumes the search in a directory, for the report.
+    Trials start from `config`, with the first of `student.seeds`, and ask the teacher once for each text. The test
+    split is not used. A finished search goes on when `search.trials` is raised. `out` and `restart` are those of
+    `run_directory`; `command` returns the command line that resumes the search in a directory, for the report.
 
     Raises:
         ArtifactError: The directory holds something else, or another search is at work in it; or see `label`.
@@ -213,12 +210,8 @@ class _Search:
                     config, self.corpus, self.labelled, scratch, seed, on_student=watch.on_student, callbacks=(watch,)
                 )
             return float(trained.fit.best["mcc"])
-        except _TooLargeError as error:
-            outcome, note = "too large", str(error)
-        except optuna.TrialPruned as error:
-            outcome, note = "stopped", str(error)
-        except (TrainingError, ConfigError) as error:
-            outcome, note = "failed", _first_line(error)
+        except (_TooLargeError, optuna.TrialPruned, TrainingError, ConfigError) as error:
+            outcome, note = _OUTCOMES.get(type(error), "failed"), _first_line(error)
         finally:
             trial.set_user_attr("outcome", outcome)
             trial.set_user_attr("note", note)
@@ -269,6 +262,9 @@ class _TooLargeError(Exception):
     """A student has more parameters than it may have."""
 
 
+_OUTCOMES: Final[dict[type[Exception], str]] = {_TooLargeError: "too large", optuna.TrialPruned: "stopped"}
+
+
 class _Watch(Callback):
     """Reports a student's epochs to the study, and ends the training of one that is hopeless or too large."""
 
@@ -290,7 +286,7 @@ class _Watch(Callback):
     def on_epoch(self, trainer: Trainer, record: Record) -> None:
         """Report an epoch."""
         self._trial.report(record["mcc"], record["epoch"])
-        if self._config.pruning == "median" and self._trial.should_prune():
+        if self._trial.should_prune():
             raise optuna.TrialPruned(f"after epoch {record['epoch']} at MCC {score(record['mcc'])}")
 
 

@@ -41,14 +41,8 @@ def train_students(
 ) -> list[Trained]:
     """Train students, or find them trained, as many at once as there are threads.
 
-    A step of so small a network is too little work for several threads.
-
-    Args:
-        tasks: One per student; their order is that of the result.
-        config: All settings.
-        corpus: The task.
-        labelled: What distilled students learn from; baselines need none.
-        steps: Prints which student begins.
+    A step of so small a network is too little work for several threads. The result has the order of `tasks`; `labelled`
+    is what distilled students learn from, baselines need none; `steps` prints which student begins.
 
     Raises:
         TrainingError: A training broke down, or its process was killed.

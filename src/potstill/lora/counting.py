@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from potstill.lora.head import head_modules
+from potstill.lora.blocks import head_modules
 from potstill.lora.inject import adapters, norm_layers
 from potstill.lora.layer import LoRALinear
 from potstill.lora.linear import LinearLike, linear_shape
@@ -91,24 +89,18 @@ def module_rows(model: PreTrainedModel) -> list[ModuleRow]:
             continue
         row = ModuleRow(
             name=_BLOCK_NUMBER.sub("{}", name, count=1),
-            shape=linear_shape(kept)
-            if isinstance(kept, LinearLike)
-            else max((tuple(p.shape) for p in own), key=math.prod),
+            shape=linear_shape(kept) if isinstance(kept, LinearLike) else tuple(max(own, key=Tensor.numel).shape),
             rank=None if adapter is None else adapter.rank,
             parameters=sum(map(Tensor.numel, own)),
             trainable=sum(parameter.numel() for parameter in own if parameter.requires_grad),
         )
         number = _BLOCK_NUMBER.search(name)
         blocks.setdefault(row, []).append(int(number[0]) if number else 0)
-    return [
-        replace(
-            row,
-            name=row.name.format(_ranges(numbers)),
-            parameters=row.parameters * len(numbers),
-            trainable=row.trainable * len(numbers),
-        )
-        for row, numbers in blocks.items()
-    ]
+    found = []
+    for row, numbers in blocks.items():
+        total, trained = row.parameters * len(numbers), row.trainable * len(numbers)
+        found.append(replace(row, name=row.name.format(_ranges(numbers)), parameters=total, trainable=trained))
+    return found
 
 
 def cost(model: PreTrainedModel) -> Cost:
@@ -139,19 +131,15 @@ def flops_per_token(model: PreTrainedModel) -> tuple[int, int]:
         if id(module) in head:
             continue
         reached = reached or any(parameter.requires_grad for parameter in module.parameters(recurse=False))
-        for size, trained in _matrices(module):
-            forward += 2 * size
-            training += 2 * size * (1 + reached + trained)
+        matrices: list[Tensor] = []
+        if isinstance(module, LoRALinear):
+            matrices = [module.lora_A, module.lora_B]
+        elif isinstance(module, LinearLike):
+            matrices = [module.weight]
+        for matrix in matrices:
+            forward += 2 * matrix.numel()
+            training += 2 * matrix.numel() * (1 + reached + matrix.requires_grad)
     return forward, training
-
-
-def _matrices(module: nn.Module) -> Iterator[tuple[int, bool]]:
-    """Yield size and whether it is trained of each matrix that `module` itself multiplies tokens with."""
-    if isinstance(module, LoRALinear):
-        for factor in (module.lora_A, module.lora_B):
-            yield factor.numel(), factor.requires_grad
-    elif isinstance(module, LinearLike):
-        yield math.prod(linear_shape(module)), module.weight.requires_grad
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -23,12 +23,8 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
     """Set each component to 0 with probability `p` and scale the others by 1 / (1 - p), in training alone.
 
     As `torch.nn.functional.dropout` (Hinton et al. 2012, arXiv 1207.0580), which draws a number for each component on
-    one core. Here a draw of 64 bits decides about four components. On a GPU PyTorch's own is faster.
-
-    Args:
-        x: Any shape.
-        p: The share to drop, from 0 to 1.
-        training: Whether anything is dropped.
+    one core. Here a draw of 64 bits decides about four components.
+    On a GPU PyTorch's own is faster. `x` has any shape; `p` is from 0 to 1.
     """
     below = round(p * 2**_BITS)
     if not training or not 0 < below < 2**_BITS or x.device.type != "cpu":

@@ -12,8 +12,7 @@ from transformers import PreTrainedModel
 
 from potstill.config import LoRAConfig
 from potstill.errors import ConfigError
-from potstill.lora.blocks import block_names
-from potstill.lora.head import head_modules
+from potstill.lora.blocks import block_names, head_modules
 from potstill.lora.layer import LoRALinear
 from potstill.lora.linear import LinearLike
 
@@ -23,16 +22,8 @@ def inject(
 ) -> tuple[str, ...]:
     """Freeze `model` but for its head, and replace the targeted linear maps by `LoRALinear`.
 
-    Trainable afterwards: every adapter, all of `trained_modules`, and the biases that `config.bias` names.
-
-    Args:
-        model: A sequence classification model.
-        config: The adapters' settings.
-        frozen: Parts of the head that stay as they are all the same.
-        section: Where the settings are, for messages.
-
-    Returns:
-        Dotted names of the adapted modules.
+    Trainable afterwards: every adapter, and all of `trained_modules` but those that are `frozen`. `section` is where
+    the settings are, for messages. Returns the dotted names of the adapted modules.
 
     Raises:
         ConfigError: A pattern matches nothing, or the model has fewer blocks. The model is as it was.
@@ -42,14 +33,8 @@ def inject(
     for name, linear in targets.items():
         variant = {"use_rslora": config.use_rslora, "use_dora": config.use_dora}
         model.set_submodule(name, LoRALinear(linear, config.rank, config.alpha, config.dropout, **variant))
-        if config.bias == "lora_only" and linear.bias is not None:
-            linear.bias.requires_grad_(True)
     for name, module in trained_modules(model, config).items():
         module.requires_grad_(name not in frozen)
-    if config.bias == "all":
-        for name, parameter in model.named_parameters():
-            if name.endswith(".bias"):
-                parameter.requires_grad_(True)
     return tuple(targets)
 
 
@@ -77,17 +62,13 @@ def find_targets(model: PreTrainedModel, config: LoRAConfig, section: str) -> di
         and (name.startswith(inside) or (layers is None and name in patterns and name.startswith(base)))
     }
     matches = {pattern: [name for name in candidates if fnmatchcase(name, pattern)] for pattern in patterns}
-    problems = [
-        f"{section}.target_modules: {pattern!r} matches none of the model's linear maps, such as {list(candidates)[:4]}"
-        for pattern, names in matches.items()
-        if not names
-    ]
     if not patterns:
-        problems = [
-            f"{section}.target_modules: expected all-linear or patterns, found none; method: head trains no adapter"
-        ]
-    if problems:
-        raise ConfigError(problems)
+        raise ConfigError(
+            [f"{section}.target_modules: expected all-linear or patterns, found none; method: head trains no adapter"]
+        )
+    if unmatched := [pattern for pattern, names in matches.items() if not names]:
+        known = f"matches none of the model's linear maps, such as {list(candidates)[:4]}"
+        raise ConfigError([f"{section}.target_modules: {pattern!r} {known}" for pattern in unmatched])
     chosen = {name for names in matches.values() for name in names}
     return {name: module for name, module in candidates.items() if name in chosen}
 

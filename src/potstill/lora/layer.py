@@ -57,11 +57,7 @@ class LoRALinear(nn.Module):
         use_rslora: bool = False,
         use_dora: bool = False,
     ) -> None:
-        """Wrap `base`.
-
-        Raises:
-            ValueError: `rank` is not positive.
-        """
+        """Wrap `base`; a ValueError refuses a rank below 1."""
         super().__init__()
         if rank < 1:
             raise ValueError(f"the rank must be at least 1, found {rank}")
@@ -137,10 +133,6 @@ class LoRALinear(nn.Module):
         cross = (projected.T * b).sum(dim=1)
         square = ((b @ (a @ a.T)) * b).sum(dim=1)
         return (self.row_norms.square() + 2 * s * cross + s * s * square).clamp_min(_SMALLEST).sqrt()
-
-    def delta(self) -> Tensor:
-        """Return s B A, (out, in)."""
-        return (self.lora_B @ self.lora_A) * self.scaling
 
     @torch.no_grad()
     def merge(self) -> None:

@@ -41,10 +41,8 @@ _TESTS = {McNemar: "mcnemar", PairedTest: "paired_test"}
 class Row:
     """One model, or the finished models of a directory that differ by their seed alone.
 
-    Attributes:
-        directory: Where they are.
-        models: What was measured, by seed; by 0 where the model's directory names none.
-        record: How the first was trained; None where no file says so.
+    `models` holds what was measured, by seed (0 where the model's directory names none), `record` how the first was
+    trained; None where no file says so.
     """
 
     directory: Path
@@ -83,14 +81,16 @@ def rows_of(measured: Mapping[Path, Measurement]) -> list[Row]:
 def compare(rows: Sequence[Row], examples: Examples) -> list[tuple[Row, Row, McNemar | PairedTest]]:
     """Compare a run's distilled students with its baselines, and every other row with the first."""
     by_place = {row.directory: row for row in rows}
-    pairs: dict[frozenset[Path], tuple[Row, Row]] = {}
+    found: list[tuple[Row, Row, McNemar | PairedTest]] = []
+    seen: set[frozenset[Path]] = set()
     for row in rows:
         baseline = by_place.get(_baseline(row.directory), row)
         opponent = rows[0] if baseline is row else baseline
-        if opponent is not row:
-            pairs.setdefault(frozenset((row.directory, opponent.directory)), (row, opponent))
-    tested = ((one, other, one.against(other, examples)) for one, other in pairs.values())
-    return [(one, other, test) for one, other, test in tested if test is not None]
+        pair = frozenset((row.directory, opponent.directory))
+        if len(pair) == 2 and pair not in seen and (test := row.against(opponent, examples)) is not None:
+            found.append((row, opponent, test))
+        seen.add(pair)
+    return found
 
 
 def _baseline(students: Path) -> Path:
@@ -126,12 +126,8 @@ def show(
 ) -> None:
     """Print the tables and the comparisons.
 
-    Args:
-        measured: The models' scores.
-        examples: What they were scored on.
-        labels: The classes' names.
-        scored: Says in words what they were scored on.
-        positive: Index of the class whose F1 is shown; None: the mean of all.
+    `labels` are the classes' names, `scored` says in words what the models were scored on, and `positive` is the index
+    of the class whose F1 is shown; None: the mean of all.
     """
     console = SafeConsole(highlight=False, markup=False)
     console.print(f"{numbered(len(examples), 'text')}, {scored}", soft_wrap=True)
@@ -149,10 +145,7 @@ def show(
     console.print((table := class_table(by_row, labels)).to_rich())
     if len(table.rows) < len(labels):
         console.print(f"{len(table.rows)} of {len(labels)} classes, those with the lowest F1", soft_wrap=True)
-    console.print(
-        "[low, high]: 95 % bootstrap interval; ±: standard deviation over seeds",
-        soft_wrap=True,
-    )
+    console.print("[low, high]: 95 % bootstrap interval; ±: standard deviation over seeds", soft_wrap=True)
     for one, other, test in compare(rows, examples):
         first, second = names[one.directory], names[other.directory]
         if isinstance(test, McNemar):

@@ -49,15 +49,13 @@ def _paid(summary: Summary) -> Iterator[str]:
         answer = "Yes, the distilled student is better than the linear model"
     elif student.mean > bar and learnt:
         answer = "Not clearly: the distilled student is ahead of the linear model, but the difference can be chance"
-    elif not behind:
-        answer = "No: the distilled student is not better than the linear model"
     else:
-        answer = "No: the distilled student is worse than the linear model"
+        answer = f"No: the distilled student is {'worse' if behind else 'not better'} than the linear model"
     p_value = probability(max(test.p_value for test in comparisons))
     seeds = f" or less for each of {len(comparisons)} seeds" if len(comparisons) > 1 else ""
     sentence = (
         f"**Did it pay?** {answer}. {percent(student.mean)} of the student's answers are right, {percent(bar)} of the "
-        f"linear model's ({_points(student.mean - bar)}; McNemar's test, {p_value}{seeds})."
+        f"linear model's ({100 * (student.mean - bar):+.1f} points; McNemar's test, {p_value}{seeds})."
     )
     names: dict[Role, str] = {"baseline": "the baseline student", "teacher": "the teacher"}
     others = [
@@ -73,10 +71,6 @@ def _paid(summary: Summary) -> Iterator[str]:
             " epochs (`--teacher-epochs`), if the teacher is hardly better than the linear model. Else use that."
         )
     yield sentence
-
-
-def _points(difference: float) -> str:
-    return f"{100 * difference:+.1f} points"
 
 
 def _problems(summary: Summary) -> Iterator[str]:
@@ -152,7 +146,7 @@ def _rare(summary: Summary) -> Iterator[str]:
 def _learnt(summary: Summary, role: Role) -> str:
     """Compare the models of one role with the answer that needs no model."""
     models = summary.of(role)
-    verdicts = [verdict for model in models if (verdict := summary.verdict(model)) is not None]
+    verdicts = [verdict for model in models if (verdict := summary.verdict(model))]
     mcc, accuracy = summary.spread(role, "mcc"), summary.spread(role, "accuracy").mean
     if len(models) > 1:
         numbers = f"MCC {score(mcc.mean)} ± {score(mcc.std)} over {len(models)} seeds"
@@ -192,12 +186,10 @@ def _distillation(summary: Summary) -> Iterator[str]:
         answer = "Not shown: the difference can be chance."
     elif direction == 0:
         answer = "It can't be said: accuracy and MCC don't point the same way."
+    elif direction > 0:
+        answer = "It helped in this run."
     else:
-        answer = (
-            "It helped in this run."
-            if direction > 0
-            else "It can't be said: the baseline learnt nothing to compare with."
-        )
+        answer = "It can't be said: the baseline learnt nothing to compare with."
     if over_seeds.seeds == 1:
         told_apart = examples_told_apart(next(iter(summary.comparisons.values())))
         yield f"**What the teacher added:** {answer} {told_apart[0].upper()}{told_apart[1:]}."

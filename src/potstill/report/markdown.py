@@ -9,7 +9,7 @@ from typing import Any, Final
 import yaml
 
 from potstill.config import PotstillConfig
-from potstill.evaluation import Summary
+from potstill.evaluation import Role, Summary
 from potstill.evaluation.metrics import BOOTSTRAP_SAMPLES
 from potstill.predict.wording import numbered
 from potstill.report.findings import examples_told_apart, findings
@@ -57,12 +57,7 @@ _SOURCES: Final = {
 
 
 def report_text(summary: Summary, plots: str) -> str:
-    """Write the whole report.
-
-    Args:
-        summary: The run.
-        plots: Directory of the plots, relative to the report.
-    """
+    """Write the whole report; `plots` is the directory of the plots, relative to it."""
     summary = replace(summary, data=data_in_markdown(summary.data))
     found = findings(summary)
     sections = {
@@ -131,15 +126,13 @@ def _unlabelled(summary: Summary) -> str:
 
 def _classes(summary: Summary) -> str:
     """Show each class's scores, the students' first."""
-    models = {ROLE_NAMES[role].lower(): [one.metrics for one in summary.of(role)] for role in summary.roles[::-1]}
-    order = sorted(models, key=lambda name: name != ROLE_NAMES["distilled"].lower())
+    order: tuple[Role, ...] = ("distilled", "baseline", "teacher")
+    roles = [role for role in order if summary.of(role)][:2]
     names = summary.data.label_names
-    table = class_table({name: models[name] for name in order[:2]}, names)
-    note = (
-        ""
-        if len(table.rows) == len(names)
-        else f"{len(table.rows)} of {len(names)} classes, those with the lowest F1. `summary.json` has all.\n\n"
-    )
+    table = class_table({ROLE_NAMES[role].lower(): [one.metrics for one in summary.of(role)] for role in roles}, names)
+    note = ""
+    if len(table.rows) < len(names):
+        note = f"{len(table.rows)} of {len(names)} classes, those with the lowest F1. `summary.json` has all.\n\n"
     return f"{note}{table.to_markdown()}\n\nPrecision, recall and F1 on the test split, means over the seeds."
 
 

@@ -43,10 +43,9 @@ Line = tuple[Sequence[float], Sequence[float]]
 
 def curve_files(summary: Summary, role: Role) -> dict[str, str]:
     """Name the plots of one role's training by what they show; none where nothing was trained."""
-    if not any(model.history for model in summary.of(role)):
-        return {}
     names = {"training loss": "training_loss", "validation loss": "validation_loss", "accuracy and MCC": "accuracy"}
-    return {title: f"{role}_{name}.png" for title, name in names.items()}
+    trained = any(model.history for model in summary.of(role))
+    return {title: f"{role}_{name}.png" for title, name in names.items()} if trained else {}
 
 
 def draw_plots(summary: Summary, directory: Path) -> list[Path]:
@@ -65,10 +64,7 @@ def draw_plots(summary: Summary, directory: Path) -> list[Path]:
 
 
 def loss_curves(models: Sequence[ModelResult], split: Literal["training", "validation"]) -> Figure:
-    """Draw the loss on a split.
-
-    That of the training comes with the terms of a distilled student's, that of the validation with the epochs kept.
-    """
+    """Draw the loss on a split, in training with the terms of a distilled student's, else with the epochs kept."""
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()
     is_training = split == "training"
@@ -83,11 +79,9 @@ def loss_curves(models: Sequence[ModelResult], split: Literal["training", "valid
 
 
 def accuracy(models: Sequence[ModelResult], majority_accuracy: float) -> Figure:
-    """Draw accuracy and, since accuracy alone hides a model that learnt nothing, MCC beside it.
+    """Draw the accuracy of one role's models and, since it alone hides one that learnt nothing, MCC beside it.
 
-    Args:
-        models: The models of one role.
-        majority_accuracy: Share of the most frequent class in the validation split.
+    `majority_accuracy` is the share of the most frequent class in the validation split.
     """
     figure = Figure(figsize=(9.6, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True)

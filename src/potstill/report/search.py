@@ -25,17 +25,14 @@ Outcome = Literal["finished", "stopped", "failed", "too large"]
 
 @dataclass(frozen=True)
 class Trial:
-    """Settings that were tried, and what came of them.
+    """Settings that were tried, by dotted name, values that the space fixes included, and what came of them.
 
     Attributes:
         number: From 1, in the order in which the trials ended.
         outcome: `finished`; `stopped` early, being worse than the others; `failed`, since its loss was no longer finite
             or the settings exclude each other; `too large`, and not trained.
-        settings: What was tried, by dotted name, values that the space fixes included.
         mcc: MCC on the validation split; None unless it finished.
         parameters: Size of the student; None where it was not built.
-        epochs: Epochs that its training ran.
-        seconds: Time that it took.
         note: What happened, where it did not finish.
     """
 
@@ -51,15 +48,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """All trials of a search.
+    """All trials of a search, in their order, none that were interrupted, and what was searched.
 
-    Attributes:
-        data: Name of the data.
-        validation: Texts of the validation split, on which trials are compared.
-        unlabelled: Texts of the unlabelled set; 0: there was none.
-        space: What was tried, by dotted name, as the configuration says it.
-        trials: In their order; none that were interrupted.
-        command: Command line that resumes the search.
+    `validation` counts the texts on which trials are compared, `unlabelled` those of the unlabelled set (0: there was
+    none). `space` is as the configuration says it; `command` is the command line that resumes the search.
     """
 
     data: str
@@ -99,24 +91,16 @@ def settings_words(settings: Mapping[str, Any]) -> str:
 
 
 def search_text(result: SearchResult, best: Trial, file: Path) -> str:
-    """Write the report, in Markdown.
-
-    Args:
-        result: The search.
-        best: Its best trial.
-        file: The configuration file with its settings.
-    """
+    """Write the report of a search, in Markdown; `file` is the configuration with the settings of its best trial."""
     counts = ", ".join(f"{count} {outcome}" for outcome, count in Counter(t.outcome for t in result.trials).items())
     more = f" and {result.unlabelled:,} texts of an unlabelled set" if result.unlabelled else ""
     unlabelled = " --unlabelled-set PATH" if result.unlabelled else ""
     size = "" if best.parameters is None else f" and {magnitude(best.parameters)} parameters"
-    settings = ResultTable(
-        ("setting", "best", "searched"),
-        tuple(
-            (Cell(f"`{name}`"), Cell(_shown(value)), Cell(_range(result.space.get(name))))
-            for name, value in best.settings.items()
-        ),
+    rows = (
+        (Cell(f"`{name}`"), Cell(_shown(value)), Cell(_range(result.space.get(name))))
+        for name, value in best.settings.items()
     )
+    settings = ResultTable(("setting", "best", "searched"), tuple(rows))
     config = shlex.quote(str(file))
     return f"""# Settings searched: {in_markdown(result.data)}
 

@@ -85,18 +85,10 @@ def model_table(summary: Summary) -> ResultTable:
     headers = ("model", *sizes, *score_headers(data.label_names, data.positive), "ECE", "training", "texts/s")
     rows = [_model_row(ROLE_NAMES[role], summary.of(role), data.positive) for role in summary.roles]
     if (linear := summary.linear) is not None:
-        sizes_of_it = (Cell(magnitude(linear.parameters)), Cell(magnitude(linear.parameters)))
-        costs = (Cell(duration(linear.train_seconds)), Cell(f"{linear.texts_per_second:,.0f}"))
-        rows.append(
-            (
-                Cell(LINEAR_NAME),
-                *sizes_of_it,
-                Cell(decimal(linear.bytes_on_disk)),
-                *score_cells([linear], data.positive),
-                EMPTY,
-                *costs,
-            )
-        )
+        size, speed = Cell(magnitude(linear.parameters)), Cell(f"{linear.texts_per_second:,.0f}")
+        scores = (*score_cells([linear], data.positive), EMPTY)
+        costs = (Cell(duration(linear.train_seconds)), speed)
+        rows.append((Cell(LINEAR_NAME), size, size, Cell(decimal(linear.bytes_on_disk)), *scores, *costs))
     majority = data.majority
     f1, mcc = Cell(score(f1_of(majority, data.positive))), Cell(score(majority.mcc))
     always = (Cell(f'always "{data.majority_label}"'), Cell("0"), Cell("0"), EMPTY)

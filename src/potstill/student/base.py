@@ -16,12 +16,7 @@ from potstill.training.base import FitResult, Splits
 class NetworkSpec:
     """What decides a network's shape; saved with its weights. Kinds add the settings that they need.
 
-    Attributes:
-        vocab_size: Rows of the embedding table.
-        num_classes: Classes to tell apart.
-        pad_token_id: What fills short sequences up.
-        ngram_buckets: Rows of its table of n-grams, a power of two.
-        ngram_size: Width of that table; 0: it reads no n-grams.
+    Its table of n-grams has `ngram_buckets` rows, a power of two, of `ngram_size`; 0: it reads no n-grams.
     """
 
     vocab_size: int
@@ -55,12 +50,7 @@ class Network(nn.Module):
 
     @classmethod
     def build(cls, settings: StudentConfig, **known: Any) -> Self:
-        """Build a network with random weights.
-
-        Args:
-            settings: Its section of the configuration.
-            known: The other fields of the spec.
-        """
+        """Build a network with random weights from its settings and the other fields of its spec."""
         # A field with a default need not be a setting of every kind.
         names = {field.name for field in fields(cls.spec_class) if hasattr(settings, field.name)} - known.keys()
         return cls(cls.spec_class(**known, **{name: getattr(settings, name) for name in names}))

@@ -37,13 +37,8 @@ def teacher_embeddings(
     A token gets the teacher's embedding of the same text, else the mean of those of the pieces that the teacher's
     tokenizer cuts its text into. Tokens that the teacher can't read get zeros: they begin as an average token.
 
-    Args:
-        tokenizer: The student's.
-        counts: How often the student reads each token in what it learns from, (vocabulary,).
-        size: Width of the student's embeddings.
-        pad_token_id: The student's; its row is 0.
-        backbone: Name of the teacher's backbone.
-        teacher_tokenizer: Name of its tokenizer.
+    `counts` says how often the student reads each token in what it learns from, (vocabulary,). Its embeddings are of
+    `size`; the row of its `pad_token_id` is 0. `backbone` and `teacher_tokenizer` are names.
 
     Returns:
         (vocabulary, size), float32; see `principal_components` for the scale.
@@ -126,18 +121,13 @@ def principal_components(embeddings: Tensor, weights: Tensor, size: int) -> Tens
     that is read (Eckart and Young 1936).
 
     A single factor brings the tokens that are read to a root mean square of 1, the scale of `nn.Embedding`'s random
-    start. A language model's own scale is a tenth of it: the gates would hardly open, and Adam's steps, which don't
-    depend on the gradient's size, would overwrite the embeddings before they could be used. (Perplexity of CoLA's
-    validation split after three epochs of pretraining, 128 components of SmolLM2-135M's: 161; without weights 190; at
-    the language model's scale 238; from a random start 352.)
-
-    Args:
-        embeddings: (tokens, width).
-        weights: How often each is read, (tokens,).
-        size: Components to keep.
+    start. At a language model's own scale, a tenth of it, Adam's steps would overwrite the embeddings before they could
+    be used. (Perplexity of CoLA's validation split after three epochs of pretraining, 128 components of
+    SmolLM2-135M's: 161; without weights 190; at the language model's scale 238; from a random start 352.)
 
     Returns:
-        (tokens, size), float32, the component of the largest variance first.
+        Of embeddings (tokens, width) and weights (tokens,): (tokens, size), float32, the component of the largest
+        variance first.
 
     Raises:
         ConfigError: They have fewer components.

@@ -26,12 +26,7 @@ _SCALE = 0.02
 
 
 class NgramBag(nn.Module):
-    """The weighted sum of the vectors of a text's n-grams, and a linear map to the classes.
-
-    Attributes:
-        table: A vector of each row, (ngram_buckets, size).
-        head: (classes, size).
-    """
+    """The weighted sum of the vectors of a text's n-grams, (ngram_buckets, size), and a linear map to the classes."""
 
     def __init__(self, buckets: int, size: int, num_classes: int, dropout: float) -> None:
         super().__init__()

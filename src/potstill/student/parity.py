@@ -25,10 +25,7 @@ PROOF_BATCHES: Final[Batches] = ((1,), (7,), (4, 4, 4), (1, 9, 3), (12, 1, 1, 5,
 
 
 def prove_parity(student: Network, model_bytes: bytes, seed: int, batches: Batches = PROOF_BATCHES) -> float:
-    """Compare a student's serialised ONNX model with it on batches of random ids that `seed` decides.
-
-    Returns:
-        The largest absolute difference of a logit.
+    """Compare a student's serialised ONNX model with it on random ids; return the largest difference of a logit.
 
     Raises:
         ArtifactError: It is above `TOLERANCE`, or a logit is not finite.

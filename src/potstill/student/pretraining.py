@@ -44,13 +44,8 @@ def pretrain(
 ) -> FitResult:
     """Train embeddings and first layer of `network` as language models, and leave it with its best epoch's weights.
 
-    Args:
-        network: The student's; its upper layers and its head stay as they are.
-        data: The texts; the perplexity of `validation` decides the best epoch. Labels make no difference.
-        settings: The student's.
-        runtime: Where it computes, and how often checkpoints are written.
-        directory: Gets the history and, until the student is finished, the checkpoint with the result.
-        seed: Decides batches, dropout and candidates.
+    The perplexity of the validation split decides the best epoch; labels make no difference. `directory` gets the
+    history and, until the student is finished, the checkpoint with the result.
 
     Raises:
         TrainingError: The loss is no longer finite.
@@ -82,11 +77,7 @@ class BidirectionalLM(nn.Module):
     2015, arXiv 1412.2007). In evaluation it is exact.
 
     Attributes:
-        network: The student's.
-        layer: Its first layer; the parameters are the network's.
-        next_token_head: W and b of each direction; the network's own where it has them.
-        log_frequencies: ln n_j, (vocabulary,); of the padding, which is never read, -inf: it is never expected either,
-            and its embedding stays 0.
+        log_frequencies: ln n_j, (vocabulary,); of the padding -inf: it is never expected, and its embedding stays 0.
     """
 
     log_frequencies: Tensor
@@ -102,11 +93,7 @@ class BidirectionalLM(nn.Module):
         self.register_buffer("log_frequencies", (smoothed / smoothed.sum()).log().float())
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Add up the negative log-likelihoods of all tokens, in each direction.
-
-        Args:
-            input_ids: Token ids, (batch, length), padded on the right.
-            attention_mask: 1 at real tokens, (batch, length).
+        """Add up the negative log-likelihoods of all tokens, in each direction, of texts (batch, length).
 
         Returns:
             For each text the sum, in nats, and the number of guesses it goes over, (batch, 2), float32.

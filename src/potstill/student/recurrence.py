@@ -54,10 +54,7 @@ class NextTokenHead(nn.Module):
     """What each direction of a recurrence expects at a token, from what it has read before it: W·h + b.
 
     h is the direction's state there, 0 before the first token. The guess is an embedding: the more it agrees with a
-    token's, the more probable is that token (see `pretraining.BidirectionalLM`). W and b begin as 0.
-
-    Attributes:
-        maps: W and b of each direction, (embedding, hidden).
+    token's, the more probable is that token (see `pretraining.BidirectionalLM`). W and b, in `maps`, begin as 0.
     """
 
     def __init__(self, spec: RNNSpec) -> None:
@@ -75,12 +72,7 @@ class NextTokenHead(nn.Module):
 
 
 def recur(recurrence: nn.RNN | nn.GRU | nn.LSTM, embedded: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Run a recurrence over the real tokens.
-
-    Args:
-        recurrence: With the batch first.
-        embedded: (batch, length, features), padded on the right.
-        lengths: Real tokens of each text, (batch,).
+    """Run a recurrence, with the batch first, over texts, (batch, length, features), and their lengths, (batch,).
 
     Returns:
         The top layer's states, (batch, length, state), 0 in padded places, and each layer's and direction's hidden

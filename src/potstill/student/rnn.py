@@ -29,10 +29,8 @@ class Surprisal(nn.Module):
 
         v_t = relu(A·[e_t ⊙ g_t; e_t] + a),  logits += B · max over t of v_t
 
-    Attributes:
-        next_token_head: g of each direction.
-        compare: A and a, (size, (directions + 1) * embedding).
-        head: B, (classes, size).
+    `next_token_head` makes g of each direction; `compare` is A, (size, (directions + 1) * embedding), and a; `head` is
+    B, (classes, size).
     """
 
     def __init__(self, spec: RNNSpec) -> None:

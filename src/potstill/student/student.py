@@ -51,11 +51,8 @@ class Student:
     """A network and what it needs to read text.
 
     Attributes:
-        network: Classifies token ids.
-        tokenizer: Turns texts into token ids.
         label_names: Name of each class, in the order of the logits.
         max_length: Longer texts are cut to this many tokens.
-        in_pairs: Whether it reads pairs of texts.
         kind: What the configuration calls the network's class.
         temperature: Prediction divides the logits by this.
         threshold: Of two classes, the second is the answer where its probability is above this.
@@ -86,19 +83,13 @@ class Student:
     ) -> Student:
         """Build a student with fresh weights, but for embeddings that begin as the teacher's.
 
-        Args:
-            config: Its kind and shape, its tokenizer and the start of its embeddings.
-            corpus: Its classes.
-            max_length: Longer texts are cut to this many tokens.
-            seed: Decides the weights.
-            texts: What it learns from, for its own vocabulary; None: the training texts.
-            teacher_tokenizer: Name of the teacher's tokenizer, for `tokenizer: teacher`.
-            backbone: Name of the teacher's backbone, for `embedding_init: teacher`.
+        `seed` decides the weights. Its own vocabulary is learnt from `texts`, which are what it learns from; None: the
+        training texts. The teacher's tokenizer and backbone are named for `tokenizer: teacher` and `embedding_init:
+        teacher`.
 
         Raises:
             SourceError: A named tokenizer or backbone can't be found or reached.
-            ConfigError: The teacher has no tokenizer or embeddings that the settings ask for, or see
-                `teacher_embeddings`.
+            ConfigError: The teacher lacks what the settings ask for, or see `teacher_embeddings`.
         """
         texts = corpus.train.all_texts if texts is None else texts
         tokenizer, pad_id = _tokenizer(config, texts, teacher_tokenizer, max_length, in_pairs=corpus.in_pairs)
@@ -145,29 +136,21 @@ class Student:
     ) -> Student:
         """Return this student with the temperature that suits these texts best and, of two classes, a threshold.
 
-        Args:
-            logits: Its own on the validation split, (texts, classes).
-            labels: Class indices, (texts,).
-            tune_threshold: Whether to fit a threshold; with more than two classes there is none.
+        Both are fitted to its own logits on the validation split, (texts, classes), and class indices, (texts,).
         """
         temperature = fit_temperature(logits, labels)
         is_tuned = tune_threshold and len(self.label_names) == 2
-        return replace(
-            self,
-            temperature=temperature,
-            threshold=fit_threshold(logits, labels, temperature) if is_tuned else None,
-        )
+        threshold = fit_threshold(logits, labels, temperature) if is_tuned else None
+        return replace(self, temperature=temperature, threshold=threshold)
 
     def featurise(self, examples: Examples, teacher_logits: NDArray[np.float32] | None = None) -> TrainingSet:
         """Tokenise `examples` for this student; `teacher_logits`, (texts, classes), go along unchanged."""
-        padding = self.network.spec.pad_token_id
-        tokens = tokenise(examples, self.tokenizer, self.max_length, empty_id=padding)
+        spec, ngrams = self.network.spec, None
+        tokens = tokenise(examples, self.tokenizer, self.max_length, empty_id=spec.pad_token_id)
         logits = None if teacher_logits is None else torch.from_numpy(teacher_logits)
-        spec = self.network.spec
-        ngrams = None
         if spec.ngram_size:
             ngrams = hash_ngrams(examples.texts, examples.pairs, spec.ngram_buckets, self.max_length)
-        return TrainingSet(tokens, torch.from_numpy(examples.labels), padding, logits, ngrams)
+        return TrainingSet(tokens, torch.from_numpy(examples.labels), spec.pad_token_id, logits, ngrams)
 
     @torch.no_grad()
     def _start_embeddings(self, texts: Sequence[str], backbone: str | None, teacher_tokenizer: str | None) -> None:
@@ -202,8 +185,7 @@ def check_tokenizer(config: StudentConfig) -> None:
 
 def student_bytes(directory: Path) -> int:
     """Return what a student takes on disk to predict: graph, tokenizer and manifest."""
-    files = StudentFiles(directory)
-    return sum(path.stat().st_size for path in files.needed)
+    return sum(path.stat().st_size for path in StudentFiles(directory).needed)
 
 
 def train_vocabulary(
@@ -212,13 +194,9 @@ def train_vocabulary(
     """Learn a byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909) over the bytes of the texts.
 
     Starting from bytes, as GPT-2 does, no text is ever unknown. Training is deterministic. The time to learn from a
-    word is quadratic in its length, so that very long ones are broken.
-
-    Args:
-        texts: What to learn from.
-        size: Most tokens.
-        in_pairs: Whether a token of its own stands between two texts.
-        max_length: Tokens of a text that are ever read: no more words of it are learnt from. None: all.
+    word is quadratic in its length, so that very long ones are broken. There are at most `size` tokens; `in_pairs` adds
+    one between two texts; `max_length` is how many tokens of a text are ever read (None: all): no more words of it are
+    learnt from.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -250,13 +228,12 @@ def _tokenizer(
     """Return the student's tokenizer and its padding id; a vocabulary is learnt once for all seeds, and kept."""
     if config.tokenizer == "bpe":
         settings = str((_VOCABULARY, tokenizers.__version__, config.vocab_size, in_pairs, max_length))
-        learnt = cached_directory(
-            "vocabularies",
-            digest([settings, *texts]),
-            lambda directory: train_vocabulary(texts, config.vocab_size, in_pairs=in_pairs, max_length=max_length).save(
-                str(directory / "tokenizer.json")
-            ),
-        )
+
+        def learn(directory: Path) -> None:
+            vocabulary = train_vocabulary(texts, config.vocab_size, in_pairs=in_pairs, max_length=max_length)
+            vocabulary.save(str(directory / "tokenizer.json"))
+
+        learnt = cached_directory("vocabularies", digest([settings, *texts]), learn)
         tokenizer = Tokenizer.from_file(str(learnt / "tokenizer.json"))
         return tokenizer, tokenizer.get_vocab()[PADDING_TOKEN]
     name = teacher_tokenizer if config.tokenizer == "teacher" else config.tokenizer

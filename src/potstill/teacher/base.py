@@ -55,10 +55,8 @@ class Teacher(ABC):
     ) -> NDArray[np.float32]:
         """Return the logits of texts, (texts, classes), NaN where it has no answer; their labels are not used.
 
-        Args:
-            examples: The texts.
-            cached: Whether answers and token ids may be kept on disk: not where texts are seen once, as in a stream.
-            on_batch: Called with the number of texts of each batch that is done.
+        `cached` says whether answers and token ids may be kept on disk: not where texts are seen once, as in a stream.
+        `on_batch` is called with the number of texts of each batch that is done.
         """
 
     def probabilities(self, texts: Sequence[Any]) -> NDArray[np.float32]:

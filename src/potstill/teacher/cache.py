@@ -42,7 +42,7 @@ class CachedTeacher(Teacher):
         return self.teacher.parameters
 
     def describe(self) -> str:
-        """Say what the other teacher is."""
+        """See the other teacher's."""
         return self.teacher.describe()
 
     def logits(

@@ -51,18 +51,12 @@ def together(teachers: Sequence[Teacher]) -> Teacher:
 
 
 def average_logits(logits: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Return the logits of the mean of several models' probabilities.
+    """Return the logits of the mean of several models' probabilities, (texts, classes), from those of each model.
 
-    Hinton et al. 2015 (arXiv 1503.02531), section 5, distil an ensemble: the logarithm of the mean probability is a
-    logit, which a temperature softens like a single teacher's. A constant may be added to a text's logits; here their
-    mean over the classes is the mean of the models' own, so that the average of equal models is theirs, and squared
-    distances to a single model and to several have one scale.
-
-    Args:
-        logits: Of each model, (texts, classes).
-
-    Returns:
-        (texts, classes).
+    Hinton et al. 2015 (arXiv 1503.02531), section 5: the logarithm of the mean probability is a logit, which a
+    temperature softens like a single teacher's. A constant may be added to a text's logits; here their mean over the
+    classes is the mean of the models' own, so that the average of equal models is theirs, and squared distances to a
+    single model and to several have one scale.
     """
     each = np.stack(logits)  # (models, texts, classes)
     mean = logsumexp(log_softmax(each, axis=2), axis=0)  # (texts, classes)

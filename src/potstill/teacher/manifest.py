@@ -22,7 +22,7 @@ from potstill.store.tensors import MARK
 from potstill.teacher.backbone.classes import class_parameters
 from potstill.teacher.backbone.sources import load_config
 
-_FORMAT: Final = 6
+_FORMAT: Final = 7
 _SHOWN: Final = 5
 """Problems that a message lists at most."""
 
@@ -32,7 +32,6 @@ class TeacherManifest:
     """`teacher.json`: the settings of a teacher under their own names, its classes, and how its texts are read.
 
     Attributes:
-        seed: Seed of head, adapters and training.
         lora: The adapters' settings, of which PEFT's file can't hold all; None without adapters, or where `peft` made
             them.
         base: Digest of the pretrained weights without the head; empty where it is not known.
@@ -69,8 +68,7 @@ class TeacherManifest:
         `runtime` says where the base is now, and which classes such an adapter has.
 
         Raises:
-            ArtifactError: A file is missing, altered or damaged, or the manifest is of another version, or the teacher
-                has other classes.
+            ArtifactError: A file is missing or damaged, or of another version, or the teacher has other classes.
             SourceError: The base of `peft`'s adapter can't be found or reached.
         """
         recover(directory)
@@ -125,10 +123,9 @@ def _classes(directory: Path, known: tuple[str, ...], runtime: RuntimeConfig, *,
 
 
 def _of_peft(directory: Path, runtime: RuntimeConfig) -> TeacherManifest:
-    """Fill in what `peft` does not store.
+    """Fill in what `peft` does not store: classes are numbered unless `runtime` names them.
 
-    Classes are named by `runtime`, else numbered. Texts are tokenised as the tokenizer's file says, and cut at
-    `MAX_LENGTH`, or where the base has no more positions: how long texts were in the training is not known.
+    Texts are cut at `MAX_LENGTH`, or where the base has no more positions: how long they were in training is not known.
     """
     path = directory / ADAPTER_CONFIG
     base = runtime.teacher_base or read_json(path).get("base_model_name_or_path")

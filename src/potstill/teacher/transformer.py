@@ -24,9 +24,8 @@ from potstill.data.tokenised import TokenisedTexts, TrainingSet, tokenise, warn_
 from potstill.distillation import CrossEntropy, class_weights
 from potstill.errors import ArtifactError, ConfigError, NotFoundError
 from potstill.lora import adapters, inject, load_adapter, merged, save_adapter, saved_embedding_rows
-from potstill.lora.blocks import check_num_layers
+from potstill.lora.blocks import check_num_layers, head_modules
 from potstill.lora.counting import count_parameters
-from potstill.lora.head import head_modules
 from potstill.predict.directory import ADAPTER_CONFIG, TEACHER_MANIFEST, TRAINED_FILE
 from potstill.predict.tokens import intern_tokenizer, set_pair_separator
 from potstill.store.checksums import assert_unchanged, atomic_save, digest
@@ -96,8 +95,7 @@ class TransformerTeacher(Teacher):
 
         Raises:
             SourceError: Backbone or tokenizer can't be found or reached.
-            ConfigError: The adapters' targets don't exist, an encoder is to read twice, the backbone has too few
-                blocks, or the device doesn't exist.
+            ConfigError: Adapters' targets, blocks or the device don't exist, or an encoder is to read twice.
         """
         manifest = TeacherManifest(
             **{name: getattr(config, name) for name in _SAVED_SETTINGS},
@@ -121,8 +119,7 @@ class TransformerTeacher(Teacher):
         """Read what `save` wrote; the base comes from its own source again.
 
         Raises:
-            ArtifactError: The directory is incomplete, altered or damaged, or the base is not the one it was tuned
-                from.
+            ArtifactError: The directory is incomplete, altered or damaged, or the base is another one.
             SourceError: The base can't be found or reached.
             ConfigError: The base has too few blocks now.
         """
@@ -222,11 +219,10 @@ class TransformerTeacher(Teacher):
     @property
     def key(self) -> str:
         """A digest of everything that decides a logit: base, trained weights, tokenizer, length, precision."""
-        config = self.classifier.model.config.to_diff_dict()
-        config = {name: value for name, value in config.items() if name not in _WITHOUT_EFFECT}
-        scalings = [adapter.scaling for _, adapter in adapters(self.classifier)]
+        classifier, values = self.classifier, self.classifier.model.config.to_diff_dict()
+        config = {name: value for name, value in values.items() if name not in _WITHOUT_EFFECT}
+        scalings = [adapter.scaling for _, adapter in adapters(classifier)]
         precision = "bf16" if is_mixed(self.fabric) else "float32"
-        classifier = self.classifier
         reading = (self.manifest.max_length, classifier.pad_token_id, classifier.echo, classifier.with_types)
         settings = (scalings, *reading, precision)
         base = [self.manifest.base, json.dumps(config, sort_keys=True, default=str)]
@@ -239,7 +235,7 @@ class TransformerTeacher(Teacher):
 
     @property
     def parameters(self) -> tuple[int, int]:
-        """Count all parameters and those that are trained."""
+        """Number of all parameters, and of those that are trained."""
         return count_parameters(self.classifier)
 
     def featurise(self, examples: Examples, *, cached: bool = True) -> TrainingSet:

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from potstill.config import TrainingConfig
 from potstill.data.tokenised import Batch, TrainingSet
-from potstill.training.state import State
 
 if TYPE_CHECKING:
     from potstill.training.fit import Trainer
+
+State = dict[str, Any]
+"""The state of a training between two steps: it may hold dictionaries, tensors and what JSON can say."""
 
 Record = dict[str, Any]
 """The results of one epoch: one line of history.jsonl. `learning_rate` is that of the epoch's last step."""
@@ -78,8 +80,6 @@ class FitContext:
     """Everything around a fit but model, data and loss.
 
     Attributes:
-        config: Epochs, batches, optimiser, schedule.
-        fabric: Device and precision.
         seed: Decides batches and dropout. Same seed, same machine, same numbers.
         title: What messages call this fit.
         callbacks: Called in this order; see `callbacks.standard_callbacks`.

@@ -16,10 +16,9 @@ from potstill.console import print_line, progress_bar, warn
 from potstill.errors import ArtifactError
 from potstill.store.atomic import write_text
 from potstill.store.checksums import digest
-from potstill.training.base import Callback, Record
+from potstill.training.base import Callback, Record, State
 from potstill.training.checkpoint import CHECKPOINT_FILE, Checkpoint
 from potstill.training.fit import Trainer
-from potstill.training.state import State
 
 HISTORY_FILE: Final = "history.jsonl"
 
@@ -38,17 +37,11 @@ def standard_callbacks(
     checkpoint: str = CHECKPOINT_FILE,
     more: Sequence[Callback] = (),
 ) -> tuple[Callback, ...]:
-    """Return the callbacks of a usual fit.
+    """Return the callbacks of a usual fit, then those of `more`.
 
-    Args:
-        config: Which epoch is kept, and the patience.
-        runtime: How often checkpoints are written; without `checkpoint_seconds` there are none.
-        directory: Gets history and checkpoint; made if need be.
-        stages: Settings that decide the result beside those that `fit` sees: a checkpoint of other ones is not used.
-        save: Writes the model; called whenever an epoch is the best so far, so that an interruption loses little.
-        history: Name of the history's file.
-        checkpoint: Name of the checkpoint's file.
-        more: Called after these.
+    `directory` gets the files `history` and `checkpoint`; it is made if need be. Without `checkpoint_seconds` there are
+    no checkpoints; one of other `stages`, settings that decide the result beside those that `fit` sees, is not used.
+    `save` writes the model whenever an epoch is the best so far, so that an interruption loses little.
     """
     checkpoints = []
     if runtime.checkpoint_seconds is not None:
@@ -57,14 +50,8 @@ def standard_callbacks(
             *(s.model_dump_json(exclude={"backbone", "tokenizer"}) for s in stages),  # `fit` sees weights and ids
         ]
         checkpoints = [Checkpoint(directory / checkpoint, runtime.checkpoint_seconds, digest(settings))]
-    return (
-        *checkpoints,
-        History(directory / history),
-        KeepBest(config, save),
-        EarlyStopping(config.patience),
-        Progress(),
-        *more,
-    )
+    usual = (History(directory / history), KeepBest(config, save), EarlyStopping(config.patience), Progress())
+    return (*checkpoints, *usual, *more)
 
 
 class History(Callback):
@@ -160,7 +147,7 @@ class EarlyStopping(Callback):
             trainer.should_stop |= len(trainer.history) - trainer.best["epoch"] >= self._patience
 
     def on_epoch(self, trainer: Trainer, record: Record) -> None:
-        """Count the epochs since the best one."""
+        """See `on_fit_begin`."""
         self.on_fit_begin(trainer)
 
 
@@ -181,7 +168,11 @@ class Progress(Callback):
     def on_epoch(self, trainer: Trainer, record: Record) -> None:
         """Print the losses and scores of the epoch."""
         config = trainer.context.config
-        scores = _scores(record, trainer.data.validation.majority_share)
+        if "perplexity" in record:
+            scores = f"perplexity {record['perplexity']:.1f}"
+        else:
+            majority = trainer.data.validation.majority_share
+            scores = f"accuracy {record['accuracy']:.2%} (majority class {majority:.2%})  MCC {record['mcc']:.3f}"
         self._bar.update(self._task, scores=scores)
         parts = [
             f"{trainer.context.title}  epoch {record['epoch']}/{trainer.epochs}",
@@ -203,16 +194,9 @@ class Progress(Callback):
             first = "`class_weights: balanced`, since the other classes are rare, then " if is_unbalanced else ""
             warn(
                 f"{trainer.context.title} learnt nothing: the epoch that is kept (MCC 0 or below) is no better than "
-                f"always answering the majority class, which is right for "
-                f"{majority:.2%} of the validation split. Try {first}another learning rate "
-                f"(a lower one where the loss has grown), more epochs or more data."
+                f"always answering the majority class, which is right for {majority:.2%} of the validation split. Try "
+                f"{first}another learning rate (a lower one where the loss has grown), more epochs or more data."
             )
-
-
-def _scores(record: Record, majority: float) -> str:
-    if "perplexity" in record:
-        return f"perplexity {record['perplexity']:.1f}"
-    return f"accuracy {record['accuracy']:.2%} (majority class {majority:.2%})  MCC {record['mcc']:.3f}"
 
 
 def _losses(record: Record, split: str) -> str:

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,14 +20,15 @@ from potstill.console import print_line, warn
 from potstill.executor.signals import Request, defer_signals
 from potstill.store.checksums import digest
 from potstill.store.tensors import save_tensors
-from potstill.training.base import Callback
+from potstill.training.base import Callback, State
 from potstill.training.compute import describe_fabric
 from potstill.training.fit import Trainer
-from potstill.training.state import State, pack, unpack
 
 CHECKPOINT_FILE: Final = "checkpoint.safetensors"
 
 _FORMAT: Final = "3"
+_TENSOR: Final = "tensor"
+"""Key of a tensor's path, where the tensor was packed apart."""
 _WRITING_SHARE: Final = 0.02
 """Share of the time that writing checkpoints may take: those of a large model take seconds."""
 
@@ -42,10 +43,8 @@ class Checkpoint(Callback):
     def __init__(self, path: Path, seconds: float, key: str = "") -> None:
         """Keep the state of a training in the file at `path`.
 
-        Args:
-            path: The file.
-            seconds: Time between two checkpoints at least; 0: one after every step.
-            key: A digest of what decides the result beside model, data and training settings.
+        There are `seconds` between two writes at least; with 0 there is one after every step. `key` is a digest of what
+        decides the result beside model, data and training settings.
         """
         self.path, self._seconds, self._pause, self._key = path, seconds, seconds, key
         self._latest = time.perf_counter()
@@ -173,3 +172,22 @@ def _content(tensor: Tensor) -> bytes:
 
 def _checksum(key: str, notes: str, tensors: Mapping[str, Tensor]) -> str:
     return digest([key, notes, tensor_digest(tensors)])
+
+
+def pack(state: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
+    """Return `state` with the path of each tensor in its place, and put the tensors into `tensors` by their paths."""
+    if isinstance(state, Tensor):
+        tensors[path] = state.detach().cpu()
+        return {_TENSOR: path}
+    if isinstance(state, dict):
+        return {key: pack(value, tensors, f"{path}/{key}") for key, value in state.items()}
+    return state
+
+
+def unpack(packed: Any, tensors: dict[str, Tensor]) -> Any:
+    """Undo `pack`."""
+    if not isinstance(packed, dict):
+        return packed
+    if packed.keys() == {_TENSOR}:
+        return tensors[packed[_TENSOR]]
+    return {key: unpack(value, tensors) for key, value in packed.items()}

@@ -18,11 +18,9 @@ from torch.nn.utils import clip_grad_norm_
 from potstill.data.examples import UNLABELLED
 from potstill.data.tokenised import shuffled_batches
 from potstill.errors import TrainingError
-from potstill.training.base import FitContext, FitResult, Loss, Record, Splits
-from potstill.training.inference import predict_logits
-from potstill.training.memory import memory_explained
+from potstill.training.base import FitContext, FitResult, Loss, Record, Splits, State
+from potstill.training.inference import memory_explained, predict_logits
 from potstill.training.schedule import learning_rate_factor, make_optimizer
-from potstill.training.state import State, random_state, restore_random_state
 
 Indices = NDArray[np.int64]
 
@@ -33,12 +31,8 @@ _LISTED: Final = 32
 def fit(model: nn.Module, data: Splits, loss: Loss, context: FitContext) -> FitResult:
     """Train `model`, which then holds the weights of the epoch that is kept.
 
-    Args:
-        model: Called with a batch's `inputs`; what it returns goes to `loss`, in evaluation as one tensor with a row
-            for each text. Parameters that require no gradient stay as they are.
-        data: The two splits.
-        loss: What is minimised.
-        context: Settings, device, seed, callbacks.
+    It is called with a batch's `inputs`; what it returns goes to `loss`, in evaluation as one tensor with a row for
+    each text. Parameters that require no gradient stay as they are.
 
     Raises:
         TrainingError: The loss is no longer finite, or memory is used up.
@@ -59,15 +53,11 @@ class Trainer:
     """A model with its data, loss and optimiser, and the progress of its training.
 
     Attributes:
-        model: What is trained.
-        data: Its splits.
-        context: Everything around.
         trained: The parameters that are trained, by dotted name.
         epochs: Passes over the training data, at most: those of the settings, or more for `min_steps`.
         history: The records of the finished epochs.
         best: The record of the epoch to keep, so far; set by `callbacks.KeepBest`.
-        steps: Optimiser steps taken.
-        total_steps: Steps of all epochs.
+        steps: Optimiser steps taken, of `total_steps` in all epochs.
         loss_value: The latest loss.
         should_stop: A callback sets it to end the training after this epoch.
         stack: Callbacks enter contexts there that last until the fit ends, or fails.
@@ -107,11 +97,7 @@ class Trainer:
         return time.perf_counter() - self._started
 
     def run_epoch(self) -> None:
-        """Train an epoch, or what is left of it, score it on the validation split and tell the callbacks.
-
-        Raises:
-            TrainingError: A loss or gradient is not finite, or memory is used up.
-        """
+        """Train an epoch, or what is left of it, score it on the validation split and tell the callbacks."""
         train, validation = self.data.train, self.data.validation
         with self._errors_explained():
             self._train_epoch()
@@ -149,7 +135,7 @@ class Trainer:
             "sums": dict(self._sums),
             "weights": dict(self.trained),
             "moments": {name: dict(self._moments.get(weight, {})) for name, weight in self.trained.items()},
-            "random": random_state(self.context.fabric.device),
+            "random": _random_state(self.context.fabric.device),
         }
 
     def progress(self) -> State:
@@ -172,7 +158,9 @@ class Trainer:
                 self._moments[weight][kind] = like.to(weight.device).copy_(value)
         self.steps, self._learning_rate = state["steps"], state["learning_rate"]
         self._sums, self._epoch_seconds = defaultdict(float, state["sums"]), state["epoch_seconds"]
-        restore_random_state(state["random"], self.context.fabric.device)
+        torch.set_rng_state(state["random"]["cpu"])
+        if "device" in state["random"]:
+            torch.get_device_module(self.context.fabric.device).set_rng_state(state["random"]["device"])
 
     def notify(self, hook: str, *arguments: Any) -> None:
         """Call a hook of all callbacks."""
@@ -233,16 +221,11 @@ class Trainer:
 
     @contextmanager
     def _errors_explained(self) -> Iterator[None]:
-        """Say where a training broke down, and what is left of it.
-
-        Raises:
-            TrainingError: Numbers are no longer finite, or memory is used up.
-        """
+        """Raise a TrainingError that says where a training broke down, and what is left of it."""
         epoch, title = len(self.history) + 1, self.context.title
         used_up = memory_explained(
             lambda: f"in epoch {epoch}{self._position}, texts of up to {self.data.train.tokens.lengths.max()} tokens",
-            "lower batch_size and raise gradient_accumulation_steps by as much, which takes the same steps in less "
-            "memory, unless a batch is computed in parts as it is (a teacher's, on a CPU); or lower max_length",
+            "lower batch_size and raise gradient_accumulation_steps by as much, which takes the same steps; or ",
         )
         try:
             with used_up:
@@ -274,6 +257,14 @@ class Trainer:
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return what is trained of a model, by dotted name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _random_state(device: torch.device) -> State:
+    """Return the state of PyTorch's random generators: the CPU's, and the device's own."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        state["device"] = torch.get_device_module(device).get_rng_state()
+    return state
 
 
 def _require_finite(value: float, what: str) -> None:

@@ -1,8 +1,9 @@
-"""Predictions for a whole split, without gradients."""
+"""Predictions for a whole split, without gradients; memory that is used up, explained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from potstill.data.tokenised import TrainingSet, sequential_batches
-from potstill.training.memory import memory_explained
+from potstill.errors import MemoryUsedUpError
 
 
 def tokens_at_once(fabric: Fabric) -> int:
@@ -25,13 +26,9 @@ def tokens_at_once(fabric: Fabric) -> int:
 def predict_logits(
     model: nn.Module, data: TrainingSet, fabric: Fabric, *, on_batch: Callable[[int], object] = lambda _: None
 ) -> Tensor:
-    """Classify all texts without gradients.
+    """Classify all texts without gradients; the model is put into evaluation mode.
 
-    Args:
-        model: Called with a batch's `inputs`, returns logits; put into evaluation mode.
-        data: The texts.
-        fabric: Device and precision.
-        on_batch: Called after each batch with the number of its texts.
+    `on_batch` is called after each batch with the number of its texts.
 
     Returns:
         Logits in the texts' order, float32, on the CPU, (texts, classes).
@@ -41,14 +38,9 @@ def predict_logits(
     """
     model.eval()
     batches = list(sequential_batches(data.tokens.lengths, tokens_at_once(fabric)))
-    explained = memory_explained(
-        lambda: f"while texts of up to {data.tokens.lengths.max()} tokens are read without training",
-        # A batch holds `tokens_at_once` or one text, whatever `batch_size` is.
-        "lower max_length, which decides the size here, not batch_size; or end what else uses the memory; or compute "
-        "where there is more of it, with --device",
-    )
     parts: list[Tensor] = []
-    with torch.no_grad(), explained:
+    where = f"while texts of up to {data.tokens.lengths.max()} tokens are read without training"
+    with torch.no_grad(), memory_explained(lambda: where):
         for indices in batches:
             batch = data.batch(indices).to(fabric.device)
             with fabric.autocast():
@@ -56,3 +48,24 @@ def predict_logits(
             on_batch(len(indices))
     logits = torch.cat(parts)
     return torch.empty_like(logits).index_copy_(0, torch.from_numpy(np.concatenate(batches)), logits)
+
+
+@contextmanager
+def memory_explained(where: Callable[[], str], remedy: str = "") -> Iterator[None]:
+    """Say what to do, above all `remedy`, where memory, a GPU's or the machine's, is used up.
+
+    `where` says what was going on, in words that follow "memory is used up".
+
+    Raises:
+        MemoryUsedUpError: In place of the error of Python or PyTorch.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # PyTorch has no class of its own for the machine's memory.
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not known:
+            raise
+        said = str(error).partition("\n")[0] or type(error).__name__
+        usual = "lower max_length, end what else uses the memory, or compute where there is more of it, with --device"
+        raise MemoryUsedUpError(f"memory is used up {where()} ({said})\n  what to do: {remedy}{usual}") from error

@@ -11,14 +11,11 @@ from potstill.training.base import Record
 
 
 def sum_per_text(nll: Tensor, real: Tensor) -> Tensor:
-    """Add up the negative log-likelihoods of each text's tokens.
-
-    Args:
-        nll: Negative log-likelihoods of the predicted tokens, text by text, (tokens,), float32.
-        real: True where a token was predicted, (batch, length).
+    """Add up the negative log-likelihoods of each text's predicted tokens, (tokens,), text by text.
 
     Returns:
-        For each text the sum, in nats, and the number of predicted tokens, (batch, 2), float32.
+        For each text the sum, in nats, and the number of predicted tokens, (batch, 2), float32. `real` says where a
+        token was predicted, (batch, length).
     """
     numbers = real.sum(dim=1)
     texts = torch.arange(len(real), device=real.device).repeat_interleave(numbers)  # (tokens,)

