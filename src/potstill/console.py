@@ -115,17 +115,22 @@ def warn(text: str) -> None:
 
 
 class Steps:
-    """Prints which of a run's steps begins, and the time that is left, estimated from the steps of the same phase.
+    """Prints which of a run's steps begins, and the time that is left. It can be copied into other processes.
 
-    Where later phases follow, that time is the least that is left. It can be copied into other processes.
+    Without an estimate, the time is that of the steps of the same phase. Where later phases follow, it is the least
+    that is left.
 
     Args:
         phases: By name, for each step whether an earlier call has finished it.
+        estimate: Seconds of each step, likewise; None: they are not known. The steps of the last phase may run at once:
+            theirs are shares of the time that all of them take.
     """
 
-    def __init__(self, phases: Mapping[str, Sequence[bool]]) -> None:
-        self._phases = phases
-        self._started = time.monotonic()
+    def __init__(
+        self, phases: Mapping[str, Sequence[bool]], estimate: Mapping[str, Sequence[float]] | None = None
+    ) -> None:
+        self._phases, self._estimate = phases, estimate
+        self._begun = self._started = time.monotonic()
 
     def enter(self) -> None:
         """Note that a phase begins."""
@@ -138,9 +143,27 @@ class Steps:
             return
         before = sum(len(self._phases[name]) for name in names[: names.index(phase)])
         line = f"step {before + index + 1} of {sum(map(len, self._phases.values()))}: {title}"
-        if done := finished[:index].count(False):
+        if self._estimate is not None:
+            line += f", about {roughly(self._left(before, before + index))} left"
+        elif done := finished[:index].count(False):
             seconds = (time.monotonic() - self._started) / done * finished[index:].count(False)
-            hours, minutes = divmod(max(1, round(seconds / 60)), 60)
-            left = (f"{numbered(hours, 'hour')} and " if hours else "") + numbered(minutes, "minute")
-            line += f", {'about' if phase == names[-1] else 'at least'} {left} left"
+            line += f", {'about' if phase == names[-1] else 'at least'} {roughly(seconds)} left"
         print_line(line)
+
+    def _left(self, phase: int, step: int) -> float:
+        """Estimate the seconds from the beginning of `step` on, whose phase begins with the step `phase`."""
+        finished = [one for steps in self._phases.values() for one in steps]
+        seconds = [one for steps in (self._estimate or {}).values() for one in steps]
+        planned = [0.0 if done else second for done, second in zip(finished, seconds, strict=True)]
+        is_last = phase + len(list(self._phases.values())[-1]) == len(finished)
+        over = sum(planned[: phase if is_last else step])  # of steps that run at once it is not known what is over
+        elapsed = (self._started if is_last else time.monotonic()) - self._begun
+        return sum(planned[step:]) * (elapsed / over if over else 1.0)
+
+
+def roughly(seconds: float) -> str:
+    """Write a duration in hours and minutes; one below two minutes in seconds."""
+    if seconds < 100:
+        return numbered(max(1, round(seconds)), "second")
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return (f"{numbered(hours, 'hour')} and " if hours else "") + numbered(minutes, "minute")

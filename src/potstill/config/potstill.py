@@ -87,6 +87,18 @@ class PotstillConfig(Settings):
         write_text(path, yaml.safe_dump(self.model_dump(mode="json") | {"preset": "plain"}, sort_keys=False))
 
 
+def with_settings(config: PotstillConfig, settings: dict[str, Any]) -> PotstillConfig:
+    """Return `config` with the values of some settings, by dotted name; a ConfigError says which can't be."""
+    values = config.model_dump(mode="json")
+    for name, value in settings.items():
+        *section, leaf = name.split(".")
+        place = values
+        for part in section:
+            place = place[part]
+        place[leaf] = value
+    return PotstillConfig.build(values, "changed settings")
+
+
 class _Loader(yaml.SafeLoader):
     """Refuses a setting that is set twice, of which YAML would keep the last without a word."""
 

@@ -122,6 +122,21 @@ class LinearResult:
 
 
 @dataclass(frozen=True)
+class TimeLimit:
+    """A run's time limit.
+
+    Attributes:
+        seconds: The limit.
+        used: Seconds that the run took, up to its report; pauses between interruption and resumption left out.
+        changes: What was left out to keep to it, in words.
+    """
+
+    seconds: float
+    used: float
+    changes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Spread:
     """A score over seeds: its mean, its sample standard deviation (0 for one seed) and the score of each seed."""
 
@@ -144,7 +159,7 @@ class Summary:
         data: The task.
         models: Every trained model, in the order of its seeds.
         teacher_seed: Seed of the teacher that taught, the best one on the validation split; with
-            `distillation.teachers: average`, of the best one of those that taught together.
+            `distillation.teachers: average`, of the best one of those that taught together; None: there was none.
         comparisons: Distilled student against the baseline of the same seed, by seed.
         command: Command line that repeats the run.
         config: All settings, as `PotstillConfig.model_dump(mode="json")` gives them.
@@ -153,12 +168,14 @@ class Summary:
             (`left out: …`); None where there was no unlabelled set.
         ensemble: The teachers as one, where several taught together.
         linear: The linear model; None in summaries from before there was one.
-        against_linear: Distilled student of each seed against the linear model, by seed.
+        against_linear: Distilled student of each seed against the linear model, by seed; without a teacher, the
+            baseline.
+        time_limit: The limit that the run had to keep to; None: there was none.
     """
 
     data: DataSummary
     models: tuple[ModelResult, ...]
-    teacher_seed: int
+    teacher_seed: int | None
     comparisons: dict[int, McNemar]
     command: str
     config: dict[str, Any]
@@ -167,6 +184,7 @@ class Summary:
     ensemble: EnsembleResult | None = None
     linear: LinearResult | None = None
     against_linear: dict[int, McNemar] = field(default_factory=dict)
+    time_limit: TimeLimit | None = None
 
     @property
     def roles(self) -> tuple[Role, ...]:
@@ -242,7 +260,7 @@ class Summary:
             "aggregate": {role: self._aggregate(role) for role in self.roles} | {"majority": majority},
             "paired_test": self.paired_test,
             "gap_closed": self.gap_closed,
-            RECOMMENDED: "baseline" if self.distillation_harmed else "distilled",
+            RECOMMENDED: "distilled" if self.of("distilled") and not self.distillation_harmed else "baseline",
             "verdicts": [{"role": m.role, "seed": m.seed, "verdict": self.verdict(m)} for m in self.models],
         }
         return pydantic_core.to_json(vars(self) | derived, indent=2, inf_nan_mode="null").decode() + "\n"

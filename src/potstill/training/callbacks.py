@@ -18,6 +18,7 @@ from potstill.store.atomic import write_text
 from potstill.store.checksums import digest
 from potstill.training.base import Callback, Record
 from potstill.training.checkpoint import CHECKPOINT_FILE, Checkpoint
+from potstill.training.deadline import deadline_callbacks
 from potstill.training.fit import Trainer
 from potstill.training.state import State
 
@@ -59,6 +60,7 @@ def standard_callbacks(
         checkpoints = [Checkpoint(directory / checkpoint, runtime.checkpoint_seconds, digest(settings))]
     return (
         *checkpoints,
+        *deadline_callbacks(),
         History(directory / history),
         KeepBest(config, save),
         EarlyStopping(config.patience),
@@ -176,7 +178,8 @@ class Progress(Callback):
 
     def on_step(self, trainer: Trainer) -> None:
         """Move the bar."""
-        self._bar.update(self._task, completed=trainer.steps, loss=f"loss {trainer.loss_value:.3f}")
+        loss = f"loss {trainer.loss_value:.3f}"
+        self._bar.update(self._task, completed=trainer.steps, total=trainer.total_steps, loss=loss)
 
     def on_epoch(self, trainer: Trainer, record: Record) -> None:
         """Print the losses and scores of the epoch."""
