@@ -164,7 +164,7 @@ def plan_within(config: PotstillConfig, corpus: Corpus, speed: Speed, seconds: f
         left = seconds - (estimate.total - estimate.tuning)
         taken = int(left / estimate.tuning * _steps(teacher.training, len(corpus.train)))
         if taken >= _FEWEST_STEPS:
-            cut = f"all but about {taken:,} steps of the teacher's epoch"
+            cut = f"about {taken:,} steps of the teacher's epoch"
             return replace(plan, estimate=replace(estimate, tuning=left), changes=(*plan.changes, cut))
     for count in range(len(config.student.seeds), 0, -1):
         fewer = count < len(config.student.seeds)

@@ -169,7 +169,7 @@ def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command
     )
     if budget.limit is None:
         return summary
-    late = [f"{task.role} student {task.seed}" for task in tasks if (task.role, task.seed) not in predictions]
+    late = [f"no {task.role} student {task.seed}" for task in tasks if (task.role, task.seed) not in predictions]
     changes = (
         *plan.changes,
         *_cut_short(summary, 0 if labelled is None else len(corpus.train) - labelled.known),
@@ -184,9 +184,9 @@ def _cut_short(summary: Summary, unknown: int) -> Iterator[str]:
         if model.history and (planned := model.history[-1].get(PLANNED_STEPS)):
             yield f"{model.history[-1]['steps']:,} instead of {planned:,} steps of {model.role} {model.seed}"
     if unknown:
-        yield f"{numbered(unknown, 'training text')} that the teacher was not asked for"
+        yield f"no answer of the teacher to {numbered(unknown, 'training text')}"
     if count := (summary.unlabelled or {}).get("left out: time limit"):
-        yield f"{numbered(count, 'unlabelled text')} that the teacher was not asked for"
+        yield f"no answer of the teacher to {numbered(count, 'unlabelled text')}"
 
 
 def _planned(config: PotstillConfig, corpus: Corpus, budget: Budget) -> Plan:
@@ -205,7 +205,7 @@ def _planned(config: PotstillConfig, corpus: Corpus, budget: Budget) -> Plan:
         print_line(f"that takes about {roughly(plan.estimate.total)} on this machine, if nothing of it is done already")
     if budget.limit is not None and plan.changes:
         why = "" if speed is None else f" (all would take about {roughly(whole)})"
-        print_line(f"to keep to {duration(budget.limit)}{why} it leaves out: {'; '.join(plan.changes)}")
+        print_line(f"to keep to {duration(budget.limit)}{why}: {'; '.join(plan.changes)}")
     return plan
 
 
@@ -271,13 +271,13 @@ def _place(directory: Path, role: Role, seed: int) -> Path:
 
 def _tasks(plan: Plan, directory: Path) -> list[StudentTask]:
     """List the students to train; a limited time may leave out all but those of the first seed."""
-    config, estimate = plan.config, plan.estimate
+    config = plan.config
     epochs: dict[Role, int | None] = {"distilled": None, "baseline": config.baseline.epochs}
     if not plan.with_teacher:
         del epochs["distilled"]
-    needed: dict[Role, float] = {"distilled": estimate.distilled, "baseline": estimate.baseline}
+    needed = max(plan.estimate.distilled, plan.estimate.baseline)  # for both: a seed's two are compared
     return [
-        StudentTask(role, seed, _place(directory, role, seed), epochs[role], seconds=needed[role] if number else 0.0)
+        StudentTask(role, seed, _place(directory, role, seed), epochs[role], seconds=needed if number else 0.0)
         for number, seed in enumerate(config.student.seeds)
         for role in epochs
     ]

@@ -254,7 +254,7 @@ def _savings(summary: Summary) -> Iterator[str]:
 def _time_limit(summary: Summary) -> Iterator[str]:
     """Say what was left out to keep to a time limit."""
     if (limit := summary.time_limit) is not None:
-        left_out = f"Left out to keep to it: {'; '.join(limit.changes)}." if limit.changes else "It cut nothing short."
+        left_out = f"To keep to it: {'; '.join(limit.changes)}." if limit.changes else "Nothing was left out."
         yield f"**Time limit:** {duration(limit.seconds)}, of which {duration(limit.used)} are used. {left_out}"
 
 
