@@ -137,6 +137,24 @@ def test_run_that_is_out_of_time_still_ends_with_a_student(config, tmp_path, mon
     assert "no distilled student 1; no baseline student 1" in (directory / "report.md").read_text()
 
 
+@pytest.mark.parametrize(("executor", "apart"), [("none", True), ("local", False)])
+def test_students_of_one_seed_share_the_time_where_one_follows_the_other(
+    config, tmp_path, monkeypatch, executor, apart
+):
+    given = []
+    monkeypatch.setattr(module, "measure_speed", lambda *_: replace(FAST, text=1e-3))
+    monkeypatch.setattr(module, "train_students", lambda tasks, *_: given.extend(tasks) or interrupt())
+    large = {"executor": executor, "workers": 2}
+    longer = config.student.training.model_copy(update={"epochs": 200})
+    student = config.student.model_copy(update={"training": longer, "seeds": (0,)})
+    runtime = config.runtime.model_copy(update=large)
+    with pytest.raises(KeyboardInterrupt):
+        potstill.run(
+            config.model_copy(update={"student": student, "runtime": runtime}), tmp_path / "run", time_limit=60
+        )
+    assert (given[0].ends < given[1].ends - 1) == apart
+
+
 def test_budget_is_shared_by_what_is_left(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr("potstill.experiment.budget.time.time", lambda: now[0])

@@ -37,8 +37,8 @@ class UnlabelledSet:
         sources: Where each text comes from: `file:NAME`, `sampled:CLASS` (the class that the language model was asked
             for, which is no label), `perturbed:KIND`, `words:` or `spans:`.
         dropped: Number of texts that were left out, by reason: `held-out` for those like a text of the validation or
-            test split, `repeated` for training texts and duplicates, `time limit` for those that were not labelled in
-            time.
+            test split, `repeated` for training texts and duplicates, `time limit` for those that were not sampled or
+            labelled in time.
         logits: A teacher's, (texts, classes), float32; None: it has not been asked.
         teacher: That teacher's key.
         held_out: Digest of the held-out texts that no text resembles; None where none were compared.
@@ -88,7 +88,7 @@ class UnlabelledSet:
             texts=tuple(self.texts[i] for i in chosen),
             pairs=None if self.pairs is None else tuple(self.pairs[i] for i in chosen),
             sources=tuple(self.sources[i] for i in chosen),
-            dropped={**self.dropped, reason: len(self) - len(chosen)},
+            dropped={**self.dropped, reason: self.dropped.get(reason, 0) + len(self) - len(chosen)},
         )
 
     def save(self, path: Path) -> None:

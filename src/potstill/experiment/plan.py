@@ -16,9 +16,12 @@ from potstill.experiment.probe import Speed
 from potstill.experiment.students import workers_for
 
 _STUDENT_SECONDS: Final = 4.0
-"""Around a student's epochs: its process starts, its embeddings are reduced, its graph is proved."""
-REPORT_SECONDS: Final = 8.0
-"""Plots and report."""
+"""Around a student's epochs, of an idle processor: its process starts, its embeddings are reduced, its graph is
+proved."""
+_REPORT_SECONDS: Final = 5.0
+"""The same for plots and report."""
+_READING: Final = 1 / 3
+"""Work of reading a text against that of learning from it, which has a backward pass too."""
 _LANGUAGE_MODELLING: Final = 2.0
 """Work of a student's epoch of language modelling against one of classification."""
 _FEWEST_STEPS: Final = int(PRESETS["fast"]["teacher"]["training"]["min_steps"])
@@ -51,6 +54,7 @@ class Estimate:
         teachers: How many teachers are tuned.
         seeds: How many students of each kind are trained.
         workers: How many of them at once.
+        finish: To draw the plots and write the report.
     """
 
     tuning: float = 1.0
@@ -62,6 +66,7 @@ class Estimate:
     teachers: int = 1
     seeds: int = 1
     workers: int = 1
+    finish: float = 0.1
 
     @classmethod
     def of(cls, config: PotstillConfig, corpus: Corpus, speed: Speed, *, with_teacher: bool = True) -> Estimate:
@@ -74,12 +79,15 @@ class Estimate:
         if isinstance(student, RNNConfig):
             longer += _LANGUAGE_MODELLING * student.pretraining.epochs
         epochs = _epochs(training.model_copy(update={"epochs": config.baseline.epochs or training.epochs}), texts)
+        around = _STUDENT_SECONDS * speed.load + _READING * len(corpus.test) * speed.text
         estimate = cls(
             tuning=0.0,
+            sampling=0.0,
             labelling=0.0,
-            distilled=_STUDENT_SECONDS + speed.start + longer * ((texts + more) * speed.text + made * speed.snippet),
-            baseline=_STUDENT_SECONDS + epochs * texts * speed.text,
+            distilled=around + speed.start + longer * ((texts + more) * speed.text + made * speed.snippet),
+            baseline=around + epochs * texts * speed.text,
             teachers=0,
+            finish=_REPORT_SECONDS * speed.load,
             seeds=len(student.seeds),
             workers=workers_for(config, 2 * len(student.seeds), 2 * texts + more + made),
         )
@@ -109,7 +117,7 @@ class Estimate:
     @property
     def after_teachers(self) -> float:
         """All that follows the teachers."""
-        return self.sampling + self.labelling + self.students + REPORT_SECONDS
+        return self.sampling + self.labelling + self.students + self.finish
 
     @property
     def total(self) -> float:

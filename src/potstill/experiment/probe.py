@@ -76,12 +76,14 @@ class Speed:
         start: Seconds to make a student: its vocabulary, its embeddings.
         text: Seconds of a student for each training text and epoch.
         snippet: The same for each word or span.
+        load: How many times as long work takes as on an idle processor, because others use it too.
     """
 
     teacher: TeacherSpeed
     start: float
     text: float
     snippet: float
+    load: float = 1.0
 
 
 def measure_speed(config: PotstillConfig, corpus: Corpus) -> Speed | None:
@@ -94,8 +96,10 @@ def measure_speed(config: PotstillConfig, corpus: Corpus) -> Speed | None:
         return None
     with silence():
         try:
-            snippets = _snippets(corpus)
-            return Speed(_teacher(config, config.teacher, corpus, snippets), *_student(config, corpus, snippets))
+            snippets, worked = _snippets(corpus), time.thread_time()
+            with _timed() as passed:
+                found = _teacher(config, config.teacher, corpus, snippets), *_student(config, corpus, snippets)
+            return Speed(*found, load=max(1.0, passed[0] / (time.thread_time() - worked)))
         except PotstillError:
             return None
         finally:

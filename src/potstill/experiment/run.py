@@ -22,7 +22,7 @@ from potstill.evaluation.measure import Measurement, measure, measure_together
 from potstill.experiment.budget import Budget
 from potstill.experiment.labelled import check_distillation, check_teacher, label, label_in_time
 from potstill.experiment.linear import measure_linear_svm
-from potstill.experiment.plan import REPORT_SECONDS, UNKNOWN, Estimate, Plan, plan_within, resumed
+from potstill.experiment.plan import UNKNOWN, Estimate, Plan, plan_within, resumed
 from potstill.experiment.probe import measure_speed
 from potstill.experiment.record import Trained, TrainingRecord
 from potstill.experiment.run_directory import ENVIRONMENT_FILE, RunSpec, run_directory
@@ -142,9 +142,7 @@ def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command
                 labelled = labelled.with_unlabelled(unlabelled, teacher)
 
     steps.enter()
-    ends = budget.ends(estimate.students, estimate.students + REPORT_SECONDS)
-    trainable = [replace(task, ends=ends) for task in tasks]
-    for trained in train_students(trainable, config, corpus, labelled, steps):
+    for trained in train_students(_limited(tasks, estimate, budget), config, corpus, labelled, steps):
         keep(trained, measure(StudentModel(Classifier.load(trained.directory)), corpus.test))
 
     answers = {f"{role} {seed}": given for (role, seed), given in predictions.items()} | {"linear": linear_answers}
@@ -186,7 +184,7 @@ def _cut_short(summary: Summary, unknown: int) -> Iterator[str]:
     if unknown:
         yield f"no answer of the teacher to {numbered(unknown, 'training text')}"
     if count := (summary.unlabelled or {}).get("left out: time limit"):
-        yield f"no answer of the teacher to {numbered(count, 'unlabelled text')}"
+        yield f"{numbered(count, 'unlabelled text')} fewer"
 
 
 def _planned(config: PotstillConfig, corpus: Corpus, budget: Budget) -> Plan:
@@ -281,6 +279,15 @@ def _tasks(plan: Plan, directory: Path) -> list[StudentTask]:
         for number, seed in enumerate(config.student.seeds)
         for role in epochs
     ]
+
+
+def _limited(tasks: Sequence[StudentTask], estimate: Estimate, budget: Budget) -> list[StudentTask]:
+    """Say by when each student's training has to end: where one follows the other, the first leaves the second time."""
+    rest = estimate.students + estimate.finish
+    limited = [replace(task, ends=budget.ends(estimate.students, rest)) for task in tasks]
+    if limited[0].role == "distilled" and estimate.workers == 1:
+        limited[0] = replace(limited[0], ends=budget.ends(estimate.students - estimate.baseline, rest))
+    return limited
 
 
 def _steps(plan: Plan, students: Sequence[StudentTask], directory: Path) -> Steps:

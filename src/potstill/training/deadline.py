@@ -38,6 +38,19 @@ def seconds_left() -> float | None:
     return None if (ends := _ends.get()) is None else ends - time.time()
 
 
+def is_over() -> bool:
+    """Say whether the end that `until` has set has come."""
+    return (left := seconds_left()) is not None and left <= 0
+
+
+@contextmanager
+def half_of_the_time() -> Iterator[None]:
+    """Let what is inside end when half of the time is over that is left now."""
+    left = seconds_left()
+    with until(None if left is None else time.time() + left / 2):
+        yield
+
+
 def deadline_callbacks() -> tuple[Callback, ...]:
     """Return what keeps a training to the end that `until` has set."""
     return () if (ends := _ends.get()) is None else (Deadline(ends),)
