@@ -7,14 +7,11 @@ import pytest
 from potstill.config import PotstillConfig
 from potstill.data import load_corpus
 from potstill.experiment.plan import Estimate, plan_within
-from potstill.experiment.probe import Speed, TeacherSpeed, measure_speed
+from potstill.experiment.probe import Speed, measure_speed
 from potstill.teacher.base import Teacher
 from potstill.teacher.registry import TEACHERS
 
-TEACHER = TeacherSpeed(
-    load=2.0, tuning=0.002, reading=0.0005, sampling=0.001, text=10.0, validation=10.0, test=10.0, snippet=3.0
-)
-SPEED = Speed(TEACHER, start=1.0, text=0.0002, snippet=0.0001)
+SPEED = Speed(*(1.0, 0.0002, 0.0001), opening=2.0, tuning=0.02, reading=0.005, lengths=(1.0, 2.0, 0.3), sampling=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +27,9 @@ def test_estimate_adds_up_the_work(corpus):
     found = Estimate.of(config(), corpus, SPEED)
     texts, validation, test = (len(part) for part in (corpus.train, corpus.validation, corpus.test))
     epochs = 4  # 200 steps, of 57 an epoch
-    assert found.tuning == pytest.approx(2.0 + epochs * (texts * 10 * 0.002 + validation * 10 * 0.0005))
-    assert found.scoring == pytest.approx(test * 10 * 0.0005)
-    assert found.labelling == pytest.approx(((texts + validation) * 10 + 40_000 * 3) * 0.0005)
+    assert found.tuning == pytest.approx(2.0 + epochs * (texts * 0.02 + validation * 0.005))
+    assert found.scoring == pytest.approx(test * 2 * 0.005)
+    assert found.labelling == pytest.approx((texts + validation + 0.3 * 40_000) * 0.005)
     assert found.sampling == 0
     longer = found.distilled - found.baseline
     assert longer == pytest.approx(1.0 + 8 * 40_000 * 0.0001)
@@ -63,7 +60,7 @@ def test_file_of_texts_counts_by_its_size(corpus, tmp_path):
     file = tmp_path / "more.txt"
     file.write_text("\n".join(corpus.train.texts[:300]))
     few, more = (Estimate.of(config(augment=one), corpus, SPEED) for one in ({}, {"files": [str(file)]}))
-    assert more.labelling - few.labelling == pytest.approx(300 * 10 * 0.0005, rel=0.1)
+    assert more.labelling - few.labelling == pytest.approx(300 * 0.005, rel=0.1)
 
 
 def test_all_is_kept_where_it_fits(corpus):
@@ -90,10 +87,10 @@ def worth(plan):
 def test_plan_fits_any_time_and_is_the_richer_the_more_there_is(corpus, preset):
     asked = config(preset)
     whole = Estimate.of(asked, corpus, SPEED).total
-    plans = [plan_within(asked, corpus, SPEED, whole * share / 40) for share in range(1, 41)]
+    plans = [plan_within(asked, corpus, SPEED, whole * (share / 40)) for share in range(1, 41)]
     for share, plan in enumerate(plans, start=1):
         smallest = not plan.with_teacher and len(plan.config.student.seeds) == 1
-        assert plan.estimate.total <= whole * share / 40 or smallest
+        assert plan.estimate.total <= whole * (share / 40) or smallest
         assert bool(plan.changes) == (share < 40)
     values = [worth(plan) for plan in plans]
     assert values == sorted(values)
@@ -115,7 +112,7 @@ def test_part_of_an_epoch_is_better_than_no_teacher():
     """Of very many texts an epoch does not fit: some hundred steps do."""
     corpus = load_corpus(PotstillConfig.build({"data": {"source": "builtin"}}).data)
     many = dataclasses.replace(corpus, train=corpus.train.take(list(range(len(corpus.train))) * 5))
-    slow = dataclasses.replace(SPEED, teacher=dataclasses.replace(TEACHER, tuning=0.05, reading=0.0001), text=0.00001)
+    slow = dataclasses.replace(SPEED, tuning=0.5, reading=0.001, text=0.00001)
     plan = plan_within(config(), many, slow, 3000)
     assert plan.with_teacher
     assert plan.estimate.total == pytest.approx(3000)
@@ -145,8 +142,8 @@ def test_probe_measures_every_speed_without_a_word(tiny_backbone, capsys, studen
         }
     )
     speed = measure_speed(small, load_corpus(small.data))
-    known = {name: value for name, value in vars(speed.teacher).items() if name != "sampling"}
-    assert min(*known.values(), speed.start, speed.text, speed.snippet) > 0
+    known = {name: value for name, value in vars(speed).items() if name not in ("sampling", "lengths")}
+    assert min(*known.values(), *speed.lengths) > 0
     assert capsys.readouterr().err == ""
 
 
@@ -158,14 +155,19 @@ def test_probe_times_sampling_where_it_is_wanted(model_directory):
             "augment": {"sampled": 10},
         }
     )
-    assert measure_speed(asked, load_corpus(asked.data)).teacher.sampling > 0
+    assert measure_speed(asked, load_corpus(asked.data)).sampling > 0
 
 
 class Other(Teacher):
     """A kind of its own, with no settings but a teacher's."""
 
 
-def test_of_other_kinds_of_teachers_nothing_is_known(corpus, monkeypatch):
+def test_of_other_kinds_of_teachers_nothing_is_known_and_nothing_cut(corpus, monkeypatch):
     monkeypatch.setitem(TEACHERS, "other", Other)
     asked = PotstillConfig.build({"teacher": {"kind": "other"}})
-    assert measure_speed(asked, corpus) is None
+    speed = measure_speed(asked, corpus)
+    assert (speed.tuning, speed.reading) == (0, 0)
+    assert speed.text > 0
+    estimate = Estimate.of(asked, corpus, speed)
+    assert (estimate.tuning, estimate.labelling, estimate.teachers) == (0, 0, 1)
+    assert plan_within(asked, corpus, speed, 1e6).changes == ()

@@ -17,7 +17,7 @@ from potstill.experiment import run as module
 from potstill.experiment.budget import Budget
 from potstill.experiment.labelled import label, label_in_time
 from potstill.experiment.plan import Estimate, Plan
-from potstill.experiment.probe import Speed, TeacherSpeed
+from potstill.experiment.probe import Speed
 from potstill.experiment.students import StudentTask, train_students
 from potstill.predict.directory import find_student
 from potstill.teacher.base import Teacher
@@ -25,8 +25,8 @@ from potstill.training.deadline import until
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-FAST = Speed(TeacherSpeed(0.1, 1e-5, 1e-5, 1e-5, 10.0, 10.0, 10.0, 3.0), 0.1, 1e-5, 1e-5)
-SLOW = Speed(TeacherSpeed(1e3, 1.0, 1.0, 1.0, 10.0, 10.0, 10.0, 3.0), 0.1, 1e-5, 1e-5)
+FAST = Speed(0.1, 1e-5, 1e-5, opening=0.1, tuning=1e-4, reading=1e-4)
+SLOW = Speed(0.1, 1e-5, 1e-5, opening=1e3, tuning=10.0, reading=10.0)
 LONG = 3600.0
 """Seconds that no test takes."""
 

@@ -69,13 +69,13 @@ class Budget:
                 self._write()
 
     def ends(self, part: float, rest: float) -> float | None:
-        """Return by when a step has to end, as `time.time` counts; None: there is no limit.
+        """Return by when a step has to end, as `time.time` counts; None: there is no limit for it.
 
         Args:
-            part: Seconds that the step takes by estimate.
+            part: Seconds that the step takes by estimate; 0: they are not known, or there are none.
             rest: The same for this step and all that follow, which share what is left in proportion.
         """
-        if self.limit is None:
+        if self.limit is None or part == 0:
             return None
         return time.time() + max(0.0, self.limit - self.used) * part / rest
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
@@ -45,28 +45,28 @@ class Estimate:
     """What the steps of a run take, in seconds.
 
     Attributes:
+        distilled: To train one distilled student; 0 where no teacher is tuned.
+        baseline: To train one baseline.
+        seeds: How many students of each kind are trained.
+        workers: How many of them at once.
+        finish: To draw the plots and write the report.
         tuning: To tune one teacher; its validation is part of that.
         scoring: To score one teacher on the test split.
         sampling: To sample texts, the language model's tuning included.
         labelling: To label all texts with all teachers that teach.
-        distilled: To train one distilled student.
-        baseline: To train one baseline.
         teachers: How many teachers are tuned.
-        seeds: How many students of each kind are trained.
-        workers: How many of them at once.
-        finish: To draw the plots and write the report.
     """
 
-    tuning: float = 1.0
+    distilled: float
+    baseline: float
+    seeds: int
+    workers: int
+    finish: float
+    tuning: float = 0.0
     scoring: float = 0.0
-    sampling: float = 1.0
-    labelling: float = 1.0
-    distilled: float = 1.0
-    baseline: float = 0.0
-    teachers: int = 1
-    seeds: int = 1
-    workers: int = 1
-    finish: float = 0.1
+    sampling: float = 0.0
+    labelling: float = 0.0
+    teachers: int = 0
 
     @classmethod
     def of(cls, config: PotstillConfig, corpus: Corpus, speed: Speed, *, with_teacher: bool = True) -> Estimate:
@@ -81,30 +81,27 @@ class Estimate:
         epochs = _epochs(training.model_copy(update={"epochs": config.baseline.epochs or training.epochs}), texts)
         around = _STUDENT_SECONDS * speed.load + _READING * len(corpus.test) * speed.text
         estimate = cls(
-            tuning=0.0,
-            sampling=0.0,
-            labelling=0.0,
             distilled=around + speed.start + longer * ((texts + more) * speed.text + made * speed.snippet),
             baseline=around + epochs * texts * speed.text,
-            teachers=0,
-            finish=_REPORT_SECONDS * speed.load,
             seeds=len(student.seeds),
             workers=workers_for(config, 2 * len(student.seeds), 2 * texts + more + made),
+            finish=_REPORT_SECONDS * speed.load,
         )
-        if not with_teacher or not isinstance(config.teacher, TransformerConfig):
+        if not with_teacher:
             return replace(estimate, distilled=0.0)
-        teacher, tuned = speed.teacher, config.teacher.training
-        an_epoch = texts * teacher.text * teacher.tuning
-        validation = len(corpus.validation) * teacher.validation * teacher.reading
-        tokens = (texts + more) * teacher.text + made * teacher.snippet
+        if not isinstance(config.teacher, TransformerConfig):
+            return replace(estimate, teachers=len(config.teacher.seeds))
+        validation, test, snippet = speed.lengths
+        validation *= len(corpus.validation) * speed.reading
         asked = len(config.teacher.seeds) if config.distillation.teachers == "average" else 1
-        writing = teacher.load + augment.training.epochs * an_epoch + augment.sampled * teacher.text * teacher.sampling
+        labelling = asked * ((texts + more + made * snippet) * speed.reading + validation)
+        writing = speed.opening + augment.training.epochs * texts * speed.tuning + augment.sampled * speed.sampling
         return replace(
             estimate,
-            tuning=teacher.load + _epochs(tuned, texts) * (an_epoch + validation),
-            scoring=len(corpus.test) * teacher.test * teacher.reading,
+            tuning=speed.opening + _epochs(config.teacher.training, texts) * (texts * speed.tuning + validation),
+            scoring=len(corpus.test) * test * speed.reading,
             sampling=writing if augment.sampled else 0.0,
-            labelling=0.0 if config.distillation.alpha == 1 else asked * (tokens * teacher.reading + validation),
+            labelling=0.0 if config.distillation.alpha == 1 else labelling,
             teachers=len(config.teacher.seeds),
         )
 
@@ -124,19 +121,6 @@ class Estimate:
         """The whole run."""
         return self.teachers * (self.tuning + self.scoring) + self.after_teachers
 
-    def of_steps(self, steps: Mapping[str, Sequence[bool]]) -> dict[str, list[float]]:
-        """Return the seconds of each of a run's steps, by phase; see `console.Steps`."""
-        seconds = {
-            "teachers": self.tuning + self.scoring,
-            "labelling": self.sampling + self.labelling,
-            "students": self.students / len(steps["students"]),
-        }
-        return {phase: [seconds[phase]] * len(each) for phase, each in steps.items()}
-
-
-UNKNOWN: Final = Estimate()
-"""Where the speed is not known: teacher, labelling and students get equal shares of a limited time."""
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -151,7 +135,7 @@ class Plan:
     """
 
     config: PotstillConfig
-    estimate: Estimate = UNKNOWN
+    estimate: Estimate
     settings: dict[str, Any] = field(default_factory=dict)
     with_teacher: bool = True
     changes: tuple[str, ...] = ()
@@ -183,10 +167,10 @@ def plan_within(config: PotstillConfig, corpus: Corpus, speed: Speed, seconds: f
     return plan
 
 
-def resumed(config: PotstillConfig, corpus: Corpus, speed: Speed | None, kept: dict[str, Any]) -> Plan:
+def resumed(config: PotstillConfig, corpus: Corpus, speed: Speed, kept: dict[str, Any]) -> Plan:
     """Return the plan that an earlier call has made and kept."""
     smaller, with_teacher = with_settings(config, kept["settings"]), kept["with_teacher"]
-    estimate = UNKNOWN if speed is None else Estimate.of(smaller, corpus, speed, with_teacher=with_teacher)
+    estimate = Estimate.of(smaller, corpus, speed, with_teacher=with_teacher)
     return Plan(smaller, estimate, kept["settings"], with_teacher, tuple(kept["changes"]))
 
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from lightning_fabric import Fabric
@@ -23,7 +23,6 @@ from potstill.console import silence
 from potstill.data import Corpus, Examples
 from potstill.data.tokenised import TrainingSet
 from potstill.distillation import CrossEntropy
-from potstill.errors import PotstillError
 from potstill.lora import merged
 from potstill.student.student import Student
 from potstill.teacher.transformer import TransformerTeacher
@@ -43,88 +42,63 @@ _SAMPLED_TOKENS: Final = 4
 
 
 @dataclass(frozen=True)
-class TeacherSpeed:
-    """What a transformer's work takes, in seconds.
-
-    Attributes:
-        load: To load it.
-        tuning: For each token that it learns from.
-        reading: For each token that it labels.
-        sampling: For each token that it samples as a language model; 0 where none is wanted.
-        text: Tokens of a training text, on average.
-        validation: Tokens of a validation text.
-        test: Tokens of a test text.
-        snippet: Tokens of a word or span.
-    """
-
-    load: float
-    tuning: float
-    reading: float
-    sampling: float
-    text: float
-    validation: float
-    test: float
-    snippet: float
-
-
-@dataclass(frozen=True)
 class Speed:
-    """What the steps of a run take on this machine.
+    """What the work of a run takes on this machine, in seconds. Those of a teacher that is no transformer are 0.
 
     Attributes:
-        teacher: The teacher's speed.
-        start: Seconds to make a student: its vocabulary, its embeddings.
-        text: Seconds of a student for each training text and epoch.
+        start: To make a student and its vocabulary.
+        text: A student's, for each training text and epoch.
         snippet: The same for each word or span.
         load: How many times as long work takes as on an idle processor, because others use it too.
+        opening: To load the teacher.
+        tuning: The teacher's, to learn from a training text.
+        reading: To label one.
+        lengths: Tokens of a validation text, a test text, and a word or span, against those of a training text.
+        sampling: To sample a text; 0 where none is wanted.
     """
 
-    teacher: TeacherSpeed
     start: float
     text: float
     snippet: float
     load: float = 1.0
+    opening: float = 0.0
+    tuning: float = 0.0
+    reading: float = 0.0
+    lengths: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    sampling: float = 0.0
 
 
-def measure_speed(config: PotstillConfig, corpus: Corpus) -> Speed | None:
-    """Time a few steps of teacher and student, on texts of this data, in some seconds.
-
-    Returns:
-        The speed; None where nothing is known of this kind of teacher, or the probe fails: the run then says why.
-    """
-    if not isinstance(config.teacher, TransformerConfig):
-        return None
-    with silence():
-        try:
-            snippets, worked = _snippets(corpus), time.thread_time()
-            with _timed() as passed:
-                found = _teacher(config, config.teacher, corpus, snippets), *_student(config, corpus, snippets)
-            return Speed(*found, load=max(1.0, passed[0] / (time.thread_time() - worked)))
-        except PotstillError:
-            return None
-        finally:
+def measure_speed(config: PotstillConfig, corpus: Corpus) -> Speed:
+    """Time a few steps of teacher and student, on texts of this data, in some seconds. Errors as for the whole run."""
+    with silence(), _timed() as passed:
+        worked, snippets = time.thread_time(), _snippets(corpus)
+        speed = _student(config, corpus, snippets)
+        if isinstance(config.teacher, TransformerConfig):
+            speed = replace(speed, **_teacher(config, config.teacher, corpus, snippets))
             gc.collect()  # the probe's backbone makes room for the teacher's
+        worked = time.thread_time() - worked
+    return replace(speed, load=max(1.0, passed[0] / worked))
 
 
-def _teacher(config: PotstillConfig, settings: TransformerConfig, corpus: Corpus, snippets: Examples) -> TeacherSpeed:
-    with _timed() as load:
+def _teacher(config: PotstillConfig, settings: TransformerConfig, corpus: Corpus, snippets: Examples) -> dict[str, Any]:
+    with _timed() as opening:
         teacher = TransformerTeacher.create(settings, config.runtime, corpus, config.data.max_length, seed=0)
-    parts = [teacher.featurise(part) for part in (corpus.train, corpus.validation, corpus.test)]
-    parts.append(teacher.featurise(snippets, cached=False))
-    lengths, at_once = parts[0].tokens.lengths, tokens_at_once(teacher.fabric)
+    lengths, at_once = teacher.featurise(corpus.train).tokens.lengths, tokens_at_once(teacher.fabric)
     step, block = (
         teacher.featurise(corpus.train.take(_typical(lengths, tokens)), cached=False) for tokens in (_TOKENS, at_once)
     )
     tuning = _epoch_seconds(teacher.classifier, step, settings.training, teacher.fabric, at_once)
     with merged(teacher.classifier), _timed() as reading:
         predict_logits(teacher.classifier, block, teacher.fabric)
-    return TeacherSpeed(
-        load[0],
-        tuning / len(step.tokens.ids),
-        reading[0] / len(block.tokens.ids),
-        _sampling(config, corpus) if config.augment.sampled else 0.0,
-        *(float(part.tokens.lengths.mean()) for part in parts),
-    )
+    mean = float(lengths.mean())
+    others = [teacher.featurise(part).tokens.lengths.mean() for part in (corpus.validation, corpus.test, snippets)]
+    return {
+        "opening": opening[0],
+        "tuning": mean * tuning / len(step.tokens.ids),
+        "reading": mean * reading[0] / len(block.tokens.ids),
+        "lengths": tuple(float(other) / mean for other in others),
+        "sampling": mean * _sampling(config, corpus) if config.augment.sampled else 0.0,
+    }
 
 
 def _sampling(config: PotstillConfig, corpus: Corpus) -> float:
@@ -137,7 +111,7 @@ def _sampling(config: PotstillConfig, corpus: Corpus) -> float:
     return seconds[0] / (BATCH * _SAMPLED_TOKENS)
 
 
-def _student(config: PotstillConfig, corpus: Corpus, snippets: Examples) -> tuple[float, float, float]:
+def _student(config: PotstillConfig, corpus: Corpus, snippets: Examples) -> Speed:
     settings, texts = config.student.without_teacher(), corpus.train
     few = texts.take(range(0, len(texts), -(-len(texts) // (_BATCHES * settings.training.batch_size))))
     with _timed() as start:
@@ -150,7 +124,7 @@ def _student(config: PotstillConfig, corpus: Corpus, snippets: Examples) -> tupl
         _epoch_seconds(student.network, student.featurise(some), settings.training, fabric) / len(some)
         for some in (few, snippets)
     )
-    return start[0], long, short
+    return Speed(start[0], long, short)
 
 
 def _epoch_seconds(

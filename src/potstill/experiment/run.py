@@ -7,13 +7,14 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from potstill.augment.build import build_unlabelled_set, check_augment, files_key
 from potstill.augment.unlabelled import UnlabelledSet
-from potstill.config import PotstillConfig
+from potstill.config import PotstillConfig, TransformerConfig
 from potstill.console import Steps, print_line, roughly
 from potstill.data import Corpus, load_corpus
 from potstill.errors import ConfigError
@@ -22,7 +23,7 @@ from potstill.evaluation.measure import Measurement, measure, measure_together
 from potstill.experiment.budget import Budget
 from potstill.experiment.labelled import check_distillation, check_teacher, label, label_in_time
 from potstill.experiment.linear import measure_linear_svm
-from potstill.experiment.plan import UNKNOWN, Estimate, Plan, plan_within, resumed
+from potstill.experiment.plan import Estimate, Plan, plan_within, resumed
 from potstill.experiment.probe import measure_speed
 from potstill.experiment.record import Trained, TrainingRecord
 from potstill.experiment.run_directory import ENVIRONMENT_FILE, RunSpec, run_directory
@@ -42,6 +43,9 @@ from potstill.teacher.ensemble import average_logits, together
 from potstill.teacher.registry import teacher_class
 from potstill.teacher.transformer import share_base_weights
 from potstill.training.deadline import PLANNED_STEPS, until
+
+_LABELLING: Final = "the teacher's probabilities"
+"""The step between teachers and students."""
 
 Predictions = dict[tuple[Role, int], NDArray[np.int64]]
 
@@ -118,7 +122,7 @@ def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command
     tuned: list[tuple[Teacher, Trained, Measurement]] = []
     seeds = config.teacher.seeds if plan.with_teacher else ()
     for index, seed in enumerate(seeds):
-        steps.begin("teachers", index, f"teacher {seed}")
+        steps.begin(f"teacher {seed}")
         rest = (len(seeds) - index) * (estimate.tuning + estimate.scoring) + estimate.after_teachers
         with until(budget.ends(estimate.tuning, rest)):
             teacher, trained = find_or_finetune(config, corpus, _place(directory, "teacher", seed), seed)
@@ -131,7 +135,7 @@ def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command
         share_base_weights([teacher for teacher, _, _ in tuned])
     labelled = unlabelled = None
     if tuned:
-        steps.begin("labelling", 0, "the teacher's probabilities")
+        steps.begin(_LABELLING)
         teacher = together([teacher for teacher, _, _ in tuned])
         with until(budget.ends(estimate.sampling, estimate.after_teachers)):
             unlabelled_set(config, corpus, None, directory / "unlabelled")
@@ -190,20 +194,21 @@ def _cut_short(summary: Summary, unknown: int) -> Iterator[str]:
 def _planned(config: PotstillConfig, corpus: Corpus, budget: Budget) -> Plan:
     """Plan what the run is going to do, within its time limit if there is one; say it, and how long that takes."""
     speed = measure_speed(config, corpus)
-    plan = Plan(config, UNKNOWN if speed is None else Estimate.of(config, corpus, speed))
-    whole = plan.estimate.total
+    plan = whole = Plan(config, Estimate.of(config, corpus, speed))
     if budget.limit is not None:
         if budget.kept is not None:
             plan = resumed(config, corpus, speed, budget.kept)
-        elif speed is not None:
+        else:
             plan = plan_within(config, corpus, speed, budget.limit - budget.used)
         budget.keep(plan)
+    known = isinstance(config.teacher, TransformerConfig)
     print_line(_described(plan, corpus))
-    if speed is not None:
-        print_line(f"that takes about {roughly(plan.estimate.total)} on this machine, if nothing of it is done already")
+    print_line(
+        f"that takes about {roughly(plan.estimate.total)} on this machine{'' if known else ' beside the teacher'}"
+    )
     if budget.limit is not None and plan.changes:
-        why = "" if speed is None else f" (all would take about {roughly(whole)})"
-        print_line(f"to keep to {duration(budget.limit)}{why}: {'; '.join(plan.changes)}")
+        changes = "; ".join(plan.changes)
+        print_line(f"to keep to {duration(budget.limit)} (all would take {roughly(whole.estimate.total)}): {changes}")
     return plan
 
 
@@ -292,16 +297,18 @@ def _limited(tasks: Sequence[StudentTask], estimate: Estimate, budget: Budget) -
 
 def _steps(plan: Plan, students: Sequence[StudentTask], directory: Path) -> Steps:
     """List the steps of a run, and print which models an earlier call has trained."""
-    seeds = plan.config.teacher.seeds if plan.with_teacher else ()
+    estimate, seeds = plan.estimate, plan.config.teacher.seeds if plan.with_teacher else ()
     teachers = {f"teacher {seed}": _place(directory, "teacher", seed) for seed in seeds}
-    places = teachers | {f"{task.role} {task.seed}": task.directory for task in students}
-    finished = {title: TrainingRecord.find(place) is not None for title, place in places.items()}
-    if any(finished.values()):
-        print_line(f"finished before: {', '.join(title for title, done in finished.items() if done)}")
-    done = list(finished.values())
-    phases = {"teachers": done[: len(teachers)], "labelling": [False] * plan.with_teacher}
-    phases["students"] = done[len(teachers) :]
-    return Steps(phases, None if plan.estimate is UNKNOWN else plan.estimate.of_steps(phases))
+    places = teachers | {task.title: task.directory for task in students}
+    finished = [title for title, place in places.items() if TrainingRecord.find(place) is not None]
+    if finished:
+        print_line(f"finished before: {', '.join(finished)}")
+    seconds: dict[str, float | None] = dict.fromkeys(teachers, estimate.tuning + estimate.scoring)
+    if teachers:
+        seconds[_LABELLING] = estimate.sampling + estimate.labelling
+    apart = len(seconds)
+    seconds |= dict.fromkeys((task.title for task in students), estimate.students / len(students))
+    return Steps(seconds | dict.fromkeys(finished), apart)
 
 
 def _save_predictions(path: Path, corpus: Corpus, answers: dict[str, NDArray[np.int64]]) -> None:

@@ -45,9 +45,9 @@ class StudentTask:
     seconds: float = 0.0
 
     @property
-    def is_too_late(self) -> bool:
-        """Whether too little time is left for it."""
-        return self.ends is not None and self.seconds > 0 and time.time() + self.seconds > self.ends
+    def title(self) -> str:
+        """What its step is called."""
+        return f"{self.role} {self.seed}"
 
 
 def train_students(
@@ -74,7 +74,7 @@ def train_students(
     """
     texts = len(corpus.train) + (0 if labelled is None else len(labelled.texts))
     executor = make_executor(config.runtime.executor, workers_for(config, len(tasks), texts))
-    trained = executor.map(partial(_train_student, config, corpus, labelled, steps), enumerate(tasks))
+    trained = executor.map(partial(_train_student, config, corpus, labelled, steps), tasks)
     return [one for one in trained if one is not None]
 
 
@@ -95,15 +95,14 @@ def _train_student(
     corpus: Corpus,
     labelled: DistillationSet | None,
     steps: Steps | None,
-    numbered: tuple[int, StudentTask],
+    task: StudentTask,
 ) -> Trained | None:
-    number, task = numbered
     if (finished := Trained.find(task.directory)) is not None:
         return finished
-    if task.is_too_late:
+    if task.ends is not None and 0 < task.seconds > task.ends - time.time():
         return None
     if steps is not None:
-        steps.begin("students", number, f"{task.role} {task.seed}")
+        steps.begin(task.title)
     if task.epochs is not None:
         training = config.student.training.model_copy(update={"epochs": task.epochs})
         config = config.model_copy(update={"student": config.student.model_copy(update={"training": training})})
