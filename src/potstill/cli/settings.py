@@ -51,11 +51,12 @@ COMMON_IN_RUN: Final = frozenset(
     {
         *("preset", "data.text_column", "data.pair_column", "data.label_column"),
         *("augment.files", "teacher.backbone", "teacher.training.epochs"),
-        *("student.seeds", "runtime.device"),
+        "student.seeds",
     }
 )
 """The settings that `potstill run --help` shows; `--help-all` shows the others too."""
 COMMON: Final = COMMON_IN_RUN | {
+    "runtime.device",
     *("teacher.lora.rank", "teacher.seeds", "student.training.epochs", "student.hidden_size"),
     *("search.trials", "search.max_parameters"),
     *("augment.words", "augment.spans", "augment.sampled", "augment.perturbed"),

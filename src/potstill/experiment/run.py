@@ -208,7 +208,9 @@ def _planned(config: PotstillConfig, corpus: Corpus, budget: Budget) -> Plan:
     )
     if budget.limit is not None and plan.changes:
         changes = "; ".join(plan.changes)
-        print_line(f"to keep to {duration(budget.limit)} (all would take {roughly(whole.estimate.total)}): {changes}")
+        print_line(
+            f"to keep to {duration(budget.limit)} (all would take about {roughly(whole.estimate.total)}): {changes}"
+        )
     return plan
 
 

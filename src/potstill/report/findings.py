@@ -73,8 +73,9 @@ def _paid(summary: Summary) -> Iterator[str]:
     if (closed := summary.gap_closed) is not None and 0 <= closed <= 1:
         sentence += f" The student closes {100 * closed:.0f} % of the gap between linear model and teacher."
     if not ahead:
+        time = "a longer `--time-limit`, for a teacher; " if role == "baseline" and summary.time_limit else ""
         sentence += (
-            " What to try: your own unlabelled texts (`--unlabelled FILE`); more labelled texts; more teacher"
+            f" What to try: {time}your own unlabelled texts (`--unlabelled FILE`); more labelled texts; more teacher"
             " epochs (`--teacher-epochs`), if the teacher is hardly better than the linear model. Else use that."
         )
     yield sentence
