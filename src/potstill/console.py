@@ -143,8 +143,6 @@ class Steps:
 
 
 def roughly(seconds: float) -> str:
-    """Write a duration in hours and minutes; one below two minutes in seconds."""
-    if seconds < 100:
-        return numbered(max(1, round(seconds)), "second")
-    hours, minutes = divmod(round(seconds / 60), 60)
+    """Write a duration in hours and minutes."""
+    hours, minutes = divmod(max(1, round(seconds / 60)), 60)
     return (f"{numbered(hours, 'hour')} and " if hours else "") + numbered(minutes, "minute")
