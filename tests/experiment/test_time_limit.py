@@ -21,8 +21,9 @@ from potstill.experiment.plan import Estimate, Plan
 from potstill.experiment.probe import Speed
 from potstill.experiment.students import StudentTask, train_students
 from potstill.predict.directory import find_student
+from potstill.student.rnn import DistilRNN
 from potstill.teacher.base import Teacher
-from potstill.training.deadline import until
+from potstill.training.deadline import seconds_left, until
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -67,7 +68,7 @@ def test_limit_that_is_never_reached_changes_no_model(config, tmp_path, capsys):
     free, place = potstill.run(config, tmp_path / "free")
     assert free.time_limit is None
     error = capsys.readouterr().err
-    assert "\nthat takes about" in error
+    assert "\nin all, that takes about" in error
     assert "step 1 of 6: teacher 0, about " in error
     assert not (place / "budget.json").exists()
     summary, limited = potstill.run(config, tmp_path / "limited", time_limit=LONG)
@@ -261,6 +262,14 @@ def test_training_texts_without_an_answer_are_left_out(slow, config, corpus):
     assert 256 <= found.known == len(found.texts) == len(found.logits) < len(many)
     assert len(found.validation_logits) == len(corpus.validation)
     assert set(found.texts.labels) == {0, 1}
+
+
+def test_language_modelling_takes_half_of_the_time_at_most(config, corpus, tmp_path, monkeypatch):
+    left = []
+    monkeypatch.setattr(DistilRNN, "pretrain", lambda *_: left.append(seconds_left()))
+    with until(time.time() + LONG):
+        potstill.distill(config, corpus, Slow(), tmp_path)
+    assert 0 < left[0] <= LONG / 2
 
 
 def test_student_is_left_out_where_its_time_is_over(config, corpus, tmp_path):

@@ -201,11 +201,9 @@ def _planned(config: PotstillConfig, corpus: Corpus, budget: Budget) -> Plan:
         else:
             plan = plan_within(config, corpus, speed, budget.limit - budget.used)
         budget.keep(plan)
-    known = isinstance(config.teacher, TransformerConfig)
     print_line(_described(plan, corpus))
-    print_line(
-        f"that takes about {roughly(plan.estimate.total)} on this machine{'' if known else ' beside the teacher'}"
-    )
+    beside = "" if isinstance(config.teacher, TransformerConfig) else " beside the teacher"
+    print_line(f"in all, that takes about {roughly(plan.estimate.total)} on this machine{beside}")
     if budget.limit is not None and plan.changes:
         changes = "; ".join(plan.changes)
         print_line(
