@@ -6,7 +6,7 @@ import pytest
 
 from potstill.config import PotstillConfig
 from potstill.data import load_corpus
-from potstill.experiment.plan import Estimate, plan_within
+from potstill.experiment.plan import Estimate, plan_within, resumed
 from potstill.experiment.probe import Speed, measure_speed
 from potstill.teacher.base import Teacher
 from potstill.teacher.registry import TEACHERS
@@ -116,7 +116,9 @@ def test_part_of_an_epoch_is_better_than_no_teacher():
     plan = plan_within(config(), many, slow, 3000)
     assert plan.with_teacher
     assert plan.estimate.total == pytest.approx(3000)
-    assert plan.changes[-1].endswith("steps of the teacher's epoch")
+    assert plan.changes[-1].endswith("steps of the teacher")
+    kept = {name: getattr(plan, name) for name in ("settings", "with_teacher", "changes")}
+    assert resumed(config(), many, slow, 3000, kept) == plan
 
 
 def test_pairs_have_no_words_and_spans_to_reduce(corpus):

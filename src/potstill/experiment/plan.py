@@ -154,9 +154,11 @@ def plan_within(config: PotstillConfig, corpus: Corpus, speed: Speed, seconds: f
     estimate, teacher = plan.estimate, plan.config.teacher
     if isinstance(teacher, TransformerConfig):
         left = seconds - (estimate.total - estimate.tuning)
-        taken = int(left / estimate.tuning * _steps(teacher.training, len(corpus.train)))
+        texts = len(corpus.train)
+        planned = _epochs(teacher.training, texts) * _steps(teacher.training, texts)
+        taken = int(left / estimate.tuning * planned)
         if taken >= _FEWEST_STEPS:
-            cut = f"about {taken:,} steps of the teacher's epoch"
+            cut = f"about {taken:,} instead of {planned:,} steps of the teacher"
             return replace(plan, estimate=replace(estimate, tuning=left), changes=(*plan.changes, cut))
     for count in range(len(config.student.seeds), 0, -1):
         fewer = count < len(config.student.seeds)
@@ -167,10 +169,13 @@ def plan_within(config: PotstillConfig, corpus: Corpus, speed: Speed, seconds: f
     return plan
 
 
-def resumed(config: PotstillConfig, corpus: Corpus, speed: Speed, kept: dict[str, Any]) -> Plan:
-    """Return the plan that an earlier call has made and kept."""
+def resumed(config: PotstillConfig, corpus: Corpus, speed: Speed, seconds: float, kept: dict[str, Any]) -> Plan:
+    """Return the plan that an earlier call has made and kept; of a single teacher's tuning what fits."""
     smaller, with_teacher = with_settings(config, kept["settings"]), kept["with_teacher"]
     estimate = Estimate.of(smaller, corpus, speed, with_teacher=with_teacher)
+    left = seconds - (estimate.total - estimate.tuning)
+    if estimate.teachers == 1 and 0 < left < estimate.tuning:
+        estimate = replace(estimate, tuning=left)
     return Plan(smaller, estimate, kept["settings"], with_teacher, tuple(kept["changes"]))
 
 

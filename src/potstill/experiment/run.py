@@ -196,10 +196,11 @@ def _planned(config: PotstillConfig, corpus: Corpus, budget: Budget) -> Plan:
     speed = measure_speed(config, corpus)
     plan = whole = Plan(config, Estimate.of(config, corpus, speed))
     if budget.limit is not None:
+        left = budget.limit - budget.used
         if budget.kept is not None:
-            plan = resumed(config, corpus, speed, budget.kept)
+            plan = resumed(config, corpus, speed, left, budget.kept)
         else:
-            plan = plan_within(config, corpus, speed, budget.limit - budget.used)
+            plan = plan_within(config, corpus, speed, left)
         budget.keep(plan)
     print_line(_described(plan, corpus))
     beside = "" if isinstance(config.teacher, TransformerConfig) else " beside the teacher"
