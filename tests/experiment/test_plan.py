@@ -105,7 +105,7 @@ def test_what_is_left_out_is_said(corpus):
     plan = plan_within(config(), corpus, SPEED, 0.5 * whole)
     assert plan.changes[-2:] == ("1 instead of 3 student seeds", "3 instead of 4 teacher epochs")
     plan = plan_within(config(), corpus, SPEED, 45)
-    assert plan.changes[0].startswith("no teacher: 100 steps of its training do not fit")
+    assert plan.changes[0].startswith("no teacher: 50 steps of its training do not fit")
 
 
 def test_part_of_an_epoch_is_better_than_no_teacher():

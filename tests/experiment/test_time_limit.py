@@ -84,7 +84,7 @@ def test_without_time_for_a_teacher_students_learn_from_the_labels(config, tmp_p
     summary, directory = potstill.run(config, tmp_path / "run", time_limit=LONG)
     assert summary.roles == ("baseline",)
     assert summary.teacher_seed is None
-    assert summary.time_limit.changes[0].startswith("no teacher: 100 steps")
+    assert summary.time_limit.changes[0].startswith("no teacher: 50 steps")
     assert set(summary.against_linear) == {0, 1}
     assert json.loads((directory / "summary.json").read_text())["recommended"] == "baseline"
     assert find_student(directory).parent == directory / "baseline"

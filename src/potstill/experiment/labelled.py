@@ -112,7 +112,7 @@ def label_in_time(
     while done < len(order) and count > 0:
         answers.append(teacher.logits(examples.take(order[done : done + count])))
         done += len(answers[-1])
-        speed = done / (time.time() - started)
+        speed = done / max(1e-3, time.time() - started)
         left = seconds_left() or 0.0
         fitting = int(speed * left * _SHARE)
         count = fitting if fitting >= _FEWEST else 0

@@ -24,8 +24,10 @@ _READING: Final = 1 / 3
 """Work of reading a text against that of learning from it, which has a backward pass too."""
 _LANGUAGE_MODELLING: Final = 2.0
 """Work of a student's epoch of language modelling against one of classification."""
-_FEWEST_STEPS: Final = int(PRESETS["fast"]["teacher"]["training"]["min_steps"])
-"""Steps of a teacher's training; with fewer it hardly learns, and is left out."""
+_FAST_STEPS: Final = int(PRESETS["fast"]["teacher"]["training"]["min_steps"])
+"""Steps of a teacher's training that are given up last."""
+_FEWEST_STEPS: Final = 50
+"""With fewer it is left out. (Of customer reviews, 34 steps were enough for 87 % of 60 validation texts.)"""
 _FEWER: Final = 3 / 4
 """Share of the teacher's epochs that the next smaller plan keeps, if that is less than one epoch fewer."""
 _LABELS: Final = {
@@ -217,7 +219,7 @@ def _reductions(config: PotstillConfig, corpus: Corpus) -> Iterator[dict[str, An
     yield from seeds("student", config.student.seeds)
     if isinstance(config.teacher, TransformerConfig):
         training, texts = config.teacher.training, len(corpus.train)
-        least = _epochs(training.model_copy(update={"epochs": 1, "min_steps": _FEWEST_STEPS}), texts)
+        least = _epochs(training.model_copy(update={"epochs": 1, "min_steps": _FAST_STEPS}), texts)
         epochs = _epochs(training, texts)
         changes |= {} if epochs <= least else {"teacher.training.min_steps": 0}
         while epochs > least:
