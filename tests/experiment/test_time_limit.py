@@ -97,6 +97,15 @@ def test_without_time_for_a_teacher_students_learn_from_the_labels(config, tmp_p
     assert {path.name for path in directory.iterdir() if path.is_dir()} == {"baseline"}
 
 
+def test_probe_is_repeated_before_a_teacher_is_given_up(config, tmp_path, monkeypatch):
+    speeds = iter([SLOW, FAST])
+    monkeypatch.setattr(module, "measure_speed", lambda *_: next(speeds))
+    monkeypatch.setattr(module, "find_or_finetune", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        potstill.run(config, tmp_path / "run", time_limit=LONG)
+    assert json.loads((tmp_path / "run" / "budget.json").read_text())["plan"]["with_teacher"]
+
+
 def test_resumed_run_keeps_its_plan_and_counts_the_time_before(config, tmp_path, monkeypatch):
     """The machine is slow when the run begins, and fast when it goes on."""
     monkeypatch.setattr(module, "measure_speed", lambda *_: SLOW)

@@ -201,6 +201,8 @@ def _planned(config: PotstillConfig, corpus: Corpus, budget: Budget) -> Plan:
             plan = resumed(config, corpus, speed, left, budget.kept)
         else:
             plan = plan_within(config, corpus, speed, left)
+            if not plan.with_teacher:  # another program may have kept the processor busy for those seconds
+                plan = plan_within(config, corpus, measure_speed(config, corpus), budget.limit - budget.used)
         budget.keep(plan)
     print_line(_described(plan, corpus))
     beside = "" if isinstance(config.teacher, TransformerConfig) else " beside the teacher"
