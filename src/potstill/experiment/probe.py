@@ -130,7 +130,7 @@ def _student(config: PotstillConfig, corpus: Corpus, snippets: Examples) -> Spee
 def _epoch_seconds(
     model: nn.Module, data: TrainingSet, training: TrainingConfig, fabric: Fabric, at_once: int | None = None
 ) -> float:
-    """Train two epochs on a few texts, and return the seconds of the faster: warming up and other programs only slow."""
+    """Train two epochs on a few texts, and return the seconds of the faster one: the first warms up."""
     quick = training.model_copy(update={"epochs": 2, "min_steps": 0})
     context = FitContext(quick, fabric, 0, "the probe", max_microbatch_tokens=at_once)
     return float(min(record["seconds"] for record in fit(model, Splits(data, data), CrossEntropy(), context).history))
