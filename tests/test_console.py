@@ -72,18 +72,18 @@ def test_terminal_has_a_bar(monkeypatch, work, capsys):
 def test_steps_estimate_the_remaining_time(monkeypatch, capsys):
     clock = Clock()
     monkeypatch.setattr("potstill.console.time.monotonic", clock)
-    steps = console.Steps({"teachers": [False, False], "students": [True, False, False, False]})
-    for phase, count in (("teachers", 2), ("students", 4)):
-        steps.enter()
-        for index in range(count):
-            steps.begin(phase, index, f"{phase} {index}")
-            clock.now += 2400 * (phase == "teachers" or index > 0)
+    steps = console.Steps(dict(zip("abcdef", [2400.0, 2400.0, None, 1200.0, 1200.0, 1200.0], strict=True)), apart=2)
+    for title in "abcdef":
+        if title == "c":
+            steps.enter()
+        steps.begin(title)
+        clock.now += 4800 if title in "ab" else 0  # twice as long as estimated; students run at once
     assert capsys.readouterr().err.splitlines() == [
-        "step 1 of 6: teachers 0",
-        "step 2 of 6: teachers 1, at least 40 minutes left",
-        "step 4 of 6: students 1",
-        "step 5 of 6: students 2, about 1 hour and 20 minutes left",
-        "step 6 of 6: students 3, about 40 minutes left",
+        "step 1 of 6: a, about 2 hours and 20 minutes left",
+        "step 2 of 6: b, about 3 hours and 20 minutes left",
+        "step 4 of 6: d, about 2 hours and 0 minutes left",
+        "step 5 of 6: e, about 1 hour and 20 minutes left",
+        "step 6 of 6: f, about 40 minutes left",
     ]
 
 

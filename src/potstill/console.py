@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
@@ -104,32 +104,34 @@ def warn(text: str) -> None:
 
 
 class Steps:
-    """Prints which of a run's steps begins, and the time that is left, estimated from the steps of the same phase.
-
-    Where later phases follow, that time is the least that is left. It can be copied into other processes.
+    """Prints which of a run's steps begins, and about how much time is left. It can be copied into other processes.
 
     Args:
-        phases: By name, for each step whether an earlier call has finished it.
+        seconds: What each step takes by estimate, by its title; None: an earlier call has finished it.
+        apart: Steps that come one after the other; those after them may run several at once, each with its share of the
+            time that they take together.
     """
 
-    def __init__(self, phases: Mapping[str, Sequence[bool]]) -> None:
-        self._phases = phases
-        self._started = time.monotonic()
+    def __init__(self, seconds: Mapping[str, float | None], apart: int) -> None:
+        self._seconds, self._apart = seconds, apart
+        self._begun = self._entered = time.monotonic()
 
     def enter(self) -> None:
-        """Note that a phase begins."""
-        self._started = time.monotonic()
+        """Note that the steps which may run at once begin."""
+        self._entered = time.monotonic()
 
-    def begin(self, phase: str, index: int, title: str) -> None:
-        """Print that the step `index` of a phase begins, counted from 0, unless it was finished before."""
-        finished, names = self._phases[phase], list(self._phases)
-        if finished[index]:
+    def begin(self, title: str) -> None:
+        """Print that a step begins, unless it was finished before."""
+        if self._seconds[title] is None:
             return
-        before = sum(len(self._phases[name]) for name in names[: names.index(phase)])
-        line = f"step {before + index + 1} of {sum(map(len, self._phases.values()))}: {title}"
-        if done := finished[:index].count(False):
-            seconds = (time.monotonic() - self._started) / done * finished[index:].count(False)
-            hours, minutes = divmod(max(1, round(seconds / 60)), 60)
-            left = (f"{numbered(hours, 'hour')} and " if hours else "") + numbered(minutes, "minute")
-            line += f", {'about' if phase == names[-1] else 'at least'} {left} left"
-        print_line(line)
+        number, planned = list(self._seconds).index(title), [second or 0.0 for second in self._seconds.values()]
+        over = sum(planned[: min(number, self._apart)])  # of steps that run at once it is not known what is over
+        elapsed = (self._entered if number >= self._apart else time.monotonic()) - self._begun
+        left = sum(planned[number:]) * (elapsed / over if over else 1.0)
+        print_line(f"step {number + 1} of {len(planned)}: {title}, about {roughly(left)} left")
+
+
+def roughly(seconds: float) -> str:
+    """Write a duration in hours and minutes."""
+    hours, minutes = divmod(max(1, round(seconds / 60)), 60)
+    return (f"{numbered(hours, 'hour')} and " if hours else "") + numbered(minutes, "minute")

@@ -191,7 +191,8 @@ def test_run_prints_table_steps_and_next_command(tiny, tmp_path, capsys):
     assert ",linear\n" in (tmp_path / "run" / "predictions.csv").read_text().replace("\r", "")
     assert "epoch 1/1" in printed.err
     assert "step 1 of 4: teacher 0" in printed.err
-    assert re.search("step 4 of 4: baseline 0, about 1 minute left", printed.err)
+    assert re.search(r"that takes about \d+ minutes? on this machine\n", printed.err)
+    assert re.search(r"step 4 of 4: baseline 0, about \d+ minutes? left", printed.err)
     assert f"next: potstill predict {tmp_path / 'run'} FILE" in printed.err
 
 

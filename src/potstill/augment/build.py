@@ -26,6 +26,7 @@ from potstill.predict.directory import UNLABELLED_FILE
 from potstill.store.checksums import digest, file_digest
 from potstill.teacher.backbone.sources import load_tokenizer
 from potstill.teacher.transformer import transformer_settings
+from potstill.training.deadline import is_over
 
 
 def build_unlabelled_set(config: PotstillConfig, corpus: Corpus, directory: Path) -> UnlabelledSet:
@@ -49,8 +50,12 @@ def build_unlabelled_set(config: PotstillConfig, corpus: Corpus, directory: Path
     settings, new = config.augment, _New(corpus, config.augment.similarity)
     for name in settings.files:
         new.add(_read(Path(name), config, in_pairs=corpus.in_pairs))
+    late = {}
     if settings.sampled:
+        before = len(new.kept)
         new.add(sample_texts(config, corpus, directory))
+        if is_over():
+            late = {"time limit": settings.sampled - (len(new.kept) - before)}
     if settings.perturbed:
         # Of the new texts only those that were kept: a perturbed held-out text may no longer be like it.
         texts = [*corpus.train.texts, *(text for text, _ in new.kept)]
@@ -66,7 +71,7 @@ def build_unlabelled_set(config: PotstillConfig, corpus: Corpus, directory: Path
         texts=tuple(text for text, _ in new.kept),
         pairs=tuple(second or "" for _, second in new.kept) if corpus.in_pairs else None,
         sources=tuple(new.kept.values()),
-        dropped={"held-out": new.like_held_out, "repeated": new.repeated},
+        dropped={"held-out": new.like_held_out, "repeated": new.repeated} | late,
         held_out=held_out_key(corpus),
     )
     built.save(directory / UNLABELLED_FILE)

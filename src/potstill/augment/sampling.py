@@ -23,6 +23,7 @@ from potstill.lora.counting import count_parameters
 from potstill.store.cache import read_arrays, write_arrays
 from potstill.training.checkpoint import CHECKPOINT_FILE
 from potstill.training.compute import available_workers, make_fabric
+from potstill.training.deadline import half_of_the_time, is_over
 from potstill.training.inference import memory_explained
 
 Pair = tuple[str, str | None]
@@ -46,6 +47,8 @@ _LANGUAGE_MODEL: Final = "language-model"
 
 def sample_texts(config: PotstillConfig, corpus: Corpus, directory: Path) -> Found:
     """Sample from the tuned language model: each class in turn, until there are equally many new texts of all.
+
+    Where the time is limited (`training.deadline.until`), half of it is for the tuning at most.
 
     The language model and every drawn batch are saved in `directory`, where an interrupted call reads them again.
     """
@@ -75,9 +78,9 @@ def sample_texts(config: PotstillConfig, corpus: Corpus, directory: Path) -> Fou
             lacking[label] -= new
             if lacking[label] == 0 or new < _FRUITLESS * samples.batch_size:
                 del lacking[label]
-            if not lacking:
+            if not lacking or is_over():
                 break
-    if distinct < wanted:
+    if distinct < wanted and not is_over():
         warn(
             f"the language model hardly writes new texts any more: {distinct:,} of {wanted:,} texts sampled; of "
             f"{begun:,} begun {ended:,} ended in time and in the right form. More training texts, a higher "
@@ -147,7 +150,8 @@ class _Samples:
             return model
         model, path = LanguageModel.load(self.config), self.directory / _LANGUAGE_MODEL
         if (saved := read_arrays(path)) is None:
-            model.tune(self.config, self.corpus, self.directory)
+            with half_of_the_time():
+                model.tune(self.config, self.corpus, self.directory)
             write_arrays(path, {name: weight.detach().cpu().numpy() for name, weight in model.trained.items()})
         else:
             for name, weight in model.trained.items():

@@ -35,8 +35,8 @@ class UnlabelledSet:
         sources: Where each text comes from: `file:NAME`, `sampled:CLASS` (the class that the language model was asked
             for, which is no label), `perturbed:KIND`, `words:` or `spans:`.
         dropped: Number of texts that were left out, by reason: `held-out` for those like a text of the validation or
-            test split, `repeated` for training texts and duplicates, `unanswered` for those that the teacher has no
-            answer to.
+            test split, `repeated` for training texts and duplicates, `time limit` for those that were not sampled or
+            labelled in time, `unanswered` for those that the teacher has no answer to.
         logits: A teacher's, (texts, classes), float32; None: it has not been asked.
         teacher: That teacher's key.
         held_out: Digest of the held-out texts that no text resembles; None where none were compared.
@@ -77,16 +77,18 @@ class UnlabelledSet:
     def labelled(self, logits: NDArray[np.float32], teacher: str) -> Self:
         """Return the set with the logits of the teacher of that key, (texts, classes), but texts without an answer."""
         answered = np.flatnonzero(np.isfinite(logits).all(axis=1))
-        found = replace(self, logits=logits, teacher=teacher)
-        if len(answered) == len(self):
-            return found
-        texts, pairs, sources = (
-            None if column is None else tuple(column[place] for place in answered)
-            for column in (self.texts, self.pairs, self.sources)
-        )
-        dropped = dict(self.dropped) | {"unanswered": len(self) - len(answered)}
+        found = self if len(answered) == len(self) else self.take(answered, "unanswered")
+        return replace(found, logits=logits[answered], teacher=teacher)
+
+    def take(self, indices: NDArray[np.int64], reason: str) -> Self:
+        """Return the texts at `indices`; the others count as left out for `reason`."""
+        chosen = indices.tolist()
         return replace(
-            found, texts=texts or (), pairs=pairs, sources=sources or (), dropped=dropped, logits=logits[answered]
+            self,
+            texts=tuple(self.texts[i] for i in chosen),
+            pairs=None if self.pairs is None else tuple(self.pairs[i] for i in chosen),
+            sources=tuple(self.sources[i] for i in chosen),
+            dropped={**self.dropped, reason: self.dropped.get(reason, 0) + len(self) - len(chosen)},
         )
 
     def save(self, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -27,6 +28,32 @@ unlabelled_option = click.option(
     metavar="PATH",
     type=click.Path(exists=True, path_type=Path),
     help="Unlabelled set to learn from as well: what `potstill augment` wrote.",
+)
+
+
+_TIME: Final = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+
+
+def _seconds(_: click.Context, option: click.Parameter, given: str | None) -> float | None:
+    """Read a time with its units, such as 1h30m."""
+    if given is None:
+        return None
+    found = _TIME.fullmatch(given.strip().lower())
+    seconds = 0.0
+    if found is not None:
+        seconds = sum(unit * float(count or 0) for unit, count in zip((3600, 60, 1), found.groups(), strict=True))
+    if seconds <= 0:
+        hint = f"; {given}m is {given} minutes" if re.fullmatch(r"[1-9]\d*", given) else ""
+        raise click.BadParameter(f"expected a time with its unit, such as 90s, 30m or 2h, found {given!r}{hint}")
+    return seconds
+
+
+time_limit_option = click.option(
+    "--time-limit",
+    metavar="TIME",
+    callback=_seconds,
+    help="Time that the run may take, such as 90s, 30m or 2h: what does not fit is left out, which the report says. "
+    "A resumed run counts the time used before.  [default: none]",
 )
 
 

@@ -56,6 +56,7 @@ COMMON_IN_RUN: Final = frozenset(
 )
 """The settings that `potstill run --help` shows; `--help-all` shows the others too."""
 COMMON: Final = COMMON_IN_RUN | {
+    "runtime.device",
     *("teacher.lora.rank", "teacher.seeds", "student.training.epochs", "student.hidden_size"),
     *("search.trials", "search.max_parameters", "runtime.device"),
     *("augment.words", "augment.spans", "augment.sampled", "augment.perturbed"),

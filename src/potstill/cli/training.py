@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -45,12 +46,13 @@ def _resumable(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command(cls=SettingsCommand)
 @options.probabilities_option
+@options.time_limit_option
 @_resumable
 @with_settings(
     *("preset", "data", "teacher", *_AUGMENT, "student", "distillation", "baseline", *_RUNTIME), common=COMMON_IN_RUN
 )
 @handle_signals()
-def run(config: PotstillConfig, out: Path | None, restart: bool) -> None:
+def run(config: PotstillConfig, out: Path | None, restart: bool, time_limit: float | None) -> None:
     """Train a small, fast text classifier from labelled texts, and report how good it is.
 
     First, `run` trains a teacher: a large pretrained language model, tuned on your texts with LoRA (low-rank adapters).
@@ -63,8 +65,10 @@ def run(config: PotstillConfig, out: Path | None, restart: bool) -> None:
 
     \b
       potstill run tickets.csv
+      potstill run tickets.csv --time-limit 30m
       potstill run reviews.tsv --text-column review --label-column stars --student-seeds 0
     """
+    started = time.time()  # the imports count too
     from potstill.console import SafeConsole
     from potstill.experiment.run import run as run_experiment
     from potstill.predict.directory import REPORT_FILE
@@ -72,9 +76,13 @@ def run(config: PotstillConfig, out: Path | None, restart: bool) -> None:
 
     config_file: Path | None = click.get_current_context().params["config_file"]
     name = None if config_file is None else config_file.stem
-    summary, directory = run_experiment(config, out, name=name, command=options.this_command(), restart=restart)
+    summary, directory = run_experiment(
+        config, out, name=name, command=options.this_command(), restart=restart, time_limit=time_limit, started=started
+    )
     SafeConsole().print(summary_table(summary))
-    click.echo(findings(summary)[0].replace("**", ""))
+    found = findings(summary)
+    for line in found[:1] if summary.time_limit is None else (found[0], found[-1]):
+        click.echo(line.replace("**", ""))
     click.echo(f"report: {directory / REPORT_FILE}")
     options.suggest_next("predict", directory, "FILE")
 

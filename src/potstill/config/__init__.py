@@ -8,7 +8,7 @@ refused.
 from potstill.config.augment import AugmentConfig
 from potstill.config.base import Settings
 from potstill.config.data import DataConfig
-from potstill.config.potstill import PotstillConfig, read_yaml
+from potstill.config.potstill import PotstillConfig, read_yaml, with_settings
 from potstill.config.search import Candidates, SearchConfig, searchable
 from potstill.config.student import (
     BaselineConfig,
@@ -46,4 +46,5 @@ __all__ = [
     "TransformerConfig",
     "read_yaml",
     "searchable",
+    "with_settings",
 ]

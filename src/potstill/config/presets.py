@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-Preset = Literal["plain", "fast", "balanced"]
+Preset = Literal["plain", "fast", "balanced", "best"]
 
 _STUDENT: Final[dict[str, Any]] = {
     "embedding_init": "teacher",
@@ -23,6 +23,12 @@ PRESETS: Final[dict[Preset, dict[str, Any]]] = {
     "balanced": {
         "teacher": {"training": {"min_steps": 200}},
         "augment": {"words": 20_000, "spans": 20_000},
+        "student": _STUDENT | {"seeds": [0, 1, 2]},
+    },
+    "best": {
+        "teacher": {"training": {"min_steps": 200}, "seeds": [0, 1, 2]},
+        "augment": {"words": 40_000, "spans": 40_000, "sampled": 20_000},
+        "distillation": {"teachers": "average"},
         "student": _STUDENT | {"seeds": [0, 1, 2]},
     },
 }

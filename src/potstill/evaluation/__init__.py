@@ -2,7 +2,15 @@
 
 from potstill.evaluation.calibration import Calibration
 from potstill.evaluation.metrics import Intervals, Metrics, bootstrap_intervals, compute_metrics
-from potstill.evaluation.results import DataSummary, EnsembleResult, LinearResult, ModelResult, Spread, Summary
+from potstill.evaluation.results import (
+    DataSummary,
+    EnsembleResult,
+    LinearResult,
+    ModelResult,
+    Spread,
+    Summary,
+    TimeLimit,
+)
 from potstill.evaluation.significance import McNemar, PairedTest, majority_verdict, mcnemar, paired_test
 from potstill.predict.directory import ROLES, Role
 
@@ -20,6 +28,7 @@ __all__ = [
     "Role",
     "Spread",
     "Summary",
+    "TimeLimit",
     "bootstrap_intervals",
     "compute_metrics",
     "majority_verdict",

@@ -112,6 +112,21 @@ class LinearResult:
 
 
 @dataclass(frozen=True)
+class TimeLimit:
+    """A run's time limit.
+
+    Attributes:
+        seconds: The limit.
+        used: Seconds that the run took, up to its report; pauses between interruption and resumption left out.
+        changes: What was left out to keep to it, in words.
+    """
+
+    seconds: float
+    used: float
+    changes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Spread:
     """A score over seeds: its mean, its sample standard deviation (0 for one seed) and the score of each seed."""
 
@@ -133,19 +148,22 @@ class Summary:
     Attributes:
         models: Every trained model, in the order of its seeds.
         teacher_seed: Seed of the teacher that taught, the best one on the validation split (of those that taught
-            together).
-        comparisons: Distilled student against the baseline of the same seed, by seed; `against_linear` likewise.
+            together); None: there was none.
+        comparisons: Distilled student against the baseline of the same seed, by seed.
         config: All settings, as `PotstillConfig.model_dump(mode="json")` gives them.
         environment: Versions and hardware, by name.
         unlabelled: Number of texts of the unlabelled set by kind of source, and of those left out by reason
             (`left out: …`); None where there was no unlabelled set.
         ensemble: The teachers as one, where several taught together.
         linear: The linear model; None in summaries from before there was one.
+        against_linear: Distilled student of each seed against the linear model, by seed; without a teacher, the
+            baseline.
+        time_limit: The limit that the run had to keep to; None: there was none.
     """
 
     data: DataSummary
     models: tuple[ModelResult, ...]
-    teacher_seed: int
+    teacher_seed: int | None
     comparisons: dict[int, McNemar]
     command: str
     config: dict[str, Any]
@@ -154,6 +172,7 @@ class Summary:
     ensemble: EnsembleResult | None = None
     linear: LinearResult | None = None
     against_linear: dict[int, McNemar] = field(default_factory=dict)
+    time_limit: TimeLimit | None = None
 
     @property
     def roles(self) -> tuple[Role, ...]:
@@ -227,7 +246,7 @@ class Summary:
             "aggregate": {role: self._aggregate(role) for role in self.roles} | {"majority": majority},
             "paired_test": self.paired_test,
             "gap_closed": self.gap_closed,
-            RECOMMENDED: "baseline" if self.distillation_harmed else "distilled",
+            RECOMMENDED: "distilled" if self.of("distilled") and not self.distillation_harmed else "baseline",
             "verdicts": [{"role": m.role, "seed": m.seed, "verdict": self.verdict(m)} for m in self.models],
         }
         return pydantic_core.to_json(vars(self) | derived, indent=2, inf_nan_mode="null").decode() + "\n"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +16,22 @@ from potstill.augment.build import held_out_key
 from potstill.augment.unlabelled import UnlabelledSet
 from potstill.config import PotstillConfig
 from potstill.console import warn
-from potstill.data import Corpus, Examples
+from potstill.data import UNLABELLED, Corpus, Examples
 from potstill.data.columns import listed
 from potstill.errors import ArtifactError, ConfigError
 from potstill.evaluation import Metrics, compute_metrics
 from potstill.evaluation.measure import require_same_kind
 from potstill.teacher.base import Teacher
+from potstill.training.deadline import seconds_left
 
 Logits = NDArray[np.float32]
+
+_FIRST: Final = 256
+"""Texts that are labelled before the speed is known."""
+_FEWEST: Final = 32
+"""Texts for which a teacher is asked once more."""
+_SHARE: Final = 0.5
+"""Share of the time left that the next texts may take: their speed may be another."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,20 @@ class DistillationSet:
     backbone: str | None
     tokenizer_name: str | None
 
+    @property
+    def known(self) -> int:
+        """Count the texts with a label."""
+        return int((self.texts.labels != UNLABELLED).sum())
+
+    def with_unlabelled(self, unlabelled: UnlabelledSet, teacher: Teacher) -> DistillationSet:
+        """Add an unlabelled set, which `teacher` labels unless it has done so."""
+        logits = self.logits
+        if logits is not None:
+            if unlabelled.teacher != teacher.key:
+                unlabelled = unlabelled.labelled(teacher.logits(unlabelled.examples), teacher.key)
+            logits = np.concatenate([logits, unlabelled.logits])
+        return replace(self, texts=self.texts.joined(unlabelled.examples), logits=logits)
+
 
 def label(
     config: PotstillConfig, corpus: Corpus, teacher: Teacher, unlabelled: UnlabelledSet | None = None
@@ -55,17 +80,44 @@ def label(
     """
     check_teacher(corpus, teacher, unlabelled)
     check_distillation(config, with_unlabelled=unlabelled is not None)
-    logits = validation_logits = None
+    texts, logits, validation_logits = corpus.train, None, None
     if config.distillation.alpha != 1.0:
-        answers = teacher.logits(corpus.train.joined(corpus.validation))
-        logits, validation_logits = answers[: len(corpus.train)], answers[len(corpus.train) :]
+        both, known = corpus.train.joined(corpus.validation), len(corpus.train)
+        asked, answers = label_in_time(teacher, both, required=range(known, len(both)))
+        logits, validation_logits = answers[asked < known], answers[asked >= known]
+        texts = texts if len(logits) == known else texts.take(asked[asked < known])
         _warn_of_order(corpus, validation_logits, config.runtime.teacher_classes)
-        if unlabelled is not None:
-            if unlabelled.teacher != teacher.key:
-                unlabelled = unlabelled.labelled(teacher.logits(unlabelled.examples), teacher.key)
-            logits = np.concatenate([logits, unlabelled.logits])
-    texts = corpus.train if unlabelled is None else corpus.train.joined(unlabelled.examples)
-    return DistillationSet(texts, logits, validation_logits, teacher.backbone, teacher.tokenizer_name)
+    labelled = DistillationSet(texts, logits, validation_logits, teacher.backbone, teacher.tokenizer_name)
+    return labelled if unlabelled is None else labelled.with_unlabelled(unlabelled, teacher)
+
+
+def label_in_time(
+    teacher: Teacher, examples: Examples, required: Sequence[int] = ()
+) -> tuple[NDArray[np.int64], Logits]:
+    """Ask a teacher for the logits of as many texts as there is time for (`training.deadline.until`).
+
+    Args:
+        teacher: Is asked for many texts at once, and keeps its answers.
+        examples: The texts.
+        required: Indices of texts that are labelled in any case, and first; the others follow in random order.
+
+    Returns:
+        The indices of the texts that are labelled, in ascending order, and their logits, (texts, classes).
+    """
+    if seconds_left() is None:
+        return np.arange(len(examples)), teacher.logits(examples)
+    others = np.setdiff1d(np.arange(len(examples)), np.asarray(required, dtype=np.int64))
+    order = np.concatenate([np.asarray(required, dtype=np.int64), np.random.default_rng(0).permutation(others)])
+    done, count, answers, started = 0, max(_FIRST, len(required)), [], time.time()
+    while done < len(order) and count > 0:
+        answers.append(teacher.logits(examples.take(order[done : done + count])))
+        done += len(answers[-1])
+        speed = done / max(1e-3, time.time() - started)
+        left = seconds_left() or 0.0
+        fitting = int(speed * left * _SHARE)
+        count = fitting if fitting >= _FEWEST else 0
+    places = order[:done].argsort()
+    return order[:done][places], np.concatenate(answers)[places]
 
 
 def _warn_of_order(corpus: Corpus, logits: Logits, named: tuple[str, ...] | None) -> None:

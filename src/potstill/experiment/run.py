@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from potstill.augment.build import build_unlabelled_set, check_augment, files_key
 from potstill.augment.unlabelled import UnlabelledSet
-from potstill.config import PotstillConfig
-from potstill.console import Steps, print_line, warn
+from potstill.config import PotstillConfig, TransformerConfig
+from potstill.console import Steps, print_line, roughly, warn
 from potstill.data import Corpus, load_corpus
-from potstill.evaluation import DataSummary, ModelResult, Role, Summary, mcnemar
+from potstill.errors import ConfigError
+from potstill.evaluation import ROLES, DataSummary, ModelResult, Role, Summary, TimeLimit, mcnemar
 from potstill.evaluation.measure import Measurement, measure, measure_together
-from potstill.experiment.labelled import check_distillation, check_teacher, label
+from potstill.experiment.budget import Budget
+from potstill.experiment.labelled import check_distillation, check_teacher, label, label_in_time
 from potstill.experiment.linear import measure_linear_svm
+from potstill.experiment.plan import Estimate, Plan, plan_within, resumed
+from potstill.experiment.probe import measure_speed
 from potstill.experiment.record import Trained, TrainingRecord
 from potstill.experiment.run_directory import ENVIRONMENT_FILE, RunSpec, run_directory
 from potstill.experiment.saved import StudentModel
@@ -27,6 +34,7 @@ from potstill.predict import Classifier
 from potstill.predict.directory import CONFIG_FILE, UNLABELLED_FILE
 from potstill.predict.wording import numbered
 from potstill.report import is_reported, read_summary, write_report
+from potstill.report.tables import duration
 from potstill.store.atomic import read_json, write_csv
 from potstill.student.embeddings import check_embeddings
 from potstill.student.student import check_tokenizer
@@ -34,6 +42,10 @@ from potstill.teacher.base import Teacher
 from potstill.teacher.ensemble import average_logits, together
 from potstill.teacher.registry import teacher_class
 from potstill.teacher.transformer import share_base_weights
+from potstill.training.deadline import PLANNED_STEPS, until
+
+_LABELLING: Final = "the teacher's probabilities"
+"""The step between teachers and students."""
 
 Predictions = dict[tuple[Role, int], NDArray[np.int64]]
 
@@ -45,6 +57,8 @@ def run(
     name: str | None = None,
     command: str = "",
     restart: bool = False,
+    time_limit: float | None = None,
+    started: float | None = None,
 ) -> tuple[Summary, Path]:
     """Do the whole experiment in a run directory: config, models, histories, plots, report.
 
@@ -57,6 +71,9 @@ def run(
         name: Its name; none: the data's.
         command: Command line that repeats the run, for the report.
         restart: Start again, even if there is an interrupted run.
+        time_limit: Seconds that the run may take: what does not fit is left out. Time before an interruption counts
+            too. None: there is no limit.
+        started: When that time began, as `time.time` counts; None: now.
 
     Returns:
         The results, as in `summary.json`, and the run directory.
@@ -64,6 +81,9 @@ def run(
     Raises:
         PotstillError: Data, backbone or settings can't be used; nothing is trained then.
     """
+    started = time.time() if started is None else started
+    if time_limit is not None and time_limit <= 0:
+        raise ConfigError([f"time_limit: expected seconds above 0, found {time_limit:g}"])
     corpus = load_corpus(config.data)
     config = resolved(config, corpus)
     teacher_class(config.teacher.kind).check(config.teacher)
@@ -72,24 +92,26 @@ def run(
     check_distillation(config, with_unlabelled=config.augment.wanted(in_pairs=corpus.in_pairs))
     check_embeddings(config)
     inputs = {"texts": corpus.key(), "unlabelled files": files_key(config)}
+    if time_limit is not None:
+        inputs["time limit"] = f"{time_limit:g} s"
     spec = RunSpec("run", name or corpus.name, config, inputs, is_reported, free=("search",))
     with run_directory(spec, out, restart=restart) as directory:
         if is_reported(directory):
             return read_summary(directory), directory
         print_line(f"{corpus.name} ({corpus.source}) → {directory}")
-        print_line(_plan(config, corpus))
-        return _experiment(config, corpus, directory, command), directory
+        budget = Budget(directory, time_limit, started)
+        with budget.counted():
+            summary = _experiment(config, corpus, directory, command, budget)
+        write_report(summary, directory)
+        return summary, directory
 
 
-def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command: str) -> Summary:
-    epochs: dict[Role, int | None] = {"distilled": None, "baseline": config.baseline.epochs}
-    tasks = [
-        StudentTask(role, seed, _place(directory, role, seed), epochs[role])
-        for seed in config.student.seeds
-        for role in epochs
-    ]
+def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command: str, budget: Budget) -> Summary:
     linear, linear_answers = measure_linear_svm(corpus)  # takes seconds; what it can't read is found at once
-    steps = _steps(config, tasks, directory)
+    plan = _planned(config, corpus, budget)
+    config, estimate = plan.config, plan.estimate
+    tasks = _tasks(plan, directory)
+    steps = _steps(plan, tasks, directory)
     predictions: Predictions = {}
     results: list[ModelResult] = []
 
@@ -98,9 +120,12 @@ def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command
         results.append(trained.result(measured))
 
     tuned: list[tuple[Teacher, Trained, Measurement]] = []
-    for index, seed in enumerate(config.teacher.seeds):
-        steps.begin("teachers", index, f"teacher {seed}")
-        teacher, trained = find_or_finetune(config, corpus, _place(directory, "teacher", seed), seed)
+    seeds = config.teacher.seeds if plan.with_teacher else ()
+    for index, seed in enumerate(seeds):
+        steps.begin(f"teacher {seed}")
+        rest = (len(seeds) - index) * (estimate.tuning + estimate.scoring) + estimate.after_teachers
+        with until(budget.ends(estimate.tuning, rest)):
+            teacher, trained = find_or_finetune(config, corpus, _place(directory, "teacher", seed), seed)
         measured = measure(teacher, corpus.test)
         if measured.unanswered:
             unknown = f"{measured.unanswered:,} of {numbered(len(corpus.test), 'test text')}"
@@ -112,13 +137,20 @@ def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command
         if config.distillation.teachers == "best":
             tuned = [best]  # the others would only take memory
         share_base_weights([teacher for teacher, _, _ in tuned])
-    steps.begin("labelling", 0, "the teacher's probabilities")
-    teacher = together([teacher for teacher, _, _ in tuned])
-    unlabelled = unlabelled_set(config, corpus, teacher, directory / "unlabelled")
-    labelled = label(config, corpus, teacher, unlabelled)
+    labelled = unlabelled = None
+    if tuned:
+        steps.begin(_LABELLING)
+        teacher = together([teacher for teacher, _, _ in tuned])
+        with until(budget.ends(estimate.sampling, estimate.after_teachers)):
+            unlabelled_set(config, corpus, None, directory / "unlabelled")
+        with until(budget.ends(estimate.labelling, estimate.after_teachers - estimate.sampling)):
+            labelled = label(config, corpus, teacher)
+            unlabelled = unlabelled_set(config, corpus, teacher, directory / "unlabelled")
+            if unlabelled is not None:
+                labelled = labelled.with_unlabelled(unlabelled, teacher)
 
     steps.enter()
-    for trained in train_students(tasks, config, corpus, labelled, steps):
+    for trained in train_students(_limited(tasks, estimate, budget), config, corpus, labelled, steps):
         keep(trained, measure(StudentModel(Classifier.load(trained.directory)), corpus.test))
 
     answers = {f"{role} {seed}": given for (role, seed), given in predictions.items()} | {"linear": linear_answers}
@@ -126,27 +158,65 @@ def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command
     ensemble = None
     if len(tuned) > 1:
         ensemble = measure_together(average_logits([measured.logits for _, _, measured in tuned]), corpus.test)
+    labels = corpus.test.labels
+    taught, alone = ({seed: one for (role, seed), one in predictions.items() if role == name} for name in ROLES[1:])
     summary = Summary(
         data=DataSummary.of(corpus),
         models=tuple(results),
-        teacher_seed=best[1].record.seed,
-        comparisons={
-            seed: mcnemar(corpus.test.labels, predictions["distilled", seed], predictions["baseline", seed])
-            for seed in config.student.seeds
-        },
+        teacher_seed=best[1].record.seed if tuned else None,
+        comparisons={seed: mcnemar(labels, given, alone[seed]) for seed, given in taught.items() if seed in alone},
         command=command or shlex.join(["potstill", "run", "--config", str(directory / CONFIG_FILE)]),
         config=config.model_dump(mode="json"),
         environment=read_json(directory / ENVIRONMENT_FILE),
         unlabelled=None if unlabelled is None else unlabelled.summary,
         ensemble=ensemble,
         linear=linear,
-        against_linear={
-            seed: mcnemar(corpus.test.labels, predictions["distilled", seed], linear_answers)
-            for seed in config.student.seeds
-        },
+        against_linear={seed: mcnemar(labels, given, linear_answers) for seed, given in (taught or alone).items()},
     )
-    write_report(summary, directory)
-    return summary
+    if budget.limit is None:
+        return summary
+    late = [f"no {task.role} student {task.seed}" for task in tasks if (task.role, task.seed) not in predictions]
+    changes = (
+        *plan.changes,
+        *_cut_short(summary, 0 if labelled is None else len(corpus.train) - labelled.known),
+        *late,
+    )
+    return replace(summary, time_limit=TimeLimit(budget.limit, budget.used, changes))
+
+
+def _cut_short(summary: Summary, unknown: int) -> Iterator[str]:
+    """Say what was begun and not finished for want of time; of `unknown` training texts the teacher was not asked."""
+    for model in summary.models:
+        if model.history and (planned := model.history[-1].get(PLANNED_STEPS)):
+            yield f"{model.history[-1]['steps']:,} instead of {planned:,} steps of {model.role} {model.seed}"
+    if unknown:
+        yield f"no answer of the teacher to {numbered(unknown, 'training text')}"
+    if count := (summary.unlabelled or {}).get("left out: time limit"):
+        yield f"{numbered(count, 'unlabelled text')} fewer"
+
+
+def _planned(config: PotstillConfig, corpus: Corpus, budget: Budget) -> Plan:
+    """Plan what the run is going to do, within its time limit if there is one; say it, and how long that takes."""
+    speed = measure_speed(config, corpus)
+    plan = whole = Plan(config, Estimate.of(config, corpus, speed))
+    if budget.limit is not None:
+        left = budget.limit - budget.used
+        if budget.kept is not None:
+            plan = resumed(config, corpus, speed, left, budget.kept)
+        else:
+            plan = plan_within(config, corpus, speed, left)
+            if not plan.with_teacher:  # another program may have kept the processor busy for those seconds
+                plan = plan_within(config, corpus, measure_speed(config, corpus), budget.limit - budget.used)
+        budget.keep(plan)
+    print_line(_described(plan, corpus))
+    beside = "" if isinstance(config.teacher, TransformerConfig) else " beside the teacher"
+    print_line(f"in all, that takes about {roughly(plan.estimate.total)} on this machine{beside}")
+    if budget.limit is not None and plan.changes:
+        changes = "; ".join(plan.changes)
+        print_line(
+            f"to keep to {duration(budget.limit)} (all would take about {roughly(whole.estimate.total)}): {changes}"
+        )
+    return plan
 
 
 def unlabelled_set(
@@ -171,7 +241,10 @@ def unlabelled_set(
     if not len(built):
         return None
     if teacher is not None and built.teacher != teacher.key:
-        built = built.labelled(teacher.logits(built.examples), teacher.key)
+        asked, logits = label_in_time(teacher, built.examples)
+        if len(asked) < len(built):
+            built = built.take(asked, "time limit")
+        built = built.labelled(logits, teacher.key)
         built.save(directory / UNLABELLED_FILE)
     return built
 
@@ -188,33 +261,63 @@ def input_keys(teacher: Teacher, unlabelled: UnlabelledSet | None) -> dict[str, 
     return {"teacher's weights": teacher.key, "unlabelled set": None if unlabelled is None else unlabelled.texts_key}
 
 
-def _plan(config: PotstillConfig, corpus: Corpus) -> str:
+def _described(plan: Plan, corpus: Corpus) -> str:
     """Say what the run is going to do."""
-    augment, seeds, teachers = config.augment, len(config.student.seeds), len(config.teacher.seeds)
+    config, seeds = plan.config, len(plan.config.student.seeds)
+    augment, teachers = config.augment, len(config.teacher.seeds)
     more = augment.most_made(in_pairs=corpus.in_pairs)
     unlabelled = [f"{more:,} more texts at most"] * (more > 0) + [f"the texts of {name}" for name in augment.files]
-    steps = (
+    taught = (
         f"train {numbered(teachers, 'teacher')} on {len(corpus.train):,} labelled texts",
         f"let the teacher label these{''.join(f', {one}' for one in unlabelled)}",
         f"train {numbered(seeds, 'student')} on labels and answers, and {numbered(seeds, 'baseline')} on labels alone",
-        f"score all, and a linear model, on {numbered(len(corpus.test), 'test text')}",
     )
-    return f"it will {'; '.join(steps)}"
+    alone = (f"train {numbered(seeds, 'student')} on {len(corpus.train):,} labelled texts, without a teacher",)
+    scored = f"score all, and a linear model, on {numbered(len(corpus.test), 'test text')}"
+    return f"it will {'; '.join((*(taught if plan.with_teacher else alone), scored))}"
 
 
 def _place(directory: Path, role: Role, seed: int) -> Path:
     return directory / role / f"seed-{seed}"
 
 
-def _steps(config: PotstillConfig, students: Sequence[StudentTask], directory: Path) -> Steps:
+def _tasks(plan: Plan, directory: Path) -> list[StudentTask]:
+    """List the students to train; a limited time may leave out all but those of the first seed."""
+    config = plan.config
+    epochs: dict[Role, int | None] = {"distilled": None, "baseline": config.baseline.epochs}
+    if not plan.with_teacher:
+        del epochs["distilled"]
+    needed = max(plan.estimate.distilled, plan.estimate.baseline)  # for both: a seed's two are compared
+    return [
+        StudentTask(role, seed, _place(directory, role, seed), epochs[role], seconds=needed if number else 0.0)
+        for number, seed in enumerate(config.student.seeds)
+        for role in epochs
+    ]
+
+
+def _limited(tasks: Sequence[StudentTask], estimate: Estimate, budget: Budget) -> list[StudentTask]:
+    """Say by when each student's training has to end: where one follows the other, the first leaves the second time."""
+    rest = estimate.students + estimate.finish
+    limited = [replace(task, ends=budget.ends(estimate.students, rest)) for task in tasks]
+    if limited[0].role == "distilled" and estimate.workers == 1:
+        limited[0] = replace(limited[0], ends=budget.ends(estimate.students - estimate.baseline, rest))
+    return limited
+
+
+def _steps(plan: Plan, students: Sequence[StudentTask], directory: Path) -> Steps:
     """List the steps of a run, and print which models an earlier call has trained."""
-    teachers = {f"teacher {seed}": _place(directory, "teacher", seed) for seed in config.teacher.seeds}
-    places = teachers | {f"{task.role} {task.seed}": task.directory for task in students}
-    finished = {title: TrainingRecord.find(place) is not None for title, place in places.items()}
-    if any(finished.values()):
-        print_line(f"finished before: {', '.join(title for title, done in finished.items() if done)}")
-    done = list(finished.values())
-    return Steps({"teachers": done[: len(teachers)], "labelling": [False], "students": done[len(teachers) :]})
+    estimate, seeds = plan.estimate, plan.config.teacher.seeds if plan.with_teacher else ()
+    teachers = {f"teacher {seed}": _place(directory, "teacher", seed) for seed in seeds}
+    places = teachers | {task.title: task.directory for task in students}
+    finished = [title for title, place in places.items() if TrainingRecord.find(place) is not None]
+    if finished:
+        print_line(f"finished before: {', '.join(finished)}")
+    seconds: dict[str, float | None] = dict.fromkeys(teachers, estimate.tuning + estimate.scoring)
+    if teachers:
+        seconds[_LABELLING] = estimate.sampling + estimate.labelling
+    apart = len(seconds)
+    seconds |= dict.fromkeys((task.title for task in students), estimate.students / len(students))
+    return Steps(seconds | dict.fromkeys(finished), apart)
 
 
 def _save_predictions(path: Path, corpus: Corpus, answers: dict[str, NDArray[np.int64]]) -> None:

@@ -34,6 +34,8 @@ RUNS: Final = Path("runs")
 """Where commands write without `--out`."""
 STATE_FILE: Final = "state.json"
 ENVIRONMENT_FILE: Final = "environment.json"
+BUDGET_FILE: Final = "budget.json"
+"""The time that a run with a time limit has used, and its plan."""
 
 _FORMAT: Final = 2
 _UNIMPORTANT: Final = (
@@ -250,7 +252,7 @@ def _write_environment(environment: dict[str, Any], path: Path) -> None:
 
 def _undo_beginning(directory: Path, *, remove: bool) -> None:
     """Remove the files of a run that has done nothing yet; with `remove` the directory too."""
-    begun = (STATE_FILE, CONFIG_FILE, ENVIRONMENT_FILE, LOCK_FILE)
+    begun = (STATE_FILE, CONFIG_FILE, ENVIRONMENT_FILE, BUDGET_FILE, LOCK_FILE)
     with suppress(OSError):
         if all(path.name in begun for path in directory.iterdir()):
             for name in begun if remove else begun[:-1]:

@@ -23,7 +23,7 @@ from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from potstill.augment.unlabelled import UnlabelledSet
-from potstill.config import Candidates, PotstillConfig
+from potstill.config import Candidates, PotstillConfig, with_settings
 from potstill.console import print_line, silence
 from potstill.data import Corpus
 from potstill.errors import ArtifactError, ConfigError, TrainingError
@@ -116,18 +116,6 @@ def search(
             )
         with_settings(config, result.best.settings).save(directory / BEST_FILE)
         return result, directory
-
-
-def with_settings(config: PotstillConfig, settings: dict[str, Any]) -> PotstillConfig:
-    """Return `config` with the values of some settings, by dotted name; a ConfigError says which can't be."""
-    values = config.model_dump(mode="json")
-    for name, value in settings.items():
-        *section, leaf = name.split(".")
-        place = values
-        for part in section:
-            place = place[part]
-        place[leaf] = value
-    return PotstillConfig.build(values, "a trial's settings")
 
 
 def distribution(candidates: Candidates) -> BaseDistribution:

@@ -25,6 +25,7 @@ from potstill.teacher.registry import teacher_class
 from potstill.training.base import Callback, FitContext, FitResult, Loss, Splits
 from potstill.training.callbacks import standard_callbacks
 from potstill.training.compute import make_fabric
+from potstill.training.deadline import half_of_the_time
 from potstill.training.fit import fit
 from potstill.training.inference import predict_logits
 
@@ -117,7 +118,8 @@ def distill(
         student.featurise(labelled.texts, labelled.logits),
         student.featurise(corpus.validation, labelled.validation_logits),
     )
-    pretrained = student.network.pretrain(data, config.student, config.runtime, directory, seed)
+    with half_of_the_time():
+        pretrained = student.network.pretrain(data, config.student, config.runtime, directory, seed)
     settings, weights = config.distillation, class_weights(config.student.training, corpus)
     loss = Distillation(weights, task_of(corpus), settings.alpha, settings.temperature, settings.loss)
     seconds = 0.0 if pretrained is None else pretrained.seconds

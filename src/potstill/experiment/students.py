@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from potstill.experiment.labelled import DistillationSet
 from potstill.experiment.record import Trained
 from potstill.experiment.stages import distill, train
 from potstill.training.compute import available_workers
+from potstill.training.deadline import until
 
 _WORTH_PROCESSES: Final = 20_000
 """Texts times epochs from which students are trained in processes of their own: starting these takes seconds."""
@@ -24,12 +26,28 @@ _WORTH_PROCESSES: Final = 20_000
 
 @dataclass(frozen=True)
 class StudentTask:
-    """One student to train: its role, its seed, where it is saved, and epochs in place of `student.training.epochs`."""
+    """One student to train.
+
+    Attributes:
+        role: Its role.
+        seed: Its seed.
+        directory: Where it is saved.
+        epochs: Epochs in place of `student.training.epochs`.
+        ends: By when its training has to end, as `time.time` counts; None: there is no limit.
+        seconds: It is left out if less time than this is left when it is to begin; 0: never.
+    """
 
     role: Role
     seed: int
     directory: Path
     epochs: int | None = None
+    ends: float | None = None
+    seconds: float = 0.0
+
+    @property
+    def title(self) -> str:
+        """What its step is called."""
+        return f"{self.role} {self.seed}"
 
 
 def train_students(
@@ -41,18 +59,30 @@ def train_students(
 ) -> list[Trained]:
     """Train students, or find them trained, as many at once as there are threads.
 
-    A step of so small a network is too little work for several threads. The result has the order of `tasks`; `labelled`
-    is what distilled students learn from, baselines need none; `steps` prints which student begins.
+    A step of so small a network is too little work for several threads. The result has the order of `tasks`, without
+    those for which the time is too short; `labelled` is what distilled students learn from, baselines need none;
+    `steps` prints which student begins.
 
     Raises:
         TrainingError: A training broke down, or its process was killed.
         Stopped: Ctrl-C or SIGTERM; the same call resumes each training from its latest checkpoint.
     """
     texts = len(corpus.train) + (0 if labelled is None else len(labelled.texts))
-    is_long = texts * config.student.training.epochs >= _WORTH_PROCESSES
-    workers = min(len(tasks), available_workers(config.runtime)) if is_long else 1
-    executor = make_executor(config.runtime.executor, workers)
-    return list(executor.map(partial(_train_student, config, corpus, labelled, steps), enumerate(tasks)))
+    executor = make_executor(config.runtime.executor, workers_for(config, len(tasks), texts))
+    trained = executor.map(partial(_train_student, config, corpus, labelled, steps), tasks)
+    return [one for one in trained if one is not None]
+
+
+def workers_for(config: PotstillConfig, students: int, texts: int) -> int:
+    """Return how many students are trained at once.
+
+    Args:
+        config: All settings.
+        students: How many there are.
+        texts: Texts of a distilled student and of its baseline together.
+    """
+    is_long = texts * config.student.training.epochs >= _WORTH_PROCESSES and config.runtime.executor != "none"
+    return min(students, available_workers(config.runtime)) if is_long else 1
 
 
 def _train_student(
@@ -60,18 +90,20 @@ def _train_student(
     corpus: Corpus,
     labelled: DistillationSet | None,
     steps: Steps | None,
-    numbered: tuple[int, StudentTask],
-) -> Trained:
-    number, task = numbered
-    if steps is not None:
-        steps.begin("students", number, f"{task.role} {task.seed}")
+    task: StudentTask,
+) -> Trained | None:
     if (finished := Trained.find(task.directory)) is not None:
         return finished
+    if task.ends is not None and 0 < task.seconds > task.ends - time.time():
+        return None
+    if steps is not None:
+        steps.begin(task.title)
     if task.epochs is not None:
         training = config.student.training.model_copy(update={"epochs": task.epochs})
         config = config.model_copy(update={"student": config.student.model_copy(update={"training": training})})
-    if task.role == "baseline":
-        return train(config, corpus, task.directory, task.seed)
-    if labelled is None:
-        raise ValueError("expected a distillation set for a distilled student, found none")
-    return distill(config, corpus, labelled, task.directory, task.seed)
+    with until(task.ends):
+        if task.role == "baseline":
+            return train(config, corpus, task.directory, task.seed)
+        if labelled is None:
+            raise ValueError("expected a distillation set for a distilled student, found none")
+        return distill(config, corpus, labelled, task.directory, task.seed)

@@ -13,7 +13,7 @@ from potstill.config.training import FEW_VALIDATION_TEXTS
 from potstill.evaluation import McNemar, Role, Summary
 from potstill.evaluation.significance import SIGNIFICANCE
 from potstill.predict.wording import numbered
-from potstill.report.tables import ROLE_NAMES, interval, magnitude, percent, probability, score
+from potstill.report.tables import ROLE_NAMES, duration, interval, magnitude, percent, probability, score
 
 FEW_STEPS: Final = 100
 """Fewer optimiser steps hardly move a network from where it started."""
@@ -31,26 +31,29 @@ def findings(summary: Summary) -> list[str]:
         *(_learnt(summary, role) for role in summary.roles),
         *_distillation(summary),
         *_savings(summary),
+        *_time_limit(summary),
     ]
 
 
 def _paid(summary: Summary) -> Iterator[str]:
-    """Compare the distilled students with the linear model, which takes seconds, and with all others."""
+    """Compare the students handed out with the linear model, which takes seconds, and with all others."""
     linear, comparisons = summary.linear, summary.against_linear.values()
     if linear is None or not comparisons:
         return
-    student, bar = summary.spread("distilled", "accuracy"), linear.metrics.accuracy
-    learnt = summary.spread("distilled", "mcc").mean > linear.metrics.mcc and not any(
-        summary.verdict(model) for model in summary.of("distilled")
+    role: Role = "distilled" if summary.of("distilled") else "baseline"
+    name = ROLE_NAMES[role].lower()
+    student, bar = summary.spread(role, "accuracy"), linear.metrics.accuracy
+    learnt = summary.spread(role, "mcc").mean > linear.metrics.mcc and not any(
+        summary.verdict(model) for model in summary.of(role)
     )  # always answering the majority class can be right more often
     ahead = learnt and all(test.first_only > test.second_only and test.p_value < SIGNIFICANCE for test in comparisons)
     behind = all(test.first_only < test.second_only and test.p_value < SIGNIFICANCE for test in comparisons)
     if ahead:
-        answer = "Yes, the distilled student is better than the linear model"
+        answer = f"Yes, the {name} is better than the linear model"
     elif student.mean > bar and learnt:
-        answer = "Not clearly: the distilled student is ahead of the linear model, but the difference can be chance"
+        answer = f"Not clearly: the {name} is ahead of the linear model, but the difference can be chance"
     else:
-        answer = f"No: the distilled student is {'worse' if behind else 'not better'} than the linear model"
+        answer = f"No: the {name} is {'worse' if behind else 'not better'} than the linear model"
     p_value = probability(max(test.p_value for test in comparisons))
     seeds = f" or less for each of {len(comparisons)} seeds" if len(comparisons) > 1 else ""
     sentence = (
@@ -59,15 +62,18 @@ def _paid(summary: Summary) -> Iterator[str]:
     )
     names: dict[Role, str] = {"baseline": "the baseline student", "teacher": "the teacher"}
     others = [
-        f"{name} {percent(summary.spread(role, 'accuracy').mean)}" for role, name in names.items() if summary.of(role)
+        f"{name} {percent(summary.spread(other, 'accuracy').mean)}"
+        for other, name in names.items()
+        if other != role and summary.of(other)
     ]
     if others:
         sentence += f" For comparison: {' and '.join(others)}."
     if (closed := summary.gap_closed) is not None and 0 <= closed <= 1:
         sentence += f" The student closes {100 * closed:.0f} % of the gap between linear model and teacher."
     if not ahead:
+        time = "a longer `--time-limit`, for a teacher; " if role == "baseline" and summary.time_limit else ""
         sentence += (
-            " What to try: your own unlabelled texts (`--unlabelled FILE`); more labelled texts; more teacher"
+            f" What to try: {time}your own unlabelled texts (`--unlabelled FILE`); more labelled texts; more teacher"
             " epochs (`--teacher-epochs`), if the teacher is hardly better than the linear model. Else use that."
         )
     yield sentence
@@ -236,6 +242,13 @@ def _savings(summary: Summary) -> Iterator[str]:
         if kept <= 1:
             parts.append(f"reaches {percent(kept)} of the {whose}")
     yield f"**The distilled student** {' and '.join([', '.join(parts[:-1]), parts[-1]] if parts[1:] else parts)}."
+
+
+def _time_limit(summary: Summary) -> Iterator[str]:
+    """Say what was left out to keep to a time limit."""
+    if (limit := summary.time_limit) is not None:
+        left_out = f"To keep to it: {'; '.join(limit.changes)}." if limit.changes else "Nothing was left out."
+        yield f"**Time limit:** {duration(limit.seconds)}, of which {duration(limit.used)} are used. {left_out}"
 
 
 def _times(ratio: float) -> str:

@@ -138,8 +138,9 @@ def _classes(summary: Summary) -> str:
 
 def _seeds(summary: Summary) -> str:
     """Show every model and every comparison of two."""
-    one = f"seed {summary.teacher_seed}"
-    taught = one if summary.ensemble is None else "all, their probabilities averaged"
+    taught = "none" if summary.teacher_seed is None else f"seed {summary.teacher_seed}"
+    if summary.ensemble is not None:
+        taught = "all, their probabilities averaged"
     text = f"Teacher that taught the students: {taught}.\n\n{seed_table(summary).to_markdown()}"
     if summary.comparisons:
         lines = [f"- seed {seed}: {examples_told_apart(test)}" for seed, test in sorted(summary.comparisons.items())]

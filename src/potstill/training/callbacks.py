@@ -18,6 +18,7 @@ from potstill.store.atomic import write_text
 from potstill.store.checksums import digest
 from potstill.training.base import Callback, Record, State
 from potstill.training.checkpoint import CHECKPOINT_FILE, Checkpoint
+from potstill.training.deadline import deadline_callbacks
 from potstill.training.fit import Trainer
 
 HISTORY_FILE: Final = "history.jsonl"
@@ -51,7 +52,7 @@ def standard_callbacks(
         ]
         checkpoints = [Checkpoint(directory / checkpoint, runtime.checkpoint_seconds, digest(settings))]
     usual = (History(directory / history), KeepBest(config, save), EarlyStopping(config.patience), Progress())
-    return (*checkpoints, *usual, *more)
+    return (*checkpoints, *deadline_callbacks(), *usual, *more)
 
 
 class History(Callback):
@@ -163,7 +164,8 @@ class Progress(Callback):
 
     def on_step(self, trainer: Trainer) -> None:
         """Move the bar."""
-        self._bar.update(self._task, completed=trainer.steps, loss=f"loss {trainer.loss_value:.3f}")
+        loss = f"loss {trainer.loss_value:.3f}"
+        self._bar.update(self._task, completed=trainer.steps, total=trainer.total_steps, loss=loss)
 
     def on_epoch(self, trainer: Trainer, record: Record) -> None:
         """Print the losses and scores of the epoch."""

@@ -43,7 +43,7 @@ def fit(model: nn.Module, data: Splits, loss: Loss, context: FitContext) -> FitR
     trainer = Trainer(model, data, loss, context)
     with trainer.stack:
         trainer.notify("on_fit_begin")
-        while not trainer.should_stop and len(trainer.history) < trainer.epochs:
+        while not (trainer.should_stop or trainer.is_over):
             trainer.run_epoch()
         trainer.notify("on_fit_end")
     return FitResult(tuple(trainer.history), trainer.best or trainer.history[-1], trainer.seconds)
@@ -57,7 +57,8 @@ class Trainer:
         epochs: Passes over the training data, at most: those of the settings, or more for `min_steps`.
         history: The records of the finished epochs.
         best: The record of the epoch to keep, so far; set by `callbacks.KeepBest`.
-        steps: Optimiser steps taken, of `total_steps` in all epochs.
+        steps: Optimiser steps taken.
+        total_steps: Steps of all epochs; `end_after` sets another number.
         loss_value: The latest loss.
         should_stop: A callback sets it to end the training after this epoch.
         stack: Callbacks enter contexts there that last until the fit ends, or fails.
@@ -96,29 +97,41 @@ class Trainer:
         """Time spent in all, before an interruption too."""
         return time.perf_counter() - self._started
 
+    @property
+    def is_over(self) -> bool:
+        """Whether all steps are taken and scored; an interruption may come between."""
+        return len(self.history) == self.epochs or (
+            len(self.history) > 0 and int(self.history[-1]["steps"]) >= self.total_steps
+        )
+
     def run_epoch(self) -> None:
         """Train an epoch, or what is left of it, score it on the validation split and tell the callbacks."""
         train, validation = self.data.train, self.data.validation
         with self._errors_explained():
-            self._train_epoch()
+            read = self._train_epoch()
             outputs = predict_logits(
                 self._wrapped, validation, self.context.fabric, on_batch=lambda _: self.notify("on_validation_batch")
             )
             scores = self._loss.score(outputs, validation)
             _require_finite(scores["validation_loss"], "the loss on the validation split")
+        labels = train.labels[torch.from_numpy(read)]
         record = {
             "epoch": len(self.history) + 1,
             "steps": self.steps,
-            **{f"train_{name}": total / self._weight(name, train.labels) for name, total in self._sums.items()},
+            **{f"train_{name}": total / self._weight(name, labels) for name, total in self._sums.items()},
             **scores,
             "learning_rate": self._learning_rate,
             "seconds": self._epoch_seconds,
-            "tokens_per_second": len(train.tokens.ids) / self._epoch_seconds,
-            "texts_per_second": len(train) / self._epoch_seconds,
+            "tokens_per_second": int(train.tokens.lengths[read].sum()) / self._epoch_seconds,
+            "texts_per_second": len(read) / self._epoch_seconds,
         }
         self._sums, self._epoch_seconds = defaultdict(float), 0.0
         self.history.append(record)
         self.notify("on_epoch", record)
+
+    def end_after(self, steps: int) -> None:
+        """End the training after so many steps in all, by which the learning rate comes down to its end."""
+        self.total_steps, self._factor = steps, learning_rate_factor(self.context.config, steps)
 
     def state(self) -> State:
         """Return what the latest step left: weights, moments, sums of the epoch so far, random generators.
@@ -167,17 +180,21 @@ class Trainer:
         for callback in self.context.callbacks:
             getattr(callback, hook)(self, *arguments)
 
-    def _train_epoch(self) -> None:
-        """Take the rest of the epoch's steps."""
+    def _train_epoch(self) -> Indices:
+        """Take the rest of the epoch's steps, or of all steps; return which texts the epoch has read."""
         epoch = len(self.history)
-        taken = self.steps - sum(map(len, self._epochs[:epoch]))
+        before = sum(map(len, self._epochs[:epoch]))
+        taken = self.steps - before
         started = time.perf_counter() - self._epoch_seconds
         self._wrapped.train()
         for batches in self._epochs[epoch][taken:]:
             self._step(batches)
             self._epoch_seconds = time.perf_counter() - started
             self.notify("on_step")
+            if self.steps >= self.total_steps:
+                break
         self._batch = None
+        return np.concatenate([batch for step in self._epochs[epoch][: self.steps - before] for batch in step])
 
     def _step(self, batches: Sequence[Indices]) -> None:
         """Take one optimiser step on the mean over all texts of `batches`."""

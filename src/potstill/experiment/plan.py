@@ -1,0 +1,255 @@
+"""How long a run takes, and which plan fits a time limit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Final
+
+from potstill.config import PotstillConfig, RNNConfig, TrainingConfig, TransformerConfig, with_settings
+from potstill.config.presets import PRESETS
+from potstill.data import Corpus
+from potstill.experiment.probe import Speed
+from potstill.experiment.students import workers_for
+
+_STUDENT_SECONDS: Final = 4.0
+"""Around a student's epochs, of an idle processor: its process starts, its embeddings are reduced, its graph is
+proved."""
+_REPORT_SECONDS: Final = 5.0
+"""The same for plots and report."""
+_READING: Final = 1 / 3
+"""Work of reading a text against that of learning from it, which has a backward pass too."""
+_LANGUAGE_MODELLING: Final = 2.0
+"""Work of a student's epoch of language modelling against one of classification."""
+_FAST_STEPS: Final = int(PRESETS["fast"]["teacher"]["training"]["min_steps"])
+"""Steps of a teacher's training that are given up last."""
+_FEWEST_STEPS: Final = 50
+"""With fewer it is left out. (Of customer reviews, 34 steps were enough for 87 % of 60 validation texts.)"""
+_FEWER: Final = 3 / 4
+"""Share of the teacher's epochs that the next smaller plan keeps, if that is less than one epoch fewer."""
+_LABELS: Final = {
+    "augment.sampled": "sampled texts",
+    "augment.perturbed": "perturbed texts",
+    "augment.words": "words",
+    "augment.spans": "spans",
+    "teacher.seeds": "teachers",
+    "student.seeds": "student seeds",
+    "teacher.training.epochs": "teacher epochs",
+}
+"""What a plan may reduce, and what it is called."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the steps of a run take, in seconds.
+
+    Attributes:
+        distilled: To train one distilled student; 0 where no teacher is tuned.
+        baseline: To train one baseline.
+        seeds: How many students of each kind are trained.
+        workers: How many of them at once.
+        finish: To draw the plots and write the report.
+        tuning: To tune one teacher; its validation is part of that.
+        scoring: To score one teacher on the test split.
+        sampling: To sample texts, the language model's tuning included.
+        labelling: To label all texts with all teachers that teach.
+        teachers: How many teachers are tuned.
+    """
+
+    distilled: float
+    baseline: float
+    seeds: int
+    workers: int
+    finish: float
+    tuning: float = 0.0
+    scoring: float = 0.0
+    sampling: float = 0.0
+    labelling: float = 0.0
+    teachers: int = 0
+
+    @classmethod
+    def of(cls, config: PotstillConfig, corpus: Corpus, speed: Speed, *, with_teacher: bool = True) -> Estimate:
+        """Estimate the run of `config` at the speed that was measured."""
+        augment, training, student = config.augment, config.student.training, config.student
+        texts = len(corpus.train)
+        made = 0 if corpus.in_pairs else augment.words + augment.spans
+        more = augment.sampled + augment.perturbed + _texts_of_files(config, corpus)
+        longer: float = _epochs(training, texts + more + made)
+        if isinstance(student, RNNConfig):
+            longer += _LANGUAGE_MODELLING * student.pretraining.epochs
+        epochs = _epochs(training.model_copy(update={"epochs": config.baseline.epochs or training.epochs}), texts)
+        around = _STUDENT_SECONDS * speed.load + _READING * len(corpus.test) * speed.text
+        estimate = cls(
+            distilled=around + speed.start + longer * ((texts + more) * speed.text + made * speed.snippet),
+            baseline=around + epochs * texts * speed.text,
+            seeds=len(student.seeds),
+            workers=workers_for(config, 2 * len(student.seeds), 2 * texts + more + made),
+            finish=_REPORT_SECONDS * speed.load,
+        )
+        if not with_teacher:
+            return replace(estimate, distilled=0.0)
+        if not isinstance(config.teacher, TransformerConfig):
+            return replace(estimate, teachers=len(config.teacher.seeds))
+        validation, test, snippet = speed.lengths
+        validation *= len(corpus.validation) * speed.reading
+        asked = len(config.teacher.seeds) if config.distillation.teachers == "average" else 1
+        labelling = asked * ((texts + more + made * snippet) * speed.reading + validation)
+        writing = speed.opening + augment.training.epochs * texts * speed.tuning + augment.sampled * speed.sampling
+        return replace(
+            estimate,
+            tuning=speed.opening + _epochs(config.teacher.training, texts) * (texts * speed.tuning + validation),
+            scoring=len(corpus.test) * test * speed.reading,
+            sampling=writing if augment.sampled else 0.0,
+            labelling=0.0 if config.distillation.alpha == 1 else labelling,
+            teachers=len(config.teacher.seeds),
+        )
+
+    @property
+    def students(self) -> float:
+        """All students, several at once."""
+        longest = max(self.distilled, self.baseline)
+        return max(longest, self.seeds * (self.distilled + self.baseline) / self.workers)
+
+    @property
+    def after_teachers(self) -> float:
+        """All that follows the teachers."""
+        return self.sampling + self.labelling + self.students + self.finish
+
+    @property
+    def total(self) -> float:
+        """The whole run."""
+        return self.teachers * (self.tuning + self.scoring) + self.after_teachers
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does.
+
+    Attributes:
+        config: The settings that fit.
+        estimate: How long that takes.
+        settings: What differs from the settings asked for, by dotted name.
+        with_teacher: Whether there is time for a teacher.
+        changes: What was left out, in words.
+    """
+
+    config: PotstillConfig
+    estimate: Estimate
+    settings: dict[str, Any] = field(default_factory=dict)
+    with_teacher: bool = True
+    changes: tuple[str, ...] = ()
+
+
+def plan_within(config: PotstillConfig, corpus: Corpus, speed: Speed, seconds: float) -> Plan:
+    """Return the richest plan that fits the time; the smallest one where none does.
+
+    In this order it leaves out: sampled texts, further teachers, words and spans, student seeds, teacher epochs, the
+    rest of the words and spans, of the teacher's first epoch what does not fit, the teacher.
+    """
+    for settings in _reductions(config, corpus):
+        plan = _plan(config, corpus, speed, settings)
+        if plan.estimate.total <= seconds:
+            return plan
+    estimate, teacher = plan.estimate, plan.config.teacher
+    if isinstance(teacher, TransformerConfig):
+        left = seconds - (estimate.total - estimate.tuning)
+        texts = len(corpus.train)
+        planned = _epochs(teacher.training, texts) * _steps(teacher.training, texts)
+        taken = int(left / estimate.tuning * planned)
+        if taken >= _FEWEST_STEPS:
+            cut = f"about {taken:,} instead of {planned:,} steps of the teacher"
+            return replace(plan, estimate=replace(estimate, tuning=left), changes=(*plan.changes, cut))
+    for count in range(len(config.student.seeds), 0, -1):
+        fewer = count < len(config.student.seeds)
+        settings = {"student.seeds": config.student.seeds[:count]} if fewer else {}
+        plan = _plan(config, corpus, speed, settings, with_teacher=False)
+        if plan.estimate.total <= seconds:
+            break
+    return plan
+
+
+def resumed(config: PotstillConfig, corpus: Corpus, speed: Speed, seconds: float, kept: dict[str, Any]) -> Plan:
+    """Return the plan that an earlier call has made and kept; of a single teacher's tuning what fits."""
+    smaller, with_teacher = with_settings(config, kept["settings"]), kept["with_teacher"]
+    estimate = Estimate.of(smaller, corpus, speed, with_teacher=with_teacher)
+    left = seconds - (estimate.total - estimate.tuning)
+    if estimate.teachers == 1 and 0 < left < estimate.tuning:
+        estimate = replace(estimate, tuning=left)
+    return Plan(smaller, estimate, kept["settings"], with_teacher, tuple(kept["changes"]))
+
+
+def _plan(
+    config: PotstillConfig, corpus: Corpus, speed: Speed, settings: dict[str, Any], *, with_teacher: bool = True
+) -> Plan:
+    smaller = with_settings(config, settings)
+    estimate = Estimate.of(smaller, corpus, speed, with_teacher=with_teacher)
+    changes = [
+        f"{_number(value)} instead of {_asked(config, corpus, name)} {_LABELS[name]}"
+        for name, value in settings.items()
+        if name in _LABELS
+    ]
+    if not with_teacher:
+        changes.insert(0, f"no teacher: {_FEWEST_STEPS} steps of its training do not fit")
+    return Plan(smaller, estimate, settings, with_teacher, tuple(changes))
+
+
+def _reductions(config: PotstillConfig, corpus: Corpus) -> Iterator[dict[str, Any]]:
+    """Yield settings to change, none at first, then more and more."""
+    changes: dict[str, Any] = {}
+    yield changes
+
+    def shares(names: tuple[str, ...], *kept: float) -> Iterator[dict[str, Any]]:
+        asked = {name: count for name in names if (count := getattr(config.augment, name))}
+        for share in kept if asked else ():
+            changes.update({f"augment.{name}": int(share * count) for name, count in asked.items()})
+            yield changes
+
+    def seeds(section: str, asked: tuple[int, ...]) -> Iterator[dict[str, Any]]:
+        for count in range(len(asked) - 1, 0, -1):
+            changes[f"{section}.seeds"] = asked[:count]
+            yield changes
+
+    made = ("perturbed",) if corpus.in_pairs else ("words", "spans", "perturbed")
+    yield from shares(("sampled",), 1 / 2, 1 / 4, 0)
+    yield from seeds("teacher", config.teacher.seeds)
+    yield from shares(made, 1 / 2, 1 / 4)
+    yield from seeds("student", config.student.seeds)
+    if isinstance(config.teacher, TransformerConfig):
+        training, texts = config.teacher.training, len(corpus.train)
+        least = _epochs(training.model_copy(update={"epochs": 1, "min_steps": _FAST_STEPS}), texts)
+        epochs = _epochs(training, texts)
+        changes |= {} if epochs <= least else {"teacher.training.min_steps": 0}
+        while epochs > least:
+            epochs = max(least, min(epochs - 1, round(_FEWER * epochs)))
+            changes["teacher.training.epochs"] = epochs
+            yield changes
+    yield from shares(made, 1 / 8, 0)
+
+
+def _number(value: Any) -> str:
+    return f"{len(value)}" if isinstance(value, tuple) else f"{value:,}"
+
+
+def _asked(config: PotstillConfig, corpus: Corpus, name: str) -> str:
+    if name == "teacher.training.epochs" and isinstance(config.teacher, TransformerConfig):
+        return _number(_epochs(config.teacher.training, len(corpus.train)))
+    return _number(attrgetter(name)(config))
+
+
+def _steps(training: TrainingConfig, texts: int) -> int:
+    """Count the optimiser steps of an epoch."""
+    return math.ceil(texts / (training.batch_size * training.gradient_accumulation_steps))
+
+
+def _epochs(training: TrainingConfig, texts: int) -> int:
+    """Count the epochs, as `fit` does."""
+    return max(training.epochs, math.ceil(training.min_steps / _steps(training, texts)))
+
+
+def _texts_of_files(config: PotstillConfig, corpus: Corpus) -> int:
+    """Estimate the number of unlabelled texts in files by their sizes."""
+    size = sum(len(text.encode("utf-8")) for text in corpus.train.all_texts) / len(corpus.train)
+    return round(sum(Path(name).stat().st_size for name in config.augment.files) / size)
