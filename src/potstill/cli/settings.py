@@ -50,15 +50,15 @@ _VALUES: Final = {
 COMMON_IN_RUN: Final = frozenset(
     {
         *("preset", "data.text_column", "data.pair_column", "data.label_column"),
-        *("augment.files", "teacher.backbone", "teacher.training.epochs"),
+        *("augment.files", "teacher.backbone"),
         "student.seeds",
     }
 )
 """The settings that `potstill run --help` shows; `--help-all` shows the others too."""
 COMMON: Final = COMMON_IN_RUN | {
-    "runtime.device",
+    *("runtime.device", "teacher.training.epochs"),
     *("teacher.lora.rank", "teacher.seeds", "student.training.epochs", "student.hidden_size"),
-    *("search.trials", "search.max_parameters", "runtime.device"),
+    *("search.trials", "search.max_parameters"),
     *("augment.words", "augment.spans", "augment.sampled", "augment.perturbed"),
     *("distillation.alpha", "distillation.temperature"),
 }

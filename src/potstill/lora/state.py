@@ -28,6 +28,9 @@ ADAPTER_FILES: Final = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 PREFIX: Final = "base_model.model."
 """PEFT wraps the model twice, and the names of its tensors say so."""
 
+_COPIES: Final = (".original_module.", ".modules_to_save.")
+"""Embeddings that were trained PEFT writes twice more: as before the training, and under its wrapper's name."""
+
 _READ: Final = {"r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora"}
 _WITHOUT_EFFECT: Final = {
     *("auto_mapping", "base_model_name_or_path", "revision", "task_type", "peft_version", "inference_mode"),
@@ -85,7 +88,7 @@ def load_adapter(model: PreTrainedModel, directory: Path) -> LoRAConfig:
         model.resize_token_embeddings(rows, mean_resizing=False)  # to new weights, which are replaced
         model.get_input_embeddings().requires_grad_(True)  # saved, and part of a teacher's key
     expected = {tensor_name(name): p for name, p in model.named_parameters() if p.requires_grad}
-    load_tensors(expected, directory / ADAPTER_WEIGHTS)
+    load_tensors(expected, directory / ADAPTER_WEIGHTS, ignored=_COPIES)
     return config
 
 

@@ -74,13 +74,16 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 @torch.no_grad()
-def load_tensors(parameters: Mapping[str, nn.Parameter], path: Path, *, content: bytes | None = None) -> None:
+def load_tensors(
+    parameters: Mapping[str, nn.Parameter], path: Path, *, content: bytes | None = None, ignored: tuple[str, ...] = ()
+) -> None:
     """Give `parameters` the values in the file at `path`, which must hold these tensors and no other.
 
     Args:
         parameters: By their names in the file.
         path: The file.
         content: What was read there and compared with its checksum; None: the file is read.
+        ignored: Tensors with any of these in their names may be there too.
 
     Raises:
         ArtifactError: The file is missing or damaged, or names or shapes differ.
@@ -89,6 +92,7 @@ def load_tensors(parameters: Mapping[str, nn.Parameter], path: Path, *, content:
         found = load_file(path) if content is None else load(content)
     except (OSError, SafetensorError) as error:
         raise _unreadable(path, error) from None
+    found = {name: tensor for name, tensor in found.items() if not any(part in name for part in ignored)}
     problems = {
         "are missing": parameters.keys() - found.keys(),
         "are not of this model": found.keys() - parameters.keys(),
