@@ -15,15 +15,17 @@ from potstill.config import PotstillConfig
 from potstill.console import Steps, print_line, warn
 from potstill.data import Corpus, load_corpus
 from potstill.evaluation import DataSummary, ModelResult, Role, Summary, mcnemar
+from potstill.evaluation.details import Details, cases, confusion, risk_coverage
 from potstill.evaluation.measure import Measurement, measure, measure_together
 from potstill.experiment.labelled import check_distillation, check_teacher, label
-from potstill.experiment.linear import measure_linear_svm
+from potstill.experiment.linear import learning_curve, measure_linear_svm, suspicious_labels
 from potstill.experiment.record import Trained, TrainingRecord
 from potstill.experiment.run_directory import ENVIRONMENT_FILE, RunSpec, run_directory
 from potstill.experiment.saved import StudentModel
 from potstill.experiment.stages import find_or_finetune
 from potstill.experiment.students import StudentTask, train_students
 from potstill.predict import Classifier
+from potstill.predict.decision import predict_class, softmax
 from potstill.predict.directory import CONFIG_FILE, UNLABELLED_FILE
 from potstill.predict.wording import numbered
 from potstill.report import is_reported, read_summary, write_report
@@ -123,9 +125,10 @@ def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command
 
     answers = {f"{role} {seed}": given for (role, seed), given in predictions.items()} | {"linear": linear_answers}
     _save_predictions(directory / "predictions.csv", corpus, answers)
-    ensemble = None
+    ensemble, taught = None, predictions.get(("teacher", best[1].record.seed))
     if len(tuned) > 1:
-        ensemble = measure_together(average_logits([measured.logits for _, _, measured in tuned]), corpus.test)
+        averaged = average_logits([measured.logits for _, _, measured in tuned])
+        ensemble, taught = measure_together(averaged, corpus.test), averaged.argmax(axis=1)
     summary = Summary(
         data=DataSummary.of(corpus),
         models=tuple(results),
@@ -145,8 +148,32 @@ def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command
             for seed in config.student.seeds
         },
     )
-    write_report(summary, directory)
+    write_report(summary, directory, _details(corpus, summary, directory, taught))
     return summary
+
+
+def _details(corpus: Corpus, summary: Summary, directory: Path, taught: NDArray[np.int64] | None) -> Details | None:
+    """Collect what the report shows of the student to use, with the teacher's answers to the test texts."""
+    if (used := summary.recommended) is None:
+        return None
+    student = StudentModel(Classifier.load(_place(directory, used.role, used.seed)))
+    probabilities = softmax(student.logits(corpus.test), student.temperature)
+    labels, answers = corpus.test.labels, predict_class(probabilities, student.threshold)
+    confidences = np.take_along_axis(probabilities, answers[:, None], axis=1)[:, 0].astype(np.float64)
+    surest = np.argsort(-confidences, kind="stable")
+    mistakes = surest[answers[surest] != labels[surest]]
+    suspicious, note = suspicious_labels(corpus)
+    return Details(
+        role=used.role,
+        seed=used.seed,
+        in_pairs=corpus.in_pairs,
+        confusion=confusion(labels, answers, corpus.num_classes),
+        coverage=risk_coverage(confidences, answers == labels),
+        mistakes=cases(corpus.test, mistakes, corpus.label_names, probabilities, answers, taught),
+        suspicious=suspicious,
+        suspicious_note=note,
+        learning_curve=learning_curve(corpus),
+    )
 
 
 def unlabelled_set(
