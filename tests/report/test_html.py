@@ -129,12 +129,19 @@ def test_page_holds_all_sections(make_summary: MakeSummary, show: Show) -> None:
                   "Did it pay?", "Teacher", "Distilled student", "Linear SVM", "texts/s", "on disk"):  # fmt: skip
         assert words in first_screen
     for words in (
-        *("label \\ answer", "The worst mistakes", "teacher unacceptable", "The most suspicious labels", "100.0 % 11.3 %"),
+        *(
+            "label \\ answer",
+            "The worst mistakes",
+            "teacher unacceptable",
+            "The most suspicious labels",
+            "100.0 %11.3 %",
+        ),
         *("would probably help: the curve still rises", "potstill predict", "Classifier.load(", summary.command),
         *("McNemar's test:", "python: 3.11.9", "2 distilled students"),
     ):
         assert words in page.text
-    assert "**" not in page.text
+    assert "*" not in page.text
+    assert "em" in page.tags
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,8 @@ def run(config: PotstillConfig, out: Path | None, restart: bool) -> None:
     from the labels alone (the baselines), to show what the teacher adds. `run` compares all models, and a linear model,
     on texts that none of them has seen.
 
-    `run` writes the models, plots and report.md to one directory, which `potstill predict` can use. After an
-    interruption, repeat the command to resume.
+    `run` writes the models, plots, report.md and the page report.html to one directory, which `potstill predict` can
+    use. After an interruption, repeat the command to resume.
 
     \b
       potstill run tickets.csv
@@ -67,7 +67,7 @@ def run(config: PotstillConfig, out: Path | None, restart: bool) -> None:
     """
     from potstill.console import SafeConsole
     from potstill.experiment.run import run as run_experiment
-    from potstill.predict.directory import REPORT_FILE
+    from potstill.predict.directory import PAGE_FILE, REPORT_FILE
     from potstill.report import findings, summary_table
 
     config_file: Path | None = click.get_current_context().params["config_file"]
@@ -75,7 +75,7 @@ def run(config: PotstillConfig, out: Path | None, restart: bool) -> None:
     summary, directory = run_experiment(config, out, name=name, command=options.this_command(), restart=restart)
     SafeConsole().print(summary_table(summary))
     click.echo(findings(summary)[0].replace("**", ""))
-    click.echo(f"report: {directory / REPORT_FILE}")
+    click.echo(f"report: {directory / REPORT_FILE}, and as a page {directory / PAGE_FILE}")
     options.suggest_next("predict", directory, "FILE")
 
 

@@ -109,9 +109,7 @@ def suspicious_labels(corpus: Corpus) -> tuple[tuple[Case, ...], str]:
     texts = _joined(train)
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=0)
     features = _features(texts).fit_transform(texts)
-    margins = cross_val_predict(
-        LinearSVC(random_state=0), features, train.labels, cv=folds, method="decision_function"
-    )
+    margins = cross_val_predict(LinearSVC(random_state=0), features, train.labels, cv=folds, method="decision_function")
     logits = np.stack([np.zeros_like(margins), margins], axis=1) if margins.ndim == 1 else margins  # (texts, classes)
     probabilities = softmax(logits, fit_temperature(logits, train.labels))
     answers = probabilities.argmax(axis=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from base64 import b64encode
@@ -42,6 +43,10 @@ _SHOWN_PAIRS: Final = 20
 _COVERAGES: Final = (0.5, 0.8, 0.9, 0.95, 1.0)
 _CLEAR_GAIN: Final = 0.005
 """A smaller gain in accuracy from the last step of the learning curve is hardly worth more labels."""
+_MARKUP: Final = re.compile(
+    r"\\(?P<plain>[^\w\s])|`(?P<code>[^`]*)`|\*\*(?P<strong>.+?)\*\*|(?<!\w)\*(?P<em>[^*]+)\*(?!\w)", re.DOTALL
+)
+"""The Markdown inside Potstill's sentences, and what `in_markdown` escapes."""
 
 _HTML: Final = jinja2.Environment(
     loader=jinja2.PackageLoader("potstill", "report"),
@@ -60,19 +65,21 @@ def report_html(summary: Summary, details: Details | None, run_dir: Path, plots:
         summary: The run.
         details: Single texts and curves; None: their sections are left out.
         run_dir: Where the run is, for the commands that the page shows.
-        plots: Directory with what `draw_plots` drew; the page holds copies.
+        plots: Directory with what `draw_plots` drew; the page holds copies of what is there.
     """
     data, models = summary.data, model_table(summary)
     found = findings(replace(summary, data=data_in_markdown(data)))
     sections = {title: _html(text) for title, text in report_sections(summary, "").items()}
     roles = sorted(summary.roles, key=lambda role: ("distilled", "baseline", "teacher").index(role))[:2]
-    classes = class_table({ROLE_NAMES[role]: [one.metrics for one in summary.of(role)] for role in roles}, data.label_names)
+    scored = {ROLE_NAMES[role]: [one.metrics for one in summary.of(role)] for role in roles}
     f1, accuracy, mcc = score_headers(data.label_names, data.positive)
     names = ("model", accuracy, "on disk", "texts/s", f1, mcc)
+    drawn = {file.name: _inlined(file.read_bytes()) for file in plots.glob("*.png")}
     curves = {
-        f"{ROLE_NAMES[role]}: {name}": _inlined((plots / file).read_bytes())
+        f"{ROLE_NAMES[role]}: {name}": drawn[file]
         for role in summary.roles
         for name, file in curve_files(summary, role).items()
+        if file in drawn
     }
     page = _HTML.get_template("report.html.jinja").render(
         summary=summary,
@@ -82,14 +89,14 @@ def report_html(summary: Summary, details: Details | None, run_dir: Path, plots:
         sections=sections,
         headline=_columns(models, names),
         models=models,
-        classes=classes,
+        classes=class_table(scored, data.label_names),
         curves=curves,
-        comparison=_inlined((plots / COMPARISON_FILE).read_bytes()),
-        reliability=_inlined((plots / RELIABILITY_FILE).read_bytes()),
+        comparison=drawn.get(COMPARISON_FILE),
+        reliability=drawn.get(RELIABILITY_FILE),
         details=details,
         parts=None if details is None else _parts(summary, details),
         directory=shlex.quote(str(run_dir)),
-        python_directory=repr(str(run_dir)),
+        python_directory=json.dumps(str(run_dir), ensure_ascii=False),
         settings=yaml.safe_dump(summary.config, sort_keys=False, allow_unicode=True),
     )
     return f"{printable(page).strip()}\n"
@@ -111,7 +118,7 @@ def _lead(summary: Summary) -> str:
 def _parts(summary: Summary, details: Details) -> dict[str, Any]:
     """Return what the template shows of the details."""
     names, curve = summary.data.label_names, details.learning_curve
-    covered = [next(point for point in details.coverage if point[0] >= share - 1e-9) for share in _COVERAGES]
+    covered = [min(details.coverage, key=lambda point: abs(point[0] - share)) for share in _COVERAGES]
     wrong = sum(texts for label, answer, texts in details.confusion if label != answer)
     return {
         "student": f"{ROLE_NAMES[details.role].lower()}, seed {details.seed}",
@@ -228,7 +235,12 @@ def _html(markdown: str) -> Markup:
 
 
 def _inline(text: str) -> str:
-    text = str(escape(text))
-    text = re.sub(r"(?<!\\)`([^`]*)`", r"<code>\1</code>", text)
-    text = re.sub(r"(?<!\\)\*\*(.+?)\*\*", r"<strong>\1</strong>", text, flags=re.DOTALL)
-    return re.sub(r"\\([^\w\s])", r"\1", text)  # what `in_markdown` escaped
+    return _MARKUP.sub(_tag, str(escape(text)))
+
+
+def _tag(found: re.Match[str]) -> str:
+    name = str(found.lastgroup)
+    if name == "plain":
+        return found[name]
+    content = found[name] if name == "code" else _MARKUP.sub(_tag, found[name])
+    return f"<{name}>{content}</{name}>"

@@ -107,13 +107,15 @@ def accuracy(models: Sequence[ModelResult], majority_accuracy: float) -> Figure:
 
 def comparison(summary: Summary) -> Figure:
     """Draw the models below each other: MCC, accuracy and size."""
-    rows: dict[str, Sequence[ModelResult | LinearResult]] = {role: summary.of(role) for role in summary.roles}
+    rows: dict[str, tuple[str, Sequence[ModelResult | LinearResult]]] = {
+        ROLE_NAMES[role]: (role, summary.of(role)) for role in summary.roles
+    }
     if summary.linear is not None:
-        rows["linear"] = (summary.linear,)
-    names, majority = {**ROLE_NAMES, "linear": LINEAR_NAME}, 100 * summary.data.majority.accuracy
+        rows[LINEAR_NAME] = ("linear", (summary.linear,))
+    majority = 100 * summary.data.majority.accuracy
     figure = Figure(figsize=(11.0, 1.6 + 0.8 * len(rows)), layout="constrained")
     mcc, accuracy_axes, size = figure.subplots(1, 3, sharey=True)
-    for row, (role, models) in enumerate(rows.items()):
+    for row, (role, models) in enumerate(rows.values()):
         _score_row(mcc, row, role, models, "mcc", 1.0)
         _score_row(accuracy_axes, row, role, models, "accuracy", 100.0)
         total = models[0].parameters
@@ -136,10 +138,10 @@ def comparison(summary: Summary) -> Figure:
         _tidy(axes, "x")
     if any(model.parameters for model in summary.models):
         size.set_xscale("log")
-    mcc.set_yticks(range(len(rows)), [names[role] for role in rows])
+    mcc.set_yticks(range(len(rows)), list(rows))
     mcc.set_ylim(len(rows) - 0.3, -0.6)  # the first model on top
     caption = f'Dashed: always "{summary.data.majority_label}". Bars: 95 % interval of a single seed.'
-    if any(len(models) > 1 for models in rows.values()):
+    if any(len(models) > 1 for _, models in rows.values()):
         caption += " Small points: one seed each, their mean above."
     # Names come from the user: a dollar sign in one is no formula.
     title = f"{summary.data.name}: test split, {summary.data.test} examples"
