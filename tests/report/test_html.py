@@ -170,7 +170,7 @@ def test_page_of_many_classes(make_summary: MakeSummary, show: Show, classes: in
 def test_page_escapes_names_and_texts(make_summary: MakeSummary, show: Show) -> None:
     summary = make_summary(linear=0.3)
     names = (f"no {HOSTILE}", f"yes {HOSTILE}")
-    data = replace(summary.data, name=HOSTILE, source=HOSTILE, label_names=names, majority_label=names[1])
+    data = replace(summary.data, name=HOSTILE, source=HOSTILE, label_names=names, majority_label=names[1], positive=1)
     models = tuple(replace(model, description=HOSTILE) for model in summary.models)
     summary = replace(summary, data=data, models=models, command=f"potstill run {HOSTILE}")
     case = Case("<b>" + "x" * 5000, f"second {HOSTILE}", *names, 0.1, 0.9, names[1])
