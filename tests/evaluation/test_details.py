@@ -47,8 +47,8 @@ def test_cases_hold_beginnings_without_control_characters():
 
 
 def test_details_are_read_as_written():
-    curve = LearningCurve((10, 20), (0.5, 0.75), McNemar(3, 1, 0.625))
+    curve = LearningCurve(((10, 0.5), (20, 0.75)), McNemar(3, 1, 0.625))
     details = Details("baseline", 3, False, (), ((1.0, 0.0),), (), (), "none", curve)
     assert Details.from_json(details.to_json()) == details
-    with pytest.raises(ArtifactError, match="expected the details"):
+    with pytest.raises(ArtifactError, match="no details of a run"):
         Details.from_json('{"role": "baseline"}')

@@ -77,8 +77,8 @@ def test_rare_classes_leave_no_suspicious_labels() -> None:
 def test_learning_curve_ends_with_all_training_texts() -> None:
     curve = learning_curve(corpus_of(part(40, in_pairs=False)))
     assert curve is not None
-    assert curve.texts == (4, 10, 20, 40)
-    assert curve.accuracies[-1] == 1.0
+    assert [texts for texts, _ in curve.points] == [4, 10, 20, 40]
+    assert curve.points[-1][1] == 1.0
     assert curve.last_step.second_only == 0
 
 
@@ -87,5 +87,5 @@ def test_learning_curve_has_every_class_at_each_point() -> None:
     rare = train.take([*range(0, 40, 2), 1])
     curve = learning_curve(corpus_of(rare))
     assert curve is not None
-    assert curve.texts == (3, 6, 11, 21)
+    assert [texts for texts, _ in curve.points] == [3, 6, 11, 21]
     assert learning_curve(corpus_of(train.take(range(0, 40, 2)))) is None

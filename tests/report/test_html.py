@@ -23,7 +23,7 @@ from potstill.report.plots import draw_plots
 MakeSummary = Callable[..., Summary]
 Show = Callable[[Summary, "Details | None"], "Page"]
 
-HOSTILE = '</title><script>alert("x")</script><img src=http://127.0.0.1:1/a.png> `**&amp;\x1b[31m\u202e'
+HOSTILE = '</title><script>alert("x")</script><img src=http://127.0.0.1:1/a.png> [x](http://127.0.0.1:1) ![y](b.png) `**&amp;\x1b[31m\u202e'
 VOID = {"meta", "link", "img", "br", "hr", "input", "wbr"}
 
 
@@ -100,6 +100,10 @@ def with_classes(summary: Summary, classes: int) -> Summary:
     return replace(summary, data=data, models=tuple(replace(model, **scores) for model in summary.models))
 
 
+def make_curve(accuracies: tuple[float, ...], p_value: float) -> LearningCurve:
+    return LearningCurve(tuple(zip((10, 25, 50, 100), accuracies, strict=True)), McNemar(20, 5, p_value))
+
+
 def make_details(summary: Summary, **fields: Any) -> Details:
     names = summary.data.label_names
     labels = np.arange(300) % len(names)
@@ -115,7 +119,7 @@ def make_details(summary: Summary, **fields: Any) -> Details:
         "mistakes": (case,) * 20,
         "suspicious": (replace(case, teacher=None),) * 20,
         "suspicious_note": "",
-        "learning_curve": LearningCurve((10, 25, 50, 100), (0.5, 0.6, 0.7, 0.8), McNemar(20, 5, 0.004)),
+        "learning_curve": make_curve((0.5, 0.6, 0.7, 0.8), 0.004),
     }
     return Details(**values | fields)
 
@@ -134,7 +138,7 @@ def test_page_holds_all_sections(make_summary: MakeSummary, show: Show) -> None:
             "The worst mistakes",
             "teacher unacceptable",
             "The most suspicious labels",
-            "100.0 %11.3 %",
+            "11.3 % of the surest 100.0 %",
         ),
         *("would probably help: the curve still rises", "potstill predict", "Classifier.load(", summary.command),
         *("McNemar's test:", "python: 3.11.9", "2 distilled students"),
@@ -154,7 +158,7 @@ def test_page_holds_all_sections(make_summary: MakeSummary, show: Show) -> None:
 )
 def test_page_says_whether_more_labels_help(make_summary, show, accuracies, p_value, said) -> None:
     summary = make_summary()
-    curve = LearningCurve((10, 25, 50, 100), accuracies, McNemar(3, 3, p_value))
+    curve = make_curve(accuracies, p_value)
     assert said in show(summary, make_details(summary, learning_curve=curve)).text
 
 

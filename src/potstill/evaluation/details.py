@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +19,6 @@ from potstill.predict.directory import Role
 from potstill.predict.wording import printable
 
 SHOWN_CASES: Final = 20
-"""Mistakes, and suspicious labels, that are kept."""
 _KEPT_CHARACTERS: Final = 500
 """Of a text; `predictions.csv` and the data have all of it."""
 _CURVE_POINTS: Final = 200
@@ -27,16 +26,9 @@ _CURVE_POINTS: Final = 200
 
 @dataclass(frozen=True)
 class Case:
-    """A text with its label and a model's answer.
+    """A text with its label and a model's answer, named, and their probabilities by that model.
 
-    Attributes:
-        text: Its beginning, with control characters escaped.
-        pair: The same of the second text; None where texts are single.
-        label: The class that the data gives.
-        answer: The class that the model gives.
-        label_probability: The model's probability of `label`.
-        answer_probability: The model's probability of `answer`.
-        teacher: The class that the teacher gives; None where it was not asked or has no answer.
+    `text` and `pair`, the second text, are cut, with control characters escaped; `teacher` is the teacher's answer.
     """
 
     text: str
@@ -50,16 +42,14 @@ class Case:
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """How accurate the linear model is with fewer training texts.
+    """How accurate the linear model is on the validation split with fewer training texts.
 
     Attributes:
-        texts: Numbers of training texts, ascending; the last one is that of all.
-        accuracies: Accuracy on the validation split for each number.
-        last_step: The model of all training texts against that of the number before, on the validation split.
+        points: Numbers of training texts, ascending to all of them, and the accuracy of each.
+        last_step: The model of all training texts against that of the number before.
     """
 
-    texts: tuple[int, ...]
-    accuracies: tuple[float, ...]
+    points: tuple[tuple[int, float], ...]
     last_step: McNemar
 
 
@@ -74,10 +64,9 @@ class Details:
         confusion: Its answers to the test texts: class index of the label, that of the answer, number of texts.
         coverage: Its risk-coverage curve, see `risk_coverage`.
         mistakes: Test texts with a wrong answer, first those of whose answer it is the surest.
-        suspicious: Training texts whose label a linear model that has not seen them finds improbable, the least
-            probable label first.
+        suspicious: Training texts with the labels that a linear model finds least probable, without having seen them.
         suspicious_note: What the search for these was limited to, or why there was none.
-        learning_curve: Of the linear model; None where the training texts have one class.
+        learning_curve: None where the training texts have one class.
     """
 
     role: Role
@@ -104,9 +93,7 @@ class Details:
         try:
             return TypeAdapter(cls).validate_json(text)
         except ValidationError as error:
-            raise ArtifactError(
-                f"expected the details of a run's report, found others\n  what to do: repeat the run\n{error}"
-            ) from None
+            raise ArtifactError(f"these are no details of a run's report; repeat the run\n{error}") from None
 
 
 def confusion(labels: Classes, answers: Classes, classes: int) -> tuple[tuple[int, int, int], ...]:
@@ -135,39 +122,31 @@ def risk_coverage(confidences: Floats, right: NDArray[np.bool_]) -> tuple[tuple[
 
 def cases(
     examples: Examples,
-    chosen: Iterable[int],
+    chosen: Sequence[int] | Classes,
     names: Sequence[str],
     probabilities: NDArray[np.floating],
     answers: Classes,
     teacher: Classes | None = None,
 ) -> tuple[Case, ...]:
-    """Describe the texts at the indices `chosen`, of `SHOWN_CASES` of them at most.
+    """Describe the first `SHOWN_CASES` of the texts at the indices `chosen`.
 
-    Args:
-        examples: The texts with their labels.
-        chosen: Indices of texts.
-        names: The classes' names.
-        probabilities: A model's, (texts, classes).
-        answers: Its answers, (texts,).
-        teacher: The teacher's, (texts,).
+    `names` are those of the classes; `probabilities`, (texts, classes), and `answers`, (texts,), a model's; `teacher`,
+    (texts,), are the teacher's answers.
     """
-    found, items = [], examples.items
-    for index in [int(one) for one in chosen][:SHOWN_CASES]:
-        (text, pair), label, answer = items[index], int(examples.labels[index]), int(answers[index])
-        found.append(
-            Case(
-                text=_beginning(text),
-                pair=None if pair is None else _beginning(pair),
-                label=names[label],
-                answer=names[answer],
-                label_probability=float(probabilities[index, label]),
-                answer_probability=float(probabilities[index, answer]),
-                teacher=None if teacher is None else names[teacher[index]],
-            )
+    items = examples.items
+    return tuple(
+        Case(
+            text=_beginning(items[index][0]),
+            pair=None if (second := items[index][1]) is None else _beginning(second),
+            label=names[label],
+            answer=names[answers[index]],
+            label_probability=float(probabilities[index, label]),
+            answer_probability=float(probabilities[index, answers[index]]),
+            teacher=None if teacher is None else names[teacher[index]],
         )
-    return tuple(found)
+        for index, label in ((int(index), int(examples.labels[index])) for index in chosen[:SHOWN_CASES])
+    )
 
 
 def _beginning(text: str) -> str:
-    """Return a text's first characters, without control characters."""
     return printable(text if len(text) <= _KEPT_CHARACTERS else f"{text[:_KEPT_CHARACTERS]} …")

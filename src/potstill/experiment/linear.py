@@ -133,8 +133,9 @@ def learning_curve(corpus: Corpus) -> LearningCurve | None:
         chosen = np.flatnonzero(ranks < np.ceil(share * counts[labels]))
         known.append(len(chosen))
         answers.append(_fit(corpus.train.take(chosen)).predict(_joined(corpus.validation)))
-    accuracies = tuple(float((each == corpus.validation.labels).mean()) for each in answers)
-    return LearningCurve(tuple(known), accuracies, mcnemar(corpus.validation.labels, answers[-1], answers[-2]))
+    right = corpus.validation.labels
+    points = tuple((texts, float((given == right).mean())) for texts, given in zip(known, answers, strict=True))
+    return LearningCurve(points, mcnemar(right, answers[-1], answers[-2]))
 
 
 def _bytes(model: Pipeline) -> int:

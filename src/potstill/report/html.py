@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from base64 import b64encode
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import jinja2
 import yaml
-from markupsafe import Markup, escape
+from markdown_it import MarkdownIt
+from markupsafe import Markup
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from potstill.evaluation import Summary
 from potstill.evaluation.details import Details, LearningCurve
@@ -24,7 +24,7 @@ from potstill.evaluation.significance import SIGNIFICANCE
 from potstill.predict.wording import numbered, printable
 from potstill.report.findings import findings
 from potstill.report.markdown import report_sections
-from potstill.report.plots import COLOURS, COMPARISON_FILE, MARKERS, RELIABILITY_FILE, curve_files
+from potstill.report.plots import COLOURS, COMPARISON_FILE, RELIABILITY_FILE, curve_files
 from potstill.report.tables import (
     ROLE_NAMES,
     Cell,
@@ -43,11 +43,8 @@ _SHOWN_PAIRS: Final = 20
 _COVERAGES: Final = (0.5, 0.8, 0.9, 0.95, 1.0)
 _CLEAR_GAIN: Final = 0.005
 """A smaller gain in accuracy from the last step of the learning curve is hardly worth more labels."""
-_MARKUP: Final = re.compile(
-    r"\\(?P<plain>[^\w\s])|`(?P<code>[^`]*)`|\*\*(?P<strong>.+?)\*\*|(?<!\w)\*(?P<em>[^*]+)\*(?!\w)", re.DOTALL
-)
-"""The Markdown inside Potstill's sentences, and what `in_markdown` escapes."""
-
+_MARKDOWN: Final = MarkdownIt("zero").enable(["list", "emphasis", "backticks", "escape"])
+"""Of Potstill's own sentences. Without links and images, which could lead out of the page."""
 _HTML: Final = jinja2.Environment(
     loader=jinja2.PackageLoader("potstill", "report"),
     autoescape=True,
@@ -67,30 +64,26 @@ def report_html(summary: Summary, details: Details | None, run_dir: Path, plots:
         run_dir: Where the run is, for the commands that the page shows.
         plots: Directory with what `draw_plots` drew; the page holds copies of what is there.
     """
-    data, models = summary.data, model_table(summary)
+    data, names, models = summary.data, summary.data.label_names, model_table(summary)
     found = findings(replace(summary, data=data_in_markdown(data)))
-    sections = {title: _html(text) for title, text in report_sections(summary, "").items()}
-    roles = sorted(summary.roles, key=lambda role: ("distilled", "baseline", "teacher").index(role))[:2]
-    scored = {ROLE_NAMES[role]: [one.metrics for one in summary.of(role)] for role in roles}
+    roles = sorted(summary.roles, key=("distilled", "baseline", "teacher").index)[:2]
     f1, accuracy, mcc = score_headers(data.label_names, data.positive)
-    names = ("model", accuracy, "on disk", "texts/s", f1, mcc)
     drawn = {file.name: _inlined(file.read_bytes()) for file in plots.glob("*.png")}
-    curves = {
-        f"{ROLE_NAMES[role]}: {name}": drawn[file]
-        for role in summary.roles
-        for name, file in curve_files(summary, role).items()
-        if file in drawn
-    }
     page = _HTML.get_template("report.html.jinja").render(
         summary=summary,
         lead=_lead(summary),
         first=_html(found[0]),
         others=_html("\n".join(f"- {line}" for line in found[1:])),
-        sections=sections,
-        headline=_columns(models, names),
+        sections={title: _html(text) for title, text in report_sections(summary, "").items()},
+        headline=_columns(models, ("model", accuracy, "on disk", "texts/s", f1, mcc)),
         models=models,
-        classes=class_table(scored, data.label_names),
-        curves=curves,
+        classes=class_table({ROLE_NAMES[role]: [one.metrics for one in summary.of(role)] for role in roles}, names),
+        curves={
+            f"{ROLE_NAMES[role]}: {name}": drawn[file]
+            for role in summary.roles
+            for name, file in curve_files(summary, role).items()
+            if file in drawn
+        },
         comparison=drawn.get(COMPARISON_FILE),
         reliability=drawn.get(RELIABILITY_FILE),
         details=details,
@@ -118,98 +111,65 @@ def _lead(summary: Summary) -> str:
 def _parts(summary: Summary, details: Details) -> dict[str, Any]:
     """Return what the template shows of the details."""
     names, curve = summary.data.label_names, details.learning_curve
-    covered = [min(details.coverage, key=lambda point: abs(point[0] - share)) for share in _COVERAGES]
-    wrong = sum(texts for label, answer, texts in details.confusion if label != answer)
-    return {
-        "student": f"{ROLE_NAMES[details.role].lower()}, seed {details.seed}",
-        "wrong": wrong,
-        "matrix": _matrix(details, len(names)) if len(names) <= _MATRIX_CLASSES else None,
-        "pairs": _confused_pairs(details, names),
-        "risk": _inlined(_drawn(_risk(details))),
-        "covered": ResultTable(
-            ("texts answered", "errors among them"),
-            tuple((Cell(percent(share)), Cell(percent(risk))) for share, risk in dict.fromkeys(covered)),
-        ),
-        "learning": None if curve is None else _inlined(_drawn(_learning(curve))),
-        "learnt": "" if curve is None else _more_labels(curve, summary.data.validation),
-        "learning_table": None
-        if curve is None
-        else ResultTable(
-            ("training texts", "accuracy"),
-            tuple(
-                (Cell(f"{texts:,}"), Cell(percent(accuracy)))
-                for texts, accuracy in zip(curve.texts, curve.accuracies, strict=True)
-            ),
-        ),
-    }
-
-
-def _matrix(details: Details, classes: int) -> list[list[tuple[int, float]]]:
-    """Return for each label and answer the number of texts, and their share among the label's texts."""
     counts = {(label, answer): texts for label, answer, texts in details.confusion}
-    rows = [[counts.get((label, answer), 0) for answer in range(classes)] for label in range(classes)]
-    return [[(texts, texts / max(sum(row), 1)) for texts in row] for row in rows]
+    covered = [min(details.coverage, key=lambda point: abs(point[0] - share)) for share in _COVERAGES]
+    risk = [(100 * share, 100 * risk) for share, risk in details.coverage]
+    parts = {
+        "student": f"{ROLE_NAMES[details.role].lower()}, seed {details.seed}",
+        "wrong": sum(texts for (label, answer), texts in counts.items() if label != answer),
+        "pairs": _confused_pairs(counts, names),
+        "matrix": None,
+        "risk": _curve(risk, "texts answered, the surest first (%)", "wrong answers among them (%)", details.role),
+        "covered": "; ".join(f"{percent(wrong)} of the surest {percent(share)}" for share, wrong in covered),
+    }
+    if len(names) <= _MATRIX_CLASSES:
+        rows = [[counts.get((label, answer), 0) for answer in range(len(names))] for label in range(len(names))]
+        parts["matrix"] = [[(texts, texts / max(sum(row), 1)) for texts in row] for row in rows]
+    if curve is not None:
+        points = [(texts, 100 * accuracy) for texts, accuracy in curve.points]
+        parts["learning"] = _curve(points, "training texts", "accuracy on the validation split (%)", "linear", "D")
+        parts["more_labels"] = _more_labels(curve, summary.data.validation)
+    return parts
 
 
-def _confused_pairs(details: Details, names: Sequence[str]) -> ResultTable:
+def _confused_pairs(counts: Mapping[tuple[int, int], int], names: Sequence[str]) -> ResultTable:
     """Show the most frequent mistakes."""
-    totals = [0] * len(names)
-    for label, _, texts in details.confusion:
+    totals: Counter[int] = Counter()
+    for (label, _), texts in counts.items():
         totals[label] += texts
-    mistakes = sorted((cell for cell in details.confusion if cell[0] != cell[1]), key=lambda cell: -cell[2])
+    mistakes = Counter({cell: texts for cell, texts in counts.items() if cell[0] != cell[1]})
     rows = (
         (Cell(f"{names[label]} → {names[answer]}"), Cell(f"{texts:,}"), Cell(percent(texts / totals[label])))
-        for label, answer, texts in mistakes[:_SHOWN_PAIRS]
+        for (label, answer), texts in mistakes.most_common(_SHOWN_PAIRS)
     )
     return ResultTable(("label → answer", "texts", "of the label's texts"), tuple(rows))
 
 
 def _more_labels(curve: LearningCurve, validation: int) -> str:
     """Say whether more labels would help, as far as the last step of the learning curve tells."""
-    gain = curve.accuracies[-1] - curve.accuracies[-2]
+    (before, less), (texts, more) = curve.points[-2:]
+    gain, p_value = more - less, curve.last_step.p_value
     step = (
-        f"From {curve.texts[-2]:,} to {curve.texts[-1]:,} training texts the linear model's accuracy changed by "
-        f"{100 * gain:+.1f} points on {numbered(validation, 'validation text')} "
-        f"(McNemar's test, {probability(curve.last_step.p_value)})."
+        f"From {before:,} to {texts:,} training texts the linear model's accuracy changed by {100 * gain:+.1f} points "
+        f"on {numbered(validation, 'validation text')} (McNemar's test, {probability(p_value)})."
     )
-    if gain > 0 and curve.last_step.p_value < SIGNIFICANCE:
+    if gain > 0 and p_value < SIGNIFICANCE:
         return f"More labelled texts would probably help: the curve still rises. {step}"
     if gain >= _CLEAR_GAIN:
         return f"More labelled texts may help: the curve still rises, but that can be chance. {step}"
     return f"More labelled texts of the same kind would hardly help: the curve is flat at its end. {step}"
 
 
-def _risk(details: Details) -> Figure:
-    shares, risks = zip(*details.coverage, strict=True)
-    figure, look = Figure(figsize=(6.4, 4.0), layout="constrained"), COLOURS[details.role]
-    axes = figure.subplots()
-    axes.plot([100 * share for share in shares], [100 * risk for risk in risks], color=look, linewidth=2)
-    axes.set(xlabel="texts answered, the surest first (%)", ylabel="wrong answers among them (%)", xlim=(0, 101))
-    axes.set_ylim(bottom=0)
-    return _plain(figure)
-
-
-def _learning(curve: LearningCurve) -> Figure:
+def _curve(points: Sequence[tuple[float, float]], x: str, y: str, colour: str, marker: str = "") -> str:
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
-    values = [100 * accuracy for accuracy in curve.accuracies]
-    axes.plot(curve.texts, values, color=COLOURS["linear"], marker=MARKERS["linear"], linewidth=2)
-    axes.set(xlabel="training texts", ylabel="accuracy on the validation split (%)", xlim=(0, None))
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.margins(y=0.15)
-    return _plain(figure)
-
-
-def _plain(figure: Figure) -> Figure:
-    for axes in figure.axes:
-        axes.grid(color="#DDDDDD", linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def _drawn(figure: Figure) -> bytes:
+    axes.plot(*zip(*points, strict=True), color=COLOURS[colour], marker=marker, linewidth=2)
+    axes.set(xlabel=x, ylabel=y)
+    axes.set_xlim(left=0)
+    axes.grid(color="#DDDDDD", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file := BytesIO(), format="png", dpi=160)
-    return file.getvalue()
+    return _inlined(file.getvalue())
 
 
 def _inlined(png: bytes) -> str:
@@ -223,24 +183,4 @@ def _columns(table: ResultTable, headers: Sequence[str]) -> ResultTable:
 
 
 def _html(markdown: str) -> Markup:
-    """Turn the Markdown of Potstill's own sentences into HTML: paragraphs, lists, bold, code, escaped characters."""
-    blocks = []
-    for block in filter(None, map(str.strip, markdown.split("\n\n"))):
-        if block.startswith("- "):
-            items = "".join(f"<li>{_inline(item)}</li>" for item in block[2:].split("\n- "))
-            blocks.append(f"<ul>{items}</ul>")
-        else:
-            blocks.append(f"<p>{_inline(block)}</p>")
-    return Markup("\n".join(blocks))  # noqa: S704 - `_inline` escapes
-
-
-def _inline(text: str) -> str:
-    return _MARKUP.sub(_tag, str(escape(text)))
-
-
-def _tag(found: re.Match[str]) -> str:
-    name = str(found.lastgroup)
-    if name == "plain":
-        return found[name]
-    content = found[name] if name == "code" else _MARKUP.sub(_tag, found[name])
-    return f"<{name}>{content}</{name}>"
+    return Markup(_MARKDOWN.render(markdown))  # noqa: S704 - HTML in it is escaped
