@@ -23,7 +23,10 @@ from potstill.report.plots import draw_plots
 MakeSummary = Callable[..., Summary]
 Show = Callable[[Summary, "Details | None"], "Page"]
 
-HOSTILE = '</title><script>alert("x")</script><img src=http://127.0.0.1:1/a.png> [x](http://127.0.0.1:1) ![y](b.png) `**&amp;\x1b[31m\u202e'
+HOSTILE = (
+    '</title><script>alert("x")</script><img src=http://127.0.0.1:1/a.png>'
+    " [x](http://127.0.0.1:1) ![y](b.png) `**&amp;\x1b[31m\u202e"
+)
 VOID = {"meta", "link", "img", "br", "hr", "input", "wbr"}
 
 

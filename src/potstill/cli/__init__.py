@@ -48,37 +48,6 @@ _EXTRAS = {
         *("matplotlib", "onnx", "pyarrow", "pydantic", "rapidfuzz", "rich", "safetensors", "scipy", "torch"),
         *("transformers", "yaml"),
     ),
-    "serve": ("serve", "Classify texts over HTTP, with a page to try models."),
-        "export": ("export", "Write a student as a small directory to copy anywhere."),
-        "merge": ("export", "Write a teacher as a plain transformers model."),
-    },
-    "Inspect": {
-        "evaluate": ("evaluate", "Score saved models on labelled texts."),
-        "params": ("inspect", "Show what tuning a backbone trains and costs."),
-        "doctor": ("doctor", "Check the installation, or a run or model."),
-    },
-}
-"""The module of each command below `potstill.cli`, and what the list of commands says of it."""
-_COMMANDS = {name: command for group in _GROUPS.values() for name, command in group.items()}
-
-_EXTRAS = {
-    "train": (
-        *("datasets", "filelock", "gguf", "huggingface_hub", "jinja2", "lightning_fabric", "loky"),
-        *(
-            "markdown_it",
-            "matplotlib",
-            "onnx",
-            "pyarrow",
-            "pydantic",
-            "rapidfuzz",
-            "rich",
-            "safetensors",
-            "scipy",
-            "torch",
-            "transformers",
-            "yaml",
-        ),
-    ),
     "serve": ("asgi_correlation_id", "fastapi", "prometheus_client", "prometheus_fastapi_instrumentator", "uvicorn"),
     "search": ("optuna", "sqlalchemy"),
 }
