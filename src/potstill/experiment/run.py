@@ -125,10 +125,10 @@ def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command
 
     answers = {f"{role} {seed}": given for (role, seed), given in predictions.items()} | {"linear": linear_answers}
     _save_predictions(directory / "predictions.csv", corpus, answers)
-    ensemble, taught = None, predictions.get(("teacher", best[1].record.seed))
+    ensemble = averaged = None
     if len(tuned) > 1:
         averaged = average_logits([measured.logits for _, _, measured in tuned])
-        ensemble, taught = measure_together(averaged, corpus.test), averaged.argmax(axis=1)
+        ensemble = measure_together(averaged, corpus.test)
     summary = Summary(
         data=DataSummary.of(corpus),
         models=tuple(results),
@@ -148,11 +148,13 @@ def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command
             for seed in config.student.seeds
         },
     )
-    write_report(summary, directory, _details(corpus, summary, directory, taught))
+    single = predictions.get(("teacher", summary.teacher_seed))
+    teacher_answers = single if averaged is None else averaged.argmax(axis=1)
+    write_report(summary, directory, _details(corpus, summary, directory, teacher_answers))
     return summary
 
 
-def _details(corpus: Corpus, summary: Summary, directory: Path, taught: NDArray[np.int64] | None) -> Details | None:
+def _details(corpus: Corpus, summary: Summary, directory: Path, teacher: NDArray[np.int64] | None) -> Details | None:
     """Collect what the report shows of the student to use, with the teacher's answers to the test texts."""
     if (used := summary.recommended) is None:
         return None
@@ -169,7 +171,7 @@ def _details(corpus: Corpus, summary: Summary, directory: Path, taught: NDArray[
         in_pairs=corpus.in_pairs,
         confusion=confusion(labels, answers, corpus.num_classes),
         coverage=risk_coverage(confidences, answers == labels),
-        mistakes=cases(corpus.test, mistakes, corpus.label_names, probabilities, answers, taught),
+        mistakes=cases(corpus.test, mistakes, corpus.label_names, probabilities, answers, teacher),
         suspicious=suspicious,
         suspicious_note=note,
         learning_curve=learning_curve(corpus),
