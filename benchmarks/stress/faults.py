@@ -61,7 +61,7 @@ WRITES = set("wax+")
 FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 LEFT = re.compile(r"\..+\.[a-z0-9_]{8}|\.tmp[A-Za-z0-9]{6}|\.saving-.+")
 """What our temporary files and directories are called."""
-LARGEST = 400_000
+LARGEST = 1_200_000
 """Bytes of about the largest file that the small run writes."""
 TEACHER, STUDENT, UNLABELLED = "run/teacher/seed-0", "run/distilled/seed-0", "run/unlabelled"
 SYSTEM_CALLS = ("fsync", "replace", "rename", "mkdir", "chmod", "truncate", "posix_fallocate")

@@ -10,7 +10,7 @@ from potstill.experiment.saved import model_directories
 from potstill.store.checksums import CHECKSUMS_FILE, verify
 
 TIMES = {"seconds", "tokens_per_second", "texts_per_second", "train_seconds"}
-UNCOMPARED = {"potstill.lock", CHECKSUMS_FILE, "report.md"}
+UNCOMPARED = {"potstill.lock", CHECKSUMS_FILE, "report.md", "report.html"}
 """Files that have to be there, whatever they hold: the process's number; digests of files that tell of times; and what
 shows the summary's times."""
 

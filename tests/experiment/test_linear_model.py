@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from potstill.data import Corpus, Examples
-from potstill.experiment.linear import measure_linear_svm
+from potstill.experiment.linear import learning_curve, measure_linear_svm, suspicious_labels
 
 WORDS = ("good", "fine", "great"), ("bad", "poor", "awful")
 
@@ -35,3 +35,57 @@ def test_texts_without_letters_are_no_error() -> None:
     splits = [Examples(("!!", "??") * count, np.array([0, 1] * count)) for count in (8, 2, 3)]
     _, answers = measure_linear_svm(Corpus("some", "some", ("a", "b"), *splits))
     assert answers.shape == (6,)
+
+
+def corpus_of(train: Examples, names: tuple[str, ...] = ("good", "bad")) -> Corpus:
+    return Corpus("some", "some", names, train, part(12, in_pairs=train.pairs is not None), part(2, in_pairs=False))
+
+
+@pytest.mark.parametrize("in_pairs", [False, True])
+def test_wrong_labels_are_suspicious(in_pairs: bool) -> None:
+    train = part(120, in_pairs=in_pairs)
+    labels = train.labels.copy()
+    labels[[17, 50]] = 1 - labels[[17, 50]]
+
+    found, note = suspicious_labels(corpus_of(Examples(train.texts, labels, train.pairs)))
+
+    assert note == ""
+    assert {(case.text, case.pair) for case in found[:2]} == {train.items[17], train.items[50]}
+    for case in found:
+        assert case.label != case.answer
+        assert case.label_probability < 0.5 < case.answer_probability
+    assert [case.label_probability for case in found] == sorted(case.label_probability for case in found)
+
+
+def test_suspicious_labels_of_many_classes() -> None:
+    names = tuple(f"class{number}" for number in range(30))
+    labels = np.arange(300) % 30
+    texts = tuple(f"some words and {names[label]}" for label in labels)
+    wrong = np.where(np.arange(300) == 7, 20, labels)
+    found, _ = suspicious_labels(corpus_of(Examples(texts, wrong), names))
+    assert (found[0].text, found[0].label, found[0].answer) == (texts[7], "class20", "class7")
+
+
+def test_rare_classes_leave_no_suspicious_labels() -> None:
+    train = part(40, in_pairs=False).take([*range(0, 40, 2), 1, 3, 5])
+    found, note = suspicious_labels(corpus_of(train))
+    assert found == ()
+    assert note == 'Not searched: "bad" has 3 training texts; 5 are needed in a class.'
+    assert "has 0 training texts" in suspicious_labels(corpus_of(train, ("good", "bad", "never")))[1]
+
+
+def test_learning_curve_ends_with_all_training_texts() -> None:
+    curve = learning_curve(corpus_of(part(40, in_pairs=False)))
+    assert curve is not None
+    assert [texts for texts, _ in curve.points] == [4, 10, 20, 40]
+    assert curve.points[-1][1] == 1.0
+    assert curve.last_step.second_only == 0
+
+
+def test_learning_curve_has_every_class_at_each_point() -> None:
+    train = part(40, in_pairs=False)
+    rare = train.take([*range(0, 40, 2), 1])
+    curve = learning_curve(corpus_of(rare))
+    assert curve is not None
+    assert [texts for texts, _ in curve.points] == [3, 6, 11, 21]
+    assert learning_curve(corpus_of(train.take(range(0, 40, 2)))) is None

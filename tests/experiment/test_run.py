@@ -14,6 +14,7 @@ from potstill.config import PotstillConfig
 from potstill.errors import ArtifactError, SourceError
 from potstill.evaluation import Calibration, Summary, compute_metrics
 from potstill.evaluation.calibration import fit_temperature, fit_threshold
+from potstill.evaluation.details import Details
 from potstill.experiment import run as module
 from potstill.experiment.labelled import label
 from potstill.experiment.record import Trained
@@ -21,6 +22,8 @@ from potstill.experiment.saved import StudentModel
 from potstill.experiment.search import with_settings
 from potstill.experiment.stages import find_or_finetune
 from potstill.predict import Classifier
+from potstill.predict.directory import find_student
+from potstill.store.checksums import verify
 from potstill.student.student import Student
 from potstill.teacher import transformer
 from potstill.teacher.backbone.classifier import TextClassifier
@@ -67,6 +70,7 @@ def test_run_directory_holds_everything(finished):
     _, directory = finished
     names = {path.name for path in directory.iterdir()}
     assert {"config.yaml", "environment.json", "summary.json", "report.md", "predictions.csv", "plots"} <= names
+    assert {"report.html", "details.json"} <= names & set(verify(directory))
     assert len(list((directory / "plots").glob("*.png"))) == 11
     for model in [*directory.glob("teacher/*"), *directory.glob("distilled/*"), *directory.glob("baseline/*")]:
         records = [json.loads(line) for line in (model / "history.jsonl").read_text().splitlines()]
@@ -247,6 +251,20 @@ def test_predictions_agree_with_the_reported_scores(finished):
     for model in summary.models:
         right = sum(row["label"] == row[f"{model.role} {model.seed}"] for row in rows)
         assert right / len(rows) == pytest.approx(model.metrics.accuracy)
+    details = Details.from_json((directory / "details.json").read_text())
+    assert find_student(directory) == directory / details.role / f"seed-{details.seed}"
+    by_text = {row["text"]: row for row in rows}
+    answers = f"{details.role} {details.seed}"
+    wrong = sum(row["label"] != row[answers] for row in rows)
+    assert wrong == sum(texts for label, answer, texts in details.confusion if label != answer)
+    assert details.coverage[-1] == (1.0, pytest.approx(wrong / len(rows)))
+    assert len(details.mistakes) == min(wrong, 20)
+    for case in details.mistakes:
+        row = by_text[case.text]
+        assert (case.label, case.answer) == (row["label"], row[answers])
+        assert case.teacher == row[f"teacher {summary.teacher_seed}"]
+    sure = [case.answer_probability for case in details.mistakes]
+    assert sure == sorted(sure, reverse=True)
     classifier = Classifier.load(directory / "distilled" / "seed-0")
     assert classifier.predict([row["text"] for row in rows]).tolist() == [row["distilled 0"] for row in rows]
 

@@ -16,7 +16,7 @@ from potstill.evaluation.metrics import ClassScores
 from potstill.report import is_reported, write_report
 from potstill.report.findings import findings
 from potstill.report.markdown import report_text
-from potstill.report.plots import draw_plots, loss_curves, reliability
+from potstill.report.plots import comparison, draw_plots, loss_curves, reliability
 from potstill.report.tables import ROLE_NAMES, model_table, percent, seed_table
 
 MakeSummary = Callable[..., Summary]
@@ -77,6 +77,15 @@ def test_all_plots_are_drawn(make_summary: MakeSummary, tmp_path: Path, seeds: t
     assert {file.name for file in files} == PLOTS
     for file in files:
         assert imread(file)[..., :3].std() > 0.01  # an image, and not an empty one
+
+
+def test_comparison_has_a_row_for_the_linear_model(make_summary: MakeSummary) -> None:
+    for linear, names in ((0.35, ["Linear SVM"]), (None, [])):
+        figure = comparison(make_summary(seeds=(0, 1), linear=linear))
+        rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        assert rows == ["Teacher", "Distilled student", "Baseline student", *names]
+        sizes = [text.get_text() for text in figure.axes[2].texts]
+        assert ("50.0k" in sizes) == (linear is not None)
 
 
 def test_report_of_a_teacher_without_training(make_summary: MakeSummary, tmp_path: Path) -> None:

@@ -44,8 +44,9 @@ _COMMANDS = {name: command for group in _GROUPS.values() for name, command in gr
 
 _EXTRAS = {
     "train": (
-        *("datasets", "filelock", "gguf", "huggingface_hub", "jinja2", "lightning_fabric", "loky", "matplotlib"),
-        *("onnx", "pyarrow", "pydantic", "rapidfuzz", "rich", "safetensors", "scipy", "torch", "transformers", "yaml"),
+        *("datasets", "filelock", "gguf", "huggingface_hub", "jinja2", "lightning_fabric", "loky", "markdown_it"),
+        *("matplotlib", "onnx", "pyarrow", "pydantic", "rapidfuzz", "rich", "safetensors", "scipy", "torch"),
+        *("transformers", "yaml"),
     ),
     "serve": ("asgi_correlation_id", "fastapi", "prometheus_client", "prometheus_fastapi_instrumentator", "uvicorn"),
     "search": ("optuna", "sqlalchemy"),

@@ -60,8 +60,8 @@ def run(config: PotstillConfig, out: Path | None, restart: bool, time_limit: flo
     from the labels alone (the baselines), to show what the teacher adds. `run` compares all models, and a linear model,
     on texts that none of them has seen.
 
-    `run` writes the models, plots and report.md to one directory, which `potstill predict` can use. After an
-    interruption, repeat the command to resume.
+    `run` writes the models, plots, report.md and the page report.html to one directory, which `potstill predict` can
+    use. After an interruption, repeat the command to resume.
 
     \b
       potstill run tickets.csv
@@ -71,7 +71,7 @@ def run(config: PotstillConfig, out: Path | None, restart: bool, time_limit: flo
     started = time.time()  # the imports count too
     from potstill.console import SafeConsole
     from potstill.experiment.run import run as run_experiment
-    from potstill.predict.directory import REPORT_FILE
+    from potstill.predict.directory import PAGE_FILE, REPORT_FILE
     from potstill.report import findings, summary_table
 
     config_file: Path | None = click.get_current_context().params["config_file"]
@@ -83,7 +83,7 @@ def run(config: PotstillConfig, out: Path | None, restart: bool, time_limit: flo
     found = findings(summary)
     for line in found[:1] if summary.time_limit is None else (found[0], found[-1]):
         click.echo(line.replace("**", ""))
-    click.echo(f"report: {directory / REPORT_FILE}")
+    click.echo(f"report: {directory / REPORT_FILE}, and as a page {directory / PAGE_FILE}")
     options.suggest_next("predict", directory, "FILE")
 
 

@@ -223,6 +223,15 @@ class Summary:
         return direction < 0 and p_value is not None and p_value < SIGNIFICANCE
 
     @property
+    def recommended(self) -> ModelResult | None:
+        """The student that `predict`, `serve` and `export` use: `find_student` (`predict/directory.py`) finds it."""
+        roles: tuple[Role, ...] = ("baseline", "distilled") if self.distillation_harmed else ("distilled", "baseline")
+        students = next((found for role in roles if (found := self.of(role))), ())
+        return max(
+            sorted(students, key=lambda one: f"seed-{one.seed}"), key=lambda one: one.validation_mcc, default=None
+        )
+
+    @property
     def gap_closed(self) -> float | None:
         """Share of the way from the linear model's accuracy to the teacher's that the distilled students go.
 

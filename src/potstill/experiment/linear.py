@@ -10,10 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potstill.data import Corpus, Examples
-from potstill.evaluation import LinearResult, bootstrap_intervals, compute_metrics
+from potstill.evaluation import LinearResult, bootstrap_intervals, compute_metrics, mcnemar
+from potstill.evaluation.calibration import fit_temperature
+from potstill.evaluation.details import Case, LearningCurve, cases
+from potstill.predict.decision import softmax
+from potstill.predict.wording import numbered
 
 if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
+    from sklearn.pipeline import FeatureUnion, Pipeline
 
 _BETWEEN: Final = " \u241e "  # a sign that no text is likely to hold
 _BOUND: Final = {"max_features": 500_000}
@@ -21,6 +25,12 @@ _BOUND: Final = {"max_features": 500_000}
 _WORD: Final = re.compile(r"\w\w")
 """What scikit-learn's TF-IDF takes for a word begins with it; without any it raises an error."""
 _MEASURED_SECONDS: Final = 0.1
+_FOLDS: Final = 5
+"""Of the cross-validation that looks for suspicious labels."""
+_MOST_CHECKED: Final = 20_000
+"""Training texts among which it looks: seconds, or a minute with many classes."""
+_SHARES: Final = (0.1, 0.25, 0.5, 1.0)
+"""Of the training texts, for the learning curve."""
 
 
 def fit_linear_svm(corpus: Corpus) -> Pipeline:
@@ -28,16 +38,25 @@ def fit_linear_svm(corpus: Corpus) -> Pipeline:
 
     It learns from the training and the validation split together, since it chooses nothing.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.pipeline import make_pipeline, make_union
+    return _fit(corpus.train.joined(corpus.validation))
+
+
+def _fit(known: Examples) -> Pipeline:
+    from sklearn.pipeline import make_pipeline
     from sklearn.svm import LinearSVC
 
-    characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True, **_BOUND)
-    known = corpus.train.joined(corpus.validation)
-    texts, features = _joined(known), [characters]
+    texts = _joined(known)
+    return make_pipeline(_features(texts), LinearSVC(random_state=0)).fit(texts, known.labels)
+
+
+def _features(texts: list[str]) -> FeatureUnion:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import make_union
+
+    features = [TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True, **_BOUND)]
     if any(_WORD.search(text) for text in texts):
         features.append(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, **_BOUND))
-    return make_pipeline(make_union(*features), LinearSVC(random_state=0)).fit(texts, known.labels)
+    return make_union(*features)
 
 
 def measure_linear_svm(corpus: Corpus) -> tuple[LinearResult, NDArray[np.int64]]:
@@ -65,6 +84,58 @@ def measure_linear_svm(corpus: Corpus) -> tuple[LinearResult, NDArray[np.int64]]
         texts_per_second=passes * len(texts) / seconds,
     )
     return result, answers
+
+
+def suspicious_labels(corpus: Corpus) -> tuple[tuple[Case, ...], str]:
+    """Find training texts whose label is the least probable to a linear SVM that was fitted without them.
+
+    The margins of a cross-validation become probabilities by temperature scaling.
+
+    Returns:
+        The texts with other answers than their labels, the least probable label first; and what the search was limited
+        to, or why there was none.
+    """
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.svm import LinearSVC
+
+    train, note = corpus.train, ""
+    if len(train) > _MOST_CHECKED:
+        note = f"Among {_MOST_CHECKED:,} of the {len(train):,} training texts, drawn at random."
+        train = train.take(np.sort(np.random.default_rng(0).permutation(len(train))[:_MOST_CHECKED]))
+    counts = np.bincount(train.labels, minlength=corpus.num_classes)
+    if (fewest := int(counts.min())) < _FOLDS:
+        rare = numbered(fewest, "training text")
+        return (), f'Not searched: "{corpus.label_names[counts.argmin()]}" has {rare}; {_FOLDS} are needed in a class.'
+    texts = _joined(train)
+    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=0)
+    features = _features(texts).fit_transform(texts)
+    margins = cross_val_predict(LinearSVC(random_state=0), features, train.labels, cv=folds, method="decision_function")
+    logits = np.stack([np.zeros_like(margins), margins], axis=1) if margins.ndim == 1 else margins  # (texts, classes)
+    probabilities = softmax(logits, fit_temperature(logits, train.labels))
+    answers = probabilities.argmax(axis=1)
+    order = np.argsort(np.take_along_axis(probabilities, train.labels[:, None], axis=1)[:, 0], kind="stable")
+    chosen = order[answers[order] != train.labels[order]]
+    return cases(train, chosen, corpus.label_names, probabilities, answers), note
+
+
+def learning_curve(corpus: Corpus) -> LearningCurve | None:
+    """Score linear SVMs of 10, 25, 50 and 100 % of each class's training texts on the validation split."""
+    labels = corpus.train.labels
+    counts = np.bincount(labels, minlength=corpus.num_classes)
+    if np.count_nonzero(counts) < 2:
+        return None
+    ranks = np.empty(len(labels), dtype=np.int64)  # of each text within its class, in random order
+    order = np.random.default_rng(0).permutation(len(labels))
+    for label in np.flatnonzero(counts):
+        ranks[order[labels[order] == label]] = np.arange(counts[label])
+    known, answers = [], []
+    for share in _SHARES:
+        chosen = np.flatnonzero(ranks < np.ceil(share * counts[labels]))
+        known.append(len(chosen))
+        answers.append(_fit(corpus.train.take(chosen)).predict(_joined(corpus.validation)))
+    right = corpus.validation.labels
+    points = tuple((texts, float((given == right).mean())) for texts, given in zip(known, answers, strict=True))
+    return LearningCurve(points, mcnemar(right, answers[-1], answers[-2]))
 
 
 def _bytes(model: Pipeline) -> int:

@@ -20,6 +20,8 @@ _STUDENT_SECONDS: Final = 4.0
 proved."""
 _REPORT_SECONDS: Final = 5.0
 """The same for plots and report."""
+_LINEAR_MODELS: Final = 7
+"""Linear models on all texts that the report fits: five on four fifths of them, and those of the learning curve."""
 _READING: Final = 1 / 3
 """Work of reading a text against that of learning from it, which has a backward pass too."""
 _LANGUAGE_MODELLING: Final = 2.0
@@ -51,7 +53,7 @@ class Estimate:
         baseline: To train one baseline.
         seeds: How many students of each kind are trained.
         workers: How many of them at once.
-        finish: To draw the plots and write the report.
+        finish: To fit the report's linear models, draw its plots and write it.
         tuning: To tune one teacher; its validation is part of that.
         scoring: To score one teacher on the test split.
         sampling: To sample texts, the language model's tuning included.
@@ -87,7 +89,7 @@ class Estimate:
             baseline=around + epochs * texts * speed.text,
             seeds=len(student.seeds),
             workers=workers_for(config, 2 * len(student.seeds), 2 * texts + more + made),
-            finish=_REPORT_SECONDS * speed.load,
+            finish=_REPORT_SECONDS * speed.load + _LINEAR_MODELS * speed.linear,
         )
         if not with_teacher:
             return replace(estimate, distilled=0.0)

@@ -55,6 +55,7 @@ class Speed:
         reading: To label one.
         lengths: Tokens of a validation text, a test text, and a word or span, against those of a training text.
         sampling: To sample a text; 0 where none is wanted.
+        linear: To fit a linear model, which the caller has measured.
     """
 
     start: float
@@ -66,6 +67,7 @@ class Speed:
     reading: float = 0.0
     lengths: tuple[float, float, float] = (1.0, 1.0, 1.0)
     sampling: float = 0.0
+    linear: float = 0.0
 
 
 def measure_speed(config: PotstillConfig, corpus: Corpus) -> Speed:

@@ -19,10 +19,11 @@ from potstill.console import Steps, print_line, roughly, warn
 from potstill.data import Corpus, load_corpus
 from potstill.errors import ConfigError
 from potstill.evaluation import ROLES, DataSummary, ModelResult, Role, Summary, TimeLimit, mcnemar
+from potstill.evaluation.details import Details, cases, confusion, risk_coverage
 from potstill.evaluation.measure import Measurement, measure, measure_together
 from potstill.experiment.budget import Budget
 from potstill.experiment.labelled import check_distillation, check_teacher, label, label_in_time
-from potstill.experiment.linear import measure_linear_svm
+from potstill.experiment.linear import learning_curve, measure_linear_svm, suspicious_labels
 from potstill.experiment.plan import Estimate, Plan, plan_within, resumed
 from potstill.experiment.probe import measure_speed
 from potstill.experiment.record import Trained, TrainingRecord
@@ -31,6 +32,7 @@ from potstill.experiment.saved import StudentModel
 from potstill.experiment.stages import find_or_finetune
 from potstill.experiment.students import StudentTask, train_students
 from potstill.predict import Classifier
+from potstill.predict.decision import predict_class, softmax
 from potstill.predict.directory import CONFIG_FILE, UNLABELLED_FILE
 from potstill.predict.wording import numbered
 from potstill.report import is_reported, read_summary, write_report
@@ -101,14 +103,16 @@ def run(
         print_line(f"{corpus.name} ({corpus.source}) → {directory}")
         budget = Budget(directory, time_limit, started)
         with budget.counted():
-            summary = _experiment(config, corpus, directory, command, budget)
-        write_report(summary, directory)
+            summary, details = _experiment(config, corpus, directory, command, budget)
+        write_report(summary, directory, details)
         return summary, directory
 
 
-def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command: str, budget: Budget) -> Summary:
+def _experiment(
+    config: PotstillConfig, corpus: Corpus, directory: Path, command: str, budget: Budget
+) -> tuple[Summary, Details | None]:
     linear, linear_answers = measure_linear_svm(corpus)  # takes seconds; what it can't read is found at once
-    plan = _planned(config, corpus, budget)
+    plan = _planned(config, corpus, budget, linear.train_seconds)
     config, estimate = plan.config, plan.estimate
     tasks = _tasks(plan, directory)
     steps = _steps(plan, tasks, directory)
@@ -155,9 +159,10 @@ def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command
 
     answers = {f"{role} {seed}": given for (role, seed), given in predictions.items()} | {"linear": linear_answers}
     _save_predictions(directory / "predictions.csv", corpus, answers)
-    ensemble = None
+    ensemble = averaged = None
     if len(tuned) > 1:
-        ensemble = measure_together(average_logits([measured.logits for _, _, measured in tuned]), corpus.test)
+        averaged = average_logits([measured.logits for _, _, measured in tuned])
+        ensemble = measure_together(averaged, corpus.test)
     labels = corpus.test.labels
     taught, alone = ({seed: one for (role, seed), one in predictions.items() if role == name} for name in ROLES[1:])
     summary = Summary(
@@ -173,15 +178,18 @@ def _experiment(config: PotstillConfig, corpus: Corpus, directory: Path, command
         linear=linear,
         against_linear={seed: mcnemar(labels, given, linear_answers) for seed, given in (taught or alone).items()},
     )
-    if budget.limit is None:
-        return summary
-    late = [f"no {task.role} student {task.seed}" for task in tasks if (task.role, task.seed) not in predictions]
-    changes = (
-        *plan.changes,
-        *_cut_short(summary, 0 if labelled is None else len(corpus.train) - labelled.known),
-        *late,
-    )
-    return replace(summary, time_limit=TimeLimit(budget.limit, budget.used, changes))
+    single = predictions.get(("teacher", best[1].record.seed)) if tuned else None
+    teacher_answers = single if averaged is None else averaged.argmax(axis=1)
+    details = _details(corpus, summary, directory, teacher_answers)
+    if budget.limit is not None:
+        late = [f"no {task.role} student {task.seed}" for task in tasks if (task.role, task.seed) not in predictions]
+        changes = (
+            *plan.changes,
+            *_cut_short(summary, 0 if labelled is None else len(corpus.train) - labelled.known),
+            *late,
+        )
+        summary = replace(summary, time_limit=TimeLimit(budget.limit, budget.used, changes))
+    return summary, details
 
 
 def _cut_short(summary: Summary, unknown: int) -> Iterator[str]:
@@ -195,9 +203,9 @@ def _cut_short(summary: Summary, unknown: int) -> Iterator[str]:
         yield f"{numbered(count, 'unlabelled text')} fewer"
 
 
-def _planned(config: PotstillConfig, corpus: Corpus, budget: Budget) -> Plan:
+def _planned(config: PotstillConfig, corpus: Corpus, budget: Budget, linear_seconds: float) -> Plan:
     """Plan what the run is going to do, within its time limit if there is one; say it, and how long that takes."""
-    speed = measure_speed(config, corpus)
+    speed = replace(measure_speed(config, corpus), linear=linear_seconds)
     plan = whole = Plan(config, Estimate.of(config, corpus, speed))
     if budget.limit is not None:
         left = budget.limit - budget.used
@@ -206,7 +214,8 @@ def _planned(config: PotstillConfig, corpus: Corpus, budget: Budget) -> Plan:
         else:
             plan = plan_within(config, corpus, speed, left)
             if not plan.with_teacher:  # another program may have kept the processor busy for those seconds
-                plan = plan_within(config, corpus, measure_speed(config, corpus), budget.limit - budget.used)
+                speed = replace(measure_speed(config, corpus), linear=linear_seconds)
+                plan = plan_within(config, corpus, speed, budget.limit - budget.used)
         budget.keep(plan)
     print_line(_described(plan, corpus))
     beside = "" if isinstance(config.teacher, TransformerConfig) else " beside the teacher"
@@ -217,6 +226,30 @@ def _planned(config: PotstillConfig, corpus: Corpus, budget: Budget) -> Plan:
             f"to keep to {duration(budget.limit)} (all would take about {roughly(whole.estimate.total)}): {changes}"
         )
     return plan
+
+
+def _details(corpus: Corpus, summary: Summary, directory: Path, teacher: NDArray[np.int64] | None) -> Details | None:
+    """Collect what the report shows of the student to use, with the teacher's answers to the test texts."""
+    if (used := summary.recommended) is None:
+        return None
+    student = StudentModel(Classifier.load(_place(directory, used.role, used.seed)))
+    probabilities = softmax(student.logits(corpus.test), student.temperature)
+    labels, answers = corpus.test.labels, predict_class(probabilities, student.threshold)
+    confidences = np.take_along_axis(probabilities, answers[:, None], axis=1)[:, 0].astype(np.float64)
+    surest = np.argsort(-confidences, kind="stable")
+    mistakes = surest[answers[surest] != labels[surest]]
+    suspicious, note = suspicious_labels(corpus)
+    return Details(
+        role=used.role,
+        seed=used.seed,
+        in_pairs=corpus.in_pairs,
+        confusion=confusion(labels, answers, corpus.num_classes),
+        coverage=risk_coverage(confidences, answers == labels),
+        mistakes=cases(corpus.test, mistakes, corpus.label_names, probabilities, answers, teacher),
+        suspicious=suspicious,
+        suspicious_note=note,
+        learning_curve=learning_curve(corpus),
+    )
 
 
 def unlabelled_set(

@@ -25,7 +25,9 @@ CONFIG_FILE: Final = "config.yaml"  # the settings of the command that wrote the
 LOCK_FILE: Final = "potstill.lock"  # locked by the process that works in the directory
 RECOMMENDED: Final = "recommended"  # in a run's summary: the kind of student to use
 SUMMARY_FILE: Final = "summary.json"  # a run's results, for programs
+DETAILS_FILE: Final = "details.json"  # single texts and curves of the page
 REPORT_FILE: Final = "report.md"  # and for people
+PAGE_FILE: Final = "report.html"
 LABELS_FILE: Final = "labels.json"
 HUB_CONFIG_FILE: Final = "config.json"
 """Only exported students have one of these two beside `student.json`."""
@@ -38,7 +40,7 @@ LabelType = Literal["str", "int", "float", "bool"]
 Role = Literal["teacher", "distilled", "baseline"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 """What a run's models are; each role has a directory with its models' seeds."""
-_RUN_FILES: Final = (".json", ".yaml", ".csv", ".md")
+_RUN_FILES: Final = (".json", ".yaml", ".csv", ".md", ".html")
 
 
 def is_teacher(directory: Path) -> bool:

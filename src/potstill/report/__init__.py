@@ -1,17 +1,19 @@
-"""The report of a run: `summary.json` for programs, `report.md` with its plots for people."""
+"""The report of a run: `summary.json` for programs, `report.html` and `report.md` with its plots for people."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from potstill.evaluation import Summary
-from potstill.predict.directory import REPORT_FILE, SUMMARY_FILE, run_files
+from potstill.evaluation.details import Details
+from potstill.predict.directory import DETAILS_FILE, PAGE_FILE, REPORT_FILE, SUMMARY_FILE, run_files
 from potstill.report.findings import findings
+from potstill.report.html import report_html
 from potstill.report.markdown import report_text
 from potstill.report.plots import draw_plots
 from potstill.report.tables import summary_table
 from potstill.store.atomic import write_text
-from potstill.store.checksums import CHECKSUMS_FILE, read, write_checksums
+from potstill.store.checksums import CHECKSUMS_FILE, listed_files, read, write_checksums
 
 __all__ = [
     "findings",
@@ -24,18 +26,28 @@ __all__ = [
 _PLOTS = "plots"
 
 
-def write_report(summary: Summary, run_dir: Path) -> None:
-    """Write `summary.json`, `report.md`, `plots/*.png` and the checksums of all files into `run_dir`.
+def write_report(summary: Summary, run_dir: Path, details: Details | None = None) -> None:
+    """Write `summary.json`, `report.md`, `report.html`, `plots/*.png` and the checksums of all files into `run_dir`.
 
-    Everything comes from `summary`, so a report can be written again from its file at any time.
+    Args:
+        summary: The run.
+        run_dir: Its directory.
+        details: Single texts and curves for the page, kept as `details.json`. None: those that are there; without any
+            the page has no such sections. So a report can be written again from its files at any time.
 
     Raises:
+        ArtifactError: `details.json` was altered.
         ConfigError: The summary's settings are none of this version's.
     """
+    if details is None and DETAILS_FILE in listed_files(run_dir):
+        details = Details.from_json(read(run_dir, [DETAILS_FILE])[DETAILS_FILE].decode("utf-8"))
     # The numbers first: whatever happens while drawing, they are kept.
     write_text(run_dir / SUMMARY_FILE, summary.to_json())
+    if details is not None:
+        write_text(run_dir / DETAILS_FILE, details.to_json())
     draw_plots(summary, run_dir / _PLOTS)
     write_text(run_dir / REPORT_FILE, report_text(summary, _PLOTS))
+    write_text(run_dir / PAGE_FILE, report_html(summary, details, run_dir, run_dir / _PLOTS))
     write_checksums(run_dir, run_files(run_dir))
 
 

@@ -11,7 +11,7 @@ import yaml
 from potstill.config import PotstillConfig
 from potstill.evaluation import Role, Summary
 from potstill.evaluation.metrics import BOOTSTRAP_SAMPLES
-from potstill.predict.wording import numbered
+from potstill.predict.wording import in_markdown, numbered
 from potstill.report.findings import examples_told_apart, findings
 from potstill.report.plots import COMPARISON_FILE, RELIABILITY_FILE, curve_files
 from potstill.report.tables import ROLE_NAMES, class_table, classes, data_in_markdown, model_table, percent, seed_table
@@ -58,9 +58,15 @@ _SOURCES: Final = {
 
 def report_text(summary: Summary, plots: str) -> str:
     """Write the whole report; `plots` is the directory of the plots, relative to it."""
+    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in report_sections(summary, plots).items())
+    return f"# Potstill: {in_markdown(summary.data.name)}\n\n{body}\n"
+
+
+def report_sections(summary: Summary, plots: str) -> dict[str, str]:
+    """Return the report's sections by title; `plots` as for `report_text`."""
     summary = replace(summary, data=data_in_markdown(summary.data))
     found = findings(summary)
-    sections = {
+    return {
         "Results": (
             f"{found[0]}\n\n{model_table(summary).to_markdown()}\n\n"
             "`[low, high]` is the 95 % interval of a single model, `±` the standard deviation over seeds (see below)."
@@ -75,8 +81,6 @@ def report_text(summary: Summary, plots: str) -> str:
         "How to repeat it": _repeat(summary),
         "Environment": "\n".join(f"- {line}" for line in _environment(summary.environment)),
     }
-    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
-    return f"# Potstill: {summary.data.name}\n\n{body}\n"
 
 
 def _what_was_done(summary: Summary) -> str:

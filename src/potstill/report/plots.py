@@ -16,14 +16,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from potstill.evaluation import ModelResult, Role, Summary
+from potstill.evaluation import LinearResult, ModelResult, Role, Summary
 from potstill.evaluation.calibration import BINS, pool
-from potstill.report.tables import ROLE_NAMES, magnitude, percent, score
+from potstill.report.tables import LINEAR_NAME, ROLE_NAMES, Scored, magnitude, percent, score
 from potstill.store.atomic import write_atomically
 
 # Okabe and Ito's palette stays apart in every common kind of colour blindness, the markers in shades of grey.
-COLOURS: Final[dict[Role, str]] = {"teacher": "#0072B2", "distilled": "#D55E00", "baseline": "#009E73"}
-MARKERS: Final[dict[Role, str]] = {"teacher": "o", "distilled": "s", "baseline": "^"}
+COLOURS: Final = {"teacher": "#0072B2", "distilled": "#D55E00", "baseline": "#009E73", "linear": "#AA4E86"}
+MARKERS: Final = {"teacher": "o", "distilled": "s", "baseline": "^", "linear": "D"}
 REFERENCE: Final = "#555555"
 COMPARISON_FILE: Final = "comparison.png"
 RELIABILITY_FILE: Final = "reliability.png"
@@ -101,14 +101,19 @@ def accuracy(models: Sequence[ModelResult], majority_accuracy: float) -> Figure:
 
 def comparison(summary: Summary) -> Figure:
     """Draw the models below each other: MCC, accuracy and size."""
-    roles, majority = summary.roles, 100 * summary.data.majority.accuracy
-    figure = Figure(figsize=(11.0, 1.6 + 0.8 * len(roles)), layout="constrained")
+    rows: dict[str, tuple[str, Sequence[ModelResult | LinearResult]]] = {
+        ROLE_NAMES[role]: (role, summary.of(role)) for role in summary.roles
+    }
+    if summary.linear is not None:
+        rows[LINEAR_NAME] = ("linear", (summary.linear,))
+    majority = 100 * summary.data.majority.accuracy
+    figure = Figure(figsize=(11.0, 1.6 + 0.8 * len(rows)), layout="constrained")
     mcc, accuracy_axes, size = figure.subplots(1, 3, sharey=True)
-    for row, role in enumerate(roles):
-        models = summary.of(role)
-        _score_row(mcc, row, models, "mcc", 1.0)
-        _score_row(accuracy_axes, row, models, "accuracy", 100.0)
-        total, trainable = models[0].parameters, models[0].trainable_parameters
+    for row, (role, models) in enumerate(rows.values()):
+        _score_row(mcc, row, role, models, "mcc", 1.0)
+        _score_row(accuracy_axes, row, role, models, "accuracy", 100.0)
+        total = models[0].parameters
+        trainable = total if isinstance(models[0], LinearResult) else models[0].trainable_parameters
         if total:
             _point(size, row, role, total, magnitude(total))
         if 0 < trainable < total:
@@ -127,10 +132,10 @@ def comparison(summary: Summary) -> Figure:
         _tidy(axes, "x")
     if any(model.parameters for model in summary.models):
         size.set_xscale("log")
-    mcc.set_yticks(range(len(roles)), [ROLE_NAMES[role] for role in roles])
-    mcc.set_ylim(len(roles) - 0.3, -0.6)  # the first model on top
+    mcc.set_yticks(range(len(rows)), list(rows))
+    mcc.set_ylim(len(rows) - 0.3, -0.6)  # the first model on top
     caption = f'Dashed: always "{summary.data.majority_label}". Bars: 95 % interval of a single seed.'
-    if any(len(summary.of(role)) > 1 for role in roles):
+    if any(len(models) > 1 for _, models in rows.values()):
         caption += " Small points: one seed each, their mean above."
     # Names come from the user: a dollar sign in one is no formula.
     title = f"{summary.data.name}: test split, {summary.data.test} examples"
@@ -217,9 +222,8 @@ def _tidy(axes: Axes, grid: Literal["x", "both"] = "both") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _score_row(axes: Axes, row: int, models: Sequence[ModelResult], name: str, scale: float) -> None:
+def _score_row(axes: Axes, row: int, role: str, models: Sequence[Scored], name: str, scale: float) -> None:
     """Draw one model's score: over its seeds, or of its single seed with the interval."""
-    role = models[0].role
     values = [scale * float(getattr(model.metrics, name)) for model in models]
     if len(models) > 1:
         below = [row + 0.2] * len(values)  # where the mean doesn't cover them
@@ -231,7 +235,7 @@ def _score_row(axes: Axes, row: int, models: Sequence[ModelResult], name: str, s
     _point(axes, row, role, mean, score(mean) if name == "mcc" else percent(mean / scale))
 
 
-def _point(axes: Axes, row: int, role: Role, x: float, text: str, **look: Any) -> None:
+def _point(axes: Axes, row: int, role: str, x: float, text: str, **look: Any) -> None:
     """Draw a marker with its value above."""
     axes.plot(x, row, marker=MARKERS[role], markersize=9, color=COLOURS[role], zorder=3, **look)
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.8}
