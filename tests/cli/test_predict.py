@@ -1,6 +1,7 @@
 """`potstill predict` on streams: formats, order, broken lines, interruption."""
 
 import csv
+import gzip
 import io
 import json
 import os
@@ -114,14 +115,33 @@ def test_what_is_cut_is_said(tmp_path, capsys):
     assert set(Classifier.load(model).predict(["dog", "cat"])) <= {0, 1}
 
 
-@pytest.mark.parametrize(("encoding", "status"), [("cp1252", 3), ("utf-16", 1), ("utf-16le", 1), ("utf-32", 1)])
-def test_other_encodings_are_named_with_the_command(student, tmp_path, capsys, encoding, status):
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16le", "utf-32"])
+@pytest.mark.parametrize("suffix", [".txt", ".txt.gz"])
+def test_other_encodings_are_read_and_said(student, tmp_path, capsys, encoding, suffix):
+    file, lines = tmp_path / f"texts{suffix}", ["Wo ist mein Päckchen?", "Das Geld ist zurück, schön."]
+    content = "\n".join(lines).encode(encoding)
+    file.write_bytes(gzip.compress(content) if suffix == ".txt.gz" else content)
+    assert potstill("predict", student, file) == 0
+    printed = capsys.readouterr()
+    assert [answer["text"] for answer in answers(printed.out)] == lines
+    assert f"{file}: this is no UTF-8, and is read as {encoding}" in printed.err
+
+
+def test_a_doubtful_encoding_is_named_with_the_command(student, tmp_path, capsys):
     file = tmp_path / "texts.txt"
-    file.write_bytes("Wo ist mein Päckchen?\nDas Geld ist zurück.\n".encode(encoding))
-    assert potstill("predict", student, file) == status
+    file.write_bytes("Wo ist mein Päckchen?\nDas Geld ist zurück.\n".encode("cp1252"))  # two letters
+    assert potstill("predict", student, file) == 3
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert f"`iconv -f {encoding} -t utf-8 {file} > utf8-texts.txt`" in printed.err
+    assert f"`iconv -f cp1252 -t utf-8 {file} > utf8-texts.txt`" in printed.err
+
+
+def test_packed_tables_are_read_and_resumed(student, tmp_path, capsys):
+    file, out = tmp_path / "texts.json.gz", tmp_path / "out.jsonl"
+    file.write_bytes(gzip.compress(json.dumps([{"id": n, "text": f"the cat {n}"} for n in range(3)]).encode()))
+    assert potstill("predict", student, file, "--out", out) == 0
+    assert [(answer["line"], answer["id"]) for answer in answers(out.read_text())] == [(1, 0), (2, 1), (3, 2)]
+    assert "3 texts answered, 0 broken" in capsys.readouterr().err
 
 
 def test_other_columns_and_all_probabilities_are_written(student, tmp_path, capsys):

@@ -255,7 +255,10 @@ REFUSALS = {
     "long text": ("a.csv", "text,label\n" + "x" * 140_000 + ",a\n", 2, "field larger", "131072 characters as TSV"),
     "wrong encoding": ("a.csv", b"text,label\nx,a\n\nna\xefve,b\n", 4, "no UTF-8", "save the file as UTF-8"),
     "wrong encoding in JSONL": ("a.jsonl", OBJECT.encode() + b'{"text": "\xe4"}', 2, "no UTF-8", "UTF-8"),
-    "UTF-16": ("a.csv", "text,label\nx,a\n".encode("utf-16"), 1, "no UTF-8", "save the file as UTF-8"),
+    "two encodings": (
+        *("a.csv", "text,label\nnaïve café,a\n".encode() + "très élevé où,b\n".encode("cp1252")),
+        *(3, "no UTF-8", "save the file as UTF-8"),
+    ),
     "empty text": ("a.csv", "text,label\nx,a\n  ,b\n", 3, "'text' holds an empty text", "leave the row out"),
     "empty label": ("a.csv", "text,label\nx,\n", 2, "'label' holds no label", "leave the row out"),
     "missing label as a word": ("a.csv", "text,label\nx,NaN\n", 2, "no label, but 'NaN'", "leave the row out"),
@@ -266,6 +269,19 @@ REFUSALS = {
     "fraction as label": ("a.jsonl", OBJECT + '{"text": "x", "label": 0.5}', 2, "holds 0.5", "--label-column"),
     "list as label": ("a.jsonl", '{"text": "x", "label": ["a"]}', 1, "neither a string nor", "--label-column"),
     "number as text": ("a.jsonl", '{"text": 5, "label": "a"}', 1, "should hold text, found int", "as a string"),
+    "columns with other names": (
+        *("a.json", json.dumps([{"id": n, "Freitext": f"a text of words {n}", "Art": "ab"[n % 2]} for n in range(9)])),
+        *(1, "'id', 'Freitext', 'Art'", "add `--text-column Freitext --label-column Art` to the command"),
+    ),
+    "capital letters": (
+        "a.jsonl",
+        '{"Text": "x", "LABEL": 1}',
+        1,
+        "no column",
+        "`--text-column Text --label-column LABEL`",
+    ),
+    "names of columns with spaces": ("a.csv", "text,Label \nx,a\n", 1, "no column 'label'", "--label-column Label`"),
+    "broken array": ("a.json", '[{"text": "x",\n "label": }]', 2, "this is no JSON", "an array of objects"),
     "null text": ("a.jsonl", '{"text": null, "label": "a"}', 1, "found nothing", "leave the row out"),
     "half a surrogate pair": ("a.jsonl", r'{"text": "x\ud83e", "label": "a"}', 1, "position 1", r"\u escape"),
     "no object": ("a.jsonl", OBJECT + "[1, 2]\n", 2, "expected a JSON object, found list", "one object a line"),
@@ -310,10 +326,6 @@ class TestRefusals:
             read_rows(path, CONFIG)
         assert "--text-column sentence" in caught.value.remedy
         assert "--label-column category" in caught.value.remedy
-
-    def test_utf16_is_named(self, tmp_path):
-        with pytest.raises(DataError, match="iconv -f utf-16 -t utf-8"):
-            read_rows(write(tmp_path, "a.csv", "text,label\nx,a\n".encode("utf-16")), CONFIG)
 
     @pytest.mark.parametrize(
         ("name", "content", "line"),

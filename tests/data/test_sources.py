@@ -300,11 +300,11 @@ class TestDirectories:
         write_csv(Path("train.csv"), {"spam": 20, "ham": 20})
         for part in ("test", "dev", "eval", "extra"):
             write_csv(Path(f"{part}.csv"), {"spam": 2})
-        for name in ("dev.json", "README.md", "info.json"):
+        for name in ("dev.ods", "README.md", "info.json"):
             Path(name).touch()
         load_corpus(DataConfig(source="."))
         told = " ".join(capsys.readouterr().err.split())
-        assert "holds files that are not used: dev.json, eval.csv, extra.csv" in told
+        assert "holds files that are not used: dev.ods, eval.csv, extra.csv" in told
         assert "README" not in told
         assert "info" not in told
 

@@ -17,7 +17,7 @@ from potstill.config import DataConfig
 from potstill.console import warn
 from potstill.data.columns import Origin, by_editing, check_columns, listed, named_columns
 from potstill.data.examples import Examples
-from potstill.data.formats import Record, name_fields, read_records, split_tsv
+from potstill.data.formats import Record, name_fields, read_content, read_records, split_tsv
 from potstill.data.labels import MISSING, Row, label_key
 from potstill.data.parts import BAD_ROWS
 from potstill.errors import ArtifactError, DataError
@@ -144,7 +144,7 @@ def _read_cola(path: Path, config: DataConfig) -> list[Row]:
     """Read one of CoLA's own files, whose columns and labels have a meaning but no names."""
     header = ("source", "label", "mark", "sentence")
     columns = config.model_copy(update=dict(COLA_COLUMNS))
-    rows = parse_records(name_fields(split_tsv(path), header, path), columns, path)
+    rows = parse_records(name_fields(split_tsv(read_content(path)[0], path), header, path), columns, path)
     names = dict(zip("01", COLA_LABELS, strict=True))
     return [replace(row, label=names.get(row.label, row.label)) for row in rows]
 

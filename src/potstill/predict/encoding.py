@@ -6,7 +6,7 @@ import codecs
 import re
 import shlex
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import PurePath
 from typing import Final
 
@@ -38,6 +38,13 @@ _OTHERS: Final = ("cp1251", "koi8-r", "cp1253", "cp1255", "cp1256", "cp874")
 """Encodings of scripts that `charset_normalizer` tells apart; Latin ones it does not."""
 _CENTRAL_EUROPEAN: Final = re.compile("[a-z][³¹¿][a-z]|[a-z][³¹](?!\\w)", re.IGNORECASE)
 """Signs that no word holds in cp1252, and which are letters (ł, ą, ż) in cp1250."""
+
+_MIN_LETTERS: Final = 3
+"""Fewer characters outside ASCII are no evidence of an encoding."""
+_SIGNS: Final = re.compile(r"(?<=[^\W\d_])(?![°®·])[\x80-¿×÷‚„†‡‰‹›˜€](?=[^\W\d_])")
+"""Signs inside words: a sign of the wrong encoding."""
+_MAX_SIGNS: Final = 0.02
+"""Most of them for each character outside ASCII."""
 
 
 def wide_encoding(sample: bytes) -> str | None:
@@ -73,6 +80,23 @@ def find_encoding(sample: bytes) -> str:
     if latin is None:  # five bytes are no characters of it
         return "latin1"
     return "cp1250" if _CENTRAL_EUROPEAN.search(latin) else "cp1252"
+
+
+def certain_encoding(lines: Sequence[bytes]) -> str | None:
+    """Return the encoding of a file from its lines that are not ASCII; None: it is UTF-8, or there is doubt.
+
+    There is doubt where some lines are UTF-8 and others are not, and where what is read are no words.
+    """
+    foreign = [line for line in lines if _decoded(line, "utf-8") is None]
+    if not foreign or len(foreign) < 0.9 * sum(not line.isascii() for line in lines):  # a few are both by chance
+        return None
+    content = b"\n".join(foreign)
+    encoding = find_encoding(content)
+    text = [c for c in _decoded(content, encoding) or "" if not c.isascii()]
+    signs = len(_SIGNS.findall(_decoded(content, encoding) or ""))
+    if len(text) < _MIN_LETTERS or signs > _MAX_SIGNS * len(text):
+        return None
+    return None if any(unicodedata.category(c) in ("Cc", "Cn", "Co") for c in text) else encoding
 
 
 def conversion(encoding: str, name: str) -> str:
