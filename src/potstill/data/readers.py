@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -33,6 +35,19 @@ COLA_COLUMNS = MappingProxyType({"text_column": "sentence", "pair_column": None,
 
 _SHOWN_PROBLEMS = 10
 """Bad rows that an error lists."""
+
+_refusals: ContextVar[list[DataError] | None] = ContextVar("refusals", default=None)
+
+
+@contextmanager
+def bad_rows_collected() -> Iterator[list[DataError]]:
+    """Leave out rows that can't be read, and gather the errors for them, one for each file."""
+    refusals: list[DataError] = []
+    token = _refusals.set(refusals)
+    try:
+        yield refusals
+    finally:
+        _refusals.reset(token)
 
 
 def read_examples(path: Path | str, config: DataConfig, label_names: Sequence[str]) -> Examples:
@@ -89,9 +104,12 @@ def parse_records(records: Iterable[Record], config: DataConfig, file: Origin) -
             bad.append({"line": line, "problem": error.message, **row})
     if problems:
         refusal = _in_one(problems, "; --skip-bad-rows leaves such rows out" if rows else "")
-        if not config.skip_bad_rows:
+        if (refusals := _refusals.get()) is not None:
+            refusals.append(refusal)
+        elif not config.skip_bad_rows:
             raise refusal
-        warn(f"{file}:{refusal.line}: {refusal.message}\n  left out; {_keep(bad, file)}")
+        else:
+            warn(f"{file}:{refusal.line}: {refusal.message}\n  left out; {_keep(bad, file)}")
     if not rows:
         raise DataError("there are no rows", file=file, remedy="check that this is the file you meant")
     return rows
