@@ -58,7 +58,6 @@ FILES = {
     "a.xlsx": lambda: spreadsheet(("id", "text", "label", None), *((n, *row) for n, row in enumerate(ROWS))),
     "a.json": lambda: json.dumps(RECORDS, indent=1).encode(),
     "b.json": lambda: "\n".join(map(json.dumps, RECORDS)).encode(),
-    "columns.json": lambda: json.dumps(COLUMNS).encode(),
     "pandas.json": lambda: json.dumps({name: dict(enumerate(c)) for name, c in COLUMNS.items()}).encode(),
     "inside.json.gz": lambda: gzip.compress(json.dumps({"version": "1", "data": RECORDS}).encode()),
     "wide.json": lambda: json.dumps(RECORDS, ensure_ascii=False).encode("utf-16"),
@@ -89,13 +88,13 @@ def test_numbers_of_a_spreadsheet_are_those_of_its_csv(tmp_path, capsys):
     )
     with pytest.raises(DataError, match=r"a\.xlsx:6: column 'label' holds no label"):
         read_rows(path, DataConfig())
-    assert "of its sheets, 'Sheet' is read, and not 'Notes'" in capsys.readouterr().err
+    assert "only the sheet 'Sheet' is read, not ['Notes']" in capsys.readouterr().err
     path.write_bytes(spreadsheet(("text", "label"), (2020, 1.0), ("x", 2)))
     rows = read_rows(path, DataConfig())
     assert [(row.line, row.text, row.label) for row in rows] == [(2, "2020", "1"), (3, "x", "2")]
     assert label_type_of(rows, label_names_of(rows, path), path) == "int"
     path.write_bytes(spreadsheet(("text", "label", "text"), ("x", "y", "z")))
-    with pytest.raises(DataError, match="several columns are called 'text'"):
+    with pytest.raises(DataError, match="several columns have one name: text, label, text"):
         read_rows(path, DataConfig())
 
 
@@ -111,7 +110,7 @@ def test_numbers_of_a_spreadsheet_are_those_of_its_csv(tmp_path, capsys):
         ("a.ods", b"", "'.ods' does not tell the format"),
         ("a.csv.gz", gzip.compress(b"a" * (70 << 20)), "unpacks to more than 64 MiB"),
         ("a.zip", zipped("a.csv", content=b"a" * (70 << 20)), "unpacks to more than 64 MiB"),
-        ("a.xlsx", zipped("xl/workbook.xml", content=b"a" * (70 << 20)), "unpacks to 70 MiB"),
+        ("a.xlsx", zipped("xl/workbook.xml", content=b"a" * (70 << 20)), "unpacks to more than 64 MiB"),
     ],
 )
 def test_damaged_and_suspicious_files_are_refused(name, content, problem, tmp_path):

@@ -109,7 +109,7 @@ def _table(headers: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Tabl
     "cleaned",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="First write a cleaned copy of the training data to this new file (.csv, .tsv or .jsonl), without rows that "
+    help="First write a cleaned copy of the training data to this new file (.csv or .jsonl), without rows that "
     "can't be read, repeated texts, texts with several labels and texts of the test part.",
 )
 @with_settings("data")
@@ -126,8 +126,9 @@ def data(config: PotstillConfig, target: Path | None, show: int, cleaned: Path |
     from potstill.console import SafeConsole
     from potstill.data.quality import checks
 
+    given = data_given()
     if cleaned is not None:
-        config = _fix(config, cleaned)
+        config, given = _fix(config, cleaned, given)
     corpus, refusals = _read(config.data)
     parts = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
     console = SafeConsole(highlight=False, markup=False)
@@ -140,12 +141,12 @@ def data(config: PotstillConfig, target: Path | None, show: int, cleaned: Path |
     _show_suspicious(corpus, console)
     _warn_of_length(corpus.train, config.data.max_length)
     if refusals:
-        suggest_next("data", *data_given(), "--fix", "cleaned.csv")
+        suggest_next("data", *given, "--fix", "cleaned.csv")
         raise refusals[0]
     if target is not None:
         _write_parts(parts, typed_labels(corpus.label_names, corpus.label_type).tolist(), target, config.data)
         console.print(f"\nwritten to {target}")
-    suggest_next("run", *(data_given() if cleaned is None else [cleaned]))
+    suggest_next("run", *given)
 
 
 def _read(config: DataConfig) -> tuple[Corpus, list[DataError]]:
@@ -177,15 +178,20 @@ def _show_classes(corpus: Corpus, parts: Mapping[str, Examples], show: int, cons
             console.print(f"\nnot in the {part_name} part, too few examples: {', '.join(absent)}")
 
 
-def _fix(config: PotstillConfig, cleaned: Path) -> PotstillConfig:
-    """Write a cleaned copy, say what was left out, and return the configuration that reads the copy."""
-    from potstill.data.clean import write_clean_copy
+def _fix(config: PotstillConfig, cleaned: Path, given: list[object]) -> tuple[PotstillConfig, list[object]]:
+    """Write a cleaned copy, say what was left out; returns the configuration and the arguments that read the copy."""
+    from potstill.data.clean import part_paths, write_clean_copy
 
     counts = write_clean_copy(config.data, cleaned)
     kept = counts.pop("kept")
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count) or "none"
     click.echo(printable(f"{cleaned}: {numbered(kept, 'row')} kept; left out: {left_out}"))
-    return config.model_copy(update={"data": config.data.model_copy(update={"source": str(cleaned)})})
+    values: dict[str, object] = {"source": str(cleaned)}
+    given = [cleaned, *(one for one in given if one != config.data.source)]
+    if config.data.test is None and len(tests := part_paths(config.data)[1]) == 1:  # that of the directory
+        values["test"] = str(tests[0])
+        given += ["--test-data", tests[0]]
+    return config.model_copy(update={"data": config.data.model_copy(update=values)}), given
 
 
 def _show_suspicious(corpus: Corpus, console: SafeConsole) -> None:

@@ -9,19 +9,19 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from potstill.config import DataConfig
-from potstill.data.columns import listed
 from potstill.data.formats import read_records
 from potstill.data.labels import Row, label_key
 from potstill.data.parts import TRAIN, held_out_parts, part_files
-from potstill.data.readers import COLA_FILES, bad_rows_collected, parse_records, read_rows
+from potstill.data.readers import bad_rows_collected, parse_records, read_rows
 from potstill.data.splits import normal_item
 from potstill.errors import ArtifactError, DataError, SourceError
+from potstill.predict.output import cell
 from potstill.store.atomic import write_text
 
-_WRITTEN: Final = (".csv", ".tsv", ".jsonl")
+_WRITTEN: Final = (".csv", ".jsonl")
 BROKEN, REPEATED, CONTRADICTORY, IN_TEST = "empty or broken", "repeated", "contradictory", "also in the test part"
 
 
@@ -37,15 +37,14 @@ def write_clean_copy(config: DataConfig, target: Path) -> dict[str, int]:
     Raises:
         ArtifactError: The copy exists, or its suffix tells no format that can be written.
         SourceError: The data is no file or directory of files.
-        DataError: A file can't be read, nothing is left, or TSV can't hold a text.
+        DataError: A file can't be read, or nothing is left.
     """
-    if target.suffix.lower() not in _WRITTEN:
-        problem = f"expected a file that ends in {listed(_WRITTEN)}, found {str(target)!r}"
-        raise ArtifactError(f"{problem}\n  what to do: give the copy such a name")
-    if target.exists():
-        raise ArtifactError(f"{target}: expected no such file, found one\n  what to do: give the copy another name")
-    files, tests = _files(config)
-    tested = {_key(row) for file in tests for row in _rows(file, config)}
+    if target.suffix.lower() not in _WRITTEN or target.exists():
+        expected = f"expected a new file that ends in {' or '.join(_WRITTEN)}, found {str(target)!r}"
+        raise ArtifactError(f"{expected}\n  what to do: give the copy another name")
+    files, tests = part_paths(config)
+    with bad_rows_collected():
+        tested = {_key(row) for file in tests for row in read_rows(file, config)}
     counts: Counter[str] = Counter()
     found: list[tuple[Row, Mapping[str, object]]] = []
     for file in files:
@@ -69,51 +68,37 @@ def write_clean_copy(config: DataConfig, target: Path) -> dict[str, int]:
             kept[key] = record
     if not kept:
         raise DataError("no row is left", file=config.source, remedy="check that this is the file you meant")
-    write_text(target, _table(list(kept.values()), target))
+    write_text(target, _table(list(kept.values()), target.suffix.lower()))
     return dict(counts)
 
 
-def _files(config: DataConfig) -> tuple[list[Path], list[Path]]:
-    """Return the files of the training part and of the test part."""
+def part_paths(config: DataConfig) -> tuple[list[Path], list[Path]]:
+    """Return the files of the training part and of the test part.
+
+    Raises:
+        SourceError: The data is no file or directory of files.
+    """
     path = Path(config.source).expanduser()
     parts = part_files(path) if path.is_dir() else {TRAIN: [path]} if path.is_file() else {}
-    if TRAIN not in parts or path.name in COLA_FILES:
+    if TRAIN not in parts:
         raise SourceError(
-            f"expected a file or directory with named columns, found {config.source!r}\n"
-            "  what to do: write a cleaned copy of such data, or of what --write writes"
+            f"expected a file or directory, found {config.source!r}\n"
+            "  what to do: give a file; `potstill data` writes those of other data with --write"
         )
     test, _ = held_out_parts(parts, config)
-    tests = [Path(config.test).expanduser()] if config.test is not None else parts[test] if test else []
-    return parts[TRAIN], tests
-
-
-def _rows(file: Path, config: DataConfig) -> list[Row]:
-    with bad_rows_collected():
-        return read_rows(file, config)
+    return parts[TRAIN], [Path(config.test).expanduser()] if config.test else parts[test] if test else []
 
 
 def _key(row: Row) -> tuple[str, ...]:
     return normal_item((row.text, row.pair))
 
 
-def _table(records: Sequence[Mapping[str, object]], target: Path) -> str:
-    """Write records in the format of a file's suffix."""
-    suffix = target.suffix.lower()
-    if suffix == ".jsonl":
-        return "".join(json.dumps(record, ensure_ascii=False, default=str) + "\n" for record in records)
-    header = list(dict.fromkeys(chain.from_iterable(records)))
-    rows = [header, *([_cell(record.get(column)) for column in header] for record in records)]
+def _table(records: Sequence[Mapping[str, object]], suffix: str) -> str:
+    """Write records as CSV or JSONL."""
+    text = io.StringIO(newline="")
     if suffix == ".csv":
-        text = io.StringIO(newline="")
-        csv.writer(text).writerows(rows)
-        return text.getvalue()
-    if any(separator in cell for row in rows for cell in row for separator in "\t\r\n"):
-        problem = "a value holds a tab or a line break, which TSV can't"
-        raise DataError(problem, file=target, remedy="give the copy a name that ends in .csv or .jsonl")
-    return "".join("\t".join(row) + "\n" for row in rows)
-
-
-def _cell(value: Any) -> str:
-    if value is None or isinstance(value, str):
-        return value or ""
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, bool | dict | list) else str(value)
+        header = list(dict.fromkeys(chain.from_iterable(records)))
+        csv.writer(text).writerows([header, *([cell(record.get(name)) for name in header] for record in records)])
+    else:
+        text.writelines(json.dumps(record, ensure_ascii=False, default=str) + "\n" for record in records)
+    return text.getvalue()
