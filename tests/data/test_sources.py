@@ -308,6 +308,13 @@ class TestDirectories:
         assert "README" not in told
         assert "info" not in told
 
+    def test_a_pattern_names_several_files(self):
+        for name in ("mail-1.csv", "mail-2.csv", "other.csv"):
+            write_csv(Path(name), {"spam": 20, "ham": 20})
+        corpus = load_corpus(DataConfig(source="mail-*.csv"))
+        assert (corpus.name, corpus.source) == ("mail", "mail-*.csv (2 files)")
+        assert len(corpus.everything) == 80
+
     def test_part_that_is_replaced_is_not_read(self):
         write_csv(Path("train.csv"), {"spam": 20, "ham": 20})
         write_csv(Path("labelled.csv"), {"spam": 2})

@@ -179,6 +179,9 @@ def _find(config: DataConfig) -> _Found:
     if path.exists():
         stem = Path(path.stem).stem if path.suffix.lower() in PACKED else path.stem
         return _from_files(stem, str(path), config, [path])
+    if files := sorted(filter(Path.is_file, path.parent.glob(path.name))):
+        name = re.sub(r"[^\w.-]", "", path.stem).strip("-_.") or "data"
+        return _from_files(name, f"{path} ({len(files):,} files)", config, files)
     hub = _HUB_NAME.fullmatch(config.source)
     if hub is None or _looks_like_path(path):
         raise SourceError(f"there is no data at {config.source!r}\n  what to do: give {_ACCEPTED}")

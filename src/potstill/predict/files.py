@@ -79,7 +79,7 @@ def inner_suffix(path: Path) -> str:
     if path.suffix.lower() in _UNPACKERS:
         return PurePath(path.stem).suffix.lower()
     if path.suffix.lower() == ".zip":
-        with suppress(*_DAMAGES), path.open("rb") as file:
+        with suppress(*_DAMAGES, DataError), path.open("rb") as file:
             return PurePath(_unpack(file, path.name)[1]).suffix.lower()
     return path.suffix.lower()
 
@@ -94,7 +94,8 @@ def _unpack(file: BinaryIO, name: str) -> tuple[BinaryIO, str]:
     archive: Any = zipfile.ZipFile(file)
     names = [one for one in archive.namelist() if not one.endswith("/") and not one.startswith("__MACOSX/")]
     if len(names) != 1:
-        raise RuntimeError(f"expected one file inside, found {len(names):,}")
+        remedy = "unpack it; of several files, name a directory (see `potstill run --help`) or a pattern: 'part-*.csv'"
+        raise _refusal(f"expected one file inside, found {len(names):,}", name, remedy=remedy)
     return archive.open(names[0]), names[0]
 
 
