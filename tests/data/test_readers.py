@@ -273,6 +273,10 @@ REFUSALS = {
         *("a.json", json.dumps([{"id": n, "Freitext": f"a text of words {n}", "Art": "ab"[n % 2]} for n in range(9)])),
         *(1, "'id', 'Freitext', 'Art'", "add `--text-column Freitext --label-column Art` to the command"),
     ),
+    "no header": (
+        *("a.csv", "".join(f"a text of words {n},{'ab'[n % 2]}\n" for n in range(9)), 1, "'a text of words 0', 'a'"),
+        "name the text column with --text-column, or add the header if the file has none",
+    ),
     "capital letters": (
         "a.jsonl",
         '{"Text": "x", "LABEL": 1}',

@@ -202,11 +202,8 @@ def _show_suspicious(corpus: Corpus, console: SafeConsole) -> None:
     places, others = suspicious_labels(everything)
     labels = everything.labels[places]
     found = np.flatnonzero(others != labels)
-    if not len(places):
-        return
-    console.print(
-        f"  labels that a linear model would not give: {len(found):,} of {len(places):,}, most suspicious first"
-    )
+    title = f"labels that a linear model would not give: {len(found):,} of {len(places):,}"
+    console.print(f"  {title}{', the most suspicious:' if len(found) else ''}", soft_wrap=True)
     for rank in found[:_SHOWN_LABELS]:
         text = " | ".join(map(in_one_line, filter(None, everything.items[places[rank]])))[:100]
         own, other = corpus.label_names[labels[rank]], corpus.label_names[others[rank]]

@@ -64,6 +64,8 @@ def check_columns(
         sample = list(islice(rows, SUGGESTION_ROWS))
         taken = {*likely.values(), *named_columns(config).values()}
         contents = {column: [row.get(column) for row in sample] for column in free if column not in taken}
+        if any(column in values for column, values in contents.items()):  # the first line is a row, no header
+            contents = {}
         likely |= {role: _like(role, contents) for role, column in likely.items() if column is None}
     if None in likely.values():
         remedies = [
