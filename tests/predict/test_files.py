@@ -163,6 +163,7 @@ def test_bytes_that_are_no_text_of_the_encoding_break_their_line_alone(tmp_path)
         ["größer".encode()],
         [b"na\xefve"],
         [os.urandom(999) for _ in range(9)],
+        ["Где моя посылка?".encode("koi8-r")],  # looks like Greek, with capitals inside words
         [b"gr\xf6\xdfer \xe9", "größer".encode()],
     ],
 )

@@ -7,6 +7,7 @@ import re
 import shlex
 import unicodedata
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import PurePath
 from typing import Final
 
@@ -42,7 +43,7 @@ _CENTRAL_EUROPEAN: Final = re.compile("[a-z][³¹¿][a-z]|[a-z][³¹](?!\\w)", r
 _MIN_LETTERS: Final = 3
 """Fewer characters outside ASCII are no evidence of an encoding."""
 _SIGNS: Final = re.compile(r"(?<=[^\W\d_])(?![°®·])[\x80-¿×÷‚„†‡‰‹›˜€](?=[^\W\d_])")
-"""Signs inside words: a sign of the wrong encoding."""
+"""Signs inside words; like capital letters behind small ones, they show that the encoding is wrong."""
 _MAX_SIGNS: Final = 0.02
 """Most of them for each character outside ASCII."""
 
@@ -92,8 +93,11 @@ def certain_encoding(lines: Sequence[bytes]) -> str | None:
         return None
     content = b"\n".join(foreign)
     encoding = find_encoding(content)
-    text = [c for c in _decoded(content, encoding) or "" if not c.isascii()]
-    signs = len(_SIGNS.findall(_decoded(content, encoding) or ""))
+    decoded = _decoded(content, encoding) or ""
+    text = [c for c in decoded if not c.isascii()]
+    signs = len(_SIGNS.findall(decoded)) + sum(
+        first.islower() and second.isupper() and not second.isascii() for first, second in pairwise(decoded)
+    )
     if len(text) < _MIN_LETTERS or signs > _MAX_SIGNS * len(text):
         return None
     return None if any(unicodedata.category(c) in ("Cc", "Cn", "Co") for c in text) else encoding
