@@ -1,6 +1,7 @@
 """`potstill predict` on streams: formats, order, broken lines, interruption."""
 
 import csv
+import datetime
 import gzip
 import io
 import json
@@ -12,6 +13,8 @@ import signal
 import subprocess
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from commandline import potstill, train_small
@@ -136,12 +139,23 @@ def test_a_doubtful_encoding_is_named_with_the_command(student, tmp_path, capsys
     assert f"`iconv -f cp1252 -t utf-8 {file} > utf8-texts.txt`" in printed.err
 
 
-def test_packed_tables_are_read_and_resumed(student, tmp_path, capsys):
-    file, out = tmp_path / "texts.json.gz", tmp_path / "out.jsonl"
-    file.write_bytes(gzip.compress(json.dumps([{"id": n, "text": f"the cat {n}"} for n in range(3)]).encode()))
+@pytest.mark.parametrize("suffix", [".json.gz", ".parquet"])
+def test_tables_are_read(student, tmp_path, capsys, suffix):
+    file, out = tmp_path / f"texts{suffix}", tmp_path / "out.jsonl"
+    rows = [{"id": n, "text": f"the cat {n}", "at": "2026-01-01"} for n in range(3)]
+    if suffix == ".parquet":
+        dated = [row | {"at": datetime.date(2026, 1, 1), "image": b"\xff"} for row in rows]
+        pq.write_table(pa.Table.from_pylist([*dated, {"text": "bytes"}]), file)
+    else:
+        file.write_bytes(gzip.compress(json.dumps([*rows, {"text": "bytes"}]).encode()))
     assert potstill("predict", student, file, "--out", out) == 0
-    assert [(answer["line"], answer["id"]) for answer in answers(out.read_text())] == [(1, 0), (2, 1), (3, 2)]
-    assert "3 texts answered, 0 broken" in capsys.readouterr().err
+    found = answers(out.read_text())
+    assert [(answer["line"], answer["text"], answer.get("id")) for answer in found] == [
+        *((n + 1, f"the cat {n}", n) for n in range(3)),
+        (4, "bytes", None),
+    ]
+    assert {answer["at"] for answer in found[:3]} == {"2026-01-01"}
+    assert "4 texts answered, 0 broken" in capsys.readouterr().err
 
 
 def test_other_columns_and_all_probabilities_are_written(student, tmp_path, capsys):

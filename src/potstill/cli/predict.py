@@ -17,7 +17,7 @@ from potstill.cli.options import runtime_options, runtime_settings
 from potstill.predict import Classifier, output, stream
 from potstill.predict.directory import StudentFiles, find_student, is_teacher, own_columns
 from potstill.predict.encoding import SAMPLE_BYTES, conversion, find_encoding
-from potstill.predict.files import open_table
+from potstill.predict.files import ALL_TABLES, open_table
 from potstill.predict.session import available_cores
 from potstill.predict.wording import numbered, printable
 from potstill.store.checksums import assert_unchanged, digest
@@ -74,9 +74,9 @@ def predict(
 
     MODEL is a directory: a run, a student, a teacher, or what `potstill export` wrote. Of a run, `predict` uses the
     distilled student with the best validation score, or the best baseline where the report says that distillation did
-    harm. FILE may be of any size. It has one text a line, or it is .csv, .tsv, .jsonl, .json or .xlsx with a column of
-    texts; the answers keep its other columns. It may be packed (.gz, .bz2, .xz, .zst, .zip). A model of pairs needs two
-    texts with a tab between, or a second column.
+    harm. FILE may be of any size. It has one text a line, or it is .csv, .tsv, .json, .jsonl, .parquet or .xlsx with a
+    column of texts; the answers keep its other columns. It may be packed (.gz, .bz2, .xz, .zst, .zip). A model of pairs
+    needs two texts with a tab between, or a second column.
 
     \b
       potstill predict runs/NAME --text "Hello"
@@ -111,7 +111,7 @@ def predict(
         _classify(items, opened, writing, answers, _Report("--text", answers.progress, math.inf), strict=True)
         return
     name = "standard input" if file.name == "<stdin>" else file.name
-    opened_file = open_table(file, name, convert=input_format is None)
+    opened_file = open_table(file, name, () if input_format else ALL_TABLES)
     source: stream.Format = input_format or stream.format_by_suffix(Path(opened_file.name))
     columns = _columns(source, opened.in_pairs, directory, text_column, pair_column)
     layout = stream.Layout(source, opened.in_pairs, columns)

@@ -1,8 +1,8 @@
 """Files as people have them, made lines of UTF-8: unpacked, converted from other encodings, tables written as JSONL.
 
 A packed file holds one file, whose suffix is the one before (`tickets.csv.gz`) or in the archive. Of converted tables
-(an array of objects or pandas' columns in `.json`, the first sheet with content of `.xlsx`), a line has the number of
-its object or row.
+(an array of objects or pandas' columns in `.json`, the first sheet with content of `.xlsx`, Parquet), a line has the
+number of its object or row.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePath
@@ -28,7 +28,8 @@ _UNPACKERS: Final = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma", ".zst": _ZSTD}
 """Modules whose `open` unpacks a file."""
 PACKED: Final = (*_UNPACKERS, ".zip")
 TABLES: Final = (".json", ".ndjson", ".xlsx")
-"""Suffixes of what becomes JSONL."""
+"""Suffixes of what becomes JSONL for training, which reads Parquet with its types, and what does for prediction."""
+ALL_TABLES: Final = (*TABLES, ".parquet")
 _MAX_RATIO: Final = 200
 """Packed text is 3 to 20 times smaller; what unpacks to more than this was made to fill a disk."""
 _UNSUSPECTED: Final = 1 << 26
@@ -41,15 +42,15 @@ class Opened(NamedTuple):
     """A file's content."""
 
     content: BinaryIO
-    """Lines of UTF-8; of a `.parquet` file, its bytes."""
+    """Lines of UTF-8, or the bytes of Parquet."""
     name: str
     """Name of what was inside, of which the suffix tells the format."""
     notes: tuple[str, ...] = ()
     """What a user should know about how the file is read."""
 
 
-def open_table(file: BinaryIO, name: str, *, convert: bool = True) -> Opened:
-    """Open a file's content: unpacked, in UTF-8 and, if it is to be converted, with one row in a line.
+def open_table(file: BinaryIO, name: str, tables: Collection[str] = TABLES) -> Opened:
+    """Open a file's content: unpacked, in UTF-8 and, with one of the suffixes `tables`, as JSONL.
 
     An encoding of which there is doubt is left as it is.
 
@@ -60,8 +61,9 @@ def open_table(file: BinaryIO, name: str, *, convert: bool = True) -> Opened:
     try:
         stream, inside = _unpack(file, name)
         suffix = PurePath(inside).suffix.lower()
-        if suffix == ".xlsx" and convert:
-            return _open_sheet(io.BytesIO(b"".join(_blocks(stream, name, file))), name)
+        if suffix in (".xlsx", ".parquet") and suffix in tables:
+            whole = io.BytesIO(b"".join(_blocks(stream, name, file)))
+            return _open_sheet(whole, name) if suffix == ".xlsx" else Opened(_parquet_rows(whole, name), "a.jsonl")
         encoding = None if suffix == ".parquet" else _find_encoding(stream, is_seekable=file.seekable())
     except _DAMAGES as error:
         raise _refusal(f"this can't be opened or unpacked: {getattr(error, 'strerror', None) or error}", name) from None
@@ -69,7 +71,7 @@ def open_table(file: BinaryIO, name: str, *, convert: bool = True) -> Opened:
         stream = _stream(_blocks(stream, name, file))
     if encoding is not None:
         stream = _stream(_recoded(stream, encoding))
-    if suffix in TABLES and convert:
+    if suffix in tables:
         stream, inside = _as_lines(stream.read(), name), f"{inside}.jsonl"
     return Opened(stream, inside, () if encoding is None else (f"this is no UTF-8, and is read as {encoding}",))
 
@@ -99,11 +101,11 @@ def _unpack(file: BinaryIO, name: str) -> tuple[BinaryIO, str]:
     return archive.open(names[0]), names[0]
 
 
-def _import(module: str) -> Any:
+def _import(module: str, extra: str = "files") -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError:
-        raise MissingExtraError(module, "files") from None
+        raise MissingExtraError(module, extra) from None
 
 
 def _refusal(problem: str, name: str, line: int | None = None, remedy: str = "check the file") -> DataError:
@@ -185,7 +187,11 @@ def _recoded(stream: BinaryIO, encoding: str) -> Iterator[bytes]:
 
 def _lines(rows: Iterable[object]) -> BinaryIO:
     """Write rows as JSONL; None becomes an empty line, which keeps the numbers of the others."""
-    return _stream(b"\n" if row is None else json.dumps(row).encode() + b"\n" for row in rows)
+
+    def plain(value: object) -> str | None:  # types that only Parquet has
+        return None if isinstance(value, bytes) else str(value)
+
+    return _stream(b"\n" if row is None else json.dumps(row, default=plain).encode() + b"\n" for row in rows)
 
 
 def _as_lines(content: bytes, name: str) -> BinaryIO:
@@ -210,6 +216,20 @@ def _objects(value: Any) -> list[object]:
     if inner and all(isinstance(column, dict) and column.keys() == inner[0].keys() for column in inner):
         return [{name: column[key] for name, column in value.items()} for key in inner[0]]
     return [value]
+
+
+def _parquet_rows(file: BinaryIO, name: str) -> BinaryIO:
+    """Write Parquet as JSONL; bytes, which are no text, become null."""
+    parquet, pyarrow = _import("pyarrow.parquet", "train"), _import("pyarrow", "train")
+
+    def rows() -> Iterator[object]:
+        try:
+            for batch in parquet.ParquetFile(file).iter_batches():
+                yield from batch.to_pylist()
+        except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
+            raise _refusal(f"it can't be read as Parquet: {error}", name) from None
+
+    return _lines(rows())
 
 
 def _open_sheet(file: BinaryIO, name: str) -> Opened:
