@@ -67,16 +67,13 @@ def check_columns(
         if any(column in values for column, values in contents.items()):  # the first line is a row, no header
             contents = {}
         likely |= {role: _like(role, contents) for role, column in likely.items() if column is None}
-    if None in likely.values():
-        remedies = [
-            f"name the {role} column, for instance with `--{role}-column {shlex.quote(column)}`"
-            if (column := likely[role])
-            else f"name the {role} column with --{role}-column, or add the header if the file has none"
-            for role, _ in missing
-        ]
-    else:
-        flags = " ".join(f"--{role}-column {shlex.quote(column)}" for role, column in likely.items() if column)
-        remedies = [f"if these are the columns that you mean, add `{flags}` to the command"]
+    flags = [f"--{role}-column {shlex.quote(column)}" for role, column in likely.items() if column]
+    remedies = [f"if these are the columns that you mean, add `{' '.join(flags)}` to the command"] if flags else []
+    remedies += [
+        f"name the {role} column with --{role}-column, or add the header if the file has none"
+        for role, column in likely.items()
+        if column is None
+    ]
     message = f"there is {' and '.join(f'no column {name!r}' for _, name in missing)}; the columns are {listed(found)}"
     raise DataError(message, file=file, line=line, remedy="; ".join(remedies))
 
