@@ -48,6 +48,14 @@ def spreadsheet(*rows, more=()):
     return file.getvalue()
 
 
+def charts_alone():
+    book, file = pytest.importorskip("openpyxl").Workbook(), io.BytesIO()
+    book.remove(book.active)
+    book.create_chartsheet("chart")
+    book.save(file)
+    return file.getvalue()
+
+
 COLUMNS = {name: [record[name] for record in RECORDS] for name in RECORDS[0]}
 FILES = {
     "a.csv.gz": lambda: gzip.compress(CSV),
@@ -93,6 +101,9 @@ def test_numbers_of_a_spreadsheet_are_those_of_its_csv(tmp_path, capsys):
     rows = read_rows(path, DataConfig())
     assert [(row.line, row.text, row.label) for row in rows] == [(2, "2020", "1"), (3, "x", "2")]
     assert label_type_of(rows, label_names_of(rows, path), path) == "int"
+    path.write_bytes(charts_alone())
+    with pytest.raises(DataError, match="can't be read as XLSX"):
+        read_rows(path, DataConfig())
     path.write_bytes(spreadsheet(("text", "label", "text"), ("x", "y", "z")))
     with pytest.raises(DataError, match="several columns have one name: text, label, text"):
         read_rows(path, DataConfig())
@@ -101,11 +112,14 @@ def test_numbers_of_a_spreadsheet_are_those_of_its_csv(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("a.csv.gz", gzip.compress(CSV)[:-9], "can't be opened or unpacked"),
-        ("a.csv.gz", CSV, "can't be opened or unpacked: Not a gzipped file"),
-        ("a.csv.xz", lzma.compress(CSV)[:-9], "can't be opened or unpacked"),
+        ("a.csv.gz", gzip.compress(CSV)[:-9], "can't be unpacked"),
+        ("a.csv.gz", CSV, "can't be unpacked: Not a gzipped file"),
+        ("a.csv.xz", lzma.compress(CSV)[:-9], "can't be unpacked"),
         ("a.zip", zipped("a.csv", "b.csv"), "expected one file inside, found 2"),
-        ("a.zip", b"PK", "can't be opened or unpacked"),
+        ("a.csv.xz", lzma.compress(CSV)[:30] + b"x" * 40 + lzma.compress(CSV)[70:], "can't be unpacked"),
+        ("a.csv.bz2", b"BZh9" + b"x" * 40, "can't be unpacked"),
+        ("a.csv.zst", b"x" * 40, "can't be unpacked"),
+        ("a.zip", b"PK", "can't be unpacked"),
         ("a.xlsx", b"text,label", "can't be read as XLSX"),
         ("a.ods", b"", "'.ods' does not tell the format"),
         ("a.csv.gz", gzip.compress(b"a" * (70 << 20)), "unpacks to more than 64 MiB"),
@@ -114,6 +128,8 @@ def test_numbers_of_a_spreadsheet_are_those_of_its_csv(tmp_path, capsys):
     ],
 )
 def test_damaged_and_suspicious_files_are_refused(name, content, problem, tmp_path):
+    if name.endswith(".zst"):
+        pytest.importorskip("backports.zstd")
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=problem) as caught:
         read_rows(tmp_path / name, DataConfig())

@@ -15,7 +15,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, Final, NamedTuple
@@ -58,15 +58,13 @@ def open_table(file: BinaryIO, name: str, tables: Collection[str] = TABLES) -> O
         DataError: It can't be unpacked or read, or unpacks to absurdly much.
         MissingExtraError: A package is missing.
     """
-    try:
+    with _refusing(name):
         stream, inside = _unpack(file, name)
         suffix = PurePath(inside).suffix.lower()
         if suffix in (".xlsx", ".parquet") and suffix in tables:
             whole = io.BytesIO(b"".join(_blocks(stream, name, file)))
             return _open_sheet(whole, name) if suffix == ".xlsx" else Opened(_parquet_rows(whole, name), "a.jsonl")
         encoding = None if suffix == ".parquet" else _find_encoding(stream, is_seekable=file.seekable())
-    except _DAMAGES as error:
-        raise _refusal(f"this can't be opened or unpacked: {getattr(error, 'strerror', None) or error}", name) from None
     if stream is not file:
         stream = _stream(_blocks(stream, name, file))
     if encoding is not None:
@@ -112,6 +110,17 @@ def _refusal(problem: str, name: str, line: int | None = None, remedy: str = "ch
     return DataError(problem, file=name, line=line, remedy=remedy)
 
 
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """Refuse what can't be unpacked."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, _DAMAGES) or type(error).__name__ in ("ZstdError", "LZMAError"):
+            raise _refusal(f"this can't be unpacked: {getattr(error, 'strerror', None) or error}", name) from None
+        raise
+
+
 def _check_size(size: int, name: str, packed: BinaryIO) -> None:
     """Refuse a content of so many bytes, or more, if the packed file is much smaller."""
     if size > _UNSUSPECTED:
@@ -125,15 +134,11 @@ def _check_size(size: int, name: str, packed: BinaryIO) -> None:
 def _blocks(stream: BinaryIO, name: str, packed: BinaryIO) -> Iterator[bytes]:
     """Yield what is unpacked."""
     total = 0
-    try:
+    with _refusing(name):
         for block in iter(partial(stream.read, SAMPLE_BYTES), b""):
             total += len(block)
             _check_size(total, name, packed)
             yield block
-    except Exception as error:
-        if isinstance(error, _DAMAGES) or type(error).__name__ in ("ZstdError", "LZMAError"):
-            raise _refusal(f"this can't be unpacked: {error}", name) from None
-        raise
 
 
 class _Blocks(io.RawIOBase):
@@ -239,9 +244,9 @@ def _open_sheet(file: BinaryIO, name: str) -> Opened:
             _check_size(sum(one.file_size for one in archive.infolist()), name, file)
         book = _import("openpyxl").load_workbook(file, read_only=True, data_only=True)
         sheets = {sheet.title: _rows(sheet) for sheet in book.worksheets}
+        title, *others = [title for title, rows in sheets.items() if any(rows)] or list(sheets)  # there may be none
     except (*_DAMAGES, ValueError, KeyError, TypeError, AttributeError, SyntaxError) as error:
         raise _refusal(f"this can't be read as XLSX: {error}", name) from None
-    title, *others = [title for title, rows in sheets.items() if any(rows)] or list(sheets)
     rows = sheets[title]
     first = next((place for place, row in enumerate(rows) if row), 0)
     header = rows[first] if rows else []
