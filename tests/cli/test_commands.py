@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import click
 import pytest
@@ -438,6 +439,64 @@ def test_data_reports_missing_classes_and_duplicates(tmp_path, capsys):
     warnings = capsys.readouterr().err
     assert re.search(r"\d+ of 14 test texts are training texts too", warnings)
     assert re.search(r"\d+ of \d+ training texts have several labels", warnings)
+
+
+UNTIDY = [
+    *("id,text,label", "1,one good thing here,a", "2,One  good thing here,a", "3,of two minds,a", "4,of two minds,b"),
+    *("5,,a", "6,no label,", "7,known already,b", "8,ещё один текст,b", "9,one good thing there,b"),
+    *(f"{n},word{n} word{n * n} {'good' if n % 2 else 'bad'},{'ab'[n % 2]}" for n in range(10, 50)),
+]
+
+
+def test_data_is_cleaned(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("untidy.csv").write_text("\n".join(UNTIDY), encoding="utf-8")
+    Path("test.csv").write_text("id,text,label\n1,Known already,b\n2,new,a\n")
+    command = ("data", "untidy.csv", "--test-data", "test.csv", "--show", "0")
+    assert potstill(*command) == 1  # shown, and refused as by run
+    shown = capsys.readouterr()
+    for check in (
+        r"lengths: median 3, 95 % up to 4, longest 4 words and signs.* 0 texts have more than max_length 128",
+        r"scripts: Latin 98\.0%, Cyrillic 2\.0%",
+        r"repeated texts: 3 of 49, such as 'One  good thing here'",
+        r"texts with several labels: 1 of 49, such as 'of two minds'",
+        r"test texts that are training or validation texts: 1 of 2, such as 'Known already'",
+        r"different texts that are nearly alike: \d+ of 46, such as",
+        r"classes with fewer than 10 texts: none",
+        r"labels that a linear model would not give: \d+ of 46",
+    ):
+        assert re.search(check, shown.out), (check, shown.out)
+    assert "2 rows can't be read\n  line 6: column 'text' holds an empty text" in shown.err
+    assert "next: potstill data untidy.csv --test-data test.csv --fix cleaned.csv" in shown.err
+    assert {path.name for path in tmp_path.iterdir()} == {"untidy.csv", "test.csv"}
+
+    assert potstill(*command, "--fix", "copy.csv") == 0
+    shown = capsys.readouterr()
+    left_out = "2 empty or broken, 1 repeated, 2 contradictory, 1 also in the test part"
+    assert f"copy.csv: 43 rows kept; left out: {left_out}" in shown.out
+    assert "repeated texts: none" in shown.out
+    assert shown.err == "next: potstill run copy.csv --test-data test.csv\n"
+    kept = Path("copy.csv").read_text(encoding="utf-8").splitlines()
+    assert kept[:3] == [UNTIDY[0], UNTIDY[1], UNTIDY[8]]  # all columns
+    for refused in ("copy.csv", "untidy.csv", "copy.xlsx"):
+        assert potstill(*command, "--fix", refused) == 1
+        assert f"expected a new file that ends in .csv or .jsonl, found '{refused}'" in capsys.readouterr().err
+    assert Path("untidy.csv").read_text(encoding="utf-8") == "\n".join(UNTIDY)
+
+
+def test_the_training_part_of_a_directory_is_cleaned(tmp_path, capsys):
+    parts, copy = tmp_path / "parts", tmp_path / "copy.jsonl"
+    parts.mkdir()
+    (parts / "train.csv").write_text("\n".join(UNTIDY), encoding="utf-8")
+    (parts / "test.csv").write_text("id,text,label\n1,known already,b\n2,new,a\n")
+    assert potstill("data", parts, "--fix", copy) == 0
+    shown = capsys.readouterr()
+    assert "1 also in the test part" in shown.out
+    assert shown.err == f"next: potstill run {copy} --test-data {parts / 'test.csv'}\n"
+    first = json.loads(copy.read_text(encoding="utf-8").splitlines()[0])
+    assert first == {"id": "1", "text": "one good thing here", "label": "a"}
+    assert potstill("data", "builtin", "--fix", tmp_path / "other.csv") == 1
+    assert "expected a file or directory, found 'builtin'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

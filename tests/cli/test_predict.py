@@ -1,6 +1,8 @@
 """`potstill predict` on streams: formats, order, broken lines, interruption."""
 
 import csv
+import datetime
+import gzip
 import io
 import json
 import os
@@ -11,6 +13,8 @@ import signal
 import subprocess
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from commandline import potstill, train_small
@@ -114,14 +118,44 @@ def test_what_is_cut_is_said(tmp_path, capsys):
     assert set(Classifier.load(model).predict(["dog", "cat"])) <= {0, 1}
 
 
-@pytest.mark.parametrize(("encoding", "status"), [("cp1252", 3), ("utf-16", 1), ("utf-16le", 1), ("utf-32", 1)])
-def test_other_encodings_are_named_with_the_command(student, tmp_path, capsys, encoding, status):
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16le", "utf-32"])
+@pytest.mark.parametrize("suffix", [".txt", ".txt.gz"])
+def test_other_encodings_are_read_and_said(student, tmp_path, capsys, encoding, suffix):
+    file, lines = tmp_path / f"texts{suffix}", ["Wo ist mein Päckchen?", "Das Geld ist zurück, schön."]
+    content = "\n".join(lines).encode(encoding)
+    file.write_bytes(gzip.compress(content) if suffix == ".txt.gz" else content)
+    assert potstill("predict", student, file) == 0
+    printed = capsys.readouterr()
+    assert [answer["text"] for answer in answers(printed.out)] == lines
+    assert f"{file}: this is no UTF-8, and is read as {encoding}" in printed.err
+
+
+def test_a_doubtful_encoding_is_named_with_the_command(student, tmp_path, capsys):
     file = tmp_path / "texts.txt"
-    file.write_bytes("Wo ist mein Päckchen?\nDas Geld ist zurück.\n".encode(encoding))
-    assert potstill("predict", student, file) == status
+    file.write_bytes("Wo ist mein Päckchen?\nDas Geld ist zurück.\n".encode("cp1252"))  # two letters
+    assert potstill("predict", student, file) == 3
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert f"`iconv -f {encoding} -t utf-8 {file} > utf8-texts.txt`" in printed.err
+    assert f"`iconv -f cp1252 -t utf-8 {file} > utf8-texts.txt`" in printed.err
+
+
+@pytest.mark.parametrize("suffix", [".json.gz", ".parquet"])
+def test_tables_are_read(student, tmp_path, capsys, suffix):
+    file, out = tmp_path / f"texts{suffix}", tmp_path / "out.jsonl"
+    rows = [{"id": n, "text": f"the cat {n}", "at": "2026-01-01"} for n in range(3)]
+    if suffix == ".parquet":
+        dated = [row | {"at": datetime.date(2026, 1, 1), "image": b"\xff"} for row in rows]
+        pq.write_table(pa.Table.from_pylist([*dated, {"text": "bytes"}]), file)
+    else:
+        file.write_bytes(gzip.compress(json.dumps([*rows, {"text": "bytes"}]).encode()))
+    assert potstill("predict", student, file, "--out", out) == 0
+    found = answers(out.read_text())
+    assert [(answer["line"], answer["text"], answer.get("id")) for answer in found] == [
+        *((n + 1, f"the cat {n}", n) for n in range(3)),
+        (4, "bytes", None),
+    ]
+    assert {answer["at"] for answer in found[:3]} == {"2026-01-01"}
+    assert "4 texts answered, 0 broken" in capsys.readouterr().err
 
 
 def test_other_columns_and_all_probabilities_are_written(student, tmp_path, capsys):

@@ -287,13 +287,20 @@ class TestDirectories:
     def test_unused_data_files_are_named(self, capsys):
         for part in ("test", "dev", "eval", "extra"):
             write_csv(Path(f"{part}.csv"), {"spam": 2})
-        for name in ("dev.json", "README.md", "info.json"):
+        for name in ("dev.ods", "README.md", "info.json"):
             Path(name).touch()
         load_corpus(DataConfig(source="."))
         told = " ".join(capsys.readouterr().err.split())
-        assert "holds files that are not used: dev.json, eval.csv, extra.csv" in told
+        assert "holds files that are not used: dev.ods, eval.csv, extra.csv" in told
         assert "README" not in told
         assert "info" not in told
+
+    def test_a_pattern_names_several_files(self):
+        for name in ("mail-1.csv", "mail-2.csv", "other.csv"):
+            write_csv(Path(name), {"spam": 20, "ham": 20})
+        corpus = load_corpus(DataConfig(source="mail-*.csv"))
+        assert (corpus.name, corpus.source) == ("mail", "mail-*.csv (2 files)")
+        assert len(corpus.everything) == 80
 
     def test_part_that_is_replaced_is_not_read(self):
         write_csv(Path("labelled.csv"), {"spam": 2})

@@ -2,7 +2,7 @@ import subprocess
 
 import pytest
 
-from potstill.predict.encoding import conversion, find_encoding, wide_encoding
+from potstill.predict.encoding import certain_encoding, conversion, find_encoding, wide_encoding
 
 WRITTEN = [
     ("Ich möchte mein Geld zurück – it’s “fine”.", "cp1252"),
@@ -37,6 +37,12 @@ def test_the_command_converts(text, encoding, tmp_path):
     command = conversion(encoding, str(path)).split("`")[1]
     subprocess.run(command, shell=True, check=True, cwd=tmp_path)  # the command that users are told
     assert (tmp_path / "utf8-it's.csv").read_bytes().decode() == content
+
+
+@pytest.mark.parametrize(("text", "encoding"), [one for one in WRITTEN if one[1] != "latin1"])
+def test_text_of_any_encoding_is_certain(text, encoding):
+    content = f"text,label\nplain,a\n{text},b\n{text},b\n".encode(encoding)
+    assert certain_encoding(content.splitlines()) == encoding
 
 
 @pytest.mark.parametrize("sample", [b"", b"text", b"a\0b", b"abc\0def\n", b"\0" * 20, "größer".encode()])

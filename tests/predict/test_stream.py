@@ -20,7 +20,7 @@ PLAIN = Layout("text")
 CSV, TSV, JSONL = (Layout(name, columns=("text",)) for name in ("csv", "tsv", "jsonl"))
 
 
-@pytest.mark.parametrize("name", ["texts.parquet", "texts.JSON", "texts.csv.gz"])
+@pytest.mark.parametrize("name", ["texts.parquet", "texts.ODS", "texts.csv.7z"])
 def test_the_suffix_decides_the_format_or_is_refused(name):
     with pytest.raises(DataError, match=r"expected lines of text, CSV, TSV or JSONL, found \.\w+\n.*convert it"):
         format_by_suffix(Path(name))

@@ -42,6 +42,7 @@ def asked(teacher, *texts, pairs=None):
         (".tsv", "bad\tgood\ttext\n0.25\t0.75\ta, b\n0.9\t0.1\t12\n"),
         (".jsonl", '{"text": "a, b", "good": 0.75, "bad": 0.25}\n{"text": "12", "good": 0.1, "bad": 0.9}\n'),
         (".csv", 'text,label,confidence\n"a, b",good,0.75\n12,bad,0.9\n'),
+        (".json", '[{"text": "a, b", "good": "0.75", "bad": 0.25}, {"text": "12", "good": "0.1", "bad": 0.9}]'),
     ],
 )
 def test_answers_are_found_by_text_and_class_names(tmp_path, suffix, content):

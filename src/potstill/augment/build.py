@@ -7,9 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from potstill.augment.language_model import SEPARATOR, check_writer
 from potstill.augment.overlap import near_duplicates
 from potstill.augment.perturb import perturb
@@ -19,10 +16,10 @@ from potstill.augment.unlabelled import UnlabelledSet
 from potstill.config import PotstillConfig
 from potstill.console import print_line
 from potstill.data import Corpus
-from potstill.data.columns import listed
 from potstill.errors import ConfigError, DataError
 from potstill.predict import stream
 from potstill.predict.directory import UNLABELLED_FILE
+from potstill.predict.files import ALL_TABLES, open_table
 from potstill.store.checksums import digest, file_digest
 from potstill.teacher.backbone.sources import load_tokenizer
 from potstill.teacher.transformer import transformer_settings
@@ -162,27 +159,16 @@ def _read(path: Path, config: PotstillConfig, *, in_pairs: bool) -> Found:
         raise DataError("expected a file of texts, found none", file=path, remedy="check augment.files")
     data = config.data
     columns = (data.text_column, data.pair_column) if in_pairs and data.pair_column else (data.text_column,)
-    if path.suffix.lower() == ".parquet":
-        yield from ((pair, f"file:{path.name}") for pair in _read_parquet(path, columns))
-        return
-    layout = stream.Layout(stream.format_by_suffix(path), in_pairs, columns)
     with _read_errors(path), path.open("rb") as file:
-        for item in stream.read(file, layout, str(path)):
+        content, name, notes = open_table(file, str(path), ALL_TABLES)
+        for note in notes:
+            print_line(f"{path}: {note}")
+        layout = stream.Layout(stream.format_by_suffix(Path(name)), in_pairs, columns)
+        for item in stream.read(content, layout, str(path)):
             if isinstance(item, stream.Broken):
                 raise item.error(str(path))
             pair = (item.value, None) if isinstance(item.value, str) else item.value
             yield pair, f"file:{path.name}"
-
-
-def _read_parquet(path: Path, columns: tuple[str, ...]) -> Iterator[Pair]:
-    try:
-        table = pq.read_table(path, columns=list(columns))
-        first, *second = (column.cast(pa.string()).to_pylist() for column in table.columns)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        remedy = f"it needs the columns {listed(columns)}"
-        raise DataError(f"it can't be read as Parquet ({error})", file=path, remedy=remedy) from None
-    pairs = zip(first, *(second or [[None] * len(first)]), strict=True)
-    yield from (pair for pair in pairs if pair[0])
 
 
 @contextmanager

@@ -31,28 +31,33 @@ def near_duplicates(texts: Sequence[str], held_out: Sequence[str], similarity: f
     `similarity`, above 0 and at most 1, is the smallest likeness that counts; 1: the normal forms are equal. Returns
     whether each text is like a held-out one, (texts,).
     """
-    found = np.zeros(len(texts), dtype=np.bool_)
+    return similar_counts(texts, held_out, similarity) > 0
+
+
+def similar_counts(texts: Sequence[str], others: Sequence[str], similarity: float) -> NDArray[np.int64]:
+    """Count how many `others` each text is like, (texts,); see `near_duplicates`."""
+    found = np.zeros(len(texts), dtype=np.int64)
     forms, order, lengths = _by_length(texts)
-    held_forms, _, held_lengths = _by_length(held_out)
+    other_forms, _, other_lengths = _by_length(others)
     floor = similarity - TOLERANCE
     # The longer text has at least the difference of the lengths to insert: likeness <= 2 shorter / (shorter + longer).
     reach = max(floor / (2 - floor), TOLERANCE)  # smallest ratio of the lengths, shorter / longer
-    rows = max(1, min(CHUNK, CELLS // max(1, len(held_forms))))
+    rows = max(1, min(CHUNK, CELLS // max(1, len(other_forms))))
     for start in range(0, len(forms), rows):
         chunk = slice(start, start + rows)
         shortest, longest = lengths[chunk][[0, -1]]
-        first = np.searchsorted(held_lengths, shortest * reach, side="left")
-        last = np.searchsorted(held_lengths, longest / reach, side="right")
+        first = np.searchsorted(other_lengths, shortest * reach, side="left")
+        last = np.searchsorted(other_lengths, longest / reach, side="right")
         if first < last:
             likeness = process.cdist(
                 forms[chunk],
-                held_forms[first:last],
+                other_forms[first:last],
                 scorer=Indel.normalized_similarity,
                 score_cutoff=floor,  # what is below becomes 0
                 dtype=np.float32,
                 workers=1,
             )  # (rows, last - first)
-            found[order[chunk]] = likeness.any(axis=1)
+            found[order[chunk]] = np.count_nonzero(likeness, axis=1)
     return found
 
 

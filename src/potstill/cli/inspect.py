@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,20 +13,21 @@ import numpy as np
 from potstill.cli.options import data_given, suggest_next
 from potstill.cli.settings import SettingsCommand, with_settings
 from potstill.config import PotstillConfig
+from potstill.errors import DataError
 from potstill.predict.decision import typed_labels
-from potstill.predict.wording import in_one_line, numbered
+from potstill.predict.wording import in_one_line, numbered, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from potstill.config import DataConfig
-    from potstill.data import Examples
+    from potstill.console import SafeConsole
+    from potstill.data import Corpus, Examples
 
-_SPACELESS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
-_PIECES = re.compile(rf"[{_SPACELESS}]|[^\W{_SPACELESS}]+|[^\w\s]")
-"""A word, a sign, or a letter of a script without spaces between words: each is a token or more, as a rule."""
 _SHOWN_CLASSES = 10
 """Classes of which texts are shown: a screenful."""
+_SHOWN_LABELS = 10
+"""Suspicious labels that are shown."""
 
 
 @click.command(cls=SettingsCommand)
@@ -104,22 +104,67 @@ def _table(headers: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Tabl
     type=click.IntRange(min=0),
     help="Number of examples to show of each class.",
 )
+@click.option(
+    "--fix",
+    "cleaned",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="First write a cleaned copy of the training data to this new file (.csv or .jsonl), without rows that "
+    "can't be read, repeated texts, texts with several labels and texts of the test part.",
+)
 @with_settings("data")
-def data(config: PotstillConfig, target: Path | None, show: int) -> None:
+def data(config: PotstillConfig, target: Path | None, show: int, cleaned: Path | None) -> None:
     """Show how a data set is read and split, and what is wrong with it.
+
+    Exit status: 0 it can be used, whatever is shown; 1 it can't, for instance since rows can't be read.
 
     \b
       potstill data tickets.csv
+      potstill data tickets.csv --fix cleaned.csv
       potstill data reviews.tsv --text-column review --label-column stars --write parts
     """
     from potstill.console import SafeConsole
-    from potstill.data import load_corpus
+    from potstill.data.quality import checks
 
-    corpus = load_corpus(config.data)
+    given = data_given()
+    if cleaned is not None:
+        config, given = _fix(config, cleaned, given)
+    corpus, refusals = _read(config.data)
     parts = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
     console = SafeConsole(highlight=False, markup=False)
     console.print(f"{corpus.name}: {corpus.source}")
     console.print(_parts_table(parts, corpus.label_names))
+    _show_classes(corpus, parts, show, console)
+    console.print("\nchecks of all parts", style="bold")
+    for check, found in checks(corpus, config.data.max_length):
+        console.print(f"  {check}: {found}", soft_wrap=True)
+    _show_suspicious(corpus, console)
+    _warn_of_length(corpus.train, config.data.max_length)
+    if refusals:
+        suggest_next("data", *given, "--fix", "cleaned.csv")
+        raise refusals[0]
+    if target is not None:
+        _write_parts(parts, typed_labels(corpus.label_names, corpus.label_type).tolist(), target, config.data)
+        console.print(f"\nwritten to {target}")
+    suggest_next("run", *given)
+
+
+def _read(config: DataConfig) -> tuple[Corpus, list[DataError]]:
+    """Read the rows that can be read; returns the errors of the others too, unless they are to be skipped."""
+    from potstill.data import load_corpus
+    from potstill.data.readers import bad_rows_collected
+
+    if config.skip_bad_rows:
+        return load_corpus(config), []
+    with bad_rows_collected() as refusals:
+        try:
+            return load_corpus(config), refusals
+        except DataError as error:
+            raise (refusals or [error])[0] from None
+
+
+def _show_classes(corpus: Corpus, parts: Mapping[str, Examples], show: int, console: SafeConsole) -> None:
+    """Show numbers and first texts of the first classes, and which classes a part lacks."""
     counts = [np.bincount(part.labels, minlength=corpus.num_classes) for part in parts.values()]
     for index, name in enumerate(corpus.label_names[:_SHOWN_CLASSES] if show else ()):
         numbers = ", ".join(f"{count[index]:,} {part}" for part, count in zip(parts, counts, strict=True))
@@ -131,11 +176,38 @@ def data(config: PotstillConfig, target: Path | None, show: int) -> None:
     for part_name, count in zip(parts, counts, strict=True):
         if absent := [name for name, number in zip(corpus.label_names, count, strict=True) if number == 0]:
             console.print(f"\nnot in the {part_name} part, too few examples: {', '.join(absent)}")
-    _warn_of_length(corpus.train, config.data.max_length)
-    if target is not None:
-        _write_parts(parts, typed_labels(corpus.label_names, corpus.label_type).tolist(), target, config.data)
-        console.print(f"\nwritten to {target}")
-    suggest_next("run", *data_given())
+
+
+def _fix(config: PotstillConfig, cleaned: Path, given: list[object]) -> tuple[PotstillConfig, list[object]]:
+    """Write a cleaned copy, say what was left out; returns the configuration and the arguments that read the copy."""
+    from potstill.data.clean import part_paths, write_clean_copy
+
+    counts = write_clean_copy(config.data, cleaned)
+    kept = counts.pop("kept")
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count) or "none"
+    click.echo(printable(f"{cleaned}: {numbered(kept, 'row')} kept; left out: {left_out}"))
+    values: dict[str, object] = {"source": str(cleaned)}
+    given = [cleaned, *(one for one in given if one != config.data.source)]
+    if config.data.test is None and len(tests := part_paths(config.data)[1]) == 1:  # that of the directory
+        values["test"] = str(tests[0])
+        given += ["--test-data", tests[0]]
+    return config.model_copy(update={"data": config.data.model_copy(update=values)}), given
+
+
+def _show_suspicious(corpus: Corpus, console: SafeConsole) -> None:
+    """Show the labels that a linear model finds the most unlikely."""
+    from potstill.experiment.linear import suspicious_labels
+
+    everything = corpus.everything
+    places, probabilities = suspicious_labels(everything)
+    labels, others = everything.labels[places], probabilities.argmax(axis=1)
+    found = np.flatnonzero(others != labels)
+    title = f"labels that a linear model would not give: {len(found):,} of {len(places):,}"
+    console.print(f"  {title}{', the most suspicious:' if len(found) else ''}", soft_wrap=True)
+    for rank in found[:_SHOWN_LABELS]:
+        text = " | ".join(map(in_one_line, filter(None, everything.items[places[rank]])))[:100]
+        own, other = corpus.label_names[labels[rank]], corpus.label_names[others[rank]]
+        console.print(f"    {own!r}, or {other!r}? {text}", soft_wrap=True)
 
 
 def _parts_table(parts: Mapping[str, Examples], label_names: Sequence[str]) -> Table:
@@ -151,8 +223,9 @@ def _parts_table(parts: Mapping[str, Examples], label_names: Sequence[str]) -> T
 def _warn_of_length(examples: Examples, max_length: int) -> None:
     """Warn where texts are too long, counted without a tokenizer, by words and signs."""
     from potstill.console import warn
+    from potstill.data.quality import lengths
 
-    counts = np.array([sum(len(_PIECES.findall(text)) for text in item if text) for item in examples.items])
+    counts = lengths(examples)
     if (long := counts > max_length).any():
         share = 100 * (counts - max_length)[long].sum() / counts.sum()
         warn(

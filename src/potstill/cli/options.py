@@ -71,7 +71,7 @@ probabilities_option = click.option(
     "--teacher",
     "teacher_file",
     metavar="FILE",
-    help="Learn from the probabilities in a file (.csv, .tsv, .jsonl, .parquet) instead of a model that run tunes: "
+    help="Learn from the probabilities in a file, in any format of the data, instead of a model that run tunes: "
     "texts with a column for each class, or with a label and its confidence.",
 )
 """Gives a command that makes its own teacher a `--teacher` with the answers of another one."""

@@ -17,6 +17,7 @@ from potstill.cli.options import runtime_options, runtime_settings
 from potstill.predict import Classifier, output, stream
 from potstill.predict.directory import StudentFiles, find_student, is_teacher, own_columns
 from potstill.predict.encoding import SAMPLE_BYTES, conversion, find_encoding
+from potstill.predict.files import ALL_TABLES, open_table
 from potstill.predict.session import available_cores
 from potstill.predict.wording import numbered, printable
 from potstill.store.checksums import assert_unchanged, digest
@@ -73,8 +74,9 @@ def predict(
 
     MODEL is a directory: a run, a student, a teacher, or what `potstill export` wrote. Of a run, `predict` uses the
     distilled student with the best validation score, or the best baseline where the report says that distillation did
-    harm. FILE may be of any size. It has one text a line, or it is .csv, .tsv or .jsonl with a column of texts; the
-    answers keep its other columns. A model of pairs needs two texts with a tab between, or a second column.
+    harm. FILE may be of any size. It has one text a line, or it is .csv, .tsv, .json, .jsonl, .parquet or .xlsx with a
+    column of texts; the answers keep its other columns. It may be packed (.gz, .bz2, .xz, .zst, .zip). A model of pairs
+    needs two texts with a tab between, or a second column.
 
     \b
       potstill predict runs/NAME --text "Hello"
@@ -110,14 +112,18 @@ def predict(
         _classify(items, opened, writing, answers, _Report("--text", answers.progress, math.inf), strict=True)
         return
     name = "standard input" if file.name == "<stdin>" else file.name
-    source: stream.Format = input_format or stream.format_by_suffix(Path(name))
+    opened_file = open_table(file, name, () if input_format else ALL_TABLES)
+    source: stream.Format = input_format or stream.format_by_suffix(Path(opened_file.name))
     columns = _columns(source, opened.in_pairs, directory, text_column, pair_column)
     layout = stream.Layout(source, opened.in_pairs, columns)
     if out is not None:
         task = f"model {key}, {' '.join((source, *columns))} to {writing.format}"
         answers = output.AnswerFile(out, task + (" with all probabilities" if probabilities else ""))
-    items = stream.read(file, layout, name, start=answers.progress.read)
-    report = _Report(name, answers.progress, 0.1 if sys.stderr.isatty() else 10.0)
+    items = stream.read(opened_file.content, layout, name, start=answers.progress.read)
+    size = Path(name).stat().st_size if opened_file.content is file and Path(name).is_file() else None
+    report = _Report(name, answers.progress, 0.1 if sys.stderr.isatty() else 10.0, size)
+    for note in opened_file.notes:
+        click.echo(printable(f"{name}: {note}"), err=True)
     try:
         with closing(report):
             _classify(items, opened, writing, answers, report, strict=strict)
@@ -163,10 +169,10 @@ def _columns(source: stream.Format, in_pairs: bool, model: Path, text: str | Non
 class _Report:
     """Reports broken lines and progress on standard error, every so many seconds; a terminal's line is overwritten."""
 
-    def __init__(self, name: str, begun: output.Progress, seconds: float) -> None:
+    def __init__(self, name: str, begun: output.Progress, seconds: float, size: int | None = None) -> None:
         self.name = name
         self._begun = self._latest = begun
-        self._size = Path(name).stat().st_size if Path(name).is_file() else None
+        self._size = size  # bytes of the stream, if they are known
         self._seconds = seconds
         self._started = self._shown = time.monotonic()
         self.has_lost_columns = False

@@ -65,9 +65,9 @@ COMMON: Final = COMMON_IN_RUN | {
 """The same for the other commands, which have fewer."""
 
 _DATA: Final = (
-    "DATA is a file (.csv, .tsv, .jsonl, .parquet) with named columns, a directory with train.csv and perhaps test.csv "
-    "and validation.csv, a data set of the Hugging Face hub (owner/name), or a corpus: clinc150, cola or builtin. You "
-    "can leave it out if the file of --config names the data."
+    "DATA is a file (.csv, .tsv, .json, .jsonl, .parquet or .xlsx, also packed) with named columns, a directory with "
+    "train.csv and perhaps test.csv and validation.csv, a data set of the Hugging Face hub (owner/name), or a corpus: "
+    "clinc150, cola or builtin. You can leave it out with a --config that names it."
 )
 _ALL: Final = "potstill.all_settings"
 _FIRST_SENTENCE: Final = re.compile(r".*?(?<!e\.g)\.(?= [A-Z0-9`(]|$)")

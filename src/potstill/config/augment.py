@@ -15,8 +15,8 @@ class AugmentConfig(Settings):
     """The unlabelled set: more text for the student, labelled by the teacher. By default there is none."""
 
     files: tuple[str, ...] = ()
-    """Files of unlabelled texts like yours: .csv, .tsv, .jsonl or .parquet with the columns of the data, or text files
-    with one text a line. Other columns are ignored."""
+    """Files of unlabelled texts like yours, in any format of the data and with its columns, or text files with one text
+    a line. Other columns are ignored."""
     words: Annotated[int, Field(ge=0)] = 0
     """Single words to add: those of the training texts, then frequent ones of the backbone's vocabulary. The teacher
     knows what words mean that no training text holds. Not for pairs of texts."""

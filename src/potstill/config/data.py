@@ -18,8 +18,8 @@ class DataConfig(Settings):
 
     source: str = "auto"
     """Labelled texts: a file, a directory of files, a hub data set `owner/name[:configuration]`, `clinc150` (all
-    domains, or some, as in `clinc150:home,meta`), `cola`, `builtin` or `auto`. Files are CSV, TSV, JSONL, Parquet or
-    CoLA's own; `auto` is `cola` if this machine has its files, else `builtin`."""
+    domains, or some, as in `clinc150:home,meta`), `cola`, `builtin` or `auto`. Files are CSV, TSV, JSON, JSONL,
+    Parquet, XLSX or CoLA's own, also packed; `auto` is `cola` if this machine has its files, else `builtin`."""
     test: str | None = None
     """File with the test part. None: the `test` part of the directory or hub data set, else its `validation` part, else
     a tenth of the data."""

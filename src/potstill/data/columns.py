@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 
@@ -20,6 +22,10 @@ _LIKELY_NAMES = MappingProxyType(
     }
 )
 """Usual names of columns, most likely first."""
+SUGGESTION_ROWS = 200
+"""Rows that show what a column holds."""
+_FEWEST_LABELS, _LABEL_WORDS, _TEXT_WORDS = 2, 3, 3
+"""Labels occur so often on average, and have at most so many words; texts have more, or as many."""
 
 
 def named_columns(config: DataConfig) -> dict[str, str]:
@@ -28,28 +34,65 @@ def named_columns(config: DataConfig) -> dict[str, str]:
     return named if config.pair_column is None else named | {"pair": config.pair_column}
 
 
-def check_columns(found: Sequence[str], config: DataConfig, file: Origin, line: int | None = None) -> None:
+def check_columns(
+    found: Sequence[str],
+    config: DataConfig,
+    file: Origin,
+    line: int | None = None,
+    *,
+    rows: Iterable[Mapping[str, object]] = (),
+) -> None:
     """Check that each column which the configuration names is there, once.
+
+    The first of the `rows` tell what the others hold.
 
     Raises:
         DataError: With the columns that are there, the flags, and the columns that were probably meant.
     """
-    missing, remedies = [], []
+    missing = []
     for role, name in named_columns(config).items():
         if (count := found.count(name)) > 1:
             remedy = by_editing(file, "rename all but one")
             raise DataError(f"{count} columns are called {name!r}", file=file, line=line, remedy=remedy)
         if count == 0:
-            missing.append(f"no column {name!r}")
-            likely = next((c for like in _LIKELY_NAMES[role] for c in found if c.strip().lower() == like), None)
-            remedies.append(
-                f"name the {role} column, for instance with `--{role}-column {likely}`"
-                if likely
-                else f"name the {role} column with --{role}-column, or add the header if the file has none"
-            )
-    if missing:
-        message = f"there is {' and '.join(missing)}; the columns are {listed(found)}"
-        raise DataError(message, file=file, line=line, remedy="; ".join(remedies))
+            missing.append((role, name))
+    if not missing:
+        return
+    free = [column for column in found if column not in named_columns(config).values()]
+    likely = {role: _usual(role, free) for role, _ in missing}
+    if None in likely.values():
+        sample = list(islice(rows, SUGGESTION_ROWS))
+        taken = {*likely.values(), *named_columns(config).values()}
+        contents = {column: [row.get(column) for row in sample] for column in free if column not in taken}
+        if any(column in values for column, values in contents.items()):  # the first line is a row, no header
+            contents = {}
+        likely |= {role: _like(role, contents) for role, column in likely.items() if column is None}
+    flags = [f"--{role}-column {shlex.quote(column)}" for role, column in likely.items() if column]
+    remedies = [f"if these are the columns that you mean, add `{' '.join(flags)}` to the command"] if flags else []
+    remedies += [
+        f"name the {role} column with --{role}-column, or add the header if the file has none"
+        for role, column in likely.items()
+        if column is None
+    ]
+    message = f"there is {' and '.join(f'no column {name!r}' for _, name in missing)}; the columns are {listed(found)}"
+    raise DataError(message, file=file, line=line, remedy="; ".join(remedies))
+
+
+def _usual(role: str, columns: Sequence[str]) -> str | None:
+    """Return the column that has a usual name of a role."""
+    return next((c for like in _LIKELY_NAMES[role] for c in columns if c.strip().lower() == like), None)
+
+
+def _like(role: str, contents: Mapping[str, Sequence[object]]) -> str | None:
+    """Return the only column that holds texts, or the only one that holds labels; None if there is none or several."""
+    found = []
+    for column, values in contents.items():
+        texts = [str(value).strip() for value in values if value not in (None, "")]
+        words = sum(len(text.split()) for text in texts) / max(len(texts), 1)
+        repeats = len(texts) >= _FEWEST_LABELS * len(set(texts))
+        if (len(set(texts)) > 1 and repeats and words <= _LABEL_WORDS) if role == "label" else words >= _TEXT_WORDS:
+            found.append(column)
+    return found[0] if len(found) == 1 else None
 
 
 def by_editing(origin: Origin, edit: str) -> str:

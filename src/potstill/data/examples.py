@@ -99,6 +99,11 @@ class Corpus:
         """Whether what is classified are pairs of texts."""
         return self.train.pairs is not None
 
+    @property
+    def everything(self) -> Examples:
+        """The examples of all parts."""
+        return self.train.joined(self.validation).joined(self.test)
+
     def key(self) -> str:
         """Return a digest of the classes and of all parts' texts and labels."""
         parts = (self.train, self.validation, self.test)

@@ -2,10 +2,12 @@
 
 | suffix     | read as                                                                                 |
 |------------|-----------------------------------------------------------------------------------------|
-| `.csv`     | header, commas (or `;`, tabs, `|`), quoted fields (RFC 4180), UTF-8                     |
-| `.tsv`     | header, tabs, no quoting: a quotation mark is a character like any other, UTF-8         |
-| `.jsonl`   | one JSON object a line, UTF-8                                                           |
+| `.csv`     | header, commas (or `;`, tabs, `|`), quoted fields (RFC 4180)                            |
+| `.tsv`     | header, tabs, no quoting: a quotation mark is a character like any other                |
+| `.jsonl`   | one JSON object a line                                                                  |
 | `.parquet` | columns by name; "line" is the number of the row                                        |
+
+`predict/files.py` unpacks and converts others.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from itertools import chain, islice
+from pathlib import Path, PurePath
 from types import MappingProxyType
 
 import pyarrow as pa
@@ -23,9 +26,10 @@ import pyarrow.parquet as pq
 
 from potstill.config import DataConfig
 from potstill.console import print_line
-from potstill.data.columns import check_columns, listed, named_columns
+from potstill.data.columns import SUGGESTION_ROWS, check_columns, listed, named_columns
 from potstill.errors import DataError
-from potstill.predict.encoding import SAMPLE_BYTES, conversion, find_encoding, not_utf8, wide_encoding
+from potstill.predict.encoding import SAMPLE_BYTES, conversion, find_encoding
+from potstill.predict.files import TABLES, open_table
 from potstill.predict.stream import SEPARATOR_LINE, convert_first, find_separator
 
 Record = tuple[int, Mapping[str, object] | DataError]
@@ -42,12 +46,29 @@ def read_records(path: Path, config: DataConfig) -> Iterator[Record]:
     Raises:
         DataError: The suffix is unknown, the file as a whole can't be read, or a column that `config` names is missing.
     """
-    reader = _READERS.get(path.suffix.lower())
+    content, name = read_content(path)
+    reader = _READERS.get(PurePath(name).suffix.lower())
     if reader is None:
-        message = f"the suffix {path.suffix!r} does not tell the format"
-        remedy = convert_first(path) or "convert it"
+        message = f"the suffix {PurePath(name).suffix!r} does not tell the format"
+        remedy = convert_first(Path(name)) or "convert it"
         raise DataError(message, file=path, remedy=f"{remedy}, or rename it to {listed(SUFFIXES)} if it is one")
-    return reader(path, config)
+    return reader(content, path, config)
+
+
+def read_content(path: Path) -> tuple[bytes, str]:
+    """Return a file's content as `open_table` converts it, and the name that tells its format.
+
+    Raises:
+        DataError: It can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            content, name, notes = open_table(file, str(path))
+            for note in notes:
+                print_line(f"{path}: {note}")
+            return content.read(), name
+    except OSError as error:
+        raise DataError(f"this can't be opened: {error.strerror}", file=path, remedy="check the path") from None
 
 
 def name_fields(lines: Iterable[Fields], header: Sequence[str], path: Path) -> Iterator[Record]:
@@ -64,24 +85,24 @@ def name_fields(lines: Iterable[Fields], header: Sequence[str], path: Path) -> I
             yield line, DataError(message, file=path, line=line, remedy=remedy)
 
 
-def split_tsv(path: Path, _: DataConfig | None = None) -> Iterator[Fields]:
+def split_tsv(content: bytes, path: Path, _: DataConfig | None = None) -> Iterator[Fields]:
     """Yield each line's fields; empty lines are skipped.
 
     Tab-separated values are read without quoting: their texts hold no tabs, but many a lone quotation mark, which a
     reader with quoting on would take for the start of a field that swallows rows.
     """
-    for line, text in enumerate(_open_text(path), start=1):
+    for line, text in enumerate(_decode(content, path), start=1):
         if record := text.rstrip("\r\n"):
             yield line, record.split("\t")
 
 
-def _split_csv(path: Path, config: DataConfig) -> Iterator[Fields]:
+def _split_csv(content: bytes, path: Path, config: DataConfig) -> Iterator[Fields]:
     """Yield each record's fields with the line that it starts on; empty lines are skipped.
 
     The csv module's limit on a field's length stays as it is: it holds for the whole process, and stops a quotation
     mark that is never closed near its place.
     """
-    text = _open_text(path)
+    text = _decode(content, path)
     named = SEPARATOR_LINE.fullmatch(next(text, "").strip("\r\n"))
     line, start = (2, text.tell()) if named else (1, 0)
     text.seek(start)
@@ -107,19 +128,32 @@ def _split_csv(path: Path, config: DataConfig) -> Iterator[Fields]:
 
 
 def _read_delimited(
-    path: Path, config: DataConfig, split: Callable[[Path, DataConfig], Iterator[Fields]]
+    content: bytes, path: Path, config: DataConfig, split: Callable[[bytes, Path, DataConfig], Iterator[Fields]]
 ) -> Iterator[Record]:
     """Read delimited text whose first line names the columns."""
-    lines = split(path, config)
+    lines = split(content, path, config)
     for line, names in lines:  # once: the rest of the lines are its rows
         header = [name.strip() for name in names]
-        check_columns(header, config, path, line)
-        yield from name_fields(lines, header, path)
+        records = name_fields(lines, header, path)
+        check_columns(header, config, path, line, rows=_mappings(records))
+        yield from records
 
 
-def _read_jsonl(path: Path, _: DataConfig) -> Iterator[Record]:
+def _mappings(records: Iterable[Record]) -> Iterator[Mapping[str, object]]:
+    return (record for _, record in records if not isinstance(record, DataError))
+
+
+def _read_jsonl(content: bytes, path: Path, config: DataConfig) -> Iterator[Record]:
+    records = _parse_jsonl(content, path)
+    first = list(islice(records, SUGGESTION_ROWS))
+    if rows := list(_mappings(first)):  # what none of them has is missing as a whole, not in a row
+        check_columns(list(dict.fromkeys(chain.from_iterable(rows))), config, path, first[0][0], rows=rows)
+    yield from chain(first, records)
+
+
+def _parse_jsonl(content: bytes, path: Path) -> Iterator[Record]:
     remedy = 'write one object a line, such as {"text": "...", "label": "..."}'
-    for line, text in enumerate(_open_text(path), start=1):
+    for line, text in enumerate(_decode(content, path), start=1):
         if not text.strip():
             continue
         try:
@@ -133,10 +167,11 @@ def _read_jsonl(path: Path, _: DataConfig) -> Iterator[Record]:
         yield line, record
 
 
-def _read_parquet(path: Path, config: DataConfig) -> Iterator[Record]:
+def _read_parquet(content: bytes, path: Path, config: DataConfig) -> Iterator[Record]:
     try:
-        with pq.ParquetFile(path) as file:
-            check_columns(file.schema_arrow.names, config, path)
+        with pq.ParquetFile(pa.BufferReader(content)) as file:
+            batches = (batch.to_pylist() for batch in file.iter_batches(SUGGESTION_ROWS))
+            check_columns(file.schema_arrow.names, config, path, rows=chain.from_iterable(batches))
             table = file.read(columns=list(named_columns(config).values()))
         table.validate(full=True)  # finds strings that are no UTF-8
         records = table.to_pylist()  # not every value of Parquet's types is one of Python's
@@ -147,7 +182,7 @@ def _read_parquet(path: Path, config: DataConfig) -> Iterator[Record]:
     yield from enumerate(records, start=1)
 
 
-_READERS: Mapping[str, Callable[[Path, DataConfig], Iterator[Record]]] = MappingProxyType(
+_READERS: Mapping[str, Callable[[bytes, Path, DataConfig], Iterator[Record]]] = MappingProxyType(
     {
         ".csv": partial(_read_delimited, split=_split_csv),
         ".tsv": partial(_read_delimited, split=split_tsv),
@@ -155,19 +190,14 @@ _READERS: Mapping[str, Callable[[Path, DataConfig], Iterator[Record]]] = Mapping
         ".parquet": _read_parquet,
     }
 )
-SUFFIXES = tuple(_READERS)
-"""The suffixes of the files that can be read."""
+SUFFIXES = (*_READERS, *TABLES)
+"""The suffixes of the files that can be read, apart from those of packed ones."""
 
 
-def _open_text(path: Path) -> io.StringIO:
+def _decode(content: bytes, path: Path) -> io.StringIO:
     """Decode a whole file, byte order mark or not, so that a wrong byte is known by its line; line ends are kept."""
     try:
-        content = path.read_bytes()
-        if encoding := wide_encoding(content[:SAMPLE_BYTES]):
-            raise not_utf8(encoding, str(path))
         return io.StringIO(content.decode("utf-8-sig"), newline="")
-    except OSError as error:
-        raise DataError(f"this can't be opened: {error.strerror}", file=path, remedy="check the path") from None
     except UnicodeDecodeError as error:
         before = content[: error.start].rpartition(b"\n")[0]
         raise DataError(

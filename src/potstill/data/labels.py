@@ -15,12 +15,13 @@ from potstill.console import warn
 from potstill.data.columns import Origin, by_editing, listed
 from potstill.errors import ConfigError, DataError
 from potstill.predict.directory import LabelType
+from potstill.predict.files import inner_suffix
 
 MISSING: Final = frozenset({"nan", "<na>", "#n/a", "null", "nat"})
 """How programs write a label that is missing, in lower case."""
 _MAYBE_MISSING: Final = frozenset({"none", "na", "n/a", "-", "?"})
 """What may mean a missing label, or be a class."""
-_UNTYPED: Final = (".csv", ".tsv")
+_UNTYPED: Final = (".csv", ".tsv", ".xlsx")
 """Formats in which 1 and "1" are the same."""
 _MOST_DECIMALS: Final = 50
 """More different decimal numbers are no classes."""
@@ -104,7 +105,7 @@ def label_type_of(rows: Iterable[Row], names: Sequence[str], file: Origin) -> La
 
     CSV and TSV don't tell: there, as for pandas, what looks like a number is one.
     """
-    is_typed = not isinstance(file, Path) or file.suffix.lower() not in _UNTYPED
+    is_typed = not isinstance(file, Path) or inner_suffix(file) not in _UNTYPED
     if is_typed and any(row.is_string for row in rows):
         return "str"
     if len(names) == 2 and {name.lower() for name in names} == {"true", "false"}:

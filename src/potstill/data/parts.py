@@ -10,6 +10,7 @@ from pathlib import Path
 from potstill.config import DataConfig
 from potstill.data.formats import SUFFIXES
 from potstill.errors import SourceError
+from potstill.predict.files import PACKED, inner_suffix
 
 TRAIN = "train"
 TEST = ("test", "eval")
@@ -19,8 +20,10 @@ VALIDATION = ("validation", "valid", "val", "dev", "eval")
 BAD_ROWS = ".bad-rows.jsonl"
 """What the name of a file with rows that were left out ends in."""
 
-_SUFFIX = "|".join(map(re.escape, SUFFIXES))
-_PART_FILE = re.compile(rf"(?P<part>[^.]+?)(-\d+-of-(?P<shards>\d+))?(?P<suffix>{_SUFFIX})", re.IGNORECASE)
+_SUFFIX, _PACKED = ("|".join(map(re.escape, suffixes)) for suffixes in (SUFFIXES, PACKED))
+_PART_FILE = re.compile(
+    rf"(?P<part>[^.]+?)(-\d+-of-(?P<shards>\d+))?(?P<suffix>({_SUFFIX})({_PACKED})?|\.zip)", re.IGNORECASE
+)
 
 
 def held_out_parts(names: Collection[str], config: DataConfig) -> tuple[str | None, str | None]:
@@ -75,4 +78,5 @@ def unused_data(directory: Path, used: Collection[Path]) -> list[str]:
         if file.is_file() and file not in used and not file.name.endswith(BAD_ROWS)
     )
     known = {TRAIN, *TEST, *VALIDATION}
-    return [f.name for f in files if f.suffix.lower() in SUFFIXES or f.name.split(".")[0].lower() in known]
+    data = set(SUFFIXES) - {".json"}  # which notes about data have, too
+    return [f.name for f in files if inner_suffix(f) in data or f.name.split(".")[0].lower() in known]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -17,7 +19,7 @@ from potstill.config import DataConfig
 from potstill.console import warn
 from potstill.data.columns import Origin, by_editing, check_columns, listed, named_columns
 from potstill.data.examples import Examples
-from potstill.data.formats import Record, name_fields, read_records, split_tsv
+from potstill.data.formats import Record, name_fields, read_content, read_records, split_tsv
 from potstill.data.labels import MISSING, Row, label_key
 from potstill.data.parts import BAD_ROWS
 from potstill.errors import ArtifactError, DataError
@@ -38,6 +40,19 @@ _SHOWN_CHARACTERS = 100
 _QUOTED = re.compile("'[^']*'|\"[^\"]*\"")
 _LIST = re.compile(rf"\s*\[\s*(?:{_QUOTED.pattern})(?:[\s,]+(?:{_QUOTED.pattern}))*\s*\]\s*")
 """A list of strings, as Python, numpy and JSON write it into a CSV file."""
+
+_refusals: ContextVar[list[DataError] | None] = ContextVar("refusals", default=None)
+
+
+@contextmanager
+def bad_rows_collected() -> Iterator[list[DataError]]:
+    """Leave out rows that can't be read, and gather the errors for them, one for each file."""
+    refusals: list[DataError] = []
+    token = _refusals.set(refusals)
+    try:
+        yield refusals
+    finally:
+        _refusals.reset(token)
 
 
 def read_examples(path: Path | str, config: DataConfig, label_names: Sequence[str]) -> Examples:
@@ -89,9 +104,12 @@ def parse_records(records: Iterable[Record], config: DataConfig, file: Origin) -
             bad.append({"line": line, "problem": error.message, **row})
     if problems:
         refusal = _in_one(problems, "; --skip-bad-rows leaves such rows out" if rows else "")
-        if not config.skip_bad_rows:
+        if (refusals := _refusals.get()) is not None:
+            refusals.append(refusal)
+        elif not config.skip_bad_rows:
             raise refusal
-        warn(f"{file}:{refusal.line}: {refusal.message}\n  left out; {_keep(bad, file)}")
+        else:
+            warn(f"{file}:{refusal.line}: {refusal.message}\n  left out; {_keep(bad, file)}")
     if not rows:
         raise DataError("there are no rows", file=file, remedy="check that this is the file you meant")
     return rows
@@ -144,7 +162,7 @@ def _read_cola(path: Path, config: DataConfig) -> list[Row]:
     """Read one of CoLA's own files, whose columns and labels have a meaning but no names."""
     header = ("source", "label", "mark", "sentence")
     columns = config.model_copy(update=dict(COLA_COLUMNS))
-    rows = parse_records(name_fields(split_tsv(path), header, path), columns, path)
+    rows = parse_records(name_fields(split_tsv(read_content(path)[0], path), header, path), columns, path)
     names = dict(zip("01", COLA_LABELS, strict=True))
     return [replace(row, label=names.get(row.label, row.label)) for row in rows]
 

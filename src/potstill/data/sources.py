@@ -39,6 +39,7 @@ from potstill.data.readers import (
 from potstill.data.splits import Indices, duplicate_groups, normal_item, stratified_split
 from potstill.errors import DataError, SourceError
 from potstill.predict.directory import LabelType
+from potstill.predict.files import PACKED
 
 TEST_FRACTION = 0.1
 """Share of the test part where the data has none."""
@@ -47,7 +48,7 @@ COLA_PLACES = "$POTSTILL_DATA, $POTSTILL_DATA/cola, data/cola or ../shared/cola"
 
 _ACCEPTED = (
     "`clinc150`, or some of its domains as `clinc150:home,meta`, `cola`, `builtin`, `auto`, "
-    f"a file ({', '.join(SUFFIXES)}), "
+    f"a file ({', '.join(SUFFIXES)}, also packed), "
     f"a directory with train{{{','.join(SUFFIXES)}}} or CoLA's {COLA_TRAIN}, "
     "or a data set of the hub as `owner/name` or `owner/name:configuration`"
 )
@@ -173,7 +174,11 @@ def _find(config: DataConfig) -> _Found:
     if path.is_dir():
         return _from_cola(path, config) if (path / COLA_TRAIN).is_file() else _from_directory(path, config)
     if path.exists():
-        return _from_files(path.stem, str(path), config, [path])
+        stem = Path(path.stem).stem if path.suffix.lower() in PACKED else path.stem
+        return _from_files(stem, str(path), config, [path])
+    if files := sorted(filter(Path.is_file, path.parent.glob(path.name))):
+        name = re.sub(r"[^\w.-]", "", path.stem).strip("-_.") or "data"
+        return _from_files(name, f"{path} ({len(files):,} files)", config, files)
     hub = _HUB_NAME.fullmatch(config.source)
     if hub is None or _looks_like_path(path):
         raise SourceError(f"there is no data at {config.source!r}\n  what to do: give {_ACCEPTED}")

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potstill.data import Corpus, Examples
+from potstill.data.splits import duplicate_groups
 from potstill.evaluation import LinearResult, bootstrap_intervals, compute_metrics, mcnemar
 from potstill.evaluation.calibration import fit_temperature
 from potstill.evaluation.details import Case, LearningCurve, cases
 from potstill.predict.decision import softmax
-from potstill.predict.wording import numbered
 
 if TYPE_CHECKING:
     from sklearn.pipeline import FeatureUnion, Pipeline
@@ -86,36 +86,56 @@ def measure_linear_svm(corpus: Corpus) -> tuple[LinearResult, NDArray[np.int64]]
     return result, answers
 
 
-def suspicious_labels(corpus: Corpus) -> tuple[tuple[Case, ...], str]:
-    """Find training texts whose label is the least probable to a linear SVM that was fitted without them.
+def suspicious_labels(examples: Examples) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
+    """Rank texts by how improbable their labels are to a linear SVM that has not learnt from them.
 
-    The margins of a cross-validation become probabilities by temperature scaling.
+    The margins of a cross-validation become probabilities by temperature scaling; ranking by the label's is confident
+    learning's self-confidence (Northcutt et al. 2021, "Confident Learning", section 3). Repeated texts, classes with
+    fewer texts than folds, and most of very many texts are left out.
 
     Returns:
-        The texts with other answers than their labels, the least probable label first; and what the search was limited
-        to, or why there was none.
+        The indices of texts, the most suspicious first, (texts,), and the classes' probabilities for each, (texts,
+        classes). Both are empty where fewer than two classes are left.
     """
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
     from sklearn.svm import LinearSVC
 
-    train, note = corpus.train, ""
-    if len(train) > _MOST_CHECKED:
-        note = f"Among {_MOST_CHECKED:,} of the {len(train):,} training texts, drawn at random."
-        train = train.take(np.sort(np.random.default_rng(0).permutation(len(train))[:_MOST_CHECKED]))
-    counts = np.bincount(train.labels, minlength=corpus.num_classes)
-    if (fewest := int(counts.min())) < _FOLDS:
-        rare = numbered(fewest, "training text")
-        return (), f'Not searched: "{corpus.label_names[counts.argmin()]}" has {rare}; {_FOLDS} are needed in a class.'
-    texts = _joined(train)
+    places = np.unique(duplicate_groups(examples.items), return_index=True)[1]
+    if len(places) > _MOST_CHECKED:
+        places = np.random.default_rng(0).choice(places, _MOST_CHECKED, replace=False)
+    sizes = np.bincount(examples.labels[places])
+    places = np.sort(places[sizes[examples.labels[places]] >= _FOLDS])
+    known, labels = np.unique(examples.labels[places], return_inverse=True)
+    if len(known) < 2:
+        return places[:0], np.zeros((0, len(sizes)))
+    texts = _joined(examples.take(places))
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=0)
-    features = _features(texts).fit_transform(texts)
-    margins = cross_val_predict(LinearSVC(random_state=0), features, train.labels, cv=folds, method="decision_function")
-    logits = np.stack([np.zeros_like(margins), margins], axis=1) if margins.ndim == 1 else margins  # (texts, classes)
-    probabilities = softmax(logits, fit_temperature(logits, train.labels))
-    answers = probabilities.argmax(axis=1)
-    order = np.argsort(np.take_along_axis(probabilities, train.labels[:, None], axis=1)[:, 0], kind="stable")
-    chosen = order[answers[order] != train.labels[order]]
-    return cases(train, chosen, corpus.label_names, probabilities, answers), note
+    features, model = _features(texts).fit_transform(texts), LinearSVC(random_state=0)
+    margins = cross_val_predict(model, features, labels, cv=folds, method="decision_function")
+    logits = np.stack([-margins, margins], axis=1) if margins.ndim == 1 else margins  # (texts, known classes)
+    probabilities = np.zeros((len(places), len(sizes)))
+    probabilities[:, known] = softmax(logits, fit_temperature(logits, labels))
+    order = np.argsort(probabilities[np.arange(len(places)), examples.labels[places]], kind="stable")
+    return places[order], probabilities[order]
+
+
+def suspicious_cases(corpus: Corpus) -> tuple[tuple[Case, ...], str]:
+    """Describe the training texts with the most suspicious labels that the linear SVM would not give.
+
+    Returns:
+        The texts; and what the search was limited to, or why there was none.
+    """
+    places, probabilities = suspicious_labels(corpus.train)
+    texts, answers = corpus.train.take(places), probabilities.argmax(axis=1)
+    note = ""
+    if not len(places):
+        note = f"Not searched: it takes two classes with {_FOLDS} different training texts each."
+    elif len(places) < len(corpus.train):
+        note = (
+            f"Searched among {len(places):,} of the {len(corpus.train):,} training texts: without repeated texts and "
+            f"classes of fewer than {_FOLDS}, and at most {_MOST_CHECKED:,}."
+        )
+    return cases(texts, np.flatnonzero(answers != texts.labels), corpus.label_names, probabilities, answers), note
 
 
 def learning_curve(corpus: Corpus) -> LearningCurve | None:

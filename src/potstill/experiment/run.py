@@ -23,7 +23,7 @@ from potstill.evaluation.details import Details, cases, confusion, risk_coverage
 from potstill.evaluation.measure import Measurement, measure, measure_together
 from potstill.experiment.budget import Budget
 from potstill.experiment.labelled import check_distillation, check_teacher, label, label_in_time
-from potstill.experiment.linear import learning_curve, measure_linear_svm, suspicious_labels
+from potstill.experiment.linear import learning_curve, measure_linear_svm, suspicious_cases
 from potstill.experiment.plan import Estimate, Plan, plan_within, resumed
 from potstill.experiment.probe import measure_speed
 from potstill.experiment.record import Trained, TrainingRecord
@@ -238,7 +238,7 @@ def _details(corpus: Corpus, summary: Summary, directory: Path, teacher: NDArray
     confidences = np.take_along_axis(probabilities, answers[:, None], axis=1)[:, 0].astype(np.float64)
     surest = np.argsort(-confidences, kind="stable")
     mistakes = surest[answers[surest] != labels[surest]]
-    suspicious, note = suspicious_labels(corpus)
+    suspicious, note = suspicious_cases(corpus)
     return Details(
         role=used.role,
         seed=used.seed,

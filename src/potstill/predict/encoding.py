@@ -6,7 +6,8 @@ import codecs
 import re
 import shlex
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import PurePath
 from typing import Final
 
@@ -46,6 +47,13 @@ _ODD: Final = re.compile(
 )
 """Signs inside words, capital letters behind small ones, control characters: in another encoding they are letters."""
 
+_MIN_LETTERS: Final = 3
+"""Fewer characters outside ASCII are no evidence of an encoding."""
+_SIGNS: Final = re.compile(r"(?<=[^\W\d_])(?![°®·])[\x80-¿×÷‚„†‡‰‹›˜€](?=[^\W\d_])")
+"""Signs inside words; like capital letters behind small ones, they show that the encoding is wrong."""
+_MAX_SIGNS: Final = 0.02
+"""Most of them for each character outside ASCII."""
+
 
 def wide_encoding(sample: bytes) -> str | None:
     """Return the encoding of text that begins so in UTF-16 or UTF-32, with or without a byte order mark, else None."""
@@ -80,6 +88,26 @@ def find_encoding(sample: bytes) -> str:
     decoded = {name: _decoded(sample, name) for name in _LATIN}
     odd = {name: len(_ODD.findall(found)) + _LATIN[name] for name, found in decoded.items() if found is not None}
     return min(odd, key=odd.__getitem__)
+
+
+def certain_encoding(lines: Sequence[bytes]) -> str | None:
+    """Return the encoding of a file from its lines that are not ASCII; None: it is UTF-8, or there is doubt.
+
+    There is doubt where some lines are UTF-8 and others are not, and where what is read are no words.
+    """
+    foreign = [line for line in lines if _decoded(line, "utf-8") is None]
+    if not foreign or len(foreign) < 0.9 * sum(not line.isascii() for line in lines):  # a few are both by chance
+        return None
+    content = b"\n".join(foreign)
+    encoding = find_encoding(content)
+    decoded = _decoded(content, encoding) or ""
+    text = [c for c in decoded if not c.isascii()]
+    signs = len(_SIGNS.findall(decoded)) + sum(
+        first.islower() and second.isupper() and not second.isascii() for first, second in pairwise(decoded)
+    )
+    if len(text) < _MIN_LETTERS or signs > _MAX_SIGNS * len(text):
+        return None
+    return None if any(unicodedata.category(c) in ("Cc", "Cn", "Co") for c in text) else encoding
 
 
 def conversion(encoding: str, name: str) -> str:

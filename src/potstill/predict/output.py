@@ -81,7 +81,7 @@ class Writing:
         return ("line", "text", *(("pair",) if self.in_pairs else ()), "label", "probability")
 
     def _record(self, text: Text, row: list[float], place: int) -> tuple[object, ...]:
-        others = (_cell(text.others.get(column)) for column in self.columns)
+        others = (cell(text.others.get(column)) for column in self.columns)
         every = row if self.with_probabilities else ()
         return (text.line, *others, *_parts(text.value), self.labels[place], row[place], *every)
 
@@ -113,7 +113,7 @@ def _renamed(columns: tuple[str, ...], taken: tuple[str, ...]) -> dict[str, str]
     return names
 
 
-def _cell(value: object) -> object:
+def cell(value: object) -> object:
     """Write a value of JSON as a cell of CSV."""
     if value is None:
         return ""

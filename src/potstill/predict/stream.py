@@ -10,8 +10,9 @@ returned with its number and what is wrong with it. The memory does not grow wit
 | `tsv`   | header, tabs, no quoting: a quotation mark is a character like any other                         |
 | `jsonl` | one JSON object a line                                                                           |
 
-All are UTF-8, with or without a byte order mark. A line ends with a line feed, a carriage return or both, and nothing
-else: Unicode's other line separators belong to the text. Empty lines are passed over.
+All are UTF-8, with or without a byte order mark; `predict/files.py` converts others. A line ends with a line feed, a
+carriage return or both, and nothing else: Unicode's other line separators belong to the text. Empty lines are passed
+over.
 """
 
 from __future__ import annotations
@@ -46,11 +47,9 @@ CHUNK_BYTES: Final = 1 << 22
 SEPARATOR_LINE: Final = re.compile('"?sep=([^"])"?', re.IGNORECASE)
 """Excel's first line of a CSV file, which names the separator."""
 _NO_LINES: Final = {
-    ".json": "write each object of the array in a line, with `jq -c '.[]'` for instance, and call the file .jsonl",
     ".parquet": "write it as JSONL",
-    **dict.fromkeys((".xls", ".xlsx", ".ods"), "save it as CSV (UTF-8) in the spreadsheet program"),
-    ".gz": "unpack it with `gunzip`",
-    **dict.fromkeys((".zip", ".7z", ".tar", ".bz2", ".xz", ".zst"), "unpack it"),
+    **dict.fromkeys((".xls", ".ods"), "save it as XLSX or CSV (UTF-8) in the spreadsheet program"),
+    **dict.fromkeys((".7z", ".tar", ".tgz", ".rar"), "unpack it"),
 }
 """Suffixes of files that don't consist of lines of text, and what to do about them."""
 _DEPTH: Final = 100

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -19,6 +19,7 @@ from potstill.config import DataConfig, PotstillConfig, TeacherConfig
 from potstill.console import print_line
 from potstill.data import Corpus, Examples
 from potstill.data.columns import listed
+from potstill.data.formats import read_content
 from potstill.data.labels import label_key
 from potstill.errors import DataError
 from potstill.predict.stream import find_separator
@@ -41,7 +42,7 @@ class FileConfig(TeacherConfig):
     seeds: Annotated[tuple[int, ...], Field(max_length=1)] = (0,)
     """A file has one."""
     file: str
-    """File (.csv, .tsv, .jsonl, .parquet) with the columns of your texts and one column of probabilities for each
+    """File, in any format of the data, with the columns of your texts and one column of probabilities for each
     class, or with a column of labels and one that says how certain each is. Rows of the same text are averaged."""
     values: Literal["probabilities", "logits"] = "probabilities"
     """What the classes' columns hold."""
@@ -173,15 +174,15 @@ class FileTeacher(Teacher):
 
 def _read(path: Path, strings: set[str]) -> Mapping[str, list[Any]]:
     """Read a table by its suffix; the columns `strings` are kept as they are written."""
+    content, inside = read_content(path)
     try:
-        match path.suffix.lower():
+        match PurePath(inside).suffix.lower():
             case ".parquet":
-                table = pa.parquet.read_table(path)
+                table = pa.parquet.read_table(pa.BufferReader(content))
             case ".jsonl":
-                table = pa.json.read_json(path)
+                table = pa.json.read_json(pa.BufferReader(content))
             case ".csv" | ".tsv" as suffix:
-                with path.open(encoding="utf-8-sig", newline="") as file:
-                    header = file.readline()
+                header = content.partition(b"\n")[0].decode("utf-8-sig")
                 separator = "\t" if suffix == ".tsv" else find_separator(header, strings)
                 quoted = suffix == ".csv"
                 names = next(csv.reader([header.rstrip("\r\n")], delimiter=separator), [])
@@ -190,7 +191,7 @@ def _read(path: Path, strings: set[str]) -> Mapping[str, list[Any]]:
                     delimiter=separator, quote_char='"' if quoted else False, newlines_in_values=quoted
                 )
                 types = pa.csv.ConvertOptions(column_types=kept, strings_can_be_null=False)
-                table = pa.csv.read_csv(path, parse_options=layout, convert_options=types)
+                table = pa.csv.read_csv(pa.BufferReader(content), parse_options=layout, convert_options=types)
             case suffix:
                 raise _error(path, f"expected a .csv, .tsv, .jsonl or .parquet file, found the suffix {suffix!r}")
         return {str(name).strip(): table[name].to_pylist() for name in table.column_names}
