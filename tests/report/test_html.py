@@ -95,7 +95,7 @@ def with_classes(summary: Summary, classes: int) -> Summary:
     answers = np.where(np.arange(labels.size) % 7 == 0, (labels + 1) % classes, labels)
     scores: dict[str, Any] = {
         "metrics": compute_metrics(labels, answers, classes),
-        "intervals": bootstrap_intervals(labels, answers, classes, samples=20),
+        "intervals": bootstrap_intervals(labels, answers, classes),
     }
     names = tuple(f"class_{number}" for number in range(classes))
     data = replace(summary.data, label_names=names, test=labels.size, majority_label=names[0])
