@@ -32,3 +32,9 @@ def test_preset_leaves_out_what_another_choice_has_no_use_for():
     assert config.student.embedding_init == "random"
     assert not config.augment.wanted(in_pairs=False)
     assert config.teacher.training.min_steps == 200
+
+
+@pytest.mark.parametrize("alpha", [1, 1.0, "1", "1.0"])  # a flag's value is a string
+def test_presets_add_no_unlabelled_text_where_the_teacher_is_ignored(alpha):
+    config = PotstillConfig.build({"preset": "balanced", "distillation": {"alpha": alpha}})
+    assert not config.augment.wanted(in_pairs=False)

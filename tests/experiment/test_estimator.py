@@ -115,3 +115,11 @@ def test_what_cannot_be_learnt_is_refused(settings):
         classifier.fit("a text", [1])
     with pytest.raises(DataError, match="all rows have the label"):
         classifier.fit(TEXTS, [1] * len(TEXTS))
+    with pytest.raises(ValueError, match=r"y\[1\] is missing"):
+        classifier.fit(TEXTS[:2], [1, None])
+    with pytest.raises(ValueError, match=r"y\[0\] is missing"):
+        classifier.fit(TEXTS[:2], [float("nan"), "a"])
+    with pytest.raises(ValueError, match=r"X\[1\] is an empty text"):
+        classifier.fit(["a", " "], [0, 1])
+    with pytest.raises(ValueError, match="labels that are all strings, all whole numbers"):
+        classifier.fit(TEXTS[:2], [1, "a"])

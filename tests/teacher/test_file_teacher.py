@@ -10,6 +10,7 @@ import torch
 from scipy.special import softmax
 
 from commandline import potstill
+from potstill.augment.unlabelled import UnlabelledSet
 from potstill.config import DataConfig, PotstillConfig
 from potstill.data import UNLABELLED, Examples, load_corpus
 from potstill.data.tokenised import Batch
@@ -59,6 +60,35 @@ def test_classes_may_be_numbers_and_texts_pairs(tmp_path):
     assert np.isnan(found[2]).all()
 
 
+@pytest.mark.parametrize(
+    ("suffix", "content"),
+    [
+        (".csv", "text,True,False\nx,0.75,0.25\n"),
+        (".jsonl", '{"text": "x", "label": true, "confidence": 0.75}\n'),
+        (".csv", "text,label,probability,probability_false,probability_true\nx,true,0.75,0.25,0.75\n"),
+        (".csv", "text,label,probability\nx,true,0.75\n"),
+    ],
+    ids=["columns in pandas' spelling", "truth values", "potstill predict --probabilities", "potstill predict"],
+)
+def test_truth_values_and_potstills_own_answers_are_read(tmp_path, suffix, content):
+    teacher = teacher_of(tmp_path, content, suffix, label_names=("false", "true"))
+    np.testing.assert_allclose(asked(teacher, "x"), [[0.25, 0.75]], rtol=1e-6)
+
+
+def test_a_column_for_each_class_goes_before_a_label(tmp_path):
+    teacher = teacher_of(tmp_path, "text,label,confidence,bad,good\nx,bad,0.9,0.4,0.6\n")
+    np.testing.assert_allclose(asked(teacher, "x"), [[0.4, 0.6]], rtol=1e-6)
+
+
+def test_the_least_confidence_is_that_of_the_label_where_there_is_one(tmp_path, capsys):
+    content = "text,label,confidence\nx,bad,0.3\nx,good,0.9\ny,bad,0.3\n"
+    teacher = teacher_of(tmp_path, content, min_confidence=0.6)
+    found = asked(teacher, "x", "y")
+    np.testing.assert_allclose(found[0], [0.1, 0.9], rtol=1e-5)
+    assert np.isnan(found[1]).all()
+    assert "2 labels are less certain than any other class would be" in " ".join(capsys.readouterr().err.split())
+
+
 def test_rows_of_one_text_are_averaged_as_several_annotators(tmp_path):
     content = "text,label,confidence\nx,good,1\nx,good,1\nx,bad,1\ny,bad,0.8\n"
     np.testing.assert_allclose(asked(teacher_of(tmp_path, content), "x", "y"), [[1 / 3, 2 / 3], [0.8, 0.2]], rtol=1e-5)
@@ -72,6 +102,7 @@ def test_answers_below_the_least_confidence_count_as_none(tmp_path):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
+        ("text,bad,good\n", "there are no rows"),
         ("text,bad\nx,0.5\n", "there is no column for 'good'"),
         ("body,bad,good\nx,0.5,0.5\n", "there is no column 'text'"),
         ("text,bad,good\nx,2.5,-1.5\n", "1 rows hold no probabilities, the first in row 1: 2.5, -1.5"),
@@ -182,3 +213,38 @@ def test_a_file_that_answers_no_other_texts_needs_no_unlabelled_set(tmp_path):
     flags = ("--student-seeds", "0", *sizes, "--embedding-init", "random", "--ngram-buckets", "1024")
     given = (tmp_path / "data.csv", "--teacher", tmp_path / "answers.csv", *flags)
     assert potstill("run", *given, "--out", tmp_path / "run") == 0
+
+
+def test_a_set_without_any_answer_is_saved_and_read(tmp_path):
+    texts = UnlabelledSet(("x", "y"), None, ("file:a", "file:a"), {})
+    labelled = texts.labelled(np.full((2, 3), np.nan, np.float32), "key").answered()
+    labelled.save(tmp_path / "unlabelled.parquet")
+    found = UnlabelledSet.load(tmp_path)
+    assert (len(found), found.logits.shape, found.dropped) == (0, (0, 3), {"unanswered": 2})
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (("--words", "5"), "augment.words: a teacher that is a file has no answers to texts that are made"),
+        (("--teacher-epochs", "2"), "teacher.training: there is no such setting for this kind of teacher"),
+        (("--teacher", "."), "expected a file, found a directory"),
+        (("--teacher", "no.csv"), "there is no such file"),
+    ],
+)
+def test_what_a_file_cannot_do_is_refused_at_once(tmp_path, capsys, flags, problem):
+    (tmp_path / "data.csv").write_text("\n".join(["text,label", *(f"text {n},{'ab'[n % 2]}" for n in range(40))]))
+    (tmp_path / "answers.csv").write_text("text,a,b\ntext 1,0.5,0.5\n")
+    given = (tmp_path / "data.csv", "--teacher", tmp_path / "answers.csv", *flags, "--out", tmp_path / "run")
+    assert potstill("run", *given) != 0
+    assert problem in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("preset", ["fast", "balanced", "best"])
+def test_presets_leave_out_what_a_file_has_no_use_for(preset):
+    config = PotstillConfig.build(
+        {"preset": preset, "teacher": {"kind": "file", "file": "a.csv"}, "augment": {"files": ["more.txt"]}}
+    )
+    assert config.teacher.seeds == (0,)
+    assert config.augment.files == ("more.txt", "a.csv")
+    assert config.augment.most_made(in_pairs=False) == 0

@@ -118,6 +118,10 @@ def files_key(config: PotstillConfig) -> str | None:
 def _check_makers(config: PotstillConfig, corpus: Corpus) -> None:
     if config.augment.perturbed and corpus.in_pairs:
         raise ConfigError(["augment.perturbed: single texts can be perturbed, pairs can't; leave it at 0"])
+    made = [name for name in ("words", "spans", "sampled", "perturbed") if getattr(config.augment, name)]
+    if config.teacher.kind == "file" and made:
+        names = ", ".join(f"augment.{name}" for name in made)
+        raise ConfigError([f"{names}: a teacher that is a file has no answers to texts that are made; leave it at 0"])
     if config.augment.sampled:
         check_writer(config)
 

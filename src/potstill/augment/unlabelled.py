@@ -75,10 +75,15 @@ class UnlabelledSet:
         return Examples(self.texts, np.full(len(self), UNLABELLED, dtype=np.int64), self.pairs)
 
     def labelled(self, logits: NDArray[np.float32], teacher: str) -> Self:
-        """Return the set with the logits of the teacher of that key, (texts, classes), but texts without an answer."""
-        answered = np.flatnonzero(np.isfinite(logits).all(axis=1))
-        found = self if len(answered) == len(self) else self.take(answered, "unanswered")
-        return replace(found, logits=logits[answered], teacher=teacher)
+        """Return the set with the logits of the teacher of that key, (texts, classes)."""
+        return replace(self, logits=logits, teacher=teacher)
+
+    def answered(self) -> Self:
+        """Return the texts that the teacher has an answer to."""
+        if self.logits is None or np.isfinite(self.logits).all():
+            return self
+        places = np.flatnonzero(np.isfinite(self.logits).all(axis=1))
+        return replace(self.take(places, "unanswered"), logits=self.logits[places])
 
     def take(self, indices: NDArray[np.int64], reason: str) -> Self:
         """Return the texts at `indices`; the others count as left out for `reason`."""
@@ -127,7 +132,10 @@ class UnlabelledSet:
             expected = notes.pop("digest")
             strings = [name for name in table.column_names if name != "logits"]
             columns = {name: tuple(table[name].cast(pa.string()).to_pylist()) for name in strings}
-            logits = np.stack(table["logits"].to_numpy()).astype(np.float32) if "logits" in table.column_names else None
+            logits = None
+            if "logits" in table.column_names:
+                column = table["logits"].combine_chunks()
+                logits = column.flatten().to_numpy().astype(np.float32).reshape(len(table), column.type.list_size)
             found = cls(columns["text"], columns.get("pair"), columns["source"], logits=logits, **notes)
             if found._digest() != expected:
                 raise ValueError("it was altered: its digest is not that of its content")

@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from potstill.cli.options import Decorator
 from potstill.config import PotstillConfig, Settings, read_yaml
+from potstill.teacher.registry import teacher_class
 
 _FLAGS: Final = {
     "data.source": "data",
@@ -182,8 +183,10 @@ def with_settings(
         def wrapped(config_file: Path | None, **arguments: Any) -> Any:
             values = {} if config_file is None else read_yaml(config_file)
             if (file := arguments.pop("teacher_file", None)) is not None:
-                _place(values, ("teacher", "kind"), "file")
-                _place(values, ("teacher", "file"), file)
+                known = teacher_class("file").settings.model_fields
+                section = values.get("teacher") if isinstance(values.get("teacher"), dict) else {}
+                values["teacher"] = {name: value for name, value in (section or {}).items() if name in known}
+                values["teacher"] |= {"kind": "file", "file": file, "seeds": [0]}
             for setting in settings:
                 value = arguments.pop(setting.parameter)
                 if value is not None:

@@ -23,6 +23,8 @@ def describe_problem(item: Any, root: Settings) -> str:
     if item["type"] == "extra_forbidden":
         nearest = _nearest(section, name, root)
         path = ".".join([*section, name])
+        if nearest == path:
+            return f"{path}: there is no such setting for this kind of {section[0]}"
         return f"{path}: there is no such setting" + (f"; did you mean {nearest}?" if nearest else "")
     path = ".".join(section if "[" in name else [*section, name])
     return f"{path}: {message_of(item)}; found {_shown.repr(item['input'])}"

@@ -36,7 +36,7 @@ PRESETS: Final[dict[Preset, dict[str, Any]]] = {
 them with a linear model on public tasks."""
 
 _OF_KIND: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
-    "teacher": ("transformer", ("training",)),
+    "teacher": ("transformer", ("training", "seeds")),
     "student": ("rnn", ("embedding_init", "ngram_size", "dropout")),
 }
 """The kind that each preset is for, and which of its settings other kinds need not have."""
@@ -53,10 +53,14 @@ def with_preset(values: dict[str, Any]) -> dict[str, Any]:
     for part, (kind, own) in _OF_KIND.items():
         if part in preset and _setting(values, part, "kind", kind) != kind:
             preset = preset | {part: {name: value for name, value in preset[part].items() if name not in own}}
-    if (file := _setting(values, "teacher", "file", None)) is not None:  # it has no answers to words and spans
-        preset = preset | {"augment": {"files": [file]}}
-    if _setting(values, "distillation", "alpha", None) == 1:
+    if str(_setting(values, "distillation", "alpha", None)) in ("1", "1.0"):  # flags are not parsed yet
         preset = {part: settings for part, settings in preset.items() if part != "augment"}
+    elif (file := _setting(values, "teacher", "file", None)) is not None:  # it has no answers to words and spans
+        files = _setting(values, "augment", "files", [])
+        preset = preset | {"augment": {}}
+        if isinstance(files, list | tuple) and file not in files:
+            section = values.get("augment") if isinstance(values.get("augment"), dict) else {}
+            values = values | {"augment": (section or {}) | {"files": [*files, file]}}
     return _merged(preset, values)
 
 

@@ -38,11 +38,12 @@ class PotstillClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Args:
         preset: What `potstill run --preset` takes.
         settings: More settings, nested as in a file for `--config`, such as `{"student": {"seeds": [0]}}`.
-        directory: Where to keep the run, with all models, plots and the report; new or empty. None: it is not kept.
+        directory: Where to keep the run, with all models, plots and the report; new or empty. None: it is not kept. Its
+            texts are not kept, so that the command in the report can't repeat it.
         verbose: Whether to print progress to standard error.
 
     Attributes:
-        classes_: The labels, sorted, with the type that they have in `y`.
+        classes_: The labels, sorted: strings, integers or truth values as in `y`; whole floats are integers here.
         model_: The student, a `potstill.Classifier`, which needs no torch.
         report_: The report, in Markdown.
     """
@@ -67,20 +68,29 @@ class PotstillClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             PotstillError: Texts, labels or settings can't be used.
             TypeError: `X` is a single text or a table with several columns, or holds anything but texts.
-            ValueError: `X` and `y` differ in length.
+            ValueError: `X` and `y` differ in length, or a text or label is missing or of another type.
         """
         items = _one_column(X)
         in_pairs = isinstance(items, list) and bool(items) and isinstance(items[0], tuple | list)
         first, second = split_texts(items, in_pairs)
-        labels = np.asarray(y if hasattr(y, "__array__") else list(y), dtype=None).ravel().tolist()
+        labels = np.asarray(y).ravel().tolist() if hasattr(y, "__array__") else list(y)
         check_consistent_length(first, labels)
-        table = {"text": first, "label": labels} | ({} if second is None else {"pair": second})
+        if missing := [place for place, one in enumerate(labels) if one is None or one != one]:
+            raise ValueError(f"y[{missing[0]}] is missing; leave such texts out")
+        if empty := [place for place, one in enumerate(first) if not one]:
+            raise ValueError(f"X[{empty[0]}] is an empty text; leave such texts out")
+        try:
+            table = pa.table({"text": first, "label": labels} | ({} if second is None else {"pair": second}))
+        except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
+            raise ValueError(
+                f"expected texts, and labels that are all strings, all whole numbers or all truth values; {error}"
+            ) from None
         with tempfile.TemporaryDirectory() as temporary, nullcontext() if self.verbose else silence():
             file = Path(temporary) / "texts.parquet"
-            pq.write_table(pa.table(table), file)
+            pq.write_table(table, file)
             settings = dict(self.settings or {})
             data = {"source": str(file), "pair_column": "pair" if in_pairs else None}
-            settings |= {"preset": self.preset, "data": settings.get("data", {}) | data}
+            settings = {"preset": self.preset} | settings | {"data": (settings.get("data") or {}) | data}
             out = Path(temporary) / "run" if self.directory is None else Path(self.directory)
             _, directory = run(PotstillConfig.build(settings, "the settings"), out)
             exported = Path(temporary) / "exported"
@@ -138,6 +148,6 @@ def _one_column(texts: Any) -> Any:
     """Return the only column of a table as a list, other collections as a list, and anything else as it is."""
     if hasattr(texts, "columns"):
         return list(texts[texts.columns[0]]) if len(texts.columns) == 1 else texts
-    if isinstance(texts, np.ndarray) and texts.ndim == 2 and texts.shape[1] == 1:
-        texts = texts[:, 0]
+    if isinstance(texts, np.ndarray) and texts.ndim == 2:
+        return texts[:, 0].tolist() if texts.shape[1] == 1 else texts.tolist()
     return texts if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable) else list(texts)

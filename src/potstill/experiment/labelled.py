@@ -58,10 +58,10 @@ class DistillationSet:
 
     def with_unlabelled(self, unlabelled: UnlabelledSet, teacher: Teacher) -> DistillationSet:
         """Add an unlabelled set, which `teacher` labels unless it has done so."""
-        logits = self.logits
+        if self.logits is not None and unlabelled.teacher != teacher.key:
+            unlabelled = unlabelled.labelled(teacher.logits(unlabelled.examples), teacher.key)
+        unlabelled, logits = unlabelled.answered(), self.logits
         if logits is not None:
-            if unlabelled.teacher != teacher.key:
-                unlabelled = unlabelled.labelled(teacher.logits(unlabelled.examples), teacher.key)
             logits = np.concatenate([logits, unlabelled.logits])
         return replace(self, texts=self.texts.joined(unlabelled.examples), logits=logits)
 

@@ -151,6 +151,7 @@ def _experiment(
             labelled = label(config, corpus, teacher)
             unlabelled = unlabelled_set(config, corpus, teacher, directory / "unlabelled")
             if unlabelled is not None:
+                unlabelled = unlabelled.answered()
                 labelled = labelled.with_unlabelled(unlabelled, teacher)
 
     steps.enter()
@@ -300,9 +301,13 @@ def _described(plan: Plan, corpus: Corpus) -> str:
     augment, teachers = config.augment, len(config.teacher.seeds)
     more = augment.most_made(in_pairs=corpus.in_pairs)
     unlabelled = [f"{more:,} more texts at most"] * (more > 0) + [f"the texts of {name}" for name in augment.files]
+    is_tuned = isinstance(config.teacher, TransformerConfig)
     taught = (
-        f"train {numbered(teachers, 'teacher')} on {len(corpus.train):,} labelled texts",
-        f"let the teacher label these{''.join(f', {one}' for one in unlabelled)}",
+        f"train {numbered(teachers, 'teacher')} on {len(corpus.train):,} labelled texts"
+        if is_tuned
+        else f"take {config.teacher.describe()} as the teacher",
+        f"let the teacher label {'these' if is_tuned else f'{len(corpus.train):,} texts'}"
+        f"{''.join(f', {one}' for one in unlabelled)}",
         f"train {numbered(seeds, 'student')} on labels and answers, and {numbered(seeds, 'baseline')} on labels alone",
     )
     alone = (f"train {numbered(seeds, 'student')} on {len(corpus.train):,} labelled texts, without a teacher",)

@@ -40,7 +40,7 @@ BUDGET_FILE: Final = "budget.json"
 _FORMAT: Final = 2
 _UNIMPORTANT: Final = (
     *("preset", "runtime.checkpoint_seconds", "runtime.executor", "runtime.workers", "runtime.teacher_base"),
-    *("data.source", "data.test", "data.validation", "augment.files"),
+    *("data.source", "data.test", "data.validation", "augment.files", "teacher.file"),
 )
 """Settings that change no result, or that `RunSpec.inputs` holds by content: a file may have another name now."""
 _PLACES: Final = {

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 import jinja2
 
-from potstill.config import PotstillConfig
+from potstill.config import PotstillConfig, TransformerConfig
 from potstill.evaluation import DataSummary, majority_verdict
 from potstill.export.origin import Origin
 from potstill.predict.directory import Manifest
@@ -93,6 +93,7 @@ def write_card(
             "teacher": _teacher(config),
             "data_licence": _DATA_LICENCES.get(source, _UNKNOWN_DATA),
             "backbone": _public(backbone),
+            "is_tuned": isinstance(config.teacher, TransformerConfig),
             "backbone_licence": _BACKBONE_LICENCES.get(backbone, _UNKNOWN_BACKBONE),
         }
     return _MARKDOWN.get_template("card.md.jinja").render(values)

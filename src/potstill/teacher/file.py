@@ -14,9 +14,10 @@ import pyarrow.json
 import pyarrow.parquet
 from numpy.typing import NDArray
 from pydantic import Field
+from scipy.special import softmax
 
 from potstill.config import DataConfig, PotstillConfig, TeacherConfig
-from potstill.console import print_line
+from potstill.console import print_line, warn
 from potstill.data import Corpus, Examples
 from potstill.data.columns import listed
 from potstill.data.formats import read_content
@@ -32,6 +33,8 @@ _SLACK = 0.02
 """How far from 1 the sum of rounded probabilities may be."""
 _LEAST = 1e-9
 """What counts as a probability of 0, whose logarithm is not finite."""
+_OURS = "probability"
+"""What `potstill predict` calls the columns of its answers: this, or this with the class."""
 _NO_NUMBERS = "give every text one probability of each class, between 0 and 1, which add up to 1"
 
 
@@ -82,19 +85,25 @@ class FileTeacher(Teacher):
         """
         self.config, self.label_names, self.in_pairs = settings, label_names, data.pair_column is not None
         self.backbone = self.tokenizer_name = settings.backbone
+        self.coverage = ""
         path, text = Path(settings.file), [data.text_column, *([data.pair_column] if data.pair_column else [])]
         table = _read(path, {*text, data.label_column, settings.confidence_column})
         if missing := [name for name in text if name not in table]:
-            raise _error(path, f"there is no column {listed(missing)}; the columns are {listed(table)}")
-        columns = {label_key(name): name for name in table if name not in text}
-        classes = [columns.get(label_key(name)) for name in label_names]
-        if settings.confidence_column in table and data.label_column in table:
-            rows = self._from_labels(path, table[data.label_column], table[settings.confidence_column])
-        elif None not in classes:
-            numbers = np.array([_numbers(path, name, table[name]) for name in classes if name is not None])
+            columns = f"there is no column {listed(missing)}; the columns are {listed(table)}"
+            raise _error(path, columns, "name the text's column with --text-column, which holds for data and file")
+        if not table[text[0]]:
+            raise _error(path, "there are no rows")
+        certain = settings.confidence_column if settings.confidence_column in table else _OURS
+        place_of = _places_of(label_names)
+        classes = {place_of(name.removeprefix(f"{_OURS}_")): name for name in table if name not in (*text, certain)}
+        lacking = [name for place, name in enumerate(label_names) if place not in classes]
+        if not lacking:
+            ordered = (classes[place] for place in range(len(label_names)))
+            numbers = np.array([_numbers(path, name, table[name]) for name in ordered])
             rows = _log_probabilities(path, numbers.T, settings.values)
+        elif certain in table and data.label_column in table:
+            rows = self._from_labels(path, table[data.label_column], certain, table[certain])
         else:
-            lacking = [name for name, column in zip(label_names, classes, strict=True) if column is None]
             raise _error(
                 path,
                 f"there is no column for {listed(lacking)}, and no columns {data.label_column!r} and "
@@ -109,29 +118,40 @@ class FileTeacher(Teacher):
             [*label_names, *(part or "" for item in self._places for part in item), self._rows.tobytes()]
         )
 
-    def _from_labels(self, path: Path, labels: list[Any], confidences: list[Any]) -> NDArray[np.float32]:
-        """Make log-probabilities of labels and how certain each is, (rows, classes)."""
-        known = {label_key(name): place for place, name in enumerate(self.label_names)}
-        places = [known.get(label_key(str(label)), -1) for label in labels]
+    def _from_labels(self, path: Path, labels: list[Any], column: str, values: list[Any]) -> NDArray[np.float32]:
+        """Make log-probabilities of labels and how certain each is, (rows, classes); NaN where it is too uncertain."""
+        place_of = _places_of(self.label_names)
+        places = np.array([place_of(label) for label in labels])
         if unknown := sorted({str(label) for label, place in zip(labels, places, strict=True) if place < 0}):
-            raise _error(path, f"expected the classes {listed(self.label_names)}, found {listed(unknown)}")
-        certain = _numbers(path, self.config.confidence_column, confidences)
-        if len(certain) and not (certain.min() >= 0 and certain.max() <= 1):
-            raise _error(path, f"column {self.config.confidence_column!r} holds values that are not between 0 and 1")
+            classes = f"expected the classes {listed(self.label_names)}, found {listed(unknown)}"
+            raise _error(path, classes, "correct the labels, or leave these rows out")
+        certain = _numbers(path, column, values)
+        if not (certain.min() >= 0 and certain.max() <= 1):
+            raise _error(
+                path,
+                f"column {column!r} holds values that are not between 0 and 1",
+                "divide percentages by 100; how certain a label is has to be its probability",
+            )
+        if low := int((certain < 1 / len(self.label_names)).sum()):
+            warn(f"{path}: {low:,} labels are less certain than any other class would be; they count as other answers")
         others = (1 - certain) / (len(self.label_names) - 1)
         numbers = np.repeat(others[:, None], len(self.label_names), axis=1)
         numbers[np.arange(len(places)), places] = certain
-        return _log_probabilities(path, numbers, "probabilities")
+        rows = _log_probabilities(path, numbers, "probabilities")
+        rows[certain < self.config.min_confidence] = np.nan
+        return rows
 
     def _averaged(self, rows: NDArray[np.float32], places: NDArray[np.int64]) -> NDArray[np.float32]:
         """Average the rows of each text, and replace answers that are too uncertain by NaN, (texts, classes)."""
         if len(self._places) < len(rows):
-            sums = np.zeros((len(self._places), rows.shape[1]))
-            np.add.at(sums, places, np.exp(rows - np.logaddexp.reduce(rows, axis=1, keepdims=True)))
-            rows = np.log(np.maximum(sums / sums.sum(axis=1, keepdims=True), _LEAST)).astype(np.float32)
+            sums, given = np.zeros((len(self._places), rows.shape[1])), np.isfinite(rows[:, 0])
+            np.add.at(sums, places[given], softmax(rows[given], axis=1))
+            totals = sums.sum(axis=1, keepdims=True)
+            shares = np.divide(sums, totals, out=np.full_like(sums, np.nan), where=totals > 0)
+            rows = np.log(np.maximum(shares, _LEAST)).astype(np.float32)
         if self.config.min_confidence > 0:
-            certain = np.exp(rows.max(axis=1) - np.logaddexp.reduce(rows, axis=1))
-            rows = np.where(certain[:, None] < self.config.min_confidence, np.float32(np.nan), rows)
+            certain = softmax(rows, axis=1).max(axis=1, keepdims=True)
+            rows = np.where(certain >= self.config.min_confidence, rows, np.float32(np.nan))
         return rows
 
     @property
@@ -150,8 +170,8 @@ class FileTeacher(Teacher):
         return answers
 
     def describe(self) -> str:
-        """Say which file it is, and how many texts it holds."""
-        return f"{self.config.describe()} ({len(self._places):,} texts)"
+        """Say which file it is, and what it answers."""
+        return f"{self.config.describe()} ({self.coverage or f'{len(self._places):,} texts'})"
 
     def bytes_on_disk(self, directory: Path) -> int:
         """Return the size of the file."""
@@ -164,12 +184,36 @@ class FileTeacher(Teacher):
         """Read the file, and say how many of the corpus's texts it answers."""
         assert isinstance(config.teacher, FileConfig)
         teacher = cls(config.teacher, config.data, corpus.label_names)
-        counts = []
-        for name, part in (("training", corpus.train), ("validation", corpus.validation), ("test", corpus.test)):
-            answered = int(np.isfinite(teacher.logits(part)[:, 0]).sum())
-            counts.append(f"{answered:,} of {len(part):,} {name} texts")
-        print_line(f"{config.teacher.file} answers {', '.join(counts)}")
+        parts = {"training": corpus.train, "validation": corpus.validation, "test": corpus.test}
+        counts = {name: int(np.isfinite(teacher.logits(part)[:, 0]).sum()) for name, part in parts.items()}
+        known = ", ".join(f"{count:,} of {len(parts[name]):,} {name} texts" for name, count in counts.items())
+        teacher.coverage = f"it answers {known}"
+        print_line(f"{config.teacher.file}: {teacher.coverage}")
+        if not counts["training"]:
+            warn(f"{config.teacher.file} answers no training text; texts have to be the same to the letter")
         return teacher, None
+
+    @classmethod
+    def check(cls, settings: Any) -> None:
+        """Refuse what is no file."""
+        path = Path(settings.file)
+        if path.is_dir():
+            remedy = "name a file of probabilities; `potstill distill --teacher DIR` takes a tuned teacher"
+            raise _error(path, "expected a file, found a directory", remedy)
+        if not path.is_file():
+            raise _error(path, "there is no such file", "check the path")
+
+
+def _places_of(label_names: tuple[str, ...]) -> Callable[[Any], int]:
+    """Return what finds a label's class by its name, in any case if that is unique; -1 where there is none."""
+    exact = {label_key(name): place for place, name in enumerate(label_names)}
+    folded = {key.casefold(): place for key, place in exact.items()}
+
+    def place_of(label: Any) -> int:
+        key = label_key(str(label))
+        return exact.get(key, folded.get(key.casefold(), -1) if len(folded) == len(exact) else -1)
+
+    return place_of
 
 
 def _read(path: Path, strings: set[str]) -> Mapping[str, list[Any]]:
@@ -196,7 +240,7 @@ def _read(path: Path, strings: set[str]) -> Mapping[str, list[Any]]:
                 raise _error(path, f"expected a .csv, .tsv, .jsonl or .parquet file, found the suffix {suffix!r}")
         return {str(name).strip(): table[name].to_pylist() for name in table.column_names}
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise _error(path, f"it can't be read ({error})") from None
+        raise _error(path, f"it can't be read ({error})", "check that it is such a table, and UTF-8") from None
 
 
 def _numbers(path: Path, column: str, values: list[Any]) -> NDArray[np.float64]:
