@@ -54,8 +54,12 @@ def _paid(summary: Summary) -> Iterator[str]:
         answer = f"Not clearly: the {name} is ahead of the linear model, but the difference can be chance"
     else:
         answer = f"No: the {name} is {'worse' if behind else 'not better'} than the linear model"
-    p_value = probability(max(test.p_value for test in comparisons))
-    seeds = f" or less for each of {len(comparisons)} seeds" if len(comparisons) > 1 else ""
+    values = sorted(test.p_value for test in comparisons)
+    p_value, seeds = probability(values[-1]), ""
+    if len(values) > 1 and values[-1] < SIGNIFICANCE:
+        seeds = f" or less for each of {len(values)} seeds"
+    elif len(values) > 1:
+        p_value, seeds = probability(values[0]), f" to {values[-1]:.3f} over {len(values)} seeds"
     sentence = (
         f"**Did it pay?** {answer}. {percent(student.mean)} of the student's answers are right, {percent(bar)} of the "
         f"linear model's ({100 * (student.mean - bar):+.1f} points; McNemar's test, {p_value}{seeds})."
