@@ -16,7 +16,7 @@ from potstill.augment.build import held_out_key
 from potstill.augment.unlabelled import UnlabelledSet
 from potstill.config import PotstillConfig
 from potstill.console import warn
-from potstill.data import UNLABELLED, Corpus, Examples
+from potstill.data import Corpus, Examples
 from potstill.data.columns import listed
 from potstill.errors import ArtifactError, ConfigError
 from potstill.evaluation import Metrics, compute_metrics
@@ -39,7 +39,8 @@ class DistillationSet:
     """The labelled training texts, then the unlabelled ones, with a teacher's logits.
 
     Attributes:
-        logits: The teacher's of these, (texts, classes); None where the loss does not ask for them.
+        logits: The teacher's of these, (texts, classes), NaN where it has not answered; None where the loss does not
+            ask for them.
         validation_logits: The teacher's of the validation split, likewise.
         backbone: Name of a pretrained model whose embeddings a student may begin with; None: the teacher has none.
         tokenizer_name: Name of that model's tokenizer.
@@ -52,9 +53,9 @@ class DistillationSet:
     tokenizer_name: str | None
 
     @property
-    def known(self) -> int:
-        """Count the texts with a label."""
-        return int((self.texts.labels != UNLABELLED).sum())
+    def unanswered(self) -> int:
+        """Count the texts that the teacher has not answered; they teach by their labels alone."""
+        return 0 if self.logits is None else int(np.isnan(self.logits).any(axis=1).sum())
 
     def with_unlabelled(self, unlabelled: UnlabelledSet, teacher: Teacher) -> DistillationSet:
         """Add an unlabelled set, which `teacher` labels unless it has done so."""
@@ -84,8 +85,9 @@ def label(
     if config.distillation.alpha != 1.0:
         both, known = corpus.train.joined(corpus.validation), len(corpus.train)
         asked, answers = label_in_time(teacher, both, required=range(known, len(both)))
-        logits, validation_logits = answers[asked < known], answers[asked >= known]
-        texts = texts if len(logits) == known else texts.take(asked[asked < known])
+        given = np.full((len(both), answers.shape[1]), np.nan, np.float32)
+        given[asked] = answers
+        logits, validation_logits = given[:known], given[known:]
         _warn_of_order(corpus, validation_logits, config.runtime.teacher_classes)
     labelled = DistillationSet(texts, logits, validation_logits, teacher.backbone, teacher.tokenizer_name)
     return labelled if unlabelled is None else labelled.with_unlabelled(unlabelled, teacher)

@@ -186,7 +186,7 @@ def _experiment(
         late = [f"no {task.role} student {task.seed}" for task in tasks if (task.role, task.seed) not in predictions]
         changes = (
             *plan.changes,
-            *_cut_short(summary, 0 if labelled is None else len(corpus.train) - labelled.known),
+            *_cut_short(summary, 0 if labelled is None else labelled.unanswered),
             *late,
         )
         summary = replace(summary, time_limit=TimeLimit(budget.limit, budget.used, changes))
