@@ -14,6 +14,7 @@ from potstill.config.presets import PRESETS
 from potstill.data import Corpus
 from potstill.experiment.probe import Speed
 from potstill.experiment.students import workers_for
+from potstill.training.deadline import SCORING
 
 _STUDENT_SECONDS: Final = 4.0
 """Around a student's epochs, of an idle processor: its process starts, its embeddings are reduced, its graph is
@@ -22,8 +23,6 @@ _REPORT_SECONDS: Final = 5.0
 """The same for plots and report."""
 _LINEAR_MODELS: Final = 7
 """Linear models on all texts that the report fits: five on four fifths of them, and those of the learning curve."""
-_READING: Final = 1 / 3
-"""Work of reading a text against that of learning from it, which has a backward pass too."""
 _LANGUAGE_MODELLING: Final = 2.0
 """Work of a student's epoch of language modelling against one of classification."""
 _FAST_STEPS: Final = int(PRESETS["fast"]["teacher"]["training"]["min_steps"])
@@ -83,7 +82,7 @@ class Estimate:
         if isinstance(student, RNNConfig):
             longer += _LANGUAGE_MODELLING * student.pretraining.epochs
         epochs = _epochs(training.model_copy(update={"epochs": config.baseline.epochs or training.epochs}), texts)
-        around = _STUDENT_SECONDS * speed.load + _READING * len(corpus.test) * speed.text
+        around = _STUDENT_SECONDS * speed.load + SCORING * len(corpus.test) * speed.text
         estimate = cls(
             distilled=around + speed.start + longer * ((texts + more) * speed.text + made * speed.snippet),
             baseline=around + epochs * texts * speed.text,

@@ -17,7 +17,7 @@ PLANNED_STEPS: Final = "planned_steps"
 
 _WARM_UP: Final = 3
 """Steps from which a speed can be told: the first is slower."""
-_SCORING: Final = 1 / 3
+SCORING: Final = 1 / 3
 """Work of reading a text against that of learning from it, which has a backward pass too, of about twice the work."""
 
 _ends: ContextVar[float | None] = ContextVar("ends", default=None)
@@ -104,7 +104,7 @@ class Deadline(Callback):
         step = self._training / taken
         scoring = self._scoring
         if scoring is None:
-            scoring = _SCORING * step * epoch * len(data.validation.tokens.ids) / len(data.train.tokens.ids)
+            scoring = SCORING * step * epoch * len(data.validation.tokens.ids) / len(data.train.tokens.ids)
         if taken < _WARM_UP and left > scoring:
             return
         wanted = self._planned - trainer.steps
