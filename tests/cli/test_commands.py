@@ -448,6 +448,14 @@ UNTIDY = [
 ]
 
 
+def test_a_cleaned_copy_of_parquet_keeps_all_columns(tmp_path, capsys):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    columns = {"id": range(30), "text": [f"text {n}" for n in range(30)], "label": ["a", "b"] * 15}
+    parquet.write_table(pyarrow.table({name: list(values) for name, values in columns.items()}), tmp_path / "x.parquet")
+    assert potstill("data", tmp_path / "x.parquet", "--fix", tmp_path / "copy.csv") == 0
+    assert (tmp_path / "copy.csv").read_text().splitlines()[:2] == ["id,text,label", "0,text 0,a"]
+
+
 def test_data_is_cleaned(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("untidy.csv").write_text("\n".join(UNTIDY), encoding="utf-8")

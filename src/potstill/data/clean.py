@@ -48,7 +48,7 @@ def write_clean_copy(config: DataConfig, target: Path) -> dict[str, int]:
     counts: Counter[str] = Counter()
     found: list[tuple[Row, Mapping[str, object]]] = []
     for file in files:
-        records = list(read_records(file, config))
+        records = list(read_records(file, config, every_column=True))
         with bad_rows_collected():
             rows = parse_records(records, config, file)
         by_line = {line: record for line, record in records if not isinstance(record, DataError)}

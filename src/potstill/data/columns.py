@@ -29,9 +29,9 @@ _FEWEST_LABELS, _LABEL_WORDS, _TEXT_WORDS = 2, 3, 3
 
 
 def named_columns(config: DataConfig) -> dict[str, str]:
-    """Map each role, "text", "label" and where there is one "pair", to the name of its column."""
-    named = {"text": config.text_column, "label": config.label_column}
-    return named if config.pair_column is None else named | {"pair": config.pair_column}
+    """Map each role, "text", "label" and "pair", to the name of its column; those without a column are left out."""
+    named = {"text": config.text_column, "label": config.label_column, "pair": config.pair_column}
+    return {role: name for role, name in named.items() if name is not None}
 
 
 def check_columns(

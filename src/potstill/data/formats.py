@@ -40,8 +40,11 @@ Fields = tuple[int, list[str]]
 """A line number, and the values of a format that has no names beside them."""
 
 
-def read_records(path: Path, config: DataConfig) -> Iterator[Record]:
+def read_records(path: Path, config: DataConfig, *, every_column: bool = False) -> Iterator[Record]:
     """Read a file by its suffix. A line that can't be read is part of what is yielded.
+
+    Of Parquet only the columns that `config` names are read, unless `every_column` is set: others may hold what Python
+    has no type for.
 
     Raises:
         DataError: The suffix is unknown, the file as a whole can't be read, or a column that `config` names is missing.
@@ -52,6 +55,8 @@ def read_records(path: Path, config: DataConfig) -> Iterator[Record]:
         message = f"the suffix {PurePath(name).suffix!r} does not tell the format"
         remedy = convert_first(Path(name)) or "convert it"
         raise DataError(message, file=path, remedy=f"{remedy}, or rename it to {listed(SUFFIXES)} if it is one")
+    if every_column and reader is _read_parquet:
+        return _read_parquet(content, path, config, every_column=True)
     return reader(content, path, config)
 
 
@@ -167,12 +172,12 @@ def _parse_jsonl(content: bytes, path: Path) -> Iterator[Record]:
         yield line, record
 
 
-def _read_parquet(content: bytes, path: Path, config: DataConfig) -> Iterator[Record]:
+def _read_parquet(content: bytes, path: Path, config: DataConfig, *, every_column: bool = False) -> Iterator[Record]:
     try:
         with pq.ParquetFile(pa.BufferReader(content)) as file:
             batches = (batch.to_pylist() for batch in file.iter_batches(SUGGESTION_ROWS))
             check_columns(file.schema_arrow.names, config, path, rows=chain.from_iterable(batches))
-            table = file.read(columns=list(named_columns(config).values()))
+            table = file.read(columns=None if every_column else list(named_columns(config).values()))
         table.validate(full=True)  # finds strings that are no UTF-8
         records = table.to_pylist()  # not every value of Parquet's types is one of Python's
     except (OSError, ValueError, OverflowError, pa.ArrowException) as error:

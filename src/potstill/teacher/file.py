@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping
-from pathlib import Path, PurePath
+from itertools import chain
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet
 from numpy.typing import NDArray
 from pydantic import Field
 from scipy.special import softmax
@@ -20,10 +16,10 @@ from potstill.config import DataConfig, PotstillConfig, TeacherConfig
 from potstill.console import print_line, warn
 from potstill.data import Corpus, Examples
 from potstill.data.columns import listed
-from potstill.data.formats import read_content
+from potstill.data.formats import SUFFIXES, read_records
 from potstill.data.labels import label_key
 from potstill.errors import DataError
-from potstill.predict.stream import find_separator
+from potstill.predict.files import inner_suffix
 from potstill.store.checksums import digest
 from potstill.teacher.base import Teacher
 from potstill.training.base import FitResult
@@ -87,12 +83,7 @@ class FileTeacher(Teacher):
         self.backbone = self.tokenizer_name = settings.backbone
         self.coverage = ""
         path, text = Path(settings.file), [data.text_column, *([data.pair_column] if data.pair_column else [])]
-        table = _read(path, {*text, data.label_column, settings.confidence_column})
-        if missing := [name for name in text if name not in table]:
-            columns = f"there is no column {listed(missing)}; the columns are {listed(table)}"
-            raise _error(path, columns, "name the text's column with --text-column, which holds for data and file")
-        if not table[text[0]]:
-            raise _error(path, "there are no rows")
+        table = _read(path, data)
         certain = settings.confidence_column if settings.confidence_column in table else _OURS
         place_of = _places_of(label_names)
         classes = {place_of(name.removeprefix(f"{_OURS}_")): name for name in table if name not in (*text, certain)}
@@ -216,37 +207,29 @@ def _places_of(label_names: tuple[str, ...]) -> Callable[[Any], int]:
     return place_of
 
 
-def _read(path: Path, strings: set[str]) -> Mapping[str, list[Any]]:
-    """Read a table by its suffix; the columns `strings` are kept as they are written."""
-    content, inside = read_content(path)
-    try:
-        match PurePath(inside).suffix.lower():
-            case ".parquet":
-                table = pa.parquet.read_table(pa.BufferReader(content))
-            case ".jsonl":
-                table = pa.json.read_json(pa.BufferReader(content))
-            case ".csv" | ".tsv" as suffix:
-                header = content.partition(b"\n")[0].decode("utf-8-sig")
-                separator = "\t" if suffix == ".tsv" else find_separator(header, strings)
-                quoted = suffix == ".csv"
-                names = next(csv.reader([header.rstrip("\r\n")], delimiter=separator), [])
-                kept = {name: pa.string() for name in names if name.strip() in strings}
-                layout = pa.csv.ParseOptions(
-                    delimiter=separator, quote_char='"' if quoted else False, newlines_in_values=quoted
-                )
-                types = pa.csv.ConvertOptions(column_types=kept, strings_can_be_null=False)
-                table = pa.csv.read_csv(pa.BufferReader(content), parse_options=layout, convert_options=types)
-            case suffix:
-                raise _error(path, f"expected a .csv, .tsv, .jsonl or .parquet file, found the suffix {suffix!r}")
-        return {str(name).strip(): table[name].to_pylist() for name in table.column_names}
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise _error(path, f"it can't be read ({error})", "check that it is such a table, and UTF-8") from None
+def _read(path: Path, data: DataConfig) -> dict[str, list[Any]]:
+    """Read a table's columns, as labelled data is read; it need not have one of labels.
+
+    Raises:
+        DataError: The file or a row can't be read, or a column of texts is missing.
+    """
+    if (suffix := inner_suffix(path)) not in SUFFIXES:
+        raise _error(path, f"expected a .csv, .tsv, .jsonl or .parquet file, found the suffix {suffix!r}")
+    rows: list[Mapping[str, object]] = []
+    without_labels = data.model_copy(update={"label_column": None})
+    for _, record in read_records(path, without_labels, every_column=True):
+        if isinstance(record, DataError):
+            raise record
+        rows.append(record)
+    if not rows:
+        raise _error(path, "there are no rows")
+    return {name: [row.get(name) for row in rows] for name in dict.fromkeys(chain.from_iterable(rows))}
 
 
 def _numbers(path: Path, column: str, values: list[Any]) -> NDArray[np.float64]:
     """Return a column of finite numbers, (rows,)."""
     try:
-        numbers = np.array(values, dtype=np.float64)
+        numbers = np.array([np.nan if value == "" else value for value in values], dtype=np.float64)
     except (TypeError, ValueError):
         raise _error(path, f"column {column!r} holds values that are no numbers") from None
     if not np.isfinite(numbers).all():
