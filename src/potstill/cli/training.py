@@ -267,8 +267,9 @@ def _print_score(trained: Trained) -> None:
     from potstill.console import print_line
 
     best, record = trained.fit.best, trained.record
+    score = f"micro-F1 {best['micro_f1']:.3f}" if "micro_f1" in best else f"accuracy {best['accuracy']:.1%}"
     print_line(
-        f"{record.role} {record.seed}: MCC {best['mcc']:.3f}, accuracy {best['accuracy']:.1%} on the validation part, "
+        f"{record.role} {record.seed}: MCC {best['mcc']:.3f}, {score} on the validation part, "
         f"after epoch {best['epoch']}"
     )
 

@@ -31,7 +31,15 @@ class DataConfig(Settings):
     pair_column: str | None = None
     """Column with the second text, for tasks about pairs of texts. None: the task is about single texts."""
     label_column: str = "label"
-    """Column with the label (any string or whole number)."""
+    """Column with the label (any string or whole number), or the labels: see `multi_label`."""
+    multi_label: bool = False
+    """A text may have any number of labels: the label column holds lists. Needed for lists alone: a `label_separator`
+    or `label_columns` say so too. A text with an empty list, or cell, has none of the classes."""
+    label_separator: Annotated[str, Field(min_length=1)] | None = None
+    """What is between the labels of a text that may have several, such as `;`. None: a text has one label, or a
+    list."""
+    label_columns: tuple[str, ...] = ()
+    """Columns with 0 or 1, one for each class, in place of the label column: a text has the classes with 1."""
     positive_class: str | None = None
     """Class whose F1 is reported. None: the mean F1 of all classes (macro)."""
     skip_bad_rows: bool = False
@@ -52,7 +60,15 @@ class DataConfig(Settings):
     def _columns_differ(self) -> Self:
         """Refuse one column in two roles: a label read as text would be learnt at once."""
         columns = {name: getattr(self, name) for name in ("text_column", "pair_column", "label_column")}
+        if self.label_columns:
+            columns |= dict.fromkeys(("label_column",))
+            columns |= {f"column {number} of label_columns": name for number, name in enumerate(self.label_columns, 1)}
         for (one, first), (other, second) in combinations(columns.items(), 2):
-            if first == second:
+            if first == second is not None:
                 raise ValueError(f"{one} and {other} must be different columns")
         return self
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether a text may have any number of labels."""
+        return self.multi_label or self.label_separator is not None or bool(self.label_columns)

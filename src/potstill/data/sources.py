@@ -22,6 +22,7 @@ import numpy as np
 from potstill.config import DataConfig
 from potstill.console import warn
 from potstill.data.columns import check_columns, named_columns
+from potstill.data.encoded import class_counts, keys, strata
 from potstill.data.examples import Corpus, Examples
 from potstill.data.formats import SUFFIXES
 from potstill.data.labels import Row, label_names_of, label_type_of, positive_index
@@ -103,8 +104,10 @@ def load_corpus(config: DataConfig) -> Corpus:
 
     groups = duplicate_groups(found.train.items) if found.groups is None else found.groups
 
+    classes = strata(found.train.labels)
+
     def split(pool: Indices, share: float) -> tuple[Indices, Indices]:
-        first, second = stratified_split(found.train.labels[pool], share, config.split_seed, groups[pool])
+        first, second = stratified_split(classes[pool], share, config.split_seed, groups[pool])
         if not second.size:
             raise DataError(
                 f"there are too few different texts to split: {len(pool)} examples have one text between them",
@@ -130,7 +133,8 @@ def load_corpus(config: DataConfig) -> Corpus:
         validation = found.train.take(selected)
 
     names, learnt = found.label_names, found.train.take(train)
-    if (missing := np.setdiff1d(found.train.labels, learnt.labels)).size:
+    known, left = (class_counts(part.labels, len(names)) for part in (found.train, learnt))
+    if (missing := np.flatnonzero((known > 0) & (left == 0))).size:
         raise DataError(
             f"of {len(pool)} examples {len(train)} are left for training, none of them for the class "
             f"{names[missing[0]]!r}",
@@ -153,10 +157,11 @@ def _warn_of_repetition(corpus: Corpus) -> None:
             f"{known:,} of {len(corpus.test):,} test texts are training texts too, so that the scores are optimistic; "
             "remove the duplicates"
         )
-    labelled = set(zip(items, corpus.train.labels.tolist(), strict=True))
+    labelled = set(zip(items, keys(corpus.train.labels), strict=True))
     contradictory = sum(count > 1 for count in Counter(item for item, _ in labelled).values())
     if contradictory > _NOTICED * len(learnt):
-        warn(f"{contradictory:,} of {len(learnt):,} training texts have several labels")
+        what = "are repeated with other labels" if corpus.is_multi_label else "have several labels"
+        warn(f"{contradictory:,} of {len(learnt):,} training texts {what}")
 
 
 def _find(config: DataConfig) -> _Found:
@@ -237,6 +242,7 @@ def _from_files(
     """Read the files of each part; the labels in the training files are the classes."""
     rows = [read_rows(file, config) for file in train]
     names = label_names_of(chain.from_iterable(rows), train[0])
+    encode = partial(to_examples, multi_label=config.is_multi_label)
 
     def read(files: Sequence[Path]) -> Examples:
         return reduce(Examples.joined, (read_examples(file, config, names) for file in files))
@@ -245,7 +251,7 @@ def _from_files(
         name=name,
         source=source,
         label_names=names,
-        train=reduce(Examples.joined, map(to_examples, rows, repeat(names), train)),
+        train=reduce(Examples.joined, map(encode, rows, repeat(names), train)),
         test=partial(read, test) if test else None,
         validation=partial(read, validation) if validation else None,
         label_type=label_type_of(chain.from_iterable(rows), names, train[0]),
@@ -332,19 +338,20 @@ def _from_hub(path: str, configuration: str | None, config: DataConfig) -> _Foun
     source = f"Hugging Face hub, {name}"
     rows = _hub_rows(parts["train"], config, f"{source}, train")
     known = label_names_of(rows, source)
-    names = tuple(getattr(parts["train"].features[config.label_column], "names", known))
+    encode = partial(to_examples, multi_label=config.is_multi_label)
+    names = tuple(_class_names(parts["train"], config) or known)
     labelled = [part for part in parts if _has_labels(parts[part], config)]
     test, validation = held_out_parts(labelled, config)
 
     def reader(part: str | None) -> Callable[[], Examples] | None:
         file = f"{source}, {part}"
-        return (lambda: to_examples(_hub_rows(parts[part], config, file), names, file)) if part else None
+        return (lambda: encode(_hub_rows(parts[part], config, file), names, file)) if part else None
 
     return _Found(
         name=name,
         source=source_with_parts(source, test, validation),
         label_names=names,
-        train=to_examples(rows, names, source),
+        train=encode(rows, names, source),
         test=reader(test),
         validation=reader(validation),
         label_type=label_type_of(rows, names, source),
@@ -353,19 +360,28 @@ def _from_hub(path: str, configuration: str | None, config: DataConfig) -> _Foun
 
 def _has_labels(part: Any, config: DataConfig) -> bool:
     """Tell whether a part of a hub data set is labelled; GLUE's test parts hold -1 throughout."""
+    if config.is_multi_label:
+        return {*(config.label_columns or [config.label_column])} <= {*part.column_names}
     return config.label_column in part.column_names and part.unique(config.label_column) != [-1]
+
+
+def _class_names(part: Any, config: DataConfig) -> list[str] | None:
+    """Return the names for which the numbers of a label column stand, or those in its lists; None: it has none."""
+    feature = None if config.label_columns else part.features[config.label_column]
+    return getattr(getattr(feature, "feature", feature), "names", None)
 
 
 def _hub_rows(part: Any, config: DataConfig, file: str) -> list[Row]:
     """Read a part of a hub data set; numbers that stand for named classes become the names."""
     check_columns(part.column_names, config, file)
     part = part.select_columns(list(named_columns(config).values()))
-    names = getattr(part.features[config.label_column], "names", None)
+    names = _class_names(part, config)
 
     def named(record: dict[str, Any]) -> dict[str, Any]:
-        label = record[config.label_column]
-        if names is None or label is None:
+        if names is None or (label := record[config.label_column]) is None:
             return record
+        if isinstance(label, list):
+            return record | {config.label_column: [names[one] for one in label]}
         # -1 is the hub's sign for a label that is withheld.
         return record | {config.label_column: names[label] if label >= 0 else None}
 

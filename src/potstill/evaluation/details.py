@@ -11,6 +11,7 @@ import pydantic_core
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
+from potstill.data.encoded import in_words
 from potstill.data.examples import Examples
 from potstill.errors import ArtifactError
 from potstill.evaluation.metrics import Classes, Floats
@@ -27,6 +28,8 @@ _CURVE_POINTS: Final = 200
 @dataclass(frozen=True)
 class Case:
     """A text with its label and a model's answer, named, and their probabilities by that model.
+
+    Of a text that may have several classes, label and answer are all of them, and probabilities those of just these.
 
     `text` and `pair`, the second text, are cut, with control characters escaped; `teacher` is the teacher's answer.
     """
@@ -61,12 +64,13 @@ class Details:
         role: Kind of the student that `predict`, `serve` and `export` use.
         seed: Its seed.
         in_pairs: Whether it classifies pairs of texts.
-        confusion: Its answers to the test texts: class index of the label, that of the answer, number of texts.
+        confusion: Its answers to the test texts: class index of the label, that of the answer, number of texts. Empty
+            where a text may have several classes.
         coverage: Its risk-coverage curve, see `risk_coverage`.
         mistakes: Test texts with a wrong answer, first those of whose answer it is the surest.
         suspicious: Training texts with the labels that a linear model finds least probable, without having seen them.
         suspicious_note: What the search for these was limited to, or why there was none.
-        learning_curve: None where the training texts have one class.
+        learning_curve: None where the training texts have one class, or each may have several.
     """
 
     role: Role
@@ -102,6 +106,17 @@ def confusion(labels: Classes, answers: Classes, classes: int) -> tuple[tuple[in
     return tuple((int(cell) // classes, int(cell) % classes, int(table[cell])) for cell in np.flatnonzero(table))
 
 
+def answer_probabilities(probabilities: NDArray[np.floating], answers: Classes) -> Floats:
+    """Return the probability of each answer, (texts,), from those of the classes, (texts, classes).
+
+    Of several classes that of just these, as if they were independent: of those named and of the others' absence.
+    """
+    exact = probabilities.astype(np.float64)
+    if answers.ndim == 1:
+        return np.take_along_axis(exact, answers[:, None], axis=1)[:, 0]
+    return np.asarray(np.where(answers == 1, exact, 1 - exact).prod(axis=1))
+
+
 def risk_coverage(confidences: Floats, right: NDArray[np.bool_]) -> tuple[tuple[float, float], ...]:
     """Compute the share of wrong answers among the texts of which a model is surest (El-Yaniv and Wiener 2010).
 
@@ -130,21 +145,22 @@ def cases(
 ) -> tuple[Case, ...]:
     """Describe the first `SHOWN_CASES` of the texts at the indices `chosen`.
 
-    `names` are those of the classes; `probabilities`, (texts, classes), and `answers`, (texts,), a model's; `teacher`,
-    (texts,), are the teacher's answers.
+    `names` are those of the classes; `probabilities`, (texts, classes), and `answers` a model's; `teacher` are the
+    teacher's answers. Answers have the shape of labels.
     """
-    items = examples.items
+    places = np.asarray(chosen[:SHOWN_CASES], dtype=np.int64)
+    shown, labels, given = examples.take(places), examples.labels[places], answers[places]
+    rows = zip(
+        shown.items,
+        in_words(labels, names),
+        in_words(given, names),
+        answer_probabilities(probabilities[places], labels).tolist(),
+        answer_probabilities(probabilities[places], given).tolist(),
+        [None] * len(shown) if teacher is None else in_words(teacher[places], names),
+        strict=True,
+    )
     return tuple(
-        Case(
-            text=_beginning(items[index][0]),
-            pair=None if (second := items[index][1]) is None else _beginning(second),
-            label=names[label],
-            answer=names[answers[index]],
-            label_probability=float(probabilities[index, label]),
-            answer_probability=float(probabilities[index, answers[index]]),
-            teacher=None if teacher is None else names[teacher[index]],
-        )
-        for index, label in ((int(index), int(examples.labels[index])) for index in chosen[:SHOWN_CASES])
+        Case(_beginning(text), None if pair is None else _beginning(pair), *about) for (text, pair), *about in rows
     )
 
 

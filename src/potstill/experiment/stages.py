@@ -22,7 +22,7 @@ from potstill.task import task_of
 from potstill.teacher.base import Teacher
 from potstill.teacher.ensemble import together
 from potstill.teacher.registry import teacher_class
-from potstill.training.base import Callback, FitContext, FitResult, Loss, Splits
+from potstill.training.base import Callback, FitContext, FitResult, Splits
 from potstill.training.callbacks import standard_callbacks
 from potstill.training.compute import make_fabric
 from potstill.training.deadline import half_of_the_time
@@ -50,8 +50,7 @@ def finetune(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int 
     teacher, fitted = teacher_class(config.teacher.kind).obtain(config, corpus, directory, seed)
     if fitted is None:  # no training: the validation scores are those of a trained one's best epoch
         metrics = measure(teacher, corpus.validation).metrics
-        scores = {name: getattr(metrics, name) for name in ("accuracy", "mcc", "f1")}
-        fitted = FitResult((), {"epoch": 0, **scores}, 0.0)
+        fitted = FitResult((), {"epoch": 0, **metrics.of_answers}, 0.0)
     total, trainable = teacher.parameters
     record = TrainingRecord(
         role="teacher",
@@ -155,7 +154,7 @@ def _fit_student(
     config: PotstillConfig,
     student: Student,
     data: Splits,
-    loss: Loss,
+    loss: CrossEntropy,
     role: Role,
     directory: Path,
     seed: int,
@@ -175,7 +174,7 @@ def _fit_student(
     exact = make_fabric(config.runtime.model_copy(update={"precision": "32-true"}))  # as prediction computes
     logits = predict_logits(student.network, data.validation, exact).numpy()
     labels, tuned = data.validation.labels.numpy(), config.student.threshold == "tuned"
-    student.calibrated(logits, labels, tune_threshold=tuned).save(directory)
+    student.calibrated(logits, labels, loss.task, tune_threshold=tuned).save(directory)
     student.prove(directory)
     fitted = FitResult(fitted.history, fitted.best, seconds + fitted.seconds)
     total, trainable = count_parameters(student.network)

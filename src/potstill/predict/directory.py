@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from potstill.errors import ArtifactError
+from potstill.predict.decision import Threshold
 from potstill.store.atomic import parse_json, write_json
 from potstill.store.checksums import CHECKSUMS_FILE, listed_files, read, recover
 
@@ -37,6 +38,8 @@ FORMAT: Final = 2
 
 LabelType = Literal["str", "int", "float", "bool"]
 """Type of the labels in the data that a model was trained on."""
+TaskKind = Literal["single-label", "multi-label"]
+"""Whether a text has one class or any number of them."""
 Role = Literal["teacher", "distilled", "baseline"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 """What a run's models are; each role has a directory with its models' seeds."""
@@ -106,16 +109,22 @@ class Manifest:
     """Whether the student classifies pairs of texts."""
     temperature: float = 1.0
     """What the logits are divided by before the softmax; see `evaluation.calibration`."""
-    threshold: float | None = None
-    """Of two classes, the second is the answer where its probability is above this. None: the most probable class."""
+    threshold: Threshold = None
+    """Of two classes, the second is the answer where its probability is above this. None: the most probable class. A
+    number for each class where the task is multi-label: a text has the classes whose probability is above it."""
     kind: str = "rnn"
     """Which network it is; see `student.registry`."""
     label_type: LabelType = "str"
     """What `Classifier.predict` makes of the names, so that they can be compared with a user's own labels."""
 
+    @property
+    def task(self) -> TaskKind:
+        """Whether a text has one class or any number of them."""
+        return "multi-label" if isinstance(self.threshold, tuple) else "single-label"
+
     def save(self, path: Path) -> None:
         """Write `student.json`."""
-        write_json(path, {"format": FORMAT, **asdict(self)})
+        write_json(path, {"format": FORMAT, "task": self.task, **asdict(self)})
 
     @classmethod
     def load(cls, path: Path) -> Manifest:
@@ -131,7 +140,7 @@ class Manifest:
             ArtifactError: It is no JSON, of another format, or a field is missing or of the wrong kind.
         """
         content = parse_json(data, path)
-        content = {"label_type": "str"} | content
+        content = {"label_type": "str", "task": "single-label"} | content
         if content.get("format") != FORMAT:
             raise ArtifactError(
                 f"{path}: expected a student of format {FORMAT}, found format {content.get('format')!r}\n"
@@ -142,7 +151,8 @@ class Manifest:
                 f"{path} is damaged: " + "; ".join(problems) + "\n  what to do: restore it, or save the student again"
             )
         known = {field.name: content[field.name] for field in fields(cls) if field.name in content}
-        return cls(**known | {"label_names": tuple(content["label_names"])})
+        lists = {name: tuple(value) for name, value in known.items() if isinstance(value, list)}
+        return cls(**known | lists)
 
 
 _MAX_SETTINGS: Final = 1 << 20
@@ -284,11 +294,8 @@ def _problems(content: dict[str, Any]) -> list[str]:
             "a number from 0.001 to 1000",
             type(temperature) in (int, float) and 1e-3 <= temperature <= 1e3,
         ),
-        (
-            "threshold",
-            "null, or for two classes a number above 0 and below 1,",
-            threshold is None or (classes == 2 and type(threshold) is float and 0 < threshold < 1),
-        ),
+        ("task", "single-label or multi-label", found["task"] in get_args(TaskKind)),
+        _threshold_check(found["task"], threshold, classes),
         ("kind", "a name", isinstance(found["kind"], str)),
         ("label_type", "str, int, float or bool", found["label_type"] in get_args(LabelType)),
     )
@@ -297,6 +304,17 @@ def _problems(content: dict[str, Any]) -> list[str]:
         for name, expected, is_right in checks
         if not is_right
     ]
+
+
+def _threshold_check(task: object, threshold: Any, classes: Any) -> tuple[str, str, bool]:
+    def is_share(value: Any) -> bool:
+        return type(value) is float and 0 < value < 1
+
+    if task == "multi-label":
+        is_right = isinstance(threshold, list) and len(threshold) == classes and all(map(is_share, threshold))
+        return "threshold", f"a list of {str(classes)[:20]} numbers above 0 and below 1", is_right
+    is_right = threshold is None or (classes == 2 and is_share(threshold))
+    return "threshold", "null, or for two classes a number above 0 and below 1,", is_right
 
 
 def _is_whole(value: Any, least: int, most: int) -> bool:

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Final, Literal, get_args
+from typing import Any, BinaryIO, Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from potstill.errors import ArtifactError
-from potstill.predict.decision import predict_class, typed_labels
+from potstill.predict.decision import Threshold, predict_class, typed_labels
 from potstill.predict.directory import LabelType
 from potstill.predict.stream import BEGINNING, Position, Text
 from potstill.predict.wording import printable
@@ -41,8 +41,9 @@ class Writing:
     in_pairs: bool
     label_type: LabelType = "str"
     """Type of the labels in JSONL; see `typed_labels`."""
-    threshold: float | None = None
-    """The model's, where it has one; see `predict_class`."""
+    threshold: Threshold = None
+    """The model's, where it has one; see `predict_class`. Where a text may have any number of classes, its answer is
+    the list of these, in CSV as JSON; JSONL also has their probabilities."""
     with_probabilities: bool = False
     """Whether to write the probability of every class, not of the answer alone."""
     columns: tuple[str, ...] = ()
@@ -72,24 +73,33 @@ class Writing:
             return self._csv([self._record(text, row, place) for text, row, place in rows])
         labels = typed_labels(self.labels, self.label_type).tolist()
         return "".join(
-            self._json(text, row, labels[place], row[place], is_cut=is_cut)
+            self._json(text, row, place, labels, is_cut=is_cut)
             for (text, row, place), is_cut in zip(rows, cut, strict=True)
         ).encode()
 
     @property
     def _fields(self) -> tuple[str, ...]:
-        return ("line", "text", *(("pair",) if self.in_pairs else ()), "label", "probability")
+        answer = ("labels",) if isinstance(self.threshold, tuple) else ("label", "probability")
+        return ("line", "text", *(("pair",) if self.in_pairs else ()), *answer)
 
-    def _record(self, text: Text, row: list[float], place: int) -> tuple[object, ...]:
+    def _answer(self, row: list[float], place: Any, labels: Sequence[object]) -> tuple[object, ...]:
+        """Return the label and its probability, or the list of labels; `place` is what `predict_class` returns."""
+        if isinstance(self.threshold, tuple):
+            return ([labels[one] for one in np.flatnonzero(place).tolist()],)
+        return labels[place], row[place]
+
+    def _record(self, text: Text, row: list[float], place: Any) -> tuple[object, ...]:
         others = (cell(text.others.get(column)) for column in self.columns)
         every = row if self.with_probabilities else ()
-        return (text.line, *others, *_parts(text.value), self.labels[place], row[place], *every)
+        return (text.line, *others, *_parts(text.value), *map(cell, self._answer(row, place, self.labels)), *every)
 
-    def _json(self, text: Text, row: list[float], label: object, share: float, *, is_cut: bool | None) -> str:
-        values = (text.line, *_parts(text.value), label, share)
+    def _json(self, text: Text, row: list[float], place: Any, labels: Sequence[object], *, is_cut: bool | None) -> str:
+        values = (text.line, *_parts(text.value), *self._answer(row, place, labels))
         answer: dict[str, object] = dict(zip(self._fields, values, strict=True))
         if self.with_probabilities:
             answer["probabilities"] = dict(zip(self.labels, row, strict=True))
+        elif isinstance(self.threshold, tuple):
+            answer["probabilities"] = {self.labels[one]: row[one] for one in np.flatnonzero(place)}
         answer["truncated"] = is_cut
         names = _renamed(tuple(text.others), tuple(answer))
         answer |= {names[name]: value for name, value in text.others.items()}

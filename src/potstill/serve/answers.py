@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import TypedDict
 
-from potstill.predict.decision import predict_class
+from potstill.predict.decision import named, predict_class
 from potstill.predict.output import DIGITS
 from potstill.serve.limits import Limits
 from potstill.serve.models import Kind, ServedModel
@@ -33,13 +33,21 @@ class Prediction(TypedDict):
     truncated: bool | None
 
 
+class LabelSet(TypedDict):
+    """An answer of a multi-label model to one text: the classes that it has, of any number; the rest as above."""
+
+    labels: list[Label]
+    probabilities: dict[str, float]
+    truncated: bool | None
+
+
 class ModelAnswer(TypedDict):
     """A model's answers to all texts, in their order; its digest changes with its files, null where it has none."""
 
     model: str
     digest: str | None
     latency_ms: float
-    predictions: list[Prediction]
+    predictions: list[Prediction] | list[LabelSet]
 
 
 class PredictAnswer(TypedDict):
@@ -52,7 +60,8 @@ class PredictAnswer(TypedDict):
 class ModelCard(TypedDict):
     """A model that is served.
 
-    With a `threshold`, of its two classes the second is the label where its probability is above this.
+    With a `threshold`, of its two classes the second is the label where its probability is above this. A list of them,
+    one for each class, has a multi-label model: a text has the classes whose probability is above their threshold.
     """
 
     name: str
@@ -60,7 +69,7 @@ class ModelCard(TypedDict):
     digest: str | None
     labels: tuple[Label, ...]
     in_pairs: bool
-    threshold: float | None
+    threshold: float | list[float] | None
 
 
 class Models(TypedDict):
@@ -82,6 +91,8 @@ def describe(model: ServedModel) -> ModelCard:
     """Return what `/v1/models` says of a model."""
     card: Any = {name: getattr(model, name) for name in ModelCard.__annotations__}
     card |= {"labels": model.typed_labels}
+    if isinstance(model.threshold, tuple):
+        card["threshold"] = list(model.threshold)
     return card  # type: ignore[no-any-return]
 
 
@@ -99,15 +110,18 @@ def answer(
     if count == classes:
         order = np.arange(classes)[None].repeat(len(probabilities), axis=0)
     rows = probabilities.astype(np.float64).round(DIGITS).tolist()
-    chosen = predict_class(probabilities, model.threshold).tolist()
-    predictions: list[Prediction] = [
-        {
-            "label": model.typed_labels[best],
-            "probability": row[best],
-            "probabilities": {model.labels[place]: row[place] for place in places},
-            "truncated": cut,
-        }
-        for row, best, places, cut in zip(rows, chosen, order.tolist(), truncated, strict=True)
-    ]
+    chosen = predict_class(probabilities, model.threshold)
+    shown = ({model.labels[place]: row[place] for place in places} for row, places in zip(rows, order, strict=True))
+    predictions: list[Any]
+    if isinstance(model.threshold, tuple):
+        predictions = [
+            LabelSet(labels=labels, probabilities=probable, truncated=cut)
+            for labels, probable, cut in zip(named(chosen, model.typed_labels), shown, truncated, strict=True)
+        ]
+    else:
+        predictions = [
+            Prediction(label=model.typed_labels[best], probability=row[best], probabilities=probable, truncated=cut)
+            for row, best, probable, cut in zip(rows, chosen.tolist(), shown, truncated, strict=True)
+        ]
     latency = round(seconds * 1e3, 3)
     return {"model": model.name, "digest": model.digest, "latency_ms": latency, "predictions": predictions}
