@@ -19,6 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from commandline import train_small
+from potstill.predict.decision import Threshold
 from potstill.serve import create_app
 from potstill.serve.models import ServedModel
 
@@ -28,7 +29,7 @@ LABELS = ("bad", "good")
 class Rule:
     """A model whose answer anyone can work out: a text with the word "good" is good. It can be held up, or fail."""
 
-    def __init__(self, name: str = "rule", *, in_pairs: bool = False, threshold: float | None = None) -> None:
+    def __init__(self, name: str = "rule", *, in_pairs: bool = False, threshold: Threshold = None) -> None:
         self.name, self.in_pairs, self.threshold = name, in_pairs, threshold
         self.batches: list[int] = []
         self.entered = threading.Semaphore(0)

@@ -209,9 +209,7 @@ def test_data_counts_each_label(file, corpus, capfd):
 
 def test_model_and_data_of_other_tasks_are_refused(student, finished, config, corpus, tmp_path):
     single = Examples(("w1", "w2"), np.array([0, 1]))
-    with pytest.raises(
-        ArtifactError, match=r"names any number of classes.*, the data.*one class.*\n.*--multi-label"
-    ):
+    with pytest.raises(ArtifactError, match=r"names any number of classes.*, the data.*one class.*\n.*--multi-label"):
         measure(open_model(student, config.runtime), single)
     teacher = TransformerTeacher.load(finished[1] / "teacher" / "seed-0", config.runtime)
     teacher.threshold = None
