@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score, label_ranking_loss
 
 import potstill
 from commandline import potstill as command
-from potstill.config import PotstillConfig
+from potstill.config import PotstillConfig, with_settings
 from potstill.data import Examples, read_examples
 from potstill.errors import ArtifactError, ConfigError
 from potstill.evaluation import Summary
@@ -20,6 +20,7 @@ from potstill.evaluation.measure import measure
 from potstill.experiment.labelled import check_teacher
 from potstill.experiment.saved import open_model
 from potstill.export.bundle import export_student
+from potstill.export.merged import write_merged
 from potstill.predict import Classifier
 from potstill.predict.decision import predict_class, sigmoid
 from potstill.predict.directory import find_student
@@ -156,6 +157,23 @@ def test_teacher_names_classes_by_its_own_thresholds(finished, config, corpus):
     assert np.allclose(teacher.logits(corpus.test)[:, ::-1], measured.logits, atol=1e-5)
 
 
+def test_merged_teacher_says_that_it_is_multi_label(finished, tmp_path):
+    write_merged(finished[1] / "teacher" / "seed-0", tmp_path / "merged")
+    settings = json.loads((tmp_path / "merged" / "config.json").read_text())
+    assert settings["problem_type"] == "multi_label_classification"
+    assert list(settings["label2id"]) == [*NAMES]
+
+
+def test_search_compares_label_sets(finished, config, corpus, tmp_path):
+    pytest.importorskip("optuna")
+    from potstill.experiment.search import search
+
+    teacher = TransformerTeacher.load(finished[1] / "teacher" / "seed-0", config.runtime)
+    settings = with_settings(config, {"search.trials": 2, "student.training.epochs": 2})
+    result, _ = search(settings, corpus, teacher, tmp_path / "search")
+    assert [trial.mcc > 0 for trial in result.trials] == [True, True]
+
+
 def test_exported_student_answers_alike(student, tmp_path):
     export_student(student, tmp_path / "out", "onnx")
     texts = [text for text, _ in labelled_texts(20, seed=1)]
@@ -205,6 +223,9 @@ def test_data_counts_each_label(file, corpus, capfd):
     for index, name in enumerate(NAMES):
         assert f"{name}: {corpus.train.labels[:, index].sum()} train" in printed
     assert "repeated texts with other labels: none" in printed
+    numbers = corpus.everything.labels.sum(axis=1)
+    shown = ", ".join(f"{number}: {(numbers == number).sum()}" for number in range(numbers.max() + 1))
+    assert f"labels of a text: {shown}" in printed
 
 
 def test_model_and_data_of_other_tasks_are_refused(student, finished, config, corpus, tmp_path):

@@ -43,6 +43,11 @@ def checks(corpus: Corpus, max_length: int) -> Iterator[tuple[str, str]]:
     over = numbered(int((counts > max_length).sum()), "text has", "texts have")
     yield "lengths", f"{quantiles} words and signs, of a token or more each; {over} more than max_length {max_length}"
     yield "scripts", ", ".join(f"{name} {share:.1%}" for name, share in scripts(every.all_texts).items())
+    sizes = Counter(dict(enumerate(class_counts(every.labels, corpus.num_classes).tolist())))
+    if corpus.is_multi_label:
+        numbers = Counter((every.labels == 1).sum(axis=1).tolist())
+        yield "labels of a text", ", ".join(f"{number}: {count:,}" for number, count in sorted(numbers.items()))
+        yield "texts of each class", ", ".join(f"{names[label]} {count:,}" for label, count in sizes.most_common())
     groups = duplicate_groups(every.items)
     _, first = np.unique(groups, return_index=True)
     yield "repeated texts", _found(every, np.setdiff1d(np.arange(len(every)), first))
@@ -62,7 +67,6 @@ def checks(corpus: Corpus, max_length: int) -> Iterator[tuple[str, str]]:
     texts = _joined(unique)[:_COMPARED]
     near = np.flatnonzero(similar_counts(texts, texts, _SIMILARITY) > 1)
     yield "different texts that are nearly alike", _found(unique, near, len(texts))
-    sizes = Counter(dict(enumerate(class_counts(every.labels, corpus.num_classes).tolist())))
     rare = [f"{names[label]!r} ({count:,})" for label, count in sizes.most_common()[::-1] if 0 < count < _RARE]
     more = f" and {len(rare) - _SHOWN:,} more" if len(rare) > _SHOWN else ""
     yield f"classes with fewer than {_RARE} texts", (", ".join(rare[:_SHOWN]) or "none") + more
