@@ -217,6 +217,11 @@ def test_wrong_settings_are_refused(settings, message):
         PotstillConfig.build({"data": settings})
 
 
+def test_data_of_single_labels_is_refused():
+    with pytest.raises(ConfigError, match="the texts of clinc150 have one label each"):
+        load_corpus(DataConfig(source="clinc150", multi_label=True))
+
+
 def test_label_columns_stand_in_place_of_the_label_column():
     assert DataConfig(label_columns=("label", "x")).is_multi_label
 

@@ -191,6 +191,9 @@ def test_commands_read_and_write_lists(finished, student, file, tmp_path, capfd)
     answer = json.loads(capfd.readouterr().out)
     assert answer["labels"] == ["blue", "green"]
     assert set(answer["probabilities"]) == {"blue", "green"}
+    assert command("predict", finished[1] / "teacher" / "seed-0", "--text", "w1 w2 w9 w8 w7 w6") == 0
+    answer = json.loads(capfd.readouterr().out)
+    assert set(answer["labels"]) == set(answer["probabilities"]) <= set(NAMES)
     assert command("predict", student, file, "--out", tmp_path / "answers.csv", "--probabilities") == 0
     with (tmp_path / "answers.csv").open(newline="") as answers:
         rows = list(csv.DictReader(answers))

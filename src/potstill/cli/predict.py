@@ -82,8 +82,8 @@ def predict(
       potstill predict runs/NAME --text "Hello"
       potstill predict runs/NAME tickets.csv --out answers.csv
 
-    Each answer has the line, the text, its label and that label's probability, in the order of FILE. A line that can't
-    be read is reported on standard error and skipped.
+    Each answer has the line, the text, its label and that label's probability, in the order of FILE; of a model of
+    texts with several labels, the list of these. A line that can't be read is reported on standard error and skipped.
 
     Exit status: 0 all lines are answered; 3 some lines could not be read; 1 an error; 2 a wrong command line; 130
     interrupted.
@@ -101,7 +101,7 @@ def predict(
         opened.label_names,
         opened.in_pairs,
         opened.label_type,
-        opened.threshold if isinstance(opened, Classifier) else None,
+        opened.threshold,
         with_probabilities=probabilities,
         escaped=out is None and sys.stdout.isatty(),
     )

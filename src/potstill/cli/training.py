@@ -67,6 +67,7 @@ def run(config: PotstillConfig, out: Path | None, restart: bool, time_limit: flo
       potstill run tickets.csv
       potstill run tickets.csv --time-limit 30m
       potstill run reviews.tsv --text-column review --label-column stars --student-seeds 0
+      potstill run comments.csv --label-separator "|"    (texts with several labels, such as joy|love)
     """
     started = time.time()  # the imports count too
     from potstill.console import SafeConsole

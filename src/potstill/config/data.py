@@ -31,10 +31,11 @@ class DataConfig(Settings):
     pair_column: str | None = None
     """Column with the second text, for tasks about pairs of texts. None: the task is about single texts."""
     label_column: str = "label"
-    """Column with the label (any string or whole number), or the labels: see `multi_label`."""
+    """Column with the label, any string or whole number, or with several labels: add `--label-separator` or
+    `--multi-label`."""
     multi_label: bool = False
-    """A text may have any number of labels: the label column holds lists. Needed for lists alone: a `label_separator`
-    or `label_columns` say so too. A text with an empty list, or cell, has none of the classes."""
+    """A text may have any number of labels, in lists in the label column. A `label_separator` or `label_columns` say so
+    too. A text with an empty list, or cell, has none of the classes."""
     label_separator: Annotated[str, Field(min_length=1)] | None = None
     """What is between the labels of a text that may have several, such as `;`. None: a text has one label, or a
     list."""

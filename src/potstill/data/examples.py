@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from potstill.config import DataConfig
 from potstill.data.encoded import UNLABELLED, Labels, unlabelled
+from potstill.errors import ConfigError
 from potstill.predict.directory import LabelType
 from potstill.store.checksums import digest
 
@@ -77,6 +79,17 @@ class Examples:
         chosen = [int(i) for i in indices]
         pairs = None if self.pairs is None else tuple(self.pairs[i] for i in chosen)
         return Examples(tuple(self.texts[i] for i in chosen), self.labels[chosen], pairs)
+
+
+def check_task(config: DataConfig, examples: Examples, name: str) -> None:
+    """Refuse settings of texts with several labels where the texts come with one each, in the package.
+
+    Raises:
+        ConfigError: That is so.
+    """
+    if config.is_multi_label and examples.labels.ndim == 1:
+        flags = "label_separator, label_columns and multi_label"
+        raise ConfigError([f"data: the texts of {name} have one label each; leave out {flags}"])
 
 
 @dataclass(frozen=True)

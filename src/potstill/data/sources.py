@@ -23,7 +23,7 @@ from potstill.config import DataConfig
 from potstill.console import warn
 from potstill.data.columns import check_columns, named_columns
 from potstill.data.encoded import class_counts, keys, strata
-from potstill.data.examples import Corpus, Examples
+from potstill.data.examples import Corpus, Examples, check_task
 from potstill.data.formats import SUFFIXES
 from potstill.data.labels import Row, label_names_of, label_type_of, positive_index
 from potstill.data.parts import TRAIN, check_part, held_out_parts, part_files, source_with_parts, unused_data
@@ -92,9 +92,11 @@ def load_corpus(config: DataConfig) -> Corpus:
     Raises:
         SourceError: The source can't be found or reached.
         DataError: A file can't be read right, or there is too little in it to split.
-        ConfigError: There is no class `config.positive_class`.
+        ConfigError: There is no class `config.positive_class`, or texts that come with Potstill are to have several
+            labels.
     """
     found = _find(config)
+    check_task(config, found.train, found.name)
     source, test = found.source, None
     if config.test is not None:
         source = f"{source}, test from {config.test}"
