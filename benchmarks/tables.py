@@ -92,7 +92,7 @@ def experiment(name: str, *others: Row) -> str:
     result = load(name)
     data, test, environment = result["data"], result["paired_test"], result["environment"]
     names = ROLE_NAMES | {"teacher": f"{ROLE_NAMES['teacher']}, `{result['config']['teacher']['backbone']}`"}
-    rows = [{"name": title} | result[role] for role, title in names.items()]
+    rows = [{"name": title} | result[role] for role, title in names.items() if role in result]
     rows += [{"name": f'always "{data["majority_label"]}"'} | result["majority"], *others]
     p_value = "" if test["p_value"] is None else f" (t-test, {probability(test['p_value'])})"
     notes = [
@@ -138,8 +138,13 @@ def _verdicts(result: Result) -> Iterator[str]:
 def tasks() -> str:
     """Show each task's accuracies, and the mean size and speed of each model."""
     result = load("tasks")
-    names = list(dict.fromkeys(row["name"] for task in result["tasks"] for row in task["rows"]))
-    titles = {"teacher": "teacher", "distilled": "**student**", "baseline": "baseline"}
+    for task in result["tasks"]:
+        used = next(row for row in task["rows"] if row["name"] == task.get("student", "distilled"))
+        task["rows"].append(used | {"name": "**student**"})
+    known = {row["name"] for task in result["tasks"] for row in task["rows"]}
+    names = [
+        name for name in ("linear SVM", "fastText", "teacher", "**student**", "ngram", "baseline") if name in known
+    ]
 
     def score(accuracy: Row) -> str:
         spread = f" ± {100 * accuracy['std']:.1f}" if len(accuracy["seeds"]) > 1 else ""
@@ -164,7 +169,7 @@ def tasks() -> str:
         "over the tasks).",
         note(result),
     ]
-    return "\n".join([*markdown(["task", *(titles.get(name, name) for name in names)], rows), "", *notes])
+    return "\n".join([*markdown(["task", *names], rows), "", *notes])
 
 
 def _speed(row: Row) -> str:

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 def export(path: Path, out: Path, layout: Layout) -> None:
     """Write a student as a directory of a few megabytes, with all that prediction needs.
 
-    PATH is a student's directory, a directory with several seeds, or a run. Of a run, `export` takes the distilled
-    student with the best validation score, or the best baseline where the report says that distillation did harm. The
-    directory holds the network, the tokenizer, the class names, checksums, and a model card with data, scores, limits
-    and licences. The exported network is first checked against PyTorch.
+    PATH is a student's directory, a directory with several seeds, or a run. Of a run, `export` takes the student that
+    its report recommends, of the seed with the best validation score. The directory holds the network, the tokenizer,
+    the class names, checksums, and a model card with data, scores, limits and licences. The exported network is first
+    checked against PyTorch.
 
     \b
       potstill export runs/NAME --out model

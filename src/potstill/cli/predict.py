@@ -73,10 +73,10 @@ def predict(
     """Classify the texts of FILE (- for standard input), or each --text, with MODEL.
 
     MODEL is a directory: a run, a student, a teacher, or what `potstill export` wrote. Of a run, `predict` uses the
-    distilled student with the best validation score, or the best baseline where the report says that distillation did
-    harm. FILE may be of any size. It has one text a line, or it is .csv, .tsv, .json, .jsonl, .parquet or .xlsx with a
-    column of texts; the answers keep its other columns. It may be packed (.gz, .bz2, .xz, .zst, .zip). A model of pairs
-    needs two texts with a tab between, or a second column.
+    student that its report recommends, of the seed with the best validation score. FILE may be of any size. It has one
+    text a line, or it is .csv, .tsv, .json, .jsonl, .parquet or .xlsx with a column of texts; the answers keep its
+    other columns. It may be packed (.gz, .bz2, .xz, .zst, .zip). A model of pairs needs two texts with a tab between,
+    or a second column.
 
     \b
       potstill predict runs/NAME --text "Hello"

@@ -119,8 +119,8 @@ def serve(
 ) -> None:
     """Answer over HTTP with saved models, and show a page to try them.
 
-    MODEL is a directory, or NAME=DIRECTORY: a student's, a teacher's, or a run's, of which the best distilled
-    student and the best baseline are served. Requests that name no model ask the first.
+    MODEL is a directory, or NAME=DIRECTORY: a student's, a teacher's, or a run's, of which the best student
+    of each kind is served, first the one that its report recommends. Requests that name no model ask the first.
 
     \b
       potstill serve runs/NAME

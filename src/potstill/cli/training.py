@@ -81,8 +81,9 @@ def run(config: PotstillConfig, out: Path | None, restart: bool, time_limit: flo
     )
     SafeConsole().print(summary_table(summary))
     found = findings(summary)
-    for line in found[:1] if summary.time_limit is None else (found[0], found[-1]):
-        click.echo(line.replace("**", ""))
+    shown = ("**Student to use", "**Problem: no student", "**Time limit")
+    for line in (found[0], *(line for line in found[1:] if line.startswith(shown))):
+        click.echo(line.replace("**", "").replace("`", ""))
     click.echo(f"report: {directory / REPORT_FILE}, and as a page {directory / PAGE_FILE}")
     options.suggest_next("predict", directory, "FILE")
 

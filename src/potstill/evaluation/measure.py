@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from statistics import median
 from typing import Final, Protocol
 
 import numpy as np
@@ -19,6 +20,8 @@ from potstill.predict.decision import predict_class, softmax
 
 _MEASURED_SECONDS: Final = 0.1
 """Speeds are measured for at least so long: few texts are read several times."""
+_SINGLE_TEXTS, _SINGLE_SECONDS = 100, 1.0
+"""Texts that are answered one by one to measure latency, and how long that may take."""
 _WARM_UP: Final = 16
 """Texts read before the clock starts: allocations and the choice of kernels happen once."""
 
@@ -42,6 +45,7 @@ class Measurement:
     Attributes:
         logits: Scores before temperature and softmax, (texts, classes).
         predictions: Class index per text, (texts,).
+        latency_ms: Milliseconds from one text to its answer, the median.
         unanswered: Number of texts that the model has no answer to; each counts as its usual answer.
     """
 
@@ -50,6 +54,7 @@ class Measurement:
     metrics: Metrics
     intervals: Intervals
     texts_per_second: float
+    latency_ms: float
     calibration: Calibration
     threshold: float | None = None
     unanswered: int = 0
@@ -77,10 +82,23 @@ def measure(model: SavedModel, examples: Examples) -> Measurement:
         metrics=compute_metrics(labels, predictions, classes),
         intervals=bootstrap_intervals(labels, predictions, classes),
         texts_per_second=passes * len(examples) / seconds,
+        latency_ms=1000 * _latency(model, examples),
         calibration=Calibration.of(logits, labels, model.temperature),
         threshold=model.threshold,
         unanswered=int(np.isnan(given).any(axis=1).sum()),
     )
+
+
+def _latency(model: SavedModel, examples: Examples) -> float:
+    """Return the median seconds from one text to its answer, over some of the texts."""
+    seconds: list[float] = []
+    for place in range(min(_SINGLE_TEXTS, len(examples))):
+        started = time.perf_counter()
+        model.logits(examples.take([place]))
+        seconds.append(time.perf_counter() - started)
+        if sum(seconds) > _SINGLE_SECONDS:
+            break
+    return median(seconds)
 
 
 def with_usual_answer(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -37,9 +37,10 @@ FORMAT: Final = 2
 
 LabelType = Literal["str", "int", "float", "bool"]
 """Type of the labels in the data that a model was trained on."""
-Role = Literal["teacher", "distilled", "baseline"]
+Role = Literal["teacher", "distilled", "ngram", "baseline"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
-"""What a run's models are; each role has a directory with its models' seeds."""
+"""What a run's models are; each role has a directory with its models' seeds. `ngram` are the n-grams of a student of
+another role, which classify alone."""
 _RUN_FILES: Final = (".json", ".yaml", ".csv", ".md", ".html")
 
 
@@ -165,17 +166,17 @@ def find_student(path: Path) -> Path:
     return path
 
 
-def student_roles(run: Path) -> tuple[Role, Role]:
-    """Name a run's kinds of students, first the one to use: the baseline where distillation did harm.
+def student_roles(run: Path) -> list[Role]:
+    """Name a run's kinds of students, first the one that its summary recommends.
 
     Raises:
         ArtifactError: The run's summary is damaged.
     """
+    students: list[Role] = [role for role in ROLES if role != "teacher"]
     if holds(run, SUMMARY_FILE):
         summary = parse_json(read(run, [SUMMARY_FILE])[SUMMARY_FILE], run / SUMMARY_FILE)
-        if summary.get(RECOMMENDED) == "baseline":
-            return "baseline", "distilled"
-    return "distilled", "baseline"
+        students.sort(key=lambda role: role != summary.get(RECOMMENDED))  # the others keep their order
+    return students
 
 
 def places(model: Path) -> list[Path]:

@@ -29,6 +29,7 @@ def findings(summary: Summary) -> list[str]:
         *_paid(summary),
         *_problems(summary),
         *(_learnt(summary, role) for role in summary.roles),
+        *_choice(summary),
         *_distillation(summary),
         *_savings(summary),
         *_time_limit(summary),
@@ -37,10 +38,9 @@ def findings(summary: Summary) -> list[str]:
 
 def _paid(summary: Summary) -> Iterator[str]:
     """Compare the students handed out with the linear model, which takes seconds, and with all others."""
-    linear, comparisons = summary.linear, summary.against_linear.values()
-    if linear is None or not comparisons:
+    linear, comparisons, role = summary.linear, summary.against_linear.values(), summary.recommended_role
+    if linear is None or not comparisons or role is None:
         return
-    role: Role = "distilled" if summary.of("distilled") else "baseline"
     name = ROLE_NAMES[role].lower()
     student, bar = summary.spread(role, "accuracy"), linear.metrics.accuracy
     learnt = summary.spread(role, "mcc").mean > linear.metrics.mcc and not any(
@@ -64,18 +64,17 @@ def _paid(summary: Summary) -> Iterator[str]:
         f"**Did it pay?** {answer}. {percent(student.mean)} of the student's answers are right, {percent(bar)} of the "
         f"linear model's ({100 * (student.mean - bar):+.1f} points; McNemar's test, {p_value}{seeds})."
     )
-    names: dict[Role, str] = {"baseline": "the baseline student", "teacher": "the teacher"}
     others = [
-        f"{name} {percent(summary.spread(other, 'accuracy').mean)}"
-        for other, name in names.items()
-        if other != role and summary.of(other)
+        f"the {ROLE_NAMES[other].lower()} {percent(summary.spread(other, 'accuracy').mean)}"
+        for other in reversed(summary.roles)
+        if other != role
     ]
     if others:
-        sentence += f" For comparison: {' and '.join(others)}."
+        sentence += f" For comparison: {', '.join(others)}."
     if (closed := summary.gap_closed) is not None and 0 <= closed <= 1:
         sentence += f" The student closes {100 * closed:.0f} % of the gap between linear model and teacher."
     if not ahead:
-        time = "a longer `--time-limit`, for a teacher; " if role == "baseline" and summary.time_limit else ""
+        time = "a longer `--time-limit`, for a teacher; " if not summary.of("distilled") and summary.time_limit else ""
         sentence += (
             f" What to try: {time}your own unlabelled texts (`--unlabelled FILE`); more labelled texts; more teacher"
             " epochs (`--teacher-epochs`), if the teacher is hardly better than the linear model. Else use that."
@@ -113,8 +112,8 @@ def _problems(summary: Summary) -> Iterator[str]:
         )
     if summary.distillation_harmed:
         yield (
-            "**Problem: distillation did harm.** Use the baseline student; `predict`, `serve` and `export` do. "
-            "To mend it: a better teacher, a higher `distillation.alpha`, or unlabelled texts (`augment`)."
+            "**Problem: distillation did harm.** `predict`, `serve` and `export` do not take the distilled student. To "
+            "mend it: a better teacher, a higher `distillation.alpha`, or unlabelled texts (`augment`)."
         )
     steps = {
         role: max((model.history[-1].get("steps", FEW_STEPS) for model in summary.of(role) if model.history), default=0)
@@ -135,10 +134,9 @@ def _problems(summary: Summary) -> Iterator[str]:
 
 def _rare(summary: Summary) -> Iterator[str]:
     """Name rare classes that the students hardly find, and what raises their recall."""
-    role: Role = "distilled" if summary.of("distilled") else "baseline"
-    models, names = [model.metrics for model in summary.of(role)], summary.data.label_names
-    if not models:
+    if (role := summary.recommended_role) is None:
         return
+    models, names = [model.metrics for model in summary.of(role)], summary.data.label_names
     shares = [one.count / summary.data.test for one in models[0].per_class]
     recalls = [fmean(one.per_class[index].recall for one in models) for index in range(len(names))]
     found = [i for i in range(len(names)) if 0 < shares[i] < RARE / len(names) and recalls[i] < POOR_RECALL]
@@ -178,6 +176,34 @@ def _learnt(summary: Summary, role: Role) -> str:
         # Not a contradiction: MCC weighs the classes alike, accuracy favours the frequent one.
         sentence += f" Its accuracy, {percent(accuracy)}, is not above the {percent(majority)} of the majority class."
     return sentence
+
+
+def _choice(summary: Summary) -> Iterator[str]:
+    """Say which kind of student to use, and what the others would be."""
+    if (role := summary.recommended_role) is None:
+        return
+    name = f"the {ROLE_NAMES[role].lower()}"
+    if over := summary.over_limits(role):
+        yield (
+            f"**Problem: no student is within the limits.** The smallest is {name}: {'; '.join(over)}. Raise "
+            "`--max-size` or `--max-latency`, or train smaller students (`--hidden-size`, `--ngram-buckets`)."
+        )
+    kinds: tuple[Role, ...] = ("distilled", "ngram") if summary.of("distilled") else ("ngram", "baseline")
+    others = [other for other in kinds if other != role and summary.of(other)]
+    if not others:
+        return
+    mcc, size, speed = (
+        {one: fmean(getattr(model, field) for model in summary.of(one)) for one in (role, *others)}
+        for field in ("validation_mcc", "bytes_on_disk", "texts_per_second")
+    )
+    sentence = f"**Student to use:** {name} ({score(mcc[role])} MCC on the validation split)"
+    for other in others:
+        limits = ", ".join(summary.over_limits(other))
+        sentence += (
+            f"; the {ROLE_NAMES[other].lower()} ({score(mcc[other])}) has {_times(size[other] / size[role])} times the "
+            f"size and {_times(speed[other] / speed[role])} times the speed{limits and f' ({limits})'}"
+        )
+    yield f"{sentence}. `predict`, `serve` and `export` take the former; `--max-size` and `--max-latency` set limits."
 
 
 def _distillation(summary: Summary) -> Iterator[str]:
@@ -222,7 +248,7 @@ def examples_told_apart(test: McNemar, first: str = "the distilled student", sec
 
 def _savings(summary: Summary) -> Iterator[str]:
     """Say what the tuning and the small student save."""
-    teacher, students = summary.teacher, summary.of("distilled")
+    teacher, role = summary.teacher, summary.recommended_role
     if teacher is None:
         return
     if teacher.trainable_parameters < teacher.parameters:
@@ -231,8 +257,9 @@ def _savings(summary: Summary) -> Iterator[str]:
             f"**Tuning** trains {magnitude(teacher.trainable_parameters)} of the teacher's "
             f"{magnitude(teacher.parameters)} parameters ({percent(share)}): {percent(1 - share)} fewer."
         )
-    if not students:
+    if role is None or role == "baseline":
         return
+    students = summary.of(role)
     faster = fmean(model.texts_per_second for model in students) / teacher.texts_per_second
     parts = [f"is {_times(faster)} times as fast as the teacher"]
     if teacher.parameters and students[0].parameters:
@@ -241,11 +268,12 @@ def _savings(summary: Summary) -> Iterator[str]:
         parts.insert(0, f"has {size} parameters")
     # A share of the teacher's score is praise, which only a teacher that is better than its students allows.
     if summary.verdict(teacher) is None and any(summary.verdict(student) is None for student in students):
-        kept = summary.spread("distilled", "mcc").mean / summary.spread("teacher", "mcc").mean
+        kept = summary.spread(role, "mcc").mean / summary.spread("teacher", "mcc").mean
         whose = "teacher's MCC" if len(summary.of("teacher")) == 1 else "teachers' mean MCC"
         if kept <= 1:
             parts.append(f"reaches {percent(kept)} of the {whose}")
-    yield f"**The distilled student** {' and '.join([', '.join(parts[:-1]), parts[-1]] if parts[1:] else parts)}."
+    listed = " and ".join([", ".join(parts[:-1]), parts[-1]] if parts[1:] else parts)
+    yield f"**The {ROLE_NAMES[role].lower()}** {listed}."
 
 
 def _time_limit(summary: Summary) -> Iterator[str]:

@@ -30,6 +30,7 @@ from potstill.report.tables import (
     Cell,
     ResultTable,
     class_table,
+    compared_roles,
     data_in_markdown,
     model_table,
     percent,
@@ -66,7 +67,7 @@ def report_html(summary: Summary, details: Details | None, run_dir: Path, plots:
     """
     data, names, models = summary.data, summary.data.label_names, model_table(summary)
     found = findings(replace(summary, data=data_in_markdown(data)))
-    roles = sorted(summary.roles, key=("distilled", "baseline", "teacher").index)[:2]
+    roles = compared_roles(summary)
     f1, accuracy, mcc = score_headers(data.label_names, data.positive)
     drawn = {file.name: _inlined(file.read_bytes()) for file in plots.glob("*.png")}
     page = _HTML.get_template("report.html.jinja").render(

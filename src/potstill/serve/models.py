@@ -77,8 +77,8 @@ def find_models(arguments: Sequence[str]) -> dict[str, Path]:
 
     Args:
         arguments: Directories, or `NAME=DIRECTORY`. A model's directory is one model, called as the directory is. A
-            run's directory is its best distilled student and its best baseline in validation, called `distilled` and
-            `baseline`, or `NAME-distilled` and so on; first the one that its report recommends.
+            run's directory is its best student of each kind in validation, called `distilled`, `ngram` and `baseline`,
+            or `NAME-distilled` and so on; first the one that its report recommends.
 
     Raises:
         ServeError: There is no directory, or no model in it, or two models have one name.
