@@ -30,6 +30,7 @@ DOCUMENTS = {
     "README.md": ("tasks", "inference-plot"),
     "docs/benchmarks.md": ("tasks", "results", "intents", "reference", "speed"),
     "docs/reliability.md": ("abuse", "stress"),
+    "docs/predict.md": ("abstention",),
     "docs/production.md": ("inference", "load", "stream"),
     "docs/augment.md": ("students", "vanilla"),
     "docs/settings.md": ("settings",),
@@ -278,6 +279,23 @@ def load_test() -> str:
     return shown(result, header, cells, rows, "broken, refused: number of broken and refused connections.")
 
 
+def abstention() -> str:
+    """Show what students leave without an answer."""
+    result = load("abstention")
+    header = "task, seed | wrong | answered with a max_error of 5 % | of these wrong | answered with 90 % coverage | "
+    header += "of these wrong | of no class, left open | labels a set | right one missing"
+    cells = "{task}, {seed} | {error:.1%} | {max_error[coverage]:.1%} | {max_error[error]:.1%} | "
+    cells += "{coverage[coverage]:.1%} | {coverage[error]:.1%} | {outside_without_answer:.1%} | {sets[labels]:.2f} | "
+    cells += "{sets[missing]:.1%}"
+    return shown(
+        result,
+        header,
+        cells,
+        result["runs"],
+        "Shares of test texts; sets with a set error of 10 %. 0.0%: the validation split can promise no such error.",
+    )
+
+
 def stream() -> str:
     """Show what became of a million lines."""
     result = load("predict_stream")
@@ -418,6 +436,7 @@ CONTENTS: dict[str, Callable[[], str]] = {
     "inference-plot": lambda: f"![MCC over sentences a second]({PLOT})\n\n{note(load('inference'))}",
     "load": load_test,
     "stream": stream,
+    "abstention": abstention,
     "settings": settings,
 }
 """What is written between the markers of a name."""

@@ -16,7 +16,7 @@ from potstill.errors import ArtifactError
 from potstill.evaluation.calibration import Calibration
 from potstill.evaluation.metrics import Intervals, Metrics, bootstrap_intervals, compute_metrics
 from potstill.evaluation.results import EnsembleResult
-from potstill.predict.decision import predict_class, softmax
+from potstill.predict.decision import abstains, predict_class, softmax
 
 _MEASURED_SECONDS: Final = 0.1
 """Speeds are measured for at least so long: few texts are read several times."""
@@ -33,9 +33,25 @@ class SavedModel(Protocol):
     in_pairs: bool
     temperature: float
     threshold: float | None
+    min_confidence: float | None
 
     def logits(self, examples: Examples, /) -> NDArray[np.float32]:
         """Return the logits, (texts, classes); the labels are not looked at."""
+
+
+@dataclass(frozen=True)
+class Selective:
+    """What a model scores on the texts that it answers, those of which it is sure enough.
+
+    Attributes:
+        min_confidence: The least probability of an answer that is given.
+        coverage: Share of the texts that are answered.
+        accuracy: Share of the answers that are right; None: there is no answer.
+    """
+
+    min_confidence: float
+    coverage: float
+    accuracy: float | None
 
 
 @dataclass(frozen=True)
@@ -47,6 +63,8 @@ class Measurement:
         predictions: Class index per text, (texts,).
         latency_ms: Milliseconds from one text to its answer, the median.
         unanswered: Number of texts that the model has no answer to; each counts as its usual answer.
+        selective: Coverage and accuracy of a model that abstains. The other scores are those of its most probable
+            answers, given or not.
     """
 
     logits: NDArray[np.float32]
@@ -58,6 +76,7 @@ class Measurement:
     calibration: Calibration
     threshold: float | None = None
     unanswered: int = 0
+    selective: Selective | None = None
 
 
 def measure(model: SavedModel, examples: Examples) -> Measurement:
@@ -70,12 +89,17 @@ def measure(model: SavedModel, examples: Examples) -> Measurement:
     model.logits(examples.take(range(min(_WARM_UP, len(examples)))))
     started, passes, seconds = time.perf_counter(), 0, 0.0
     while seconds < _MEASURED_SECONDS:
-        given = model.logits(examples)
-        logits = with_usual_answer(given)
+        raw = model.logits(examples)
+        logits = with_usual_answer(raw)
         probabilities = softmax(logits, model.temperature)
         predictions = predict_class(probabilities, model.threshold)
         passes, seconds = passes + 1, time.perf_counter() - started
     labels, classes = examples.labels, len(model.label_names)
+    selective = None
+    if (least := model.min_confidence) is not None:
+        given = ~abstains(probabilities, predictions, least)
+        right = predictions[given] == labels[given]
+        selective = Selective(least, float(given.mean()), float(right.mean()) if right.size else None)
     return Measurement(
         logits=logits,
         predictions=predictions,
@@ -85,7 +109,8 @@ def measure(model: SavedModel, examples: Examples) -> Measurement:
         latency_ms=1000 * _latency(model, examples),
         calibration=Calibration.of(logits, labels, model.temperature),
         threshold=model.threshold,
-        unanswered=int(np.isnan(given).any(axis=1).sum()),
+        unanswered=int(np.isnan(raw).any(axis=1).sum()),
+        selective=selective,
     )
 
 

@@ -32,7 +32,7 @@ from potstill.experiment.saved import StudentModel
 from potstill.experiment.stages import find_or_finetune, ngrams_alone
 from potstill.experiment.students import StudentTask, train_students
 from potstill.predict import Classifier
-from potstill.predict.decision import predict_class, softmax
+from potstill.predict.decision import confidence, predict_class, softmax
 from potstill.predict.directory import CONFIG_FILE, UNLABELLED_FILE
 from potstill.predict.wording import numbered
 from potstill.report import is_reported, read_summary, write_report
@@ -250,7 +250,7 @@ def _details(corpus: Corpus, summary: Summary, directory: Path, teacher: NDArray
     student = StudentModel(Classifier.load(_place(directory, used.role, used.seed)))
     probabilities = softmax(student.logits(corpus.test), student.temperature)
     labels, answers = corpus.test.labels, predict_class(probabilities, student.threshold)
-    confidences = np.take_along_axis(probabilities, answers[:, None], axis=1)[:, 0].astype(np.float64)
+    confidences = confidence(probabilities, answers)
     surest = np.argsort(-confidences, kind="stable")
     mistakes = surest[answers[surest] != labels[surest]]
     suspicious, note = suspicious_cases(corpus)

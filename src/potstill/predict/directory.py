@@ -6,11 +6,12 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from potstill.errors import ArtifactError
+from potstill.predict.abstention import ValidationAnswers
 from potstill.store.atomic import parse_json, write_json
 from potstill.store.checksums import CHECKSUMS_FILE, listed_files, read, recover
 
@@ -113,6 +114,10 @@ class Manifest:
     """Which network it is; see `student.registry`."""
     label_type: LabelType = "str"
     """What `Classifier.predict` makes of the names, so that they can be compared with a user's own labels."""
+    min_confidence: float | None = None
+    """Below this probability there is no answer. None: there always is one."""
+    validation: ValidationAnswers | None = None
+    """What `min_confidence` is chosen by; students of earlier versions have none."""
 
     def save(self, path: Path) -> None:
         """Write `student.json`."""
@@ -143,7 +148,31 @@ class Manifest:
                 f"{path} is damaged: " + "; ".join(problems) + "\n  what to do: restore it, or save the student again"
             )
         known = {field.name: content[field.name] for field in fields(cls) if field.name in content}
+        if known.get("validation") is not None:
+            known["validation"] = ValidationAnswers.parse(known["validation"])
         return cls(**known | {"label_names": tuple(content["label_names"])})
+
+    def abstaining(self, path: Path, coverage: float | None = None, max_error: float | None = None) -> Manifest:
+        """Return the manifest at `path` with a `min_confidence` for this coverage or error; itself for neither of them.
+
+        Raises:
+            ArtifactError: The student has no answers to validation texts, or they don't promise what is asked for.
+            ValueError: Both are given, or one out of its range.
+        """
+        if coverage is None and max_error is None:
+            return self
+        if coverage == 1 and max_error is None:
+            return replace(self, min_confidence=None)
+        return replace(self, min_confidence=self.validated(path).min_confidence(coverage, max_error))
+
+    def validated(self, path: Path | str) -> ValidationAnswers:
+        """Return the answers to validation texts of the manifest at `path`; an ArtifactError says that it has none."""
+        if self.validation is None:
+            raise ArtifactError(
+                f"{path}: expected the student's answers to validation texts, which decide how sure it has to be, "
+                "found none: an earlier version saved it\n  what to do: train it again"
+            )
+        return self.validation
 
 
 _MAX_SETTINGS: Final = 1 << 20
@@ -257,6 +286,7 @@ def _problems(content: dict[str, Any]) -> list[str]:
     found: dict[str, Any] = defaultdict(lambda: None, content | {f"spec.{name}": spec[name] for name in [*spec]})
     rows, classes, buckets = (spec[name] for name in ("vocab_size", "num_classes", "ngram_buckets"))
     names, temperature, threshold = (found[name] for name in ("label_names", "temperature", "threshold"))
+    least = found["min_confidence"]
     are_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
     has_rows = _is_whole(rows, 1, _MAX_ROWS)
     checks = (
@@ -292,12 +322,24 @@ def _problems(content: dict[str, Any]) -> list[str]:
         ),
         ("kind", "a name", isinstance(found["kind"], str)),
         ("label_type", "str, int, float or bool", found["label_type"] in get_args(LabelType)),
+        (
+            "min_confidence",
+            "null, or a number from 0 to 1,",
+            least is None or (type(least) is float and 0 <= least <= 1),
+        ),
+        ("validation", "null, or lists of probabilities `right` and `wrong`,", _are_answers(found["validation"])),
     )
     return [
         f"expected {expected} as {name}, found {repr(found[name])[:500]}"
         for name, expected, is_right in checks
         if not is_right
     ]
+
+
+def _are_answers(value: Any) -> bool:
+    with suppress(ValueError):
+        return value is None or bool(ValidationAnswers.parse(value))
+    return False
 
 
 def _is_whole(value: Any, least: int, most: int) -> bool:

@@ -5,12 +5,15 @@ The comparison with the linear model comes first, then what failed.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from statistics import fmean
 from typing import Final
 
 from potstill.config.training import FEW_VALIDATION_TEXTS
 from potstill.evaluation import McNemar, Role, Summary
+from potstill.evaluation.details import Details
 from potstill.evaluation.significance import SIGNIFICANCE
 from potstill.predict.wording import numbered
 from potstill.report.tables import ROLE_NAMES, duration, interval, magnitude, percent, probability, score
@@ -21,6 +24,8 @@ RARE: Final = 0.5
 """A class is rare if it has less than this share of the texts that it would have among equally frequent classes."""
 POOR_RECALL: Final = 0.5
 """With a lower recall, most texts of the class are missed."""
+_COVERAGE: Final = 0.9
+"""Share of the texts that are answered in the example of abstention."""
 
 
 def findings(summary: Summary) -> list[str]:
@@ -34,6 +39,18 @@ def findings(summary: Summary) -> list[str]:
         *_savings(summary),
         *_time_limit(summary),
     ]
+
+
+def abstention(details: Details, run_dir: Path) -> str:
+    """Say what the student of a run gains by leaving a tenth of the test texts without an answer, and how."""
+    coverage, error = min(details.coverage, key=lambda point: abs(point[0] - _COVERAGE))
+    run = shlex.quote(str(run_dir))
+    return (
+        f"The student can leave the texts of which it is the least sure to a person. At {percent(coverage)} coverage "
+        f"{percent(error)} of its answers to test texts are wrong, of answers to all texts "
+        f"{percent(details.coverage[-1][1])}: `potstill predict {run} FILE --coverage {_COVERAGE:g}`. With "
+        "`--max-error 0.05`, it answers as many texts as it can with at most 5 % errors."
+    )
 
 
 def _paid(summary: Summary) -> Iterator[str]:

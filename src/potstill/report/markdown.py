@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -65,9 +65,17 @@ _SOURCES: Final = {
 }
 
 
-def report_text(summary: Summary, plots: str) -> str:
-    """Write the whole report; `plots` is the directory of the plots, relative to it."""
-    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in report_sections(summary, plots).items())
+def report_text(summary: Summary, plots: str, more: Sequence[str] = ()) -> str:
+    """Write the whole report.
+
+    Args:
+        summary: The run.
+        plots: The directory of the plots, relative to the report.
+        more: Sentences for "What it means", beside those of the summary.
+    """
+    sections = report_sections(summary, plots)
+    sections["What it means"] = "\n".join([sections["What it means"], *(f"- {line}" for line in more)])
+    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
     return f"# Potstill: {in_markdown(summary.data.name)}\n\n{body}\n"
 
 
