@@ -33,6 +33,7 @@ class Teacher(ABC):
         tokenizer_name: Name of that model's tokenizer.
         temperature: What the logits are divided by before the softmax.
         threshold: See `predict.decision.predict_class`; None: the most probable class is the answer.
+        keeps_answers: Whether it keeps its answers on disk itself, so that no cache is put in front of it.
     """
 
     settings: ClassVar[type[TeacherConfig]] = TeacherConfig
@@ -43,6 +44,7 @@ class Teacher(ABC):
     tokenizer_name: str | None = None
     temperature: float = 1.0
     threshold: float | None = None
+    keeps_answers: bool = False
 
     @property
     @abstractmethod
