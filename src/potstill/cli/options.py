@@ -78,10 +78,11 @@ new_directory_option = out_option("Where to write; must be new or empty.", requi
 
 probabilities_option = click.option(
     "--teacher",
-    "teacher_file",
-    metavar="FILE",
-    help="Learn from the probabilities in a file, in any format of the data, instead of a model that run tunes: "
-    "texts with a column for each class, or with a label and its confidence.",
+    "teacher_source",
+    metavar="FILE|URL",
+    help="Learn from another teacher than a model that run tunes: from the probabilities in a file, in any format of "
+    "the data (texts with a column for each class, or with a label and its confidence), or from a language model "
+    "behind an OpenAI-compatible server, such as http://localhost:8000/v1 with --teacher-model NAME.",
 )
 """Gives a command that makes its own teacher a `--teacher` with the answers of another one."""
 

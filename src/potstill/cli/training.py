@@ -60,6 +60,8 @@ def run(config: PotstillConfig, out: Path | None, restart: bool, time_limit: flo
     from the labels alone (the baselines), to show what the teacher adds. `run` compares all models, and a linear model,
     on texts that none of them has seen.
 
+    --teacher takes another teacher, and with one texts need no labels: --classes names the classes.
+
     `run` writes the models, plots, report.md and the page report.html to one directory, which `potstill predict` can
     use. After an interruption, repeat the command to resume.
 
@@ -67,6 +69,8 @@ def run(config: PotstillConfig, out: Path | None, restart: bool, time_limit: flo
       potstill run tickets.csv
       potstill run tickets.csv --time-limit 30m
       potstill run reviews.tsv --text-column review --label-column stars --student-seeds 0
+      potstill run tickets.csv --teacher http://localhost:8000/v1 --teacher-model NAME
+      potstill run texts.txt --classes good,bad --teacher http://localhost:8000/v1 --teacher-model NAME
     """
     started = time.time()  # the imports count too
     from potstill.console import SafeConsole

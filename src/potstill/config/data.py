@@ -5,12 +5,19 @@ from __future__ import annotations
 from itertools import combinations
 from typing import Annotated, Final, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from potstill.config.base import Settings
 
 MAX_LENGTH: Final = 4096
 """The longest texts that can be asked for. Attention takes memory with the square of the length."""
+
+
+def _different(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse one class twice, and one without a name."""
+    if len({name.strip().casefold() for name in names} - {""}) < len(names):
+        raise ValueError("classes must have different names")
+    return names
 
 
 class DataConfig(Settings):
@@ -32,6 +39,10 @@ class DataConfig(Settings):
     """Column with the second text, for tasks about pairs of texts. None: the task is about single texts."""
     label_column: str = "label"
     """Column with the label (any string or whole number)."""
+    classes: Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(_different)] | None = None
+    """Classes of texts without labels, such as `good,bad` (in YAML a list): the teacher, a file or a server, gives all
+    labels, those of the test part too. The data has no column of labels then, or is a `.txt` file with one text a line.
+    None: the data has labels."""
     positive_class: str | None = None
     """Class whose F1 is reported. None: the mean F1 of all classes (macro)."""
     skip_bad_rows: bool = False

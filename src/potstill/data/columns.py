@@ -30,7 +30,8 @@ _FEWEST_LABELS, _LABEL_WORDS, _TEXT_WORDS = 2, 3, 3
 
 def named_columns(config: DataConfig) -> dict[str, str]:
     """Map each role, "text", "label" and "pair", to the name of its column; those without a column are left out."""
-    named = {"text": config.text_column, "label": config.label_column, "pair": config.pair_column}
+    label = None if config.classes else config.label_column
+    named = {"text": config.text_column, "label": label, "pair": config.pair_column}
     return {role: name for role, name in named.items() if name is not None}
 
 
@@ -49,6 +50,10 @@ def check_columns(
     Raises:
         DataError: With the columns that are there, the flags, and the columns that were probably meant.
     """
+    if config.classes and config.label_column in found:
+        remedy = "leave --classes out, to learn from them; or rename the column, to let the teacher give all labels"
+        problem = f"--classes is for texts without labels, and there is a column {config.label_column!r}"
+        raise DataError(problem, file=file, line=line, remedy=remedy)
     missing = []
     for role, name in named_columns(config).items():
         if (count := found.count(name)) > 1:

@@ -44,6 +44,7 @@ class Row:
     text: str
     pair: str | None
     label: str
+    """Empty where the data is read without labels."""
     is_string: bool = True
     """Whether the file holds the label as a string, not as a number or truth value."""
 

@@ -18,7 +18,7 @@ import numpy as np
 from potstill.config import DataConfig
 from potstill.console import warn
 from potstill.data.columns import Origin, by_editing, check_columns, listed, named_columns
-from potstill.data.examples import Examples
+from potstill.data.examples import UNLABELLED, Examples
 from potstill.data.formats import Record, name_fields, read_content, read_records, split_tsv
 from potstill.data.labels import MISSING, Row, label_key
 from potstill.data.parts import BAD_ROWS
@@ -96,8 +96,9 @@ def parse_records(records: Iterable[Record], config: DataConfig, file: Origin) -
             check_columns(list(record), config, file, line)
             cells = {role: _Cell(record[name], name, file, line) for role, name in columns.items()}
             pair = cells["pair"].text() if "pair" in cells else None
-            label = cells["label"].single()
-            rows.append(Row(line, cells["text"].text(), pair, label.label(), isinstance(label.value, str)))
+            label = cells["label"].single() if "label" in cells else None
+            named, is_string = ("", True) if label is None else (label.label(), isinstance(label.value, str))
+            rows.append(Row(line, cells["text"].text(), pair, named, is_string))
         except DataError as error:
             problems.append(error)
             row = {} if isinstance(record, DataError) else {"row": dict(record)}
@@ -144,10 +145,11 @@ def to_examples(rows: Sequence[Row], label_names: Sequence[str], file: Origin) -
     """
     index = {label_key(name): position for position, name in enumerate(label_names)}
     index |= {name: position for position, name in enumerate(label_names)}
-    places = [index.get(row.label, index.get(label_key(row.label), -1)) for row in rows]
+    index[""] = UNLABELLED  # no label in a file is empty: these were read without
+    places = [index.get(row.label, index.get(label_key(row.label))) for row in rows]
     remedy = by_editing(file, "correct it, leave the row out, or train with it")
     remedy += f"; the known labels are {listed(label_names)}"
-    unknown = [row for row, place in zip(rows, places, strict=True) if place < 0]
+    unknown = [row for row, place in zip(rows, places, strict=True) if place is None]
     problems = [DataError(f"unknown label {row.label!r}", file=file, line=row.line, remedy=remedy) for row in unknown]
     if problems:
         raise _in_one(problems)

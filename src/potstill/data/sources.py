@@ -22,7 +22,7 @@ import numpy as np
 from potstill.config import DataConfig
 from potstill.console import warn
 from potstill.data.columns import check_columns, named_columns
-from potstill.data.examples import Corpus, Examples
+from potstill.data.examples import UNLABELLED, Corpus, Examples
 from potstill.data.formats import SUFFIXES
 from potstill.data.labels import Row, label_names_of, label_type_of, positive_index
 from potstill.data.parts import TRAIN, check_part, held_out_parts, part_files, source_with_parts, unused_data
@@ -37,7 +37,7 @@ from potstill.data.readers import (
     to_examples,
 )
 from potstill.data.splits import Indices, duplicate_groups, normal_item, stratified_split
-from potstill.errors import DataError, SourceError
+from potstill.errors import ConfigError, DataError, SourceError
 from potstill.predict.directory import LabelType
 from potstill.predict.files import PACKED
 
@@ -81,19 +81,21 @@ class _Found:
     label_type: LabelType = "str"
 
 
-def load_corpus(config: DataConfig) -> Corpus:
+def load_corpus(config: DataConfig, *, with_labels: bool = True) -> Corpus:
     """Find the data that `config.source` names, read it, and split it.
 
     Where the data has no test part, a tenth becomes it; then `config.max_train_examples` is applied to the rest, of
     which a share becomes the validation part unless the data has one. All three are stratified, keep equal texts
-    together, and depend on `config.split_seed` alone.
+    together, and depend on `config.split_seed` alone. Texts without labels (`config.classes`) are read only without
+    `with_labels`, and split at random.
 
     Raises:
         SourceError: The source can't be found or reached.
         DataError: A file can't be read right, or there is too little in it to split.
-        ConfigError: There is no class `config.positive_class`.
+        ConfigError: There is no class `config.positive_class`; or there are no labels, and they are needed.
     """
     found = _find(config)
+    _check_labels(found, config, with_labels=with_labels)
     source, test = found.source, None
     if config.test is not None:
         source = f"{source}, test from {config.test}"
@@ -138,9 +140,20 @@ def load_corpus(config: DataConfig) -> Corpus:
             remedy="add examples, raise --max-train-examples if one is given, or lower --validation-fraction",
         )
     positive = positive_index(config.positive_class, names)
-    corpus = Corpus(found.name, source, names, learnt, validation, test, found.label_type, positive)
+    parts = (learnt, validation, test)
+    corpus = Corpus(found.name, source, names, *parts, found.label_type, positive, bool(config.classes))
     _warn_of_repetition(corpus)
     return corpus
+
+
+def _check_labels(found: _Found, config: DataConfig, *, with_labels: bool) -> None:
+    """Refuse texts without labels where labels are needed, and data with labels where it should have none."""
+    if config.classes is None:
+        return
+    if (found.train.labels != UNLABELLED).any():
+        raise ConfigError([f"data.classes: it is for texts without labels, and {found.source} has some; leave it out"])
+    if with_labels:
+        raise ConfigError(["data.classes: this command needs labels; only `potstill run` works without"])
 
 
 def _warn_of_repetition(corpus: Corpus) -> None:
@@ -236,7 +249,7 @@ def _from_files(
 ) -> _Found:
     """Read the files of each part; the labels in the training files are the classes."""
     rows = [read_rows(file, config) for file in train]
-    names = label_names_of(chain.from_iterable(rows), train[0])
+    names = config.classes or label_names_of(chain.from_iterable(rows), train[0])
 
     def read(files: Sequence[Path]) -> Examples:
         return reduce(Examples.joined, (read_examples(file, config, names) for file in files))
@@ -309,6 +322,8 @@ def _cola_from_hub(config: DataConfig) -> _Found:
 
 def _from_hub(path: str, configuration: str | None, config: DataConfig) -> _Found:
     """Load a data set of the Hugging Face hub, from its cache where it is there."""
+    if config.classes:
+        raise ConfigError(["data.classes: texts without labels are read from files; save those of the hub as one"])
     import datasets  # takes a second, and only this source needs it
 
     from potstill.data.hub import hub_answers

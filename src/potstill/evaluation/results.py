@@ -24,7 +24,8 @@ class DataSummary:
     """The task: its name, where it came from, its classes and the sizes of its splits.
 
     `majority` is what always answering `majority_label`, the most frequent class of the test split, scores there;
-    `positive` is the index of the class whose F1 is reported; None: the mean of all.
+    `positive` is the index of the class whose F1 is reported; None: the mean of all. `labels_by_teacher`: no human gave
+    a label, so that all scores are agreement with the teacher.
     """
 
     name: str
@@ -37,6 +38,7 @@ class DataSummary:
     majority: Metrics
     validation_majority_accuracy: float
     positive: int | None = None
+    labels_by_teacher: bool = False
 
     @classmethod
     def of(cls, corpus: Corpus) -> DataSummary:
@@ -54,6 +56,7 @@ class DataSummary:
             majority=compute_metrics(labels, np.full_like(labels, majority), corpus.num_classes),
             validation_majority_accuracy=float(np.bincount(corpus.validation.labels).max() / len(corpus.validation)),
             positive=corpus.positive,
+            labels_by_teacher=corpus.labels_by_teacher,
         )
 
 

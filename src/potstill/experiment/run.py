@@ -22,7 +22,7 @@ from potstill.evaluation import ROLES, DataSummary, ModelResult, Role, Summary, 
 from potstill.evaluation.details import Details, cases, confusion, risk_coverage
 from potstill.evaluation.measure import Measurement, measure, measure_together
 from potstill.experiment.budget import Budget
-from potstill.experiment.labelled import check_distillation, check_teacher, label, label_in_time
+from potstill.experiment.labelled import check_distillation, check_teacher, label, label_corpus, label_in_time
 from potstill.experiment.linear import learning_curve, measure_linear_svm, suspicious_cases
 from potstill.experiment.plan import Estimate, Plan, plan_within, resumed
 from potstill.experiment.probe import measure_speed
@@ -46,6 +46,8 @@ from potstill.teacher.registry import teacher_class
 from potstill.teacher.transformer import share_base_weights
 from potstill.training.deadline import PLANNED_STEPS, until
 
+_MOST_UNANSWERED: Final = 0.05
+"""Share of the test texts that a scored teacher may leave without an answer: each counts as its usual answer."""
 _LABELLING: Final = "the teacher's probabilities"
 """The step between teachers and students."""
 
@@ -86,7 +88,7 @@ def run(
     started = time.time() if started is None else started
     if time_limit is not None and time_limit <= 0:
         raise ConfigError([f"time_limit: expected seconds above 0, found {time_limit:g}"])
-    corpus = load_corpus(config.data)
+    corpus = load_corpus(config.data, with_labels=False)
     config = resolved(config, corpus)
     teacher_class(config.teacher.kind).check(config.teacher)
     check_tokenizer(config.student)
@@ -103,6 +105,8 @@ def run(
         print_line(f"{corpus.name} ({corpus.source}) → {directory}")
         budget = Budget(directory, time_limit, started)
         with budget.counted():
+            if corpus.labels_by_teacher:
+                corpus = label_corpus(config, corpus, _place(directory, "teacher", config.teacher.seeds[0]))
             summary, details = _experiment(config, corpus, directory, command, budget)
         write_report(summary, directory, details)
         return summary, directory
@@ -131,10 +135,7 @@ def _experiment(
         with until(budget.ends(estimate.tuning, rest)):
             teacher, trained = find_or_finetune(config, corpus, _place(directory, "teacher", seed), seed)
         measured = measure(teacher, corpus.test)
-        if measured.unanswered:
-            unknown = f"{measured.unanswered:,} of {numbered(len(corpus.test), 'test text')}"
-            warn(f"the teacher has no answer to {unknown}: the report has no scores of it")
-        else:
+        if _has_scores(corpus, measured):
             keep(trained, measured)
         tuned.append((teacher, trained, measured))
         best = max(tuned, key=lambda one: one[1].fit.best["mcc"])  # the first of equals
@@ -195,6 +196,19 @@ def _experiment(
         )
         summary = replace(summary, time_limit=TimeLimit(budget.limit, budget.used, changes))
     return summary, details
+
+
+def _has_scores(corpus: Corpus, teacher: Measurement) -> bool:
+    """Say whether scores of the teacher mean something; warn where it is for want of answers that they don't."""
+    if corpus.labels_by_teacher:
+        return False  # it would be right everywhere
+    if teacher.unanswered:
+        unknown = f"{teacher.unanswered:,} of {numbered(len(corpus.test), 'test text')}"
+        scored = teacher.unanswered <= _MOST_UNANSWERED * len(corpus.test)
+        how = "there, its usual answer is scored" if scored else "the report has no scores of it"
+        warn(f"the teacher has no answer to {unknown}: {how}")
+        return scored
+    return True
 
 
 def _cut_short(summary: Summary, unknown: int) -> Iterator[str]:

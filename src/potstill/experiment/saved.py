@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from potstill.config import PotstillConfig, RuntimeConfig
+from potstill.config import FileConfig, PotstillConfig, RuntimeConfig
 from potstill.console import warn
 from potstill.data import Corpus, Examples
 from potstill.errors import ArtifactError
@@ -30,7 +30,7 @@ from potstill.predict.directory import (
 )
 from potstill.teacher.base import Teacher
 from potstill.teacher.ensemble import together
-from potstill.teacher.file import FileConfig, FileTeacher
+from potstill.teacher.file import FileTeacher
 from potstill.teacher.saved import open_teacher
 from potstill.teacher.transformer import share_base_weights
 

@@ -18,6 +18,10 @@ from potstill.evaluation.significance import SIGNIFICANCE
 from potstill.predict.wording import numbered
 from potstill.report.tables import ROLE_NAMES, duration, interval, magnitude, percent, probability, score
 
+NO_LABELS: Final = (
+    "**No human label was seen:** the teacher gave all labels, those of the validation and test texts too. Every score "
+    "says how often a model agrees with the teacher, not how often it is right; label some test texts to find that out."
+)
 FEW_STEPS: Final = 100
 """Fewer optimiser steps hardly move a network from where it started."""
 RARE: Final = 0.5
@@ -30,7 +34,7 @@ _COVERAGE: Final = 0.9
 
 def findings(summary: Summary) -> list[str]:
     """Say whether it paid, what went wrong, whether each model learnt the task, and what the student saves."""
-    return [
+    found = [
         *_paid(summary),
         *_problems(summary),
         *(_learnt(summary, role) for role in summary.roles),
@@ -39,6 +43,7 @@ def findings(summary: Summary) -> list[str]:
         *_savings(summary),
         *_time_limit(summary),
     ]
+    return [f"{NO_LABELS} {found[0]}", *found[1:]] if summary.data.labels_by_teacher else found
 
 
 def abstention(details: Details, run_dir: Path) -> str:
@@ -92,9 +97,11 @@ def _paid(summary: Summary) -> Iterator[str]:
         sentence += f" The student closes {100 * closed:.0f} % of the gap between linear model and teacher."
     if not ahead:
         time = "a longer `--time-limit`, for a teacher; " if not summary.of("distilled") and summary.time_limit else ""
+        is_tuned = summary.config["teacher"]["kind"] == "transformer"
+        teacher = "more teacher epochs (`--teacher-epochs`)" if is_tuned else "a tuned teacher (no `--teacher`)"
         sentence += (
-            f" What to try: {time}your own unlabelled texts (`--unlabelled FILE`); more labelled texts; more teacher"
-            " epochs (`--teacher-epochs`), if the teacher is hardly better than the linear model. Else use that."
+            f" What to try: {time}your own unlabelled texts (`--unlabelled FILE`); more labelled texts; {teacher}, if "
+            "the teacher is hardly better than the linear model. Else use that."
         )
     yield sentence
 
@@ -118,14 +125,14 @@ def _problems(summary: Summary) -> Iterator[str]:
     elif summary.teacher is not None and summary.verdict(summary.teacher):
         yield (
             f"**Problem: the teacher learnt nothing.** It is no better than {majority}, so it has nothing to teach. "
-            "Train it longer, with another learning rate or from another backbone before you distil from it."
+            f"{_better_teacher(summary)} before you distil from it."
         )
     elif taught is not None and any(taught.metrics.mcc < mcc for mcc in students.values()):
         role = max(students, key=lambda role: students[role])
         yield (
             f"**Problem: the teacher is worse than its students** (MCC {score(taught.metrics.mcc)}; "
-            f"{ROLE_NAMES[role].lower()} {score(students[role])}). Such a teacher is not worth its cost. Train it "
-            "longer, with another learning rate or from another backbone, or use the baseline student."
+            f"{ROLE_NAMES[role].lower()} {score(students[role])}). Such a teacher is not worth its cost. "
+            f"{_better_teacher(summary)}, or use the baseline student."
         )
     if summary.distillation_harmed:
         yield (
@@ -147,6 +154,13 @@ def _problems(summary: Summary) -> Iterator[str]:
             f"**Problem: only {numbered(summary.data.validation, 'validation text')}.** A choice of settings or "
             "thresholds by so few is mostly luck. Label more texts, or raise `data.validation_fraction`."
         )
+
+
+def _better_teacher(summary: Summary) -> str:
+    """Say how to get a better teacher of this kind."""
+    if summary.config["teacher"]["kind"] == "transformer":
+        return "Train it longer, with another learning rate or from another backbone"
+    return "Take another one, or tune one (no `--teacher`)"
 
 
 def _rare(summary: Summary) -> Iterator[str]:
@@ -276,9 +290,10 @@ def _savings(summary: Summary) -> Iterator[str]:
         )
     if role is None or role == "baseline":
         return
-    students = summary.of(role)
-    faster = fmean(model.texts_per_second for model in students) / teacher.texts_per_second
-    parts = [f"is {_times(faster)} times as fast as the teacher"]
+    students, parts = summary.of(role), []
+    if teacher.parameters:  # else its answers were looked up
+        faster = fmean(model.texts_per_second for model in students) / teacher.texts_per_second
+        parts.append(f"is {_times(faster)} times as fast as the teacher")
     if teacher.parameters and students[0].parameters:
         fewer = teacher.parameters / students[0].parameters
         size = f"{_times(fewer)} times fewer" if fewer >= 1 else f"{_times(1 / fewer)} times as many"
@@ -289,8 +304,9 @@ def _savings(summary: Summary) -> Iterator[str]:
         whose = "teacher's MCC" if len(summary.of("teacher")) == 1 else "teachers' mean MCC"
         if kept <= 1:
             parts.append(f"reaches {percent(kept)} of the {whose}")
-    listed = " and ".join([", ".join(parts[:-1]), parts[-1]] if parts[1:] else parts)
-    yield f"**The {ROLE_NAMES[role].lower()}** {listed}."
+    if parts:
+        listed = " and ".join([", ".join(parts[:-1]), parts[-1]] if parts[1:] else parts)
+        yield f"**The {ROLE_NAMES[role].lower()}** {listed}."
 
 
 def _time_limit(summary: Summary) -> Iterator[str]:

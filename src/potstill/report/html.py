@@ -105,9 +105,10 @@ def _lead(summary: Summary) -> str:
     if summary.linear is not None:
         models.append("a linear SVM")
     listed = " and ".join([", ".join(models[:-1]), models[-1]]) if models[1:] else "".join(models)
+    kind = "" if data.labels_by_teacher else "labelled "
     return (
         f"This run compares {listed} on {numbered(data.test, 'test text')} of {len(data.label_names):,} classes; "
-        f"{data.train:,} other labelled texts were for training, {data.validation:,} for validation."
+        f"{data.train:,} other {kind}texts were for training, {data.validation:,} for validation."
     )
 
 

@@ -112,7 +112,8 @@ def _what_was_done(summary: Summary) -> str:
     }
     models = [f"- **{ROLE_NAMES[role]}:** {summary.of(role)[0].description}{how[role]}." for role in summary.roles]
     if summary.teacher is None and summary.teacher_seed is not None:
-        unscored = f"{config.teacher.describe()}; it does not answer all test texts, so that it has no scores"
+        why = "gave all labels" if data.labels_by_teacher else "does not answer all test texts"
+        unscored = f"{config.teacher.describe()}; it {why}, so that it has no scores"
         models.insert(0, f"- **Teacher:** {unscored}.")
     linear = (
         "\n- **Linear SVM:** words, pairs of words and pieces of 2 to 5 characters (TF-IDF), learnt from the training "

@@ -135,7 +135,8 @@ def seed_table(summary: Summary) -> ResultTable:
 def summary_table(summary: Summary) -> Table:
     """Show a run's results in the terminal."""
     data = summary.data
-    return model_table(summary).turned().to_rich(f"{data.name}: {data.test} examples of the test split")
+    whose = ", labelled by the teacher" if data.labels_by_teacher else ""
+    return model_table(summary).turned().to_rich(f"{data.name}: {data.test} examples of the test split{whose}")
 
 
 def classes(names: Sequence[str]) -> str:
@@ -237,21 +238,27 @@ def _spread(values: Sequence[float], number: Number) -> Cell:
 
 def _model_row(name: str, models: Sequence[ModelResult], positive: int | None) -> tuple[Cell, ...]:
     """Summarise the models of one role; size and parameters are the same for every seed."""
-    first, latencies = models[0], [model.latency_ms for model in models if model.latency_ms is not None]
+    first = models[0]
+    size, kept, speed, latency = [EMPTY] * 4  # a teacher whose answers are looked up has none of these
+    if first.parameters:
+        size, kept = Cell(magnitude(first.parameters)), Cell(decimal(first.bytes_on_disk))
+        speed = Cell(f"{fmean(model.texts_per_second for model in models):,.0f}")
+        if known := [model.latency_ms for model in models if model.latency_ms is not None]:
+            latency = Cell(f"{fmean(known):.2g} ms")
     trainable = EMPTY
     if first.trainable_parameters:
         share = first.trainable_parameters / first.parameters
         trainable = Cell(magnitude(first.trainable_parameters), f"({percent(share)})" if share < 1 else "")
     return (
         Cell(name, f"({len(models)} seeds)" if len(models) > 1 else ""),
-        Cell(magnitude(first.parameters)),
+        size,
         trainable,
-        Cell(decimal(first.bytes_on_disk)),
+        kept,
         *score_cells(models, positive),
         _spread([model.calibration.ece for model in models], percent),
         Cell(duration(fmean(model.train_seconds for model in models))) if first.epochs else EMPTY,
-        Cell(f"{fmean(model.texts_per_second for model in models):,.0f}"),
-        Cell(f"{fmean(latencies):.2g} ms") if latencies else EMPTY,
+        speed,
+        latency,
     )
 
 

@@ -34,6 +34,7 @@ class Teacher(ABC):
         temperature: What the logits are divided by before the softmax.
         min_confidence: None: a teacher always answers.
         threshold: See `predict.decision.predict_class`; None: the most probable class is the answer.
+        keeps_answers: Whether it keeps its answers on disk itself, so that no cache is put in front of it.
     """
 
     settings: ClassVar[type[TeacherConfig]] = TeacherConfig
@@ -45,6 +46,7 @@ class Teacher(ABC):
     temperature: float = 1.0
     threshold: float | None = None
     min_confidence: float | None = None
+    keeps_answers: bool = False
 
     @property
     @abstractmethod
