@@ -175,5 +175,7 @@ def test_an_unknown_kind_names_the_known_ones(section, name, known):
 def test_a_saved_teacher_of_an_unknown_kind_is_refused(tmp_path):
     with atomic_save(tmp_path) as staged:
         write_json(staged / "teacher.json", {"kind": "oracle"})
-    with pytest.raises(ArtifactError, match=r"expected a teacher of a kind among transformer, file, found 'oracle'"):
+    with pytest.raises(
+        ArtifactError, match=r"expected a teacher of a kind among transformer, file, endpoint, found 'oracle'"
+    ):
         open_model(tmp_path, PotstillConfig().runtime)

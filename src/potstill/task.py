@@ -14,7 +14,7 @@ from potstill.data.encoded import UNLABELLED, Labels, is_labelled
 from potstill.data.examples import Corpus
 from potstill.evaluation.calibration import fit_thresholds
 from potstill.evaluation.metrics import Metrics, compute_metrics
-from potstill.predict.decision import Threshold, predict_class, sigmoid
+from potstill.predict.decision import predict_class, sigmoid
 
 
 class Task(Protocol):
@@ -44,12 +44,6 @@ class Task(Protocol):
     def scores(self, logits: NDArray[np.float32], labels: Labels) -> Metrics:
         """Score a whole split's logits, (texts, classes), as answers."""
 
-    def first_threshold(self, num_classes: int) -> Threshold:
-        """Return which classes a model's probabilities name before that is tuned."""
-
-    def tuned_threshold(self, logits: NDArray[np.float32], labels: Labels, temperature: float) -> Threshold:
-        """Return what every model of this task chooses on the validation split's logits, (texts, classes)."""
-
 
 class SingleLabel:
     """Each text has exactly one class: softmax over the classes."""
@@ -75,14 +69,6 @@ class SingleLabel:
     def scores(self, logits: NDArray[np.float32], labels: Labels) -> Metrics:
         """Score the most probable classes."""
         return compute_metrics(labels, predict_class(logits), logits.shape[1])
-
-    def first_threshold(self, num_classes: int) -> None:
-        """Return None: the most probable class is the answer."""
-        return
-
-    def tuned_threshold(self, logits: NDArray[np.float32], labels: Labels, temperature: float) -> None:
-        """Return None: a threshold between two classes is a choice of the student's settings."""
-        return
 
 
 class MultiLabel:
@@ -119,16 +105,8 @@ class MultiLabel:
 
     def scores(self, logits: NDArray[np.float32], labels: Labels) -> Metrics:
         """Score the classes above thresholds that are chosen by these very labels: to compare epochs, not to report."""
-        threshold = self.tuned_threshold(logits, labels, 1.0)
-        return compute_metrics(labels, predict_class(sigmoid(logits), threshold), logits.shape[1], logits)
-
-    def first_threshold(self, num_classes: int) -> tuple[float, ...]:
-        """Return one half for each class."""
-        return (0.5,) * num_classes
-
-    def tuned_threshold(self, logits: NDArray[np.float32], labels: Labels, temperature: float) -> tuple[float, ...]:
-        """Return the threshold of each class that promises the best F1."""
-        return fit_thresholds(logits, labels, temperature)
+        answers = predict_class(sigmoid(logits), fit_thresholds(logits, labels))
+        return compute_metrics(labels, answers, logits.shape[1], logits)
 
 
 SINGLE_LABEL: Final[Task] = SingleLabel()

@@ -350,7 +350,8 @@ REFUSALS = {
     "header alone": ("a.csv", "text,label\n", None, "there are no rows", "the file you meant"),
     "empty file": ("a.tsv", "", None, "there are no rows", "the file you meant"),
     "no Parquet": ("a.parquet", "text,label\n", None, "can't be read as Parquet", "write the file again"),
-    "unknown suffix": ("a.txt", "x", None, "'.txt' does not tell the format", "'.jsonl', '.parquet'"),
+    "unknown suffix": ("a.doc", "x", None, "'.doc' does not tell the format", "'.jsonl', '.parquet'"),
+    "texts alone": ("a.txt", "x", None, "a text file holds no labels", "--classes good,bad --teacher"),
     "CoLA with a header": ("in_domain_train.tsv", "text\tlabel\nx\t1\n", 1, "expected 4 fields, found 2", "field"),
 }
 

@@ -18,8 +18,8 @@ from sklearn.metrics import (
 from potstill.data import Examples
 from potstill.evaluation import Calibration, bootstrap_intervals, compute_metrics, mcnemar
 from potstill.evaluation.calibration import best_threshold, fit_temperature, fit_thresholds
-from potstill.evaluation.details import answer_probabilities, cases
-from potstill.predict.decision import predict_class, sigmoid
+from potstill.evaluation.details import cases
+from potstill.predict.decision import confidence, predict_class, sigmoid
 
 
 def made(texts: int = 3000, classes: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -151,4 +151,4 @@ def test_cases_name_label_sets_with_their_probabilities() -> None:
     assert first.label_probability == pytest.approx(0.9 * 0.8 * 0.4)
     assert first.answer_probability == pytest.approx(0.9 * 0.8 * 0.6)
     assert (second.label, second.answer) == ("no class", "no class")
-    assert answer_probabilities(probabilities, answers)[1] == pytest.approx(0.9 * 0.5)
+    assert confidence(probabilities, answers)[1] == pytest.approx(0.9 * 0.5)

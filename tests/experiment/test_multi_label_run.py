@@ -90,7 +90,7 @@ def student(finished):
 
 def test_run_scores_label_sets(finished, corpus, student):
     summary, directory = finished
-    assert {model.role for model in summary.models} == {"teacher", "distilled", "baseline"}
+    assert {model.role for model in summary.models} == {"teacher", "distilled", "ngram", "baseline"}
     used = summary.recommended
     probabilities = Classifier.load(student).answer(corpus.test.texts)[0]
     answers = predict_class(probabilities, used.threshold)
@@ -117,6 +117,13 @@ def test_report_speaks_of_label_sets(finished):
     assert "Not known: a text may have any number of labels" in page
 
 
+def test_abstention_is_refused(student, finished, capfd):
+    for flags in (("--coverage", "0.9"), ("--max-error", "0.05"), ("--set-error", "0.1")):
+        assert command("predict", student, "--text", "w1 w2", *flags) == 1
+        assert "found one of texts with several: it does not abstain" in capfd.readouterr().err
+    assert "--coverage" not in (finished[1] / "report.html").read_text()
+
+
 def test_page_shows_mistakes_as_sets(finished):
     details = Details.from_json((finished[1] / "details.json").read_text())
     assert details.confusion == ()
@@ -130,7 +137,7 @@ def test_predictions_are_listed_as_json(finished, corpus):
         rows = list(csv.DictReader(file))
     expected = [[NAMES[index] for index in np.flatnonzero(row)] for row in corpus.test.labels]
     assert [json.loads(row["label"]) for row in rows] == expected
-    assert set(rows[0]) == {"text", "label", "teacher 0", "distilled 0", "baseline 0", "linear"}
+    assert set(rows[0]) == {"text", "label", "teacher 0", "distilled 0", "ngram 0", "baseline 0", "linear"}
 
 
 def test_saved_student_predicts_lists(student):

@@ -89,7 +89,8 @@ def _snippets(config: PotstillConfig, corpus: Corpus) -> Found:
     """Yield words and spans of the training texts."""
     settings, texts = config.augment, corpus.train.texts
     if settings.words:
-        tokenizer = load_tokenizer(transformer_settings(config).tokenizer_name).backend_tokenizer
+        name = config.teacher.tokenizer_name or transformer_settings(config).tokenizer_name
+        tokenizer = load_tokenizer(name).backend_tokenizer
         for word in words(texts, settings.words, vocabulary_words(tokenizer)):
             yield (word, None), "words:"
     for span in spans(texts, settings.spans, settings.seed):

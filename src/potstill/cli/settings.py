@@ -17,9 +17,25 @@ from click.core import ParameterSource
 from pydantic.fields import FieldInfo
 
 from potstill.cli.options import Decorator
-from potstill.config import PotstillConfig, Settings, read_yaml
-from potstill.teacher.registry import teacher_class
+from potstill.config import (
+    EndpointConfig,
+    FileConfig,
+    PotstillConfig,
+    Settings,
+    TransformerConfig,
+    UntunedConfig,
+    read_yaml,
+)
 
+_UNTUNED: Final[dict[str, type[UntunedConfig]]] = {"file": FileConfig, "endpoint": EndpointConfig}
+"""Kinds of teachers that `--teacher` can name; it sets where they are."""
+_OF_UNTUNED: Final = {
+    f"teacher.{name}": field
+    for kind in _UNTUNED.values()
+    for name, field in kind.model_fields.items()
+    if name not in TransformerConfig.model_fields and name not in ("file", "url")
+}
+"""The settings that such kinds have, and the default kind has not."""
 _FLAGS: Final = {
     "data.source": "data",
     "data.test": "test-data",
@@ -32,6 +48,7 @@ _WITH_SECTION: Final = {
     *("teacher.kind", "teacher.tokenizer", "teacher.lora.alpha", "teacher.lora.dropout"),
     *("student.kind", "student.tokenizer", "student.pretraining.epochs", "student.pretraining.batch_size"),
     *("student.pretraining.learning_rate", "baseline.epochs", "search.seed"),
+    *_OF_UNTUNED,
 }
 """Settings whose flag is not their name alone, in any command: another word, or the section's name before it."""
 
@@ -176,18 +193,20 @@ def with_settings(
         data_argument: Whether the data is the command's argument; else it has the flag `--data`.
     """
     base = PotstillConfig.build({"preset": "balanced"}) if "preset" in parts else PotstillConfig()
-    settings = [one for one in all_settings(base) if any(f"{one.name}.".startswith(f"{part}.") for part in parts)]
+    wanted = (one for one in all_settings(base) if any(f"{one.name}.".startswith(f"{part}.") for part in parts))
+    settings = [one for one in wanted if get_origin(one.field.annotation) is not dict]  # a mapping is written in a file
     count = Counter(setting.flag for setting in settings)
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def wrapped(config_file: Path | None, **arguments: Any) -> Any:
             values = {} if config_file is None else read_yaml(config_file)
-            if (file := arguments.pop("teacher_file", None)) is not None:
-                known = teacher_class("file").settings.model_fields
+            if (teacher := arguments.pop("teacher_source", None)) is not None:
+                kind, place = ("endpoint", "url") if re.match("https?://", teacher) else ("file", "file")
+                known = _UNTUNED[kind].model_fields
                 section = values.get("teacher") if isinstance(values.get("teacher"), dict) else {}
                 values["teacher"] = {name: value for name, value in (section or {}).items() if name in known}
-                values["teacher"] |= {"kind": "file", "file": file, "seeds": [0]}
+                values["teacher"] |= {"kind": kind, place: teacher, "seeds": [0]}
             for setting in settings:
                 value = arguments.pop(setting.parameter)
                 if value is not None:
@@ -243,6 +262,10 @@ def all_settings(defaults: PotstillConfig | None = None) -> Iterator[Setting]:
                 yield from walk(value, (*path, name), field.description or "")
             else:
                 yield Setting((*path, name), field, value, section)
+        if path == ("teacher",):
+            for name, field in _OF_UNTUNED.items():
+                default = None if field.is_required() else field.get_default()
+                yield Setting(tuple(name.split(".")), field, default, "")
 
     return walk(defaults or PotstillConfig(), (), "")
 
@@ -277,6 +300,7 @@ def _values(annotation: Any) -> Iterator[str]:
 def _parse(given: Any, annotation: Any) -> Any:
     """Turn what the command line has into what YAML would have given; the configuration checks the rest."""
     options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    options = tuple(get_args(option)[0] if get_origin(option) is Annotated else option for option in options)
     if given == "none" and types.NoneType in options:
         return None
     if any(given in get_args(option) for option in options if get_origin(option) is Literal):

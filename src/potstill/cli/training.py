@@ -60,6 +60,8 @@ def run(config: PotstillConfig, out: Path | None, restart: bool, time_limit: flo
     from the labels alone (the baselines), to show what the teacher adds. `run` compares all models, and a linear model,
     on texts that none of them has seen.
 
+    --teacher takes another teacher, and with one texts need no labels: --classes names the classes.
+
     `run` writes the models, plots, report.md and the page report.html to one directory, which `potstill predict` can
     use. After an interruption, repeat the command to resume.
 
@@ -68,6 +70,8 @@ def run(config: PotstillConfig, out: Path | None, restart: bool, time_limit: flo
       potstill run tickets.csv --time-limit 30m
       potstill run reviews.tsv --text-column review --label-column stars --student-seeds 0
       potstill run comments.csv --label-separator "|"    (texts with several labels, such as joy|love)
+      potstill run tickets.csv --teacher http://localhost:8000/v1 --teacher-model NAME
+      potstill run texts.txt --classes good,bad --teacher http://localhost:8000/v1 --teacher-model NAME
     """
     started = time.time()  # the imports count too
     from potstill.console import SafeConsole
@@ -82,8 +86,9 @@ def run(config: PotstillConfig, out: Path | None, restart: bool, time_limit: flo
     )
     SafeConsole().print(summary_table(summary))
     found = findings(summary)
-    for line in found[:1] if summary.time_limit is None else (found[0], found[-1]):
-        click.echo(line.replace("**", ""))
+    shown = ("**Student to use", "**Problem: no student", "**Time limit")
+    for line in (found[0], *(line for line in found[1:] if line.startswith(shown))):
+        click.echo(line.replace("**", "").replace("`", ""))
     click.echo(f"report: {directory / REPORT_FILE}, and as a page {directory / PAGE_FILE}")
     options.suggest_next("predict", directory, "FILE")
 

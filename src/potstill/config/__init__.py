@@ -22,6 +22,7 @@ from potstill.config.student import (
 )
 from potstill.config.teacher import LoRAConfig, Method, TeacherConfig, TransformerConfig
 from potstill.config.training import RuntimeConfig, TrainingConfig
+from potstill.config.untuned import EndpointConfig, FileConfig, UntunedConfig
 
 __all__ = [
     "AugmentConfig",
@@ -30,6 +31,8 @@ __all__ = [
     "Cell",
     "DataConfig",
     "DistillationConfig",
+    "EndpointConfig",
+    "FileConfig",
     "LoRAConfig",
     "Method",
     "Pooling",
@@ -44,6 +47,7 @@ __all__ = [
     "TeacherConfig",
     "TrainingConfig",
     "TransformerConfig",
+    "UntunedConfig",
     "read_yaml",
     "searchable",
     "with_settings",

@@ -5,12 +5,19 @@ from __future__ import annotations
 from itertools import combinations
 from typing import Annotated, Final, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from potstill.config.base import Settings
 
 MAX_LENGTH: Final = 4096
 """The longest texts that can be asked for. Attention takes memory with the square of the length."""
+
+
+def _different(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse one class twice, and one without a name."""
+    if len({name.strip().casefold() for name in names} - {""}) < len(names):
+        raise ValueError("classes must have different names")
+    return names
 
 
 class DataConfig(Settings):
@@ -41,6 +48,10 @@ class DataConfig(Settings):
     list."""
     label_columns: tuple[str, ...] = ()
     """Columns with 0 or 1, one for each class, in place of the label column: a text has the classes with 1."""
+    classes: Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(_different)] | None = None
+    """Classes of texts without labels, such as `good,bad` (in YAML a list): the teacher, a file or a server, gives all
+    labels, those of the test part too. The data has no column of labels then, or is a `.txt` file with one text a line.
+    None: the data has labels."""
     positive_class: str | None = None
     """Class whose F1 is reported. None: the mean F1 of all classes (macro)."""
     skip_bad_rows: bool = False
@@ -67,6 +78,8 @@ class DataConfig(Settings):
         for (one, first), (other, second) in combinations(columns.items(), 2):
             if first == second is not None:
                 raise ValueError(f"{one} and {other} must be different columns")
+        if self.classes and self.is_multi_label:
+            raise ValueError("classes gives each text one label; leave it out, or the settings of several labels")
         return self
 
     @property

@@ -7,6 +7,7 @@ import reprlib
 from typing import Any, Final
 
 from potstill.config.base import Settings, fields_of
+from potstill.config.untuned import EndpointConfig, FileConfig
 from potstill.predict.wording import expected_by
 
 _shown: Final = reprlib.Repr()
@@ -25,6 +26,8 @@ def describe_problem(item: Any, root: Settings) -> str:
         path = ".".join([*section, name])
         if nearest == path:
             return f"{path}: there is no such setting for this kind of {section[0]}"
+        if section == ["teacher"] and name in {**FileConfig.model_fields, **EndpointConfig.model_fields}:
+            return f"{path}: there is no such setting for this kind of teacher; it is for those of --teacher FILE|URL"
         return f"{path}: there is no such setting" + (f"; did you mean {nearest}?" if nearest else "")
     path = ".".join(section if "[" in name else [*section, name])
     return f"{path}: {message_of(item)}; found {_shown.repr(item['input'])}"

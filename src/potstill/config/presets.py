@@ -46,14 +46,15 @@ def with_preset(values: dict[str, Any]) -> dict[str, Any]:
     """Put the settings of `values["preset"]`, if it names one, below the other values.
 
     A preset leaves out what another choice has no use for: settings of another kind of teacher or student, and
-    unlabelled text where `distillation.alpha` is 1, which ignores the teacher. With a file of probabilities, the texts
-    in that file are the unlabelled text.
+    unlabelled text where `distillation.alpha` is 1, which ignores the teacher, or where each answer of a server costs.
+    With a file of probabilities, the texts in that file are the unlabelled text.
     """
     preset = PRESETS.get(values.get("preset", "plain"), {})
     for part, (kind, own) in _OF_KIND.items():
         if part in preset and _setting(values, part, "kind", kind) != kind:
             preset = preset | {part: {name: value for name, value in preset[part].items() if name not in own}}
-    if str(_setting(values, "distillation", "alpha", None)) in ("1", "1.0"):  # flags are not parsed yet
+    ignored = str(_setting(values, "distillation", "alpha", None)) in ("1", "1.0")  # flags are not parsed yet
+    if ignored or _setting(values, "teacher", "url", None) is not None:
         preset = {part: settings for part, settings in preset.items() if part != "augment"}
     elif (file := _setting(values, "teacher", "file", None)) is not None:  # it has no answers to words and spans
         files = _setting(values, "augment", "files", [])

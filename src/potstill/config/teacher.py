@@ -44,8 +44,8 @@ class TeacherConfig(Settings):
     """What every kind of teacher has."""
 
     kind: str = "transformer"
-    """Kind of teacher: `transformer` (a pretrained language model that is tuned), `file` (a file of probabilities), or
-    a kind that you registered."""
+    """Kind of teacher: `transformer` (a pretrained language model that is tuned), `file` (a file of probabilities),
+    `endpoint` (a language model behind an HTTP server), or a kind that you registered."""
     seeds: Seeds = (0,)
     """Seeds; one teacher is trained for each. `distillation.teachers` says how several teachers are used."""
 

@@ -40,10 +40,9 @@ def named_columns(config: DataConfig) -> dict[str, str]:
 
     Columns of one class each have the roles "label 0", "label 1" and so on.
     """
-    named = {"text": config.text_column, "label": config.label_column, "pair": config.pair_column}
-    if config.label_columns:
-        named = {role: name for role, name in named.items() if role != "label"}
-        named |= {f"{_CLASS}{number}": name for number, name in enumerate(config.label_columns)}
+    label = None if config.classes or config.label_columns else config.label_column
+    named = {"text": config.text_column, "label": label, "pair": config.pair_column}
+    named |= {f"{_CLASS}{number}": name for number, name in enumerate(config.label_columns)}
     return {role: name for role, name in named.items() if name is not None}
 
 
@@ -79,6 +78,10 @@ def check_columns(
     Raises:
         DataError: With the columns that are there, the flags, and the columns that were probably meant.
     """
+    if config.classes and config.label_column in found:
+        remedy = "leave --classes out, to learn from them; or rename the column, to let the teacher give all labels"
+        problem = f"--classes is for texts without labels, and there is a column {config.label_column!r}"
+        raise DataError(problem, file=file, line=line, remedy=remedy)
     missing = []
     for role, name in named_columns(config).items():
         if (count := found.count(name)) > 1:

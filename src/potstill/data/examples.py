@@ -103,6 +103,7 @@ class Corpus:
         test: Read once, for the report; `validation` chooses epochs and settings.
         label_type: Type of the labels in the data.
         positive: Index of the class whose F1 is reported; None: the mean of all.
+        labels_by_teacher: Whether the data has no labels, and the teacher gives them; until then they are `UNLABELLED`.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Corpus:
     test: Examples
     label_type: LabelType = "str"
     positive: int | None = None
+    labels_by_teacher: bool = False
 
     @property
     def in_pairs(self) -> bool:

@@ -6,6 +6,7 @@
 | `.tsv`     | header, tabs, no quoting: a quotation mark is a character like any other                |
 | `.jsonl`   | one JSON object a line                                                                  |
 | `.parquet` | columns by name; "line" is the number of the row                                        |
+| `.txt`     | texts without labels, one a line; only with `data.classes`                              |
 
 `predict/files.py` unpacks and converts others.
 """
@@ -20,6 +21,7 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path, PurePath
 from types import MappingProxyType
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -50,7 +52,8 @@ def read_records(path: Path, config: DataConfig, *, every_column: bool = False) 
         DataError: The suffix is unknown, the file as a whole can't be read, or a column that `config` names is missing.
     """
     content, name = read_content(path)
-    reader = _READERS.get(PurePath(name).suffix.lower())
+    suffix = PurePath(name).suffix.lower()
+    reader = _read_text if suffix == _TEXT else _READERS.get(suffix)
     if reader is None:
         message = f"the suffix {PurePath(name).suffix!r} does not tell the format"
         remedy = convert_first(Path(name)) or "convert it"
@@ -187,6 +190,18 @@ def _read_parquet(content: bytes, path: Path, config: DataConfig, *, every_colum
     yield from enumerate(records, start=1)
 
 
+def _read_text(content: bytes, path: Path, config: DataConfig) -> Iterator[Record]:
+    if not config.classes:
+        remedy = "name the classes and who is to tell them apart, as in `potstill run texts.txt --classes good,bad "
+        remedy += "--teacher http://localhost:8000/v1 --teacher-model NAME`; or give a file with columns and labels"
+        raise DataError("a text file holds no labels", file=path, remedy=remedy)
+    check_columns([config.text_column], config, path)
+    for line, text in enumerate(_decode(content, path), start=1):
+        if text.strip():
+            yield line, {config.text_column: text}
+
+
+_TEXT: Final = ".txt"
 _READERS: Mapping[str, Callable[[bytes, Path, DataConfig], Iterator[Record]]] = MappingProxyType(
     {
         ".csv": partial(_read_delimited, split=_split_csv),

@@ -43,7 +43,7 @@ class Row:
     text: str
     pair: str | None
     labels: tuple[str, ...]
-    """One, or any number where a text may have several."""
+    """One, or any number where a text may have several; none where the data is read without labels."""
     is_string: bool = True
     """Whether the file holds a label as a string, not as a number or truth value."""
 

@@ -18,7 +18,7 @@ import numpy as np
 from potstill.config import DataConfig
 from potstill.console import warn
 from potstill.data.columns import Origin, by_editing, check_columns, listed, named_columns
-from potstill.data.encoded import Labels
+from potstill.data.encoded import UNLABELLED, Labels
 from potstill.data.examples import Examples
 from potstill.data.formats import Record, name_fields, read_content, read_records, split_tsv
 from potstill.data.labels import MISSING, Row, label_key
@@ -126,6 +126,8 @@ def parse_records(records: Iterable[Record], config: DataConfig, file: Origin) -
 
 def _labels(cells: Mapping[str, _Cell], config: DataConfig) -> Iterator[_Cell]:
     """Yield a cell for each label of a row."""
+    if config.classes:
+        return
     if config.label_columns:
         columns = [cell for role, cell in cells.items() if role not in ("text", "pair")]
         yield from (replace(cell, value=cell.column) for cell in columns if cell.says_yes())
@@ -182,7 +184,7 @@ def to_examples(
         for place, found in enumerate(places):
             labels[place, found] = 1
     else:
-        labels = np.array([found[0] for found in places], dtype=np.int64)
+        labels = np.array([found[0] if found else UNLABELLED for found in places], dtype=np.int64)
     return Examples(
         texts=tuple(row.text for row in rows),
         labels=labels,

@@ -15,30 +15,28 @@ from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from potstill.config import DataConfig
 from potstill.console import warn
-from potstill.data.columns import check_columns, named_columns
-from potstill.data.encoded import class_counts, keys, strata
+from potstill.data.encoded import UNLABELLED, class_counts, keys, strata
 from potstill.data.examples import Corpus, Examples, check_task
 from potstill.data.formats import SUFFIXES
-from potstill.data.labels import Row, label_names_of, label_type_of, positive_index
+from potstill.data.labels import label_names_of, label_type_of, positive_index
 from potstill.data.parts import TRAIN, check_part, held_out_parts, part_files, source_with_parts, unused_data
 from potstill.data.readers import (
     COLA_COLUMNS,
     COLA_EVALUATION,
     COLA_LABELS,
     COLA_TRAIN,
-    parse_records,
     read_examples,
     read_rows,
     to_examples,
 )
 from potstill.data.splits import Indices, duplicate_groups, normal_item, stratified_split
-from potstill.errors import DataError, SourceError
+from potstill.errors import ConfigError, DataError, SourceError
 from potstill.predict.directory import LabelType
 from potstill.predict.files import PACKED
 
@@ -82,21 +80,23 @@ class _Found:
     label_type: LabelType = "str"
 
 
-def load_corpus(config: DataConfig) -> Corpus:
+def load_corpus(config: DataConfig, *, with_labels: bool = True) -> Corpus:
     """Find the data that `config.source` names, read it, and split it.
 
     Where the data has no test part, a tenth becomes it; then `config.max_train_examples` is applied to the rest, of
     which a share becomes the validation part unless the data has one. All three are stratified, keep equal texts
-    together, and depend on `config.split_seed` alone.
+    together, and depend on `config.split_seed` alone. Texts without labels (`config.classes`) are read only without
+    `with_labels`, and split at random.
 
     Raises:
         SourceError: The source can't be found or reached.
         DataError: A file can't be read right, or there is too little in it to split.
-        ConfigError: There is no class `config.positive_class`, or texts that come with Potstill are to have several
-            labels.
+        ConfigError: There is no class `config.positive_class`; or there are no labels, and they are needed; or texts
+            that come with Potstill are to have several.
     """
     found = _find(config)
     check_task(config, found.train, found.name)
+    _check_labels(found, config, with_labels=with_labels)
     source, test = found.source, None
     if config.test is not None:
         source = f"{source}, test from {config.test}"
@@ -144,9 +144,20 @@ def load_corpus(config: DataConfig) -> Corpus:
             remedy="add examples, raise --max-train-examples if one is given, or lower --validation-fraction",
         )
     positive = positive_index(config.positive_class, names)
-    corpus = Corpus(found.name, source, names, learnt, validation, test, found.label_type, positive)
+    parts = (learnt, validation, test)
+    corpus = Corpus(found.name, source, names, *parts, found.label_type, positive, bool(config.classes))
     _warn_of_repetition(corpus)
     return corpus
+
+
+def _check_labels(found: _Found, config: DataConfig, *, with_labels: bool) -> None:
+    """Refuse texts without labels where labels are needed, and data with labels where it should have none."""
+    if config.classes is None:
+        return
+    if (found.train.labels != UNLABELLED).any():
+        raise ConfigError([f"data.classes: it is for texts without labels, and {found.source} has some; leave it out"])
+    if with_labels:
+        raise ConfigError(["data.classes: this command needs labels; only `potstill run` works without"])
 
 
 def _warn_of_repetition(corpus: Corpus) -> None:
@@ -243,7 +254,7 @@ def _from_files(
 ) -> _Found:
     """Read the files of each part; the labels in the training files are the classes."""
     rows = [read_rows(file, config) for file in train]
-    names = label_names_of(chain.from_iterable(rows), train[0])
+    names = config.classes or label_names_of(chain.from_iterable(rows), train[0])
     encode = partial(to_examples, multi_label=config.is_multi_label)
 
     def read(files: Sequence[Path]) -> Examples:
@@ -317,9 +328,11 @@ def _cola_from_hub(config: DataConfig) -> _Found:
 
 def _from_hub(path: str, configuration: str | None, config: DataConfig) -> _Found:
     """Load a data set of the Hugging Face hub, from its cache where it is there."""
+    if config.classes:
+        raise ConfigError(["data.classes: texts without labels are read from files; save those of the hub as one"])
     import datasets  # takes a second, and only this source needs it
 
-    from potstill.data.hub import hub_answers
+    from potstill.data.hub import class_names, has_labels, hub_answers, hub_rows
 
     if not hub_answers():
         datasets.config.HF_HUB_OFFLINE = True  # its cache may have the data; else it says so at once
@@ -338,16 +351,16 @@ def _from_hub(path: str, configuration: str | None, config: DataConfig) -> _Foun
             "  what to do: save the part you want as a Parquet file and give its path"
         )
     source = f"Hugging Face hub, {name}"
-    rows = _hub_rows(parts["train"], config, f"{source}, train")
+    rows = hub_rows(parts["train"], config, f"{source}, train")
     known = label_names_of(rows, source)
     encode = partial(to_examples, multi_label=config.is_multi_label)
-    names = tuple(_class_names(parts["train"], config) or known)
-    labelled = [part for part in parts if _has_labels(parts[part], config)]
+    names = tuple(class_names(parts["train"], config) or known)
+    labelled = [part for part in parts if has_labels(parts[part], config)]
     test, validation = held_out_parts(labelled, config)
 
     def reader(part: str | None) -> Callable[[], Examples] | None:
         file = f"{source}, {part}"
-        return (lambda: encode(_hub_rows(parts[part], config, file), names, file)) if part else None
+        return (lambda: encode(hub_rows(parts[part], config, file), names, file)) if part else None
 
     return _Found(
         name=name,
@@ -358,33 +371,3 @@ def _from_hub(path: str, configuration: str | None, config: DataConfig) -> _Foun
         validation=reader(validation),
         label_type=label_type_of(rows, names, source),
     )
-
-
-def _has_labels(part: Any, config: DataConfig) -> bool:
-    """Tell whether a part of a hub data set is labelled; GLUE's test parts hold -1 throughout."""
-    if config.is_multi_label:
-        return {*(config.label_columns or [config.label_column])} <= {*part.column_names}
-    return config.label_column in part.column_names and part.unique(config.label_column) != [-1]
-
-
-def _class_names(part: Any, config: DataConfig) -> list[str] | None:
-    """Return the names for which the numbers of a label column stand, or those in its lists; None: it has none."""
-    feature = None if config.label_columns else part.features[config.label_column]
-    return getattr(getattr(feature, "feature", feature), "names", None)
-
-
-def _hub_rows(part: Any, config: DataConfig, file: str) -> list[Row]:
-    """Read a part of a hub data set; numbers that stand for named classes become the names."""
-    check_columns(part.column_names, config, file)
-    part = part.select_columns(list(named_columns(config).values()))
-    names = _class_names(part, config)
-
-    def named(record: dict[str, Any]) -> dict[str, Any]:
-        if names is None or (label := record[config.label_column]) is None:
-            return record
-        if isinstance(label, list):
-            return record | {config.label_column: [names[one] for one in label]}
-        # -1 is the hub's sign for a label that is withheld.
-        return record | {config.label_column: names[label] if label >= 0 else None}
-
-    return parse_records(((row, named(record)) for row, record in enumerate(part, start=1)), config, file)

@@ -16,6 +16,7 @@ from potstill.data.examples import Examples
 from potstill.errors import ArtifactError
 from potstill.evaluation.metrics import Classes, Floats
 from potstill.evaluation.significance import McNemar
+from potstill.predict.decision import confidence
 from potstill.predict.directory import Role
 from potstill.predict.wording import printable
 
@@ -106,17 +107,6 @@ def confusion(labels: Classes, answers: Classes, classes: int) -> tuple[tuple[in
     return tuple((int(cell) // classes, int(cell) % classes, int(table[cell])) for cell in np.flatnonzero(table))
 
 
-def answer_probabilities(probabilities: NDArray[np.floating], answers: Classes) -> Floats:
-    """Return the probability of each answer, (texts,), from those of the classes, (texts, classes).
-
-    Of several classes that of just these, as if they were independent: of those named and of the others' absence.
-    """
-    exact = probabilities.astype(np.float64)
-    if answers.ndim == 1:
-        return np.take_along_axis(exact, answers[:, None], axis=1)[:, 0]
-    return np.asarray(np.where(answers == 1, exact, 1 - exact).prod(axis=1))
-
-
 def risk_coverage(confidences: Floats, right: NDArray[np.bool_]) -> tuple[tuple[float, float], ...]:
     """Compute the share of wrong answers among the texts of which a model is surest (El-Yaniv and Wiener 2010).
 
@@ -154,8 +144,8 @@ def cases(
         shown.items,
         in_words(labels, names),
         in_words(given, names),
-        answer_probabilities(probabilities[places], labels).tolist(),
-        answer_probabilities(probabilities[places], given).tolist(),
+        confidence(probabilities[places], labels).tolist(),
+        confidence(probabilities[places], given).tolist(),
         [None] * len(shown) if teacher is None else in_words(teacher[places], names),
         strict=True,
     )

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -15,13 +16,15 @@ from scipy.optimize import linear_sum_assignment
 from potstill.augment.build import held_out_key
 from potstill.augment.unlabelled import UnlabelledSet
 from potstill.config import PotstillConfig, TransformerConfig
-from potstill.console import warn
+from potstill.console import print_line, warn
 from potstill.data import Corpus, Examples
 from potstill.data.columns import listed
-from potstill.errors import ArtifactError, ConfigError
+from potstill.errors import ArtifactError, ConfigError, DataError
 from potstill.evaluation import Metrics, compute_metrics
 from potstill.evaluation.measure import require_same_kind, require_same_task
+from potstill.predict.wording import numbered
 from potstill.teacher.base import Teacher
+from potstill.teacher.registry import teacher_class
 from potstill.training.deadline import seconds_left
 
 Logits = NDArray[np.float32]
@@ -30,6 +33,8 @@ _FIRST: Final = 256
 """Texts that are labelled before the speed is known."""
 _FEWEST: Final = 32
 """Texts for which a teacher is asked once more."""
+_SHOWN: Final = 8
+"""Classes whose texts are counted in a line."""
 _SHARE: Final = 0.5
 """Share of the time left that the next texts may take: their speed may be another."""
 
@@ -91,6 +96,39 @@ def label(
         _warn_of_order(corpus, validation_logits, config.runtime.teacher_classes)
     labelled = DistillationSet(texts, logits, validation_logits, teacher.backbone, teacher.tokenizer_name)
     return labelled if unlabelled is None else labelled.with_unlabelled(unlabelled, teacher)
+
+
+def label_corpus(config: PotstillConfig, corpus: Corpus, directory: Path) -> Corpus:
+    """Give texts without labels the teacher's most probable classes; those that it does not answer are left out.
+
+    `directory` is where a teacher that needs one is saved.
+
+    Raises:
+        DataError: It gives no label to a part, or none of a class to the training part.
+        PotstillError: It can't be asked.
+    """
+    teacher, _ = teacher_class(config.teacher.kind).obtain(config, corpus, directory, config.teacher.seeds[0])
+    parts, before, names = [], len(corpus.everything), corpus.label_names
+    for part in (corpus.train, corpus.validation, corpus.test):
+        logits = teacher.logits(part)
+        known = np.flatnonzero(np.isfinite(logits).all(axis=1))
+        parts.append(replace(part.take(known), labels=logits[known].argmax(axis=1)))
+    train, validation, test = parts
+    labelled = replace(corpus, train=train, validation=validation, test=test)
+    counts = np.bincount(train.labels, minlength=len(names))
+    if not (counts.all() and len(validation) and len(test)):
+        missing = listed(name for name, count in zip(names, counts, strict=True) if not count)
+        found = f"no training text is {missing} to the teacher" if missing else "it answers no validation or test text"
+        raise DataError(
+            f"of {numbered(before, 'text')} the teacher answers {len(labelled.everything):,}: {found}",
+            file=corpus.source,
+            remedy="leave such classes out, describe them to a language model (teacher.descriptions), or add texts",
+        )
+    shown = [f"{name} {count:,}" for name, count in zip(names[:_SHOWN], counts, strict=False)]
+    print_line(f"no human label is seen: the teacher's are used ({', '.join(shown)}{' …' * bool(names[_SHOWN:])})")
+    if left_out := before - len(labelled.everything):
+        print_line(f"{numbered(left_out, 'text')} without an answer left out")
+    return labelled
 
 
 def label_in_time(
@@ -180,6 +218,8 @@ def check_teacher(corpus: Corpus, teacher: Teacher, unlabelled: UnlabelledSet | 
 def check_distillation(config: PotstillConfig, *, with_unlabelled: bool) -> None:
     """Refuse, with a ConfigError, settings that contradict each other."""
     problems = []
+    if config.data.classes and isinstance(config.teacher, TransformerConfig):
+        problems.append("data.classes: without labels no teacher can be tuned; name one with --teacher FILE|URL")
     if with_unlabelled and config.distillation.alpha == 1.0:
         problems.append("distillation.alpha: 1 ignores the teacher, and an unlabelled set has no labels; lower it")
     if config.data.is_multi_label:

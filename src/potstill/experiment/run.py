@@ -20,20 +20,20 @@ from potstill.data import Corpus, load_corpus
 from potstill.data.encoded import correct
 from potstill.errors import ConfigError
 from potstill.evaluation import ROLES, DataSummary, ModelResult, Role, Summary, TimeLimit, mcnemar
-from potstill.evaluation.details import Details, answer_probabilities, cases, confusion, risk_coverage
+from potstill.evaluation.details import Details, cases, confusion, risk_coverage
 from potstill.evaluation.measure import Measurement, measure, measure_together
 from potstill.experiment.budget import Budget
-from potstill.experiment.labelled import check_distillation, check_teacher, label, label_in_time
+from potstill.experiment.labelled import check_distillation, check_teacher, label, label_corpus, label_in_time
 from potstill.experiment.linear import learning_curve, measure_linear_svm, suspicious_cases
 from potstill.experiment.plan import Estimate, Plan, plan_within, resumed
 from potstill.experiment.probe import measure_speed
 from potstill.experiment.record import Trained, TrainingRecord
 from potstill.experiment.run_directory import ENVIRONMENT_FILE, RunSpec, run_directory
 from potstill.experiment.saved import StudentModel
-from potstill.experiment.stages import find_or_finetune
+from potstill.experiment.stages import find_or_finetune, ngrams_alone
 from potstill.experiment.students import StudentTask, train_students
 from potstill.predict import Classifier
-from potstill.predict.decision import named, predict_class, probabilities_of
+from potstill.predict.decision import confidence, named, predict_class, probabilities_of
 from potstill.predict.directory import CONFIG_FILE, UNLABELLED_FILE
 from potstill.predict.output import cell
 from potstill.predict.wording import numbered
@@ -48,6 +48,8 @@ from potstill.teacher.registry import teacher_class
 from potstill.teacher.transformer import share_base_weights
 from potstill.training.deadline import PLANNED_STEPS, until
 
+_MOST_UNANSWERED: Final = 0.05
+"""Share of the test texts that a scored teacher may leave without an answer: each counts as its usual answer."""
 _LABELLING: Final = "the teacher's probabilities"
 """The step between teachers and students."""
 
@@ -88,7 +90,7 @@ def run(
     started = time.time() if started is None else started
     if time_limit is not None and time_limit <= 0:
         raise ConfigError([f"time_limit: expected seconds above 0, found {time_limit:g}"])
-    corpus = load_corpus(config.data)
+    corpus = load_corpus(config.data, with_labels=False)
     config = resolved(config, corpus)
     teacher_class(config.teacher.kind).check(config.teacher)
     check_tokenizer(config.student)
@@ -105,6 +107,8 @@ def run(
         print_line(f"{corpus.name} ({corpus.source}) → {directory}")
         budget = Budget(directory, time_limit, started)
         with budget.counted():
+            if corpus.labels_by_teacher:
+                corpus = label_corpus(config, corpus, _place(directory, "teacher", config.teacher.seeds[0]))
             summary, details = _experiment(config, corpus, directory, command, budget)
         write_report(summary, directory, details)
         return summary, directory
@@ -133,10 +137,7 @@ def _experiment(
         with until(budget.ends(estimate.tuning, rest)):
             teacher, trained = find_or_finetune(config, corpus, _place(directory, "teacher", seed), seed)
         measured = measure(teacher, corpus.test)
-        if measured.unanswered:
-            unknown = f"{measured.unanswered:,} of {numbered(len(corpus.test), 'test text')}"
-            warn(f"the teacher has no answer to {unknown}: the report has no scores of it")
-        else:
+        if _has_scores(corpus, measured):
             keep(trained, measured)
         tuned.append((teacher, trained, measured))
         best = max(tuned, key=lambda one: one[1].fit.best["mcc"])  # the first of equals
@@ -157,7 +158,8 @@ def _experiment(
                 labelled = labelled.with_unlabelled(unlabelled, teacher)
 
     steps.enter()
-    for trained in train_students(_limited(tasks, estimate, budget), config, corpus, labelled, steps):
+    students = train_students(_limited(tasks, estimate, budget), config, corpus, labelled, steps)
+    for trained in (*students, *_ngram_students(config, corpus, students, directory)):
         keep(trained, measure(StudentModel(Classifier.load(trained.directory)), corpus.test))
 
     answers = {f"{role} {seed}": given for (role, seed), given in predictions.items()} | {"linear": linear_answers}
@@ -167,20 +169,23 @@ def _experiment(
         averaged = average_logits([measured.logits for _, _, measured in tuned])
         ensemble = measure_together(averaged, corpus.test)
     labels = corpus.test.labels
-    taught, alone = ({seed: one for (role, seed), one in predictions.items() if role == name} for name in ROLES[1:])
+    of_role = {name: {seed: one for (role, seed), one in predictions.items() if role == name} for name in ROLES}
+    taught, untaught = of_role["distilled"], of_role["baseline"]
     summary = Summary(
         data=DataSummary.of(corpus),
         models=tuple(results),
         teacher_seed=best[1].record.seed if tuned else None,
-        comparisons={seed: mcnemar(labels, given, alone[seed]) for seed, given in taught.items() if seed in alone},
+        comparisons={seed: mcnemar(labels, one, untaught[seed]) for seed, one in taught.items() if seed in untaught},
         command=command or shlex.join(["potstill", "run", "--config", str(directory / CONFIG_FILE)]),
         config=config.model_dump(mode="json"),
         environment=read_json(directory / ENVIRONMENT_FILE),
         unlabelled=None if unlabelled is None else unlabelled.summary,
         ensemble=ensemble,
         linear=linear,
-        against_linear={seed: mcnemar(labels, given, linear_answers) for seed, given in (taught or alone).items()},
     )
+    used = {} if (role := summary.recommended_role) is None else of_role[role]
+    tests = {seed: mcnemar(labels, given, linear_answers) for seed, given in used.items()}
+    summary = replace(summary, against_linear=tests)
     single = predictions.get(("teacher", best[1].record.seed)) if tuned else None
     teacher_answers = single if averaged is None else averaged.argmax(axis=1)
     details = _details(corpus, summary, directory, teacher_answers)
@@ -193,6 +198,19 @@ def _experiment(
         )
         summary = replace(summary, time_limit=TimeLimit(budget.limit, budget.used, changes))
     return summary, details
+
+
+def _has_scores(corpus: Corpus, teacher: Measurement) -> bool:
+    """Say whether scores of the teacher mean something; warn where it is for want of answers that they don't."""
+    if corpus.labels_by_teacher:
+        return False  # it would be right everywhere
+    if teacher.unanswered:
+        unknown = f"{teacher.unanswered:,} of {numbered(len(corpus.test), 'test text')}"
+        scored = teacher.unanswered <= _MOST_UNANSWERED * len(corpus.test)
+        how = "there, its usual answer is scored" if scored else "the report has no scores of it"
+        warn(f"the teacher has no answer to {unknown}: {how}")
+        return scored
+    return True
 
 
 def _cut_short(summary: Summary, unknown: int) -> Iterator[str]:
@@ -231,6 +249,16 @@ def _planned(config: PotstillConfig, corpus: Corpus, budget: Budget, linear_seco
     return plan
 
 
+def _ngram_students(
+    config: PotstillConfig, corpus: Corpus, students: Sequence[Trained], directory: Path
+) -> Iterator[Trained]:
+    """Yield the n-grams of the distilled students, else of the baselines, as students, where they have any."""
+    for parent in [one for one in students if one.record.role == "distilled"] or students:
+        place = _place(directory, "ngram", parent.record.seed)
+        if (found := ngrams_alone(config, corpus, parent, place)) is not None:
+            yield found
+
+
 def _details(corpus: Corpus, summary: Summary, directory: Path, teacher: NDArray[np.int64] | None) -> Details | None:
     """Collect what the report shows of the student to use, with the teacher's answers to the test texts."""
     if (used := summary.recommended) is None:
@@ -238,7 +266,7 @@ def _details(corpus: Corpus, summary: Summary, directory: Path, teacher: NDArray
     student = StudentModel(Classifier.load(_place(directory, used.role, used.seed)))
     probabilities = probabilities_of(student.logits(corpus.test), student.temperature, student.threshold)
     labels, answers = corpus.test.labels, predict_class(probabilities, student.threshold)
-    confidences, right = answer_probabilities(probabilities, answers), correct(labels, answers)
+    confidences, right = confidence(probabilities, answers), correct(labels, answers)
     surest = np.argsort(-confidences, kind="stable")
     mistakes = surest[~right[surest]]
     suspicious, note = suspicious_cases(corpus)

@@ -41,6 +41,8 @@ _FORMAT: Final = 2
 _UNIMPORTANT: Final = (
     *("preset", "runtime.checkpoint_seconds", "runtime.executor", "runtime.workers", "runtime.teacher_base"),
     *("data.source", "data.test", "data.validation", "augment.files", "teacher.file"),
+    *("teacher.concurrency", "teacher.requests_per_minute", "teacher.timeout", "teacher.retries"),
+    "teacher.price_per_million_tokens",
 )
 """Settings that change no result, or that `RunSpec.inputs` holds by content: a file may have another name now."""
 _PLACES: Final = {

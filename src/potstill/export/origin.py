@@ -63,6 +63,8 @@ def _corpus(config: PotstillConfig | None, manifest: Manifest, key: str | None) 
     """Read the data of a student's training, whose `key` was noted when that was begun; or say why not."""
     if config is None:
         return None, "there are no settings beside the student that would name its data"
+    if config.data.classes is not None:
+        return None, "its data has no labels"
     try:
         corpus = load_corpus(config.data)
     except PotstillError as error:

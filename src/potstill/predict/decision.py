@@ -65,6 +65,27 @@ def named(answers: npt.NDArray[np.integer[Any]], names: Sequence[Any]) -> list[A
     return [[names[index] for index in np.flatnonzero(row == 1).tolist()] for row in answers]
 
 
+def confidence(
+    probabilities: npt.NDArray[np.floating[Any]], answers: npt.NDArray[np.integer[Any]]
+) -> npt.NDArray[np.float64]:
+    """Return the probability of each answer, a class index, (texts,); `probabilities` are (texts, classes).
+
+    Of answers that are sets of classes, 0 and 1, (texts, classes): that of just these classes and no other, as if they
+    were independent.
+    """
+    if answers.ndim == 1:
+        return np.take_along_axis(probabilities, answers[:, None], axis=1)[:, 0].astype(np.float64)
+    exact = probabilities.astype(np.float64)
+    return np.asarray(np.where(answers == 1, exact, 1 - exact).prod(axis=1))
+
+
+def abstains(
+    probabilities: npt.NDArray[np.floating[Any]], answers: npt.NDArray[np.int64], min_confidence: float | None
+) -> npt.NDArray[np.bool_]:
+    """Say of each text whether its answer is too improbable to be given, (texts,); None: of none. See `confidence`."""
+    return confidence(probabilities, answers) < (0.0 if min_confidence is None else min_confidence)
+
+
 def typed_labels(names: Sequence[str], kind: LabelType) -> npt.NDArray[Any]:
     """Return the labels of the training data, (classes,), by their names; names that are not of this type stay."""
     try:

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from potstill.errors import ArtifactError
-from potstill.predict.decision import Threshold, predict_class, typed_labels
+from potstill.predict.abstention import prediction_sets
+from potstill.predict.decision import Threshold, abstains, named, predict_class, typed_labels
 from potstill.predict.directory import LabelType
 from potstill.predict.stream import BEGINNING, Position, Text
 from potstill.predict.wording import printable
@@ -44,6 +45,10 @@ class Writing:
     threshold: Threshold = None
     """The model's, where it has one; see `predict_class`. Where a text may have any number of classes, its answer is
     the list of these, in CSV as JSON; JSONL also has their probabilities."""
+    min_confidence: float | None = None
+    """The model's, where it has one: an answer of less probability is null, in CSV empty."""
+    min_set_probability: float | None = None
+    """Where prediction sets are written, the least probability of a class in them."""
     with_probabilities: bool = False
     """Whether to write the probability of every class, not of the answer alone."""
     columns: tuple[str, ...] = ()
@@ -68,38 +73,62 @@ class Writing:
         JSONL says of each text whether it was `cut`; None: not known.
         """
         rounded = probabilities.astype(np.float64).round(DIGITS).tolist()
-        rows = list(zip(texts, rounded, predict_class(probabilities, self.threshold), strict=True))
-        if self.format == "csv":
-            return self._csv([self._record(text, row, place) for text, row, place in rows])
-        labels = typed_labels(self.labels, self.label_type).tolist()
-        return "".join(
-            self._json(text, row, place, labels, is_cut=is_cut)
-            for (text, row, place), is_cut in zip(rows, cut, strict=True)
-        ).encode()
+        places = predict_class(probabilities, self.threshold)
+        is_csv = self.format == "csv"
+        labels = self.labels if is_csv else typed_labels(self.labels, self.label_type).tolist()
+        rows = zip(texts, rounded, zip(*self._given(probabilities, rounded, places, labels), strict=True), strict=True)
+        if is_csv:
+            return self._csv([self._record(*row) for row in rows])
+        lines = (self._json(*row, is_cut=is_cut) for row, is_cut in zip(rows, cut, strict=True))
+        return "".join(lines).encode()
+
+    def _given(
+        self,
+        probabilities: npt.NDArray[np.float32],
+        rounded: list[list[float]],
+        places: npt.NDArray[np.int64],
+        labels: Sequence[Any],
+    ) -> list[list[Any]]:
+        """Return what is written of each text's answer, `places`, a list for each of the last of `_fields`."""
+        if isinstance(self.threshold, tuple):
+            shares = [
+                {self.labels[one]: row[one] for one in np.flatnonzero(chosen).tolist()}
+                for row, chosen in zip(rounded, places, strict=True)
+            ]
+            return [named(places, labels), *([] if self.format == "csv" else [shares])]
+        unsure = abstains(probabilities, places, self.min_confidence)
+        given: list[list[Any]] = [
+            [None if is_unsure else labels[place] for place, is_unsure in zip(places, unsure, strict=True)],
+            [row[place] for row, place in zip(rounded, places, strict=True)],
+        ]
+        if self.min_set_probability is not None:
+            given.append(prediction_sets(probabilities, labels, self.min_set_probability))
+        return given
+
+    def describe(self) -> str:
+        """Return what is written beside labels and their probabilities, as a resumed task has to."""
+        parts = " with all probabilities" if self.with_probabilities else ""
+        parts += "" if self.min_confidence is None else f", labels from {self.min_confidence} on"
+        return parts + ("" if self.min_set_probability is None else f", sets from {self.min_set_probability} on")
 
     @property
     def _fields(self) -> tuple[str, ...]:
-        answer = ("labels",) if isinstance(self.threshold, tuple) else ("label", "probability")
+        possible = () if self.min_set_probability is None else ("set",)
+        answer: tuple[str, ...] = ("label", "probability", *possible)
+        if isinstance(self.threshold, tuple):
+            answer = ("labels",) if self.format == "csv" else ("labels", "probabilities")
         return ("line", "text", *(("pair",) if self.in_pairs else ()), *answer)
 
-    def _answer(self, row: list[float], place: Any, labels: Sequence[object]) -> tuple[object, ...]:
-        """Return the label and its probability, or the list of labels; `place` is what `predict_class` returns."""
-        if isinstance(self.threshold, tuple):
-            return ([labels[one] for one in np.flatnonzero(place).tolist()],)
-        return labels[place], row[place]
-
-    def _record(self, text: Text, row: list[float], place: Any) -> tuple[object, ...]:
+    def _record(self, text: Text, row: list[float], given: tuple[object, ...]) -> tuple[object, ...]:
         others = (cell(text.others.get(column)) for column in self.columns)
         every = row if self.with_probabilities else ()
-        return (text.line, *others, *_parts(text.value), *map(cell, self._answer(row, place, self.labels)), *every)
+        return (text.line, *others, *_parts(text.value), *map(cell, given), *every)
 
-    def _json(self, text: Text, row: list[float], place: Any, labels: Sequence[object], *, is_cut: bool | None) -> str:
-        values = (text.line, *_parts(text.value), *self._answer(row, place, labels))
+    def _json(self, text: Text, row: list[float], given: tuple[object, ...], *, is_cut: bool | None) -> str:
+        values = (text.line, *_parts(text.value), *given)
         answer: dict[str, object] = dict(zip(self._fields, values, strict=True))
         if self.with_probabilities:
             answer["probabilities"] = dict(zip(self.labels, row, strict=True))
-        elif isinstance(self.threshold, tuple):
-            answer["probabilities"] = {self.labels[one]: row[one] for one in np.flatnonzero(place)}
         answer["truncated"] = is_cut
         names = _renamed(tuple(text.others), tuple(answer))
         answer |= {names[name]: value for name, value in text.others.items()}
@@ -150,6 +179,8 @@ class Progress:
     """Lines that could not be read."""
     cut: int = 0
     """Texts of which the end was not read."""
+    abstained: int = 0
+    """Of the texts answered, those whose label is left open."""
     columns: tuple[str, ...] | None = None
     """Other columns of the input that a CSV file of answers has; None: its header is not written yet."""
 

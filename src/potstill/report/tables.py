@@ -19,6 +19,7 @@ from potstill.predict.wording import in_markdown, printable
 ROLE_NAMES: dict[Role, str] = {
     "teacher": "Teacher",
     "distilled": "Distilled student",
+    "ngram": "N-gram student",
     "baseline": "Baseline student",
 }
 
@@ -83,17 +84,17 @@ class ResultTable:
 def model_table(summary: Summary) -> ResultTable:
     """Show one row per role: the mean and standard deviation over seeds, or one seed's value and its interval."""
     sizes, data = ("parameters", "trainable", "on disk"), summary.data
-    named = score_headers(data.label_names, data.positive, multi_label=data.multi_label)
-    headers = ("model", *sizes, *named, "ECE", "training", "texts/s")
+    scored = (*score_headers(data.label_names, data.positive, multi_label=data.multi_label), "ECE")
+    headers = ("model", *sizes, *scored, "training", "texts/s", "one text")
     rows = [_model_row(ROLE_NAMES[role], summary.of(role), data.positive) for role in summary.roles]
     if (linear := summary.linear) is not None:
         size, speed = Cell(magnitude(linear.parameters)), Cell(f"{linear.texts_per_second:,.0f}")
         scores = (*score_cells([linear], data.positive), EMPTY)
-        costs = (Cell(duration(linear.train_seconds)), speed)
+        costs = (Cell(duration(linear.train_seconds)), speed, EMPTY)
         rows.append((Cell(LINEAR_NAME), size, size, Cell(decimal(linear.bytes_on_disk)), *scores, *costs))
     always = (Cell(f'always "{data.majority_label}"'), Cell("0"), Cell("0"), EMPTY)
     scores = _constant_cells(data.majority, data.positive)
-    return ResultTable(headers, (*rows, (*always, *scores, EMPTY, EMPTY, EMPTY)))
+    return ResultTable(headers, (*rows, (*always, *scores, *[EMPTY] * 4)))
 
 
 def class_table(models: Mapping[str, Sequence[Metrics]], names: Sequence[str]) -> ResultTable:
@@ -114,6 +115,12 @@ def class_table(models: Mapping[str, Sequence[Metrics]], names: Sequence[str]) -
     return ResultTable(("class", "texts", *headers), tuple(rows))
 
 
+def compared_roles(summary: Summary) -> list[Role]:
+    """Name the two roles whose classes are compared: the student to use, and the baseline or else the teacher."""
+    order: tuple[Role | None, ...] = (summary.recommended_role, "baseline", "teacher")
+    return [role for role in dict.fromkeys(order) if role is not None and summary.of(role)][:2]
+
+
 def seed_table(summary: Summary) -> ResultTable:
     """Show one row per trained model, and one for teachers that taught together, each score with its interval."""
     positive = summary.data.positive
@@ -128,7 +135,8 @@ def seed_table(summary: Summary) -> ResultTable:
 def summary_table(summary: Summary) -> Table:
     """Show a run's results in the terminal."""
     data = summary.data
-    return model_table(summary).turned().to_rich(f"{data.name}: {data.test} examples of the test split")
+    whose = ", labelled by the teacher" if data.labels_by_teacher else ""
+    return model_table(summary).turned().to_rich(f"{data.name}: {data.test} examples of the test split{whose}")
 
 
 def classes(names: Sequence[str]) -> str:
@@ -247,19 +255,26 @@ def _spread(values: Sequence[float], number: Number) -> Cell:
 def _model_row(name: str, models: Sequence[ModelResult], positive: int | None) -> tuple[Cell, ...]:
     """Summarise the models of one role; size and parameters are the same for every seed."""
     first = models[0]
+    size, kept, speed, latency = [EMPTY] * 4  # a teacher whose answers are looked up has none of these
+    if first.parameters:
+        size, kept = Cell(magnitude(first.parameters)), Cell(decimal(first.bytes_on_disk))
+        speed = Cell(f"{fmean(model.texts_per_second for model in models):,.0f}")
+        if known := [model.latency_ms for model in models if model.latency_ms is not None]:
+            latency = Cell(f"{fmean(known):.2g} ms")
     trainable = EMPTY
     if first.trainable_parameters:
         share = first.trainable_parameters / first.parameters
         trainable = Cell(magnitude(first.trainable_parameters), f"({percent(share)})" if share < 1 else "")
     return (
         Cell(name, f"({len(models)} seeds)" if len(models) > 1 else ""),
-        Cell(magnitude(first.parameters)),
+        size,
         trainable,
-        Cell(decimal(first.bytes_on_disk)),
+        kept,
         *score_cells(models, positive),
         _spread([model.calibration.ece for model in models], percent),
         Cell(duration(fmean(model.train_seconds for model in models))) if first.epochs else EMPTY,
-        Cell(f"{fmean(model.texts_per_second for model in models):,.0f}"),
+        speed,
+        latency,
     )
 
 

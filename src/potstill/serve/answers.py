@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import TypedDict
 
-from potstill.predict.decision import named, predict_class
+from potstill.predict.decision import abstains, named, predict_class
 from potstill.predict.output import DIGITS
 from potstill.serve.limits import Limits
 from potstill.serve.models import Kind, ServedModel
@@ -24,10 +24,11 @@ _ALL_CLASSES, _FIRST_CLASSES = 100, 10
 class Prediction(TypedDict):
     """An answer to one text: its class, that class's probability, and those of all classes or the most probable ones.
 
-    `truncated` is true where the text was longer than the model reads, so that its end was not read; null: not known.
+    The label is null where the class is less probable than the model's `min_confidence`: ask a person. `truncated` is
+    true where the text was longer than the model reads, so that its end was not read; null: not known.
     """
 
-    label: Label
+    label: Label | None
     probability: float
     probabilities: dict[str, float]
     truncated: bool | None
@@ -61,7 +62,8 @@ class ModelCard(TypedDict):
     """A model that is served.
 
     With a `threshold`, of its two classes the second is the label where its probability is above this. A list of them,
-    one for each class, has a multi-label model: a text has the classes whose probability is above their threshold.
+    one for each class, has a multi-label model: a text has the classes whose probability is above their threshold. With
+    a `min_confidence`, there is no label where its probability would be below this.
     """
 
     name: str
@@ -70,6 +72,7 @@ class ModelCard(TypedDict):
     labels: tuple[Label, ...]
     in_pairs: bool
     threshold: float | list[float] | None
+    min_confidence: float | None
 
 
 class Models(TypedDict):
@@ -119,9 +122,15 @@ def answer(
             for labels, probable, cut in zip(named(chosen, model.typed_labels), shown, truncated, strict=True)
         ]
     else:
+        unsure = abstains(probabilities, chosen, model.min_confidence)
         predictions = [
-            Prediction(label=model.typed_labels[best], probability=row[best], probabilities=probable, truncated=cut)
-            for row, best, probable, cut in zip(rows, chosen.tolist(), shown, truncated, strict=True)
+            Prediction(
+                label=None if is_unsure else model.typed_labels[best],
+                probability=row[best],
+                probabilities=probable,
+                truncated=cut,
+            )
+            for row, best, is_unsure, probable, cut in zip(rows, chosen.tolist(), unsure, shown, truncated, strict=True)
         ]
     latency = round(seconds * 1e3, 3)
     return {"model": model.name, "digest": model.digest, "latency_ms": latency, "predictions": predictions}

@@ -89,7 +89,7 @@ class DistilRNN(Network):
     @property
     def bias(self) -> nn.Parameter:
         """See `Network.bias`."""
-        return self.head.bias
+        return self.head.bias if self.ngrams is None else self.ngrams.head.bias  # so that n-grams alone keep it
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, *ngrams: Tensor) -> Tensor:
         """See `Network.forward`."""

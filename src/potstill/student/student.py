@@ -21,8 +21,9 @@ from potstill.data import UNLABELLED, Corpus, Examples
 from potstill.data.encoded import Labels, class_counts
 from potstill.data.tokenised import TrainingSet, tokenise
 from potstill.errors import ConfigError
-from potstill.evaluation.calibration import fit_temperature, fit_threshold
-from potstill.predict.decision import Threshold
+from potstill.evaluation.calibration import fit_temperature, fit_threshold, fit_thresholds
+from potstill.predict.abstention import ValidationAnswers
+from potstill.predict.decision import Threshold, predict_class, softmax
 from potstill.predict.directory import LabelType, Manifest, StudentFiles
 from potstill.predict.ngrams import hash_ngrams
 from potstill.predict.tokens import intern_tokenizer, set_pair_separator
@@ -33,7 +34,6 @@ from potstill.student.base import Network
 from potstill.student.embeddings import teacher_embeddings
 from potstill.student.parity import prove_parity
 from potstill.student.registry import student_class
-from potstill.task import SINGLE_LABEL, Task, task_of
 from potstill.teacher.backbone.sources import load_tokenizer, pad_token_id
 
 PADDING_TOKEN = "<pad>"  # noqa: S105 — a token of text, not a secret
@@ -61,6 +61,7 @@ class Student:
         threshold: Of two classes, the second is the answer where its probability is above this. A number for each class
             where a text may have any number of them; see `predict.decision.predict_class`.
         label_type: Type of the labels in the data.
+        validation: Its answers to the validation split, by which it can abstain.
     """
 
     network: Network
@@ -72,6 +73,7 @@ class Student:
     temperature: float = 1.0
     threshold: Threshold = None
     label_type: LabelType = "str"
+    validation: ValidationAnswers | None = None
 
     @classmethod
     def create(
@@ -108,7 +110,7 @@ class Student:
         if corpus.is_multi_label and network.bias is not None:
             _start_bias(network.bias, corpus.train.labels)
         names, in_pairs, types = corpus.label_names, corpus.in_pairs, corpus.label_type
-        threshold = task_of(corpus).first_threshold(corpus.num_classes)
+        threshold = (0.5,) * corpus.num_classes if corpus.is_multi_label else None
         student = cls(
             network, tokenizer, names, max_length, in_pairs, config.kind, threshold=threshold, label_type=types
         )
@@ -122,7 +124,16 @@ class Student:
         Raises:
             ArtifactError: The system refuses. What was saved there before stands.
         """
-        names = ("kind", "label_names", "max_length", "in_pairs", "temperature", "threshold", "label_type")
+        names = (
+            "kind",
+            "label_names",
+            "max_length",
+            "in_pairs",
+            "temperature",
+            "threshold",
+            "label_type",
+            "validation",
+        )
         manifest = Manifest(spec=asdict(self.network.spec), **{name: getattr(self, name) for name in names})
         with atomic_save(directory) as staged:
             files = StudentFiles(staged)
@@ -140,19 +151,21 @@ class Student:
         name = StudentFiles(directory).model.name
         prove_parity(self.network, read(directory, [name])[name], seed=0)
 
-    def calibrated(
-        self, logits: NDArray[np.float32], labels: Labels, task: Task = SINGLE_LABEL, *, tune_threshold: bool = False
-    ) -> Student:
+    def calibrated(self, logits: NDArray[np.float32], labels: Labels, *, tune_threshold: bool = False) -> Student:
         """Return this student with the temperature and the thresholds that suit these texts best.
 
         Both are fitted to its own logits on the validation split, (texts, classes), and its labels. `tune_threshold`:
-        whether one of two classes that exclude each other gets a threshold; the `task` may ask for others.
+        whether one of two classes that exclude each other gets a threshold. With them come its answers there, unless
+        texts may have several labels.
         """
         temperature = fit_temperature(logits, labels)
-        threshold = task.tuned_threshold(logits, labels, temperature)
-        if tune_threshold and labels.ndim == 1 and len(self.label_names) == 2:
-            threshold = fit_threshold(logits, labels, temperature)
-        return replace(self, temperature=temperature, threshold=threshold)
+        if labels.ndim > 1:
+            return replace(self, temperature=temperature, threshold=fit_thresholds(logits, labels, temperature))
+        is_tuned = tune_threshold and len(self.label_names) == 2
+        threshold = fit_threshold(logits, labels, temperature) if is_tuned else None
+        probabilities = softmax(logits, temperature)
+        answers = ValidationAnswers.of(probabilities, predict_class(probabilities, threshold), labels)
+        return replace(self, temperature=temperature, threshold=threshold, validation=answers)
 
     def featurise(self, examples: Examples, teacher_logits: NDArray[np.float32] | None = None) -> TrainingSet:
         """Tokenise `examples` for this student; `teacher_logits`, (texts, classes), go along unchanged."""

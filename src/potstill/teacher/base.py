@@ -32,7 +32,9 @@ class Teacher(ABC):
         backbone: Name of a pretrained model whose embeddings a student may begin with; None: it has none.
         tokenizer_name: Name of that model's tokenizer.
         temperature: What the logits are divided by before the softmax (or sigmoid).
+        min_confidence: None: a teacher always answers.
         threshold: See `predict.decision.predict_class`; None: the most probable class is the answer.
+        keeps_answers: Whether it keeps its answers on disk itself, so that no cache is put in front of it.
     """
 
     settings: ClassVar[type[TeacherConfig]] = TeacherConfig
@@ -43,6 +45,8 @@ class Teacher(ABC):
     tokenizer_name: str | None = None
     temperature: float = 1.0
     threshold: Threshold = None
+    min_confidence: float | None = None
+    keeps_answers: bool = False
 
     @property
     @abstractmethod

@@ -45,8 +45,9 @@ class Ensemble(Teacher):
 
 
 def together(teachers: Sequence[Teacher]) -> Teacher:
-    """Return one teacher for one or several, each with a cache in front of it, if it has none yet."""
-    cached = [one if isinstance(one, CachedTeacher | Ensemble) else CachedTeacher(one) for one in teachers]
+    """Return one teacher for one or several, each with a cache in front of it, if it needs one and has none yet."""
+    has_cache = (isinstance(one, CachedTeacher | Ensemble) or one.keeps_answers for one in teachers)
+    cached = [one if has else CachedTeacher(one) for one, has in zip(teachers, has_cache, strict=True)]
     return cached[0] if len(cached) == 1 else Ensemble(cached)
 
 

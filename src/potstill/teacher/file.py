@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 from scipy.special import softmax
 
-from potstill.config import DataConfig, PotstillConfig, TeacherConfig
-from potstill.console import print_line, warn
+from potstill.config import DataConfig, FileConfig, PotstillConfig, TeacherConfig
+from potstill.console import warn
 from potstill.data import Corpus, Examples
 from potstill.data.columns import listed
 from potstill.data.formats import SUFFIXES, read_records
@@ -21,52 +20,22 @@ from potstill.data.labels import label_key
 from potstill.errors import DataError
 from potstill.predict.files import inner_suffix
 from potstill.store.checksums import digest
-from potstill.teacher.base import Teacher
+from potstill.teacher.untuned import LEAST, UntunedTeacher
 from potstill.training.base import FitResult
 
 Item = tuple[str, str | None]
 _SLACK = 0.02
 """How far from 1 the sum of rounded probabilities may be."""
-_LEAST = 1e-9
-"""What counts as a probability of 0, whose logarithm is not finite."""
 _OURS = "probability"
 """What `potstill predict` calls the columns of its answers: this, or this with the class."""
 _NO_NUMBERS = "give every text one probability of each class, between 0 and 1, which add up to 1"
 
 
-class FileConfig(TeacherConfig):
-    """A file of probabilities."""
-
-    kind: str = "file"
-    seeds: Annotated[tuple[int, ...], Field(max_length=1)] = (0,)
-    """A file has one."""
-    file: str
-    """File, in any format of the data, with the columns of your texts and one column of probabilities for each
-    class, or with a column of labels and one that says how certain each is. Rows of the same text are averaged."""
-    values: Literal["probabilities", "logits"] = "probabilities"
-    """What the classes' columns hold."""
-    confidence_column: str = "confidence"
-    """Column of the label's probability, between 0 and 1, where the file has no column for each class. The other
-    classes share the rest equally."""
-    min_confidence: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
-    """Ignore answers whose most probable class has a lower probability. 0: use all."""
-    backbone: str = "smollm2-135m"
-    """Pretrained model whose embeddings and words the students begin with; it is not tuned."""
-
-    @property
-    def tokenizer_name(self) -> str:
-        """The backbone's."""
-        return self.backbone
-
-    def describe(self) -> str:
-        """Say which file it is."""
-        return f"the file of probabilities `{Path(self.file).name}`"
-
-
-class FileTeacher(Teacher):
+class FileTeacher(UntunedTeacher):
     """Answers what a file answers, and has no answer to any other text."""
 
     settings: ClassVar[type[TeacherConfig]] = FileConfig
+    config: FileConfig
 
     def __init__(self, settings: FileConfig, data: DataConfig, label_names: tuple[str, ...]) -> None:
         """Read the file.
@@ -81,7 +50,6 @@ class FileTeacher(Teacher):
         """
         self.config, self.label_names, self.in_pairs = settings, label_names, data.pair_column is not None
         self.backbone = self.tokenizer_name = settings.backbone
-        self.coverage = ""
         path, text = Path(settings.file), [data.text_column, *([data.pair_column] if data.pair_column else [])]
         table = _read(path, data)
         certain = settings.confidence_column if settings.confidence_column in table else _OURS
@@ -139,11 +107,8 @@ class FileTeacher(Teacher):
             np.add.at(sums, places[given], softmax(rows[given], axis=1))
             totals = sums.sum(axis=1, keepdims=True)
             shares = np.divide(sums, totals, out=np.full_like(sums, np.nan), where=totals > 0)
-            rows = np.log(np.maximum(shares, _LEAST)).astype(np.float32)
-        if self.config.min_confidence > 0:
-            certain = softmax(rows, axis=1).max(axis=1, keepdims=True)
-            rows = np.where(certain >= self.config.min_confidence, rows, np.float32(np.nan))
-        return rows
+            rows = np.log(np.maximum(shares, LEAST)).astype(np.float32)
+        return self.confident(rows)
 
     @property
     def key(self) -> str:
@@ -175,12 +140,7 @@ class FileTeacher(Teacher):
         """Read the file, and say how many of the corpus's texts it answers."""
         assert isinstance(config.teacher, FileConfig)
         teacher = cls(config.teacher, config.data, corpus.label_names)
-        parts = {"training": corpus.train, "validation": corpus.validation, "test": corpus.test}
-        counts = {name: int(np.isfinite(teacher.logits(part)[:, 0]).sum()) for name, part in parts.items()}
-        known = ", ".join(f"{count:,} of {len(parts[name]):,} {name} texts" for name, count in counts.items())
-        teacher.coverage = f"it answers {known}"
-        print_line(f"{config.teacher.file}: {teacher.coverage}")
-        if not counts["training"]:
+        if not teacher.survey(corpus):
             warn(f"{config.teacher.file} answers no training text; texts have to be the same to the letter")
         return teacher, None
 
@@ -251,7 +211,7 @@ def _log_probabilities(path: Path, numbers: NDArray[np.float64], kind: str) -> N
             f"{int(wrong.sum()):,} rows hold no probabilities, the first in row {row + 1:,}: {found}",
             f"{_NO_NUMBERS}; if these are logits, say so in a file of settings: teacher.values: logits",
         )
-    return np.log(np.maximum(numbers, _LEAST)).astype(np.float32)
+    return np.log(np.maximum(numbers, LEAST)).astype(np.float32)
 
 
 def _error(path: Path, problem: str, remedy: str = _NO_NUMBERS) -> DataError:

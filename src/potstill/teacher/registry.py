@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 TEACHERS: dict[str, str | type[Teacher]] = {
     "transformer": "potstill.teacher.transformer:TransformerTeacher",
     "file": "potstill.teacher.file:FileTeacher",
+    "endpoint": "potstill.teacher.endpoint:EndpointTeacher",
 }
 """Classes of teachers by the name that `teacher.kind` gives them, or where they are: they are imported when used."""
 
