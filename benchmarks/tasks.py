@@ -5,6 +5,7 @@
 Each task is a directory with train.csv and test.csv, or a name that `--data` knows. The linear SVM is that of the run's
 report. fastText chooses its settings itself on the run's validation split, for `--fasttext-seconds`. `minutes` are
 those of the training; the teacher's answers to unlabelled texts are in none of the rows, but in `run_minutes`.
+`student` names the row of the student that the run recommends, by its validation split.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from common import arguments, over_seeds, write_result
 from potstill.config import PotstillConfig
 from potstill.data import Corpus, load_corpus
-from potstill.evaluation import ROLES, paired_test
+from potstill.evaluation import paired_test
 from potstill.experiment.run import run
 from potstill.store.atomic import read_json
 
@@ -51,7 +52,7 @@ def main() -> None:
 def write(out: Path, tasks: list[dict[str, Any]]) -> None:
     """Write all tasks, how much of the gap to the teacher students close, and the test over tasks."""
     closed = {task["name"]: share for task in tasks if (share := gap_closed(task)) is not None}
-    ahead = {task["name"]: of(task, "distilled") - of(task, "linear SVM") for task in tasks}
+    ahead = {task["name"]: of(task, student(task)) - of(task, "linear SVM") for task in tasks}
     of_role = {role: dict(enumerate(of(task, role) for task in tasks)) for role in ("distilled", "baseline")}
     test = paired_test(of_role["distilled"], of_role["baseline"])  # over tasks: seeds of one share their teacher
     write_result(
@@ -83,13 +84,14 @@ def one_task(name: str, source: str, work: Path, preset: str, fasttext_seconds: 
         rows.append(row("linear SVM", ["linear"], *costs))
     if fasttext_seconds and corpus.train.pairs is None:
         rows.append(fasttext_row(corpus, fasttext_seconds))
-    for role in ROLES:
+    for role in summary.roles:
         models = summary.of(role)
         speed = fmean(model.texts_per_second for model in models)
         seconds = fmean(model.train_seconds for model in models)
         rows.append(row(role, [f"{role} {model.seed}" for model in models], models[0].bytes_on_disk, speed, seconds))
     known = len(corpus.train) + len(corpus.validation)
-    return {"name": name, "train": known, "classes": corpus.num_classes, "run_minutes": minutes, "rows": rows}
+    sizes = {"train": known, "classes": corpus.num_classes, "run_minutes": minutes}
+    return {"name": name, **sizes, "student": summary.recommended_role, "rows": rows}
 
 
 def row_of(
@@ -142,10 +144,15 @@ def of(task: dict[str, Any], name: str) -> float:
 
 
 def gap_closed(task: dict[str, Any]) -> float | None:
-    """Return which share of the way from the linear SVM's accuracy to the teacher's the distilled student goes."""
+    """Return which share of the way from the linear SVM's accuracy to the teacher's the student goes."""
     start = of(task, "linear SVM")
     gap = of(task, "teacher") - start
-    return (of(task, "distilled") - start) / gap if gap > 0 else None
+    return (of(task, student(task)) - start) / gap if gap > 0 else None
+
+
+def student(task: dict[str, Any]) -> str:
+    """Name the row of the student to use; before there was a choice, it was the distilled one."""
+    return str(task.get("student", "distilled"))
 
 
 if __name__ == "__main__":

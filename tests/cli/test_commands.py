@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 import yaml
 
@@ -17,6 +18,9 @@ from checksummed import with_new_checksums
 from commandline import potstill, train_small
 from potstill.cli import _COMMANDS, _GROUPS
 from potstill.cli import potstill as potstill_group
+from potstill.config import PotstillConfig
+from potstill.data import load_corpus
+from potstill.predict import Classifier
 
 COMMANDS = list(_COMMANDS)
 
@@ -273,6 +277,25 @@ def test_evaluate_scores_every_model_of_a_run(data, run_directory, capsys):
     test = next(test for test in found["comparisons"] if test["model"] == str(run_directory / "distilled" / "seed-0"))
     assert test["compared_with"] == str(run_directory / "baseline" / "seed-0")
     assert test["mcnemar"] == summary["comparisons"]["0"]
+
+
+def test_evaluate_scores_the_answers_of_students_that_abstain(run_directory, capsys):
+    assert potstill("evaluate", run_directory, "--coverage", "0.7", "--json") == 0
+    models = json.loads(capsys.readouterr().out)["models"]
+    assert [model["role"] for model in models if "selective" not in model] == ["teacher"]
+    examples = load_corpus(PotstillConfig.load(run_directory / "config.yaml").data).test
+    for model in models:
+        if (found := model.get("selective")) is None:
+            continue
+        classifier = Classifier.load(model["model"], coverage=0.7)
+        answers = classifier.predict(examples.texts)
+        given = np.array([answer is not None for answer in answers])
+        right = answers == np.array(classifier.label_names)[examples.labels]
+        assert found["min_confidence"] == classifier.min_confidence
+        assert found["coverage"] == pytest.approx(given.mean())
+        assert found["accuracy"] == pytest.approx(right[given].mean())
+    assert potstill("evaluate", run_directory, "--coverage", "0.7") == 0
+    assert capsys.readouterr().out.count("% of the texts (those of which it is at least ") == len(models) - 1
 
 
 def test_evaluate_compares_models_over_their_seeds(run_directory, tmp_path, capsys):

@@ -323,6 +323,65 @@ def test_links_at_the_unfinished_file_are_not_followed(student, tmp_path, link, 
     assert mine.read_text() == "precious"
 
 
+def test_unsure_answers_have_no_label_and_are_counted(student, tmp_path, capsys):
+    file, out = tmp_path / "texts.txt", tmp_path / "out.csv"
+    file.write_text("\n".join(sentences(30)))
+    assert potstill("predict", student, file) == 0
+    plain = answers(capsys.readouterr().out)
+    assert potstill("predict", student, file, "--coverage", "0.25") == 0
+    printed = capsys.readouterr()
+    found = answers(printed.out)
+    unsure = [one["label"] is None for one in found]
+    assert 0 < sum(unsure) < 30
+    assert [one | {"label": None} for one in plain] == [one | {"label": None} for one in found]
+    assert all(one["label"] in (None, before["label"]) for one, before in zip(found, plain, strict=True))
+    assert f"{sum(unsure)} of 30 texts have no label: the model is less than " in printed.err
+    assert "ask a person" in printed.err
+    assert potstill("predict", student, file, "--coverage", "0.25", "--out", out) == 0
+    assert f"{sum(unsure)} of 30 texts have no label" in capsys.readouterr().err  # counted over chunks
+    with out.open(newline="") as content:
+        rows = list(csv.DictReader(content))
+    assert [row["label"] == "" for row in rows] == unsure
+    assert all(float(row["probability"]) > 0 for row in rows)
+
+
+def test_an_interrupted_run_keeps_its_coverage_and_its_count(student, tmp_path, capsys):
+    file, out = tmp_path / "texts.jsonl", tmp_path / "out.jsonl"
+    good = "".join(json.dumps({"text": text}) + "\n" for text in sentences(10))
+    file.write_text(good + "{")
+    begin = ("predict", student, file, "--out", out)
+    assert potstill(*begin, "--coverage", "0.25", "--strict") == 1
+    for other in ((), ("--coverage", "0.9"), ("--coverage", "0.25", "--set-error", "0.5")):
+        assert potstill(*begin, *other) == 1
+        assert "another model, format or column" in capsys.readouterr().err
+    file.write_text(good)
+    assert potstill(*begin, "--coverage", "0.25") == 0
+    missing = sum(answer["label"] is None for answer in answers(out.read_text()))
+    assert missing
+    assert f"{missing} of 10 texts have no label" in capsys.readouterr().err
+
+
+def test_sets_hold_the_labels_that_can_not_be_ruled_out(student, capsys):
+    texts = [flag for text in sentences(6) for flag in ("--text", text)]
+    assert potstill("predict", student, *texts, "--set-error", "0.5", "--output-format", "csv") == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [json.loads(row["set"]) for row in rows] == Classifier.load(student).prediction_sets(sentences(6), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "message"),
+    [
+        (("--coverage", "0.9", "--max-error", "0.1"), 2, "give either --coverage or --max-error"),
+        (("--coverage", "0"), 2, "x<=1"),
+        (("--max-error", "0.001"), 1, "what to do: allow more errors, name a coverage instead"),
+        (("--set-error", "0.001"), 1, "what to do: allow more, or train with more validation texts"),
+    ],
+)
+def test_abstention_that_can_not_be_is_refused(student, capsys, flags, status, message):
+    assert potstill("predict", student, "--text", "a", *flags) == status
+    assert message in capsys.readouterr().err
+
+
 def test_another_model_or_input_is_not_resumed(student, pair_student, tmp_path, capsys):
     file, out = tmp_path / "texts.jsonl", tmp_path / "out.jsonl"
     file.write_text('{"text": "a"}\n{')

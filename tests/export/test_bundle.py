@@ -76,6 +76,23 @@ def test_a_run_is_exported_as_its_best_student_without_training_files(run_direct
     assert json.loads(capsys.readouterr().out)["label"] in ("no", "yes")
 
 
+@pytest.mark.parametrize("layout", ["onnx", "huggingface"])
+def test_an_export_with_a_coverage_abstains_wherever_it_is_used(run_directory, student, tmp_path, layout):
+    model = exported(run_directory, tmp_path / "model", "--coverage", "0.5", "--format", layout)
+    least = Classifier.load(student, coverage=0.5).min_confidence
+    assert Manifest.load(StudentFiles(model).manifest).min_confidence == least
+    card = (model / bundle.CARDS[layout]).read_text()
+    assert f"There is no answer where its probability is below {least:.5g}" in card
+    assert "It always answers" not in card
+    if layout == "huggingface":
+        assert json.loads((model / "config.json").read_text())["min_confidence"] == least
+    else:
+        expected = Classifier.load(student, coverage=0.5).predict(TEXTS).tolist()
+        assert Classifier.load(model).predict(TEXTS).tolist() == expected
+        assert None in expected
+        assert None not in Classifier.load(model, coverage=1).predict(TEXTS).tolist()
+
+
 def test_the_card_shows_the_runs_results(run_directory, student, tmp_path, tiny_backbone):
     model = exported(run_directory, tmp_path / "model")
     card = (model / "card.md").read_text()

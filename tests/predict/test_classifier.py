@@ -20,7 +20,10 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from checksummed import with_new_checksums
 from potstill.errors import ArtifactError
 from potstill.predict import Classifier, tokens
+from potstill.predict.abstention import ValidationAnswers
+from potstill.predict.decision import predict_class
 from potstill.predict.directory import Manifest, StudentFiles, find_student, own_columns, student_roles
+from potstill.store.atomic import read_json, write_json
 from potstill.store.checksums import write_checksums
 from potstill.student.ngram import NgramClassifier, NgramSpec
 from potstill.student.recurrence import RNNSpec
@@ -168,6 +171,74 @@ def test_truth_values_stay_truth_values(student, tuned, tmp_path):
     files = StudentFiles(tmp_path)
     replace(Manifest.load(files.manifest), label_names=("True", "False"), label_type="bool").save(files.manifest)
     assert Classifier.load(with_new_checksums(tmp_path), threads=1).classes_.tolist() == [False, True]
+
+
+@pytest.fixture
+def validated(classifier, directory) -> ValidationAnswers:
+    """The student's own answers to all texts, every third of them counted as wrong, in its manifest."""
+    probabilities = classifier.answer(TEXTS)[0]
+    answers = predict_class(probabilities)
+    labels = np.where(np.arange(len(TEXTS)) % 3 == 0, (answers + 1) % len(LABELS), answers)
+    noted = ValidationAnswers.of(probabilities, answers, labels)
+    path = StudentFiles(directory).manifest
+    replace(Manifest.load(path), validation=noted).save(path)
+    with_new_checksums(directory)
+    return noted
+
+
+def test_texts_of_which_the_student_is_the_least_sure_have_no_label(classifier, directory, validated):
+    plain = classifier.predict(TEXTS)
+    abstaining = Classifier.load(directory, batch_size=4, threads=1, coverage=0.6)
+    found = abstaining.predict(TEXTS)
+    assert (plain.dtype.kind, found.dtype) == ("U", object)
+    given = np.array([label is not None for label in found])
+    assert given.sum() == np.ceil(0.6 * len(TEXTS))
+    assert found[given].tolist() == plain[given].tolist()
+    sure = classifier.answer(TEXTS)[0].max(axis=1)
+    assert sure[given].min() >= abstaining.min_confidence > sure[~given].max()
+    np.testing.assert_array_equal(abstaining.predict_proba(TEXTS), classifier.predict_proba(TEXTS))
+    assert pickle.loads(pickle.dumps(abstaining)).predict(TEXTS).tolist() == found.tolist()
+    assert abstaining.predict([]).shape == (0,)
+
+
+def test_a_student_that_was_saved_to_abstain_can_be_told_otherwise(directory, validated):
+    path = StudentFiles(directory).manifest
+    replace(Manifest.load(path), min_confidence=1.0).save(path)
+    with_new_checksums(directory)
+    assert Classifier.load(directory).predict(TEXTS).tolist() == [None] * len(TEXTS)
+    assert Classifier.load(directory, coverage=0.9).predict(TEXTS).tolist().count(None) <= 0.1 * len(TEXTS)
+    everything = Classifier.load(directory, coverage=1).predict(TEXTS)
+    assert everything.dtype.kind == "U"
+
+
+def test_an_error_that_can_not_be_promised_is_refused(directory, validated):
+    with pytest.raises(ArtifactError, match=r"at most 1.00% errors .*\n  what to do: allow more errors"):
+        Classifier.load(directory, max_error=0.01)
+    with pytest.raises(ValueError, match="found both"):
+        Classifier.load(directory, max_error=0.5, coverage=0.5)
+
+
+def test_prediction_sets_hold_the_labels_that_can_not_be_ruled_out(classifier, directory, validated):
+    validated_classifier = Classifier.load(directory, threads=1)
+    sets = validated_classifier.prediction_sets(TEXTS, error=0.2)
+    least = validated.min_set_probability(0.2)
+    for found, row in zip(sets, classifier.answer(TEXTS)[0], strict=True):
+        assert set(found) == {name for name, share in zip(LABELS, row, strict=True) if share >= least}
+        assert found == sorted(found, key=lambda name: -row[LABELS.index(name)])
+    assert len({len(found) for found in sets}) > 1  # the comparison says something
+
+
+def test_students_of_earlier_versions_answer_everything_and_say_so(classifier, directory):
+    path = StudentFiles(directory).manifest
+    old = {name: value for name, value in read_json(path).items() if name not in ("validation", "min_confidence")}
+    write_json(path, old)
+    with_new_checksums(directory)
+    assert Classifier.load(directory, coverage=1).predict(TEXTS).tolist() == classifier.predict(TEXTS).tolist()
+    for asked in ({"coverage": 0.9}, {"max_error": 0.1}):
+        with pytest.raises(ArtifactError, match="an earlier version saved it\n  what to do: train it again"):
+            Classifier.load(directory, **asked)
+    with pytest.raises(ArtifactError, match="what to do: train it again"):
+        classifier.prediction_sets(TEXTS)
 
 
 def test_pairs_are_read_together(student, pair_classifier):

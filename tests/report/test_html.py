@@ -18,7 +18,9 @@ from potstill.evaluation import EnsembleResult, McNemar, Summary, bootstrap_inte
 from potstill.evaluation.details import Case, Details, LearningCurve, confusion, risk_coverage
 from potstill.report import read_summary, write_report
 from potstill.report.html import report_html
+from potstill.report.markdown import report_text
 from potstill.report.plots import draw_plots
+from potstill.report.tables import percent
 
 MakeSummary = Callable[..., Summary]
 Show = Callable[[Summary, "Details | None"], "Page"]
@@ -210,6 +212,22 @@ def test_page_of_teachers_that_taught_together(make_summary: MakeSummary, show: 
     together = EnsembleResult(teacher.metrics, teacher.intervals, teacher.calibration)
     summary = replace(summary, models=(replace(teacher, seed=1), *summary.models), ensemble=together)
     assert "2 teachers" in show(summary, make_details(summary)).text
+
+
+def test_reports_say_what_abstaining_gains_and_how(make_summary: MakeSummary, tmp_path: Path) -> None:
+    run, curve = tmp_path / "my run", ((0.5, 0.01), (0.88, 0.023), (1.0, 0.07))
+    run.mkdir()
+    summary = make_summary()
+    write_report(summary, run, make_details(summary, coverage=curve))
+    said = (
+        f"At {percent(0.88)} coverage {percent(0.023)} of its answers to test texts are wrong, of answers to all texts "
+        f"{percent(0.07)}: "
+    )
+    command = f"potstill predict '{run}' FILE --coverage 0.9"
+    assert f"{said}`{command}`" in (run / "report.md").read_text(encoding="utf-8")
+    page = page_of((run / "report.html").read_text(encoding="utf-8")).text
+    assert command in page
+    assert "potstill predict" not in report_text(summary, "plots")  # without details
 
 
 def test_report_is_written_again_from_its_files(make_summary: MakeSummary, tmp_path: Path) -> None:

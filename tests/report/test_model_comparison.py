@@ -28,6 +28,7 @@ def measured(wrong: dict[str, int]) -> dict[Path, Measurement]:
             metrics=compute_metrics(LABELS, predictions, 2),
             intervals=bootstrap_intervals(LABELS, predictions, 2),
             texts_per_second=1000.0,
+            latency_ms=0.5,
             calibration=Calibration.of(logits, LABELS, 1.0),
         )
     return models

@@ -201,7 +201,7 @@ def test_findings_where_distillation_did_harm(make_summary: MakeSummary) -> None
     assert "did harm" in problem
     assert json.loads(harmed.to_json())["recommended"] == "baseline"
     assert json.loads(make_summary().to_json())["recommended"] == "distilled"
-    assert "Use the baseline student" in problem
+    assert "do not take the distilled student" in problem
     nothing = make_summary((0.15, 1, 0.2), seeds=(0, 1, 2))  # all answers are the majority class
     assert "Nothing: in this run distillation did harm." in said(nothing)
 
@@ -308,7 +308,7 @@ def test_no_student_pays_by_always_answering_the_majority_class(make_summary: Ma
 def test_linear_model_has_a_row_without_probabilities(make_summary: MakeSummary) -> None:
     row = next(row for row in model_table(make_summary(linear=0.3)).rows if row[0].value == "Linear SVM")
     assert [cell.value for cell in row[1:4]] == ["50.0k", "50.0k", "200.0 kB"]
-    assert [cell.value for cell in row[-3:]] == ["–", "1.5 s", "9,000"]
+    assert [cell.value for cell in row[-3:]] == ["1.5 s", "9,000", "–"]
 
 
 def test_gap_is_none_where_the_linear_model_is_as_good_as_the_teacher(make_summary: MakeSummary) -> None:

@@ -33,7 +33,7 @@ def test_several_seeds_show_their_spread_and_one_its_interval(make_summary: Make
     assert "[" in teacher
     assert "(3 seeds)" in distilled
     assert "±" in distilled
-    assert majority == '| always "acceptable" | 0 | 0 | – | 0.409 | 69.3 % | 0.000 | – | – | – |'
+    assert majority == '| always "acceptable" | 0 | 0 | – | 0.409 | 69.3 % | 0.000 | – | – | – | – |'
 
 
 def test_calibration_is_shown_with_its_spread(make_summary: MakeSummary) -> None:

@@ -28,8 +28,10 @@ LABELS = ("bad", "good")
 class Rule:
     """A model whose answer anyone can work out: a text with the word "good" is good. It can be held up, or fail."""
 
-    def __init__(self, name: str = "rule", *, in_pairs: bool = False, threshold: float | None = None) -> None:
-        self.name, self.in_pairs, self.threshold = name, in_pairs, threshold
+    def __init__(
+        self, name: str = "rule", *, in_pairs: bool = False, threshold: float | None = None, least: float | None = None
+    ) -> None:
+        self.name, self.in_pairs, self.threshold, self.least = name, in_pairs, threshold, least
         self.batches: list[int] = []
         self.entered = threading.Semaphore(0)
         self.gate = threading.Event()
@@ -50,7 +52,8 @@ class Rule:
         return self.probabilities(texts), [len(text) > 100 for text in texts]
 
     def served(self) -> ServedModel:
-        return ServedModel(self.name, "student", LABELS, self.in_pairs, self.answer, self.threshold, "0123")
+        about = (LABELS, self.in_pairs, self.answer, self.threshold, "0123")
+        return ServedModel(self.name, "student", *about, min_confidence=self.least)
 
 
 Client = httpx.AsyncClient

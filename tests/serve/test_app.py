@@ -82,6 +82,18 @@ class TestAnswers:
         assert found[2] == [("bad", 0.1), ("bad", 0.8)]
         assert [model["threshold"] for model in listed] == [None, 0.1, 0.95]
 
+    async def test_without_enough_confidence_there_is_no_label(self, serve, make_rule):
+        async with serve(make_rule("a", least=0.85), make_rule("b", threshold=0.1, least=0.5)) as client:
+            response = await ask(client, "good", "so", model=["a", "b"])
+            listed = (await client.get("/v1/models")).json()["models"]
+        found = [
+            [(one["label"], one["probability"]) for one in answer["predictions"]]
+            for answer in response.json()["answers"]
+        ]
+        assert found == [[("good", 0.9), (None, 0.8)], [("good", 0.9), (None, 0.2)]]
+        assert response.json()["answers"][0]["predictions"][1]["probabilities"] == {"bad": 0.8, "good": 0.2}
+        assert [model["min_confidence"] for model in listed] == [0.85, 0.5]
+
     async def test_pairs(self, serve, make_rule):
         pairs, texts = make_rule("pairs", in_pairs=True), make_rule("texts")
         async with serve(pairs, texts) as client:
@@ -114,6 +126,7 @@ class TestAnswers:
                 "labels": ["bad", "good"],
                 "in_pairs": False,
                 "threshold": None,
+                "min_confidence": None,
             }
         ]
         assert listed["limits"]["max_texts"] == 7

@@ -96,6 +96,18 @@ def test_a_message_of_several_lines_is_one_text(open_page, app):
     expect(page.get_by_role("status")).to_contain_text("1 text, 2 models")
 
 
+def test_a_model_that_is_not_sure_shows_its_best_guess(open_page, make_rule):
+    page = open_page(create_app([make_rule("careful", least=0.85).served()]))
+    page.get_by_label("One text per line").check()
+    page.locator("#texts").fill(f"{SENTENCE}\nSo so.")
+    page.locator("#submit").click()
+    expect(row(page, "careful").locator(".label")).to_have_text("good")
+    expect(row(page, "careful").locator(".why")).to_have_text(re.compile(r"without good: bad, 80\.0\s%"))
+    expect(row(page, "careful", 1).locator(".label")).to_have_text("no answer")
+    expect(row(page, "careful", 1).locator(".note")).to_contain_text("ask a person. The best guess is bad.")
+    expect(row(page, "careful", 1).locator(".others")).to_have_text(re.compile(r"^good 20\.0\s%$"))
+
+
 def test_long_labels_break_between_words(open_page, make_rule):
     served = make_rule("other").served()
     labels = ("transaction_charged_twice_by_the_same_merchant", "wrong_amount_of_cash_received_from_the_machine")

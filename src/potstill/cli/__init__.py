@@ -36,6 +36,8 @@ _GROUPS = {
     "Inspect": {
         "evaluate": ("evaluate", "Score saved models on labelled texts."),
         "params": ("inspect", "Show what tuning a backbone trains and costs."),
+        "runs": ("manage", "List runs, compare some, or delete them."),
+        "cache": ("manage", "Show or clear the cache."),
         "doctor": ("doctor", "Check the installation, or a run or model."),
     },
 }

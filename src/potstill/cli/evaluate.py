@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from potstill.cli.options import Abstention, abstention_options
 from potstill.cli.settings import COMMON, SettingsCommand, given, with_settings
 from potstill.config import DataConfig, PotstillConfig
 from potstill.errors import ArtifactError, PotstillError
@@ -26,6 +27,7 @@ _OWN: Final = {f"data.{name}": "as in the first model's training" for name in Da
 @click.command(cls=SettingsCommand)
 @click.argument("models", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@abstention_options
 @with_settings(
     *(f"data.{name}" for name in DataConfig.model_fields if name != "max_length"),  # saved models have their own
     *("runtime.device", "runtime.precision", "runtime.teacher_base", "runtime.teacher_classes"),
@@ -33,7 +35,7 @@ _OWN: Final = {f"data.{name}": "as in the first model's training" for name in Da
     common=COMMON | {"data.source", "data.test"},
     data_argument=False,
 )
-def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) -> None:
+def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool, abstention: Abstention) -> None:
     """Score saved MODELS (models or run directories) on labelled texts.
 
     By default, `evaluate` uses the test part of the data that the first model was trained on. With --data FILE it uses
@@ -42,6 +44,9 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) ->
 
     McNemar's test compares a run's distilled students with its baselines, and any other model with the first one. A
     paired t-test compares directories with several seeds.
+
+    With --coverage or --max-error, students abstain where they are not sure enough, and their coverage and the accuracy
+    of the answers that are given are shown, too.
 
     \b
       potstill evaluate runs/NAME
@@ -58,14 +63,14 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool) ->
     directories = [directory for path in models for directory in model_directories(path)]
     if interrupted := ", ".join(str(directory) for directory in directories if not is_finished(directory)):
         warn(f"not finished: {interrupted}; the best epoch so far is scored, and counts in no mean over seeds")
-    first = open_model(directories[0], config.runtime)
+    first = open_model(directories[0], config.runtime, **abstention)
     own = _own_settings(directories[0])
     examples, scored = _examples(config, directories, first, own)
     names = first.label_names
     positive = positive_index(config.data.positive_class or (None if own is None else own.positive_class), names)
     measured = {directories[0]: measure(first, examples)}
     for directory in directories[1:]:
-        model = open_model(directory, config.runtime)
+        model = open_model(directory, config.runtime, **abstention)
         if isinstance(model, Teacher):
             model.reorder(names)
         if model.label_names != names:

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from potstill.cli.options import new_directory_option, runtime_settings, saved_teacher_options, suggest_next
+from potstill.cli.options import (
+    Abstention,
+    abstention_options,
+    new_directory_option,
+    runtime_settings,
+    saved_teacher_options,
+    suggest_next,
+)
 from potstill.errors import ArtifactError
 from potstill.predict.directory import find_student, is_teacher
 
@@ -26,13 +33,15 @@ if TYPE_CHECKING:
     show_default=True,
     help="onnx predicts without torch; huggingface holds the weights, in the layout of the hub.",
 )
-def export(path: Path, out: Path, layout: Layout) -> None:
+@abstention_options
+def export(path: Path, out: Path, layout: Layout, abstention: Abstention) -> None:
     """Write a student as a directory of a few megabytes, with all that prediction needs.
 
-    PATH is a student's directory, a directory with several seeds, or a run. Of a run, `export` takes the distilled
-    student with the best validation score, or the best baseline where the report says that distillation did harm. The
-    directory holds the network, the tokenizer, the class names, checksums, and a model card with data, scores, limits
-    and licences. The exported network is first checked against PyTorch.
+    PATH is a student's directory, a directory with several seeds, or a run. Of a run, `export` takes the student that
+    its report recommends, of the seed with the best validation score. The directory holds the network, the tokenizer,
+    the class names, checksums, and a model card with data, scores, limits and licences. The exported network is first
+    checked against PyTorch. With --coverage or --max-error, the exported student gives no answer where it is not sure
+    enough, wherever it is used.
 
     \b
       potstill export runs/NAME --out model
@@ -45,7 +54,7 @@ def export(path: Path, out: Path, layout: Layout) -> None:
             f"{path}: expected a student, found a teacher\n  what to do: `potstill merge` writes a teacher for others"
         )
     student = find_student(path)
-    _print_files(f"{student}, exported:", export_student(student, out, layout))
+    _print_files(f"{student}, exported:", export_student(student, out, layout, **abstention))
     if layout == "onnx":
         suggest_next("predict", out, "FILE")
 

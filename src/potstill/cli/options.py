@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 import click
 
@@ -17,6 +18,14 @@ from potstill.predict.wording import printable
 if TYPE_CHECKING:
     from potstill.augment.unlabelled import UnlabelledSet
     from potstill.config import PotstillConfig, RuntimeConfig
+
+
+class Abstention(TypedDict):
+    """When a student abstains, as `Classifier.load` takes it."""
+
+    coverage: float | None
+    max_error: float | None
+
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -106,6 +115,33 @@ def runtime_options(command: Callable[..., Any]) -> Callable[..., Any]:
         option = click.option(flag, metavar=values, default="auto", show_default=True, help=f"A teacher's {flag[2:]}.")
         command = option(command)
     return command
+
+
+def abstention_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command `--coverage` and `--max-error`, which it takes as `Abstention`."""
+
+    @functools.wraps(command)
+    def checked(*args: Any, coverage: float | None, max_error: float | None, **values: Any) -> Any:
+        if coverage is not None and max_error is not None:
+            raise click.UsageError("give either --coverage or --max-error")
+        return command(*args, abstention=Abstention(coverage=coverage, max_error=max_error), **values)
+
+    for flag, kind, text in (
+        (
+            "--max-error",
+            click.FloatRange(0, 1, min_open=True, max_open=True),
+            "Leave texts without an answer so that at most this share of the answers is wrong, with 95 % confidence by "
+            "the validation split; refused where that is too small to tell.",
+        ),
+        (
+            "--coverage",
+            click.FloatRange(0, 1, min_open=True),
+            "Answer this share of texts, such as 0.9, and leave those of which a student is the least sure without an "
+            "answer.  [default: 1, or as exported]",
+        ),
+    ):
+        checked = click.option(flag, metavar="SHARE", type=kind, help=text)(checked)
+    return checked
 
 
 def runtime_settings(**values: Any) -> RuntimeConfig:

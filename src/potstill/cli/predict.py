@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from potstill.cli.options import runtime_options, runtime_settings
+from potstill.cli.options import Abstention, abstention_options, runtime_options, runtime_settings
 from potstill.predict import Classifier, output, stream
+from potstill.predict.decision import abstains, predict_class
 from potstill.predict.directory import StudentFiles, find_student, is_teacher, own_columns
 from potstill.predict.encoding import SAMPLE_BYTES, conversion, find_encoding
 from potstill.predict.files import ALL_TABLES, open_table
@@ -41,6 +42,14 @@ if TYPE_CHECKING:
 @click.option("--text-column", metavar="COLUMN", help="Column with the text.  [default: as in training, else text]")
 @click.option("--pair-column", metavar="COLUMN", help="Column with the second text.  [default: as in training]")
 @click.option("--probabilities", is_flag=True, help="Write the probability of every class.")
+@abstention_options
+@click.option(
+    "--set-error",
+    metavar="SHARE",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Write the set of labels that can't be ruled out, too: the right one is missing from at most this share of "
+    "the sets, such as 0.1.",
+)
 @click.option(
     "--input-format",
     type=click.Choice(stream.FORMATS),
@@ -64,6 +73,8 @@ def predict(
     text_column: str | None,
     pair_column: str | None,
     probabilities: bool,
+    abstention: Abstention,
+    set_error: float | None,
     input_format: stream.Format | None,
     output_format: output.AnswerFormat | None,
     strict: bool,
@@ -73,17 +84,18 @@ def predict(
     """Classify the texts of FILE (- for standard input), or each --text, with MODEL.
 
     MODEL is a directory: a run, a student, a teacher, or what `potstill export` wrote. Of a run, `predict` uses the
-    distilled student with the best validation score, or the best baseline where the report says that distillation did
-    harm. FILE may be of any size. It has one text a line, or it is .csv, .tsv, .json, .jsonl, .parquet or .xlsx with a
-    column of texts; the answers keep its other columns. It may be packed (.gz, .bz2, .xz, .zst, .zip). A model of pairs
-    needs two texts with a tab between, or a second column.
+    student that its report recommends, of the seed with the best validation score. FILE may be of any size. It has one
+    text a line, or it is .csv, .tsv, .json, .jsonl, .parquet or .xlsx with a column of texts; the answers keep its
+    other columns. It may be packed (.gz, .bz2, .xz, .zst, .zip). A model of pairs needs two texts with a tab between,
+    or a second column.
 
     \b
       potstill predict runs/NAME --text "Hello"
       potstill predict runs/NAME tickets.csv --out answers.csv
 
     Each answer has the line, the text, its label and that label's probability, in the order of FILE. A line that can't
-    be read is reported on standard error and skipped.
+    be read is reported on standard error and skipped. With --coverage or --max-error, a student leaves the label open
+    (null, in CSV empty) where it is not sure enough: ask a person, or the teacher.
 
     Exit status: 0 all lines are answered; 3 some lines could not be read; 1 an error; 2 a wrong command line; 130
     interrupted.
@@ -95,21 +107,22 @@ def predict(
             raise click.UsageError("--out is a file for the answers to FILE; without it they are printed")
         output.require_absent(out)
     directory = model if is_teacher(model) else find_student(model)
-    opened, key = _open(directory, runtime, threads or available_cores())
+    opened, key = _open(directory, runtime, threads or available_cores(), abstention)
     writing = output.Writing(
         output_format or ("csv" if out is not None and out.suffix.lower() == ".csv" else "jsonl"),
         opened.label_names,
         opened.in_pairs,
         opened.label_type,
-        opened.threshold if isinstance(opened, Classifier) else None,
         with_probabilities=probabilities,
         escaped=out is None and sys.stdout.isatty(),
     )
+    writing = _as_decided(writing, opened, set_error, abstention)
     # Bytes: answers are UTF-8, whatever the terminal's encoding.
     answers: output.Answers = output.AnswerStream(sys.stdout.buffer)
     if file is None:
         items = stream.from_arguments(texts, in_pairs=opened.in_pairs)
         _classify(items, opened, writing, answers, _Report("--text", answers.progress, math.inf), strict=True)
+        _say_abstained(answers.progress, writing)
         return
     name = "standard input" if file.name == "<stdin>" else file.name
     opened_file = open_table(file, name, () if input_format else ALL_TABLES)
@@ -118,7 +131,7 @@ def predict(
     layout = stream.Layout(source, opened.in_pairs, columns)
     if out is not None:
         task = f"model {key}, {' '.join((source, *columns))} to {writing.format}"
-        answers = output.AnswerFile(out, task + (" with all probabilities" if probabilities else ""))
+        answers = output.AnswerFile(out, task + writing.describe())
     items = stream.read(opened_file.content, layout, name, start=answers.progress.read)
     size = Path(name).stat().st_size if opened_file.content is file and Path(name).is_file() else None
     report = _Report(name, answers.progress, 0.1 if sys.stderr.isatty() else 10.0, size)
@@ -130,11 +143,14 @@ def predict(
     except KeyboardInterrupt:
         click.echo("interrupted" + ("" if out is None else "; repeat the command to resume"), err=True)
         sys.exit(130)  # as after Ctrl-C in a shell
+    _say_abstained(answers.progress, writing)
     if answers.progress.broken:
         sys.exit(3)  # not 1 (it failed) nor 2 (the command line is wrong)
 
 
-def _open(directory: Path, runtime: Mapping[str, str | None], threads: int) -> tuple[Model, str]:
+def _open(
+    directory: Path, runtime: Mapping[str, str | None], threads: int, abstention: Abstention
+) -> tuple[Model, str]:
     """Load a student without torch, or a teacher; returns a digest of what decides its answers, too."""
     if is_teacher(directory):
         import torch
@@ -145,8 +161,37 @@ def _open(directory: Path, runtime: Mapping[str, str | None], threads: int) -> t
         teacher = open_teacher(directory, runtime_settings(**runtime))
         return teacher, teacher.key
     with assert_unchanged(directory):  # so that the digest is that of what was loaded
-        classifier = Classifier.load(directory, threads=threads)
+        classifier = Classifier.load(directory, threads=threads, **abstention)
         return classifier, digest(file.read_bytes() for file in StudentFiles(directory).needed)
+
+
+def _as_decided(
+    writing: output.Writing, model: Model, set_error: float | None, abstention: Abstention
+) -> output.Writing:
+    """Let answers be written as a student decides; a teacher always answers with the most probable class."""
+    if isinstance(model, Classifier):
+        in_sets = None if set_error is None else model.min_set_probability(set_error)
+        return replace(
+            writing, threshold=model.threshold, min_confidence=model.min_confidence, min_set_probability=in_sets
+        )
+    if set_error is not None or any(abstention.values()):
+        raise click.UsageError("a teacher answers every text: --coverage, --max-error and --set-error need a student")
+    return writing
+
+
+def _say_abstained(progress: output.Progress, writing: output.Writing) -> None:
+    """Say how many texts have no answer, and what to do with them."""
+    if writing.min_confidence is not None:
+        click.echo(
+            f"{progress.abstained:,} of {numbered(progress.answered, 'text')} have no label: the model is less than "
+            f"{writing.min_confidence:.2%} sure of them"
+            + (
+                "; ask a person, or the run's teacher (potstill predict RUN/teacher/seed-0)"
+                if progress.abstained
+                else ""
+            ),
+            err=True,
+        )
 
 
 def _columns(source: stream.Format, in_pairs: bool, model: Path, text: str | None, pair: str | None) -> tuple[str, ...]:
@@ -242,7 +287,7 @@ def _answer(
     texts = [item for item in items if isinstance(item, stream.Text)]
     broken = [item for item in items if isinstance(item, stream.Broken)]
     before, content = answers.progress, b""
-    columns = before.columns
+    columns, abstained = before.columns, before.abstained
     cut: Sequence[bool | None] = ()
     if texts:
         if columns is None:  # those of the first text: CSV has to name them before the others are read
@@ -250,10 +295,12 @@ def _answer(
             content = replace(writing, columns=columns).header()
         values: Any = [one.value for one in texts]
         probabilities, cut = model.answer(values)
+        chosen = predict_class(probabilities, writing.threshold)
+        abstained += int(abstains(probabilities, chosen, writing.min_confidence).sum())
         content += replace(writing, columns=columns).answers(texts, probabilities, cut)
     answered, skipped = before.answered + len(texts), before.broken + len(broken)
     progress = replace(before, read=items[-1].end, answered=answered, broken=skipped, columns=columns)
-    progress = replace(progress, cut=before.cut + sum(map(bool, cut)))
+    progress = replace(progress, cut=before.cut + sum(map(bool, cut)), abstained=abstained)
     answers.append(content, progress)
     for item in broken:
         report.problem(item.line, item.problem, item.undecodable)

@@ -16,7 +16,7 @@ from typing import Any, Final
 import click
 import uvicorn
 
-from potstill.cli.options import runtime_options, runtime_settings
+from potstill.cli.options import Abstention, abstention_options, runtime_options, runtime_settings
 from potstill.errors import ServeError
 from potstill.serve import create_app
 from potstill.serve.connections import protocol
@@ -103,6 +103,7 @@ _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
     metavar="FILE",
     help="Texts that the page offers, one a line (pairs with a tab between).  [default: the page's own]",
 )
+@abstention_options
 @runtime_options
 @_with_limits
 def serve(
@@ -115,16 +116,19 @@ def serve(
     root_path: str,
     threads: int,
     examples: Path | None,
+    abstention: Abstention,
     **settings: Any,
 ) -> None:
     """Answer over HTTP with saved models, and show a page to try them.
 
-    MODEL is a directory, or NAME=DIRECTORY: a student's, a teacher's, or a run's, of which the best distilled
-    student and the best baseline are served. Requests that name no model ask the first.
+    MODEL is a directory, or NAME=DIRECTORY: a student's, a teacher's, or a run's, of which the best student
+    of each kind is served, first the one that its report recommends. Requests that name no model ask the first.
 
     \b
       potstill serve runs/NAME
       curl -H 'Content-Type: application/json' -d '{"text": "Is it so?"}' http://127.0.0.1:8000/v1/predict
+
+    With --coverage or --max-error, a student's label is null where it is not sure enough; a teacher always answers.
 
     The log goes to standard error, a JSON object a line. SIGTERM, SIGHUP and Ctrl-C end the server once it has
     answered the requests that it accepted.
@@ -141,7 +145,7 @@ def serve(
     log_to_stderr()
     directories = find_models(models)
     listener = _listen(host, port)
-    served = open_models(directories, threads, lambda: runtime_settings(**settings))
+    served = open_models(directories, threads, lambda: runtime_settings(**settings), **abstention)
     if host not in _LOOPBACK and token is None:
         _logger.warning("other machines can reach this server, and it has no token; see --token-file")
     address = "[{}]:{}" if listener.family == socket.AF_INET6 else "{}:{}"

@@ -60,7 +60,7 @@ def run(config: PotstillConfig, out: Path | None, restart: bool, time_limit: flo
     from the labels alone (the baselines), to show what the teacher adds. `run` compares all models, and a linear model,
     on texts that none of them has seen.
 
-    --teacher takes another teacher, and with one texts need no labels: --classes names the classes.
+    Another teacher can be named (--teacher). It can also give the labels, where texts have none (--classes).
 
     `run` writes the models, plots, report.md and the page report.html to one directory, which `potstill predict` can
     use. After an interruption, repeat the command to resume.
@@ -85,8 +85,9 @@ def run(config: PotstillConfig, out: Path | None, restart: bool, time_limit: flo
     )
     SafeConsole().print(summary_table(summary))
     found = findings(summary)
-    for line in found[:1] if summary.time_limit is None else (found[0], found[-1]):
-        click.echo(line.replace("**", ""))
+    shown = ("**Student to use", "**Problem: no student", "**Time limit")
+    for line in (found[0], *(line for line in found[1:] if line.startswith(shown))):
+        click.echo(line.replace("**", "").replace("`", ""))
     click.echo(f"report: {directory / REPORT_FILE}, and as a page {directory / PAGE_FILE}")
     options.suggest_next("predict", directory, "FILE")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from statistics import median
 from typing import Final, Protocol
 
 import numpy as np
@@ -15,10 +16,12 @@ from potstill.errors import ArtifactError
 from potstill.evaluation.calibration import Calibration
 from potstill.evaluation.metrics import Intervals, Metrics, bootstrap_intervals, compute_metrics
 from potstill.evaluation.results import EnsembleResult
-from potstill.predict.decision import predict_class, softmax
+from potstill.predict.decision import abstains, predict_class, softmax
 
 _MEASURED_SECONDS: Final = 0.1
 """Speeds are measured for at least so long: few texts are read several times."""
+_SINGLE_TEXTS, _SINGLE_SECONDS = 100, 1.0
+"""Texts that are answered one by one to measure latency, and how long that may take."""
 _WARM_UP: Final = 16
 """Texts read before the clock starts: allocations and the choice of kernels happen once."""
 
@@ -30,9 +33,25 @@ class SavedModel(Protocol):
     in_pairs: bool
     temperature: float
     threshold: float | None
+    min_confidence: float | None
 
     def logits(self, examples: Examples, /) -> NDArray[np.float32]:
         """Return the logits, (texts, classes); the labels are not looked at."""
+
+
+@dataclass(frozen=True)
+class Selective:
+    """What a model scores on the texts that it answers, those of which it is sure enough.
+
+    Attributes:
+        min_confidence: The least probability of an answer that is given.
+        coverage: Share of the texts that are answered.
+        accuracy: Share of the answers that are right; None: there is no answer.
+    """
+
+    min_confidence: float
+    coverage: float
+    accuracy: float | None
 
 
 @dataclass(frozen=True)
@@ -42,7 +61,10 @@ class Measurement:
     Attributes:
         logits: Scores before temperature and softmax, (texts, classes).
         predictions: Class index per text, (texts,).
+        latency_ms: Milliseconds from one text to its answer, the median.
         unanswered: Number of texts that the model has no answer to; each counts as its usual answer.
+        selective: Coverage and accuracy of a model that abstains. The other scores are those of its most probable
+            answers, given or not.
     """
 
     logits: NDArray[np.float32]
@@ -50,9 +72,11 @@ class Measurement:
     metrics: Metrics
     intervals: Intervals
     texts_per_second: float
+    latency_ms: float
     calibration: Calibration
     threshold: float | None = None
     unanswered: int = 0
+    selective: Selective | None = None
 
 
 def measure(model: SavedModel, examples: Examples) -> Measurement:
@@ -65,22 +89,41 @@ def measure(model: SavedModel, examples: Examples) -> Measurement:
     model.logits(examples.take(range(min(_WARM_UP, len(examples)))))
     started, passes, seconds = time.perf_counter(), 0, 0.0
     while seconds < _MEASURED_SECONDS:
-        given = model.logits(examples)
-        logits = with_usual_answer(given)
+        raw = model.logits(examples)
+        logits = with_usual_answer(raw)
         probabilities = softmax(logits, model.temperature)
         predictions = predict_class(probabilities, model.threshold)
         passes, seconds = passes + 1, time.perf_counter() - started
     labels, classes = examples.labels, len(model.label_names)
+    selective = None
+    if (least := model.min_confidence) is not None:
+        given = ~abstains(probabilities, predictions, least)
+        right = predictions[given] == labels[given]
+        selective = Selective(least, float(given.mean()), float(right.mean()) if right.size else None)
     return Measurement(
         logits=logits,
         predictions=predictions,
         metrics=compute_metrics(labels, predictions, classes),
         intervals=bootstrap_intervals(labels, predictions, classes),
         texts_per_second=passes * len(examples) / seconds,
+        latency_ms=1000 * _latency(model, examples),
         calibration=Calibration.of(logits, labels, model.temperature),
         threshold=model.threshold,
-        unanswered=int(np.isnan(given).any(axis=1).sum()),
+        unanswered=int(np.isnan(raw).any(axis=1).sum()),
+        selective=selective,
     )
+
+
+def _latency(model: SavedModel, examples: Examples) -> float:
+    """Return the median seconds from one text to its answer, over some of the texts."""
+    seconds: list[float] = []
+    for place in range(min(_SINGLE_TEXTS, len(examples))):
+        started = time.perf_counter()
+        model.logits(examples.take([place]))
+        seconds.append(time.perf_counter() - started)
+        if sum(seconds) > _SINGLE_SECONDS:
+            break
+    return median(seconds)
 
 
 def with_usual_answer(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,7 @@ class ModelResult:
             nothing was trained.
         epochs: Epochs that were run; `history` has a record of each, as in `history.jsonl`.
         threshold: What the second class's probability has to exceed to be the answer; None: the most probable class is.
+        latency_ms: Milliseconds from one text to its answer, the median; None in summaries from before it was measured.
     """
 
     role: Role
@@ -91,6 +93,7 @@ class ModelResult:
     history: tuple[dict[str, Any], ...]
     calibration: Calibration
     threshold: float | None = None
+    latency_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -159,8 +162,7 @@ class Summary:
             (`left out: …`); None where there was no unlabelled set.
         ensemble: The teachers as one, where several taught together.
         linear: The linear model; None in summaries from before there was one.
-        against_linear: Distilled student of each seed against the linear model, by seed; without a teacher, the
-            baseline.
+        against_linear: Student to use of each seed against the linear model, by seed.
         time_limit: The limit that the run had to keep to; None: there was none.
     """
 
@@ -228,23 +230,48 @@ class Summary:
     @property
     def recommended(self) -> ModelResult | None:
         """The student that `predict`, `serve` and `export` use: `find_student` (`predict/directory.py`) finds it."""
-        roles: tuple[Role, ...] = ("baseline", "distilled") if self.distillation_harmed else ("distilled", "baseline")
-        students = next((found for role in roles if (found := self.of(role))), ())
+        students = () if (role := self.recommended_role) is None else self.of(role)
         return max(
             sorted(students, key=lambda one: f"seed-{one.seed}"), key=lambda one: one.validation_mcc, default=None
         )
 
     @property
+    def recommended_role(self) -> Role | None:
+        """The kind of student to use: the best on the validation split, by its mean MCC, of those within the limits.
+
+        The baseline is one to choose from where distillation did harm, and the distilled student is not, or where there
+        is no distilled student. Where no student is within the limits, it is the smallest.
+        """
+        left_out = "distilled" if self.distillation_harmed or not self.of("distilled") else "baseline"
+        students = [role for role in self.roles if role not in ("teacher", left_out)]
+        sizes = {role: fmean(model.bytes_on_disk for model in self.of(role)) for role in students}
+        within = [role for role in students if not self.over_limits(role)]
+        if not within:
+            return min(students, key=sizes.__getitem__, default=None)
+        return max(within, key=lambda role: (fmean(one.validation_mcc for one in self.of(role)), -sizes[role]))
+
+    def over_limits(self, role: Role) -> list[str]:
+        """Say which of the limits `student.max_size` and `student.max_latency` the models of a role are above."""
+        limits, models = self.config.get("student", {}), self.of(role)
+        size, latency = fmean(one.bytes_on_disk for one in models), fmean(one.latency_ms or 0.0 for one in models)
+        found = {"max_size": (size / 1e6, "MB"), "max_latency": (latency, "ms")}
+        return [
+            f"{value:.3g} {unit}, above {limit:g} {unit}"
+            for name, (value, unit) in found.items()
+            if (limit := limits.get(name)) is not None and value > limit
+        ]
+
+    @property
     def gap_closed(self) -> float | None:
-        """Share of the way from the linear model's accuracy to the teacher's that the distilled students go.
+        """Share of the way from the linear model's accuracy to the teacher's that the students to use go.
 
         None where there is no such way: the linear model is as good as the teacher, or one of them is missing.
         """
-        if self.linear is None or self.teacher is None or not self.of("distilled"):
+        if self.linear is None or self.teacher is None or (role := self.recommended_role) is None:
             return None
         start = self.linear.metrics.accuracy
         way = (self.ensemble or self.teacher).metrics.accuracy - start
-        return (self.spread("distilled", "accuracy").mean - start) / way if way > 0 else None
+        return (self.spread(role, "accuracy").mean - start) / way if way > 0 else None
 
     def verdict(self, model: ModelResult) -> str | None:
         """Say so when `model` is no better than always answering the majority class."""
@@ -258,7 +285,7 @@ class Summary:
             "aggregate": {role: self._aggregate(role) for role in self.roles} | {"majority": majority},
             "paired_test": self.paired_test,
             "gap_closed": self.gap_closed,
-            RECOMMENDED: "distilled" if self.of("distilled") and not self.distillation_harmed else "baseline",
+            RECOMMENDED: self.recommended_role,
             "verdicts": [{"role": m.role, "seed": m.seed, "verdict": self.verdict(m)} for m in self.models],
         }
         return pydantic_core.to_json(vars(self) | derived, indent=2, inf_nan_mode="null").decode() + "\n"

@@ -109,7 +109,7 @@ class Trained:
     def result(self, measured: Measurement) -> ModelResult:
         """Put together what the report says about this model."""
         known = {name: value for name, value in vars(self.record).items() if name != "best"}
-        names = ("texts_per_second", "metrics", "intervals", "calibration", "threshold")
+        names = ("texts_per_second", "latency_ms", "metrics", "intervals", "calibration", "threshold")
         return ModelResult(
             **known,
             **{name: getattr(measured, name) for name in names},

@@ -29,10 +29,10 @@ from potstill.experiment.probe import measure_speed
 from potstill.experiment.record import Trained, TrainingRecord
 from potstill.experiment.run_directory import ENVIRONMENT_FILE, RunSpec, run_directory
 from potstill.experiment.saved import StudentModel
-from potstill.experiment.stages import find_or_finetune
+from potstill.experiment.stages import find_or_finetune, ngrams_alone
 from potstill.experiment.students import StudentTask, train_students
 from potstill.predict import Classifier
-from potstill.predict.decision import predict_class, softmax
+from potstill.predict.decision import confidence, predict_class, softmax
 from potstill.predict.directory import CONFIG_FILE, UNLABELLED_FILE
 from potstill.predict.wording import numbered
 from potstill.report import is_reported, read_summary, write_report
@@ -158,7 +158,8 @@ def _experiment(
                 labelled = labelled.with_unlabelled(unlabelled, teacher)
 
     steps.enter()
-    for trained in train_students(_limited(tasks, estimate, budget), config, corpus, labelled, steps):
+    students = train_students(_limited(tasks, estimate, budget), config, corpus, labelled, steps)
+    for trained in (*students, *_ngram_students(config, corpus, students, directory)):
         keep(trained, measure(StudentModel(Classifier.load(trained.directory)), corpus.test))
 
     answers = {f"{role} {seed}": given for (role, seed), given in predictions.items()} | {"linear": linear_answers}
@@ -168,20 +169,23 @@ def _experiment(
         averaged = average_logits([measured.logits for _, _, measured in tuned])
         ensemble = measure_together(averaged, corpus.test)
     labels = corpus.test.labels
-    taught, alone = ({seed: one for (role, seed), one in predictions.items() if role == name} for name in ROLES[1:])
+    of_role = {name: {seed: one for (role, seed), one in predictions.items() if role == name} for name in ROLES}
+    taught, untaught = of_role["distilled"], of_role["baseline"]
     summary = Summary(
         data=DataSummary.of(corpus),
         models=tuple(results),
         teacher_seed=best[1].record.seed if tuned else None,
-        comparisons={seed: mcnemar(labels, given, alone[seed]) for seed, given in taught.items() if seed in alone},
+        comparisons={seed: mcnemar(labels, one, untaught[seed]) for seed, one in taught.items() if seed in untaught},
         command=command or shlex.join(["potstill", "run", "--config", str(directory / CONFIG_FILE)]),
         config=config.model_dump(mode="json"),
         environment=read_json(directory / ENVIRONMENT_FILE),
         unlabelled=None if unlabelled is None else unlabelled.summary,
         ensemble=ensemble,
         linear=linear,
-        against_linear={seed: mcnemar(labels, given, linear_answers) for seed, given in (taught or alone).items()},
     )
+    used = {} if (role := summary.recommended_role) is None else of_role[role]
+    tests = {seed: mcnemar(labels, given, linear_answers) for seed, given in used.items()}
+    summary = replace(summary, against_linear=tests)
     single = predictions.get(("teacher", best[1].record.seed)) if tuned else None
     teacher_answers = single if averaged is None else averaged.argmax(axis=1)
     details = _details(corpus, summary, directory, teacher_answers)
@@ -245,6 +249,16 @@ def _planned(config: PotstillConfig, corpus: Corpus, budget: Budget, linear_seco
     return plan
 
 
+def _ngram_students(
+    config: PotstillConfig, corpus: Corpus, students: Sequence[Trained], directory: Path
+) -> Iterator[Trained]:
+    """Yield the n-grams of the distilled students, else of the baselines, as students, where they have any."""
+    for parent in [one for one in students if one.record.role == "distilled"] or students:
+        place = _place(directory, "ngram", parent.record.seed)
+        if (found := ngrams_alone(config, corpus, parent, place)) is not None:
+            yield found
+
+
 def _details(corpus: Corpus, summary: Summary, directory: Path, teacher: NDArray[np.int64] | None) -> Details | None:
     """Collect what the report shows of the student to use, with the teacher's answers to the test texts."""
     if (used := summary.recommended) is None:
@@ -252,7 +266,7 @@ def _details(corpus: Corpus, summary: Summary, directory: Path, teacher: NDArray
     student = StudentModel(Classifier.load(_place(directory, used.role, used.seed)))
     probabilities = softmax(student.logits(corpus.test), student.temperature)
     labels, answers = corpus.test.labels, predict_class(probabilities, student.threshold)
-    confidences = np.take_along_axis(probabilities, answers[:, None], axis=1)[:, 0].astype(np.float64)
+    confidences = confidence(probabilities, answers)
     surest = np.argsort(-confidences, kind="stable")
     mistakes = surest[answers[surest] != labels[surest]]
     suspicious, note = suspicious_cases(corpus)

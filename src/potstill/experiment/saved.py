@@ -42,6 +42,7 @@ class StudentModel:
         self._classifier = classifier
         self.label_names, self.in_pairs = classifier.label_names, classifier.in_pairs
         self.temperature, self.threshold = classifier.temperature, classifier.threshold
+        self.min_confidence = classifier.min_confidence
 
     def logits(self, examples: Examples) -> NDArray[np.float32]:
         """Return the scores before temperature and softmax, (texts, classes)."""
@@ -159,11 +160,14 @@ def _finished_teachers(path: Path) -> list[Path]:
     return finished
 
 
-def open_model(directory: Path | str, runtime: RuntimeConfig) -> SavedModel:
-    """Load one saved model.
+def open_model(
+    directory: Path | str, runtime: RuntimeConfig, *, coverage: float | None = None, max_error: float | None = None
+) -> SavedModel:
+    """Load one saved model; a student may abstain, see `Classifier.load`.
 
     Raises:
-        ArtifactError: It is missing, incomplete or damaged, or the directory is a run's, of several.
+        ArtifactError: It is missing, incomplete or damaged, or the directory is a run's, of several; or a student can't
+            keep to `max_error`.
     """
     found = model_directories(Path(directory))
     if len(found) > 1:
@@ -172,4 +176,4 @@ def open_model(directory: Path | str, runtime: RuntimeConfig) -> SavedModel:
         )
     if is_teacher(found[0]):
         return open_teacher(found[0], runtime)
-    return StudentModel(Classifier.load(found[0]))
+    return StudentModel(Classifier.load(found[0], coverage=coverage, max_error=max_error))

@@ -8,7 +8,7 @@ from pathlib import Path
 from potstill.augment.unlabelled import UnlabelledSet
 from potstill.config import PotstillConfig
 from potstill.data import Corpus
-from potstill.data.tokenised import warn_of_cut
+from potstill.data.tokenised import TrainingSet, warn_of_cut
 from potstill.distillation import CrossEntropy, Distillation, class_weights
 from potstill.errors import ArtifactError
 from potstill.evaluation import Role
@@ -17,6 +17,9 @@ from potstill.experiment.labelled import DistillationSet, check_distillation, la
 from potstill.experiment.record import Trained, TrainingRecord
 from potstill.lora.counting import count_parameters
 from potstill.predict.directory import is_teacher
+from potstill.student.ngram import NgramConfig
+from potstill.student.rnn import DistilRNN
+from potstill.student.saved import load_network
 from potstill.student.student import Student, round_tables, student_bytes
 from potstill.task import task_of
 from potstill.teacher.base import Teacher
@@ -162,7 +165,7 @@ def _fit_student(
     seconds: float = 0.0,
     callbacks: Sequence[Callback] = (),
 ) -> Trained:
-    """Fit a student whose language modelling took `seconds`, calibrate it, prove its ONNX graph and save it."""
+    """Fit a student whose language modelling took `seconds`."""
     stages, settings = (config.student, config.distillation), config.student.training
     if student.network.reads_tokens and seed not in config.student.seeds[1:]:  # once
         warn_of_cut(data.train.tokens, data.train.labels.numpy(), student.max_length, f"{role} student")
@@ -172,12 +175,49 @@ def _fit_student(
     context = FitContext(settings, make_fabric(config.runtime), seed, f"{role} {seed}", usual)
     fitted = fit(student.network, data, loss, context)
     round_tables(student.network)
+    fitted = FitResult(fitted.history, fitted.best, seconds + fitted.seconds)
+    return _finish_student(config, student, data.validation, fitted, role, directory, seed)
+
+
+def ngrams_alone(config: PotstillConfig, corpus: Corpus, trained: Trained, directory: Path) -> Trained | None:
+    """Save the n-grams of a trained student as a student of their own, or find them saved; None where it has none.
+
+    They are smaller and faster, and long texts, of which the recurrent network reads only the beginning, they may
+    classify better alone. Of text and labels, only the validation split is used, for their temperature.
+    """
+    if (finished := Trained.find(directory)) is not None:
+        return finished
+    whole, seed = load_network(trained.directory), trained.record.seed
+    if not isinstance(whole, DistilRNN) or whole.ngrams is None:
+        return None
+    spec = whole.spec
+    settings = NgramConfig(
+        kind="ngram", ngram_buckets=spec.ngram_buckets, ngram_size=spec.ngram_size, dropout=spec.dropout
+    )
+    student = Student.create(settings, corpus, config.data.max_length, seed)
+    student.network.get_submodule("ngrams").load_state_dict(whole.ngrams.state_dict())
+    validation = student.featurise(corpus.validation)
+    logits = predict_logits(student.network, validation, make_fabric(config.runtime))
+    scores = CrossEntropy(task=task_of(corpus)).score(logits, validation)
+    fitted = FitResult((), {"epoch": 0, **scores}, trained.record.train_seconds)
+    return _finish_student(config, student, validation, fitted, "ngram", directory, seed)
+
+
+def _finish_student(
+    config: PotstillConfig,
+    student: Student,
+    validation: TrainingSet,
+    fitted: FitResult,
+    role: Role,
+    directory: Path,
+    seed: int,
+) -> Trained:
+    """Calibrate a student on the validation split, prove its ONNX graph, save it and record its training."""
     exact = make_fabric(config.runtime.model_copy(update={"precision": "32-true"}))  # as prediction computes
-    logits = predict_logits(student.network, data.validation, exact).numpy()
-    labels, tuned = data.validation.labels.numpy(), config.student.threshold == "tuned"
+    logits = predict_logits(student.network, validation, exact).numpy()
+    labels, tuned = validation.labels.numpy(), config.student.threshold == "tuned"
     student.calibrated(logits, labels, tune_threshold=tuned).save(directory)
     student.prove(directory)
-    fitted = FitResult(fitted.history, fitted.best, seconds + fitted.seconds)
     total, trainable = count_parameters(student.network)
     record = TrainingRecord(
         role=role,

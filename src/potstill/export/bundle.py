@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,8 +39,12 @@ _SIZES: Final = (2, 3, 65, 130)
 """Texts in its further batches: a few, and more than are ever computed at once in prediction."""
 
 
-def export_student(student: Path, out: Path, layout: Layout) -> list[Path]:
+def export_student(
+    student: Path, out: Path, layout: Layout, *, coverage: float | None = None, max_error: float | None = None
+) -> list[Path]:
     """Write a saved student as a directory of its own, new or empty before: all of it, or nothing.
+
+    With `coverage` or `max_error` it abstains, see `Classifier.load`.
 
     Returns:
         The files written.
@@ -52,17 +57,20 @@ def export_student(student: Path, out: Path, layout: Layout) -> list[Path]:
 
     def fill(directory: Path) -> None:
         with assert_unchanged(student):
-            _fill(directory, student, layout)
+            _fill(directory, student, layout, coverage, max_error)
 
     write_directory_atomically(out, fill)
     return sorted(out.iterdir())
 
 
-def _fill(directory: Path, student: Path, layout: Layout) -> None:
-    manifest = Manifest.load(StudentFiles(student).manifest)
-    classifier = Classifier.load(student)
+def _fill(directory: Path, student: Path, layout: Layout, coverage: float | None, max_error: float | None) -> None:
+    classifier = Classifier.load(student, coverage=coverage, max_error=max_error)
+    saved = Manifest.load(StudentFiles(student).manifest)
+    manifest = replace(saved, min_confidence=classifier.min_confidence)
     origin = Origin.find(student, manifest)
     _write_files(student, directory, layout, manifest)
+    if manifest != saved:
+        manifest.save(StudentFiles(directory).manifest)
     write_checksums(directory)
     network = load_network(student if layout == "onnx" else directory)
     generator = np.random.default_rng(_SEED)
@@ -112,5 +120,6 @@ def _hub_config(manifest: Manifest) -> dict[str, Any]:
         "max_position_embeddings": manifest.max_length,
         "temperature": manifest.temperature,
         "threshold": manifest.threshold,
+        "min_confidence": manifest.min_confidence,
         **manifest.spec,
     }

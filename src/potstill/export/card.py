@@ -75,6 +75,7 @@ def write_card(
         "characters": CHARACTERS_A_TOKEN * manifest.max_length,
         "averaged": 0 if summary is None or summary.ensemble is None else len(summary.of("teacher")),
         "scores": "",
+        "selective": getattr(scored, "selective", None),
     }
     if scored is not None and data is not None:
         rows = {"this model": scored}

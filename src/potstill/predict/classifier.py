@@ -13,7 +13,8 @@ from tokenizers import Tokenizer
 
 from potstill.errors import ArtifactError
 from potstill.predict import session, tokens
-from potstill.predict.decision import predict_class, softmax, typed_labels
+from potstill.predict.abstention import prediction_sets
+from potstill.predict.decision import abstains, predict_class, softmax, typed_labels
 from potstill.predict.directory import Manifest, StudentFiles, find_student, require_graph, require_student
 from potstill.predict.ngrams import hash_ngrams
 from potstill.predict.untrusted import has_inner_graphs, settings_problem, tokenizer_problem
@@ -55,18 +56,33 @@ class Classifier:
         self.classes_: npt.NDArray[Any] = self._labels[self._order]
         self.temperature = manifest.temperature
         self.threshold = manifest.threshold
+        self.min_confidence = manifest.min_confidence
 
     @classmethod
-    def load(cls, path: Path | str, *, batch_size: int = 64, threads: int | None = None) -> Classifier:
+    def load(
+        cls,
+        path: Path | str,
+        *,
+        batch_size: int = 64,
+        threads: int | None = None,
+        coverage: float | None = None,
+        max_error: float | None = None,
+    ) -> Classifier:
         """Read a saved student.
 
         Args:
             path: Its directory, or a run's: of that, the distilled student with the best validation score.
             batch_size: Most texts that are computed at once; fewer where they are long.
             threads: Threads of one call; none: one per available core, by a container's quota too.
+            coverage: Share of texts to answer: `predict` returns None for the others, of which the student is the least
+                sure, as the validation split tells. 1: all, also where it was exported to abstain.
+            max_error: Instead of `coverage`: most errors among the answers, as a share of these. As many texts as
+                possible are answered while that is so with 95 % confidence; see `predict.abstention`.
 
         Raises:
-            ArtifactError: The directory is missing or incomplete, or its files are damaged or don't belong together.
+            ArtifactError: The directory is missing or incomplete, or its files are damaged or don't belong together; or
+                the validation split can't promise `max_error`, or is not known.
+            ValueError: A number is out of its range, or both `coverage` and `max_error` are given.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size: expected a positive number, found {batch_size}")
@@ -75,6 +91,7 @@ class Classifier:
         require_graph(files.directory)
         found = read(files.directory, [file.name for file in files.needed])
         manifest = Manifest.parse(found[files.manifest.name], files.manifest)
+        manifest = manifest.abstaining(files.manifest, coverage, max_error)
         tokenizer = _load_tokenizer(
             found[files.tokenizer.name], files.tokenizer, manifest.spec["vocab_size"], manifest.max_length
         )
@@ -101,10 +118,32 @@ class Classifier:
     def predict(self, texts: Texts) -> npt.NDArray[Any]:
         """Return each text's label, (texts,): the most probable one, or by the threshold, see `predict_class`.
 
-        Where the training data's labels were numbers or truth values, these are too.
+        Where the training data's labels were numbers or truth values, these are too. With a `min_confidence` it is an
+        array of objects, None where the label's probability is below that: ask a person, or a larger model.
         """
-        labels: npt.NDArray[Any] = self._labels[predict_class(self.answer(texts)[0], self.threshold)]
+        probabilities = self.answer(texts)[0]
+        answers = predict_class(probabilities, self.threshold)
+        labels: npt.NDArray[Any] = self._labels[answers]
+        if self.min_confidence is not None:
+            labels = np.array(labels.tolist(), dtype=object)
+            labels[abstains(probabilities, answers, self.min_confidence)] = None
         return labels
+
+    def prediction_sets(self, texts: Texts, error: float = 0.1) -> list[list[Any]]:
+        """Return of each text the labels that can't be ruled out, the most probable first; there may be none.
+
+        Of texts like those of the validation split, the right label is missing from at most the share `error` of the
+        sets: split conformal prediction, see `predict.abstention.ValidationAnswers.min_set_probability`.
+
+        Raises:
+            ArtifactError: The validation split is too small for this error, or is not known.
+            ValueError: `error` is not between 0 and 1.
+        """
+        return prediction_sets(self.answer(texts)[0], self._labels.tolist(), self.min_set_probability(error))
+
+    def min_set_probability(self, error: float) -> float:
+        """Return the least probability of a class in the `prediction_sets` for this error."""
+        return self._manifest.validated("the student").min_set_probability(error)
 
     def predict_proba(self, texts: Texts) -> npt.NDArray[np.float32]:
         """Return each class's probability at the student's temperature, (texts, classes), in `classes_`' order.

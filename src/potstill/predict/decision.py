@@ -41,6 +41,18 @@ def predict_class(
     return (probabilities[:, 1].astype(np.float64) > threshold).astype(np.int64)
 
 
+def confidence(probabilities: npt.NDArray[np.floating[Any]], answers: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return the probability of each answer, a class index, (texts,); `probabilities` are (texts, classes)."""
+    return np.take_along_axis(probabilities, answers[:, None], axis=1)[:, 0].astype(np.float64)
+
+
+def abstains(
+    probabilities: npt.NDArray[np.floating[Any]], answers: npt.NDArray[np.int64], min_confidence: float | None
+) -> npt.NDArray[np.bool_]:
+    """Say of each text whether its answer is too improbable to be given, (texts,); None: of none. See `confidence`."""
+    return confidence(probabilities, answers) < (0.0 if min_confidence is None else min_confidence)
+
+
 def typed_labels(names: Sequence[str], kind: LabelType) -> npt.NDArray[Any]:
     """Return the labels of the training data, (classes,), by their names; names that are not of this type stay."""
     try:

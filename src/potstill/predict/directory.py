@@ -6,11 +6,12 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from potstill.errors import ArtifactError
+from potstill.predict.abstention import ValidationAnswers
 from potstill.store.atomic import parse_json, write_json
 from potstill.store.checksums import CHECKSUMS_FILE, listed_files, read, recover
 
@@ -37,9 +38,10 @@ FORMAT: Final = 2
 
 LabelType = Literal["str", "int", "float", "bool"]
 """Type of the labels in the data that a model was trained on."""
-Role = Literal["teacher", "distilled", "baseline"]
+Role = Literal["teacher", "distilled", "ngram", "baseline"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
-"""What a run's models are; each role has a directory with its models' seeds."""
+"""What a run's models are; each role has a directory with its models' seeds. `ngram` are the n-grams of a student of
+another role, which classify alone."""
 _RUN_FILES: Final = (".json", ".yaml", ".csv", ".md", ".html")
 
 
@@ -112,6 +114,10 @@ class Manifest:
     """Which network it is; see `student.registry`."""
     label_type: LabelType = "str"
     """What `Classifier.predict` makes of the names, so that they can be compared with a user's own labels."""
+    min_confidence: float | None = None
+    """Below this probability there is no answer. None: there always is one."""
+    validation: ValidationAnswers | None = None
+    """What `min_confidence` is chosen by; students of earlier versions have none."""
 
     def save(self, path: Path) -> None:
         """Write `student.json`."""
@@ -142,7 +148,31 @@ class Manifest:
                 f"{path} is damaged: " + "; ".join(problems) + "\n  what to do: restore it, or save the student again"
             )
         known = {field.name: content[field.name] for field in fields(cls) if field.name in content}
+        if known.get("validation") is not None:
+            known["validation"] = ValidationAnswers.parse(known["validation"])
         return cls(**known | {"label_names": tuple(content["label_names"])})
+
+    def abstaining(self, path: Path, coverage: float | None = None, max_error: float | None = None) -> Manifest:
+        """Return the manifest at `path` with a `min_confidence` for this coverage or error; itself for neither of them.
+
+        Raises:
+            ArtifactError: The student has no answers to validation texts, or they don't promise what is asked for.
+            ValueError: Both are given, or one out of its range.
+        """
+        if coverage is None and max_error is None:
+            return self
+        if coverage == 1 and max_error is None:
+            return replace(self, min_confidence=None)
+        return replace(self, min_confidence=self.validated(path).min_confidence(coverage, max_error))
+
+    def validated(self, path: Path | str) -> ValidationAnswers:
+        """Return the answers to validation texts of the manifest at `path`; an ArtifactError says that it has none."""
+        if self.validation is None:
+            raise ArtifactError(
+                f"{path}: expected the student's answers to validation texts, which decide how sure it has to be, "
+                "found none: an earlier version saved it\n  what to do: train it again"
+            )
+        return self.validation
 
 
 _MAX_SETTINGS: Final = 1 << 20
@@ -165,17 +195,17 @@ def find_student(path: Path) -> Path:
     return path
 
 
-def student_roles(run: Path) -> tuple[Role, Role]:
-    """Name a run's kinds of students, first the one to use: the baseline where distillation did harm.
+def student_roles(run: Path) -> list[Role]:
+    """Name a run's kinds of students, first the one that its summary recommends.
 
     Raises:
         ArtifactError: The run's summary is damaged.
     """
+    students: list[Role] = [role for role in ROLES if role != "teacher"]
     if holds(run, SUMMARY_FILE):
         summary = parse_json(read(run, [SUMMARY_FILE])[SUMMARY_FILE], run / SUMMARY_FILE)
-        if summary.get(RECOMMENDED) == "baseline":
-            return "baseline", "distilled"
-    return "distilled", "baseline"
+        students.sort(key=lambda role: role != summary.get(RECOMMENDED))  # the others keep their order
+    return students
 
 
 def places(model: Path) -> list[Path]:
@@ -256,6 +286,7 @@ def _problems(content: dict[str, Any]) -> list[str]:
     found: dict[str, Any] = defaultdict(lambda: None, content | {f"spec.{name}": spec[name] for name in [*spec]})
     rows, classes, buckets = (spec[name] for name in ("vocab_size", "num_classes", "ngram_buckets"))
     names, temperature, threshold = (found[name] for name in ("label_names", "temperature", "threshold"))
+    least = found["min_confidence"]
     are_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
     has_rows = _is_whole(rows, 1, _MAX_ROWS)
     checks = (
@@ -291,12 +322,24 @@ def _problems(content: dict[str, Any]) -> list[str]:
         ),
         ("kind", "a name", isinstance(found["kind"], str)),
         ("label_type", "str, int, float or bool", found["label_type"] in get_args(LabelType)),
+        (
+            "min_confidence",
+            "null, or a number from 0 to 1,",
+            least is None or (type(least) is float and 0 <= least <= 1),
+        ),
+        ("validation", "null, or lists of probabilities `right` and `wrong`,", _are_answers(found["validation"])),
     )
     return [
         f"expected {expected} as {name}, found {repr(found[name])[:500]}"
         for name, expected, is_right in checks
         if not is_right
     ]
+
+
+def _are_answers(value: Any) -> bool:
+    with suppress(ValueError):
+        return value is None or bool(ValidationAnswers.parse(value))
+    return False
 
 
 def _is_whole(value: Any, least: int, most: int) -> bool:

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Final, Literal, get_args
+from typing import Any, BinaryIO, Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from potstill.errors import ArtifactError
-from potstill.predict.decision import predict_class, typed_labels
+from potstill.predict.abstention import prediction_sets
+from potstill.predict.decision import abstains, predict_class, typed_labels
 from potstill.predict.directory import LabelType
 from potstill.predict.stream import BEGINNING, Position, Text
 from potstill.predict.wording import printable
@@ -43,6 +44,10 @@ class Writing:
     """Type of the labels in JSONL; see `typed_labels`."""
     threshold: float | None = None
     """The model's, where it has one; see `predict_class`."""
+    min_confidence: float | None = None
+    """The model's, where it has one: an answer of less probability is null, in CSV empty."""
+    min_set_probability: float | None = None
+    """Where prediction sets are written, the least probability of a class in them."""
     with_probabilities: bool = False
     """Whether to write the probability of every class, not of the answer alone."""
     columns: tuple[str, ...] = ()
@@ -67,26 +72,40 @@ class Writing:
         JSONL says of each text whether it was `cut`; None: not known.
         """
         rounded = probabilities.astype(np.float64).round(DIGITS).tolist()
-        rows = list(zip(texts, rounded, predict_class(probabilities, self.threshold), strict=True))
-        if self.format == "csv":
-            return self._csv([self._record(text, row, place) for text, row, place in rows])
-        labels = typed_labels(self.labels, self.label_type).tolist()
-        return "".join(
-            self._json(text, row, labels[place], row[place], is_cut=is_cut)
-            for (text, row, place), is_cut in zip(rows, cut, strict=True)
-        ).encode()
+        places = predict_class(probabilities, self.threshold)
+        unsure = abstains(probabilities, places, self.min_confidence)
+        is_csv = self.format == "csv"
+        labels = self.labels if is_csv else typed_labels(self.labels, self.label_type).tolist()
+        given: list[list[Any]] = [
+            [None if is_unsure else labels[place] for place, is_unsure in zip(places, unsure, strict=True)],
+            [row[place] for row, place in zip(rounded, places, strict=True)],
+        ]
+        if self.min_set_probability is not None:
+            given.append(prediction_sets(probabilities, labels, self.min_set_probability))
+        rows = zip(texts, rounded, zip(*given, strict=True), strict=True)
+        if is_csv:
+            return self._csv([self._record(*row) for row in rows])
+        lines = (self._json(*row, is_cut=is_cut) for row, is_cut in zip(rows, cut, strict=True))
+        return "".join(lines).encode()
+
+    def describe(self) -> str:
+        """Return what is written beside labels and their probabilities, as a resumed task has to."""
+        parts = " with all probabilities" if self.with_probabilities else ""
+        parts += "" if self.min_confidence is None else f", labels from {self.min_confidence} on"
+        return parts + ("" if self.min_set_probability is None else f", sets from {self.min_set_probability} on")
 
     @property
     def _fields(self) -> tuple[str, ...]:
-        return ("line", "text", *(("pair",) if self.in_pairs else ()), "label", "probability")
+        possible = () if self.min_set_probability is None else ("set",)
+        return ("line", "text", *(("pair",) if self.in_pairs else ()), "label", "probability", *possible)
 
-    def _record(self, text: Text, row: list[float], place: int) -> tuple[object, ...]:
+    def _record(self, text: Text, row: list[float], given: tuple[object, ...]) -> tuple[object, ...]:
         others = (cell(text.others.get(column)) for column in self.columns)
         every = row if self.with_probabilities else ()
-        return (text.line, *others, *_parts(text.value), self.labels[place], row[place], *every)
+        return (text.line, *others, *_parts(text.value), *map(cell, given), *every)
 
-    def _json(self, text: Text, row: list[float], label: object, share: float, *, is_cut: bool | None) -> str:
-        values = (text.line, *_parts(text.value), label, share)
+    def _json(self, text: Text, row: list[float], given: tuple[object, ...], *, is_cut: bool | None) -> str:
+        values = (text.line, *_parts(text.value), *given)
         answer: dict[str, object] = dict(zip(self._fields, values, strict=True))
         if self.with_probabilities:
             answer["probabilities"] = dict(zip(self.labels, row, strict=True))
@@ -140,6 +159,8 @@ class Progress:
     """Lines that could not be read."""
     cut: int = 0
     """Texts of which the end was not read."""
+    abstained: int = 0
+    """Of the texts answered, those whose label is left open."""
     columns: tuple[str, ...] | None = None
     """Other columns of the input that a CSV file of answers has; None: its header is not written yet."""
 

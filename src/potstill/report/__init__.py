@@ -7,7 +7,7 @@ from pathlib import Path
 from potstill.evaluation import Summary
 from potstill.evaluation.details import Details
 from potstill.predict.directory import DETAILS_FILE, PAGE_FILE, REPORT_FILE, SUMMARY_FILE, run_files
-from potstill.report.findings import findings
+from potstill.report.findings import abstention, findings
 from potstill.report.html import report_html
 from potstill.report.markdown import report_text
 from potstill.report.plots import draw_plots
@@ -46,7 +46,8 @@ def write_report(summary: Summary, run_dir: Path, details: Details | None = None
     if details is not None:
         write_text(run_dir / DETAILS_FILE, details.to_json())
     draw_plots(summary, run_dir / _PLOTS)
-    write_text(run_dir / REPORT_FILE, report_text(summary, _PLOTS))
+    more = [] if details is None else [abstention(details, run_dir)]
+    write_text(run_dir / REPORT_FILE, report_text(summary, _PLOTS, more))
     write_text(run_dir / PAGE_FILE, report_html(summary, details, run_dir, run_dir / _PLOTS))
     write_checksums(run_dir, run_files(run_dir))
 

@@ -15,7 +15,7 @@ from rich.filesize import decimal
 from potstill.console import SafeConsole
 from potstill.data import Examples
 from potstill.evaluation import McNemar, PairedTest, mcnemar, paired_test
-from potstill.evaluation.measure import Measurement
+from potstill.evaluation.measure import Measurement, Selective
 from potstill.experiment.record import TrainingRecord
 from potstill.experiment.saved import is_finished
 from potstill.predict.wording import numbered
@@ -109,7 +109,8 @@ def to_json(measured: Mapping[Path, Measurement], examples: Examples) -> dict[st
         known = {} if record is None else {name: value for name, value in vars(record).items() if name != "best"}
         scores = {"metrics": asdict(model.metrics), "intervals": model.intervals}
         calibration = {"calibration": asdict(model.calibration), "texts_per_second": model.texts_per_second}
-        models.append({"model": str(directory), **known, **scores, **calibration})
+        selective = {} if model.selective is None else {"selective": asdict(model.selective)}
+        models.append({"model": str(directory), **known, **scores, **calibration, **selective})
     comparisons = [
         {"model": str(one.directory), "compared_with": str(other.directory), _TESTS[type(test)]: asdict(test)}
         for one, other, test in compare(rows_of(measured), examples)
@@ -146,6 +147,11 @@ def show(
     if len(table.rows) < len(labels):
         console.print(f"{len(table.rows)} of {len(labels)} classes, those with the lowest F1", soft_wrap=True)
     console.print("[low, high]: 95 % bootstrap interval; ±: standard deviation over seeds", soft_wrap=True)
+    for row in rows:
+        for seed, model in row.models.items():
+            if model.selective is not None:
+                name = f"{names[row.directory]}, seed {seed}," if len(row.models) > 1 else names[row.directory]
+                console.print(_answered(name, model.selective), soft_wrap=True)
     for one, other, test in compare(rows, examples):
         first, second = names[one.directory], names[other.directory]
         if isinstance(test, McNemar):
@@ -154,6 +160,12 @@ def show(
             p_value = "no test" if test.p_value is None else f"paired t-test, {probability(test.p_value)}"
             words = f"{first}'s MCC is {test.mean_difference:+.3f} from {second}'s over {test.seeds} seeds ({p_value})"
         console.print(words, soft_wrap=True)
+
+
+def _answered(name: str, selective: Selective) -> str:
+    right = "" if selective.accuracy is None else f", {percent(selective.accuracy)} of these rightly"
+    where = f"those of which it is at least {selective.min_confidence:.2%} sure"
+    return f"{name} answers {percent(selective.coverage)} of the texts ({where}){right}"
 
 
 def _cells(name: str, row: Row, positive: int | None) -> tuple[Cell, ...]:

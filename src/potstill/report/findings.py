@@ -5,12 +5,15 @@ The comparison with the linear model comes first, then what failed.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from statistics import fmean
 from typing import Final
 
 from potstill.config.training import FEW_VALIDATION_TEXTS
 from potstill.evaluation import McNemar, Role, Summary
+from potstill.evaluation.details import Details
 from potstill.evaluation.significance import SIGNIFICANCE
 from potstill.predict.wording import numbered
 from potstill.report.tables import ROLE_NAMES, duration, interval, magnitude, percent, probability, score
@@ -25,6 +28,8 @@ RARE: Final = 0.5
 """A class is rare if it has less than this share of the texts that it would have among equally frequent classes."""
 POOR_RECALL: Final = 0.5
 """With a lower recall, most texts of the class are missed."""
+_COVERAGE: Final = 0.9
+"""Share of the texts that are answered in the example of abstention."""
 
 
 def findings(summary: Summary) -> list[str]:
@@ -33,6 +38,7 @@ def findings(summary: Summary) -> list[str]:
         *_paid(summary),
         *_problems(summary),
         *(_learnt(summary, role) for role in summary.roles),
+        *_choice(summary),
         *_distillation(summary),
         *_savings(summary),
         *_time_limit(summary),
@@ -40,12 +46,23 @@ def findings(summary: Summary) -> list[str]:
     return [f"{NO_LABELS} {found[0]}", *found[1:]] if summary.data.labels_by_teacher else found
 
 
+def abstention(details: Details, run_dir: Path) -> str:
+    """Say what the student of a run gains by leaving a tenth of the test texts without an answer, and how."""
+    coverage, error = min(details.coverage, key=lambda point: abs(point[0] - _COVERAGE))
+    run = shlex.quote(str(run_dir))
+    return (
+        f"The student can leave the texts of which it is the least sure to a person. At {percent(coverage)} coverage "
+        f"{percent(error)} of its answers to test texts are wrong, of answers to all texts "
+        f"{percent(details.coverage[-1][1])}: `potstill predict {run} FILE --coverage {_COVERAGE:g}`. With "
+        "`--max-error 0.05`, it answers as many texts as it can with at most 5 % errors."
+    )
+
+
 def _paid(summary: Summary) -> Iterator[str]:
     """Compare the students handed out with the linear model, which takes seconds, and with all others."""
-    linear, comparisons = summary.linear, summary.against_linear.values()
-    if linear is None or not comparisons:
+    linear, comparisons, role = summary.linear, summary.against_linear.values(), summary.recommended_role
+    if linear is None or not comparisons or role is None:
         return
-    role: Role = "distilled" if summary.of("distilled") else "baseline"
     name = ROLE_NAMES[role].lower()
     student, bar = summary.spread(role, "accuracy"), linear.metrics.accuracy
     learnt = summary.spread(role, "mcc").mean > linear.metrics.mcc and not any(
@@ -69,18 +86,17 @@ def _paid(summary: Summary) -> Iterator[str]:
         f"**Did it pay?** {answer}. {percent(student.mean)} of the student's answers are right, {percent(bar)} of the "
         f"linear model's ({100 * (student.mean - bar):+.1f} points; McNemar's test, {p_value}{seeds})."
     )
-    names: dict[Role, str] = {"baseline": "the baseline student", "teacher": "the teacher"}
     others = [
-        f"{name} {percent(summary.spread(other, 'accuracy').mean)}"
-        for other, name in names.items()
-        if other != role and summary.of(other)
+        f"the {ROLE_NAMES[other].lower()} {percent(summary.spread(other, 'accuracy').mean)}"
+        for other in reversed(summary.roles)
+        if other != role
     ]
     if others:
-        sentence += f" For comparison: {' and '.join(others)}."
+        sentence += f" For comparison: {', '.join(others)}."
     if (closed := summary.gap_closed) is not None and 0 <= closed <= 1:
         sentence += f" The student closes {100 * closed:.0f} % of the gap between linear model and teacher."
     if not ahead:
-        time = "a longer `--time-limit`, for a teacher; " if role == "baseline" and summary.time_limit else ""
+        time = "a longer `--time-limit`, for a teacher; " if not summary.of("distilled") and summary.time_limit else ""
         is_tuned = summary.config["teacher"]["kind"] == "transformer"
         teacher = "more teacher epochs (`--teacher-epochs`)" if is_tuned else "another teacher"
         sentence += (
@@ -120,8 +136,8 @@ def _problems(summary: Summary) -> Iterator[str]:
         )
     if summary.distillation_harmed:
         yield (
-            "**Problem: distillation did harm.** Use the baseline student; `predict`, `serve` and `export` do. "
-            "To mend it: a better teacher, a higher `distillation.alpha`, or unlabelled texts (`augment`)."
+            "**Problem: distillation did harm.** `predict`, `serve` and `export` do not take the distilled student. To "
+            "mend it: a better teacher, a higher `distillation.alpha`, or unlabelled texts (`augment`)."
         )
     steps = {
         role: max((model.history[-1].get("steps", FEW_STEPS) for model in summary.of(role) if model.history), default=0)
@@ -149,10 +165,9 @@ def _better_teacher(summary: Summary) -> str:
 
 def _rare(summary: Summary) -> Iterator[str]:
     """Name rare classes that the students hardly find, and what raises their recall."""
-    role: Role = "distilled" if summary.of("distilled") else "baseline"
-    models, names = [model.metrics for model in summary.of(role)], summary.data.label_names
-    if not models:
+    if (role := summary.recommended_role) is None:
         return
+    models, names = [model.metrics for model in summary.of(role)], summary.data.label_names
     shares = [one.count / summary.data.test for one in models[0].per_class]
     recalls = [fmean(one.per_class[index].recall for one in models) for index in range(len(names))]
     found = [i for i in range(len(names)) if 0 < shares[i] < RARE / len(names) and recalls[i] < POOR_RECALL]
@@ -192,6 +207,34 @@ def _learnt(summary: Summary, role: Role) -> str:
         # Not a contradiction: MCC weighs the classes alike, accuracy favours the frequent one.
         sentence += f" Its accuracy, {percent(accuracy)}, is not above the {percent(majority)} of the majority class."
     return sentence
+
+
+def _choice(summary: Summary) -> Iterator[str]:
+    """Say which kind of student to use, and what the others would be."""
+    if (role := summary.recommended_role) is None:
+        return
+    name = f"the {ROLE_NAMES[role].lower()}"
+    if over := summary.over_limits(role):
+        yield (
+            f"**Problem: no student is within the limits.** The smallest is {name}: {'; '.join(over)}. Raise "
+            "`--max-size` or `--max-latency`, or train smaller students (`--hidden-size`, `--ngram-buckets`)."
+        )
+    kinds: tuple[Role, ...] = ("distilled", "ngram") if summary.of("distilled") else ("ngram", "baseline")
+    others = [other for other in kinds if other != role and summary.of(other)]
+    if not others:
+        return
+    mcc, size, speed = (
+        {one: fmean(getattr(model, field) for model in summary.of(one)) for one in (role, *others)}
+        for field in ("validation_mcc", "bytes_on_disk", "texts_per_second")
+    )
+    sentence = f"**Student to use:** {name} ({score(mcc[role])} MCC on the validation split)"
+    for other in others:
+        limits = ", ".join(summary.over_limits(other))
+        sentence += (
+            f"; the {ROLE_NAMES[other].lower()} ({score(mcc[other])}) has {_times(size[other] / size[role])} times the "
+            f"size and {_times(speed[other] / speed[role])} times the speed{limits and f' ({limits})'}"
+        )
+    yield f"{sentence}. `predict`, `serve` and `export` take the former; `--max-size` and `--max-latency` set limits."
 
 
 def _distillation(summary: Summary) -> Iterator[str]:
@@ -236,7 +279,7 @@ def examples_told_apart(test: McNemar, first: str = "the distilled student", sec
 
 def _savings(summary: Summary) -> Iterator[str]:
     """Say what the tuning and the small student save."""
-    teacher, students = summary.teacher, summary.of("distilled")
+    teacher, role = summary.teacher, summary.recommended_role
     if teacher is None:
         return
     if teacher.trainable_parameters < teacher.parameters:
@@ -245,9 +288,9 @@ def _savings(summary: Summary) -> Iterator[str]:
             f"**Tuning** trains {magnitude(teacher.trainable_parameters)} of the teacher's "
             f"{magnitude(teacher.parameters)} parameters ({percent(share)}): {percent(1 - share)} fewer."
         )
-    if not students:
+    if role is None or role == "baseline":
         return
-    parts = []
+    students, parts = summary.of(role), []
     if teacher.texts_per_second:
         faster = fmean(model.texts_per_second for model in students) / teacher.texts_per_second
         parts.append(f"is {_times(faster)} times as fast as the teacher")
@@ -257,12 +300,13 @@ def _savings(summary: Summary) -> Iterator[str]:
         parts.insert(0, f"has {size} parameters")
     # A share of the teacher's score is praise, which only a teacher that is better than its students allows.
     if summary.verdict(teacher) is None and any(summary.verdict(student) is None for student in students):
-        kept = summary.spread("distilled", "mcc").mean / summary.spread("teacher", "mcc").mean
+        kept = summary.spread(role, "mcc").mean / summary.spread("teacher", "mcc").mean
         whose = "teacher's MCC" if len(summary.of("teacher")) == 1 else "teachers' mean MCC"
         if kept <= 1:
             parts.append(f"reaches {percent(kept)} of the {whose}")
     if parts:
-        yield f"**The distilled student** {' and '.join([', '.join(parts[:-1]), parts[-1]] if parts[1:] else parts)}."
+        listed = " and ".join([", ".join(parts[:-1]), parts[-1]] if parts[1:] else parts)
+        yield f"**The {ROLE_NAMES[role].lower()}** {listed}."
 
 
 def _time_limit(summary: Summary) -> Iterator[str]:

@@ -22,7 +22,7 @@ from potstill.evaluation import Summary
 from potstill.evaluation.details import Details, LearningCurve
 from potstill.evaluation.significance import SIGNIFICANCE
 from potstill.predict.wording import numbered, printable
-from potstill.report.findings import findings
+from potstill.report.findings import abstention, findings
 from potstill.report.markdown import report_sections
 from potstill.report.plots import COLOURS, COMPARISON_FILE, RELIABILITY_FILE, curve_files
 from potstill.report.tables import (
@@ -30,6 +30,7 @@ from potstill.report.tables import (
     Cell,
     ResultTable,
     class_table,
+    compared_roles,
     data_in_markdown,
     model_table,
     percent,
@@ -66,7 +67,7 @@ def report_html(summary: Summary, details: Details | None, run_dir: Path, plots:
     """
     data, names, models = summary.data, summary.data.label_names, model_table(summary)
     found = findings(replace(summary, data=data_in_markdown(data)))
-    roles = sorted(summary.roles, key=("distilled", "baseline", "teacher").index)[:2]
+    roles = compared_roles(summary)
     f1, accuracy, mcc = score_headers(data.label_names, data.positive)
     drawn = {file.name: _inlined(file.read_bytes()) for file in plots.glob("*.png")}
     page = _HTML.get_template("report.html.jinja").render(
@@ -87,7 +88,9 @@ def report_html(summary: Summary, details: Details | None, run_dir: Path, plots:
         comparison=drawn.get(COMPARISON_FILE),
         reliability=drawn.get(RELIABILITY_FILE),
         details=details,
-        parts=None if details is None else _parts(summary, details),
+        parts=None
+        if details is None
+        else _parts(summary, details) | {"abstention": _html(abstention(details, run_dir))},
         directory=shlex.quote(str(run_dir)),
         python_directory=json.dumps(str(run_dir), ensure_ascii=False),
         settings=yaml.safe_dump(summary.config, sort_keys=False, allow_unicode=True),

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import yaml
 
 from potstill.config import PotstillConfig
-from potstill.evaluation import Role, Summary
+from potstill.evaluation import Summary
 from potstill.evaluation.metrics import BOOTSTRAP_SAMPLES
 from potstill.predict.wording import in_markdown, numbered
 from potstill.report.findings import examples_told_apart, findings
 from potstill.report.plots import COMPARISON_FILE, RELIABILITY_FILE, curve_files
-from potstill.report.tables import ROLE_NAMES, class_table, classes, data_in_markdown, model_table, percent, seed_table
+from potstill.report.tables import (
+    ROLE_NAMES,
+    class_table,
+    classes,
+    compared_roles,
+    data_in_markdown,
+    model_table,
+    percent,
+    seed_table,
+)
 
 DEFINITIONS: Final = f"""\
 All scores are computed once from the predictions for the whole test split, which neither training nor the choice
@@ -45,7 +54,7 @@ of epochs has seen.
 - **Parameters, trainable:** all of them, frozen ones too, and those that training changes. **On disk:** what has to be
   kept to predict. **Training:** that of the epochs with their validation, a student's language modelling
   included, the teacher's labelling not; the mean over seeds. **Texts/s:** from texts to answers, in the environment
-  below."""
+  below. **One text:** milliseconds from one text to its answer, the median."""
 
 _SOURCES: Final = {
     "file": "from files",
@@ -56,9 +65,17 @@ _SOURCES: Final = {
 }
 
 
-def report_text(summary: Summary, plots: str) -> str:
-    """Write the whole report; `plots` is the directory of the plots, relative to it."""
-    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in report_sections(summary, plots).items())
+def report_text(summary: Summary, plots: str, more: Sequence[str] = ()) -> str:
+    """Write the whole report.
+
+    Args:
+        summary: The run.
+        plots: The directory of the plots, relative to the report.
+        more: Sentences for "What it means", beside those of the summary.
+    """
+    sections = report_sections(summary, plots)
+    sections["What it means"] = "\n".join([sections["What it means"], *(f"- {line}" for line in more)])
+    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
     return f"# Potstill: {in_markdown(summary.data.name)}\n\n{body}\n"
 
 
@@ -90,6 +107,7 @@ def _what_was_done(summary: Summary) -> str:
     how = {
         "teacher": "",
         "distilled": f"; it learns from the labels and from the teacher's answers ({config.distillation.describe()})",
+        "ngram": ", taken out of the student named before; it was not trained on its own",
         "baseline": "; it learns from the labels alone, to show what the teacher adds",
     }
     models = [f"- **{ROLE_NAMES[role]}:** {summary.of(role)[0].description}{how[role]}." for role in summary.roles]
@@ -134,9 +152,7 @@ def _unlabelled(summary: Summary) -> str:
 
 def _classes(summary: Summary) -> str:
     """Show each class's scores, the students' first."""
-    order: tuple[Role, ...] = ("distilled", "baseline", "teacher")
-    roles = [role for role in order if summary.of(role)][:2]
-    names = summary.data.label_names
+    roles, names = compared_roles(summary), summary.data.label_names
     table = class_table({ROLE_NAMES[role].lower(): [one.metrics for one in summary.of(role)] for role in roles}, names)
     note = ""
     if len(table.rows) < len(names):

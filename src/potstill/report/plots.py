@@ -22,8 +22,14 @@ from potstill.report.tables import LINEAR_NAME, ROLE_NAMES, Scored, magnitude, p
 from potstill.store.atomic import write_atomically
 
 # Okabe and Ito's palette stays apart in every common kind of colour blindness, the markers in shades of grey.
-COLOURS: Final = {"teacher": "#0072B2", "distilled": "#D55E00", "baseline": "#009E73", "linear": "#AA4E86"}
-MARKERS: Final = {"teacher": "o", "distilled": "s", "baseline": "^", "linear": "D"}
+COLOURS: Final = {
+    "teacher": "#0072B2",
+    "distilled": "#D55E00",
+    "ngram": "#996515",
+    "baseline": "#009E73",
+    "linear": "#AA4E86",
+}
+MARKERS: Final = {"teacher": "o", "distilled": "s", "ngram": "v", "baseline": "^", "linear": "D"}
 REFERENCE: Final = "#555555"
 COMPARISON_FILE: Final = "comparison.png"
 RELIABILITY_FILE: Final = "reliability.png"

@@ -18,6 +18,7 @@ from potstill.predict.wording import in_markdown, printable
 ROLE_NAMES: dict[Role, str] = {
     "teacher": "Teacher",
     "distilled": "Distilled student",
+    "ngram": "N-gram student",
     "baseline": "Baseline student",
 }
 
@@ -82,17 +83,18 @@ class ResultTable:
 def model_table(summary: Summary) -> ResultTable:
     """Show one row per role: the mean and standard deviation over seeds, or one seed's value and its interval."""
     sizes, data = ("parameters", "trainable", "on disk"), summary.data
-    headers = ("model", *sizes, *score_headers(data.label_names, data.positive), "ECE", "training", "texts/s")
+    scored = (*score_headers(data.label_names, data.positive), "ECE")
+    headers = ("model", *sizes, *scored, "training", "texts/s", "one text")
     rows = [_model_row(ROLE_NAMES[role], summary.of(role), data.positive) for role in summary.roles]
     if (linear := summary.linear) is not None:
         size, speed = Cell(magnitude(linear.parameters)), Cell(f"{linear.texts_per_second:,.0f}")
         scores = (*score_cells([linear], data.positive), EMPTY)
-        costs = (Cell(duration(linear.train_seconds)), speed)
+        costs = (Cell(duration(linear.train_seconds)), speed, EMPTY)
         rows.append((Cell(LINEAR_NAME), size, size, Cell(decimal(linear.bytes_on_disk)), *scores, *costs))
     majority = data.majority
     f1, mcc = Cell(score(f1_of(majority, data.positive))), Cell(score(majority.mcc))
     always = (Cell(f'always "{data.majority_label}"'), Cell("0"), Cell("0"), EMPTY)
-    return ResultTable(headers, (*rows, (*always, f1, Cell(percent(majority.accuracy)), mcc, EMPTY, EMPTY, EMPTY)))
+    return ResultTable(headers, (*rows, (*always, f1, Cell(percent(majority.accuracy)), mcc, *[EMPTY] * 4)))
 
 
 def class_table(models: Mapping[str, Sequence[Metrics]], names: Sequence[str]) -> ResultTable:
@@ -111,6 +113,12 @@ def class_table(models: Mapping[str, Sequence[Metrics]], names: Sequence[str]) -
     )
     headers = (f"{group}: {'F1' if score_of == 'f1' else score_of}" for group, score_of in columns)
     return ResultTable(("class", "texts", *headers), tuple(rows))
+
+
+def compared_roles(summary: Summary) -> list[Role]:
+    """Name the two roles whose classes are compared: the student to use, and the baseline or else the teacher."""
+    order: tuple[Role | None, ...] = (summary.recommended_role, "baseline", "teacher")
+    return [role for role in dict.fromkeys(order) if role is not None and summary.of(role)][:2]
 
 
 def seed_table(summary: Summary) -> ResultTable:
@@ -231,6 +239,8 @@ def _spread(values: Sequence[float], number: Number) -> Cell:
 def _model_row(name: str, models: Sequence[ModelResult], positive: int | None) -> tuple[Cell, ...]:
     """Summarise the models of one role; size and parameters are the same for every seed."""
     first = models[0]
+    is_timed = first.texts_per_second > 0  # not a teacher whose answers are looked up
+    known = [model.latency_ms for model in models if model.latency_ms is not None and is_timed]
     trainable = EMPTY
     if first.trainable_parameters:
         share = first.trainable_parameters / first.parameters
@@ -243,7 +253,8 @@ def _model_row(name: str, models: Sequence[ModelResult], positive: int | None) -
         *score_cells(models, positive),
         _spread([model.calibration.ece for model in models], percent),
         Cell(duration(fmean(model.train_seconds for model in models))) if first.epochs else EMPTY,
-        Cell(f"{fmean(model.texts_per_second for model in models):,.0f}") if first.texts_per_second else EMPTY,
+        Cell(f"{fmean(model.texts_per_second for model in models):,.0f}") if is_timed else EMPTY,
+        Cell(f"{fmean(known):.2g} ms") if known else EMPTY,
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import TypedDict
 
-from potstill.predict.decision import predict_class
+from potstill.predict.decision import abstains, predict_class
 from potstill.predict.output import DIGITS
 from potstill.serve.limits import Limits
 from potstill.serve.models import Kind, ServedModel
@@ -24,10 +24,11 @@ _ALL_CLASSES, _FIRST_CLASSES = 100, 10
 class Prediction(TypedDict):
     """An answer to one text: its class, that class's probability, and those of all classes or the most probable ones.
 
-    `truncated` is true where the text was longer than the model reads, so that its end was not read; null: not known.
+    The label is null where the class is less probable than the model's `min_confidence`: ask a person. `truncated` is
+    true where the text was longer than the model reads, so that its end was not read; null: not known.
     """
 
-    label: Label
+    label: Label | None
     probability: float
     probabilities: dict[str, float]
     truncated: bool | None
@@ -52,7 +53,8 @@ class PredictAnswer(TypedDict):
 class ModelCard(TypedDict):
     """A model that is served.
 
-    With a `threshold`, of its two classes the second is the label where its probability is above this.
+    With a `threshold`, of its two classes the second is the label where its probability is above this. With a
+    `min_confidence`, there is no label where its probability would be below this.
     """
 
     name: str
@@ -61,6 +63,7 @@ class ModelCard(TypedDict):
     labels: tuple[Label, ...]
     in_pairs: bool
     threshold: float | None
+    min_confidence: float | None
 
 
 class Models(TypedDict):
@@ -99,15 +102,16 @@ def answer(
     if count == classes:
         order = np.arange(classes)[None].repeat(len(probabilities), axis=0)
     rows = probabilities.astype(np.float64).round(DIGITS).tolist()
-    chosen = predict_class(probabilities, model.threshold).tolist()
+    chosen = predict_class(probabilities, model.threshold)
+    unsure = abstains(probabilities, chosen, model.min_confidence)
     predictions: list[Prediction] = [
         {
-            "label": model.typed_labels[best],
+            "label": None if is_unsure else model.typed_labels[best],
             "probability": row[best],
             "probabilities": {model.labels[place]: row[place] for place in places},
             "truncated": cut,
         }
-        for row, best, places, cut in zip(rows, chosen, order.tolist(), truncated, strict=True)
+        for row, best, is_unsure, places, cut in zip(rows, chosen, unsure, order.tolist(), truncated, strict=True)
     ]
     latency = round(seconds * 1e3, 3)
     return {"model": model.name, "digest": model.digest, "latency_ms": latency, "predictions": predictions}

@@ -52,6 +52,8 @@ class ServedModel:
     parallel: int = 1
     """Threads that may ask it at a time."""
     label_type: LabelType = "str"
+    min_confidence: float | None = None
+    """Below this probability no label is given."""
 
     @cached_property
     def typed_labels(self) -> tuple[Any, ...]:
@@ -77,8 +79,8 @@ def find_models(arguments: Sequence[str]) -> dict[str, Path]:
 
     Args:
         arguments: Directories, or `NAME=DIRECTORY`. A model's directory is one model, called as the directory is. A
-            run's directory is its best distilled student and its best baseline in validation, called `distilled` and
-            `baseline`, or `NAME-distilled` and so on; first the one that its report recommends.
+            run's directory is its best student of each kind in validation, called `distilled`, `ngram` and `baseline`,
+            or `NAME-distilled` and so on; first the one that its report recommends.
 
     Raises:
         ServeError: There is no directory, or no model in it, or two models have one name.
@@ -119,16 +121,26 @@ def _models_of(argument: str) -> dict[str, Path]:
     )
 
 
-def open_models(directories: dict[str, Path], threads: int, runtime: Callable[[], RuntimeConfig]) -> list[ServedModel]:
+def open_models(
+    directories: dict[str, Path],
+    threads: int,
+    runtime: Callable[[], RuntimeConfig],
+    *,
+    coverage: float | None = None,
+    max_error: float | None = None,
+) -> list[ServedModel]:
     """Load all models and let each answer once; students compute with `threads` threads a call.
 
-    `runtime` makes the settings of where teachers compute; it needs their packages, and is called for them alone.
+    `runtime` makes the settings of where teachers compute; it needs their packages, and is called for them alone. With
+    `coverage` or `max_error` students abstain, see `Classifier.load`; teachers answer all texts.
 
     Raises:
         PotstillError: One is incomplete or damaged, or its packages are missing.
     """
     models = [
-        _teacher(name, directory, runtime()) if is_teacher(directory) else _student(name, directory, threads)
+        _teacher(name, directory, runtime())
+        if is_teacher(directory)
+        else _student(name, directory, threads, coverage, max_error)
         for name, directory in directories.items()
     ]
     for model in models:
@@ -136,11 +148,11 @@ def open_models(directories: dict[str, Path], threads: int, runtime: Callable[[]
     return models
 
 
-def _student(name: str, directory: Path, threads: int) -> ServedModel:
-    one = Classifier.load(directory, threads=threads)
+def _student(name: str, directory: Path, threads: int, coverage: float | None, max_error: float | None) -> ServedModel:
+    one = Classifier.load(directory, threads=threads, coverage=coverage, max_error=max_error)
     parallel = max(1, available_cores() // threads)
     about = (one.label_names, one.in_pairs, one.answer, one.threshold, _digest(directory), parallel, one.label_type)
-    return ServedModel(name, "student", *about)
+    return ServedModel(name, "student", *about, min_confidence=one.min_confidence)
 
 
 def _teacher(name: str, directory: Path, runtime: RuntimeConfig) -> ServedModel:

@@ -21,6 +21,8 @@ from potstill.data import UNLABELLED, Corpus, Examples
 from potstill.data.tokenised import TrainingSet, tokenise
 from potstill.errors import ConfigError
 from potstill.evaluation.calibration import fit_temperature, fit_threshold
+from potstill.predict.abstention import ValidationAnswers
+from potstill.predict.decision import predict_class, softmax
 from potstill.predict.directory import LabelType, Manifest, StudentFiles
 from potstill.predict.ngrams import hash_ngrams
 from potstill.predict.tokens import intern_tokenizer, set_pair_separator
@@ -57,6 +59,7 @@ class Student:
         temperature: Prediction divides the logits by this.
         threshold: Of two classes, the second is the answer where its probability is above this.
         label_type: Type of the labels in the data.
+        validation: Its answers to the validation split, by which it can abstain.
     """
 
     network: Network
@@ -68,6 +71,7 @@ class Student:
     temperature: float = 1.0
     threshold: float | None = None
     label_type: LabelType = "str"
+    validation: ValidationAnswers | None = None
 
     @classmethod
     def create(
@@ -113,7 +117,16 @@ class Student:
         Raises:
             ArtifactError: The system refuses. What was saved there before stands.
         """
-        names = ("kind", "label_names", "max_length", "in_pairs", "temperature", "threshold", "label_type")
+        names = (
+            "kind",
+            "label_names",
+            "max_length",
+            "in_pairs",
+            "temperature",
+            "threshold",
+            "label_type",
+            "validation",
+        )
         manifest = Manifest(spec=asdict(self.network.spec), **{name: getattr(self, name) for name in names})
         with atomic_save(directory) as staged:
             files = StudentFiles(staged)
@@ -136,12 +149,15 @@ class Student:
     ) -> Student:
         """Return this student with the temperature that suits these texts best and, of two classes, a threshold.
 
-        Both are fitted to its own logits on the validation split, (texts, classes), and class indices, (texts,).
+        Both are fitted to its own logits on the validation split, (texts, classes), and class indices, (texts,). With
+        them come its answers there.
         """
         temperature = fit_temperature(logits, labels)
         is_tuned = tune_threshold and len(self.label_names) == 2
         threshold = fit_threshold(logits, labels, temperature) if is_tuned else None
-        return replace(self, temperature=temperature, threshold=threshold)
+        probabilities = softmax(logits, temperature)
+        answers = ValidationAnswers.of(probabilities, predict_class(probabilities, threshold), labels)
+        return replace(self, temperature=temperature, threshold=threshold, validation=answers)
 
     def featurise(self, examples: Examples, teacher_logits: NDArray[np.float32] | None = None) -> TrainingSet:
         """Tokenise `examples` for this student; `teacher_logits`, (texts, classes), go along unchanged."""

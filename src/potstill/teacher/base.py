@@ -32,6 +32,7 @@ class Teacher(ABC):
         backbone: Name of a pretrained model whose embeddings a student may begin with; None: it has none.
         tokenizer_name: Name of that model's tokenizer.
         temperature: What the logits are divided by before the softmax.
+        min_confidence: None: a teacher always answers.
         threshold: See `predict.decision.predict_class`; None: the most probable class is the answer.
         keeps_answers: Whether it keeps its answers itself: no cache is put in front of it, and it is not timed.
     """
@@ -44,6 +45,7 @@ class Teacher(ABC):
     tokenizer_name: str | None = None
     temperature: float = 1.0
     threshold: float | None = None
+    min_confidence: float | None = None
     keeps_answers: bool = False
 
     @property
