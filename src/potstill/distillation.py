@@ -7,6 +7,9 @@ Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network" (a
 with p = softmax(z) of the student's logits z, p_T = softmax(z / T), q_T = softmax(v / T) of the teacher's logits v. The
 gradients of the soft term shrink as 1/T²; the factor T² keeps both terms' proportion when T changes.
 
+Where a text may have any number of classes, p and q are probabilities of each class by itself, and both terms sums over
+the classes: see `task.MultiLabel`.
+
 A text without a label y has the teacher's term alone, at full weight, and one without an answer of the teacher (its
 logits are NaN) the label's.
 """
@@ -19,7 +22,8 @@ import torch
 from torch import Tensor
 
 from potstill.config import SoftLoss, TrainingConfig
-from potstill.data.examples import UNLABELLED, Corpus
+from potstill.data.encoded import class_counts, is_labelled
+from potstill.data.examples import Corpus
 from potstill.data.tokenised import Batch, TrainingSet
 from potstill.errors import TrainingError
 from potstill.task import SINGLE_LABEL, Task
@@ -55,13 +59,13 @@ class CrossEntropy:
 
     def mean_over_labelled(self, losses: Tensor, targets: Batch | TrainingSet) -> Tensor:
         """Return the mean over the texts with a label."""
-        return losses.sum() / self.task.is_labelled(targets.labels).sum().clamp(min=1)
+        labelled: Tensor = is_labelled(targets.labels)
+        return losses.sum() / labelled.sum().clamp(min=1)
 
     def score(self, logits: Tensor, data: TrainingSet) -> Record:
         """Score a split from its whole predictions: a mean of batch means would weigh a short last batch double."""
         parts = {f"validation_{name}": float(value) for name, value in self(logits, data).items()}
-        metrics = self.task.metrics(data.labels.numpy(), self.task.decode(logits.numpy()), logits.shape[1])
-        return parts | {"accuracy": metrics.accuracy, "mcc": metrics.mcc, "f1": metrics.f1}
+        return parts | self.task.scores(logits.numpy(), data.labels.numpy()).of_answers
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ class Distillation(CrossEntropy):
         hard = self.hard_losses(logits, targets)  # (batch,)
         answered = targets.teacher_logits.isfinite().all(dim=1)
         soft = self._soft_losses(logits, targets.teacher_logits.nan_to_num())  # (batch,)
-        alphas = torch.where(self.task.is_labelled(targets.labels), self.alpha, 0.0)
+        alphas = torch.where(is_labelled(targets.labels), self.alpha, 0.0)
         alphas, soft = torch.where(answered, alphas, 1.0), torch.where(answered, soft, 0.0)
         loss = (alphas * hard + (1.0 - alphas) * soft).mean()
         distance = soft.sum() / answered.sum().clamp(min=1)
@@ -126,9 +130,9 @@ def balanced_weights(labels: Tensor, num_classes: int) -> Tensor:
     """Return the weight of each class that lets all of them count the same, 1 for the average text.
 
     Args:
-        labels: Class indices, (texts,); those without a label are passed over.
+        labels: As `Examples` holds them; texts without a label are passed over.
         num_classes: Number of classes; one that does not occur gets 0.
     """
-    counts = labels[labels != UNLABELLED].bincount(minlength=num_classes).double()
+    counts = torch.from_numpy(class_counts(labels.numpy(), num_classes)).double()
     present = counts > 0
     return torch.where(present, counts.sum() / (present.sum() * counts.clamp(min=1)), 0.0).float()

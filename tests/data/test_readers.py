@@ -29,7 +29,7 @@ def write(directory: Path, name: str, content: str | bytes) -> Path:
 
 
 def content(path: Path, config: DataConfig = CONFIG) -> list[tuple[str, str]]:
-    return [(row.text, row.label) for row in read_rows(path, config)]
+    return [(row.text, *row.labels) for row in read_rows(path, config)]
 
 
 def lines(path: Path) -> list[int]:

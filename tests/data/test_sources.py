@@ -332,6 +332,16 @@ class TestHub:
         assert sizes(corpus) == (40, 3, 2)
         assert corpus.source == "Hugging Face hub, owner/name, validation from validation"
 
+    def test_lists_of_classes_keep_names_and_order(self, monkeypatch):
+        names = datasets.Sequence(datasets.ClassLabel(names=["joy", "anger", "grief"]))
+        features = datasets.Features({"text": datasets.Value("string"), "labels": names})
+        rows = {"text": [f"text {i}" for i in range(40)], "labels": [[1, 0], [0], [], [1]] * 10}
+        part = datasets.Dataset.from_dict(rows, features)
+        serve(monkeypatch, train=part, test=part.select(range(4)))
+        corpus = load_corpus(DataConfig(source="owner/name", label_column="labels", multi_label=True))
+        assert corpus.label_names == ("joy", "anger", "grief")
+        assert corpus.test.labels.tolist() == [[1, 1, 0], [1, 0, 0], [0, 0, 0], [0, 1, 0]]
+
     def test_plain_labels_without_a_test_part(self, monkeypatch):
         texts = [f"text {i}" for i in range(100)]
         asked = serve(monkeypatch, train=datasets.Dataset.from_dict({"text": texts, "label": [10, 9] * 50}))

@@ -42,6 +42,19 @@ def settings(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def settings_of_many(settings, tiny_backbone):
+    """The same with a tiny language model: no file teaches texts with several labels."""
+    teacher = {"backbone": str(tiny_backbone), "training": {"epochs": 1, "min_steps": 1}}
+    student = settings["student"] | {"training": TINY["training"] | {"epochs": 40}}
+    return {
+        "teacher": teacher,
+        "student": student,
+        "augment": {"words": 0, "spans": 10},
+        "distillation": {"alpha": 0.9},
+    }
+
+
+@pytest.fixture(scope="module")
 def fitted(settings):
     return PotstillClassifier(settings=settings, verbose=False).fit(TEXTS, LABELS)
 
@@ -123,3 +136,25 @@ def test_what_cannot_be_learnt_is_refused(settings):
         classifier.fit(["a", " "], [0, 1])
     with pytest.raises(ValueError, match="labels that are all strings, all whole numbers"):
         classifier.fit(TEXTS[:2], [1, "a"])
+
+
+SEVERAL = [[word for word in (*GOOD, *BAD, "food", "room") if f" {word} " in text] for text in TEXTS]
+
+
+def test_lists_of_labels_are_learnt_and_answered_with(settings_of_many):
+    fitted = PotstillClassifier(settings=settings_of_many, verbose=False).fit(TEXTS, map(set, SEVERAL))
+    assert fitted.classes_.tolist() == sorted({*GOOD, *BAD, "food", "room"})
+    answers = fitted.predict(TEXTS)
+    assert np.mean([sorted(given) == sorted(right) for given, right in zip(answers, SEVERAL, strict=True)]) > 0.8
+    assert fitted.predict_proba(TEXTS).sum(axis=1).max() > 1.2
+    assert pickle.loads(pickle.dumps(fitted)).predict(TEXTS) == answers
+
+
+def test_an_indicator_matrix_is_learnt(settings_of_many):
+    matrix = np.array([[word in labels for word in ("food", "room", *BAD)] for labels in SEVERAL])
+    fitted = PotstillClassifier(settings=settings_of_many, verbose=False).fit(TEXTS, matrix)
+    assert fitted.classes_.tolist() == [0, 1, 2, 3, 4]
+    found = np.array([[index in given for index in range(5)] for given in fitted.predict(TEXTS)])
+    assert (found == matrix).mean() > 0.9
+    with pytest.raises(ValueError, match="matrix of 0 and 1"):
+        PotstillClassifier(settings=settings_of_many).fit(TEXTS, 2 * matrix)

@@ -699,6 +699,12 @@ class TestDamage:
                 for value in (0, 1, float("nan"), "0_5")
             ),
             ({"threshold": 0.5}, r"expected null, or for two classes .* as threshold, found 0\.5"),
+            ({"threshold": [0.5] * 3}, r"expected null, or for two classes .* as threshold, found \[0\.5"),
+            ({"task": "regression"}, "expected single-label or multi-label as task, found 'regression'"),
+            *(
+                ({"task": "multi-label", "threshold": value}, "expected a list of 3 numbers above 0 and below 1")
+                for value in (None, 0.5, [0.5] * 2, [0.5, 0.5, 1.0], [0.5, 0.5, "0.5"])
+            ),
         ],
     )
     def test_wrong_fields_of_the_manifest(self, directory, changes, message):
@@ -729,6 +735,18 @@ class TestDamage:
 def test_the_manifest_is_read_back(tmp_path):
     spec = {"vocab_size": 9, "num_classes": 2, "pad_token_id": 0}
     plain = Manifest(spec, ("não", "sim"), 5)
-    for manifest in (plain, replace(plain, in_pairs=True, temperature=1 / 3, threshold=0.1 + 0.2)):
+    tuned = replace(plain, in_pairs=True, temperature=1 / 3, threshold=0.1 + 0.2)
+    many = replace(plain, threshold=(0.25, 0.1 + 0.2))
+    for manifest, task in ((plain, "single-label"), (tuned, "single-label"), (many, "multi-label")):
         manifest.save(tmp_path / "student.json")
         assert Manifest.load(with_new_checksums(tmp_path) / "student.json") == manifest
+        assert manifest.task == json.loads((tmp_path / "student.json").read_text())["task"] == task
+
+
+def test_a_manifest_of_before_there_were_tasks_is_read(tmp_path):
+    plain = Manifest({"vocab_size": 9, "num_classes": 2, "pad_token_id": 0}, ("não", "sim"), 5, threshold=0.25)
+    plain.save(tmp_path / "student.json")
+    content = json.loads((tmp_path / "student.json").read_text())
+    del content["task"]
+    (tmp_path / "student.json").write_text(json.dumps(content))
+    assert Manifest.load(with_new_checksums(tmp_path) / "student.json") == plain

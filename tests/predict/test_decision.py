@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from potstill.predict.decision import predict_class, softmax
+from potstill.predict.decision import named, predict_class, probabilities_of, sigmoid, softmax
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 20), st.integers(1, 5), st.sampled_from([0.05, 1.0, 20.0]))
@@ -17,6 +17,23 @@ def test_softmax_is_its_formula(seed, texts, classes, temperature):
 
 def test_large_logits_do_not_overflow():
     np.testing.assert_array_equal(softmax(np.array([[3e4, -3e4]], dtype=np.float32), 0.05), [[1.0, 0.0]])
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 20), st.integers(1, 5), st.sampled_from([0.05, 1.0, 20.0]))
+def test_sigmoid_is_its_formula(seed, texts, classes, temperature):
+    logits = np.random.default_rng(seed).normal(0, 5, (texts, classes)).astype(np.float32)
+    found = sigmoid(logits, temperature)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-logits.astype(np.float64) / temperature)), atol=2e-7)
+    np.testing.assert_array_equal(probabilities_of(logits, temperature, (0.5,) * classes), found)
+    np.testing.assert_array_equal(probabilities_of(logits, temperature, 0.5), softmax(logits, temperature))
+
+
+def test_each_class_has_its_own_threshold():
+    answers = predict_class(np.array([[0.3, 0.3], [0.2, 0.6], [0.1, 0.1]]), (0.2, 0.5))
+    assert answers.tolist() == [[1, 0], [0, 1], [0, 0]]
+    assert named(answers, ("a", "b")) == [["a"], ["b"], []]
+    assert named(np.array([1, 0]), ("a", "b")) == ["b", "a"]
 
 
 @given(st.lists(st.floats(0.0, 1.0, width=32), min_size=1))

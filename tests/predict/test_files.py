@@ -77,7 +77,7 @@ FILES = {
 @pytest.mark.parametrize(("name", "content"), FILES.items(), ids=FILES)
 def test_every_kind_of_file_holds_the_same_rows(name, content, tmp_path):
     (tmp_path / name).write_bytes(content())
-    assert [(row.text, row.label) for row in read_rows(tmp_path / name, DataConfig())] == ROWS
+    assert [(row.text, *row.labels) for row in read_rows(tmp_path / name, DataConfig())] == ROWS
 
 
 @pytest.mark.parametrize("name", ["data.csv.gz", "train.csv.gz"])
@@ -99,7 +99,7 @@ def test_numbers_of_a_spreadsheet_are_those_of_its_csv(tmp_path, capsys):
     assert "only the sheet 'Sheet' is read, not ['Notes']" in capsys.readouterr().err
     path.write_bytes(spreadsheet(("text", "label"), (2020, 1.0), ("x", 2)))
     rows = read_rows(path, DataConfig())
-    assert [(row.line, row.text, row.label) for row in rows] == [(2, "2020", "1"), (3, "x", "2")]
+    assert [(row.line, row.text, *row.labels) for row in rows] == [(2, "2020", "1"), (3, "x", "2")]
     assert label_type_of(rows, label_names_of(rows, path), path) == "int"
     path.write_bytes(charts_alone())
     with pytest.raises(DataError, match="can't be read as XLSX"):

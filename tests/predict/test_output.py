@@ -73,6 +73,27 @@ def test_a_threshold_decides_label_and_probability(threshold, label, probability
     assert (answer["label"], answer["probability"]) == (label, probability)
 
 
+def test_several_labels_are_a_list():
+    writing = Writing("jsonl", ("1", "2"), in_pairs=False, label_type="int", threshold=(0.2, 0.5))
+    lines = writing.answers(TEXTS, PROBABILITIES, (False, None)).decode().split("\n")
+    first, second = map(json.loads, lines[:-1])
+    assert (first.pop("line"), first.pop("text")) == (1, TEXTS[0].value)
+    assert first == {"labels": [1, 2], "probabilities": {"1": 0.25, "2": 0.75}, "truncated": False}
+    assert (second["labels"], second["probabilities"]) == ([1], {"1": 1.0})
+    every = json.loads(replace(writing, with_probabilities=True).answers(TEXTS[1:], PROBABILITIES[1:], (None,)))
+    assert (every["labels"], every["probabilities"]) == ([1], {"1": 1.0, "2": 0.0})
+
+
+def test_several_labels_are_json_in_csv():
+    writing = Writing("csv", LABELS, in_pairs=False, threshold=(0.2, 0.9), with_probabilities=True)
+    low = np.array([[0.1, 0.2]], dtype=np.float32)
+    content = writing.header() + writing.answers(TEXTS[:1], PROBABILITIES[:1], (False,))
+    content += writing.answers(TEXTS[1:], low, (False,))
+    rows = list(csv.DictReader(io.StringIO(content.decode(), newline=""), strict=True))
+    assert [row["labels"] for row in rows] == ['["good"]', "[]"]
+    assert list(rows[0]) == ["line", "text", "labels", "probability_good", "probability_bad"]
+
+
 def test_pairs():
     pair = [Text(2, ("a", "b"), BEGINNING)]
     answer = json.loads(Writing("jsonl", LABELS, in_pairs=True).answers(pair, PROBABILITIES[:1], (None,)))

@@ -19,6 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from commandline import train_small
+from potstill.predict.decision import Threshold
 from potstill.serve import create_app
 from potstill.serve.models import ServedModel
 
@@ -29,7 +30,7 @@ class Rule:
     """A model whose answer anyone can work out: a text with the word "good" is good. It can be held up, or fail."""
 
     def __init__(
-        self, name: str = "rule", *, in_pairs: bool = False, threshold: float | None = None, least: float | None = None
+        self, name: str = "rule", *, in_pairs: bool = False, threshold: Threshold = None, least: float | None = None
     ) -> None:
         self.name, self.in_pairs, self.threshold, self.least = name, in_pairs, threshold, least
         self.batches: list[int] = []

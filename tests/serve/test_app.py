@@ -82,6 +82,19 @@ class TestAnswers:
         assert found[2] == [("bad", 0.1), ("bad", 0.8)]
         assert [model["threshold"] for model in listed] == [None, 0.1, 0.95]
 
+    async def test_a_threshold_for_each_class_makes_lists_of_labels(self, serve, make_rule):
+        many = make_rule("many", threshold=(0.15, 0.5))
+        async with serve(many) as client:
+            answers = (await ask(client, "good", "so", top_k=1)).json()["answers"][0]["predictions"]
+            listed = (await client.get("/v1/models")).json()["models"]
+            none = (await ask(client, "so")).json()["answers"][0]["predictions"][0]
+        assert answers == [
+            {"labels": ["good"], "probabilities": {"good": 0.9}, "truncated": False},
+            {"labels": ["bad"], "probabilities": {"bad": 0.8}, "truncated": False},
+        ]
+        assert none["probabilities"] == {"bad": 0.8, "good": 0.2}
+        assert listed[0]["threshold"] == [0.15, 0.5]
+
     async def test_without_enough_confidence_there_is_no_label(self, serve, make_rule):
         async with serve(make_rule("a", least=0.85), make_rule("b", threshold=0.1, least=0.5)) as client:
             response = await ask(client, "good", "so", model=["a", "b"])

@@ -130,6 +130,23 @@ def test_labels_of_any_type_are_named(open_page, rule, kind, names):
     expect(page.locator(".others")).to_have_text(re.compile(rf"^{names[0]} \d"))
 
 
+def test_several_labels_are_one_verdict(open_page, make_rule):
+    page = open_page(create_app([make_rule("many", threshold=(0.15, 0.5)).served()]))
+    page.get_by_label("One text per line").check()
+    page.locator("#texts").fill(f"{SENTENCE}\nSo so.")
+    page.keyboard.press("Control+Enter")
+    expect(row(page, "many").locator(".label")).to_have_text("good")
+    expect(row(page, "many").locator(".share")).to_have_text(re.compile(r"90\.0\s%"))
+    expect(row(page, "many").locator(".others")).to_have_text(re.compile(r"^bad 10\.0\s%$"))
+    expect(row(page, "many").locator(".why")).to_have_text(re.compile(r"without good: bad, 80\.0\s%"))
+    expect(row(page, "many", 1).locator(".label")).to_have_text("bad")
+    page = open_page(create_app([make_rule("strict", threshold=(0.95, 0.95)).served()]))
+    page.locator("#texts").fill(SENTENCE)
+    page.keyboard.press("Control+Enter")
+    expect(row(page, "strict").locator(".label")).to_have_text("no class")
+    expect(row(page, "strict").locator(".share")).to_have_text(re.compile(r"10\.0\s%"))
+
+
 def test_texts_that_are_cut_are_marked(open_page, rule):
     page = open_page(create_app([rule.served()]))
     page.locator("#texts").fill("good " * 30)

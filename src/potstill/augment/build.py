@@ -124,6 +124,8 @@ def _check_makers(config: PotstillConfig, corpus: Corpus) -> None:
         names = ", ".join(f"augment.{name}" for name in made)
         raise ConfigError([f"{names}: a teacher that is a file has no answers to texts that are made; leave it at 0"])
     if config.augment.sampled:
+        if corpus.is_multi_label:
+            raise ConfigError(["augment.sampled: texts are written for one class each, and these have several; set 0"])
         check_writer(config)
 
 

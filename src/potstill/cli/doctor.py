@@ -183,4 +183,5 @@ def _answers(student: Path) -> str:
     classifier = Classifier.load(student, threads=1)
     texts: list[Any] = [("A text.", "A text.")] if classifier.in_pairs else ["A text."]
     classifier.predict(texts)  # refuses NaN
-    return f"one of {', '.join(classifier.label_names)}"
+    which = "any of" if classifier.task == "multi-label" else "one of"
+    return f"{which} {', '.join(classifier.label_names)}"

@@ -14,7 +14,7 @@ from potstill.cli.options import data_given, suggest_next
 from potstill.cli.settings import SettingsCommand, with_settings
 from potstill.config import PotstillConfig
 from potstill.errors import DataError
-from potstill.predict.decision import typed_labels
+from potstill.predict.decision import named, typed_labels
 from potstill.predict.wording import in_one_line, numbered, printable
 
 if TYPE_CHECKING:
@@ -165,11 +165,13 @@ def _read(config: DataConfig) -> tuple[Corpus, list[DataError]]:
 
 def _show_classes(corpus: Corpus, parts: Mapping[str, Examples], show: int, console: SafeConsole) -> None:
     """Show numbers and first texts of the first classes, and which classes a part lacks."""
-    counts = [np.bincount(part.labels, minlength=corpus.num_classes) for part in parts.values()]
+    from potstill.data.encoded import class_counts, has_class
+
+    counts = [class_counts(part.labels, corpus.num_classes) for part in parts.values()]
     for index, name in enumerate(corpus.label_names[:_SHOWN_CLASSES] if show else ()):
         numbers = ", ".join(f"{count[index]:,} {part}" for part, count in zip(parts, counts, strict=True))
         console.print(f"\n{name}: {numbers}", style="bold")
-        for place in np.flatnonzero(corpus.train.labels == index)[:show]:
+        for place in np.flatnonzero(has_class(corpus.train.labels, index))[:show]:
             console.print(f"  {' | '.join(map(in_one_line, filter(None, corpus.train.items[place])))}")
     if show and corpus.num_classes > _SHOWN_CLASSES:
         console.print(f"\nand {numbered(corpus.num_classes - _SHOWN_CLASSES, 'more class', 'more classes')}")
@@ -195,9 +197,11 @@ def _fix(config: PotstillConfig, cleaned: Path, given: list[object]) -> tuple[Po
 
 
 def _show_suspicious(corpus: Corpus, console: SafeConsole) -> None:
-    """Show the labels that a linear model finds the most unlikely."""
+    """Show the labels that a linear model finds the most unlikely; texts with several labels are not searched."""
     from potstill.experiment.linear import suspicious_labels
 
+    if corpus.is_multi_label:
+        return
     everything = corpus.everything
     places, probabilities = suspicious_labels(everything)
     labels, others = everything.labels[places], probabilities.argmax(axis=1)
@@ -211,9 +215,11 @@ def _show_suspicious(corpus: Corpus, console: SafeConsole) -> None:
 
 
 def _parts_table(parts: Mapping[str, Examples], label_names: Sequence[str]) -> Table:
+    from potstill.data.encoded import class_counts
+
     rows = []
     for name, part in parts.items():
-        counts = np.bincount(part.labels, minlength=len(label_names))
+        counts = class_counts(part.labels, len(label_names))
         words = [len(text.split()) for text in part.texts]
         majority = (label_names[int(counts.argmax())], f"{counts.max() / len(part):.2%}")
         rows.append((name, len(part), *majority, round(np.median(words)), max(words)))
@@ -240,8 +246,8 @@ def _write_parts(parts: Mapping[str, Examples], labels: Sequence[Any], target: P
     new_directory(target)
     for name, part in parts.items():
         lines = []
-        for (text, pair), label in zip(part.items, part.labels, strict=True):
-            row = {config.text_column: text, config.label_column: labels[label]}
+        for (text, pair), label in zip(part.items, named(part.labels, labels), strict=True):
+            row = {config.text_column: text, config.label_column: label}
             if pair is not None and config.pair_column is not None:
                 row[config.pair_column] = pair
             lines.append(json.dumps(row, ensure_ascii=False) + "\n")

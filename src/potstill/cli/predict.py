@@ -93,9 +93,10 @@ def predict(
       potstill predict runs/NAME --text "Hello"
       potstill predict runs/NAME tickets.csv --out answers.csv
 
-    Each answer has the line, the text, its label and that label's probability, in the order of FILE. A line that can't
-    be read is reported on standard error and skipped. With --coverage or --max-error, a student leaves the label open
-    (null, in CSV empty) where it is not sure enough: ask a person, or the teacher.
+    Each answer has the line, the text, its label and that label's probability, in the order of FILE; of a model of
+    texts with several labels, the list of these. A line that can't be read is reported on standard error and skipped.
+    With --coverage or --max-error, a student leaves the label open (null, in CSV empty) where it is not sure enough:
+    ask a person, or the teacher.
 
     Exit status: 0 all lines are answered; 3 some lines could not be read; 1 an error; 2 a wrong command line; 130
     interrupted.
@@ -168,7 +169,7 @@ def _open(
 def _as_decided(
     writing: output.Writing, model: Model, set_error: float | None, abstention: Abstention
 ) -> output.Writing:
-    """Let answers be written as a student decides; a teacher always answers with the most probable class."""
+    """Let answers be written as the model decides; a teacher always answers."""
     if isinstance(model, Classifier):
         in_sets = None if set_error is None else model.min_set_probability(set_error)
         return replace(
@@ -176,7 +177,7 @@ def _as_decided(
         )
     if set_error is not None or any(abstention.values()):
         raise click.UsageError("a teacher answers every text: --coverage, --max-error and --set-error need a student")
-    return writing
+    return replace(writing, threshold=model.threshold)
 
 
 def _say_abstained(progress: output.Progress, writing: output.Writing) -> None:

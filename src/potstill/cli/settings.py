@@ -58,6 +58,7 @@ _VALUES: Final = {
     "data.validation": "FILE",
     "data.positive_class": "CLASS",
     **dict.fromkeys(("data.text_column", "data.pair_column", "data.label_column"), "COLUMN"),
+    "data.label_columns": "COLUMN,…",
     **dict.fromkeys(("teacher.backbone", "teacher.tokenizer"), "MODEL"),
     "student.tokenizer": "bpe|teacher|MODEL",
     "augment.files": "FILE,…",

@@ -69,6 +69,7 @@ def run(config: PotstillConfig, out: Path | None, restart: bool, time_limit: flo
       potstill run tickets.csv
       potstill run tickets.csv --time-limit 30m
       potstill run reviews.tsv --text-column review --label-column stars --student-seeds 0
+      potstill run comments.csv --label-separator "|"    (texts with several labels, such as joy|love)
       potstill run tickets.csv --teacher http://localhost:8000/v1 --teacher-model NAME
       potstill run texts.txt --classes good,bad --teacher http://localhost:8000/v1 --teacher-model NAME
     """
@@ -272,8 +273,9 @@ def _print_score(trained: Trained) -> None:
     from potstill.console import print_line
 
     best, record = trained.fit.best, trained.record
+    score = f"micro-F1 {best['micro_f1']:.3f}" if "micro_f1" in best else f"accuracy {best['accuracy']:.1%}"
     print_line(
-        f"{record.role} {record.seed}: MCC {best['mcc']:.3f}, accuracy {best['accuracy']:.1%} on the validation part, "
+        f"{record.role} {record.seed}: MCC {best['mcc']:.3f}, {score} on the validation part, "
         f"after epoch {best['epoch']}"
     )
 

@@ -38,7 +38,16 @@ class DataConfig(Settings):
     pair_column: str | None = None
     """Column with the second text, for tasks about pairs of texts. None: the task is about single texts."""
     label_column: str = "label"
-    """Column with the label (any string or whole number)."""
+    """Column with the label, any string or whole number, or with several labels: add `--label-separator` or
+    `--multi-label`."""
+    multi_label: bool = False
+    """A text may have any number of labels, in lists in the label column. A `label_separator` or `label_columns` say so
+    too. A text with an empty list, or cell, has none of the classes."""
+    label_separator: Annotated[str, Field(min_length=1)] | None = None
+    """What is between the labels of a text that may have several, such as `;`. None: a text has one label, or a
+    list."""
+    label_columns: tuple[str, ...] = ()
+    """Columns with 0 or 1, one for each class, in place of the label column: a text has the classes with 1."""
     classes: Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(_different)] | None = None
     """Classes of texts without labels, such as `good,bad` (in YAML a list): the teacher, a file or a server, gives all
     labels, those of the test part too. The data has no column of labels then, or is a `.txt` file with one text a line.
@@ -63,7 +72,17 @@ class DataConfig(Settings):
     def _columns_differ(self) -> Self:
         """Refuse one column in two roles: a label read as text would be learnt at once."""
         columns = {name: getattr(self, name) for name in ("text_column", "pair_column", "label_column")}
+        if self.label_columns:
+            columns |= dict.fromkeys(("label_column",))
+            columns |= {f"column {number} of label_columns": name for number, name in enumerate(self.label_columns, 1)}
         for (one, first), (other, second) in combinations(columns.items(), 2):
-            if first == second:
+            if first == second is not None:
                 raise ValueError(f"{one} and {other} must be different columns")
+        if self.classes and self.is_multi_label:
+            raise ValueError("classes gives each text one label; leave it out, or the settings of several labels")
         return self
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether a text may have any number of labels."""
+        return self.multi_label or self.label_separator is not None or bool(self.label_columns)

@@ -1,6 +1,7 @@
 """Labelled text: found, read, checked and split."""
 
-from potstill.data.examples import UNLABELLED, Corpus, Examples
+from potstill.data.encoded import UNLABELLED
+from potstill.data.examples import Corpus, Examples
 from potstill.data.readers import read_examples
 from potstill.data.sources import load_corpus
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from potstill.config import DataConfig
 from potstill.data.formats import read_records
-from potstill.data.labels import Row, label_key
+from potstill.data.labels import Row
 from potstill.data.parts import TRAIN, held_out_parts, part_files
 from potstill.data.readers import bad_rows_collected, parse_records, read_rows
 from potstill.data.splits import normal_item
@@ -56,7 +56,7 @@ def write_clean_copy(config: DataConfig, target: Path) -> dict[str, int]:
         counts[BROKEN] += len(records) - len(rows)
     labels = defaultdict(set)
     for row, _ in found:
-        labels[_key(row)].add(label_key(row.label))
+        labels[_key(row)].add(row.key)
     kept: dict[tuple[str, ...], Mapping[str, object]] = {}
     for row, record in found:
         key = _key(row)

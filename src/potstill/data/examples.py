@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from potstill.config import DataConfig
+from potstill.data.encoded import UNLABELLED, Labels, unlabelled
+from potstill.errors import ConfigError
 from potstill.predict.directory import LabelType
 from potstill.store.checksums import digest
 
-UNLABELLED = -1
-"""The class index of a text without a label."""
+__all__ = ["UNLABELLED", "Corpus", "Examples"]
 
 
 @dataclass(frozen=True)
@@ -20,12 +22,13 @@ class Examples:
     """Texts with their labels, in a fixed order.
 
     Attributes:
-        labels: Class index per text, int64, shape (texts,); `UNLABELLED` without a label.
+        labels: Class index per text, int64, (texts,); where a text may have several classes, (texts, classes). See
+            `data.encoded`; `UNLABELLED` without a label.
         pairs: The second texts of sentence pairs; None: texts are single.
     """
 
     texts: tuple[str, ...]
-    labels: NDArray[np.int64]
+    labels: Labels
     pairs: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -61,15 +64,32 @@ class Examples:
         yield self.labels.tobytes()
 
     def joined(self, other: Examples) -> Examples:
-        """Return these examples, then the other ones, which must be of the same kind: pairs, or single texts."""
+        """Return these examples, then the other ones, which must be of the same kind: pairs, or single texts.
+
+        Of the other ones, labels of another shape must be none: texts without a label are of no task.
+        """
         pairs = None if self.pairs is None or other.pairs is None else self.pairs + other.pairs
-        return Examples(self.texts + other.texts, np.concatenate([self.labels, other.labels]), pairs)
+        labels = other.labels
+        if labels.ndim != self.labels.ndim and (labels == UNLABELLED).all():
+            labels = unlabelled(len(other), self.labels)
+        return Examples(self.texts + other.texts, np.concatenate([self.labels, labels]), pairs)
 
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> Examples:
         """Return the examples at `indices`, in that order."""
         chosen = [int(i) for i in indices]
         pairs = None if self.pairs is None else tuple(self.pairs[i] for i in chosen)
         return Examples(tuple(self.texts[i] for i in chosen), self.labels[chosen], pairs)
+
+
+def check_task(config: DataConfig, examples: Examples, name: str) -> None:
+    """Refuse settings of texts with several labels where the texts come with one each, in the package.
+
+    Raises:
+        ConfigError: That is so.
+    """
+    if config.is_multi_label and examples.labels.ndim == 1:
+        flags = "label_separator, label_columns and multi_label"
+        raise ConfigError([f"data: the texts of {name} have one label each; leave out {flags}"])
 
 
 @dataclass(frozen=True)
@@ -100,6 +120,11 @@ class Corpus:
     def in_pairs(self) -> bool:
         """Whether what is classified are pairs of texts."""
         return self.train.pairs is not None
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether a text may have any number of classes, none too."""
+        return self.train.labels.ndim > 1
 
     @property
     def everything(self) -> Examples:

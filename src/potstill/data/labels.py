@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from potstill.console import warn
-from potstill.data.columns import Origin, by_editing, listed
+from potstill.data.columns import Origin, by_editing, joined_labels, listed
 from potstill.errors import ConfigError, DataError
 from potstill.predict.directory import LabelType
 from potstill.predict.files import inner_suffix
@@ -27,8 +28,6 @@ _MOST_DECIMALS: Final = 50
 """More different decimal numbers are no classes."""
 _FEW_ROWS: Final = 20
 """In so few rows, each may have a number of its own."""
-_JOIN: Final = re.compile(r"\s*[,;|+&]\s*")
-"""What people write between several labels of one text."""
 _SHOWN: Final = 10
 """Labels that a warning lists at most."""
 _WHOLE: Final = re.compile(r"-?[0-9]{1,18}")
@@ -38,15 +37,20 @@ _DECIMAL: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One labelled text, its label still a name, and the line that later complaints point at."""
+    """One labelled text, its labels still names, and the line that later complaints point at."""
 
     line: int
     text: str
     pair: str | None
-    label: str
-    """Empty where the data is read without labels."""
+    labels: tuple[str, ...]
+    """One, or any number where a text may have several; none where the data is read without labels."""
     is_string: bool = True
-    """Whether the file holds the label as a string, not as a number or truth value."""
+    """Whether the file holds a label as a string, not as a number or truth value."""
+
+    @property
+    def key(self) -> frozenset[str]:
+        """What is equal for texts with the same labels."""
+        return frozenset(map(label_key, self.labels))
 
 
 def label_key(label: str) -> str:
@@ -70,10 +74,12 @@ def label_names_of(rows: Iterable[Row], file: Origin) -> tuple[str, ...]:
     """
     spellings: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
-        spellings[label_key(row.label)][row.label] += 1
+        for label in row.labels:
+            spellings[label_key(label)][label] += 1
     if len(spellings) < 2:
+        only = next((repr(min(counts)) for counts in spellings.values()), None)
         raise DataError(
-            f"all rows have the label {next(iter(next(iter(spellings.values()))))!r}",
+            "no row has a label" if only is None else f"all rows have the label {only}",
             file=file,
             remedy="training needs two or more classes: name another --label-column, or "
             + by_editing(file, "add rows of another"),
@@ -148,23 +154,14 @@ def _warn_of_spellings(spellings: dict[str, Counter[str]], file: Origin) -> None
         if folded in _MAYBE_MISSING:
             warn(f"{file}: if this means that the label is missing, remove these rows: {_counted(counts)}")
 
-    if joined := _joined(spellings):
+    joined, separator = joined_labels(spellings)
+    if separator is not None:
         counts = Counter({key: spellings[key].total() for key in joined})
         warn(
             f"{file}: each of these is learnt as a class of its own, and looks like several labels of one text: "
-            f"{_counted(counts)}; if they are, keep one label of each text"
+            f"{_counted(counts)}; if they are, add `--label-separator {shlex.quote(separator)}`, so that a text may "
+            "have any number of classes, or keep one label of each text"
         )
-
-
-def _joined(keys: Collection[str]) -> list[str]:
-    """List the labels that look like several: a part is a label too, or all parts are in others of them."""
-    parts = {key: set(filter(None, _JOIN.split(key))) for key in keys if _JOIN.search(key)}
-    often = Counter(part for found in parts.values() if len(found) > 1 for part in found)
-    return [
-        key
-        for key, found in parts.items()
-        if len(found) > 1 and (not found.isdisjoint(keys) or all(often[part] > 1 for part in found))
-    ]
 
 
 def _counted(counts: Counter[str]) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potstill.augment.overlap import near_duplicates, similar_counts
+from potstill.data.encoded import class_counts, keys
 from potstill.data.examples import Corpus, Examples
 from potstill.data.splits import duplicate_groups, normal_item
 from potstill.predict.wording import in_one_line, numbered
@@ -42,13 +43,19 @@ def checks(corpus: Corpus, max_length: int) -> Iterator[tuple[str, str]]:
     over = numbered(int((counts > max_length).sum()), "text has", "texts have")
     yield "lengths", f"{quantiles} words and signs, of a token or more each; {over} more than max_length {max_length}"
     yield "scripts", ", ".join(f"{name} {share:.1%}" for name, share in scripts(every.all_texts).items())
+    sizes = Counter(dict(enumerate(class_counts(every.labels, corpus.num_classes).tolist())))
+    if corpus.is_multi_label:
+        numbers = Counter((every.labels == 1).sum(axis=1).tolist())
+        yield "labels of a text", ", ".join(f"{number}: {count:,}" for number, count in sorted(numbers.items()))
+        yield "texts of each class", ", ".join(f"{names[label]} {count:,}" for label, count in sizes.most_common())
     groups = duplicate_groups(every.items)
     _, first = np.unique(groups, return_index=True)
     yield "repeated texts", _found(every, np.setdiff1d(np.arange(len(every)), first))
     labels = defaultdict(set)
-    for group, label in zip(groups.tolist(), every.labels.tolist(), strict=True):
+    for group, label in zip(groups.tolist(), keys(every.labels), strict=True):
         labels[group].add(label)
-    yield "texts with several labels", _found(every, [place for place in first if len(labels[groups[place]]) > 1])
+    other = "repeated texts with other labels" if corpus.is_multi_label else "texts with several labels"
+    yield other, _found(every, [place for place in first if len(labels[groups[place]]) > 1])
     learnt = corpus.train.joined(corpus.validation)
     known = set(map(normal_item, learnt.items))
     shared = np.array([normal_item(item) in known for item in corpus.test.items], dtype=np.bool_)
@@ -60,8 +67,7 @@ def checks(corpus: Corpus, max_length: int) -> Iterator[tuple[str, str]]:
     texts = _joined(unique)[:_COMPARED]
     near = np.flatnonzero(similar_counts(texts, texts, _SIMILARITY) > 1)
     yield "different texts that are nearly alike", _found(unique, near, len(texts))
-    sizes = Counter(every.labels.tolist())
-    rare = [f"{names[label]!r} ({count:,})" for label, count in sizes.most_common()[::-1] if count < _RARE]
+    rare = [f"{names[label]!r} ({count:,})" for label, count in sizes.most_common()[::-1] if 0 < count < _RARE]
     more = f" and {len(rare) - _SHOWN:,} more" if len(rare) > _SHOWN else ""
     yield f"classes with fewer than {_RARE} texts", (", ".join(rare[:_SHOWN]) or "none") + more
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -18,7 +18,8 @@ import numpy as np
 from potstill.config import DataConfig
 from potstill.console import warn
 from potstill.data.columns import Origin, by_editing, check_columns, listed, named_columns
-from potstill.data.examples import UNLABELLED, Examples
+from potstill.data.encoded import UNLABELLED, Labels
+from potstill.data.examples import Examples
 from potstill.data.formats import Record, name_fields, read_content, read_records, split_tsv
 from potstill.data.labels import MISSING, Row, label_key
 from potstill.data.parts import BAD_ROWS
@@ -30,7 +31,9 @@ COLA_LABELS = ("unacceptable", "acceptable")
 COLA_TRAIN, COLA_EVALUATION = "in_domain_train.tsv", "in_domain_dev.tsv"
 COLA_FILES = frozenset({COLA_TRAIN, COLA_EVALUATION, "out_of_domain_dev.tsv"})
 """CoLA's own files: four tab-separated columns, no header, no quoting, labels 0 and 1."""
-COLA_COLUMNS = MappingProxyType({"text_column": "sentence", "pair_column": None, "label_column": "label"})
+COLA_COLUMNS = MappingProxyType(
+    {"text_column": "sentence", "pair_column": None, "label_column": "label", "label_columns": ()}
+)
 """The columns of CoLA, its own files' and the hub's, whatever columns the configuration names for other files."""
 
 _SHOWN_PROBLEMS = 10
@@ -40,6 +43,10 @@ _SHOWN_CHARACTERS = 100
 _QUOTED = re.compile("'[^']*'|\"[^\"]*\"")
 _LIST = re.compile(rf"\s*\[\s*(?:{_QUOTED.pattern})(?:[\s,]+(?:{_QUOTED.pattern}))*\s*\]\s*")
 """A list of strings, as Python, numpy and JSON write it into a CSV file."""
+_NO_LIST = re.compile(r"\s*(\[\s*\])?\s*")
+"""How a text without any label is written there."""
+_YES, _NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")
+"""What a column of one class holds, in lower case."""
 
 _refusals: ContextVar[list[DataError] | None] = ContextVar("refusals", default=None)
 
@@ -64,7 +71,7 @@ def read_examples(path: Path | str, config: DataConfig, label_names: Sequence[st
         DataError: The file can't be read right, or holds a label that is not among `label_names`.
     """
     path = Path(path)
-    return to_examples(read_rows(path, config), label_names, path)
+    return to_examples(read_rows(path, config), label_names, path, multi_label=config.is_multi_label)
 
 
 def read_rows(path: Path, config: DataConfig) -> list[Row]:
@@ -96,9 +103,10 @@ def parse_records(records: Iterable[Record], config: DataConfig, file: Origin) -
             check_columns(list(record), config, file, line)
             cells = {role: _Cell(record[name], name, file, line) for role, name in columns.items()}
             pair = cells["pair"].text() if "pair" in cells else None
-            label = cells["label"].single() if "label" in cells else None
-            named, is_string = ("", True) if label is None else (label.label(), isinstance(label.value, str))
-            rows.append(Row(line, cells["text"].text(), pair, named, is_string))
+            found = list(_labels(cells, config))
+            labels = tuple(dict.fromkeys(cell.label() for cell in found))
+            is_string = any(isinstance(cell.value, str) for cell in found)
+            rows.append(Row(line, cells["text"].text(), pair, labels, is_string))
         except DataError as error:
             problems.append(error)
             row = {} if isinstance(record, DataError) else {"row": dict(record)}
@@ -114,6 +122,19 @@ def parse_records(records: Iterable[Record], config: DataConfig, file: Origin) -
     if not rows:
         raise DataError("there are no rows", file=file, remedy="check that this is the file you meant")
     return rows
+
+
+def _labels(cells: Mapping[str, _Cell], config: DataConfig) -> Iterator[_Cell]:
+    """Yield a cell for each label of a row."""
+    if config.classes:
+        return
+    if config.label_columns:
+        columns = [cell for role, cell in cells.items() if role not in ("text", "pair")]
+        yield from (replace(cell, value=cell.column) for cell in columns if cell.says_yes())
+    elif config.is_multi_label:
+        yield from cells["label"].several(config.label_separator)
+    else:
+        yield cells["label"].single()
 
 
 def _keep(rows: Iterable[dict[str, object]], file: Origin) -> str:
@@ -137,25 +158,36 @@ def _in_one(problems: Sequence[DataError], hint: str = "") -> DataError:
     return DataError(message, file=first.file, line=first.line, remedy=f"of the first row: {first.remedy}{hint}")
 
 
-def to_examples(rows: Sequence[Row], label_names: Sequence[str], file: Origin) -> Examples:
-    """Replace the labels by class indices.
+def to_examples(
+    rows: Sequence[Row], label_names: Sequence[str], file: Origin, *, multi_label: bool = False
+) -> Examples:
+    """Replace the labels by class indices, or of texts that may have several by a row of 0 and 1.
 
     Raises:
         DataError: Labels are not among `label_names`; lists the first of them.
     """
     index = {label_key(name): position for position, name in enumerate(label_names)}
     index |= {name: position for position, name in enumerate(label_names)}
-    index[""] = UNLABELLED  # no label in a file is empty: these were read without
-    places = [index.get(row.label, index.get(label_key(row.label))) for row in rows]
+    places = [[index.get(label, index.get(label_key(label), -1)) for label in row.labels] for row in rows]
     remedy = by_editing(file, "correct it, leave the row out, or train with it")
     remedy += f"; the known labels are {listed(label_names)}"
-    unknown = [row for row, place in zip(rows, places, strict=True) if place is None]
-    problems = [DataError(f"unknown label {row.label!r}", file=file, line=row.line, remedy=remedy) for row in unknown]
+    problems = [
+        DataError(f"unknown label {label!r}", file=file, line=row.line, remedy=remedy)
+        for row, found in zip(rows, places, strict=True)
+        for label, place in zip(row.labels, found, strict=True)
+        if place < 0
+    ]
     if problems:
         raise _in_one(problems)
+    if multi_label:
+        labels: Labels = np.zeros((len(rows), len(label_names)), dtype=np.int8)
+        for place, found in enumerate(places):
+            labels[place, found] = 1
+    else:
+        labels = np.array([found[0] if found else UNLABELLED for found in places], dtype=np.int64)
     return Examples(
         texts=tuple(row.text for row in rows),
-        labels=np.array(places, dtype=np.int64),
+        labels=labels,
         pairs=tuple(row.pair for row in rows if row.pair is not None) or None,
     )
 
@@ -166,7 +198,7 @@ def _read_cola(path: Path, config: DataConfig) -> list[Row]:
     columns = config.model_copy(update=dict(COLA_COLUMNS))
     rows = parse_records(name_fields(split_tsv(read_content(path)[0], path), header, path), columns, path)
     names = dict(zip("01", COLA_LABELS, strict=True))
-    return [replace(row, label=names.get(row.label, row.label)) for row in rows]
+    return [replace(row, labels=tuple(names.get(label, label) for label in row.labels)) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,15 +221,39 @@ class _Cell:
 
     def single(self) -> _Cell:
         """Return the cell of the only label where it holds a list of one, as annotation tools write it."""
-        value = self.value
-        if isinstance(value, str) and _LIST.fullmatch(value):
-            value = [quoted[1:-1] for quoted in _QUOTED.findall(value)]
+        value = self._list()
         if not isinstance(value, list):
             return self
         if len(value) > 1:
             message = f"holds {len(value)} labels, and a text has one class: {listed(value)}"
-            raise self._refusal(message, "keep one label of each text, or leave the row out")
+            several = "if a text may have several, add --multi-label; else "
+            raise self._refusal(message, "keep one label of each text, or leave the row out", several)
         return replace(self, value=value[0] if value else None)
+
+    def several(self, separator: str | None) -> list[_Cell]:
+        """Return a cell for each label: those in a list, or between separators; an empty cell has none."""
+        value = self._list()
+        if isinstance(value, str) and _NO_LIST.fullmatch(value):
+            value = []
+        elif isinstance(value, str) and separator is not None:
+            value = list(filter(None, map(str.strip, value.split(separator))))
+        if value is None:
+            raise self._refusal("holds no labels", "write an empty list if it has none of the classes, or leave it out")
+        return [replace(self, value=one) for one in (value if isinstance(value, list) else [value])]
+
+    def says_yes(self) -> bool:
+        """Read 0 or 1, or a truth value."""
+        written = str(self.value).strip().lower()
+        if self.value is None or written not in (*_YES, *_NO):
+            edit = "write 0 or 1; texts with several labels in one column need --label-separator or --multi-label"
+            raise self._refusal(f"holds {repr(self.value)[:_SHOWN_CHARACTERS]}, expected 0 or 1", edit)
+        return written in _YES
+
+    def _list(self) -> object:
+        """Return the value, read as a list where it is one in a string."""
+        if isinstance(self.value, str) and _LIST.fullmatch(self.value):
+            return [quoted[1:-1] for quoted in _QUOTED.findall(self.value)]
+        return self.value
 
     def label(self) -> str:
         """Return a label as a string; numbers and truth values as JSON spells them, whole floats as integers.

@@ -15,23 +15,22 @@ from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from potstill.config import DataConfig
 from potstill.console import warn
-from potstill.data.columns import check_columns, named_columns
-from potstill.data.examples import UNLABELLED, Corpus, Examples
+from potstill.data.encoded import UNLABELLED, class_counts, keys, strata
+from potstill.data.examples import Corpus, Examples, check_task
 from potstill.data.formats import SUFFIXES
-from potstill.data.labels import Row, label_names_of, label_type_of, positive_index
+from potstill.data.labels import label_names_of, label_type_of, positive_index
 from potstill.data.parts import TRAIN, check_part, held_out_parts, part_files, source_with_parts, unused_data
 from potstill.data.readers import (
     COLA_COLUMNS,
     COLA_EVALUATION,
     COLA_LABELS,
     COLA_TRAIN,
-    parse_records,
     read_examples,
     read_rows,
     to_examples,
@@ -92,9 +91,11 @@ def load_corpus(config: DataConfig, *, with_labels: bool = True) -> Corpus:
     Raises:
         SourceError: The source can't be found or reached.
         DataError: A file can't be read right, or there is too little in it to split.
-        ConfigError: There is no class `config.positive_class`; or there are no labels, and they are needed.
+        ConfigError: There is no class `config.positive_class`; or there are no labels, and they are needed; or texts
+            that come with Potstill are to have several.
     """
     found = _find(config)
+    check_task(config, found.train, found.name)
     _check_labels(found, config, with_labels=with_labels)
     source, test = found.source, None
     if config.test is not None:
@@ -105,8 +106,10 @@ def load_corpus(config: DataConfig, *, with_labels: bool = True) -> Corpus:
 
     groups = duplicate_groups(found.train.items) if found.groups is None else found.groups
 
+    classes = strata(found.train.labels)
+
     def split(pool: Indices, share: float) -> tuple[Indices, Indices]:
-        first, second = stratified_split(found.train.labels[pool], share, config.split_seed, groups[pool])
+        first, second = stratified_split(classes[pool], share, config.split_seed, groups[pool])
         if not second.size:
             raise DataError(
                 f"there are too few different texts to split: {len(pool)} examples have one text between them",
@@ -132,7 +135,8 @@ def load_corpus(config: DataConfig, *, with_labels: bool = True) -> Corpus:
         validation = found.train.take(selected)
 
     names, learnt = found.label_names, found.train.take(train)
-    if (missing := np.setdiff1d(found.train.labels, learnt.labels)).size:
+    known, left = (class_counts(part.labels, len(names)) for part in (found.train, learnt))
+    if (missing := np.flatnonzero((known > 0) & (left == 0))).size:
         raise DataError(
             f"of {len(pool)} examples {len(train)} are left for training, none of them for the class "
             f"{names[missing[0]]!r}",
@@ -166,10 +170,11 @@ def _warn_of_repetition(corpus: Corpus) -> None:
             f"{known:,} of {len(corpus.test):,} test texts are training texts too, so that the scores are optimistic; "
             "remove the duplicates"
         )
-    labelled = set(zip(items, corpus.train.labels.tolist(), strict=True))
+    labelled = set(zip(items, keys(corpus.train.labels), strict=True))
     contradictory = sum(count > 1 for count in Counter(item for item, _ in labelled).values())
     if contradictory > _NOTICED * len(learnt):
-        warn(f"{contradictory:,} of {len(learnt):,} training texts have several labels")
+        what = "are repeated with other labels" if corpus.is_multi_label else "have several labels"
+        warn(f"{contradictory:,} of {len(learnt):,} training texts {what}")
 
 
 def _find(config: DataConfig) -> _Found:
@@ -250,6 +255,7 @@ def _from_files(
     """Read the files of each part; the labels in the training files are the classes."""
     rows = [read_rows(file, config) for file in train]
     names = config.classes or label_names_of(chain.from_iterable(rows), train[0])
+    encode = partial(to_examples, multi_label=config.is_multi_label)
 
     def read(files: Sequence[Path]) -> Examples:
         return reduce(Examples.joined, (read_examples(file, config, names) for file in files))
@@ -258,7 +264,7 @@ def _from_files(
         name=name,
         source=source,
         label_names=names,
-        train=reduce(Examples.joined, map(to_examples, rows, repeat(names), train)),
+        train=reduce(Examples.joined, map(encode, rows, repeat(names), train)),
         test=partial(read, test) if test else None,
         validation=partial(read, validation) if validation else None,
         label_type=label_type_of(chain.from_iterable(rows), names, train[0]),
@@ -326,7 +332,7 @@ def _from_hub(path: str, configuration: str | None, config: DataConfig) -> _Foun
         raise ConfigError(["data.classes: texts without labels are read from files; save those of the hub as one"])
     import datasets  # takes a second, and only this source needs it
 
-    from potstill.data.hub import hub_answers
+    from potstill.data.hub import class_names, has_labels, hub_answers, hub_rows
 
     if not hub_answers():
         datasets.config.HF_HUB_OFFLINE = True  # its cache may have the data; else it says so at once
@@ -345,43 +351,23 @@ def _from_hub(path: str, configuration: str | None, config: DataConfig) -> _Foun
             "  what to do: save the part you want as a Parquet file and give its path"
         )
     source = f"Hugging Face hub, {name}"
-    rows = _hub_rows(parts["train"], config, f"{source}, train")
+    rows = hub_rows(parts["train"], config, f"{source}, train")
     known = label_names_of(rows, source)
-    names = tuple(getattr(parts["train"].features[config.label_column], "names", known))
-    labelled = [part for part in parts if _has_labels(parts[part], config)]
+    encode = partial(to_examples, multi_label=config.is_multi_label)
+    names = tuple(class_names(parts["train"], config) or known)
+    labelled = [part for part in parts if has_labels(parts[part], config)]
     test, validation = held_out_parts(labelled, config)
 
     def reader(part: str | None) -> Callable[[], Examples] | None:
         file = f"{source}, {part}"
-        return (lambda: to_examples(_hub_rows(parts[part], config, file), names, file)) if part else None
+        return (lambda: encode(hub_rows(parts[part], config, file), names, file)) if part else None
 
     return _Found(
         name=name,
         source=source_with_parts(source, test, validation),
         label_names=names,
-        train=to_examples(rows, names, source),
+        train=encode(rows, names, source),
         test=reader(test),
         validation=reader(validation),
         label_type=label_type_of(rows, names, source),
     )
-
-
-def _has_labels(part: Any, config: DataConfig) -> bool:
-    """Tell whether a part of a hub data set is labelled; GLUE's test parts hold -1 throughout."""
-    return config.label_column in part.column_names and part.unique(config.label_column) != [-1]
-
-
-def _hub_rows(part: Any, config: DataConfig, file: str) -> list[Row]:
-    """Read a part of a hub data set; numbers that stand for named classes become the names."""
-    check_columns(part.column_names, config, file)
-    part = part.select_columns(list(named_columns(config).values()))
-    names = getattr(part.features[config.label_column], "names", None)
-
-    def named(record: dict[str, Any]) -> dict[str, Any]:
-        label = record[config.label_column]
-        if names is None or label is None:
-            return record
-        # -1 is the hub's sign for a label that is withheld.
-        return record | {config.label_column: names[label] if label >= 0 else None}
-
-    return parse_records(((row, named(record)) for row, record in enumerate(part, start=1)), config, file)

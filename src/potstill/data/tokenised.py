@@ -13,7 +13,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from potstill.console import warn
-from potstill.data.examples import UNLABELLED, Examples
+from potstill.data.encoded import Labels, is_labelled, majority_share
+from potstill.data.examples import Examples
 from potstill.predict.ngrams import Ngrams
 from potstill.predict.tokens import encodings, padded_places, set_truncation
 from potstill.predict.wording import numbered
@@ -112,13 +113,13 @@ def _encode(
 
 def warn_of_cut(
     tokens: TokenisedTexts,
-    labels: NDArray[np.int64],
+    labels: Labels,
     max_length: int,
     reader: str,
     remedy: str = "--max-length sets another length",
 ) -> None:
     """Warn where labelled texts are longer than `max_length`: how many, and what share of their tokens is not read."""
-    labelled = labels != UNLABELLED
+    labelled = is_labelled(labels)
     if tokens.lost is not None and (count := np.count_nonzero(lost := tokens.lost[labelled])):
         texts, share = numbered(len(lost), "text"), lost.sum() / (lost.sum() + tokens.lengths[labelled].sum())
         warn(
@@ -134,7 +135,7 @@ class Batch:
     Attributes:
         input_ids: (batch, length), int64, padded on the right.
         attention_mask: (batch, length), int64, 1 at real tokens.
-        labels: Class indices, (batch,), int64; `UNLABELLED` without a label.
+        labels: Class indices, (batch,), int64, or (batch, classes), int8, as `data.encoded` describes them.
         teacher_logits: (batch, classes), float32, for distillation.
         ngrams: For students that read n-grams, rows of their table, (batch, ngrams), int64, and the weight of each,
             float32; see `predict.ngrams`.
@@ -167,7 +168,7 @@ class TrainingSet:
 
     Attributes:
         tokens: The texts.
-        labels: Class indices, (texts,), int64; `UNLABELLED` without a label.
+        labels: Class indices, (texts,), int64, or (texts, classes), int8, as `data.encoded` describes them.
         pad_token_id: What fills short sequences up.
         teacher_logits: (texts, classes), float32, for distillation.
         ngrams: The texts' n-grams, for students that read these.
@@ -186,7 +187,7 @@ class TrainingSet:
     @property
     def majority_share(self) -> float:
         """Share of the most frequent class: the accuracy of a model that answers it to everything."""
-        return int(self.labels[self.labels != UNLABELLED].bincount(minlength=1).max()) / len(self)
+        return majority_share(self.labels.numpy())
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """Collate the texts at `indices` into one batch, padded on the right to the longest of them."""

@@ -11,10 +11,12 @@ import pydantic_core
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
+from potstill.data.encoded import in_words
 from potstill.data.examples import Examples
 from potstill.errors import ArtifactError
 from potstill.evaluation.metrics import Classes, Floats
 from potstill.evaluation.significance import McNemar
+from potstill.predict.decision import confidence
 from potstill.predict.directory import Role
 from potstill.predict.wording import printable
 
@@ -27,6 +29,8 @@ _CURVE_POINTS: Final = 200
 @dataclass(frozen=True)
 class Case:
     """A text with its label and a model's answer, named, and their probabilities by that model.
+
+    Of a text that may have several classes, label and answer are all of them, and probabilities those of just these.
 
     `text` and `pair`, the second text, are cut, with control characters escaped; `teacher` is the teacher's answer.
     """
@@ -61,12 +65,13 @@ class Details:
         role: Kind of the student that `predict`, `serve` and `export` use.
         seed: Its seed.
         in_pairs: Whether it classifies pairs of texts.
-        confusion: Its answers to the test texts: class index of the label, that of the answer, number of texts.
+        confusion: Its answers to the test texts: class index of the label, that of the answer, number of texts. Empty
+            where a text may have several classes.
         coverage: Its risk-coverage curve, see `risk_coverage`.
         mistakes: Test texts with a wrong answer, first those of whose answer it is the surest.
         suspicious: Training texts with the labels that a linear model finds least probable, without having seen them.
         suspicious_note: What the search for these was limited to, or why there was none.
-        learning_curve: None where the training texts have one class.
+        learning_curve: None where the training texts have one class, or each may have several.
     """
 
     role: Role
@@ -130,21 +135,22 @@ def cases(
 ) -> tuple[Case, ...]:
     """Describe the first `SHOWN_CASES` of the texts at the indices `chosen`.
 
-    `names` are those of the classes; `probabilities`, (texts, classes), and `answers`, (texts,), a model's; `teacher`,
-    (texts,), are the teacher's answers.
+    `names` are those of the classes; `probabilities`, (texts, classes), and `answers` a model's; `teacher` are the
+    teacher's answers. Answers have the shape of labels.
     """
-    items = examples.items
+    places = np.asarray(chosen[:SHOWN_CASES], dtype=np.int64)
+    shown, labels, given = examples.take(places), examples.labels[places], answers[places]
+    rows = zip(
+        shown.items,
+        in_words(labels, names),
+        in_words(given, names),
+        confidence(probabilities[places], labels).tolist(),
+        confidence(probabilities[places], given).tolist(),
+        [None] * len(shown) if teacher is None else in_words(teacher[places], names),
+        strict=True,
+    )
     return tuple(
-        Case(
-            text=_beginning(items[index][0]),
-            pair=None if (second := items[index][1]) is None else _beginning(second),
-            label=names[label],
-            answer=names[answers[index]],
-            label_probability=float(probabilities[index, label]),
-            answer_probability=float(probabilities[index, answers[index]]),
-            teacher=None if teacher is None else names[teacher[index]],
-        )
-        for index, label in ((int(index), int(examples.labels[index])) for index in chosen[:SHOWN_CASES])
+        Case(_beginning(text), None if pair is None else _beginning(pair), *about) for (text, pair), *about in rows
     )
 
 

@@ -16,7 +16,7 @@ from potstill.errors import ArtifactError
 from potstill.evaluation.calibration import Calibration
 from potstill.evaluation.metrics import Intervals, Metrics, bootstrap_intervals, compute_metrics
 from potstill.evaluation.results import EnsembleResult
-from potstill.predict.decision import abstains, predict_class, softmax
+from potstill.predict.decision import Threshold, abstains, predict_class, probabilities_of
 
 _MEASURED_SECONDS: Final = 0.1
 """Speeds are measured for at least so long: few texts are read several times."""
@@ -27,12 +27,12 @@ _WARM_UP: Final = 16
 
 
 class SavedModel(Protocol):
-    """A teacher or student. Its probabilities are softmax(logits / `temperature`); `predict_class` makes answers."""
+    """A teacher or student: `probabilities_of` and `predict_class` make answers of its logits."""
 
     label_names: tuple[str, ...]
     in_pairs: bool
     temperature: float
-    threshold: float | None
+    threshold: Threshold
     min_confidence: float | None
 
     def logits(self, examples: Examples, /) -> NDArray[np.float32]:
@@ -60,7 +60,7 @@ class Measurement:
 
     Attributes:
         logits: Scores before temperature and softmax, (texts, classes).
-        predictions: Class index per text, (texts,).
+        predictions: Class index per text, (texts,), or (texts, classes), as `Examples` holds labels.
         latency_ms: Milliseconds from one text to its answer, the median.
         unanswered: Number of texts that the model has no answer to; each counts as its usual answer.
         selective: Coverage and accuracy of a model that abstains. The other scores are those of its most probable
@@ -74,7 +74,7 @@ class Measurement:
     texts_per_second: float
     latency_ms: float
     calibration: Calibration
-    threshold: float | None = None
+    threshold: Threshold = None
     unanswered: int = 0
     selective: Selective | None = None
 
@@ -83,15 +83,17 @@ def measure(model: SavedModel, examples: Examples) -> Measurement:
     """Score `model` on labelled texts.
 
     Raises:
-        ArtifactError: The model classifies pairs of texts and the examples are none, or the other way round.
+        ArtifactError: The model classifies pairs of texts and the examples are none, or the other way round; or it
+            names any number of classes for a text and the examples have one each, or the other way round.
     """
     require_same_kind(examples, in_pairs=model.in_pairs)
+    require_same_task(examples, model.threshold)
     model.logits(examples.take(range(min(_WARM_UP, len(examples)))))
     started, passes, seconds = time.perf_counter(), 0, 0.0
     while seconds < _MEASURED_SECONDS:
         raw = model.logits(examples)
         logits = with_usual_answer(raw)
-        probabilities = softmax(logits, model.temperature)
+        probabilities = probabilities_of(logits, model.temperature, model.threshold)
         predictions = predict_class(probabilities, model.threshold)
         passes, seconds = passes + 1, time.perf_counter() - started
     labels, classes = examples.labels, len(model.label_names)
@@ -103,7 +105,7 @@ def measure(model: SavedModel, examples: Examples) -> Measurement:
     return Measurement(
         logits=logits,
         predictions=predictions,
-        metrics=compute_metrics(labels, predictions, classes),
+        metrics=compute_metrics(labels, predictions, classes, logits),
         intervals=bootstrap_intervals(labels, predictions, classes),
         texts_per_second=passes * len(examples) / seconds,
         latency_ms=1000 * _latency(model, examples),
@@ -156,4 +158,20 @@ def require_same_kind(examples: Examples, *, in_pairs: bool) -> None:
         raise ArtifactError(
             f"the model classifies {kinds[in_pairs]}, the data holds {kinds[not in_pairs]}\n"
             f"  what to do: name the second text's column with --pair-column, or leave that out"
+        )
+
+
+def require_same_task(examples: Examples, threshold: Threshold) -> None:
+    """Check that a model which names any number of classes for a text gets such labels, and any other one not.
+
+    Raises:
+        ArtifactError: It is the other way round.
+    """
+    if isinstance(threshold, tuple) != (several := examples.labels.ndim > 1):
+        kinds = ("one class for each text", "any number of classes for a text")
+        flags = "--label-separator, --label-columns or --multi-label"
+        remedy = f"leave out {flags}" if several else f"say how the labels are written with {flags}"
+        raise ArtifactError(
+            f"the model names {kinds[not several]}, the data holds {kinds[several]}\n"
+            f"  what to do: {remedy}, or train another model"
         )

@@ -5,23 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pydantic_core
 from pydantic import TypeAdapter, ValidationError
 
+from potstill.data.encoded import always, majority_share, most_frequent
 from potstill.data.examples import Corpus
 from potstill.errors import ArtifactError
 from potstill.evaluation.calibration import Calibration
 from potstill.evaluation.metrics import Intervals, Metrics, compute_metrics
 from potstill.evaluation.significance import SIGNIFICANCE, McNemar, PairedTest, majority_verdict, paired_test
+from potstill.predict.decision import Threshold
 from potstill.predict.directory import RECOMMENDED, ROLES, Role
+
+Headline = Literal["accuracy", "micro_f1"]
 
 
 @dataclass(frozen=True)
 class DataSummary:
     """The task: its name, where it came from, its classes and the sizes of its splits.
+
+    Where `multi_label`, a text may have any number of the classes.
 
     `majority` is what always answering `majority_label`, the most frequent class of the test split, scores there;
     `positive` is the index of the class whose F1 is reported; None: the mean of all. `labels_by_teacher`: no human gave
@@ -39,12 +45,18 @@ class DataSummary:
     validation_majority_accuracy: float
     positive: int | None = None
     labels_by_teacher: bool = False
+    multi_label: bool = False
+
+    @property
+    def headline(self) -> Headline:
+        """The score that comes first: right answers where a text has one label, else the F1 of all labels."""
+        return "micro_f1" if self.multi_label else "accuracy"
 
     @classmethod
     def of(cls, corpus: Corpus) -> DataSummary:
         """Describe `corpus`."""
         labels = corpus.test.labels
-        majority = int(np.bincount(labels).argmax())
+        majority = most_frequent(labels)
         return cls(
             name=corpus.name,
             source=corpus.source,
@@ -53,10 +65,11 @@ class DataSummary:
             validation=len(corpus.validation),
             test=len(corpus.test),
             majority_label=corpus.label_names[majority],
-            majority=compute_metrics(labels, np.full_like(labels, majority), corpus.num_classes),
-            validation_majority_accuracy=float(np.bincount(corpus.validation.labels).max() / len(corpus.validation)),
+            majority=compute_metrics(labels, always(majority, labels), corpus.num_classes),
+            validation_majority_accuracy=majority_share(corpus.validation.labels),
             positive=corpus.positive,
             labels_by_teacher=corpus.labels_by_teacher,
+            multi_label=corpus.is_multi_label,
         )
 
 
@@ -74,6 +87,7 @@ class ModelResult:
             nothing was trained.
         epochs: Epochs that were run; `history` has a record of each, as in `history.jsonl`.
         threshold: What the second class's probability has to exceed to be the answer; None: the most probable class is.
+            Where a text may have any number of classes, what each class's probability has to exceed.
         latency_ms: Milliseconds from one text to its answer, the median; None in summaries from before it was measured.
     """
 
@@ -92,7 +106,7 @@ class ModelResult:
     epochs: int
     history: tuple[dict[str, Any], ...]
     calibration: Calibration
-    threshold: float | None = None
+    threshold: Threshold = None
     latency_ms: float | None = None
 
 
@@ -189,7 +203,7 @@ class Summary:
         return tuple(model for model in self.models if model.role == role)
 
     def spread(self, role: Role, score: str) -> Spread:
-        """Return a role's "accuracy", "mcc" or "f1" over its seeds."""
+        """Return a role's "accuracy", "mcc", "f1" or "micro_f1" over its seeds."""
         return Spread.of([getattr(model.metrics, score) for model in self.of(role)])
 
     @property
@@ -263,15 +277,16 @@ class Summary:
 
     @property
     def gap_closed(self) -> float | None:
-        """Share of the way from the linear model's accuracy to the teacher's that the students to use go.
+        """Share of the way from the linear model's headline score to the teacher's that the students to use go.
 
         None where there is no such way: the linear model is as good as the teacher, or one of them is missing.
         """
         if self.linear is None or self.teacher is None or (role := self.recommended_role) is None:
             return None
-        start = self.linear.metrics.accuracy
-        way = (self.ensemble or self.teacher).metrics.accuracy - start
-        return (self.spread(role, "accuracy").mean - start) / way if way > 0 else None
+        score = self.data.headline
+        start = getattr(self.linear.metrics, score)
+        way = getattr((self.ensemble or self.teacher).metrics, score) - start
+        return (self.spread(role, score).mean - start) / way if way > 0 else None
 
     def verdict(self, model: ModelResult) -> str | None:
         """Say so when `model` is no better than always answering the majority class."""
@@ -279,8 +294,8 @@ class Summary:
 
     def to_json(self) -> str:
         """Write all fields and what follows from them (for readers of the file; `from_json` computes it anew)."""
-        always = {name: Spread.of([getattr(self.data.majority, name)]) for name in ("accuracy", "mcc", "f1")}
-        majority = always | {"parameters": 0, "trainable_parameters": 0, "ece": None, "nll": None}
+        answers = {name: Spread.of([score]) for name, score in self.data.majority.of_answers.items()}
+        majority = answers | {"parameters": 0, "trainable_parameters": 0, "ece": None, "nll": None}
         derived = {
             "aggregate": {role: self._aggregate(role) for role in self.roles} | {"majority": majority},
             "paired_test": self.paired_test,
@@ -292,7 +307,7 @@ class Summary:
 
     def _aggregate(self, role: Role) -> dict[str, Any]:
         models = self.of(role)
-        return {name: self.spread(role, name) for name in ("accuracy", "mcc", "f1")} | {
+        return {name: self.spread(role, name) for name in models[0].metrics.of_answers} | {
             "parameters": models[0].parameters,
             "trainable_parameters": models[0].trainable_parameters,
             "ece": Spread.of([model.calibration.ece for model in models]),

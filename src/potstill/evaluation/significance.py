@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from scipy.stats import binomtest, ttest_rel
 
-from potstill.evaluation.metrics import Classes, Intervals
+from potstill.evaluation.metrics import Classes, Floats, Intervals
 
 SIGNIFICANCE: Final = 0.05
 """The usual bound: with a p-value from here on, chance explains the difference well enough."""
@@ -20,8 +20,9 @@ class McNemar:
     """McNemar's test of two models on the same examples.
 
     Attributes:
-        first_only: Examples that the first model alone got right.
-        second_only: Examples that the second model alone got right.
+        first_only: Examples that the first model alone got right; of texts that may have several classes, those to
+            which its answer is the better one.
+        second_only: The same of the second model.
         p_value: Chance of a split at least this uneven if both models were equally often right.
     """
 
@@ -49,14 +50,24 @@ class PairedTest:
 def mcnemar(labels: Classes, first: Classes, second: Classes) -> McNemar:
     """Compare two models' predictions, each (examples,), by the exact two-sided binomial test (McNemar 1947).
 
-    Only examples on which exactly one model is right tell the two apart.
+    Only examples on which exactly one model is right tell the two apart. Of texts that may have any number of classes,
+    (examples, classes), those do for which the F1 of a text's labels differs: a sign test, of which McNemar's is the
+    case of answers that are right or wrong.
     """
-    first_right, second_right = first == labels, second == labels
-    first_only = int(np.count_nonzero(first_right & ~second_right))
-    second_only = int(np.count_nonzero(second_right & ~first_right))
+    scores = _agreement(labels, first), _agreement(labels, second)
+    first_only = int(np.count_nonzero(scores[0] > scores[1]))
+    second_only = int(np.count_nonzero(scores[1] > scores[0]))
     disagreements = first_only + second_only
     p_value = float(binomtest(first_only, disagreements).pvalue) if disagreements else 1.0
     return McNemar(first_only, second_only, p_value)
+
+
+def _agreement(labels: Classes, answers: Classes) -> Floats:
+    """Return how right each answer is, (examples,): 0 or 1, or the F1 of its labels, 1 where there are none in both."""
+    if labels.ndim == 1:
+        return np.asarray(labels == answers, dtype=np.float64)
+    hits, both = (labels * answers).sum(axis=1), (labels + answers).sum(axis=1)
+    return np.asarray(np.divide(2 * hits, both, out=np.ones(len(labels)), where=both > 0))
 
 
 def paired_test(first: Mapping[int, float], second: Mapping[int, float]) -> PairedTest | None:

@@ -21,12 +21,15 @@ from potstill.experiment.run import run
 from potstill.export.bundle import export_student
 from potstill.predict import Classifier
 from potstill.predict.classifier import split_texts
+from potstill.predict.decision import named
 from potstill.predict.directory import REPORT_FILE, find_student
 from potstill.store.atomic import write_directory_atomically
 
 
 class PotstillClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """What `potstill run` does, as a scikit-learn classifier of texts.
+
+    Of texts that may have any number of labels, `y` is a list of lists or sets of labels, or an indicator matrix.
 
         classifier = PotstillClassifier(preset="fast").fit(texts, labels)
         classifier.predict(["Where is my card?"])
@@ -63,7 +66,9 @@ class PotstillClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Args:
             X: Texts, or pairs of texts: a list, an array or a column, (texts,), or a table with one column.
-            y: Their labels, (texts,): strings, whole numbers or truth values.
+            y: Their labels, (texts,): strings, whole numbers or truth values. A list, tuple or set of these for each
+                text, or 0 and 1, (texts, classes), where a text may have any number of labels; the classes of such a
+                matrix are the names or numbers of its columns.
 
         Raises:
             PotstillError: Texts, labels or settings can't be used.
@@ -73,7 +78,7 @@ class PotstillClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         items = _one_column(X)
         in_pairs = isinstance(items, list) and bool(items) and isinstance(items[0], tuple | list)
         first, second = split_texts(items, in_pairs)
-        labels = np.asarray(y).ravel().tolist() if hasattr(y, "__array__") else list(y)
+        labels, several = _labels(y)
         check_consistent_length(first, labels)
         if missing := [place for place, one in enumerate(labels) if one is None or one != one]:
             raise ValueError(f"y[{missing[0]}] is missing; leave such texts out")
@@ -89,7 +94,7 @@ class PotstillClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             file = Path(temporary) / "texts.parquet"
             pq.write_table(table, file)
             settings = dict(self.settings or {})
-            data = {"source": str(file), "pair_column": "pair" if in_pairs else None}
+            data = {"source": str(file), "pair_column": "pair" if in_pairs else None, "multi_label": several}
             settings = {"preset": self.preset} | settings | {"data": (settings.get("data") or {}) | data}
             out = Path(temporary) / "run" if self.directory is None else Path(self.directory)
             _, directory = run(PotstillConfig.build(settings, "the settings"), out)
@@ -104,8 +109,8 @@ class PotstillClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.classes_: NDArray[Any] = self.model_.classes_
         return self
 
-    def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
-        """Return each text's label, (texts,)."""
+    def predict(self, X: Any) -> NDArray[Any] | list[list[Any]]:  # noqa: N803
+        """Return each text's label, (texts,), or the list of its labels where it may have any number of them."""
         check_is_fitted(self)
         return self.model_.predict(_one_column(X))
 
@@ -142,6 +147,19 @@ class PotstillClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.input_tags.string, tags.input_tags.two_d_array, tags.input_tags.one_d_array = True, False, True
         return tags
+
+
+def _labels(y: Any) -> tuple[list[Any], bool]:
+    """Return the labels of each text, and whether it may have any number of them: then they are lists."""
+    if getattr(y, "ndim", 1) == 2 and y.shape[1] > 1:
+        rows = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
+        if not np.isin(rows, (0, 1)).all():
+            raise ValueError("expected a matrix of 0 and 1 as y, found other values")
+        return named(rows.astype(np.int8), list(getattr(y, "columns", range(rows.shape[1])))), True
+    labels = np.asarray(y).ravel().tolist() if hasattr(y, "__array__") else list(y)
+    if any(isinstance(one, list | tuple | set | frozenset | np.ndarray) for one in labels):
+        return [sorted(one) if isinstance(one, set | frozenset) else list(one) for one in labels], True
+    return labels, False
 
 
 def _one_column(texts: Any) -> Any:

@@ -21,7 +21,7 @@ from potstill.data import Corpus, Examples
 from potstill.data.columns import listed
 from potstill.errors import ArtifactError, ConfigError, DataError
 from potstill.evaluation import Metrics, compute_metrics
-from potstill.evaluation.measure import require_same_kind
+from potstill.evaluation.measure import require_same_kind, require_same_task
 from potstill.predict.wording import numbered
 from potstill.teacher.base import Teacher
 from potstill.teacher.registry import teacher_class
@@ -165,6 +165,8 @@ def _warn_of_order(corpus: Corpus, logits: Logits, named: tuple[str, ...] | None
 
     `named` are its classes in the order of its own logits, where the user has named them; `logits` are in the corpus's.
     """
+    if corpus.is_multi_label:  # its teachers are Potstill's own, which name their classes
+        return
     answered = np.isfinite(logits).all(axis=1)
     labels, answers = corpus.validation.labels[answered], logits[answered].argmax(axis=1)
     classes = corpus.label_names
@@ -202,6 +204,7 @@ def check_teacher(corpus: Corpus, teacher: Teacher, unlabelled: UnlabelledSet | 
             f"  what to do: tune a teacher on this data first"
         )
     require_same_kind(corpus.train, in_pairs=teacher.in_pairs)
+    require_same_task(corpus.train, teacher.threshold)
     if unlabelled is not None:
         require_same_kind(unlabelled.examples, in_pairs=corpus.in_pairs)
         if unlabelled.held_out not in (None, held_out_key(corpus)):
@@ -219,6 +222,11 @@ def check_distillation(config: PotstillConfig, *, with_unlabelled: bool) -> None
         problems.append("data.classes: without labels no teacher can be tuned; name one with --teacher FILE|URL")
     if with_unlabelled and config.distillation.alpha == 1.0:
         problems.append("distillation.alpha: 1 ignores the teacher, and an unlabelled set has no labels; lower it")
+    if config.data.is_multi_label:
+        if not isinstance(config.teacher, TransformerConfig):
+            problems.append(f"teacher.kind: where texts have several labels, no {config.teacher.kind!r} can teach yet")
+        if config.distillation.teachers == "average":
+            problems.append("distillation.teachers: `average` is not for texts with several labels yet; choose `best`")
     if config.student.embedding_init == "teacher" and getattr(config.teacher, "random_init", False):
         problems.append("student.embedding_init: `teacher` takes pretrained embeddings, teacher.random_init has none")
     if problems:

@@ -1,10 +1,14 @@
-"""The linear model that a student has to beat: TF-IDF of words and characters, and a support vector machine."""
+"""The linear model that a student has to beat: TF-IDF of words and characters, and a support vector machine.
+
+Where a text may have any number of classes, each class has a machine of its own (one-vs-rest), and a threshold that is
+chosen as a student's is.
+"""
 
 from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +16,9 @@ from numpy.typing import NDArray
 from potstill.data import Corpus, Examples
 from potstill.data.splits import duplicate_groups
 from potstill.evaluation import LinearResult, bootstrap_intervals, compute_metrics, mcnemar
-from potstill.evaluation.calibration import fit_temperature
+from potstill.evaluation.calibration import fit_temperature, fit_thresholds
 from potstill.evaluation.details import Case, LearningCurve, cases
-from potstill.predict.decision import softmax
+from potstill.predict.decision import predict_class, sigmoid, softmax
 
 if TYPE_CHECKING:
     from sklearn.pipeline import FeatureUnion, Pipeline
@@ -36,17 +40,20 @@ _SHARES: Final = (0.1, 0.25, 0.5, 1.0)
 def fit_linear_svm(corpus: Corpus) -> Pipeline:
     """Fit a linear SVM on word 1- and 2-grams and character 2- to 5-grams (TF-IDF; Joachims 1998 for the SVM).
 
-    It learns from the training and the validation split together, since it chooses nothing.
+    It learns from the training and the validation split together, since it chooses nothing; where it has thresholds to
+    choose, from the training split.
     """
-    return _fit(corpus.train.joined(corpus.validation))
+    return _fit(corpus.train if corpus.is_multi_label else corpus.train.joined(corpus.validation))
 
 
 def _fit(known: Examples) -> Pipeline:
+    from sklearn.multiclass import OneVsRestClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.svm import LinearSVC
 
-    texts = _joined(known)
-    return make_pipeline(_features(texts), LinearSVC(random_state=0)).fit(texts, known.labels)
+    texts, model = _joined(known), LinearSVC(random_state=0)
+    model = OneVsRestClassifier(model) if known.labels.ndim > 1 else model
+    return make_pipeline(_features(texts), model).fit(texts, known.labels)
 
 
 def _features(texts: list[str]) -> FeatureUnion:
@@ -63,20 +70,27 @@ def measure_linear_svm(corpus: Corpus) -> tuple[LinearResult, NDArray[np.int64]]
     """Fit a linear SVM and score it on the test split.
 
     Returns:
-        What it is worth, and its answers, (texts,).
+        What it is worth, and its answers, (texts,) or (texts, classes).
     """
     started = time.perf_counter()
     model = fit_linear_svm(corpus)
+    threshold = None
+    if corpus.is_multi_label:
+        margins = model.decision_function(_joined(corpus.validation)).reshape(corpus.validation.labels.shape)
+        threshold = fit_thresholds(margins, corpus.validation.labels)
     fitted = time.perf_counter() - started
     texts, labels, classes = _joined(corpus.test), corpus.test.labels, corpus.num_classes
-    answers: NDArray[np.int64] = model.predict(texts)
     started, passes, seconds = time.perf_counter(), 0, 0.0
     while seconds < _MEASURED_SECONDS:
-        model.predict(texts)
+        if threshold is None:
+            scores, answers = None, model.predict(texts)
+        else:
+            scores = model.decision_function(texts).reshape(labels.shape)
+            answers = predict_class(sigmoid(scores), threshold)
         passes, seconds = passes + 1, time.perf_counter() - started
-    parameters = int(model[-1].coef_.size + model[-1].intercept_.size)
+    parameters = sum(int(one.coef_.size + one.intercept_.size) for one in _machines(model))
     result = LinearResult(
-        metrics=compute_metrics(labels, answers, classes),
+        metrics=compute_metrics(labels, answers, classes, scores),
         intervals=bootstrap_intervals(labels, answers, classes),
         parameters=parameters,
         bytes_on_disk=_bytes(model),
@@ -125,6 +139,8 @@ def suspicious_cases(corpus: Corpus) -> tuple[tuple[Case, ...], str]:
     Returns:
         The texts; and what the search was limited to, or why there was none.
     """
+    if corpus.is_multi_label:
+        return (), "Not searched: a text may have any number of labels."
     places, probabilities = suspicious_labels(corpus.train)
     texts, answers = corpus.train.take(places), probabilities.argmax(axis=1)
     note = ""
@@ -139,8 +155,13 @@ def suspicious_cases(corpus: Corpus) -> tuple[tuple[Case, ...], str]:
 
 
 def learning_curve(corpus: Corpus) -> LearningCurve | None:
-    """Score linear SVMs of 10, 25, 50 and 100 % of each class's training texts on the validation split."""
+    """Score linear SVMs of 10, 25, 50 and 100 % of each class's training texts on the validation split.
+
+    None where the training texts have one class, or each may have several.
+    """
     labels = corpus.train.labels
+    if corpus.is_multi_label:
+        return None
     counts = np.bincount(labels, minlength=corpus.num_classes)
     if np.count_nonzero(counts) < 2:
         return None
@@ -161,8 +182,14 @@ def learning_curve(corpus: Corpus) -> LearningCurve | None:
 def _bytes(model: Pipeline) -> int:
     """Count what prediction needs: the features' names, the inverse frequency of each, and the weights."""
     names = model[0].get_feature_names_out()
-    weights = model[-1].coef_
-    return sum(len(name.encode("utf-8")) for name in names) + int(weights.itemsize * len(names) + weights.nbytes)
+    weights = [machine.coef_ for machine in _machines(model)]
+    frequencies = weights[0].itemsize * len(names)
+    return sum(len(name.encode("utf-8")) for name in names) + int(frequencies + sum(one.nbytes for one in weights))
+
+
+def _machines(model: Pipeline) -> list[Any]:
+    """Return the support vector machine of a linear model, or those of its classes."""
+    return getattr(model[-1], "estimators_", [model[-1]])
 
 
 def _joined(examples: Examples) -> list[str]:

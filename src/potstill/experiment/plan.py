@@ -22,7 +22,8 @@ proved."""
 _REPORT_SECONDS: Final = 5.0
 """The same for plots and report."""
 _LINEAR_MODELS: Final = 7
-"""Linear models on all texts that the report fits: five on four fifths of them, and those of the learning curve."""
+"""Linear models on all texts that the report fits: five on four fifths of them, and those of the learning curve. Of
+texts with several labels it fits none."""
 _LANGUAGE_MODELLING: Final = 2.0
 """Work of a student's epoch of language modelling against one of classification."""
 _FAST_STEPS: Final = int(PRESETS["fast"]["teacher"]["training"]["min_steps"])
@@ -82,13 +83,14 @@ class Estimate:
         if isinstance(student, RNNConfig):
             longer += _LANGUAGE_MODELLING * student.pretraining.epochs
         epochs = _epochs(training.model_copy(update={"epochs": config.baseline.epochs or training.epochs}), texts)
+        linear = 0 if corpus.is_multi_label else _LINEAR_MODELS
         around = _STUDENT_SECONDS * speed.load + SCORING * len(corpus.test) * speed.text
         estimate = cls(
             distilled=around + speed.start + longer * ((texts + more) * speed.text + made * speed.snippet),
             baseline=around + epochs * texts * speed.text,
             seeds=len(student.seeds),
             workers=workers_for(config, 2 * len(student.seeds), 2 * texts + more + made),
-            finish=_REPORT_SECONDS * speed.load + _LINEAR_MODELS * speed.linear,
+            finish=_REPORT_SECONDS * speed.load + linear * speed.linear,
         )
         if not with_teacher:
             return replace(estimate, distilled=0.0)

@@ -25,6 +25,7 @@ from potstill.data.tokenised import TrainingSet
 from potstill.distillation import CrossEntropy
 from potstill.lora import merged
 from potstill.student.student import Student
+from potstill.task import task_of
 from potstill.teacher.transformer import TransformerTeacher
 from potstill.training.base import FitContext, Splits
 from potstill.training.compute import make_fabric
@@ -89,7 +90,8 @@ def _teacher(config: PotstillConfig, settings: TransformerConfig, corpus: Corpus
     step, block = (
         teacher.featurise(corpus.train.take(_typical(lengths, tokens)), cached=False) for tokens in (_TOKENS, at_once)
     )
-    tuning = _epoch_seconds(teacher.classifier, step, settings.training, teacher.fabric, at_once)
+    loss = CrossEntropy(task=task_of(corpus))
+    tuning = _epoch_seconds(teacher.classifier, step, settings.training, loss, teacher.fabric, at_once)
     with merged(teacher.classifier), _timed() as reading:
         predict_logits(teacher.classifier, block, teacher.fabric)
     mean = float(lengths.mean())
@@ -121,21 +123,26 @@ def _student(config: PotstillConfig, corpus: Corpus, snippets: Examples) -> Spee
             settings, corpus, config.data.max_length, 0, texts=texts.all_texts,
             teacher_tokenizer=config.teacher.tokenizer_name,
         )  # fmt: skip
-    fabric = make_fabric(config.runtime)
+    fabric, loss = make_fabric(config.runtime), CrossEntropy(task=task_of(corpus))
     long, short = (
-        _epoch_seconds(student.network, student.featurise(some), settings.training, fabric) / len(some)
+        _epoch_seconds(student.network, student.featurise(some), settings.training, loss, fabric) / len(some)
         for some in (few, snippets)
     )
     return Speed(start[0], long, short)
 
 
 def _epoch_seconds(
-    model: nn.Module, data: TrainingSet, training: TrainingConfig, fabric: Fabric, at_once: int | None = None
+    model: nn.Module,
+    data: TrainingSet,
+    training: TrainingConfig,
+    loss: CrossEntropy,
+    fabric: Fabric,
+    at_once: int | None = None,
 ) -> float:
     """Train two epochs on a few texts, and return the seconds of the faster one: the first warms up."""
     quick = training.model_copy(update={"epochs": 2, "min_steps": 0})
     context = FitContext(quick, fabric, 0, "the probe", max_microbatch_tokens=at_once)
-    return float(min(record["seconds"] for record in fit(model, Splits(data, data), CrossEntropy(), context).history))
+    return float(min(record["seconds"] for record in fit(model, Splits(data, data), loss, context).history))
 
 
 def _snippets(corpus: Corpus) -> Examples:
@@ -143,7 +150,7 @@ def _snippets(corpus: Corpus) -> Examples:
     found = () if corpus.in_pairs else tuple(spans(corpus.train.texts, _SNIPPETS, seed=0))
     if not found:
         return corpus.train.take(range(min(_SNIPPETS, len(corpus.train))))
-    return Examples(found, np.zeros(len(found), dtype=np.int64))
+    return Examples(found, corpus.train.labels[:1].repeat(len(found), axis=0))
 
 
 def _typical(lengths: NDArray[np.int64], tokens: int) -> NDArray[np.int64]:

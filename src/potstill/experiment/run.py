@@ -17,6 +17,7 @@ from potstill.augment.unlabelled import UnlabelledSet
 from potstill.config import EndpointConfig, PotstillConfig, TransformerConfig
 from potstill.console import Steps, print_line, roughly, warn
 from potstill.data import Corpus, load_corpus
+from potstill.data.encoded import correct
 from potstill.errors import ConfigError
 from potstill.evaluation import ROLES, DataSummary, ModelResult, Role, Summary, TimeLimit, mcnemar
 from potstill.evaluation.details import Details, cases, confusion, risk_coverage
@@ -32,8 +33,9 @@ from potstill.experiment.saved import StudentModel
 from potstill.experiment.stages import find_or_finetune, ngrams_alone
 from potstill.experiment.students import StudentTask, train_students
 from potstill.predict import Classifier
-from potstill.predict.decision import confidence, predict_class, softmax
+from potstill.predict.decision import confidence, named, predict_class, probabilities_of
 from potstill.predict.directory import CONFIG_FILE, UNLABELLED_FILE
+from potstill.predict.output import cell
 from potstill.predict.wording import numbered
 from potstill.report import is_reported, read_summary, write_report
 from potstill.report.tables import duration
@@ -264,18 +266,18 @@ def _details(corpus: Corpus, summary: Summary, directory: Path, teacher: NDArray
     if (used := summary.recommended) is None:
         return None
     student = StudentModel(Classifier.load(_place(directory, used.role, used.seed)))
-    probabilities = softmax(student.logits(corpus.test), student.temperature)
+    probabilities = probabilities_of(student.logits(corpus.test), student.temperature, student.threshold)
     labels, answers = corpus.test.labels, predict_class(probabilities, student.threshold)
-    confidences = confidence(probabilities, answers)
+    confidences, right = confidence(probabilities, answers), correct(labels, answers)
     surest = np.argsort(-confidences, kind="stable")
-    mistakes = surest[answers[surest] != labels[surest]]
+    mistakes = surest[~right[surest]]
     suspicious, note = suspicious_cases(corpus)
     return Details(
         role=used.role,
         seed=used.seed,
         in_pairs=corpus.in_pairs,
-        confusion=confusion(labels, answers, corpus.num_classes),
-        coverage=risk_coverage(confidences, answers == labels),
+        confusion=() if corpus.is_multi_label else confusion(labels, answers, corpus.num_classes),
+        coverage=risk_coverage(confidences, right),
         mistakes=cases(corpus.test, mistakes, corpus.label_names, probabilities, answers, teacher),
         suspicious=suspicious,
         suspicious_note=note,
@@ -390,8 +392,9 @@ def _steps(plan: Plan, students: Sequence[StudentTask], directory: Path) -> Step
 
 def _save_predictions(path: Path, corpus: Corpus, answers: dict[str, NDArray[np.int64]]) -> None:
     """Write each model's answer to each text of the test split, so that its mistakes can be read."""
-    names = np.array(corpus.label_names)
-    columns = {model: names[given] for model, given in answers.items()}
     texts = {"text": corpus.test.texts} | ({"pair": corpus.test.pairs} if corpus.test.pairs else {})
-    table = texts | {"label": names[corpus.test.labels]} | columns
+    columns = {"label": corpus.test.labels} | answers
+    table = texts | {
+        column: [cell(one) for one in named(given, corpus.label_names)] for column, given in columns.items()
+    }
     write_csv(path, [table, *zip(*table.values(), strict=True)])

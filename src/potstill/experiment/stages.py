@@ -25,7 +25,7 @@ from potstill.task import task_of
 from potstill.teacher.base import Teacher
 from potstill.teacher.ensemble import together
 from potstill.teacher.registry import teacher_class
-from potstill.training.base import Callback, FitContext, FitResult, Loss, Splits
+from potstill.training.base import Callback, FitContext, FitResult, Splits
 from potstill.training.callbacks import standard_callbacks
 from potstill.training.compute import make_fabric
 from potstill.training.deadline import half_of_the_time
@@ -53,8 +53,7 @@ def finetune(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int 
     teacher, fitted = teacher_class(config.teacher.kind).obtain(config, corpus, directory, seed)
     if fitted is None:  # no training: the validation scores are those of a trained one's best epoch
         metrics = measure(teacher, corpus.validation).metrics
-        scores = {name: getattr(metrics, name) for name in ("accuracy", "mcc", "f1")}
-        fitted = FitResult((), {"epoch": 0, **scores}, 0.0)
+        fitted = FitResult((), {"epoch": 0, **metrics.of_answers}, 0.0)
     total, trainable = teacher.parameters
     record = TrainingRecord(
         role="teacher",
@@ -158,7 +157,7 @@ def _fit_student(
     config: PotstillConfig,
     student: Student,
     data: Splits,
-    loss: Loss,
+    loss: CrossEntropy,
     role: Role,
     directory: Path,
     seed: int,

@@ -112,7 +112,7 @@ def _hub_config(manifest: Manifest) -> dict[str, Any]:
     return {
         "architectures": ["PotstillStudent"],
         "model_type": "potstill-student",
-        "problem_type": "single_label_classification",
+        "problem_type": f"{manifest.task.replace('-', '_')}_classification",
         "id2label": {str(number): name for number, name in enumerate(names)},
         "label2id": {name: number for number, name in enumerate(names)},
         "dtype": "float32",

@@ -81,7 +81,8 @@ def write_card(
         rows = {"this model": scored}
         if summary is not None and has_teacher and (teacher := summary.ensemble or summary.teacher) is not None:
             rows["its teacher" if summary.ensemble is None else "its teachers, averaged"] = teacher
-        headers = ("", *tables.score_headers(data.label_names, data.positive))
+        named = tables.score_headers(data.label_names, data.positive, multi_label=data.multi_label)
+        headers = ("", *named)
         cells = tuple((tables.Cell(name), *tables.score_cells([row], data.positive)) for name, row in rows.items())
         values["scores"] = tables.ResultTable(headers, cells).to_markdown()
         values["verdict"] = majority_verdict(scored.intervals, data.majority_label)

@@ -52,7 +52,8 @@ def write_merged(directory: Path, out: Path, runtime: RuntimeConfig = EXACT) -> 
     names = teacher.manifest.label_names
     model.config.id2label = dict(enumerate(names))
     model.config.label2id = {name: number for number, name in enumerate(names)}
-    model.config.problem_type = "single_label_classification"
+    is_single = teacher.manifest.threshold is None
+    model.config.problem_type = "single_label_classification" if is_single else "multi_label_classification"
     # An encoder pools by position and keeps its id: RoBERTa counts positions from it.
     if classifier.is_decoder or model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id

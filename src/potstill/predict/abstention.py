@@ -42,7 +42,9 @@ class ValidationAnswers:
     wrong: tuple[tuple[float, float], ...]
 
     @classmethod
-    def of(cls, probabilities: Probabilities, answers: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> Self:
+    def of(
+        cls, probabilities: Probabilities, answers: npt.NDArray[np.integer[Any]], labels: npt.NDArray[np.integer[Any]]
+    ) -> Self:
         """Note the answers, class indices (texts,), of a student with these probabilities, (texts, classes)."""
         kept = np.random.default_rng(0).permutation(len(labels))[:_MOST_TEXTS]
         ours, theirs = (

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from potstill.errors import ArtifactError
 from potstill.predict import session, tokens
 from potstill.predict.abstention import prediction_sets
-from potstill.predict.decision import abstains, predict_class, softmax, typed_labels
+from potstill.predict.decision import abstains, named, predict_class, probabilities_of, typed_labels
 from potstill.predict.directory import Manifest, StudentFiles, find_student, require_graph, require_student
 from potstill.predict.ngrams import hash_ngrams
 from potstill.predict.untrusted import has_inner_graphs, settings_problem, tokenizer_problem
@@ -39,6 +39,8 @@ class Classifier:
 
         classifier = Classifier.load("runs/NAME")
         classifier.predict(["The cat sat.", "Cat the sat."])
+
+    `task` is "multi-label" where a text may have any number of classes: then `predict` returns lists.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class Classifier:
         self._parts = (model, manifest, batch_size, threads)
         self._manifest, self._batch_size = manifest, batch_size
         self._ngram_buckets: int = manifest.spec["ngram_buckets"] if manifest.spec.get("ngram_size") else 0
-        self.in_pairs = manifest.in_pairs
+        self.in_pairs, self.task = manifest.in_pairs, manifest.task
         self.label_names, self.label_type = manifest.label_names, manifest.label_type
         self._labels = typed_labels(manifest.label_names, manifest.label_type)
         self._order = np.argsort(self._labels, kind="stable")
@@ -115,14 +117,17 @@ class Classifier:
             raise _refused(files.model, _FOREIGN, f"inputs and outputs {(possible[-1], expected)}", (inputs, outputs))
         return classifier
 
-    def predict(self, texts: Texts) -> npt.NDArray[Any]:
+    def predict(self, texts: Texts) -> npt.NDArray[Any] | list[list[Any]]:
         """Return each text's label, (texts,): the most probable one, or by the threshold, see `predict_class`.
 
         Where the training data's labels were numbers or truth values, these are too. With a `min_confidence` it is an
-        array of objects, None where the label's probability is below that: ask a person, or a larger model.
+        array of objects, None where the label's probability is below that: ask a person, or a larger model. Where a
+        text may have any number of classes, return the list of each text's labels.
         """
         probabilities = self.answer(texts)[0]
         answers = predict_class(probabilities, self.threshold)
+        if answers.ndim > 1:
+            return named(answers, self._labels.tolist())
         labels: npt.NDArray[Any] = self._labels[answers]
         if self.min_confidence is not None:
             labels = np.array(labels.tolist(), dtype=object)
@@ -169,7 +174,7 @@ class Classifier:
         A text is cut where it is longer than `max_length`.
         """
         logits, cut = self._logits_marked(texts)
-        return softmax(logits, self.temperature), cut
+        return probabilities_of(logits, self.temperature, self.threshold), cut
 
     def _logits_marked(self, texts: Texts) -> tuple[npt.NDArray[np.float32], list[bool]]:
         first, second = split_texts(texts, self.in_pairs)

@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+Threshold = float | tuple[float, ...] | None
+"""Which classes the probabilities name, see `predict_class`. A tuple, a number for each class, also says that a text
+may have any number of classes (multi-label)."""
+
 if TYPE_CHECKING:
     from potstill.predict.directory import LabelType
 
@@ -20,20 +24,33 @@ def softmax(logits: npt.NDArray[np.float32], temperature: float = 1.0) -> npt.ND
     return probabilities
 
 
-def predict_class(
-    probabilities: npt.NDArray[np.floating[Any]], threshold: float | None = None
-) -> npt.NDArray[np.int64]:
-    """Choose each text's class; the one place where that is decided.
+def sigmoid(logits: npt.NDArray[np.float32], temperature: float = 1.0) -> npt.NDArray[np.float32]:
+    """Turn logits z into the probability of each class by itself, 1 / (1 + exp(-z / T)), both (texts, classes)."""
+    halved: npt.NDArray[np.float32] = 0.5 + 0.5 * np.tanh(logits / np.float32(2 * temperature))  # without overflow
+    return halved
+
+
+def probabilities_of(
+    logits: npt.NDArray[np.float32], temperature: float = 1.0, threshold: Threshold = None
+) -> npt.NDArray[np.float32]:
+    """Turn a model's logits into its probabilities, both (texts, classes): `softmax`, or multi-label `sigmoid`."""
+    return sigmoid(logits, temperature) if isinstance(threshold, tuple) else softmax(logits, temperature)
+
+
+def predict_class(probabilities: npt.NDArray[np.floating[Any]], threshold: Threshold = None) -> npt.NDArray[np.int64]:
+    """Choose each text's class, or classes; the one place where that is decided.
 
     Args:
         probabilities: (texts, classes).
         threshold: Of two classes, the second is the answer where its probability is above this, which need not be where
             it is the more probable one. None: the most probable class, the first of equal ones, which for two classes
-            is what a threshold of 0.5 gives.
+            is what a threshold of 0.5 gives. A tuple: a text has every class whose probability is above its own.
 
     Returns:
-        Class indices, (texts,).
+        Class indices, (texts,); with a tuple 1 for the classes that a text has, else 0, (texts, classes).
     """
+    if isinstance(threshold, tuple):
+        return (probabilities.astype(np.float64) > np.array(threshold)).astype(np.int64)
     if threshold is None:
         classes: npt.NDArray[np.int64] = probabilities.argmax(axis=1)
         return classes
@@ -41,9 +58,25 @@ def predict_class(
     return (probabilities[:, 1].astype(np.float64) > threshold).astype(np.int64)
 
 
-def confidence(probabilities: npt.NDArray[np.floating[Any]], answers: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Return the probability of each answer, a class index, (texts,); `probabilities` are (texts, classes)."""
-    return np.take_along_axis(probabilities, answers[:, None], axis=1)[:, 0].astype(np.float64)
+def named(answers: npt.NDArray[np.integer[Any]], names: Sequence[Any]) -> list[Any]:
+    """Return the name of each text's class, or of answers (texts, classes) the list of its classes' names."""
+    if answers.ndim == 1:
+        return [names[index] for index in answers.tolist()]
+    return [[names[index] for index in np.flatnonzero(row == 1).tolist()] for row in answers]
+
+
+def confidence(
+    probabilities: npt.NDArray[np.floating[Any]], answers: npt.NDArray[np.integer[Any]]
+) -> npt.NDArray[np.float64]:
+    """Return the probability of each answer, a class index, (texts,); `probabilities` are (texts, classes).
+
+    Of answers that are sets of classes, 0 and 1, (texts, classes): that of just these classes and no other, as if they
+    were independent.
+    """
+    if answers.ndim == 1:
+        return np.take_along_axis(probabilities, answers[:, None], axis=1)[:, 0].astype(np.float64)
+    exact = probabilities.astype(np.float64)
+    return np.asarray(np.where(answers == 1, exact, 1 - exact).prod(axis=1))
 
 
 def abstains(

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, get_args
 
 from potstill.errors import ArtifactError
 from potstill.predict.abstention import ValidationAnswers
+from potstill.predict.decision import Threshold
 from potstill.store.atomic import parse_json, write_json
 from potstill.store.checksums import CHECKSUMS_FILE, listed_files, read, recover
 
@@ -38,6 +39,8 @@ FORMAT: Final = 2
 
 LabelType = Literal["str", "int", "float", "bool"]
 """Type of the labels in the data that a model was trained on."""
+TaskKind = Literal["single-label", "multi-label"]
+"""Whether a text has one class or any number of them."""
 Role = Literal["teacher", "distilled", "ngram", "baseline"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 """What a run's models are; each role has a directory with its models' seeds. `ngram` are the n-grams of a student of
@@ -108,8 +111,9 @@ class Manifest:
     """Whether the student classifies pairs of texts."""
     temperature: float = 1.0
     """What the logits are divided by before the softmax; see `evaluation.calibration`."""
-    threshold: float | None = None
-    """Of two classes, the second is the answer where its probability is above this. None: the most probable class."""
+    threshold: Threshold = None
+    """Of two classes, the second is the answer where its probability is above this. None: the most probable class. A
+    number for each class where the task is multi-label: a text has the classes whose probability is above it."""
     kind: str = "rnn"
     """Which network it is; see `student.registry`."""
     label_type: LabelType = "str"
@@ -119,9 +123,14 @@ class Manifest:
     validation: ValidationAnswers | None = None
     """What `min_confidence` is chosen by; students of earlier versions have none."""
 
+    @property
+    def task(self) -> TaskKind:
+        """Whether a text has one class or any number of them."""
+        return "multi-label" if isinstance(self.threshold, tuple) else "single-label"
+
     def save(self, path: Path) -> None:
         """Write `student.json`."""
-        write_json(path, {"format": FORMAT, **asdict(self)})
+        write_json(path, {"format": FORMAT, "task": self.task, **asdict(self)})
 
     @classmethod
     def load(cls, path: Path) -> Manifest:
@@ -137,7 +146,7 @@ class Manifest:
             ArtifactError: It is no JSON, of another format, or a field is missing or of the wrong kind.
         """
         content = parse_json(data, path)
-        content = {"label_type": "str"} | content
+        content = {"label_type": "str", "task": "single-label"} | content
         if content.get("format") != FORMAT:
             raise ArtifactError(
                 f"{path}: expected a student of format {FORMAT}, found format {content.get('format')!r}\n"
@@ -150,7 +159,8 @@ class Manifest:
         known = {field.name: content[field.name] for field in fields(cls) if field.name in content}
         if known.get("validation") is not None:
             known["validation"] = ValidationAnswers.parse(known["validation"])
-        return cls(**known | {"label_names": tuple(content["label_names"])})
+        lists = {name: tuple(value) for name, value in known.items() if isinstance(value, list)}
+        return cls(**known | lists)
 
     def abstaining(self, path: Path, coverage: float | None = None, max_error: float | None = None) -> Manifest:
         """Return the manifest at `path` with a `min_confidence` for this coverage or error; itself for neither of them.
@@ -167,6 +177,11 @@ class Manifest:
 
     def validated(self, path: Path | str) -> ValidationAnswers:
         """Return the answers to validation texts of the manifest at `path`; an ArtifactError says that it has none."""
+        if self.task == "multi-label":
+            raise ArtifactError(
+                f"{path}: expected a student that gives each text one label, found one of texts with several: it does "
+                "not abstain\n  what to do: leave out coverage, largest error and sets; its probabilities remain"
+            )
         if self.validation is None:
             raise ArtifactError(
                 f"{path}: expected the student's answers to validation texts, which decide how sure it has to be, "
@@ -315,11 +330,8 @@ def _problems(content: dict[str, Any]) -> list[str]:
             "a number from 0.001 to 1000",
             type(temperature) in (int, float) and 1e-3 <= temperature <= 1e3,
         ),
-        (
-            "threshold",
-            "null, or for two classes a number above 0 and below 1,",
-            threshold is None or (classes == 2 and type(threshold) is float and 0 < threshold < 1),
-        ),
+        ("task", "single-label or multi-label", found["task"] in get_args(TaskKind)),
+        _threshold_check(found["task"], threshold, classes),
         ("kind", "a name", isinstance(found["kind"], str)),
         ("label_type", "str, int, float or bool", found["label_type"] in get_args(LabelType)),
         (
@@ -334,6 +346,17 @@ def _problems(content: dict[str, Any]) -> list[str]:
         for name, expected, is_right in checks
         if not is_right
     ]
+
+
+def _threshold_check(task: object, threshold: Any, classes: Any) -> tuple[str, str, bool]:
+    def is_share(value: Any) -> bool:
+        return type(value) is float and 0 < value < 1
+
+    if task == "multi-label":
+        is_right = isinstance(threshold, list) and len(threshold) == classes and all(map(is_share, threshold))
+        return "threshold", f"a list of {str(classes)[:20]} numbers above 0 and below 1", is_right
+    is_right = threshold is None or (classes == 2 and is_share(threshold))
+    return "threshold", "null, or for two classes a number above 0 and below 1,", is_right
 
 
 def _are_answers(value: Any) -> bool:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from potstill.errors import ArtifactError
 from potstill.predict.abstention import prediction_sets
-from potstill.predict.decision import abstains, predict_class, typed_labels
+from potstill.predict.decision import Threshold, abstains, named, predict_class, typed_labels
 from potstill.predict.directory import LabelType
 from potstill.predict.stream import BEGINNING, Position, Text
 from potstill.predict.wording import printable
@@ -42,8 +42,9 @@ class Writing:
     in_pairs: bool
     label_type: LabelType = "str"
     """Type of the labels in JSONL; see `typed_labels`."""
-    threshold: float | None = None
-    """The model's, where it has one; see `predict_class`."""
+    threshold: Threshold = None
+    """The model's, where it has one; see `predict_class`. Where a text may have any number of classes, its answer is
+    the list of these, in CSV as JSON; JSONL also has their probabilities."""
     min_confidence: float | None = None
     """The model's, where it has one: an answer of less probability is null, in CSV empty."""
     min_set_probability: float | None = None
@@ -73,20 +74,36 @@ class Writing:
         """
         rounded = probabilities.astype(np.float64).round(DIGITS).tolist()
         places = predict_class(probabilities, self.threshold)
-        unsure = abstains(probabilities, places, self.min_confidence)
         is_csv = self.format == "csv"
         labels = self.labels if is_csv else typed_labels(self.labels, self.label_type).tolist()
+        rows = zip(texts, rounded, zip(*self._given(probabilities, rounded, places, labels), strict=True), strict=True)
+        if is_csv:
+            return self._csv([self._record(*row) for row in rows])
+        lines = (self._json(*row, is_cut=is_cut) for row, is_cut in zip(rows, cut, strict=True))
+        return "".join(lines).encode()
+
+    def _given(
+        self,
+        probabilities: npt.NDArray[np.float32],
+        rounded: list[list[float]],
+        places: npt.NDArray[np.int64],
+        labels: Sequence[Any],
+    ) -> list[list[Any]]:
+        """Return what is written of each text's answer, `places`, a list for each of the last of `_fields`."""
+        if isinstance(self.threshold, tuple):
+            shares = [
+                {self.labels[one]: row[one] for one in np.flatnonzero(chosen).tolist()}
+                for row, chosen in zip(rounded, places, strict=True)
+            ]
+            return [named(places, labels), *([] if self.format == "csv" else [shares])]
+        unsure = abstains(probabilities, places, self.min_confidence)
         given: list[list[Any]] = [
             [None if is_unsure else labels[place] for place, is_unsure in zip(places, unsure, strict=True)],
             [row[place] for row, place in zip(rounded, places, strict=True)],
         ]
         if self.min_set_probability is not None:
             given.append(prediction_sets(probabilities, labels, self.min_set_probability))
-        rows = zip(texts, rounded, zip(*given, strict=True), strict=True)
-        if is_csv:
-            return self._csv([self._record(*row) for row in rows])
-        lines = (self._json(*row, is_cut=is_cut) for row, is_cut in zip(rows, cut, strict=True))
-        return "".join(lines).encode()
+        return given
 
     def describe(self) -> str:
         """Return what is written beside labels and their probabilities, as a resumed task has to."""
@@ -97,7 +114,10 @@ class Writing:
     @property
     def _fields(self) -> tuple[str, ...]:
         possible = () if self.min_set_probability is None else ("set",)
-        return ("line", "text", *(("pair",) if self.in_pairs else ()), "label", "probability", *possible)
+        answer: tuple[str, ...] = ("label", "probability", *possible)
+        if isinstance(self.threshold, tuple):
+            answer = ("labels",) if self.format == "csv" else ("labels", "probabilities")
+        return ("line", "text", *(("pair",) if self.in_pairs else ()), *answer)
 
     def _record(self, text: Text, row: list[float], given: tuple[object, ...]) -> tuple[object, ...]:
         others = (cell(text.others.get(column)) for column in self.columns)

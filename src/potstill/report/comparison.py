@@ -9,11 +9,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 from rich.filesize import decimal
 
 from potstill.console import SafeConsole
 from potstill.data import Examples
+from potstill.data.encoded import most_frequent
 from potstill.evaluation import McNemar, PairedTest, mcnemar, paired_test
 from potstill.evaluation.measure import Measurement, Selective
 from potstill.experiment.record import TrainingRecord
@@ -137,10 +137,12 @@ def show(
     common = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
     names = {row.directory: "/".join(row.directory.parts[common:]) for row in rows}
     cells = [_cells(names[row.directory], row, positive) for row in rows]
-    majority = labels[int(np.bincount(examples.labels).argmax())]
+    majority = labels[most_frequent(examples.labels)]
     share = Cell(percent(next(iter(measured.values())).metrics.majority_accuracy))
-    cells.append((Cell(f'always "{majority}"'), EMPTY, share, Cell(score(0.0)), EMPTY, EMPTY))
-    headers = ("model", *score_headers(labels, positive), "size", "texts/s")
+    is_several = examples.labels.ndim > 1
+    f1 = (EMPTY,) * (2 if is_several else 1)
+    cells.append((Cell(f'always "{majority}"'), *f1, share, Cell(score(0.0)), EMPTY, EMPTY))
+    headers = ("model", *score_headers(labels, positive, multi_label=is_several), "size", "texts/s")
     console.print(ResultTable(headers, tuple(cells)).to_rich())
     by_row = {names[row.directory]: [one.metrics for one in row.models.values()] for row in rows[:1]}
     console.print((table := class_table(by_row, labels)).to_rich())
@@ -155,7 +157,7 @@ def show(
     for one, other, test in compare(rows, examples):
         first, second = names[one.directory], names[other.directory]
         if isinstance(test, McNemar):
-            words = examples_told_apart(test, first, second)
+            words = examples_told_apart(test, first, second, multi_label=is_several)
         else:
             p_value = "no test" if test.p_value is None else f"paired t-test, {probability(test.p_value)}"
             words = f"{first}'s MCC is {test.mean_difference:+.3f} from {second}'s over {test.seeds} seeds ({p_value})"

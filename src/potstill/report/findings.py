@@ -16,7 +16,7 @@ from potstill.evaluation import McNemar, Role, Summary
 from potstill.evaluation.details import Details
 from potstill.evaluation.significance import SIGNIFICANCE
 from potstill.predict.wording import numbered
-from potstill.report.tables import ROLE_NAMES, duration, interval, magnitude, percent, probability, score
+from potstill.report.tables import HEADLINES, ROLE_NAMES, duration, interval, magnitude, percent, probability, score
 
 NO_LABELS: Final = (
     "**No human label was seen:** the teacher gave all labels, those of the validation and test texts too. Every score "
@@ -64,7 +64,8 @@ def _paid(summary: Summary) -> Iterator[str]:
     if linear is None or not comparisons or role is None:
         return
     name = ROLE_NAMES[role].lower()
-    student, bar = summary.spread(role, "accuracy"), linear.metrics.accuracy
+    score_of, is_several = summary.data.headline, summary.data.multi_label
+    student, bar = summary.spread(role, score_of), getattr(linear.metrics, score_of)
     learnt = summary.spread(role, "mcc").mean > linear.metrics.mcc and not any(
         summary.verdict(model) for model in summary.of(role)
     )  # always answering the majority class can be right more often
@@ -82,12 +83,17 @@ def _paid(summary: Summary) -> Iterator[str]:
         seeds = f" or less for each of {len(values)} seeds"
     elif len(values) > 1:
         p_value, seeds = probability(values[0]), f" to {values[-1]:.3f} over {len(values)} seeds"
+    compared = (
+        f"The micro-F1 of the student's answers is {percent(student.mean)}, that of the linear model's {percent(bar)}"
+        if is_several
+        else f"{percent(student.mean)} of the student's answers are right, {percent(bar)} of the linear model's"
+    )
     sentence = (
-        f"**Did it pay?** {answer}. {percent(student.mean)} of the student's answers are right, {percent(bar)} of the "
-        f"linear model's ({100 * (student.mean - bar):+.1f} points; McNemar's test, {p_value}{seeds})."
+        f"**Did it pay?** {answer}. {compared} ({100 * (student.mean - bar):+.1f} points; {test_name(is_several)}, "
+        f"{p_value}{seeds})."
     )
     others = [
-        f"the {ROLE_NAMES[other].lower()} {percent(summary.spread(other, 'accuracy').mean)}"
+        f"the {ROLE_NAMES[other].lower()} {percent(summary.spread(other, score_of).mean)}"
         for other in reversed(summary.roles)
         if other != role
     ]
@@ -186,7 +192,8 @@ def _learnt(summary: Summary, role: Role) -> str:
     """Compare the models of one role with the answer that needs no model."""
     models = summary.of(role)
     verdicts = [verdict for model in models if (verdict := summary.verdict(model))]
-    mcc, accuracy = summary.spread(role, "mcc"), summary.spread(role, "accuracy").mean
+    headline, data = summary.data.headline, summary.data
+    mcc, reached = summary.spread(role, "mcc"), summary.spread(role, headline).mean
     if len(models) > 1:
         numbers = f"MCC {score(mcc.mean)} ± {score(mcc.std)} over {len(models)} seeds"
         conclusion = "every seed learnt something about the task"
@@ -202,10 +209,11 @@ def _learnt(summary: Summary, role: Role) -> str:
             f" Together, their probabilities averaged, they reach {score(together.metrics.mcc)} "
             f"({interval(together.intervals['mcc'], score)}): from that the students learnt."
         )
-    majority = summary.data.majority.accuracy
-    if len(verdicts) < len(models) and accuracy <= majority:
+    majority = getattr(data.majority, headline)
+    if len(verdicts) < len(models) and reached <= majority:
         # Not a contradiction: MCC weighs the classes alike, accuracy favours the frequent one.
-        sentence += f" Its accuracy, {percent(accuracy)}, is not above the {percent(majority)} of the majority class."
+        name = HEADLINES[headline]
+        sentence += f" Its {name}, {percent(reached)}, is not above the {percent(majority)} of the majority class."
     return sentence
 
 
@@ -258,7 +266,8 @@ def _distillation(summary: Summary) -> Iterator[str]:
     else:
         answer = "It can't be said: the baseline learnt nothing to compare with."
     if over_seeds.seeds == 1:
-        told_apart = examples_told_apart(next(iter(summary.comparisons.values())))
+        only = next(iter(summary.comparisons.values()))
+        told_apart = examples_told_apart(only, multi_label=summary.data.multi_label)
         yield f"**What the teacher added:** {answer} {told_apart[0].upper()}{told_apart[1:]}."
         yield "One seed shows one case: another seed may turn out differently. A claim needs several seeds."
         return
@@ -269,12 +278,21 @@ def _distillation(summary: Summary) -> Iterator[str]:
     yield f"**What the teacher added:** {answer} {differs} {how}."
 
 
-def examples_told_apart(test: McNemar, first: str = "the distilled student", second: str = "the baseline") -> str:
+def examples_told_apart(
+    test: McNemar, first: str = "the distilled student", second: str = "the baseline", *, multi_label: bool = False
+) -> str:
     """Report the test on examples of a single pair of models."""
+    better = "has the better labels for" if multi_label else "alone is right on"
+    other = "" if multi_label else "alone on "
     return (
-        f"{first} alone is right on {numbered(test.first_only, 'example')}, {second} alone on {test.second_only} "
-        f"(McNemar's test, {probability(test.p_value)})"
+        f"{first} {better} {numbered(test.first_only, 'example')}, {second} {other}{test.second_only} "
+        f"({test_name(multi_label)}, {probability(test.p_value)})"
     )
+
+
+def test_name(multi_label: bool) -> str:
+    """Name the test that compares two models by their answers, see `evaluation.significance.mcnemar`."""
+    return "sign test over the texts" if multi_label else "McNemar's test"
 
 
 def _savings(summary: Summary) -> Iterator[str]:

@@ -26,6 +26,7 @@ from potstill.report.findings import abstention, findings
 from potstill.report.markdown import report_sections
 from potstill.report.plots import COLOURS, COMPARISON_FILE, RELIABILITY_FILE, curve_files
 from potstill.report.tables import (
+    HEADLINES,
     ROLE_NAMES,
     Cell,
     ResultTable,
@@ -68,7 +69,8 @@ def report_html(summary: Summary, details: Details | None, run_dir: Path, plots:
     data, names, models = summary.data, summary.data.label_names, model_table(summary)
     found = findings(replace(summary, data=data_in_markdown(data)))
     roles = compared_roles(summary)
-    f1, accuracy, mcc = score_headers(data.label_names, data.positive)
+    scores = score_headers(data.label_names, data.positive, multi_label=data.multi_label)
+    first, *others = sorted(scores, key=lambda name: name != HEADLINES[data.headline])
     drawn = {file.name: _inlined(file.read_bytes()) for file in plots.glob("*.png")}
     page = _HTML.get_template("report.html.jinja").render(
         summary=summary,
@@ -76,7 +78,7 @@ def report_html(summary: Summary, details: Details | None, run_dir: Path, plots:
         first=_html(found[0]),
         others=_html("\n".join(f"- {line}" for line in found[1:])),
         sections={title: _html(text) for title, text in report_sections(summary, "").items()},
-        headline=_columns(models, ("model", accuracy, "on disk", "texts/s", f1, mcc)),
+        headline=_columns(models, ("model", first, "on disk", "texts/s", *others)),
         models=models,
         classes=class_table({ROLE_NAMES[role]: [one.metrics for one in summary.of(role)] for role in roles}, names),
         curves={
@@ -90,7 +92,7 @@ def report_html(summary: Summary, details: Details | None, run_dir: Path, plots:
         details=details,
         parts=None
         if details is None
-        else _parts(summary, details) | {"abstention": _html(abstention(details, run_dir))},
+        else _parts(summary, details) | {"abstention": "" if data.multi_label else _html(abstention(details, run_dir))},
         directory=shlex.quote(str(run_dir)),
         python_directory=json.dumps(str(run_dir), ensure_ascii=False),
         settings=yaml.safe_dump(summary.config, sort_keys=False, allow_unicode=True),
@@ -120,13 +122,13 @@ def _parts(summary: Summary, details: Details) -> dict[str, Any]:
     risk = [(100 * share, 100 * risk) for share, risk in details.coverage]
     parts = {
         "student": f"{ROLE_NAMES[details.role].lower()}, seed {details.seed}",
-        "wrong": sum(texts for (label, answer), texts in counts.items() if label != answer),
+        "wrong": round(details.coverage[-1][1] * summary.data.test),  # of all texts
         "pairs": _confused_pairs(counts, names),
         "matrix": None,
         "risk": _curve(risk, "texts answered, the surest first (%)", "wrong answers among them (%)", details.role),
         "covered": "; ".join(f"{percent(wrong)} of the surest {percent(share)}" for share, wrong in covered),
     }
-    if len(names) <= _MATRIX_CLASSES:
+    if counts and len(names) <= _MATRIX_CLASSES:
         rows = [[counts.get((label, answer), 0) for answer in range(len(names))] for label in range(len(names))]
         parts["matrix"] = [[(texts, texts / max(sum(row), 1)) for texts in row] for row in rows]
     if curve is not None:

@@ -56,6 +56,16 @@ of epochs has seen.
   included, the teacher's labelling not; the mean over seeds. **Texts/s:** from texts to answers, in the environment
   below. **One text:** milliseconds from one text to its answer, the median."""
 
+_MULTI_LABEL: Final = """
+- **Texts with any number of labels:** each class has a probability of its own, and an answer names the classes whose
+  probability is above the class's threshold. **Micro-F1:** the F1 of all labels of all texts together; frequent
+  classes count more. **Subset accuracy:** share of texts of which all labels are right and none is missing. **MCC:**
+  the mean over the classes, which all count the same. **Ranking loss** (`summary.json`): how often a class that a text
+  has not is more probable than one that it has. **ECE** compares the probability of every class with the share of
+  texts that have it.
+- **Sign test over the texts:** in place of McNemar's: counts the texts for which one model's labels have a higher F1
+  than the other's; with one label a text, that is McNemar's test."""
+
 _SOURCES: Final = {
     "file": "from files",
     "sampled": "sampled from a language model tuned on the training texts",
@@ -94,7 +104,7 @@ def report_sections(summary: Summary, plots: str) -> dict[str, str]:
         "Class by class": _classes(summary),
         "Seed by seed": _seeds(summary),
         "Plots": _plots(summary, plots),
-        "How the numbers are defined": DEFINITIONS,
+        "How the numbers are defined": DEFINITIONS + _MULTI_LABEL * summary.data.multi_label,
         "How to repeat it": _repeat(summary),
         "Environment": "\n".join(f"- {line}" for line in _environment(summary.environment)),
     }
@@ -115,21 +125,29 @@ def _what_was_done(summary: Summary) -> str:
         why = "gave all labels" if data.labels_by_teacher else "does not answer all test texts"
         unscored = f"{config.teacher.describe()}; it {why}, so that it has no scores"
         models.insert(0, f"- **Teacher:** {unscored}.")
+    learnt = "training" if data.multi_label else "training and the validation"
     linear = (
-        "\n- **Linear SVM:** words, pairs of words and pieces of 2 to 5 characters (TF-IDF), learnt from the training "
-        "and the validation examples in seconds; what a small network has to beat."
+        "\n- **Linear SVM:** words, pairs of words and pieces of 2 to 5 characters (TF-IDF), learnt from the "
+        f"{learnt} examples in seconds; what a small network has to beat."
     )
+    only = "only " if data.multi_label else ""
+    task = "name those that a text has, of any number, of" if data.multi_label else "tell apart"
     text = (
-        f"The task: tell apart the classes {classes(data.label_names)} of the data set **{data.name}** "
+        f"The task: {task} the classes {classes(data.label_names)} of the data set **{data.name}** "
         f"(source: {data.source}). {data.train:,} examples trained the models, {data.validation:,} validated them (the "
         f"choice of epochs and settings), and {data.test:,}, used for nothing else, gave the results below. "
-        f'{percent(data.majority.accuracy)} of these are "{data.majority_label}": always giving this answer is that '
-        "accurate without any model.\n\n"
+        f'{percent(data.majority.accuracy)} of these are {only}"{data.majority_label}": always giving this answer is '
+        "that accurate without any model.\n\n"
         + "\n".join(models)
         + (linear if summary.linear is not None else "")
         + _unlabelled(summary)
     )
-    if any(model.threshold is not None for model in summary.models):
+    if data.multi_label:
+        text += (
+            "\n\nA text gets each class whose probability is above the class's threshold, which is chosen on the "
+            "validation split for micro- and macro-F1; of the linear SVM likewise."
+        )
+    elif any(model.threshold is not None for model in summary.models):
         text += (
             "\n\nA student's answer is the second class where the probability of that class is above the student's "
             "threshold, which promises the best MCC by the validation split; else it is the first."
@@ -167,7 +185,10 @@ def _seeds(summary: Summary) -> str:
         taught = "all, their probabilities averaged"
     text = f"Teacher that taught the students: {taught}.\n\n{seed_table(summary).to_markdown()}"
     if summary.comparisons:
-        lines = [f"- seed {seed}: {examples_told_apart(test)}" for seed, test in sorted(summary.comparisons.items())]
+        lines = [
+            f"- seed {seed}: {examples_told_apart(test, multi_label=summary.data.multi_label)}"
+            for seed, test in sorted(summary.comparisons.items())
+        ]
         text += "\n\nDistilled student against the baseline of the same seed:\n\n" + "\n".join(lines)
     return text
 

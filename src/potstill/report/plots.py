@@ -18,7 +18,8 @@ from matplotlib.ticker import MaxNLocator
 
 from potstill.evaluation import LinearResult, ModelResult, Role, Summary
 from potstill.evaluation.calibration import BINS, pool
-from potstill.report.tables import LINEAR_NAME, ROLE_NAMES, Scored, magnitude, percent, score
+from potstill.evaluation.results import Headline
+from potstill.report.tables import HEADLINES, LINEAR_NAME, ROLE_NAMES, Scored, magnitude, percent, score
 from potstill.store.atomic import write_atomically
 
 # Okabe and Ito's palette stays apart in every common kind of colour blindness, the markers in shades of grey.
@@ -49,7 +50,8 @@ Line = tuple[Sequence[float], Sequence[float]]
 
 def curve_files(summary: Summary, role: Role) -> dict[str, str]:
     """Name the plots of one role's training by what they show; none where nothing was trained."""
-    names = {"training loss": "training_loss", "validation loss": "validation_loss", "accuracy and MCC": "accuracy"}
+    scores = f"{HEADLINES[summary.data.headline]} and MCC"
+    names = {"training loss": "training_loss", "validation loss": "validation_loss", scores: "accuracy"}
     trained = any(model.history for model in summary.of(role))
     return {title: f"{role}_{name}.png" for title, name in names.items()} if trained else {}
 
@@ -61,7 +63,7 @@ def draw_plots(summary: Summary, directory: Path) -> list[Path]:
     for role in summary.roles:
         if files := curve_files(summary, role):
             models = [model for model in summary.of(role) if model.history]
-            scores = accuracy(models, summary.data.validation_majority_accuracy)
+            scores = accuracy(models, summary.data.validation_majority_accuracy, summary.data.headline)
             drawn = (loss_curves(models, "training"), loss_curves(models, "validation"), scores)
             figures |= dict(zip(files.values(), drawn, strict=True))
     for name, figure in figures.items():
@@ -84,24 +86,27 @@ def loss_curves(models: Sequence[ModelResult], split: Literal["training", "valid
     return figure
 
 
-def accuracy(models: Sequence[ModelResult], majority_accuracy: float) -> Figure:
+def accuracy(models: Sequence[ModelResult], majority_accuracy: float, headline: Headline = "accuracy") -> Figure:
     """Draw the accuracy of one role's models and, since it alone hides one that learnt nothing, MCC beside it.
 
-    `majority_accuracy` is the share of the most frequent class in the validation split.
+    `majority_accuracy` is the share of the most frequent class in the validation split. Another `headline` than
+    accuracy is drawn without it.
     """
+    reached = 100 * majority_accuracy if headline == "accuracy" else None
     figure = Figure(figsize=(9.6, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True)
     for axes, key, title, scale, reference in (
-        (left, "accuracy", "accuracy (%)", 100.0, 100 * majority_accuracy),
+        (left, headline, f"{HEADLINES[headline]} (%)", 100.0, reached),
         (right, "mcc", "MCC", 1.0, 0.0),
     ):
         _curves(axes, models, key, scale, kept=True)
-        axes.axhline(reference, **_DASHED, label="always the majority class")
+        if reference is not None:
+            axes.axhline(reference, **_DASHED, label="always the majority class")
         _finish(axes, f"{ROLE_NAMES[models[0].role]}: {title}", f"{title} on the validation split")
     # Without room above 0 the noise of a model that learnt nothing would fill the panel and look like progress.
     low, high = right.get_ylim()
     right.set_ylim(min(low, -0.02), max(high, 0.1))
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, **_LEGEND)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4, **_LEGEND)
     return figure
 
 
@@ -112,12 +117,13 @@ def comparison(summary: Summary) -> Figure:
     }
     if summary.linear is not None:
         rows[LINEAR_NAME] = ("linear", (summary.linear,))
-    majority = 100 * summary.data.majority.accuracy
+    headline = summary.data.headline
+    majority = 100 * getattr(summary.data.majority, headline)
     figure = Figure(figsize=(11.0, 1.6 + 0.8 * len(rows)), layout="constrained")
     mcc, accuracy_axes, size = figure.subplots(1, 3, sharey=True)
     for row, (role, models) in enumerate(rows.values()):
         _score_row(mcc, row, role, models, "mcc", 1.0)
-        _score_row(accuracy_axes, row, role, models, "accuracy", 100.0)
+        _score_row(accuracy_axes, row, role, models, headline, 100.0)
         total = models[0].parameters
         trainable = total if isinstance(models[0], LinearResult) else models[0].trainable_parameters
         if total:
@@ -127,7 +133,7 @@ def comparison(summary: Summary) -> Figure:
             _point(size, row, role, trainable, magnitude(trainable), markerfacecolor="white")
     for axes, title, reference in (
         (mcc, "MCC (0: learnt nothing, 1: perfect)", 0.0),
-        (accuracy_axes, "accuracy (%)", majority),
+        (accuracy_axes, f"{HEADLINES[headline]} (%)", majority),
         (size, "parameters (hollow: trainable)", None),
     ):
         axes.set_title(title, fontsize=10)
@@ -174,9 +180,11 @@ def reliability(summary: Summary) -> Figure:
     left, below = grid[:, 0]
     left.set_ylabel("right answers (%)")
     below.set_ylabel("texts (%)")
-    # No text is less certain than if all classes were equally probable.
-    left.set(xlim=(100 / len(summary.data.label_names) - 2, 102), ylim=(-2, 102))
-    figure.supxlabel("probability of the most probable class (%)", fontsize=10)
+    # No text is less certain than if all classes were equally probable, unless each has a probability of its own.
+    least = 0.0 if summary.data.multi_label else 100 / len(summary.data.label_names)
+    left.set(xlim=(least - 2, 102), ylim=(-2, 102))
+    which = "each" if summary.data.multi_label else "the most probable"
+    figure.supxlabel(f"probability of {which} class (%)", fontsize=10)
     figure.suptitle(f"Can the probabilities be believed? Test split, {summary.data.test} examples", fontsize=12)
     return figure
 

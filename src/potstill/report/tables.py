@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from potstill.evaluation import DataSummary, EnsembleResult, Intervals, Metrics, ModelResult, Role, Spread, Summary
+from potstill.evaluation.results import Headline
 from potstill.predict.wording import in_markdown, printable
 
 ROLE_NAMES: dict[Role, str] = {
@@ -83,7 +84,7 @@ class ResultTable:
 def model_table(summary: Summary) -> ResultTable:
     """Show one row per role: the mean and standard deviation over seeds, or one seed's value and its interval."""
     sizes, data = ("parameters", "trainable", "on disk"), summary.data
-    scored = (*score_headers(data.label_names, data.positive), "ECE")
+    scored = (*score_headers(data.label_names, data.positive, multi_label=data.multi_label), "ECE")
     headers = ("model", *sizes, *scored, "training", "texts/s", "one text")
     rows = [_model_row(ROLE_NAMES[role], summary.of(role), data.positive) for role in summary.roles]
     if (linear := summary.linear) is not None:
@@ -91,10 +92,9 @@ def model_table(summary: Summary) -> ResultTable:
         scores = (*score_cells([linear], data.positive), EMPTY)
         costs = (Cell(duration(linear.train_seconds)), speed, EMPTY)
         rows.append((Cell(LINEAR_NAME), size, size, Cell(decimal(linear.bytes_on_disk)), *scores, *costs))
-    majority = data.majority
-    f1, mcc = Cell(score(f1_of(majority, data.positive))), Cell(score(majority.mcc))
     always = (Cell(f'always "{data.majority_label}"'), Cell("0"), Cell("0"), EMPTY)
-    return ResultTable(headers, (*rows, (*always, f1, Cell(percent(majority.accuracy)), mcc, *[EMPTY] * 4)))
+    scores = _constant_cells(data.majority, data.positive)
+    return ResultTable(headers, (*rows, (*always, *scores, *[EMPTY] * 4)))
 
 
 def class_table(models: Mapping[str, Sequence[Metrics]], names: Sequence[str]) -> ResultTable:
@@ -124,7 +124,7 @@ def compared_roles(summary: Summary) -> list[Role]:
 def seed_table(summary: Summary) -> ResultTable:
     """Show one row per trained model, and one for teachers that taught together, each score with its interval."""
     positive = summary.data.positive
-    scores = score_headers(summary.data.label_names, positive)
+    scores = score_headers(summary.data.label_names, positive, multi_label=summary.data.multi_label)
     headers = ("model", "seed", *scores, "ECE", "NLL", "MCC on validation", "epoch kept")
     rows = {role: [_seed_row(model, positive) for model in summary.of(role)] for role in summary.roles}
     if summary.ensemble is not None:
@@ -204,9 +204,17 @@ class Scored(Protocol):
         """Their intervals."""
 
 
-def score_headers(label_names: Sequence[str], positive: int | None = None) -> tuple[str, ...]:
+HEADLINES: dict[Headline, str] = {"accuracy": "accuracy", "micro_f1": "micro-F1"}
+"""What the score that comes first is called."""
+_SUBSETS = "subset accuracy"
+
+
+def score_headers(
+    label_names: Sequence[str], positive: int | None = None, *, multi_label: bool = False
+) -> tuple[str, ...]:
     """Name the columns of `score_cells`."""
-    return ("macro-F1" if positive is None else f'F1 of "{label_names[positive]}"', "accuracy", "MCC")
+    f1 = "macro-F1" if positive is None else f'F1 of "{label_names[positive]}"'
+    return (HEADLINES["micro_f1"], f1, _SUBSETS, "MCC") if multi_label else (f1, "accuracy", "MCC")
 
 
 def f1_of(metrics: Metrics, positive: int | None) -> float:
@@ -217,7 +225,8 @@ def f1_of(metrics: Metrics, positive: int | None) -> float:
 def score_cells(models: Sequence[Scored], positive: int | None = None) -> tuple[Cell, ...]:
     """Write F1, accuracy and MCC: of a single model with their intervals, of several with their deviation.
 
-    The F1 is that of the class `positive`, without an interval, or the mean of all classes.
+    Where texts may have several classes, micro-F1 comes first. The other F1 is that of the class `positive`, without an
+    interval, or the mean of all classes.
     """
 
     def cell(name: str, number: Number) -> Cell:
@@ -227,7 +236,14 @@ def score_cells(models: Sequence[Scored], positive: int | None = None) -> tuple[
         return Cell(number(values[0]), interval(models[0].intervals[name], number))
 
     f1 = cell("f1", score) if positive is None else _spread([f1_of(one.metrics, positive) for one in models], score)
-    return (f1, cell("accuracy", percent), cell("mcc", score))
+    micro = () if models[0].metrics.micro_f1 is None else (cell("micro_f1", score),)
+    return (*micro, f1, cell("accuracy", percent), cell("mcc", score))
+
+
+def _constant_cells(metrics: Metrics, positive: int | None) -> tuple[Cell, ...]:
+    """Write the same scores without intervals."""
+    micro = () if metrics.micro_f1 is None else (Cell(score(metrics.micro_f1)),)
+    return (*micro, Cell(score(f1_of(metrics, positive))), Cell(percent(metrics.accuracy)), Cell(score(metrics.mcc)))
 
 
 def _spread(values: Sequence[float], number: Number) -> Cell:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import TypedDict
 
-from potstill.predict.decision import abstains, predict_class
+from potstill.predict.decision import abstains, named, predict_class
 from potstill.predict.output import DIGITS
 from potstill.serve.limits import Limits
 from potstill.serve.models import Kind, ServedModel
@@ -34,13 +34,21 @@ class Prediction(TypedDict):
     truncated: bool | None
 
 
+class LabelSet(TypedDict):
+    """An answer of a multi-label model to one text: the classes that it has, of any number; the rest as above."""
+
+    labels: list[Label]
+    probabilities: dict[str, float]
+    truncated: bool | None
+
+
 class ModelAnswer(TypedDict):
     """A model's answers to all texts, in their order; its digest changes with its files, null where it has none."""
 
     model: str
     digest: str | None
     latency_ms: float
-    predictions: list[Prediction]
+    predictions: list[Prediction] | list[LabelSet]
 
 
 class PredictAnswer(TypedDict):
@@ -53,8 +61,9 @@ class PredictAnswer(TypedDict):
 class ModelCard(TypedDict):
     """A model that is served.
 
-    With a `threshold`, of its two classes the second is the label where its probability is above this. With a
-    `min_confidence`, there is no label where its probability would be below this.
+    With a `threshold`, of its two classes the second is the label where its probability is above this. A list of them,
+    one for each class, has a multi-label model: a text has the classes whose probability is above their threshold. With
+    a `min_confidence`, there is no label where its probability would be below this.
     """
 
     name: str
@@ -62,7 +71,7 @@ class ModelCard(TypedDict):
     digest: str | None
     labels: tuple[Label, ...]
     in_pairs: bool
-    threshold: float | None
+    threshold: float | list[float] | None
     min_confidence: float | None
 
 
@@ -85,6 +94,8 @@ def describe(model: ServedModel) -> ModelCard:
     """Return what `/v1/models` says of a model."""
     card: Any = {name: getattr(model, name) for name in ModelCard.__annotations__}
     card |= {"labels": model.typed_labels}
+    if isinstance(model.threshold, tuple):
+        card["threshold"] = list(model.threshold)
     return card  # type: ignore[no-any-return]
 
 
@@ -103,15 +114,23 @@ def answer(
         order = np.arange(classes)[None].repeat(len(probabilities), axis=0)
     rows = probabilities.astype(np.float64).round(DIGITS).tolist()
     chosen = predict_class(probabilities, model.threshold)
-    unsure = abstains(probabilities, chosen, model.min_confidence)
-    predictions: list[Prediction] = [
-        {
-            "label": None if is_unsure else model.typed_labels[best],
-            "probability": row[best],
-            "probabilities": {model.labels[place]: row[place] for place in places},
-            "truncated": cut,
-        }
-        for row, best, is_unsure, places, cut in zip(rows, chosen, unsure, order.tolist(), truncated, strict=True)
-    ]
+    shown = ({model.labels[place]: row[place] for place in places} for row, places in zip(rows, order, strict=True))
+    predictions: list[Any]
+    if isinstance(model.threshold, tuple):
+        predictions = [
+            LabelSet(labels=labels, probabilities=probable, truncated=cut)
+            for labels, probable, cut in zip(named(chosen, model.typed_labels), shown, truncated, strict=True)
+        ]
+    else:
+        unsure = abstains(probabilities, chosen, model.min_confidence)
+        predictions = [
+            Prediction(
+                label=None if is_unsure else model.typed_labels[best],
+                probability=row[best],
+                probabilities=probable,
+                truncated=cut,
+            )
+            for row, best, is_unsure, probable, cut in zip(rows, chosen.tolist(), unsure, shown, truncated, strict=True)
+        ]
     latency = round(seconds * 1e3, 3)
     return {"model": model.name, "digest": model.digest, "latency_ms": latency, "predictions": predictions}

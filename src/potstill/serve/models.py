@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from potstill.errors import ServeError
 from potstill.predict import Classifier
-from potstill.predict.decision import typed_labels
+from potstill.predict.decision import Threshold, typed_labels
 from potstill.predict.directory import LabelType, find_student, is_student, is_teacher, student_roles
 from potstill.predict.session import available_cores
 from potstill.store.checksums import CHECKSUMS_FILE
@@ -45,8 +45,8 @@ class ServedModel:
     in_pairs: bool
     answer: Callable[[Sequence[Any]], Answer]
     """Answers texts, or pairs where it `in_pairs`."""
-    threshold: float | None = None
-    """Which class the probabilities name; see `predict_class`."""
+    threshold: Threshold = None
+    """Which classes the probabilities name; see `predict_class`."""
     digest: str | None = None
     """Changes with the model's files."""
     parallel: int = 1
@@ -159,7 +159,7 @@ def _teacher(name: str, directory: Path, runtime: RuntimeConfig) -> ServedModel:
     from potstill.teacher.saved import open_teacher
 
     model = open_teacher(directory, runtime)
-    about = (model.label_names, model.in_pairs, model.answer)
+    about = (model.label_names, model.in_pairs, model.answer, model.threshold)
     return ServedModel(name, "teacher", *about, digest=_digest(directory), label_type=model.label_type)
 
 

@@ -55,6 +55,11 @@ class Network(nn.Module):
         names = {field.name for field in fields(cls.spec_class) if hasattr(settings, field.name)} - known.keys()
         return cls(cls.spec_class(**known, **{name: getattr(settings, name) for name in names}))
 
+    @property
+    def bias(self) -> nn.Parameter | None:
+        """What is added to the logits of all texts, (classes,); None: there is no such parameter."""
+        return None
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor, *ngrams: Tensor) -> Tensor:
         """Classify a batch of token sequences.
 

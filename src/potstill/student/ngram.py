@@ -75,6 +75,11 @@ class NgramClassifier(Network):
         super().__init__(spec)
         self.ngrams = NgramBag(spec.ngram_buckets, spec.ngram_size, spec.num_classes, spec.dropout)
 
+    @property
+    def bias(self) -> nn.Parameter:
+        """See `Network.bias`."""
+        return self.ngrams.head.bias
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor, *ngrams: Tensor) -> Tensor:
         """See `Network.forward`."""
         logits: Tensor = self.ngrams(*ngrams)

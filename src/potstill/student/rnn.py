@@ -86,6 +86,11 @@ class DistilRNN(Network):
             NgramBag(spec.ngram_buckets, spec.ngram_size, spec.num_classes, spec.dropout) if spec.ngram_size else None
         )
 
+    @property
+    def bias(self) -> nn.Parameter:
+        """See `Network.bias`."""
+        return self.head.bias if self.ngrams is None else self.ngrams.head.bias  # so that n-grams alone keep it
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor, *ngrams: Tensor) -> Tensor:
         """See `Network.forward`."""
         embedded = self.embedding(input_ids)  # (batch, length, embedding)

@@ -18,11 +18,12 @@ from torch import nn
 
 from potstill.config import StudentConfig
 from potstill.data import UNLABELLED, Corpus, Examples
+from potstill.data.encoded import Labels, class_counts
 from potstill.data.tokenised import TrainingSet, tokenise
 from potstill.errors import ConfigError
-from potstill.evaluation.calibration import fit_temperature, fit_threshold
+from potstill.evaluation.calibration import fit_temperature, fit_threshold, fit_thresholds
 from potstill.predict.abstention import ValidationAnswers
-from potstill.predict.decision import predict_class, softmax
+from potstill.predict.decision import Threshold, predict_class, softmax
 from potstill.predict.directory import LabelType, Manifest, StudentFiles
 from potstill.predict.ngrams import hash_ngrams
 from potstill.predict.tokens import intern_tokenizer, set_pair_separator
@@ -57,7 +58,8 @@ class Student:
         max_length: Longer texts are cut to this many tokens.
         kind: What the configuration calls the network's class.
         temperature: Prediction divides the logits by this.
-        threshold: Of two classes, the second is the answer where its probability is above this.
+        threshold: Of two classes, the second is the answer where its probability is above this. A number for each class
+            where a text may have any number of them; see `predict.decision.predict_class`.
         label_type: Type of the labels in the data.
         validation: Its answers to the validation split, by which it can abstain.
     """
@@ -69,7 +71,7 @@ class Student:
     in_pairs: bool
     kind: str = "rnn"
     temperature: float = 1.0
-    threshold: float | None = None
+    threshold: Threshold = None
     label_type: LabelType = "str"
     validation: ValidationAnswers | None = None
 
@@ -105,8 +107,13 @@ class Student:
             num_classes=corpus.num_classes,
             pad_token_id=pad_id,
         )
+        if corpus.is_multi_label and network.bias is not None:
+            _start_bias(network.bias, corpus.train.labels)
         names, in_pairs, types = corpus.label_names, corpus.in_pairs, corpus.label_type
-        student = cls(network, tokenizer, names, max_length, in_pairs, config.kind, label_type=types)
+        threshold = (0.5,) * corpus.num_classes if corpus.is_multi_label else None
+        student = cls(
+            network, tokenizer, names, max_length, in_pairs, config.kind, threshold=threshold, label_type=types
+        )
         if config.embedding_init == "teacher":
             student._start_embeddings(texts, backbone, teacher_tokenizer)
         return student
@@ -144,15 +151,16 @@ class Student:
         name = StudentFiles(directory).model.name
         prove_parity(self.network, read(directory, [name])[name], seed=0)
 
-    def calibrated(
-        self, logits: NDArray[np.float32], labels: NDArray[np.int64], *, tune_threshold: bool = False
-    ) -> Student:
-        """Return this student with the temperature that suits these texts best and, of two classes, a threshold.
+    def calibrated(self, logits: NDArray[np.float32], labels: Labels, *, tune_threshold: bool = False) -> Student:
+        """Return this student with the temperature and the thresholds that suit these texts best.
 
-        Both are fitted to its own logits on the validation split, (texts, classes), and class indices, (texts,). With
-        them come its answers there.
+        Both are fitted to its own logits on the validation split, (texts, classes), and its labels. `tune_threshold`:
+        whether one of two classes that exclude each other gets a threshold. With them come its answers there, unless
+        texts may have several labels.
         """
         temperature = fit_temperature(logits, labels)
+        if labels.ndim > 1:
+            return replace(self, temperature=temperature, threshold=fit_thresholds(logits, labels, temperature))
         is_tuned = tune_threshold and len(self.label_names) == 2
         threshold = fit_threshold(logits, labels, temperature) if is_tuned else None
         probabilities = softmax(logits, temperature)
@@ -179,6 +187,17 @@ class Student:
         ids = tokenise(examples, self.tokenizer, self.max_length, empty_id=spec.pad_token_id).ids
         counts, names = np.bincount(ids, minlength=spec.vocab_size), (backbone, teacher_tokenizer)
         table.weight.copy_(teacher_embeddings(self.tokenizer, counts, table.embedding_dim, spec.pad_token_id, *names))
+
+
+@torch.no_grad()
+def _start_bias(bias: nn.Parameter, labels: Labels) -> None:
+    """Let each class begin with the log-odds of its frequency: most are rare, and a step is small.
+
+    Lin et al. 2017, "Focal Loss for Dense Object Detection" (arXiv 1708.02002), section 3.3. Without it the first
+    hundreds of steps of a sum over many classes teach little else. `labels` are 0 and 1, (texts, classes).
+    """
+    counts = class_counts(labels, labels.shape[1])
+    bias.copy_(torch.from_numpy(np.log((counts + 1) / (len(labels) - counts + 1))))
 
 
 @torch.no_grad()

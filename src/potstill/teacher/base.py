@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from potstill.config import PotstillConfig, RuntimeConfig, TeacherConfig
 from potstill.data import UNLABELLED, Corpus, Examples
-from potstill.predict.decision import softmax
+from potstill.predict.decision import Threshold, probabilities_of
 from potstill.predict.directory import LabelType
 from potstill.training.base import FitResult
 
@@ -31,7 +31,7 @@ class Teacher(ABC):
         label_type: Type of the labels in the data that it was tuned on.
         backbone: Name of a pretrained model whose embeddings a student may begin with; None: it has none.
         tokenizer_name: Name of that model's tokenizer.
-        temperature: What the logits are divided by before the softmax.
+        temperature: What the logits are divided by before the softmax (or sigmoid).
         min_confidence: None: a teacher always answers.
         threshold: See `predict.decision.predict_class`; None: the most probable class is the answer.
         keeps_answers: Whether it keeps its answers itself: no cache is put in front of it, and it is not timed.
@@ -44,7 +44,7 @@ class Teacher(ABC):
     backbone: str | None = None
     tokenizer_name: str | None = None
     temperature: float = 1.0
-    threshold: float | None = None
+    threshold: Threshold = None
     min_confidence: float | None = None
     keeps_answers: bool = False
 
@@ -72,7 +72,7 @@ class Teacher(ABC):
         first, second = zip(*texts, strict=True) if self.in_pairs else (tuple(texts), None)
         examples = Examples(first, np.full(len(texts), UNLABELLED), second)
         logits, is_cut = self.logits_of_stream(examples)
-        return softmax(logits, self.temperature), is_cut
+        return probabilities_of(logits, self.temperature, self.threshold), is_cut
 
     def logits_of_stream(self, examples: Examples) -> tuple[NDArray[np.float32], Sequence[bool | None]]:
         """Return the logits of texts that are seen once, and of each whether it was cut; by default not known."""

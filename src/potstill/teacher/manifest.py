@@ -34,6 +34,7 @@ class TeacherManifest:
     Attributes:
         lora: The adapters' settings, of which PEFT's file can't hold all; None without adapters, or where `peft` made
             them.
+        threshold: See `predict.decision.predict_class`; None: it names the most probable class.
         base: Digest of the pretrained weights without the head; empty where it is not known.
         max_length: Longer texts are cut: what was asked for, or less where the backbone has fewer positions.
     """
@@ -54,7 +55,13 @@ class TeacherManifest:
     echo: bool
     num_layers: Annotated[int, Field(ge=1)] | None
     label_type: LabelType = "str"
+    threshold: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = None
     kind: Literal["transformer"] = "transformer"
+
+    def __post_init__(self) -> None:
+        """Check that each class has a threshold, if they have any."""
+        if self.threshold is not None and len(self.threshold) != len(self.label_names):
+            raise ValueError(f"expected {len(self.label_names)} thresholds, found {len(self.threshold)}")
 
     @property
     def files(self) -> tuple[str, ...]:

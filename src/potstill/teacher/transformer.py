@@ -23,6 +23,7 @@ from potstill.data import Corpus, Examples
 from potstill.data.tokenised import TokenisedTexts, TrainingSet, tokenise, warn_of_cut
 from potstill.distillation import CrossEntropy, class_weights
 from potstill.errors import ArtifactError, ConfigError, NotFoundError
+from potstill.evaluation.calibration import fit_thresholds
 from potstill.lora import adapters, inject, load_adapter, merged, save_adapter, saved_embedding_rows
 from potstill.lora.blocks import check_num_layers, head_modules
 from potstill.lora.counting import count_parameters
@@ -84,7 +85,7 @@ class TransformerTeacher(Teacher):
         # With its limit set at once: the first encoding would set it, and `key` depends on it.
         self.tokenizer = intern_tokenizer(tokenizer, manifest.max_length)
         self.label_names, self.in_pairs = manifest.label_names, manifest.in_pairs
-        self.label_type = manifest.label_type
+        self.label_type, self.threshold = manifest.label_type, manifest.threshold
         self.backbone, self.tokenizer_name = manifest.backbone, manifest.tokenizer
 
     @classmethod
@@ -107,6 +108,7 @@ class TransformerTeacher(Teacher):
             max_length=max_length,
             in_pairs=corpus.in_pairs,
             label_type=corpus.label_type,
+            threshold=(0.5,) * corpus.num_classes if corpus.is_multi_label else None,
         )
         classifier, tokenizer = _base(manifest, label_names=corpus.label_names)
         base = _base_digest(classifier.model)  # adapters change it
@@ -168,7 +170,12 @@ class TransformerTeacher(Teacher):
         if seed not in settings.seeds[1:]:  # once
             teacher.warn_of_cut(corpus.train)
         loss = CrossEntropy(class_weights(settings.training, corpus), task_of(corpus))
-        return teacher, fit(teacher.classifier, data, loss, context)
+        fitted = fit(teacher.classifier, data, loss, context)
+        if corpus.is_multi_label:
+            thresholds = fit_thresholds(teacher.logits(corpus.validation), corpus.validation.labels)
+            teacher.threshold, teacher.manifest = thresholds, replace(teacher.manifest, threshold=thresholds)
+            teacher.save(directory)
+        return teacher, fitted
 
     @classmethod
     def check(cls, settings: TransformerConfig) -> None:
@@ -206,8 +213,10 @@ class TransformerTeacher(Teacher):
         """Put its classes into the order of `label_names`, unless these are others."""
         if sorted(label_names) == sorted(self.label_names) and label_names != self.label_names:
             reorder_classes(self.classifier.model, self.label_names, label_names)
-            self.label_names = label_names
-            self.manifest = replace(self.manifest, label_names=label_names)
+            if (given := self.manifest.threshold) is not None:
+                given = tuple(given[self.label_names.index(name)] for name in label_names)
+            self.label_names, self.threshold = label_names, given
+            self.manifest = replace(self.manifest, label_names=label_names, threshold=given)
 
     def limit_length(self, max_length: int) -> None:
         """Read `max_length` tokens at most, if `peft` made its adapters: with how many is then not known."""

@@ -175,6 +175,8 @@ class Progress(Callback):
         else:
             majority = trainer.data.validation.majority_share
             scores = f"accuracy {record['accuracy']:.2%} (majority class {majority:.2%})  MCC {record['mcc']:.3f}"
+            if "micro_f1" in record:
+                scores = f"micro-F1 {record['micro_f1']:.3f}  macro-F1 {record['f1']:.3f}  MCC {record['mcc']:.3f}"
         self._bar.update(self._task, scores=scores)
         parts = [
             f"{trainer.context.title}  epoch {record['epoch']}/{trainer.epochs}",

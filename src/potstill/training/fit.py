@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
-from potstill.data.examples import UNLABELLED
+from potstill.data.encoded import is_labelled
 from potstill.data.tokenised import shuffled_batches
 from potstill.errors import TrainingError
 from potstill.training.base import FitContext, FitResult, Loss, Record, Splits, State
@@ -225,7 +225,7 @@ class Trainer:
     @staticmethod
     def _weight(name: str, labels: torch.Tensor) -> int:
         """Return over how many of these texts a loss is a mean."""
-        return max(1, int((labels != UNLABELLED).sum())) if name == "ce" else len(labels)
+        return max(1, int(is_labelled(labels).sum())) if name == "ce" else len(labels)
 
     def _microbatches(self, indices: Indices) -> list[Indices]:
         """Cut a batch into as few parts as `max_microbatch_tokens` allows."""
