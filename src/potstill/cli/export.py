@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "layout",
-    type=click.Choice(("onnx", "huggingface")),
+    type=click.Choice(("onnx", "huggingface", "web")),
     default="onnx",
     show_default=True,
-    help="onnx predicts without torch; huggingface holds the weights, in the layout of the hub.",
+    help="onnx predicts without torch; huggingface holds the weights, in the layout of the hub; web is an index.html "
+    "that classifies in a browser without a network, and a module for JavaScript.",
 )
 def export(path: Path, out: Path, layout: Layout) -> None:
     """Write a student as a directory of a few megabytes, with all that prediction needs.
@@ -37,6 +38,7 @@ def export(path: Path, out: Path, layout: Layout) -> None:
     \b
       potstill export runs/NAME --out model
       potstill predict model --text "Hello"
+      potstill export runs/NAME --out page --format web
     """
     from potstill.export.bundle import export_student
 
