@@ -30,6 +30,7 @@ from potstill.predict.directory import Manifest, StudentFiles
 from potstill.store.atomic import write_json
 
 WEIGHTS_FILE: Final = "weights.safetensors"
+PAGE_FILE: Final = "index.html"
 ENGINE_FILE: Final = "potstill.js"
 TOLERANCE: Final = 1e-4
 """Largest difference of a probability between JavaScript and Python that passes."""
@@ -88,7 +89,7 @@ def write_page(
     weights = save(dict(tensors), {"potstill": json.dumps(about, separators=(",", ":"))})
     (directory / WEIGHTS_FILE).write_bytes(weights)
     (directory / ENGINE_FILE).write_bytes(engine().encode())
-    (directory / "index.html").write_bytes(_page(weights, name or "Classifier").encode())
+    (directory / PAGE_FILE).write_bytes(_page(weights, name or "Classifier").encode())
     # Without it, Node takes potstill.js for a module of the older kind.
     write_json(directory / "package.json", {"type": "module", "exports": f"./{ENGINE_FILE}", "private": True})
     some = compared[:_IN_NODE]

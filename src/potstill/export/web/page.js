@@ -26,7 +26,8 @@ function make(tag, className, ...children) {
 }
 
 async function start() {
-  const packed = Uint8Array.from(atob(at("weights").textContent), character => character.charCodeAt(0));
+  const bytes = atob(at("weights").textContent), packed = new Uint8Array(bytes.length);
+  for (let place = 0; place < bytes.length; place++) packed[place] = bytes.charCodeAt(place);
   const unpacked = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
   classifier = Classifier.load(await new Response(unpacked).arrayBuffer());
   at("weights").remove();
@@ -123,7 +124,7 @@ async function classify(rows) {
     await redraw();
     if (own !== asked) return; // newer texts took over
   }
-  const time = ((performance.now() - started) / 1000).toFixed(2);
+  const time = Math.max((performance.now() - started) / 1000, 0.01).toFixed(2);
   const shown = rows.length > MOST_SHOWN ? `, the first ${MOST_SHOWN} below` : "";
   say(`${count(rows.length, classifier.inPairs ? "pair" : "text")} in ${time} s${shown}.`);
   at("save").hidden = false;
