@@ -20,7 +20,7 @@ from safetensors import safe_open
 from tokenizers import Tokenizer, pre_tokenizers
 
 from checksummed import with_new_checksums
-from commandline import potstill
+from commandline import potstill, train_small
 from potstill.config import RNNConfig
 from potstill.data import Corpus, Examples
 from potstill.export import web
@@ -169,10 +169,9 @@ def assert_same(found, classifier, items):
     ("kind", "in_pairs"),
     [*((kind, False) for kind in KINDS), *((kind, True) for kind in ("ngram", "lstm, maximum", "beside n-grams"))],
 )
-def test_node_answers_as_python_does(tmp_path, kind, in_pairs, capsys):
+def test_node_answers_as_python_does(tmp_path, kind, in_pairs):
     student = save_student(tmp_path / "student", KINDS[kind], in_pairs=in_pairs)
     page = exported(student, tmp_path / "page")
-    assert re.search(r"JavaScript: in Node, \d+ texts have Python's labels", capsys.readouterr().err)
     items = items_of(in_pairs)
     found = run_node(page, items, f"[{ANSWERS.format('')}, {ANSWERS.format(', false')}]")
     assert_same(found[0], python_of(student, page), items)
@@ -238,27 +237,37 @@ def test_what_is_no_text_is_refused(tmp_path):
     assert found == ["text 1: expected a string"] * 3
 
 
-def test_without_node_the_export_says_that_nothing_was_checked(tmp_path, monkeypatch, capsys):
-    student = save_student(tmp_path / "student", KINDS["ngram"])
-    monkeypatch.setattr(web.shutil, "which", lambda name: None)
-    page = exported(student, tmp_path / "page")
-    assert "JavaScript: not checked, since there is no `node` on the PATH" in capsys.readouterr().err
-    assert "not checked" in (page / "card.md").read_text()
+def run_check(page):
+    return subprocess.run([NODE, page / "check.js"], capture_output=True, text=True, timeout=300)
 
 
 @needs_node
-def test_a_module_that_answers_otherwise_is_refused(tmp_path, monkeypatch, capsys):
-    student = save_student(tmp_path / "student", KINDS["ngram"])
-    module = web.engine()
-    for wrong, message in (
-        (module.replace("LENGTHS = [2, 3, 4, 5]", "LENGTHS = [2, 3, 4]"), "the page differs from the student"),
-        (module.replace("static load(", "static lode("), "Classifier.load is not a function"),
-    ):
-        assert wrong != module
-        monkeypatch.setattr(web, "engine", lambda wrong=wrong: wrong)
-        assert potstill("export", student, "--out", tmp_path / "page", "--format", "web") == 1
-        assert message in capsys.readouterr().err
-        assert not (tmp_path / "page").exists()
+@pytest.mark.parametrize("in_pairs", [False, True], ids=["texts", "pairs"])
+def test_the_check_passes_and_finds_a_module_that_answers_otherwise(tmp_path, in_pairs, capsys):
+    student = save_student(tmp_path / "student", KINDS["beside n-grams"], in_pairs=in_pairs)
+    page = exported(student, tmp_path / "page")
+    sentence = "JavaScript: not run by the export; `node check.js` in the directory compares its answers to 100 texts"
+    assert sentence in capsys.readouterr().err
+    assert sentence in (page / "card.md").read_text()
+    done = run_check(page)
+    assert done.returncode == 0, done.stderr
+    assert re.match(
+        r"passed: 100 texts, 0 with other labels than Python's, probabilities within \d\.\de-\d", done.stdout
+    )
+    module = (page / "potstill.js").read_text()
+    wrong = module.replace("LENGTHS = [2, 3, 4, 5]", "LENGTHS = [2, 3, 4]")
+    assert wrong != module
+    (page / "potstill.js").write_text(wrong)
+    done = run_check(page)
+    assert (done.returncode, done.stdout[:6]) == (1, "FAILED")
+
+
+def test_none_of_the_datas_texts_is_written(tmp_path):
+    rows = [f"secret{n % 7} word{n % 5},{'yes' if n % 2 else 'no'}" for n in range(60)]
+    model = train_small(tmp_path, ["text,label", *rows])
+    page = exported(model, tmp_path / "page")
+    assert "validation texts" in (page / "card.md").read_text()  # they decided how weights are rounded
+    assert not {row.partition(",")[0] for row in rows} & {*json.loads((page / "check.json").read_text())["texts"]}
 
 
 def test_a_tokenizer_that_the_engine_does_not_know_is_refused(tmp_path, capsys):
@@ -271,6 +280,15 @@ def test_a_tokenizer_that_the_engine_does_not_know_is_refused(tmp_path, capsys):
     assert potstill("export", student, "--out", tmp_path / "page", "--format", "web") == 1
     assert "found another tokenizer than a student's own byte-level BPE" in capsys.readouterr().err
     assert potstill("export", student, "--out", tmp_path / "model") == 0
+
+
+def test_a_manifest_that_says_more_than_the_engine_knows_is_refused(tmp_path, capsys):
+    student = save_student(tmp_path / "student", KINDS["ngram"])
+    file = StudentFiles(student).manifest
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"is_new": None, "several_labels": True}))
+    with_new_checksums(student)
+    assert potstill("export", student, "--out", tmp_path / "page", "--format", "web") == 1
+    assert "found 'several_labels' in its student.json\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -318,7 +336,7 @@ def test_the_directory_has_checksums_and_is_reproducible(tmp_path, capsys):
     student = save_student(tmp_path / "student", KINDS["beside n-grams"])
     page, again = (exported(student, tmp_path / name) for name in ("page", "again"))
     names = {file.name for file in page.iterdir()}
-    ours = {"index.html", "potstill.js", "package.json", "weights.safetensors"}
+    ours = {"index.html", "potstill.js", "package.json", "weights.safetensors", "check.js", "check.json"}
     assert names == ours | {"student.json", "tokenizer.json", "labels.json", "card.md", "checksums.json"}
     assert {*verify(page)} == names - {"card.md", "checksums.json"}
     assert (page / "checksums.json").read_bytes() == (again / "checksums.json").read_bytes()

@@ -33,7 +33,8 @@ def export(path: Path, out: Path, layout: Layout) -> None:
     PATH is a student's directory, a directory with several seeds, or a run. Of a run, `export` takes the distilled
     student with the best validation score, or the best baseline where the report says that distillation did harm. The
     directory holds the network, the tokenizer, the class names, checksums, and a model card with data, scores, limits
-    and licences. The exported network is first checked against PyTorch.
+    and licences. The exported network is first checked against PyTorch. With `--format web` its weights are rounded as
+    far as its answers allow, and `node check.js` in the directory compares the page's engine with Python.
 
     \b
       potstill export runs/NAME --out model
