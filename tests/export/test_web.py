@@ -1,5 +1,6 @@
 """A student as a page: JavaScript answers as Python does, in Node and in a browser, and the page leaves nothing out."""
 
+import base64
 import csv
 import io
 import itertools
@@ -164,18 +165,67 @@ def assert_same(found, classifier, items):
     assert (expected.max(axis=1) < 0.99).mean() > 0.2
 
 
-@needs_node
-@pytest.mark.parametrize(
+QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--headless", "--no-sandbox", "--disable-gpu", *QUIET]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Make a student of a kind and its page, once."""
+    places = {}
+
+    def make(kind, in_pairs):
+        if (kind, in_pairs) not in places:
+            place = tmp_path_factory.mktemp("student")
+            student = save_student(place / "student", KINDS[kind], in_pairs=in_pairs)
+            places[kind, in_pairs] = student, exported(student, place / "page")
+        return places[kind, in_pairs]
+
+    return make
+
+
+every_kind = pytest.mark.parametrize(
     ("kind", "in_pairs"),
     [*((kind, False) for kind in KINDS), *((kind, True) for kind in ("ngram", "lstm, maximum", "beside n-grams"))],
 )
-def test_node_answers_as_python_does(tmp_path, kind, in_pairs):
-    student = save_student(tmp_path / "student", KINDS[kind], in_pairs=in_pairs)
-    page = exported(student, tmp_path / "page")
+
+
+@needs_node
+@every_kind
+def test_node_answers_as_python_does(made, kind, in_pairs):
+    student, page = made(kind, in_pairs)
     items = items_of(in_pairs)
     found = run_node(page, items, f"[{ANSWERS.format('')}, {ANSWERS.format(', false')}]")
     assert_same(found[0], python_of(student, page), items)
     assert_same(found[1], python_of(student, page), items)  # without WebAssembly
+
+
+@every_kind
+def test_chromium_answers_as_python_does(made, browser, kind, in_pairs):
+    student, page = made(kind, in_pairs)
+    items = items_of(in_pairs)
+    tab = browser.new_page()
+    code = f"""async ([code, content, given]) => {{
+      const potstill = await import(URL.createObjectURL(new Blob([code], {{ type: "text/javascript" }})));
+      const weights = Uint8Array.from(atob(content), one => one.charCodeAt(0)), items = JSON.parse(given);
+      return JSON.stringify({ANSWERS.format("")});
+    }}"""
+    weights = base64.b64encode((page / "weights.safetensors").read_bytes()).decode()
+    found = json.loads(tab.evaluate(code, [(page / "potstill.js").read_text(), weights, json.dumps(items)]))
+    tab.close()
+    assert_same(found, python_of(student, page), items)
 
 
 @needs_node
@@ -364,21 +414,6 @@ def test_the_code_on_the_card_runs(tmp_path):
 
 # The page, in a browser
 
-QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=CHROMIUM, args=["--headless", "--no-sandbox", "--disable-gpu", *QUIET]
-        )
-        yield browser
-        browser.close()
-
 
 @pytest.fixture
 def open_page(browser):
@@ -406,14 +441,9 @@ def open_page(browser):
 
 
 @pytest.fixture(scope="module")
-def students(tmp_path_factory):
+def students(made):
     """A student of texts and one of pairs, and their pages."""
-    place = tmp_path_factory.mktemp("students")
-    made = {}
-    for in_pairs in (False, True):
-        student = save_student(place / f"student-{in_pairs}", KINDS["beside n-grams"], in_pairs=in_pairs)
-        made[in_pairs] = student, exported(student, place / f"page-{in_pairs}")
-    return made
+    return {in_pairs: made("beside n-grams", in_pairs) for in_pairs in (False, True)}
 
 
 def choose(page, name, content):
