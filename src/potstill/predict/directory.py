@@ -274,8 +274,9 @@ def require_graph(directory: Path) -> None:
     """Raise an ArtifactError if a student was exported without the graph that predicts."""
     name = StudentFiles(directory).model.name
     if is_exported(directory) and name not in listed_files(directory):
+        purpose = "for browsers and Node" if holds(directory, "index.html") else "to train on"
         raise ArtifactError(
-            f"{directory} was exported to train on: expected {name} to predict with, found none\n"
+            f"{directory} was exported {purpose}: expected {name} to predict with, found none\n"
             f"  what to do: export the student with --format onnx"
         )
 
