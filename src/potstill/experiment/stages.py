@@ -110,7 +110,8 @@ def distill(
         labelled = label(config, corpus, together([labelled]), unlabelled)
     check_distillation(config, with_unlabelled=len(labelled.texts) > len(corpus.train))
     student = Student.create(
-        config.student, corpus, config.data.max_length, seed, texts=labelled.texts.all_texts,
+        config.student, corpus, config.data.max_length, seed,
+        long_texts=config.data.long_texts, texts=labelled.texts.all_texts,
         backbone=labelled.backbone, teacher_tokenizer=labelled.tokenizer_name or config.teacher.tokenizer_name,
     )  # fmt: skip
     on_student(student)
@@ -135,7 +136,8 @@ def train(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int = 0
     settings = config.student.without_teacher()
     config = config.model_copy(update={"student": settings})
     student = Student.create(
-        settings, corpus, config.data.max_length, seed, texts=corpus.train.all_texts,
+        settings, corpus, config.data.max_length, seed,
+        long_texts=config.data.long_texts, texts=corpus.train.all_texts,
         teacher_tokenizer=config.teacher.tokenizer_name,
     )  # fmt: skip
     data = Splits(student.featurise(corpus.train), student.featurise(corpus.validation))
