@@ -196,6 +196,41 @@ def made(tmp_path_factory):
     return make
 
 
+@needs_node
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"min_confidence": 0.5}, lambda shares: [None if row.max() < 0.5 else LABELS[row.argmax()] for row in shares]),
+        (
+            {"task": "multi-label", "threshold": [0.3, 0.5, 0.7]},
+            lambda shares: [[name for name, share, least in zip(LABELS, row, (0.3, 0.5, 0.7), strict=True)
+                             if share > least] for row in shares],
+        ),
+    ],
+)  # fmt: skip
+def test_labels_that_are_left_open_and_several_labels_of_a_text(tmp_path, changes, expected):
+    student, items = save_student(tmp_path / "student", KINDS["ngram"]), items_of(False)
+    manifest = student / "student.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | changes))
+    page = exported(with_new_checksums(student), tmp_path / "page")
+    labels, shares, _ = zip(*run_node(page, items, ANSWERS.format("")), strict=True)
+    probabilities = python_of(student, page).answer(items)[0]
+    np.testing.assert_allclose(np.array(shares), probabilities, atol=1e-4, rtol=0)
+    assert list(labels) == expected(np.array(shares))
+    assert list(labels) == list(python_of(student, page).predict(items))
+    assert len({str(label) for label in labels}) > 3
+    assert subprocess.run([NODE, "check.js"], cwd=page, capture_output=True).returncode == 0
+
+
+def test_student_that_reads_the_end_of_long_texts_is_refused(tmp_path, capsys):
+    student = save_student(tmp_path / "student", KINDS["ngram"])
+    manifest = student / "student.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"long_texts": "head-tail"}))
+    with_new_checksums(student)
+    assert potstill("export", student, "--out", tmp_path / "page", "--format", "web") == 1
+    assert "found long texts whose end is read" in capsys.readouterr().err
+
+
 every_kind = pytest.mark.parametrize(
     ("kind", "in_pairs"),
     [*((kind, False) for kind in KINDS), *((kind, True) for kind in ("ngram", "lstm, maximum", "beside n-grams"))],

@@ -145,5 +145,6 @@ def _hub_config(manifest: Manifest) -> dict[str, Any]:
         "temperature": manifest.temperature,
         "threshold": manifest.threshold,
         "min_confidence": manifest.min_confidence,
+        "long_texts": manifest.long_texts,
         **manifest.spec,
     }

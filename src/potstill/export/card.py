@@ -74,6 +74,7 @@ def write_card(
         "names": tables.classes([in_markdown(name) for name in manifest.label_names]),
         "example": '("A man sleeps.", "Somebody is awake.")' if manifest.in_pairs else '"The cat sat on the mat."',
         "characters": CHARACTERS_A_TOKEN * manifest.max_length,
+        "cutting": "" if manifest.long_texts == "head" else f', "{manifest.long_texts}"',
         "averaged": 0 if summary is None or summary.ensemble is None else len(summary.of("teacher")),
         "scores": "",
         "selective": getattr(scored, "selective", None),

@@ -53,6 +53,7 @@ _KNOWN: Final = (
     "label_type",
     "long_texts",
     "min_confidence",
+    "task",
 )
 """What the engine knows of a manifest: it would ignore anything else."""
 
