@@ -31,7 +31,7 @@ DOCUMENTS = {
     "docs/benchmarks.md": ("tasks", "results", "intents", "reference", "speed"),
     "docs/reliability.md": ("abuse", "stress"),
     "docs/predict.md": ("abstention",),
-    "docs/production.md": ("inference", "load", "stream"),
+    "docs/production.md": ("web", "inference", "load", "stream"),
     "docs/augment.md": ("students", "vanilla"),
     "docs/settings.md": ("settings",),
 }
@@ -304,6 +304,18 @@ def stream() -> str:
     return shown(result, header, cells, result["runs"])
 
 
+def web() -> str:
+    """Show how a student answers in a browser."""
+    result = load("web")
+    header = " | MB | until it can answer, ms | texts/s, one by one | at once | other labels | largest difference"
+    cells = (
+        "{student} | {mb:.1f} | {load_ms:,.0f} | {texts_per_s[one]:,.0f} | {texts_per_s[batch]:,.0f} | "
+        "{label_mismatches} of {texts:,} | {max_difference:.1e}"
+    )
+    rows = [row | {"mb": row["bytes"] / 1e6} for row in result["rows"]]
+    return shown(result, header, cells, rows, "Differences: of labels and probabilities, from those of Python.")
+
+
 _OUTCOMES = {
     "refused": "refused with one message",
     "rebuilt": "computed again",
@@ -437,6 +449,7 @@ CONTENTS: dict[str, Callable[[], str]] = {
     "load": load_test,
     "stream": stream,
     "abstention": abstention,
+    "web": web,
     "settings": settings,
 }
 """What is written between the markers of a name."""

@@ -13,13 +13,20 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from commandline import potstill, train_small
+from potstill.config import PotstillConfig
+from potstill.data import Examples, load_corpus
 from potstill.predict import Classifier, session, stream
 from potstill.store.checksums import atomic_save
+from potstill.student.saved import load_network
+from potstill.student.student import Student
+from potstill.training.compute import make_fabric
+from potstill.training.inference import predict_logits
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "another", "dog"]
 
@@ -100,12 +107,40 @@ def test_columns_are_those_of_the_training(pair_student, tmp_path, capsys):
     assert "--pair-column" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("size", ["0", "4"], ids=["tokens", "tokens and n-grams"])
+def test_the_end_of_long_texts_is_read_in_training_and_in_prediction(tmp_path, capsys, size):
+    rows = [f"{'cat ' * (i % 10 + 1)}{'dog' if i % 2 else 'mat'},{'yes' if i % 2 else 'no'}" for i in range(40)]
+    flags = ("--max-length", "8", "--ngram-size", size)
+    head, ends = (
+        train_small(tmp_path, ["text,label", *rows], *flags, "--long-texts", how, name=how)
+        for how in ("head", "head-tail")
+    )
+    texts = [f"{'cat ' * 50}{middle}{'mat ' * 50}{end}" for middle in ("saw ", "") for end in ("dog", "mat")]
+    logits = Classifier.load(ends).logits(texts)
+    assert np.array_equal(logits[:2], logits[2:])  # whatever is between
+    assert not np.allclose(logits[0], logits[1])
+    assert np.ptp(Classifier.load(head).logits(texts), axis=0).max() == 0
+    config = PotstillConfig.load(ends / "config.yaml")
+    corpus = load_corpus(config.data)
+    student = Student.create(config.student, corpus, 8, 0, long_texts=config.data.long_texts)
+    student.network.load_state_dict(load_network(ends).state_dict())
+    examples = Examples(tuple(texts), np.zeros(4, np.int64))
+    exact = make_fabric(config.runtime.model_copy(update={"precision": "32-true"}))
+    learnt = predict_logits(student.network, student.featurise(examples), exact).numpy()
+    np.testing.assert_allclose(learnt, logits, atol=1e-4)  # read as the training reads them
+    model = tmp_path / "model"
+    assert potstill("export", ends, "--out", model) == 0
+    assert np.array_equal(Classifier.load(model).logits(texts), logits)
+    assert "It reads the first and last, together 8 tokens" in (model / "card.md").read_text()
+    assert '"head-tail"' in (model / "card.md").read_text() or size == "0"
+
+
 def test_what_is_cut_is_said(tmp_path, capsys):
     """In training, by `potstill data`, and in the answers; labels that are numbers come back as numbers."""
     rows = [f"{'cat ' * (i % 10 + 1)}dog,{i % 2}" for i in range(40)]
     model = train_small(tmp_path, ["text,label", *rows], "--max-length", "4")
     said = capsys.readouterr().err
-    assert re.search(r"baseline student: \d+ of 32 texts are cut after 4 tokens, \d+\.\d % of all tokens", said)
+    assert re.search(r"baseline student: \d+ of 32 texts are cut to 4 tokens, \d+\.\d % of all tokens", said)
     assert potstill("data", tmp_path / "data.csv", "--max-length", "4", "--write", tmp_path / "parts") == 0
     assert re.search(r"training texts have more than 4 words and signs: about \d+\.\d %", capsys.readouterr().err)
     written = (tmp_path / "parts" / "train.jsonl").read_text().splitlines()

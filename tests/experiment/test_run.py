@@ -163,7 +163,7 @@ def test_what_students_do_not_read_is_said_once(config, corpus, teacher, tmp_pat
     potstill.distill(asked, corpus, teacher, tmp_path / "distilled", seed, unlabelled=more)
     words = " ".join(capsys.readouterr().err.split())
     for role in ("baseline", "distilled"):
-        found = re.findall(rf"{role} student: (\d+) of (\d+) texts are cut after 4 tokens", words)
+        found = re.findall(rf"{role} student: (\d+) of (\d+) texts are cut to 4 tokens", words)
         assert [int(texts) for _, texts in found] == [len(corpus.train)] * said
 
 

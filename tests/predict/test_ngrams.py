@@ -48,6 +48,21 @@ def test_texts_do_not_depend_on_their_neighbours():
         np.testing.assert_array_equal(together.weights[part], alone.weights)
 
 
+def test_of_long_texts_the_end_may_be_read_too():
+    start, end = "one " * 20, "two " * 20  # of 80 characters
+    long = f"{start}{'qqq ' * 1000}{end}".strip()
+    read = CHARACTERS_A_TOKEN * 8  # 128
+
+    def found(text, long_texts="head"):
+        return set(hash_ngrams([text], None, BUCKETS, 8, long_texts).rows.tolist())
+
+    assert rows_of("two") & found(long) == set()
+    assert rows_of("one") | rows_of("two") <= found(long, "head-tail")
+    assert rows_of("qqq") & found(long, "head-tail") == set()
+    for short in ("one two", "x" * read):
+        assert found(short, "head-tail") == found(short)
+
+
 def test_words_and_pieces_count_alike_however_long_the_text():
     for text in ("a few words", "many words " * 50):
         weights = hash_ngrams([text], None, BUCKETS, LONG).weights.astype(np.float64)

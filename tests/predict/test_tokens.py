@@ -171,6 +171,37 @@ def test_long_texts_give_the_ids_of_their_whole(make, text):
         )
 
 
+@pytest.mark.parametrize("make", [unigram, word_level, byte_pairs, wide_characters, word_pieces])
+@pytest.mark.parametrize(
+    "text",
+    ["a b " * 5_000 + "b b", "ab" * 5_000, "漢字漢" * 5_000, f"a{' ' * 20_000}b a", "b " + "a" * 20_000, "a b"],
+    ids=lambda text: text[:3],
+)
+@pytest.mark.parametrize("special", [False, True])
+def test_of_long_texts_beginning_and_end_are_read(make, text, special):
+    tokenizer = make()
+    whole = Tokenizer.from_str(tokenizer.to_str()).encode(text).ids
+    if special:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="a $A b", special_tokens=[(name, tokenizer.token_to_id(name) or 0) for name in "ab"]
+        )
+    before, after = ([tokenizer.token_to_id(name) or 0] * special for name in "ab")
+    for most in (4, 7, 50):
+        room = most - 2 * special
+        expected = whole if len(whole) <= room else whole[: room - room // 2] + whole[len(whole) - room // 2 :]
+        assert encode_marked(tokenizer, [text, "b"], None, most, empty_id=None, long_texts="head-tail") == (
+            [before + expected + after, before + encode(make(), ["b"], None, 4, empty_id=None)[0] + after],
+            [len(whole) > room, False],
+        )
+
+
+def test_ends_of_long_texts_are_read_beside_others(tokenizer):
+    texts = ["a b c a b c", "a", "c b a " * 2000]
+    ids = encode(tokenizer, texts, None, 4, empty_id=0, long_texts="head-tail")
+    assert ids == [[2, 3, 3, 4], [2], [4, 3, 3, 2]]
+    assert encode(tokenizer, ["a b c"], ["a b c"], 4, empty_id=0, long_texts="head-tail") == [[2, 3, 2, 3]]
+
+
 def test_portions_hold_at_most_so_many_and_so_much():
     assert [*portions([], 2, 10)] == []
     found = [[*range(9)][part] for part in portions([1, 1, 1, 20, 4, 6, 1, 0, 0], 2, 10)]

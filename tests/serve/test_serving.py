@@ -279,7 +279,7 @@ import potstill.cli.serve as serve
 from potstill.cli import main
 
 real = serve.open_models
-serve.open_models = lambda *arguments: [replace(one, labels=("n" * 500_000, "y")) for one in real(*arguments)]
+serve.open_models = lambda *given, **rest: [replace(one, labels=("n" * 500_000, "y")) for one in real(*given, **rest)]
 main()
 """
     body = json.dumps({"texts": ["the cat"] * 100}).encode()

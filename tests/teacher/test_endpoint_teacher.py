@@ -292,7 +292,7 @@ def test_run_learns_from_a_server_and_reports_agreement_and_cost_but_no_key(
 ):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     given = (reviews, "--teacher", server.url, "--teacher-model", "tiny", "--teacher-price-per-million-tokens", "1,5")
-    assert potstill("run", *given, *SMALL, "--out", tmp_path / "run") == 0
+    assert potstill("run", *given, *SMALL, "--time-limit", "9h", "--out", tmp_path / "run") == 0
     summary = read_json(tmp_path / "run" / "summary.json")
     teacher = next(model for model in summary["models"] if model["role"] == "teacher")
     assert teacher["metrics"]["accuracy"] == 1.0
@@ -304,7 +304,9 @@ def test_run_learns_from_a_server_and_reports_agreement_and_cost_but_no_key(
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert any(file.suffix == ".jsonl" and "answers" in file.parts for file in files)
     assert not [file for file in files if b"sk-secret" in file.read_bytes()]
-    assert "sk-secret" not in "".join(capsys.readouterr())
+    printed = "".join(capsys.readouterr())
+    assert "sk-secret" not in printed
+    assert "the time limit leaves out of account how long the server takes" in " ".join(printed.split())
 
 
 def test_a_killed_run_asks_no_text_again_that_was_answered(server, reviews, tmp_path):

@@ -88,7 +88,7 @@ def test_what_a_saved_teacher_does_not_read_is_said(adapter, capsys):
     load_teacher(adapter[0], settings_of(), corpus)
     said = " ".join(capsys.readouterr().err.split())
     share = 100 * 300 / (202 + 4 + 152 + 600)
-    assert f"teacher: 1 of 4 texts are cut after 300 tokens, {share:.1f} % of all tokens are not read; a saved" in said
+    assert f"teacher: 1 of 4 texts are cut to 300 tokens, {share:.1f} % of all tokens are not read; a saved" in said
     load_teacher(adapter[0], settings_of(), CORPUS)
     assert capsys.readouterr().err == ""  # nor is it called interrupted
 

@@ -29,9 +29,9 @@ EXAMPLES = Examples(("w1 w2 w3", "w4", "", "w5 w6 w7 w8 w9"), np.array([0, 1, 0,
 CORPUS = Corpus("tiny", "made up", ("bad", "good"), EXAMPLES, EXAMPLES, EXAMPLES)
 
 
-def make(name, *, seed=0, max_length=16, runtime=CPU, **options):
+def make(name, *, seed=0, max_length=16, runtime=CPU, long_texts="head", **options):
     config = TransformerConfig(backbone=str(name), **{"lora": LoRAConfig(rank=2)} | options)
-    teacher = TransformerTeacher.create(config, runtime, CORPUS, max_length, seed)
+    teacher = TransformerTeacher.create(config, runtime, CORPUS, max_length, seed, long_texts)
     moved(teacher.classifier)
     return teacher
 
@@ -128,14 +128,27 @@ def test_echo_halves_the_longest_text(base):
     assert np.isfinite(teacher.logits(longest)).all()
 
 
+def test_the_end_of_long_texts_is_read_where_it_is_asked_for(base, tmp_path):
+    teacher, head = make(base, max_length=8, long_texts="head-tail"), make(base, max_length=8)
+    assert teacher.key != head.key
+    ends = [f"{'w1 ' * 20}{middle}{'w2 ' * 20}{end}" for middle in ("w3 ", "") for end in ("w4", "w5")]
+    examples = Examples(tuple(ends), np.zeros(4, np.int64))
+    logits = teacher.logits(examples)
+    assert np.array_equal(logits[:2], logits[2:])
+    assert not np.allclose(logits[0], logits[1])
+    assert np.ptp(head.logits(examples), axis=0).max() == 0
+    teacher.save(tmp_path)
+    loaded = TransformerTeacher.load(tmp_path, CPU)
+    assert loaded.key == teacher.key
+    assert np.array_equal(loaded.logits(examples), logits)
+
+
 @pytest.mark.parametrize("echo", [True, False])
 def test_share_that_is_not_read_is_that_of_a_single_reading(base, echo, capsys):
     texts = Examples((" ".join(["w1"] * 58), "w2"), np.zeros(2, np.int64))  # of 60 and 3 tokens
     make(base, max_length=9, echo=echo).warn_of_cut(texts)
     said = " ".join(capsys.readouterr().err.split())
-    assert (
-        f"1 of 2 texts are cut after 9 tokens, {100 * 51 / 63:.1f} % of all tokens are not read; --max-length" in said
-    )
+    assert f"1 of 2 texts are cut to 9 tokens, {100 * 51 / 63:.1f} % of all tokens are not read; --max-length" in said
 
 
 @pytest.mark.parametrize("echo", [True, False])

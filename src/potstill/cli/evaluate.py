@@ -29,7 +29,8 @@ _OWN: Final = {f"data.{name}": "as in the first model's training" for name in Da
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @abstention_options
 @with_settings(
-    *(f"data.{name}" for name in DataConfig.model_fields if name != "max_length"),  # saved models have their own
+    # Saved models have their own lengths.
+    *(f"data.{name}" for name in DataConfig.model_fields if name not in ("max_length", "long_texts")),
     *("runtime.device", "runtime.precision", "runtime.teacher_base", "runtime.teacher_classes"),
     defaults=_OWN,
     common=COMMON | {"data.source", "data.test"},

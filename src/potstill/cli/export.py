@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "layout",
-    type=click.Choice(("onnx", "huggingface")),
+    type=click.Choice(("onnx", "huggingface", "web")),
     default="onnx",
     show_default=True,
-    help="onnx predicts without torch; huggingface holds the weights, in the layout of the hub.",
+    help="onnx predicts without torch; huggingface holds the weights, in the layout of the hub; web is an index.html "
+    "that classifies in a browser without a network, and a module for JavaScript.",
 )
 @abstention_options
 def export(path: Path, out: Path, layout: Layout, abstention: Abstention) -> None:
@@ -40,12 +41,14 @@ def export(path: Path, out: Path, layout: Layout, abstention: Abstention) -> Non
     PATH is a student's directory, a directory with several seeds, or a run. Of a run, `export` takes the student that
     its report recommends, of the seed with the best validation score. The directory holds the network, the tokenizer,
     the class names, checksums, and a model card with data, scores, limits and licences. The exported network is first
-    checked against PyTorch. With --coverage or --max-error, the exported student gives no answer where it is not sure
-    enough, wherever it is used.
+    checked against PyTorch. With `--format web` its weights are rounded as far as its answers allow, and `node
+    check.js` in the directory compares the page's engine with Python. With --coverage or --max-error, the exported
+    student gives no answer where it is not sure enough, wherever it is used.
 
     \b
       potstill export runs/NAME --out model
       potstill predict model --text "Hello"
+      potstill export runs/NAME --out page --format web
     """
     from potstill.export.bundle import export_student
 

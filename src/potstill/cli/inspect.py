@@ -236,7 +236,8 @@ def _warn_of_length(examples: Examples, max_length: int) -> None:
         share = 100 * (counts - max_length)[long].sum() / counts.sum()
         warn(
             f"{numbered(int(long.sum()), 'training text has', 'training texts have')} more than {max_length} words and "
-            f"signs: about {share:.1f} % of them are cut off; --max-length sets another length"
+            f"signs: about {share:.1f} % of them are not read; --max-length sets another length, "
+            "--long-texts head-tail keeps the end of a text, too"
         )
 
 

@@ -66,9 +66,9 @@ def runs(directories: tuple[Path, ...], delete: bool, yes: bool, as_json: bool) 
 def cache(kinds: tuple[str, ...], clear: bool) -> None:
     """Show or clear the cache, which keeps what takes long to compute.
 
-    Commands make again what they miss. The KINDS are `backbones` (converted weights of pretrained models), `logits`
-    (teachers' answers), `tokens` and `vocabularies`. The cache is in $POTSTILL_CACHE, else in the user's cache
-    directory.
+    Commands make again what they miss. The KINDS are `backbones` (converted weights of pretrained models), `answers`
+    (of servers, which may cost money to ask again), `logits` (other teachers' answers), `tokens` and `vocabularies`.
+    The cache is in $POTSTILL_CACHE, else in the user's cache directory.
 
     \b
       potstill cache

@@ -60,7 +60,7 @@ def run(config: PotstillConfig, out: Path | None, restart: bool, time_limit: flo
     from the labels alone (the baselines), to show what the teacher adds. `run` compares all models, and a linear model,
     on texts that none of them has seen.
 
-    --teacher takes another teacher, and with one texts need no labels: --classes names the classes.
+    Another teacher can be named (--teacher). It can also give the labels, where texts have none (--classes).
 
     `run` writes the models, plots, report.md and the page report.html to one directory, which `potstill predict` can
     use. After an interruption, repeat the command to resume.

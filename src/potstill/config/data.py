@@ -8,6 +8,7 @@ from typing import Annotated, Final, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from potstill.config.base import Settings
+from potstill.predict.directory import LongTexts
 
 MAX_LENGTH: Final = 4096
 """The longest texts that can be asked for. Attention takes memory with the square of the length."""
@@ -67,6 +68,10 @@ class DataConfig(Settings):
     max_length: Annotated[int, Field(ge=4, le=MAX_LENGTH)] = 128
     """Cut texts to this many tokens. CoLA's longest sentence has fewer than 60. A saved teacher keeps the length that
     it was tuned with; one that `peft` wrote, whose length is not known, has this one if you set it, else 4,096."""
+
+    long_texts: LongTexts = "head"
+    """What is read of texts of more than `max_length` tokens: the first of them, or the first half and the last half of
+    them. Pairs of texts are cut at their ends in any case. Saved models keep what they were trained with."""
 
     @model_validator(mode="after")
     def _columns_differ(self) -> Self:

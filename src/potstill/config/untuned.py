@@ -98,4 +98,4 @@ class EndpointConfig(UntunedConfig):
 
     def describe(self) -> str:
         """Say which model it is."""
-        return f"the language model `{self.model}` behind a server, which is not tuned"
+        return f"the language model `{self.model}`, asked over HTTP and not tuned"

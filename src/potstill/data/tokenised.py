@@ -15,6 +15,7 @@ from torch import Tensor
 from potstill.console import warn
 from potstill.data.encoded import Labels, is_labelled, majority_share
 from potstill.data.examples import Examples
+from potstill.predict.directory import LongTexts
 from potstill.predict.ngrams import Ngrams
 from potstill.predict.tokens import encodings, padded_places, set_truncation
 from potstill.predict.wording import numbered
@@ -75,34 +76,51 @@ def tokenise(
     tokenizer: Tokenizer,
     max_length: int,
     empty_id: int,
+    long_texts: LongTexts = "head",
     *,
     with_types: bool = False,
     cached: bool = True,
 ) -> TokenisedTexts:
     """Encode all texts, or fetch what an earlier call made of the same texts with the same tokenizer.
 
-    Texts of more than `max_length` tokens are cut; one without any gets `empty_id`. `with_types` is for models that
-    read `type_ids`. With `cached` off, for texts that are seen once, as in a stream, nothing is kept on disk.
+    Texts of more than `max_length` tokens are cut, see `predict.tokens.encode_marked`; one without any gets `empty_id`.
+    `with_types` is for models that read `type_ids`. With `cached` off, for texts that are seen once, as in a stream,
+    nothing is kept on disk.
     """
 
     def encode() -> dict[str, NDArray[Any]]:
-        return _encode(examples, tokenizer, max_length, empty_id, with_types=with_types)
+        return _encode(examples, tokenizer, max_length, empty_id, long_texts, with_types=with_types)
 
     if not cached:
         return TokenisedTexts(**encode())
     set_truncation(tokenizer, max_length)  # part of the tokenizer's text below: set first, the key is stable
-    settings = str((_FORMAT, max_length, empty_id, len(examples), *["types"] * with_types))
+    settings = str(
+        (
+            _FORMAT,
+            max_length,
+            empty_id,
+            len(examples),
+            *["types"] * with_types,
+            *([] if long_texts == "head" else [long_texts]),
+        )
+    )
     key = digest([settings, tokenizer.to_str(), *examples.texts, *(examples.pairs or ())])
     return TokenisedTexts(**cached_arrays("tokens", key, encode))
 
 
 def _encode(
-    examples: Examples, tokenizer: Tokenizer, max_length: int, empty_id: int, *, with_types: bool
+    examples: Examples,
+    tokenizer: Tokenizer,
+    max_length: int,
+    empty_id: int,
+    long_texts: LongTexts,
+    *,
+    with_types: bool,
 ) -> dict[str, NDArray[Any]]:
     ids: list[NDArray[np.int32]] = []
     types: list[NDArray[np.int32]] = []
     lost: list[int] = []
-    for encoding, cut_off in encodings(tokenizer, examples.texts, examples.pairs, max_length):
+    for encoding, cut_off in encodings(tokenizer, examples.texts, examples.pairs, max_length, long_texts):
         ids.append(np.asarray(encoding.ids or [empty_id], np.int32))
         lost.append(cut_off)
         if with_types:
@@ -116,14 +134,14 @@ def warn_of_cut(
     labels: Labels,
     max_length: int,
     reader: str,
-    remedy: str = "--max-length sets another length",
+    remedy: str = "--max-length sets another length, --long-texts head-tail keeps the end of a text, too",
 ) -> None:
     """Warn where labelled texts are longer than `max_length`: how many, and what share of their tokens is not read."""
     labelled = is_labelled(labels)
     if tokens.lost is not None and (count := np.count_nonzero(lost := tokens.lost[labelled])):
         texts, share = numbered(len(lost), "text"), lost.sum() / (lost.sum() + tokens.lengths[labelled].sum())
         warn(
-            f"{reader}: {count:,} of {texts} are cut after {max_length} tokens, {100 * share:.1f} % of all tokens are "
+            f"{reader}: {count:,} of {texts} are cut to {max_length} tokens, {100 * share:.1f} % of all tokens are "
             f"not read; {remedy}"
         )
 

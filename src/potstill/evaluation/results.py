@@ -81,7 +81,7 @@ class ModelResult:
         description: What it is, in one phrase.
         parameters: All parameters, frozen ones included; 0 where it has none, as a file of probabilities.
         bytes_on_disk: Size of what has to be kept to predict with it.
-        texts_per_second: Speed of prediction, end to end, from strings.
+        texts_per_second: Speed of prediction, end to end, from strings; 0: not known, since its answers are looked up.
         intervals: 95 % interval of each score in `metrics`.
         validation_mcc: MCC on the validation split at `best_epoch`, the epoch that was kept, counted from 1; 0 where
             nothing was trained.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from potstill.augment.build import build_unlabelled_set, check_augment, files_key
 from potstill.augment.unlabelled import UnlabelledSet
-from potstill.config import PotstillConfig, TransformerConfig
+from potstill.config import EndpointConfig, PotstillConfig, TransformerConfig
 from potstill.console import Steps, print_line, roughly, warn
 from potstill.data import Corpus, load_corpus
 from potstill.data.encoded import correct
@@ -100,6 +100,8 @@ def run(
     inputs = {"texts": corpus.key(), "unlabelled files": files_key(config)}
     if time_limit is not None:
         inputs["time limit"] = f"{time_limit:g} s"
+        if isinstance(config.teacher, EndpointConfig):
+            warn("the time limit leaves out of account how long the server takes, which is not known before")
     spec = RunSpec("run", name or corpus.name, config, inputs, is_reported, free=("search",))
     with run_directory(spec, out, restart=restart) as directory:
         if is_reported(directory):
@@ -138,7 +140,7 @@ def _experiment(
             teacher, trained = find_or_finetune(config, corpus, _place(directory, "teacher", seed), seed)
         measured = measure(teacher, corpus.test)
         if _has_scores(corpus, measured):
-            keep(trained, measured)
+            keep(trained, replace(measured, texts_per_second=0.0) if teacher.keeps_answers else measured)
         tuned.append((teacher, trained, measured))
         best = max(tuned, key=lambda one: one[1].fit.best["mcc"])  # the first of equals
         if config.distillation.teachers == "best":

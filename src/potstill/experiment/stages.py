@@ -112,7 +112,8 @@ def distill(
         labelled = label(config, corpus, together([labelled]), unlabelled)
     check_distillation(config, with_unlabelled=len(labelled.texts) > len(corpus.train))
     student = Student.create(
-        config.student, corpus, config.data.max_length, seed, texts=labelled.texts.all_texts,
+        config.student, corpus, config.data.max_length, seed,
+        long_texts=config.data.long_texts, texts=labelled.texts.all_texts,
         backbone=labelled.backbone, teacher_tokenizer=labelled.tokenizer_name or config.teacher.tokenizer_name,
     )  # fmt: skip
     on_student(student)
@@ -137,7 +138,8 @@ def train(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int = 0
     settings = config.student.without_teacher()
     config = config.model_copy(update={"student": settings})
     student = Student.create(
-        settings, corpus, config.data.max_length, seed, texts=corpus.train.all_texts,
+        settings, corpus, config.data.max_length, seed,
+        long_texts=config.data.long_texts, texts=corpus.train.all_texts,
         teacher_tokenizer=config.teacher.tokenizer_name,
     )  # fmt: skip
     data = Splits(student.featurise(corpus.train), student.featurise(corpus.validation))
@@ -193,7 +195,8 @@ def ngrams_alone(config: PotstillConfig, corpus: Corpus, trained: Trained, direc
     settings = NgramConfig(
         kind="ngram", ngram_buckets=spec.ngram_buckets, ngram_size=spec.ngram_size, dropout=spec.dropout
     )
-    student = Student.create(settings, corpus, config.data.max_length, seed)
+    data = config.data
+    student = Student.create(settings, corpus, data.max_length, seed, long_texts=data.long_texts)
     student.network.get_submodule("ngrams").load_state_dict(whole.ngrams.state_dict())
     validation = student.featurise(corpus.validation)
     logits = predict_logits(student.network, validation, make_fabric(config.runtime))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final, Literal
@@ -17,7 +18,7 @@ from potstill.predict.wording import in_markdown
 from potstill.report import tables
 from potstill.teacher.backbone.builtin import BUILTIN
 
-Layout = Literal["onnx", "huggingface"]
+Layout = Literal["onnx", "huggingface", "web"]
 
 _BACKBONE_LICENCES: Final = {BUILTIN: "Apache-2.0 (SmolLM2-135M-Instruct)"}
 """Of the backbone that Potstill can bring along."""
@@ -47,7 +48,7 @@ def write_card(
     *,
     network: str,
     parameters: int,
-    difference: float,
+    checks: Sequence[str],
     scored: tables.Scored | None,
 ) -> str:
     """Return the card in Markdown.
@@ -58,7 +59,7 @@ def write_card(
         layout: How it was exported.
         network: The network in one phrase.
         parameters: Its number of parameters.
-        difference: The largest difference of a logit between the exported files and PyTorch.
+        checks: What of it was checked, in sentences.
         scored: What it scored on the test split; None where there is nothing to score it on.
     """
     config, summary, record = origin.config, origin.summary, origin.record
@@ -68,11 +69,12 @@ def write_card(
         data = tables.data_in_markdown(DataSummary.of(origin.corpus))
     values = {
         **{"manifest": manifest, "origin": origin, "layout": layout, "network": network, "parameters": parameters},
-        **{"difference": difference, "config": config, "summary": summary, "record": record, "data": data},
+        **{"checks": checks, "config": config, "summary": summary, "record": record, "data": data},
         **{"has_teacher": has_teacher, "spec": {"ngram_size": 0, **manifest.spec}, "version": version("potstill")},
         "names": tables.classes([in_markdown(name) for name in manifest.label_names]),
         "example": '("A man sleeps.", "Somebody is awake.")' if manifest.in_pairs else '"The cat sat on the mat."',
         "characters": CHARACTERS_A_TOKEN * manifest.max_length,
+        "cutting": "" if manifest.long_texts == "head" else f', "{manifest.long_texts}"',
         "averaged": 0 if summary is None or summary.ensemble is None else len(summary.of("teacher")),
         "scores": "",
         "selective": getattr(scored, "selective", None),

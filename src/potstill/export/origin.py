@@ -51,6 +51,12 @@ class Origin:
         )
 
     @property
+    def data_name(self) -> str:
+        """What the data is called; empty where it is not known."""
+        data = self.corpus if self.summary is None else self.summary.data
+        return "" if data is None else data.name
+
+    @property
     def result(self) -> ModelResult | None:
         """The student in its run's summary."""
         if self.summary is None or self.record is None:

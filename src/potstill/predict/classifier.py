@@ -193,10 +193,12 @@ class Classifier:
         ids = ngrams = None
         lengths, room = np.zeros(len(first), np.int64), _TOKENS
         if session.reads_tokens(self._session):
-            ids, cut = tokens.encode_marked(self._tokenizer, first, second, longest, empty_id=padding)
+            ids, cut = tokens.encode_marked(
+                self._tokenizer, first, second, longest, empty_id=padding, long_texts=self._manifest.long_texts
+            )
             lengths = np.array([len(sequence) for sequence in ids], np.int64)
         if self._ngram_buckets:
-            ngrams = hash_ngrams(first, second, self._ngram_buckets, longest)
+            ngrams = hash_ngrams(first, second, self._ngram_buckets, longest, self._manifest.long_texts)
             lengths, room = np.diff(ngrams.offsets), _NGRAMS  # many more than tokens
         # Texts of like length share a batch: padding, which is computed too, stays short.
         order = np.argsort(-lengths, kind="stable")

@@ -41,6 +41,8 @@ LabelType = Literal["str", "int", "float", "bool"]
 """Type of the labels in the data that a model was trained on."""
 TaskKind = Literal["single-label", "multi-label"]
 """Whether a text has one class or any number of them."""
+LongTexts = Literal["head", "head-tail"]
+"""What is read of a text that is too long: its beginning, or its beginning and its end."""
 Role = Literal["teacher", "distilled", "ngram", "baseline"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 """What a run's models are; each role has a directory with its models' seeds. `ngram` are the n-grams of a student of
@@ -106,7 +108,7 @@ class Manifest:
     label_names: tuple[str, ...]
     """Name of each class, in the order of the logits."""
     max_length: int
-    """Longer texts are cut to this many tokens."""
+    """Longer texts are cut to this many tokens, see `long_texts`."""
     in_pairs: bool = False
     """Whether the student classifies pairs of texts."""
     temperature: float = 1.0
@@ -118,6 +120,8 @@ class Manifest:
     """Which network it is; see `student.registry`."""
     label_type: LabelType = "str"
     """What `Classifier.predict` makes of the names, so that they can be compared with a user's own labels."""
+    long_texts: LongTexts = "head"
+    """What is read of texts that are longer than `max_length`."""
     min_confidence: float | None = None
     """Below this probability there is no answer. None: there always is one."""
     validation: ValidationAnswers | None = None
@@ -146,7 +150,7 @@ class Manifest:
             ArtifactError: It is no JSON, of another format, or a field is missing or of the wrong kind.
         """
         content = parse_json(data, path)
-        content = {"label_type": "str", "task": "single-label"} | content
+        content = {"label_type": "str", "task": "single-label", "long_texts": "head"} | content
         if content.get("format") != FORMAT:
             raise ArtifactError(
                 f"{path}: expected a student of format {FORMAT}, found format {content.get('format')!r}\n"
@@ -274,8 +278,9 @@ def require_graph(directory: Path) -> None:
     """Raise an ArtifactError if a student was exported without the graph that predicts."""
     name = StudentFiles(directory).model.name
     if is_exported(directory) and name not in listed_files(directory):
+        purpose = "for browsers and Node" if holds(directory, "index.html") else "to train on"
         raise ArtifactError(
-            f"{directory} was exported to train on: expected {name} to predict with, found none\n"
+            f"{directory} was exported {purpose}: expected {name} to predict with, found none\n"
             f"  what to do: export the student with --format onnx"
         )
 
@@ -334,6 +339,7 @@ def _problems(content: dict[str, Any]) -> list[str]:
         _threshold_check(found["task"], threshold, classes),
         ("kind", "a name", isinstance(found["kind"], str)),
         ("label_type", "str, int, float or bool", found["label_type"] in get_args(LabelType)),
+        ("long_texts", "head or head-tail", found["long_texts"] in get_args(LongTexts)),
         (
             "min_confidence",
             "null, or a number from 0 to 1,",

@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from potstill.predict.directory import LongTexts
 from potstill.predict.tokens import CHARACTERS_A_TOKEN, padded_places, portions
 
 LENGTHS: Final = (2, 3, 4, 5)
@@ -57,7 +58,13 @@ class Ngrams:
         return self.rows[places].astype(np.int64), np.where(is_real, self.weights[places], np.float32(0))
 
 
-def hash_ngrams(texts: Sequence[str], pairs: Sequence[str] | None, buckets: int, max_length: int) -> Ngrams:
+def hash_ngrams(
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    buckets: int,
+    max_length: int,
+    long_texts: LongTexts = "head",
+) -> Ngrams:
     """Hash the n-grams of texts into the rows of a table.
 
     A text's n-grams are its words, each two neighbouring words, and all pieces of 2 to 5 characters within a word and
@@ -68,8 +75,12 @@ def hash_ngrams(texts: Sequence[str], pairs: Sequence[str] | None, buckets: int,
         pairs: The second text of each, or none.
         buckets: Rows of the table, a power of two.
         max_length: The student's; a text is cut to `CHARACTERS_A_TOKEN` times so many characters.
+        long_texts: Where it is cut; see `tokens.encode_marked`.
     """
     most = CHARACTERS_A_TOKEN * max_length
+    if pairs is None and long_texts == "head-tail":
+        half = most // 2
+        texts = [text if len(text) <= most else f"{text[: half - 1]} {text[-half:]}" for text in texts]
     framed = [_framed(text, most) for text in texts]
     if pairs is not None:
         framed = [f"{first}{_BETWEEN}{_framed(second, most)}" for first, second in zip(framed, pairs, strict=True)]

@@ -14,11 +14,13 @@ from tokenizers import Encoding, Tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from potstill.errors import ArtifactError
+from potstill.predict.directory import LongTexts
 
 # A text that came through JSON can hold half of a surrogate pair; it has no UTF-8 form and the tokenizer refuses it.
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _LAST_WORD = re.compile(r"\s\S*\Z")
+_FIRST_WORD = re.compile(r"\A\S*\s")
 
 CHARACTERS_A_TOKEN: Final = 16
 """Characters of a text that are looked at for each token of `max_length`: more than tokens have, so that texts are
@@ -34,9 +36,15 @@ _interned: dict[bytes, Tokenizer] = {}
 
 
 def encode_marked(
-    tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int, *, empty_id: int | None
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    max_length: int,
+    *,
+    empty_id: int | None,
+    long_texts: LongTexts = "head",
 ) -> tuple[list[list[int]], list[bool]]:
-    """Turn texts into ids, special tokens as the tokenizer's post-processor adds them, cut on the right, not padded.
+    """Turn texts into ids, special tokens as the tokenizer's post-processor adds them, cut, not padded.
 
     A text that spells a special token (`<pad>`) is text like any other: it never becomes that token's id.
 
@@ -47,6 +55,9 @@ def encode_marked(
         max_length: Most ids of one text (or pair of texts), special tokens included.
         empty_id: The single id of a text without any token (empty, or of characters that the tokenizer drops), since a
             recurrent network can't read a sequence of length 0; None: no id.
+        long_texts: `head`: long texts are cut on the right. `head-tail`: they are cut in the middle, so that the first
+            and the last half of `max_length` are left (Sun et al. 2019, "How to fine-tune BERT for text
+            classification", arXiv 1905.05583, "Dealing with long texts"). Pairs are cut on the right in any case.
 
     Returns:
         The ids of each text (or pair), and whether it was cut.
@@ -57,14 +68,18 @@ def encode_marked(
     ids: list[list[int]] = []
     cut: list[bool] = []
     nothing = [] if empty_id is None else [empty_id]
-    for encoding, cut_off in encodings(tokenizer, texts, pairs, max_length):
+    for encoding, cut_off in encodings(tokenizer, texts, pairs, max_length, long_texts):
         ids.append(encoding.ids or nothing)
         cut.append(cut_off > 0)
     return ids, cut
 
 
 def encodings(
-    tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    max_length: int,
+    long_texts: LongTexts = "head",
 ) -> Iterator[tuple[Encoding, int]]:
     """Yield what the tokenizer makes of each text (or pair), and how many tokens were cut off it.
 
@@ -74,7 +89,9 @@ def encodings(
         raise ValueError(f"expected as many second texts as first ones, found {len(pairs)} and {len(texts)}")
     set_truncation(tokenizer, max_length)
     for part in portions(read_sizes(texts, pairs, max_length), _CHUNK, _AT_ONCE):
-        if pairs is None:
+        if pairs is None and long_texts == "head-tail":
+            yield from _encode_ends(tokenizer, texts[part], max_length)
+        elif pairs is None:
             found = _encode(tokenizer, texts[part], max_length, special=True)
             yield from ((one, count - len(one.ids)) for one, count in found)
         else:
@@ -184,11 +201,34 @@ def _encode(
     return encodings
 
 
+def _encode_ends(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> Iterator[tuple[Encoding, int]]:
+    """Encode the beginnings and the ends of texts, half of `max_length` each; count what is left out between them."""
+    room = max(max_length - tokenizer.num_special_tokens_to_add(False), 0)
+    for text, (one, count) in zip(texts, _encode(tokenizer, texts, max_length, special=False), strict=True):
+        if lost := max(count - room, 0):
+            ending = _ending(text, max(CHARACTERS_A_TOKEN * max_length, _SHORT))
+            with explained_panics():
+                tail = tokenizer.encode_batch_fast(_readable(tokenizer, [ending]), add_special_tokens=False)[0]
+            # The last two of the pieces that the tokenizer cuts a text into hold its last `max_length` tokens.
+            tail = Encoding.merge([tail, *tail.overflowing][-2:], growing_offsets=False)
+            one.truncate(room - room // 2)
+            tail.truncate(room // 2, direction="left")
+            one = Encoding.merge([one, tail], growing_offsets=False)
+        yield tokenizer.post_process(one), lost
+
+
 def _beginning(text: str, size: int) -> str:
     """Return at most `size` characters of a text, up to its last white space in their second half."""
     if len(text) <= size:
         return text
     return text[: size // 2] + _LAST_WORD.sub("", text[size // 2 : size])
+
+
+def _ending(text: str, size: int) -> str:
+    """Return at most `size` characters of a text, from its first white space in their first half on."""
+    if len(text) <= size:
+        return text
+    return _FIRST_WORD.sub("", text[-size : -(size // 2)]) + text[-(size // 2) :]
 
 
 def _count(encoding: Encoding, added: int) -> int:

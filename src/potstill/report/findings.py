@@ -104,7 +104,7 @@ def _paid(summary: Summary) -> Iterator[str]:
     if not ahead:
         time = "a longer `--time-limit`, for a teacher; " if not summary.of("distilled") and summary.time_limit else ""
         is_tuned = summary.config["teacher"]["kind"] == "transformer"
-        teacher = "more teacher epochs (`--teacher-epochs`)" if is_tuned else "a tuned teacher (no `--teacher`)"
+        teacher = "more teacher epochs (`--teacher-epochs`)" if is_tuned else "another teacher"
         sentence += (
             f" What to try: {time}your own unlabelled texts (`--unlabelled FILE`); more labelled texts; {teacher}, if "
             "the teacher is hardly better than the linear model. Else use that."
@@ -309,7 +309,7 @@ def _savings(summary: Summary) -> Iterator[str]:
     if role is None or role == "baseline":
         return
     students, parts = summary.of(role), []
-    if teacher.parameters:  # else its answers were looked up
+    if teacher.texts_per_second:
         faster = fmean(model.texts_per_second for model in students) / teacher.texts_per_second
         parts.append(f"is {_times(faster)} times as fast as the teacher")
     if teacher.parameters and students[0].parameters:

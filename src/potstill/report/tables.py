@@ -255,26 +255,22 @@ def _spread(values: Sequence[float], number: Number) -> Cell:
 def _model_row(name: str, models: Sequence[ModelResult], positive: int | None) -> tuple[Cell, ...]:
     """Summarise the models of one role; size and parameters are the same for every seed."""
     first = models[0]
-    size, kept, speed, latency = [EMPTY] * 4  # a teacher whose answers are looked up has none of these
-    if first.parameters:
-        size, kept = Cell(magnitude(first.parameters)), Cell(decimal(first.bytes_on_disk))
-        speed = Cell(f"{fmean(model.texts_per_second for model in models):,.0f}")
-        if known := [model.latency_ms for model in models if model.latency_ms is not None]:
-            latency = Cell(f"{fmean(known):.2g} ms")
+    is_timed = first.texts_per_second > 0  # not a teacher whose answers are looked up
+    known = [model.latency_ms for model in models if model.latency_ms is not None and is_timed]
     trainable = EMPTY
     if first.trainable_parameters:
         share = first.trainable_parameters / first.parameters
         trainable = Cell(magnitude(first.trainable_parameters), f"({percent(share)})" if share < 1 else "")
     return (
         Cell(name, f"({len(models)} seeds)" if len(models) > 1 else ""),
-        size,
+        Cell(magnitude(first.parameters)),
         trainable,
-        kept,
+        Cell(decimal(first.bytes_on_disk)),
         *score_cells(models, positive),
         _spread([model.calibration.ece for model in models], percent),
         Cell(duration(fmean(model.train_seconds for model in models))) if first.epochs else EMPTY,
-        speed,
-        latency,
+        Cell(f"{fmean(model.texts_per_second for model in models):,.0f}") if is_timed else EMPTY,
+        Cell(f"{fmean(known):.2g} ms") if known else EMPTY,
     )
 
 

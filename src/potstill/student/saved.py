@@ -22,13 +22,22 @@ def load_network(directory: Path | str) -> Network:
     require_student(files.directory)
     found = read(files.directory, (files.manifest.name, files.weights.name))
     manifest = Manifest.parse(found[files.manifest.name], files.manifest)
-    try:
-        kind = student_class(manifest.kind)
-        network = kind(kind.spec_class(**manifest.spec))
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ArtifactError(
-            f"{files.manifest} is damaged: expected a kind of student and its shape as spec, found {error}\n"
-            "  what to do: restore it, or save the student again"
-        ) from None
+    network = new_network(manifest, files.directory)
     load_tensors(dict(network.named_parameters()), files.weights, content=found[files.weights.name])
     return network.eval()
+
+
+def new_network(manifest: Manifest, directory: Path) -> Network:
+    """Make the network of the student in `directory`, with random weights.
+
+    Raises:
+        ArtifactError: Its kind is not known, or its shape is not one of that kind.
+    """
+    try:
+        kind = student_class(manifest.kind)
+        return kind(kind.spec_class(**manifest.spec))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ArtifactError(
+            f"{StudentFiles(directory).manifest} is damaged: expected a kind of student and its shape as spec, found "
+            f"{error}\n  what to do: restore it, or save the student again"
+        ) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +24,7 @@ from potstill.errors import ConfigError
 from potstill.evaluation.calibration import fit_temperature, fit_threshold, fit_thresholds
 from potstill.predict.abstention import ValidationAnswers
 from potstill.predict.decision import Threshold, predict_class, softmax
-from potstill.predict.directory import LabelType, Manifest, StudentFiles
+from potstill.predict.directory import LabelType, LongTexts, Manifest, StudentFiles
 from potstill.predict.ngrams import hash_ngrams
 from potstill.predict.tokens import intern_tokenizer, set_pair_separator
 from potstill.store.cache import cached_directory
@@ -61,6 +61,7 @@ class Student:
         threshold: Of two classes, the second is the answer where its probability is above this. A number for each class
             where a text may have any number of them; see `predict.decision.predict_class`.
         label_type: Type of the labels in the data.
+        long_texts: What it reads of longer ones.
         validation: Its answers to the validation split, by which it can abstain.
     """
 
@@ -73,6 +74,7 @@ class Student:
     temperature: float = 1.0
     threshold: Threshold = None
     label_type: LabelType = "str"
+    long_texts: LongTexts = "head"
     validation: ValidationAnswers | None = None
 
     @classmethod
@@ -83,6 +85,7 @@ class Student:
         max_length: int,
         seed: int,
         *,
+        long_texts: LongTexts = "head",
         texts: Sequence[str] | None = None,
         teacher_tokenizer: str | None = None,
         backbone: str | None = None,
@@ -112,7 +115,15 @@ class Student:
         names, in_pairs, types = corpus.label_names, corpus.in_pairs, corpus.label_type
         threshold = (0.5,) * corpus.num_classes if corpus.is_multi_label else None
         student = cls(
-            network, tokenizer, names, max_length, in_pairs, config.kind, threshold=threshold, label_type=types
+            network,
+            tokenizer,
+            names,
+            max_length,
+            in_pairs,
+            config.kind,
+            threshold=threshold,
+            label_type=types,
+            long_texts=long_texts,
         )
         if config.embedding_init == "teacher":
             student._start_embeddings(texts, backbone, teacher_tokenizer)
@@ -124,16 +135,7 @@ class Student:
         Raises:
             ArtifactError: The system refuses. What was saved there before stands.
         """
-        names = (
-            "kind",
-            "label_names",
-            "max_length",
-            "in_pairs",
-            "temperature",
-            "threshold",
-            "label_type",
-            "validation",
-        )
+        names = [field.name for field in fields(Manifest) if hasattr(self, field.name)]
         manifest = Manifest(spec=asdict(self.network.spec), **{name: getattr(self, name) for name in names})
         with atomic_save(directory) as staged:
             files = StudentFiles(staged)
@@ -170,10 +172,11 @@ class Student:
     def featurise(self, examples: Examples, teacher_logits: NDArray[np.float32] | None = None) -> TrainingSet:
         """Tokenise `examples` for this student; `teacher_logits`, (texts, classes), go along unchanged."""
         spec, ngrams = self.network.spec, None
-        tokens = tokenise(examples, self.tokenizer, self.max_length, empty_id=spec.pad_token_id)
+        tokens = tokenise(examples, self.tokenizer, self.max_length, spec.pad_token_id, self.long_texts)
         logits = None if teacher_logits is None else torch.from_numpy(teacher_logits)
         if spec.ngram_size:
-            ngrams = hash_ngrams(examples.texts, examples.pairs, spec.ngram_buckets, self.max_length)
+            cutting = (self.max_length, self.long_texts)
+            ngrams = hash_ngrams(examples.texts, examples.pairs, spec.ngram_buckets, *cutting)
         return TrainingSet(tokens, torch.from_numpy(examples.labels), spec.pad_token_id, logits, ngrams)
 
     @torch.no_grad()

@@ -34,7 +34,7 @@ class Teacher(ABC):
         temperature: What the logits are divided by before the softmax (or sigmoid).
         min_confidence: None: a teacher always answers.
         threshold: See `predict.decision.predict_class`; None: the most probable class is the answer.
-        keeps_answers: Whether it keeps its answers on disk itself, so that no cache is put in front of it.
+        keeps_answers: Whether it keeps its answers itself: no cache is put in front of it, and it is not timed.
     """
 
     settings: ClassVar[type[TeacherConfig]] = TeacherConfig

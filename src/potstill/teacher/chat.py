@@ -31,11 +31,11 @@ class RefusedError(Exception):
 
 
 class FailedError(Exception):
-    """The request failed each time; `by_server` says whether with an answer of the server, which is not down then."""
+    """The request failed each time; `is_internal` says whether with a mistake of the server in answering it."""
 
-    def __init__(self, message: str, *, by_server: bool) -> None:
+    def __init__(self, message: str, *, is_internal: bool) -> None:
         super().__init__(message)
-        self.by_server = by_server
+        self.is_internal = is_internal
 
 
 class _Part(BaseModel):
@@ -136,7 +136,7 @@ class ChatClient:
                 failure = self._shown(f"{type(error).__name__}: {error}")
             if attempt < settings.retries:
                 time.sleep(wait)
-        raise FailedError(failure, by_server=failure.startswith("status"))
+        raise FailedError(failure, is_internal=failure.startswith(("status 500", "status 501")))
 
     def _check(self, status: int, failure: str) -> None:
         """Return where a request may succeed later."""

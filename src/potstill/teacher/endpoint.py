@@ -58,7 +58,6 @@ class EndpointTeacher(UntunedTeacher):
     """Asks a server for the class of each text, once: all answers are kept on disk as they come."""
 
     settings: ClassVar[type[TeacherConfig]] = EndpointConfig
-    keeps_answers = True
     config: EndpointConfig
 
     def __init__(self, settings: EndpointConfig, corpus: Corpus) -> None:
@@ -105,13 +104,14 @@ class EndpointTeacher(UntunedTeacher):
         rows = [none if (row := self._known.get(key, unknown).row) is None else np.array(row) for key in keys]
         return self.confident(np.array(rows, dtype=np.float32).reshape(-1, len(self.label_names)))
 
-    def survey(self, corpus: Corpus) -> int:
-        """See `UntunedTeacher.survey`; say also what the answers cost."""
-        answered = super().survey(corpus)
-        cost = self._cost({_key(item) for item in corpus.everything.items})
-        self.coverage += f"; {cost}"
-        print_line(f"the answers took {cost}")
-        return answered
+    def cost(self, corpus: Corpus) -> str:
+        """Say how many tokens the answers to the corpus took, and what these cost."""
+        keys = {_key(item) for item in corpus.everything.items} & self._known.keys()
+        prompts, said = (sum(self._known[key].tokens[place] for key in keys) for place in (0, 1))
+        text = f"the answers took {prompts:,} tokens of prompts and {said:,} of answers"
+        if (prices := self.config.price_per_million_tokens) is not None:
+            text += f", which cost {(prompts * prices[0] + said * prices[-1]) / 1e6:,.2f} by the price given"
+        return text
 
     @classmethod
     def obtain(cls, config: PotstillConfig, corpus: Corpus, directory: Any, seed: int) -> tuple[Self, None]:
@@ -197,13 +197,14 @@ class EndpointTeacher(UntunedTeacher):
                 answer = self._answer(item)
             except (RefusedError, FailedError) as error:
                 problem = str(error)
-                if isinstance(error, FailedError) and not error.by_server:
+                if isinstance(error, FailedError) and not error.is_internal:
                     break  # fewer log-probabilities are no help
             else:
                 if answer.sampled:
                     self._top_logprobs = 0
                     print_line(f"{self.config.model} gives no log-probabilities: {self.config.samples} samples a text")
                 return answer
+        self._top_logprobs = None
         remedy = "check that the server runs, its address, and that it takes these requests (teacher.request)"
         raise self._error(f"does not answer the first request ({problem})", remedy) from None
 
@@ -235,15 +236,6 @@ class EndpointTeacher(UntunedTeacher):
         *before, last = self._prompt
         messages = [*before, last | {"content": last["content"] + _shown(item)}]
         return self._client.complete(messages, max_tokens=self.config.max_tokens, **fields)
-
-    def _cost(self, keys: set[str]) -> str:
-        """Say how many tokens the answers to some texts took, and what these cost."""
-        answers = [self._known[key] for key in keys & self._known.keys()]
-        prompts, said = (sum(answer.tokens[place] for answer in answers) for place in (0, 1))
-        text = f"{prompts:,} tokens of prompts and {said:,} of answers"
-        if (prices := self.config.price_per_million_tokens) is not None:
-            text += f", which cost {(prompts * prices[0] + said * prices[-1]) / 1e6:,.2f} by the price given"
-        return text
 
     def _error(self, problem: str, remedy: str) -> SourceError:
         return SourceError(f"{self.config.model} at {self.config.url} {problem}\n  what to do: {remedy}")

@@ -15,7 +15,14 @@ from potstill.config.data import MAX_LENGTH
 from potstill.data.columns import listed
 from potstill.errors import ArtifactError
 from potstill.lora import ADAPTER_FILES, tensor_name
-from potstill.predict.directory import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TEACHER_MANIFEST, TRAINED_FILE, LabelType
+from potstill.predict.directory import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    TEACHER_MANIFEST,
+    TRAINED_FILE,
+    LabelType,
+    LongTexts,
+)
 from potstill.store.atomic import parse_json, read_json, write_json
 from potstill.store.checksums import has_checksums, read, recover, verify
 from potstill.store.tensors import MARK
@@ -37,6 +44,7 @@ class TeacherManifest:
         threshold: See `predict.decision.predict_class`; None: it names the most probable class.
         base: Digest of the pretrained weights without the head; empty where it is not known.
         max_length: Longer texts are cut: what was asked for, or less where the backbone has fewer positions.
+        long_texts: What it reads of these.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
@@ -56,6 +64,7 @@ class TeacherManifest:
     num_layers: Annotated[int, Field(ge=1)] | None
     label_type: LabelType = "str"
     threshold: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = None
+    long_texts: LongTexts = "head"
     kind: Literal["transformer"] = "transformer"
 
     def __post_init__(self) -> None:

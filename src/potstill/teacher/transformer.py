@@ -27,7 +27,7 @@ from potstill.evaluation.calibration import fit_thresholds
 from potstill.lora import adapters, inject, load_adapter, merged, save_adapter, saved_embedding_rows
 from potstill.lora.blocks import check_num_layers, head_modules
 from potstill.lora.counting import count_parameters
-from potstill.predict.directory import ADAPTER_CONFIG, TEACHER_MANIFEST, TRAINED_FILE
+from potstill.predict.directory import ADAPTER_CONFIG, TEACHER_MANIFEST, TRAINED_FILE, LongTexts
 from potstill.predict.tokens import intern_tokenizer, set_pair_separator
 from potstill.store.checksums import assert_unchanged, atomic_save, digest
 from potstill.store.tensors import load_tensors, save_tensors
@@ -90,7 +90,13 @@ class TransformerTeacher(Teacher):
 
     @classmethod
     def create(
-        cls, config: TransformerConfig, runtime: RuntimeConfig, corpus: Corpus, max_length: int, seed: int
+        cls,
+        config: TransformerConfig,
+        runtime: RuntimeConfig,
+        corpus: Corpus,
+        max_length: int,
+        seed: int,
+        long_texts: LongTexts = "head",
     ) -> TransformerTeacher:
         """Load the backbone, give it fresh adapters (with `lora`) and a fresh head, and freeze what is not trained.
 
@@ -106,6 +112,7 @@ class TransformerTeacher(Teacher):
             base="",
             label_names=corpus.label_names,
             max_length=max_length,
+            long_texts=long_texts,
             in_pairs=corpus.in_pairs,
             label_type=corpus.label_type,
             threshold=(0.5,) * corpus.num_classes if corpus.is_multi_label else None,
@@ -155,7 +162,7 @@ class TransformerTeacher(Teacher):
     ) -> tuple[TransformerTeacher, FitResult]:
         """Tune the backbone on the labels: adapters, or what else `teacher.method` names. See `Teacher.obtain`."""
         settings = transformer_settings(config)
-        teacher = cls.create(settings, config.runtime, corpus, config.data.max_length, seed)
+        teacher = cls.create(settings, config.runtime, corpus, config.data.max_length, seed, config.data.long_texts)
         context = FitContext(
             settings.training,
             teacher.fabric,
@@ -233,7 +240,8 @@ class TransformerTeacher(Teacher):
         scalings = [adapter.scaling for _, adapter in adapters(classifier)]
         precision = "bf16" if is_mixed(self.fabric) else "float32"
         reading = (self.manifest.max_length, classifier.pad_token_id, classifier.echo, classifier.with_types)
-        settings = (scalings, *reading, precision)
+        cutting = () if self.manifest.long_texts == "head" else (self.manifest.long_texts,)  # keys of before stay
+        settings = (scalings, *reading, precision, *cutting)
         base = [self.manifest.base, json.dumps(config, sort_keys=True, default=str)]
         return digest([*base, _digest(trained_parameters(self.classifier)), self.tokenizer.to_str(), str(settings)])
 
@@ -255,8 +263,9 @@ class TransformerTeacher(Teacher):
         return TrainingSet(tokens, torch.from_numpy(examples.labels), self.classifier.pad_token_id)
 
     def _tokenise(self, examples: Examples, *, cached: bool = True) -> TokenisedTexts:
-        settings = (self.manifest.max_length, self.classifier.pad_token_id)
-        return tokenise(examples, self.tokenizer, *settings, with_types=self.classifier.with_types, cached=cached)
+        manifest, classifier = self.manifest, self.classifier
+        settings = (manifest.max_length, classifier.pad_token_id, manifest.long_texts)
+        return tokenise(examples, self.tokenizer, *settings, with_types=classifier.with_types, cached=cached)
 
     def warn_of_cut(self, examples: Examples, **remedy: str) -> None:
         """Warn where it does not read the whole of labelled texts; see `data.tokenised.warn_of_cut`."""

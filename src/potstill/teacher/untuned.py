@@ -10,7 +10,7 @@ from scipy.special import softmax
 
 from potstill.config import TeacherConfig, UntunedConfig
 from potstill.console import print_line
-from potstill.data import Corpus
+from potstill.data import UNLABELLED, Corpus
 from potstill.teacher.base import Teacher
 
 LEAST: Final = 1e-9
@@ -21,6 +21,7 @@ class UntunedTeacher(Teacher):
     """A teacher whose answers are taken as they are, such as a file's or a server's; `coverage` says which it has."""
 
     settings: ClassVar[type[TeacherConfig]] = UntunedConfig
+    keeps_answers = True
     config: UntunedConfig
     coverage: str = ""
 
@@ -38,8 +39,15 @@ class UntunedTeacher(Teacher):
         if has_answer[1].any() and not corpus.labels_by_teacher:
             right = given[1].argmax(axis=1) == corpus.validation.labels
             self.coverage += f"; of its answers to validation texts {right[has_answer[1]].mean():.1%} are the labels"
-        print_line(f"{self.config.describe()}: {self.coverage}")
+        if cost := self.cost(corpus):
+            self.coverage += f"; {cost}"
+        if not corpus.labels_by_teacher or UNLABELLED in corpus.train.labels:  # else it was said before
+            print_line(f"{self.config.describe()}: {self.coverage}")
         return int(has_answer[0].sum())
+
+    def cost(self, corpus: Corpus) -> str:
+        """Say what its answers to the corpus cost; by default nothing."""
+        return ""
 
     def confident(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Replace the answers that `min_confidence` leaves out by NaN, (texts, classes)."""

@@ -1,0 +1,641 @@
+"""A student as a page: JavaScript answers as Python does, in Node and in a browser, and the page leaves nothing out."""
+
+import base64
+import csv
+import io
+import itertools
+import json
+import random
+import re
+import shutil
+import subprocess
+import unicodedata
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from safetensors import safe_open
+from tokenizers import Tokenizer, pre_tokenizers
+
+from checksummed import with_new_checksums
+from commandline import potstill, train_small
+from potstill.config import RNNConfig
+from potstill.data import Corpus, Examples
+from potstill.export import web
+from potstill.export.web import weights as rounding
+from potstill.predict import Classifier
+from potstill.predict.decision import predict_class
+from potstill.predict.directory import Manifest, StudentFiles
+from potstill.predict.ngrams import hash_ngrams
+from potstill.predict.tokens import encode_marked
+from potstill.store.checksums import verify
+from potstill.student.ngram import NgramConfig
+from potstill.student.student import Student
+
+NODE = shutil.which("node")
+needs_node = pytest.mark.skipif(NODE is None, reason="no Node on this machine")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+LABELS = ('<no> & "none"', "maybe, so", "yes")
+WORDS = (
+    *("the", "cat", "sat", "on", "a", "mat", "where", "is", "my", "card", "it", "doesn't", "work", "they'll", "pay"),
+    *("100", "francs", "tomorrow"),
+)
+PIECES = (
+    *WORDS,
+    *("THE", "Ünïcödé", "ﬁ", "e\u0301", "Å", "İ", "ΟΔΟΣ", "ß", "漢字", "かな", "한국어", "עברית", "नमस्ते", "🙂", "🇨🇭"),
+    *(
+        "👩\u200d👧",
+        "½",
+        "٣",
+        "²",
+        "x" * 40,
+        "<pad>",
+        "<sep>",
+        "'s",
+        "''",
+        "--",
+        "…",
+        "\u200b",
+        "\ufeff",
+        "\x00",
+        "\x1f",
+    ),
+    *("\x85", "\x1c", "\ud800", "\udfff", "\u2028", "\u3000", "\u00a0", "\t", "\n", "  ", "\U0001d49c", "\u0378"),
+)
+RNN = {"embedding_size": 12, "hidden_size": 10, "vocab_size": 400}
+KINDS = {
+    "ngram": NgramConfig(kind="ngram", ngram_buckets=2**10, ngram_size=5),
+    "elman, last state, one direction": RNNConfig(**RNN, cell="rnn", pooling="last", bidirectional=False),
+    "lstm, maximum": RNNConfig(**RNN),
+    "lstm, last state, two layers": RNNConfig(**RNN, pooling="last", num_layers=2),
+    "gru, mean, three layers": RNNConfig(**RNN, cell="gru", pooling="mean", num_layers=3),
+    "elman, mean": RNNConfig(**RNN, cell="rnn", pooling="mean"),
+    "gru, last state": RNNConfig(**RNN, cell="gru", pooling="last"),
+    "surprisal": RNNConfig(**RNN, surprisal_size=7),
+    "surprisal, one direction": RNNConfig(**RNN, cell="gru", surprisal_size=7, bidirectional=False, pooling="mean"),
+    "beside n-grams": RNNConfig(**RNN, ngram_size=6, ngram_buckets=2**12),
+}
+
+
+def varied(count, seed=0):
+    """Texts of any length, of words and of what other programs read differently."""
+    generator = random.Random(seed)
+    texts = ["", " ", "\x1c\x85a\ufeff", "word " * 200, "z" * 5000, "漢字" * 2000, "a b\n" * 600]
+    while len(texts) < count:
+        size = generator.choice((1, 2, 5, 12, 40, 90))
+        parts = [chr(generator.randrange(0x3000)) if generator.random() < 0.05 else generator.choice(PIECES)
+                 for _ in range(size)]  # fmt: skip
+        texts.append(generator.choice(("", " ", " ")).join(parts))
+    # Two halves that meet are one character in JavaScript, two in Python.
+    return [text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass") for text in texts]
+
+
+def items_of(in_pairs, count=500):
+    texts = varied(count)
+    return [list(pair) for pair in zip(texts, varied(count, 1), strict=True)] if in_pairs else texts
+
+
+def save_student(directory, config, *, in_pairs=False, labels=LABELS, threshold=None, max_length=32, scale=0.6):
+    """Save a student with random weights and a temperature at which its answers differ."""
+    generator = random.Random(1)
+    texts = tuple(" ".join(generator.choices(WORDS, k=8)) for _ in range(60))
+    examples = Examples(texts, np.arange(60) % len(labels), texts[::-1] if in_pairs else None)
+    corpus = Corpus("words", "words", labels, examples, examples, examples)
+    student = Student.create(config, corpus, max_length, seed=0)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in student.network.parameters():
+            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+    student.save(directory)
+    spread = Classifier.load(directory).logits(items_of(in_pairs, 100)).std(axis=0).max()
+    replace(student, temperature=float(spread), threshold=threshold).save(directory)
+    return directory
+
+
+def exported(student, out):
+    assert potstill("export", student, "--out", out, "--format", "web") == 0
+    return out
+
+
+def python_of(student, page):
+    """The classifier of a student with the weights that its page has, as their file's format says."""
+    files = StudentFiles(student)
+    model = onnx.load(files.model)
+    with safe_open(page / "weights.safetensors", "numpy") as file:
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for tensor in model.graph.initializer:
+        if tensor.name in stored:
+            values = stored[tensor.name].astype(np.float32)
+            if (scales := stored.get(f"{tensor.name}.scale")) is not None:
+                values *= np.repeat(scales.astype(np.float32), 32)[: values.size].reshape(values.shape)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    tokenizer = Tokenizer.from_file(str(files.tokenizer))
+    return Classifier(model.SerializeToString(), tokenizer, Manifest.load(files.manifest))
+
+
+def run_node(page, items, code):
+    script = (
+        'const { readFileSync } = await import("node:fs"), potstill = await import(process.argv[1]);'
+        'const weights = readFileSync(new URL("weights.safetensors", process.argv[1]));'
+        f'const items = JSON.parse(readFileSync(0, "utf8"));console.log(JSON.stringify({code}));'
+    )
+    command = [NODE, "--input-type=module", "--eval", script, (page / "potstill.js").as_uri()]
+    done = subprocess.run(command, input=json.dumps(items).encode(), capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr.decode()
+    return json.loads(done.stdout)
+
+
+ANSWERS = (
+    "potstill.Classifier.load(weights{}).predict(items).map(a => [a.label, [...a.probabilities.values()], a.truncated])"
+)
+
+
+def assert_same(found, classifier, items):
+    labels, probabilities, truncated = zip(*found, strict=True)
+    expected, cut = classifier.answer(items)
+    np.testing.assert_allclose(np.array(probabilities), expected, atol=1e-4, rtol=0)
+    names = [classifier.label_names[place] for place in predict_class(expected, classifier.threshold)]
+    assert list(labels) == names
+    assert list(truncated) == cut
+    assert expected.std(axis=0).max() > 0.05  # else equal answers would say little
+    assert (expected.max(axis=1) < 0.99).mean() > 0.2
+
+
+QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--headless", "--no-sandbox", "--disable-gpu", *QUIET]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Make a student of a kind and its page, once."""
+    places = {}
+
+    def make(kind, in_pairs):
+        if (kind, in_pairs) not in places:
+            place = tmp_path_factory.mktemp("student")
+            student = save_student(place / "student", KINDS[kind], in_pairs=in_pairs)
+            places[kind, in_pairs] = student, exported(student, place / "page")
+        return places[kind, in_pairs]
+
+    return make
+
+
+@needs_node
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"min_confidence": 0.5}, lambda shares: [None if row.max() < 0.5 else LABELS[row.argmax()] for row in shares]),
+        (
+            {"task": "multi-label", "threshold": [0.3, 0.5, 0.7]},
+            lambda shares: [[name for name, share, least in zip(LABELS, row, (0.3, 0.5, 0.7), strict=True)
+                             if share > least] for row in shares],
+        ),
+    ],
+)  # fmt: skip
+def test_labels_that_are_left_open_and_several_labels_of_a_text(tmp_path, changes, expected):
+    student, items = save_student(tmp_path / "student", KINDS["ngram"]), items_of(False)
+    manifest = student / "student.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | changes))
+    page = exported(with_new_checksums(student), tmp_path / "page")
+    labels, shares, _ = zip(*run_node(page, items, ANSWERS.format("")), strict=True)
+    probabilities = python_of(student, page).answer(items)[0]
+    np.testing.assert_allclose(np.array(shares), probabilities, atol=1e-4, rtol=0)
+    assert list(labels) == expected(np.array(shares))
+    assert list(labels) == list(python_of(student, page).predict(items))
+    assert len({str(label) for label in labels}) > 3
+    assert subprocess.run([NODE, "check.js"], cwd=page, capture_output=True).returncode == 0
+
+
+def test_student_that_reads_the_end_of_long_texts_is_refused(tmp_path, capsys):
+    student = save_student(tmp_path / "student", KINDS["ngram"])
+    manifest = student / "student.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"long_texts": "head-tail"}))
+    with_new_checksums(student)
+    assert potstill("export", student, "--out", tmp_path / "page", "--format", "web") == 1
+    assert "found long texts whose end is read" in capsys.readouterr().err
+
+
+every_kind = pytest.mark.parametrize(
+    ("kind", "in_pairs"),
+    [*((kind, False) for kind in KINDS), *((kind, True) for kind in ("ngram", "lstm, maximum", "beside n-grams"))],
+)
+
+
+@needs_node
+@every_kind
+def test_node_answers_as_python_does(made, kind, in_pairs):
+    student, page = made(kind, in_pairs)
+    items = items_of(in_pairs)
+    found = run_node(page, items, f"[{ANSWERS.format('')}, {ANSWERS.format(', false')}]")
+    assert_same(found[0], python_of(student, page), items)
+    assert_same(found[1], python_of(student, page), items)  # without WebAssembly
+
+
+@every_kind
+def test_chromium_answers_as_python_does(made, browser, kind, in_pairs):
+    student, page = made(kind, in_pairs)
+    items = items_of(in_pairs)
+    tab = browser.new_page()
+    code = f"""async ([code, content, given]) => {{
+      const potstill = await import(URL.createObjectURL(new Blob([code], {{ type: "text/javascript" }})));
+      const weights = Uint8Array.from(atob(content), one => one.charCodeAt(0)), items = JSON.parse(given);
+      return JSON.stringify({ANSWERS.format("")});
+    }}"""
+    weights = base64.b64encode((page / "weights.safetensors").read_bytes()).decode()
+    found = json.loads(tab.evaluate(code, [(page / "potstill.js").read_text(), weights, json.dumps(items)]))
+    tab.close()
+    assert_same(found, python_of(student, page), items)
+
+
+@needs_node
+def test_tokens_and_hashes_are_pythons_for_every_character(tmp_path):
+    """All that the oldest of the three, Python, knows: its version of Unicode is not JavaScript's."""
+    student = save_student(tmp_path / "student", KINDS["beside n-grams"])
+    page = exported(student, tmp_path / "page")
+    known = [chr(code) for code in range(0x20000) if unicodedata.category(chr(code)) != "Cn"]
+    texts = ["".join(f"a{one}B {one}\n" for one in known[start : start + 16]) for start in range(0, len(known), 16)]
+    code = (
+        "(tokenizer => items.map(text => "
+        "[tokenizer.encode([text], 999).ids, potstill.hashNgrams([text], 2 ** 31, 999)]))"
+        "(potstill.Classifier.load(weights).tokenizer)"
+    )
+    ids, _ = encode_marked(Tokenizer.from_file(str(StudentFiles(student).tokenizer)), texts, None, 999, empty_id=0)
+    hashed = hash_ngrams(texts, None, 2**31, 999)
+    for place, (found_ids, found) in enumerate(run_node(page, texts, code)):
+        assert found_ids == ids[place], texts[place]
+        part = slice(*hashed.offsets[place : place + 2])
+        expected = sorted(zip(hashed.rows[part].tolist(), hashed.weights[part].tolist(), strict=True))
+        assert sorted(zip(found["rows"], found["weights"], strict=True)) == expected, texts[place]
+
+
+@needs_node
+@pytest.mark.parametrize("length", [31, 127, 128])
+def test_long_pairs_are_cut_as_in_python(tmp_path, length):
+    student = save_student(tmp_path / "student", KINDS["lstm, maximum"], in_pairs=True, max_length=length)
+    page = exported(student, tmp_path / "page")
+    tokenizer = Tokenizer.from_file(str(StudentFiles(student).tokenizer))
+    sizes = [1, 15, 30, 63, 64, 65, 126, 127, 128, 500, 1500]
+    pairs = [("cat " * one, "mat " * other) for one in sizes for other in sizes]
+    first, second = zip(*pairs, strict=True)
+    ids, cut = encode_marked(
+        tokenizer, [one.strip() for one in first], [one.strip() for one in second], length, empty_id=0
+    )
+    code = (
+        f"(tokenizer => items.map(pair => tokenizer.encode(pair.map(potstill.strip), {length})))"
+        "(potstill.Classifier.load(weights).tokenizer)"
+    )
+    found = run_node(page, pairs, code)
+    assert [one["ids"] for one in found] == ids
+    assert [one["truncated"] for one in found] == cut
+
+
+@needs_node
+def test_the_threshold_decides_between_two_classes(tmp_path):
+    student = save_student(tmp_path / "student", KINDS["lstm, maximum"], labels=("no", "yes"), threshold=0.8)
+    page = exported(student, tmp_path / "page")
+    found = run_node(page, items_of(False, 200), ANSWERS.format(""))
+    assert_same(found, python_of(student, page), items_of(False, 200))
+    assert any(label == "no" and yes > 0.5 for label, (_, yes), _ in found)
+
+
+@needs_node
+def test_what_is_no_text_is_refused(tmp_path):
+    page = exported(save_student(tmp_path / "student", KINDS["ngram"]), tmp_path / "page")
+    code = "[1, null, ['a', 'b']].map(x => { try { c.predict(['a', x]) } catch (error) { return error.message } })"
+    found = run_node(page, [], f"(c => {code})(potstill.Classifier.load(weights))")
+    assert found == ["text 1: expected a string"] * 3
+
+
+def run_check(page):
+    return subprocess.run([NODE, page / "check.js"], capture_output=True, text=True, timeout=300)
+
+
+@needs_node
+@pytest.mark.parametrize("in_pairs", [False, True], ids=["texts", "pairs"])
+def test_the_check_passes_and_finds_a_module_that_answers_otherwise(tmp_path, in_pairs, capsys):
+    student = save_student(tmp_path / "student", KINDS["beside n-grams"], in_pairs=in_pairs)
+    page = exported(student, tmp_path / "page")
+    sentence = "JavaScript: not run by the export; `node check.js` in the directory compares its answers to 100 texts"
+    assert sentence in capsys.readouterr().err
+    assert sentence in (page / "card.md").read_text()
+    done = run_check(page)
+    assert done.returncode == 0, done.stderr
+    assert re.match(
+        r"passed: 100 texts, 0 with other labels than Python's, probabilities within \d\.\de-\d", done.stdout
+    )
+    module = (page / "potstill.js").read_text()
+    wrong = module.replace("LENGTHS = [2, 3, 4, 5]", "LENGTHS = [2, 3, 4]")
+    assert wrong != module
+    (page / "potstill.js").write_text(wrong)
+    done = run_check(page)
+    assert (done.returncode, done.stdout[:6]) == (1, "FAILED")
+
+
+def test_none_of_the_datas_texts_is_written(tmp_path):
+    rows = [f"secret{n % 7} word{n % 5},{'yes' if n % 2 else 'no'}" for n in range(60)]
+    model = train_small(tmp_path, ["text,label", *rows])
+    page = exported(model, tmp_path / "page")
+    assert "validation texts" in (page / "card.md").read_text()  # they decided how weights are rounded
+    assert not {row.partition(",")[0] for row in rows} & {*json.loads((page / "check.json").read_text())["texts"]}
+
+
+def test_a_tokenizer_that_the_engine_does_not_know_is_refused(tmp_path, capsys):
+    student = save_student(tmp_path / "student", KINDS["lstm, maximum"])
+    file = StudentFiles(student).tokenizer
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(file))
+    with_new_checksums(student)
+    assert potstill("export", student, "--out", tmp_path / "page", "--format", "web") == 1
+    assert "found another tokenizer than a student's own byte-level BPE" in capsys.readouterr().err
+    assert potstill("export", student, "--out", tmp_path / "model") == 0
+
+
+def test_a_manifest_that_says_more_than_the_engine_knows_is_refused(tmp_path, capsys):
+    student = save_student(tmp_path / "student", KINDS["ngram"])
+    file = StudentFiles(student).manifest
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"is_new": None, "several_labels": True}))
+    with_new_checksums(student)
+    assert potstill("export", student, "--out", tmp_path / "page", "--format", "web") == 1
+    assert "found 'several_labels' in its student.json\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "is_known"),
+    [
+        ({}, True),
+        ({"normalizer": {"type": "Lowercase"}}, False),
+        ({"post_processor": {"type": "BertProcessing", "sep": ["<pad>", 0], "cls": ["<pad>", 0]}}, False),
+    ],
+)
+def test_settings_of_tokenizers(tmp_path, change, is_known):
+    files = StudentFiles(save_student(tmp_path / "student", KINDS["lstm, maximum"]))
+    settings = json.loads(files.tokenizer.read_text()) | change
+    tokenizer = Tokenizer.from_str(json.dumps(settings))
+    assert (web._unreadable(Manifest.load(files.manifest), tokenizer) == "") is is_known
+
+
+@pytest.mark.parametrize(("most", "kind"), [(1.0, np.int8), (-1.0, np.float16)], ids=["8 bits", "16 bits"])
+def test_weights_have_the_fewest_bits_that_keep_the_answers(tmp_path, monkeypatch, most, kind):
+    monkeypatch.setitem(rounding._MOST_CHANGED, 8, {"validation": most, "random": most})
+    student = save_student(tmp_path / "student", KINDS["beside n-grams"])
+    page = exported(student, tmp_path / "page")
+    with safe_open(page / "weights.safetensors", "numpy") as file:
+        kinds = {name: file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118
+    matrices = {"embedded_table", "layer0_W", "layer0_R", "head_W", "ngram_vectors_table", "ngram_W"}
+    assert {name for name, found in kinds.items() if found == kind} >= matrices
+    assert {kinds[name] for name in ("layer0_B", "head_b", "ngram_b")} == {np.dtype(np.float32)}
+
+
+def test_weights_beyond_half_precision_keep_all_bits(tmp_path):
+    student = save_student(tmp_path / "student", KINDS["ngram"])
+    graph = StudentFiles(student).model
+    model = onnx.load(graph)
+    for tensor in model.graph.initializer:
+        if tensor.name in ("ngram_vectors_table", "ngram_W"):
+            values = numpy_helper.to_array(tensor).astype(np.float32) * (1e9 if tensor.name == "ngram_W" else 1e-9)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, graph)
+    page = exported(with_new_checksums(student), tmp_path / "page")
+    with safe_open(page / "weights.safetensors", "numpy") as file:
+        assert file.get_tensor("ngram_W").dtype == np.float32
+
+
+def test_the_directory_has_checksums_and_is_reproducible(tmp_path, capsys):
+    student = save_student(tmp_path / "student", KINDS["beside n-grams"])
+    page, again = (exported(student, tmp_path / name) for name in ("page", "again"))
+    names = {file.name for file in page.iterdir()}
+    ours = {"index.html", "potstill.js", "package.json", "weights.safetensors", "check.js", "check.json"}
+    assert names == ours | {"student.json", "tokenizer.json", "labels.json", "card.md", "checksums.json"}
+    assert {*verify(page)} == names - {"card.md", "checksums.json"}
+    assert (page / "checksums.json").read_bytes() == (again / "checksums.json").read_bytes()
+    capsys.readouterr()
+    assert potstill("predict", page, "--text", "a cat") == 1
+    assert "was exported for browsers and Node: expected model.onnx to predict with" in capsys.readouterr().err
+
+
+def test_an_exported_model_becomes_a_page(tmp_path):
+    student = save_student(tmp_path / "student", KINDS["lstm, maximum"])
+    assert potstill("export", student, "--out", tmp_path / "model") == 0
+    page, direct = exported(tmp_path / "model", tmp_path / "page"), exported(student, tmp_path / "direct")
+    assert (page / "weights.safetensors").read_bytes() == (direct / "weights.safetensors").read_bytes()
+
+
+@needs_node
+def test_the_code_on_the_card_runs(tmp_path):
+    page = exported(save_student(tmp_path / "student", KINDS["gru, last state"], in_pairs=True), tmp_path / "page")
+    code = (page / "card.md").read_text().split("```js\n")[1].split("```")[0].replace("DIRECTORY", str(page))
+    script = code.replace("classifier.predict(", "console.log(classifier.predict(").replace("); //", ")); //")
+    done = subprocess.run([NODE, "--input-type=module", "--eval", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "truncated: false" in done.stdout
+
+
+# The page, in a browser
+
+
+@pytest.fixture
+def open_page(browser):
+    """Open an exported page from the disk. What goes wrong in it, or leaves it, fails the test at its end."""
+    opened, wrong = [], []
+
+    def open_(directory, **options):
+        address = (directory / "index.html").as_uri()
+        context = browser.new_context(**options)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda one: one.url.startswith((address, "data:", "blob:")) or wrong.append(one.url))
+        page.goto(address)
+        page.get_by_role("button", name="Classify").click(trial=True)  # once the weights are read
+        opened.append(context)
+        return page
+
+    open_.wrong = wrong
+    yield open_
+    for context in opened:
+        context.close()
+    assert wrong == []
+
+
+@pytest.fixture(scope="module")
+def students(made):
+    """A student of texts and one of pairs, and their pages."""
+    return {in_pairs: made("beside n-grams", in_pairs) for in_pairs in (False, True)}
+
+
+def choose(page, name, content):
+    data = content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")
+    page.locator("#file").set_input_files({"name": name, "mimeType": "text/plain", "buffer": data})
+
+
+def downloaded(page):
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download the answers").click()
+    return list(csv.reader(io.StringIO(download.value.path().read_bytes().decode(), newline="")))
+
+
+def as_csv(rows):
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
+
+
+@pytest.mark.parametrize("in_pairs", [False, True], ids=["texts", "pairs"])
+def test_the_page_answers_a_file_as_python_does(students, open_page, in_pairs):
+    student, directory = students[in_pairs]
+    rows = [[str(place), *(item if in_pairs else [item])] for place, item in enumerate(items_of(in_pairs, 600))]
+    # A file has no halves of characters.
+    rows = [[re.sub("[\ud800-\udfff]", "?", cell) for cell in row] for row in rows if "".join(row[1:]).strip()]
+    items = [row[1:] if in_pairs else row[1] for row in rows]
+    page = open_page(directory)
+    content = as_csv([["number", "Text", *["sentence2"] * in_pairs], *rows])
+    choose(page, "texts.csv", content)
+    page.get_by_role("button", name="Download the answers").wait_for()
+    header, *answers = downloaded(page)
+    parts = ["text", "pair"] if in_pairs else ["text"]
+    assert header == ["line", *parts, "label", "probability", *(f"probability_{name}" for name in LABELS)]
+    classifier = python_of(student, directory)
+    expected = classifier.answer(items)[0]
+    assert len(answers) == len(items)
+    np.testing.assert_allclose(np.array([row[-3:] for row in answers], float), expected, atol=1e-4, rtol=0)
+    assert [row[-5] for row in answers] == [LABELS[place] for place in expected.argmax(axis=1)]
+    lines = itertools.accumulate((len(re.findall(r"\r\n|\r|\n", as_csv([row]))) for row in rows[:-1]), initial=2)
+    assert [int(row[0]) for row in answers] == list(lines)
+    assert page.locator("#answers > li").count() == 100
+    assert re.search(rf"^{len(items)} {'pairs' if in_pairs else 'texts'} in .* the first 100 below\.$", status(page))
+
+
+def status(page):
+    return page.get_by_role("status").inner_text()
+
+
+def test_the_keyboard_classifies_lines(students, open_page):
+    student, directory = students[False]
+    page = open_page(directory)
+    page.get_by_label("Texts, one per line").focus()
+    page.keyboard.type("the cat sat\n\n  my card\t")
+    page.keyboard.press("Control+Enter")
+    page.locator("#answers > li").nth(1).wait_for()
+    expected = python_of(student, directory).answer(["the cat sat", "my card"])[0]
+    for place, shares in enumerate(expected):
+        card = page.locator("#answers > li").nth(place)
+        order = np.argsort(-shares)
+        assert card.locator("b").inner_text() == LABELS[order[0]]
+        assert (
+            f"{100 * shares[order[0]]:.1f}" in card.locator(".verdict > span").nth(1).inner_text()
+            or shares.max() > 0.999
+        )
+        assert card.locator(".others").inner_text().startswith(LABELS[order[1]])
+    assert [row[:2] for row in downloaded(page)[1:]] == [["1", "the cat sat"], ["3", "my card"]]
+
+
+def test_lines_of_pairs_need_a_separator(students, open_page):
+    page = open_page(students[True][1])
+    texts = page.get_by_label("Pairs of texts, one per line")
+    texts.fill("the cat | a mat\nmy card\ttomorrow")
+    page.get_by_role("button", name="Classify").click()
+    page.locator("#answers > li").nth(1).wait_for()
+    assert [row[1:3] for row in downloaded(page)[1:]] == [["the cat", "a mat"], ["my card", "tomorrow"]]
+    texts.fill("the cat, a mat")
+    page.get_by_role("button", name="Classify").click()
+    assert "Line 1: expected two texts" in page.get_by_role("alert").inner_text()
+    assert page.locator("#answers > li").count() == 0
+
+
+def test_another_column_can_be_chosen(students, open_page):
+    page = open_page(students[False][1])
+    choose(page, "texts.csv", '\ufeffwhat;note\r\n"the; ""cat""";my card\r\n;\r\nlast;one')
+    page.get_by_role("button", name="Download the answers").wait_for()
+    assert [row[:2] for row in downloaded(page)[1:]] == [["2", 'the; "cat"'], ["4", "last"]]
+    page.get_by_label("Text in column").select_option("note")
+    page.get_by_text("my card").wait_for()
+    assert [row[:2] for row in downloaded(page)[1:]] == [["2", "my card"], ["4", "one"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.txt", "", "There is no text"),
+        ("latin.txt", "caf\u00e9".encode("latin-1"), "latin.txt is no text in UTF-8"),
+        ("quote.csv", 'text\n"the "cat" sat"\n', "Line 2: expected the end of a cell"),
+        ("empty.csv", "", "empty.csv: expected a header and 1 column of texts"),
+    ],
+)
+def test_files_that_can_not_be_read_are_refused(students, open_page, name, content, message):
+    page = open_page(students[False][1])
+    choose(page, name, content)
+    page.locator("#trouble:not([hidden])").wait_for()
+    assert message in page.get_by_role("alert").inner_text()
+    choose(page, "wide.txt", "the cat\r\nsat".encode("utf-16"))
+    page.locator("#answers > li").nth(1).wait_for()
+    assert not page.locator("#trouble").is_visible()
+
+
+def test_a_file_can_be_dropped(students, open_page):
+    page = open_page(students[False][1])
+    transfer = page.evaluate_handle(
+        "() => { const given = new DataTransfer();"
+        "given.items.add(new File(['the cat\\nmy card'], 'a.txt')); return given; }"
+    )
+    page.dispatch_event("main", "drop", {"dataTransfer": transfer})
+    page.locator("#answers > li").nth(1).wait_for()
+
+
+def test_texts_are_shown_as_text(students, open_page):
+    page = open_page(students[False][1])
+    page.get_by_label("Texts, one per line").fill("<img src=x onerror=alert(1)> \ud800")
+    page.get_by_role("button", name="Classify").click()
+    page.locator("#answers > li").wait_for()
+    assert page.locator("#answers img").count() == 0
+    assert "<img src=x onerror=alert(1)>" in page.locator("#answers p").inner_text()
+
+
+def test_the_policy_forbids_other_scripts_and_every_request(students, open_page):
+    page = open_page(students[False][1])
+    found = page.evaluate("fetch('https://example.org/').then(() => 'reached', error => error.name)")
+    page.evaluate("document.body.append(Object.assign(document.createElement('script'), {text: 'window.ran = true'}))")
+    assert (found, page.evaluate("window.ran")) == ("TypeError", None)
+    assert len(open_page.wrong) > 1
+    assert all("Content Security Policy" in text for text in open_page.wrong)  # and no request among them
+    open_page.wrong.clear()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_the_page_without_scrolling_sideways(students, open_page, scheme):
+    page = open_page(students[False][1], viewport={"width": 360, "height": 640}, color_scheme=scheme)
+    page.get_by_label("Texts, one per line").fill("the cat " + "x" * 300)
+    page.get_by_role("button", name="Classify").click()
+    page.locator("#answers > li").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    paper, ink = page.evaluate("(s => [s.backgroundColor, s.color])(getComputedStyle(document.body))")
+    lightness = [sum(map(int, re.findall(r"\d+", colour))) for colour in (paper, ink)]
+    assert (lightness[0] > lightness[1]) is (scheme == "light")
+
+
+def test_a_student_of_the_usual_size_answers_soon(open_page, tmp_path):
+    """2.6 million weights; benchmarks/web.py measures how soon."""
+    config = RNNConfig(vocab_size=400, embedding_size=128, hidden_size=256, ngram_size=16, ngram_buckets=2**16)
+    page = open_page(exported(save_student(tmp_path / "student", config, scale=0.08), tmp_path / "page"))
+    page.reload()
+    page.get_by_label("Texts, one per line").fill("the cat sat")
+    page.get_by_role("button", name="Classify").click()
+    page.locator("#answers > li").wait_for()
+    assert page.evaluate("performance.now()") < 5_000
