@@ -212,6 +212,8 @@ def test_commands_read_and_write_lists(finished, student, file, tmp_path, capfd)
     assert command("evaluate", student, "--data", file, "--json") == 0
     scored = json.loads(capfd.readouterr().out)["models"][0]
     assert scored["metrics"]["micro_f1"] > 0.8
+    assert command("runs", finished[1]) == 0
+    assert "micro-F1" in capfd.readouterr().out
     assert command("doctor", finished[1]) == 0
     assert "any of blue, green, red" in " ".join(capfd.readouterr().out.split())
 

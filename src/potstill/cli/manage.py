@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from potstill.evaluation import Summary
     from potstill.report.tables import Cell
 
-_ACCURACY = "accuracy"
 _JSON_ONLY = ("settings", "command", "begun")
 """What a line of 80 characters has no room for."""
 
@@ -151,13 +150,14 @@ def _described_anyway(directory: Path) -> dict[str, Any]:
 
 def _scores(summary: Summary) -> dict[str, Any]:
     """Return the scores of the students that a run's report recommends."""
-    from potstill.report.tables import percent, score
+    from potstill.report.tables import HEADLINES, percent, score
 
     known = {"data": summary.data.name}
     if (role := summary.recommended_role) is None:
         return known
-    spreads = {name: summary.spread(role, name) for name in (_ACCURACY, "mcc")}
-    return known | {"student": role, _ACCURACY: percent(spreads[_ACCURACY].mean), "MCC": score(spreads["mcc"].mean)}
+    first = summary.data.headline
+    shares, mcc = summary.spread(role, first), summary.spread(role, "mcc")
+    return known | {"student": role, HEADLINES[first]: percent(shares.mean), "MCC": score(mcc.mean)}
 
 
 def _print_table(rows: Sequence[dict[str, Any]]) -> None:
