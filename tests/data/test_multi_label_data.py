@@ -134,6 +134,8 @@ def test_unknown_labels_are_named(tmp_path):
     (tmp_path / "a.csv").write_text("text,label\nfirst,x;q\n")
     with pytest.raises(DataError, match=r"a\.csv:2: unknown label 'q'"):
         read_examples(tmp_path / "a.csv", DataConfig(label_separator=";"), ("x", "y"))
+    with pytest.raises(DataError, match=r"unknown label 'x;q'.*\n.*of a text need --label-separator ';'"):
+        read_examples(tmp_path / "a.csv", DataConfig(), ("x", "y"))
 
 
 def test_texts_without_any_label_are_no_task(tmp_path):

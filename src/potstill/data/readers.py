@@ -17,7 +17,7 @@ import numpy as np
 
 from potstill.config import DataConfig
 from potstill.console import warn
-from potstill.data.columns import Origin, by_editing, check_columns, listed, named_columns
+from potstill.data.columns import Origin, by_editing, check_columns, joined_labels, listed, named_columns
 from potstill.data.encoded import UNLABELLED, Labels
 from potstill.data.examples import Examples
 from potstill.data.formats import Record, name_fields, read_content, read_records, split_tsv
@@ -171,6 +171,11 @@ def to_examples(
     places = [[index.get(label, index.get(label_key(label), -1)) for label in row.labels] for row in rows]
     remedy = by_editing(file, "correct it, leave the row out, or train with it")
     remedy += f"; the known labels are {listed(label_names)}"
+    if not multi_label:
+        unknown = {label for row, found in zip(rows, places, strict=True) if found == [-1] for label in row.labels}
+        joined, separator = joined_labels({*label_names, *unknown})
+        if not unknown.isdisjoint(joined):
+            remedy += f"; several labels of a text need --label-separator {separator!r}"
     problems = [
         DataError(f"unknown label {label!r}", file=file, line=row.line, remedy=remedy)
         for row, found in zip(rows, places, strict=True)
