@@ -107,5 +107,10 @@ def test_cache_is_shown_and_cleared_by_kind(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.count("2.0 MB") == 2
     command("cache", "--clear", "logits")
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["tokens"]
+    (tmp_path / "cache" / "answers").mkdir()  # may have cost money
+    command("cache", "--clear")
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["answers"]
+    command("cache", "--clear", "answers")
+    assert not list((tmp_path / "cache").iterdir())
     assert command("cache", "nothing") == 1
-    assert "name one of tokens" in capsys.readouterr().err
+    assert "the cache is empty" in capsys.readouterr().err

@@ -215,12 +215,15 @@ def test_texts_whose_requests_fail_are_missing_and_asked_again_the_next_time(ser
     assert np.isfinite(ask(teacher_of(server), *TEXTS)).all()
 
 
-def test_a_server_that_is_not_there_is_an_error(server):
-    teacher = teacher_of(server, retries=1)
+def test_a_server_that_is_not_there_is_an_error_at_once(server, monkeypatch):
+    monkeypatch.setattr(chat, "_LONGEST_BACKOFF", 60.0)
+    teacher = teacher_of(server)
     teacher.config = teacher.config.model_copy(update={"url": "http://127.0.0.1:9/v1"})
     teacher._client = chat.ChatClient(teacher.config)
+    started = time.monotonic()
     with pytest.raises(SourceError, match=r"does not answer the first request \(NewConnectionError.*\n.*server runs"):
         ask(teacher, *TEXTS)
+    assert time.monotonic() - started < 10  # retries would take 20 seconds or more
 
 
 def test_no_cache_is_put_before_it_and_equal_texts_are_asked_once(server):
@@ -258,6 +261,7 @@ def test_further_fields_replace_ours_and_null_leaves_them_out(server):
     [
         ({"url": "localhost:8000"}, "expected an address such as http://localhost:8000/v1"),
         ({"url": "http://me:password@host/v1"}, "set OPENAI_API_KEY instead"),
+        ({"model": ""}, "teacher.model: "),
         ({"seeds": [0, 1]}, "expected a list of 1 or fewer"),
         ({"price_per_million_tokens": []}, "expected a list of 1 or more"),
     ],
@@ -266,6 +270,11 @@ def test_wrong_settings_are_refused(settings, problem):
     section = {"kind": "endpoint", "url": "http://host/v1", "model": "m"} | settings
     with pytest.raises(ConfigError, match=problem):
         PotstillConfig.build({"teacher": section})
+
+
+def test_a_server_without_a_model_is_refused_with_the_flag_that_names_one(tmp_path, capsys):
+    assert potstill("run", "clinc150:meta", "--teacher", "http://host/v1", "--out", tmp_path / "run") == 1
+    assert "teacher.model: expected a value, found none; --teacher-model gives it" in capsys.readouterr().err
 
 
 def test_a_description_of_no_class_is_refused(server):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from potstill.evaluation import Summary
     from potstill.report.tables import Cell
 
+_PAID = "answers"
+"""The kind of entries that may cost money to make again."""
 _JSON_ONLY = ("settings", "command", "begun")
 """What a line of 80 characters has no room for."""
 
@@ -61,7 +63,7 @@ def runs(directories: tuple[Path, ...], delete: bool, yes: bool, as_json: bool) 
 
 @click.command()
 @click.argument("kinds", nargs=-1)
-@click.option("--clear", is_flag=True, help="Delete the entries; of the kinds that are named, or all.")
+@click.option("--clear", is_flag=True, help="Delete the entries: of the kinds that are named, or of all but answers.")
 def cache(kinds: tuple[str, ...], clear: bool) -> None:
     """Show or clear the cache, which keeps what takes long to compute.
 
@@ -90,9 +92,10 @@ def cache(kinds: tuple[str, ...], clear: bool) -> None:
     if rows:
         _print_table(rows)
     if clear:
-        for kind in chosen:
+        deleted = [kind for kind in chosen if kinds or kind.name != _PAID]
+        for kind in deleted:
             shutil.rmtree(kind)
-        click.echo(f"deleted {numbered(len(chosen), 'kind')} of entries")
+        click.echo(f"deleted: {', '.join(kind.name for kind in deleted) or 'nothing'}")
 
 
 def _entries(kind: Path) -> list[Path]:

@@ -30,6 +30,8 @@ def describe_problem(item: Any, root: Settings) -> str:
             return f"{path}: there is no such setting for this kind of teacher; it is for those of --teacher FILE|URL"
         return f"{path}: there is no such setting" + (f"; did you mean {nearest}?" if nearest else "")
     path = ".".join(section if "[" in name else [*section, name])
+    if item["type"] == "missing":
+        return f"{path}: expected a value, found none" + ("; --teacher-model gives it" * (path == "teacher.model"))
     return f"{path}: {message_of(item)}; found {_shown.repr(item['input'])}"
 
 

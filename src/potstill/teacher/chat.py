@@ -102,6 +102,7 @@ class ChatClient:
         self._settings = settings
         self._key = os.environ.get(_KEY, "").strip()
         self._pace = _Pace(settings.requests_per_minute)
+        self._was_reached = False
         self._pool = urllib3.PoolManager(
             maxsize=settings.concurrency,
             retries=False,
@@ -125,6 +126,7 @@ class ChatClient:
             wait = min(_LONGEST_BACKOFF, 2.0**attempt) * random.uniform(0.75, 1.0)  # noqa: S311 - no secret
             try:
                 response = self._pool.request("POST", f"{settings.url}/chat/completions", json=body)
+                self._was_reached = True
                 if response.status == 200:
                     return _reply(response.data)
                 failure = f"status {response.status}: {self._shown(response.data.decode('utf-8', 'replace'))}"
@@ -134,6 +136,8 @@ class ChatClient:
                     continue
             except (urllib3.exceptions.HTTPError, ValidationError) as error:
                 failure = self._shown(f"{type(error).__name__}: {error}")
+                if isinstance(error, urllib3.exceptions.NewConnectionError) and not self._was_reached:
+                    break  # the address is wrong, or nothing runs there
             if attempt < settings.retries:
                 time.sleep(wait)
         raise FailedError(failure, is_internal=failure.startswith(("status 500", "status 501")))

@@ -72,6 +72,12 @@ class TeacherManifest:
         if self.threshold is not None and len(self.threshold) != len(self.label_names):
             raise ValueError(f"expected {len(self.label_names)} thresholds, found {len(self.threshold)}")
 
+    def reordered(self, label_names: tuple[str, ...]) -> TeacherManifest:
+        """Return it with its classes, and their thresholds, in another order."""
+        places, given = [self.label_names.index(name) for name in label_names], self.threshold
+        threshold = None if given is None else tuple(given[place] for place in places)
+        return replace(self, label_names=label_names, threshold=threshold)
+
     @property
     def files(self) -> tuple[str, ...]:
         """Names of the files that hold what was trained."""

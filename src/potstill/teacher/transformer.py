@@ -110,11 +110,9 @@ class TransformerTeacher(Teacher):
             seed=seed,
             lora=config.lora if config.method == "lora" else None,
             base="",
-            label_names=corpus.label_names,
+            **{name: getattr(corpus, name) for name in ("label_names", "in_pairs", "label_type")},
             max_length=max_length,
             long_texts=long_texts,
-            in_pairs=corpus.in_pairs,
-            label_type=corpus.label_type,
             threshold=(0.5,) * corpus.num_classes if corpus.is_multi_label else None,
         )
         classifier, tokenizer = _base(manifest, label_names=corpus.label_names)
@@ -220,10 +218,8 @@ class TransformerTeacher(Teacher):
         """Put its classes into the order of `label_names`, unless these are others."""
         if sorted(label_names) == sorted(self.label_names) and label_names != self.label_names:
             reorder_classes(self.classifier.model, self.label_names, label_names)
-            if (given := self.manifest.threshold) is not None:
-                given = tuple(given[self.label_names.index(name)] for name in label_names)
-            self.label_names, self.threshold = label_names, given
-            self.manifest = replace(self.manifest, label_names=label_names, threshold=given)
+            self.manifest = self.manifest.reordered(label_names)
+            self.label_names, self.threshold = label_names, self.manifest.threshold
 
     def limit_length(self, max_length: int) -> None:
         """Read `max_length` tokens at most, if `peft` made its adapters: with how many is then not known."""
