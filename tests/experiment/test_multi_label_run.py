@@ -11,6 +11,7 @@ from sklearn.metrics import f1_score, label_ranking_loss
 
 import potstill
 from commandline import potstill as command
+from commandline import train_small
 from potstill.config import PotstillConfig, with_settings
 from potstill.data import Examples, read_examples
 from potstill.errors import ArtifactError, ConfigError
@@ -227,6 +228,18 @@ def test_answers_of_predict_are_labelled_data_again(student, tmp_path):
     assert [[NAMES[i] for i in np.flatnonzero(row)] for row in examples.labels] == Classifier.load(student).predict(
         texts
     )
+
+
+def test_pairs_of_texts_may_have_several_labels(tmp_path, capfd):
+    pairs = [(text[:9], text[9:], ";".join(labels)) for text, labels in labelled_texts(80)]
+    rows = ["text,pair,label", *(",".join(row) for row in pairs)]
+    student = train_small(tmp_path, rows, "--pair-column", "pair", "--label-separator", ";")
+    assert Classifier.load(student).in_pairs
+    answers = Classifier.load(student).predict([(first, second) for first, second, _ in pairs])
+    assert all(set(given) <= set(NAMES) for given in answers)
+    capfd.readouterr()
+    assert command("predict", student, "--text", "w1 w4\tw2 w5") == 0
+    assert set(json.loads(capfd.readouterr().out)) == {"line", "text", "pair", "labels", "probabilities", "truncated"}
 
 
 def test_data_counts_each_label(file, corpus, capfd):
