@@ -18,6 +18,7 @@ CELLS: Final = 2**24
 """Most similarities held at a time: 64 MiB of float32. Only more than 65,536 held-out texts make chunks smaller."""
 TOLERANCE: Final = 1e-6
 """Subtracted from the bound, so that "at least" includes it: rapidfuzz rounds its cutoff to float32."""
+_ASCII_PUNCTUATION: Final = {code: " " for code in range(128) if unicodedata.category(chr(code)).startswith("P")}
 
 
 def near_duplicates(texts: Sequence[str], held_out: Sequence[str], similarity: float) -> NDArray[np.bool_]:
@@ -67,8 +68,10 @@ def normal_form(text: str) -> str:
     Symbols such as "+" and "$" stay.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
-    spaced = (" " if unicodedata.category(character).startswith("P") else character for character in folded)
-    return " ".join("".join(spaced).split())
+    spaced = folded.translate(_ASCII_PUNCTUATION)
+    if not spaced.isascii():
+        spaced = "".join(" " if unicodedata.category(c).startswith("P") else c for c in spaced)
+    return " ".join(spaced.split())
 
 
 def _by_length(texts: Sequence[str]) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _SHOWN_CLASSES = 10
 """Classes of which texts are shown: a screenful."""
+_SHOWN_CHARACTERS = 300
+"""Of each of these texts."""
 _SHOWN_LABELS = 10
 """Suspicious labels that are shown."""
 
@@ -172,12 +174,17 @@ def _show_classes(corpus: Corpus, parts: Mapping[str, Examples], show: int, cons
         numbers = ", ".join(f"{count[index]:,} {part}" for part, count in zip(parts, counts, strict=True))
         console.print(f"\n{name}: {numbers}", style="bold")
         for place in np.flatnonzero(has_class(corpus.train.labels, index))[:show]:
-            console.print(f"  {' | '.join(map(in_one_line, filter(None, corpus.train.items[place])))}")
+            texts = map(in_one_line, filter(None, corpus.train.items[place]))
+            console.print(f"  {' | '.join(_beginning(text) for text in texts)}")
     if show and corpus.num_classes > _SHOWN_CLASSES:
         console.print(f"\nand {numbered(corpus.num_classes - _SHOWN_CLASSES, 'more class', 'more classes')}")
     for part_name, count in zip(parts, counts, strict=True):
         if absent := [name for name, number in zip(corpus.label_names, count, strict=True) if number == 0]:
             console.print(f"\nnot in the {part_name} part, too few examples: {', '.join(absent)}")
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]} …"
 
 
 def _fix(config: PotstillConfig, cleaned: Path, given: list[object]) -> tuple[PotstillConfig, list[object]]:

@@ -25,6 +25,8 @@ _SIMILARITY: Final = 0.9
 """That of nearly equal texts, as in `augment.similarity`."""
 _COMPARED: Final = 4000
 """Texts of a part that are compared with all others: the time grows with the square."""
+_BEGINNING: Final = 500
+"""Characters of a text that are compared: the time grows with their square."""
 _RARE: Final = 10
 """Classes with fewer texts are rare."""
 _SHOWN: Final = 5
@@ -98,4 +100,5 @@ def _script(letter: str) -> str:
 
 
 def _joined(examples: Examples) -> list[str]:
-    return [" ".join(filter(None, item)) for item in examples.items]
+    """Return the beginnings of texts; of pairs both texts in one."""
+    return [" ".join(filter(None, item))[:_BEGINNING] for item in examples.items]

@@ -26,7 +26,9 @@ def normal_item(item: tuple[str, str | None]) -> tuple[str, ...]:
 
 def _normalised(text: str) -> str:
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join("".join(c for c in folded if unicodedata.category(c) != "Cf").split())
+    if not folded.isascii():  # no ASCII character is invisible
+        folded = "".join(c for c in folded if unicodedata.category(c) != "Cf")
+    return " ".join(folded.split())
 
 
 def stratified_split(labels: Indices, share: float, seed: int, groups: Indices) -> tuple[Indices, Indices]:
