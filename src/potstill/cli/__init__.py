@@ -52,6 +52,7 @@ _EXTRAS = {
     ),
     "serve": ("asgi_correlation_id", "fastapi", "prometheus_client", "prometheus_fastapi_instrumentator", "uvicorn"),
     "search": ("optuna", "sqlalchemy"),
+    **{name: (name,) for name in ("tensorboard", "mlflow", "wandb")},
 }
 """The packages that each extra brings, by import name."""
 

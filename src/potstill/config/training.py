@@ -72,6 +72,10 @@ class RuntimeConfig(Settings):
     the other)."""
     workers: Annotated[int, Field(ge=1)] | None = None
     """Number of local processes. None: as many as PyTorch has threads on a CPU, one with a GPU."""
+    trackers: tuple[str, ...] = ()
+    """Where the numbers of every epoch go beside the run's directory: `tensorboard`, `mlflow`, `wandb`. Each needs the
+    extra of its name, as in `pip install 'potstill[mlflow]'`. `wandb` sends them to a server unless
+    `WANDB_MODE=offline` is set."""
     teacher_base: str | None = None
     """Where the pretrained model of a saved teacher is now, named like a backbone. None: where it was when the teacher
     was tuned. Its weights must be the same."""

@@ -30,7 +30,7 @@ from potstill.experiment.probe import measure_speed
 from potstill.experiment.record import Trained, TrainingRecord
 from potstill.experiment.run_directory import ENVIRONMENT_FILE, RunSpec, run_directory
 from potstill.experiment.saved import StudentModel
-from potstill.experiment.stages import find_or_finetune, ngrams_alone
+from potstill.experiment.stages import find_or_finetune, ngram_students
 from potstill.experiment.students import StudentTask, train_students
 from potstill.predict import Classifier
 from potstill.predict.decision import confidence, named, predict_class, probabilities_of
@@ -47,6 +47,7 @@ from potstill.teacher.ensemble import average_logits, together
 from potstill.teacher.registry import teacher_class
 from potstill.teacher.transformer import share_base_weights
 from potstill.training.deadline import PLANNED_STEPS, until
+from potstill.training.trackers import check_trackers
 
 _MOST_UNANSWERED: Final = 0.05
 """Share of the test texts that a scored teacher may leave without an answer: each counts as its usual answer."""
@@ -97,6 +98,7 @@ def run(
     check_augment(config, corpus)
     check_distillation(config, with_unlabelled=config.augment.wanted(in_pairs=corpus.in_pairs))
     check_embeddings(config)
+    check_trackers(config.runtime.trackers)
     inputs = {"texts": corpus.key(), "unlabelled files": files_key(config)}
     if time_limit is not None:
         inputs["time limit"] = f"{time_limit:g} s"
@@ -161,7 +163,7 @@ def _experiment(
 
     steps.enter()
     students = train_students(_limited(tasks, estimate, budget), config, corpus, labelled, steps)
-    for trained in (*students, *_ngram_students(config, corpus, students, directory)):
+    for trained in (*students, *ngram_students(config, corpus, students)):
         keep(trained, measure(StudentModel(Classifier.load(trained.directory)), corpus.test))
 
     answers = {f"{role} {seed}": given for (role, seed), given in predictions.items()} | {"linear": linear_answers}
@@ -249,16 +251,6 @@ def _planned(config: PotstillConfig, corpus: Corpus, budget: Budget, linear_seco
             f"to keep to {duration(budget.limit)} (all would take about {roughly(whole.estimate.total)}): {changes}"
         )
     return plan
-
-
-def _ngram_students(
-    config: PotstillConfig, corpus: Corpus, students: Sequence[Trained], directory: Path
-) -> Iterator[Trained]:
-    """Yield the n-grams of the distilled students, else of the baselines, as students, where they have any."""
-    for parent in [one for one in students if one.record.role == "distilled"] or students:
-        place = _place(directory, "ngram", parent.record.seed)
-        if (found := ngrams_alone(config, corpus, parent, place)) is not None:
-            yield found
 
 
 def _details(corpus: Corpus, summary: Summary, directory: Path, teacher: NDArray[np.int64] | None) -> Details | None:

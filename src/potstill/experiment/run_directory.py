@@ -40,6 +40,7 @@ BUDGET_FILE: Final = "budget.json"
 _FORMAT: Final = 2
 _UNIMPORTANT: Final = (
     *("preset", "runtime.checkpoint_seconds", "runtime.executor", "runtime.workers", "runtime.teacher_base"),
+    "runtime.trackers",
     *("data.source", "data.test", "data.validation", "augment.files", "teacher.file"),
     *("teacher.concurrency", "teacher.requests_per_minute", "teacher.timeout", "teacher.retries"),
     "teacher.price_per_million_tokens",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from potstill.augment.unlabelled import UnlabelledSet
@@ -180,7 +180,18 @@ def _fit_student(
     return _finish_student(config, student, data.validation, fitted, role, directory, seed)
 
 
-def ngrams_alone(config: PotstillConfig, corpus: Corpus, trained: Trained, directory: Path) -> Trained | None:
+def ngram_students(config: PotstillConfig, corpus: Corpus, students: Sequence[Trained]) -> Iterator[Trained]:
+    """Yield the n-grams of a run's distilled students, else of its baselines, as students, where they have any.
+
+    Those of `RUN/distilled/seed-0` are in `RUN/ngram/seed-0`.
+    """
+    for parent in [one for one in students if one.record.role == "distilled"] or students:
+        directory = parent.directory.parents[1] / "ngram" / parent.directory.name
+        if (found := _ngrams_alone(config, corpus, parent, directory)) is not None:
+            yield found
+
+
+def _ngrams_alone(config: PotstillConfig, corpus: Corpus, trained: Trained, directory: Path) -> Trained | None:
     """Save the n-grams of a trained student as a student of their own, or find them saved; None where it has none.
 
     They are smaller and faster, and long texts, of which the recurrent network reads only the beginning, they may

@@ -20,6 +20,7 @@ from potstill.training.base import Callback, Record, State
 from potstill.training.checkpoint import CHECKPOINT_FILE, Checkpoint
 from potstill.training.deadline import deadline_callbacks
 from potstill.training.fit import Trainer
+from potstill.training.trackers import trackers
 
 HISTORY_FILE: Final = "history.jsonl"
 
@@ -47,12 +48,12 @@ def standard_callbacks(
     checkpoints = []
     if runtime.checkpoint_seconds is not None:
         settings = [
-            runtime.model_dump_json(exclude={"checkpoint_seconds", "executor", "workers", "teacher_base"}),
+            runtime.model_dump_json(exclude={"checkpoint_seconds", "executor", "workers", "teacher_base", "trackers"}),
             *(s.model_dump_json(exclude={"backbone", "tokenizer"}) for s in stages),  # `fit` sees weights and ids
         ]
         checkpoints = [Checkpoint(directory / checkpoint, runtime.checkpoint_seconds, digest(settings))]
     usual = (History(directory / history), KeepBest(config, save), EarlyStopping(config.patience), Progress())
-    return (*checkpoints, *deadline_callbacks(), *usual, *more)
+    return (*checkpoints, *deadline_callbacks(), *usual, *trackers(runtime.trackers, directory), *more)
 
 
 class History(Callback):
