@@ -42,8 +42,6 @@ check: setup
 KILLS := 50
 FLIPS := 2000
 SECONDS := 600
-RUNS := 200
-MINUTES := 60
 
 stress: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[benchmarks]'
@@ -51,7 +49,6 @@ stress: setup
 	$(BIN)/python benchmarks/stress/flips.py --flips $(FLIPS)
 	$(BIN)/python benchmarks/stress/faults.py
 	$(BIN)/python benchmarks/stress/fuzz.py --seconds $(SECONDS)
-	$(BIN)/python benchmarks/stress/soak.py --runs $(RUNS) --serve-minutes $(MINUTES)
 	$(BIN)/python benchmarks/stress/abuse.py
 	$(BIN)/python benchmarks/tables.py
 

@@ -328,12 +328,11 @@ _PLACES = {
     **{"teacher": "teachers", "distilled": "students", "baseline": "students"},
     **{"unlabelled": "unlabelled sets", "plots": "plots"},
 }
-_GROWTH = {"rss_mb": "memory, MiB", "files": "open files", "threads": "threads", "temporary": "temporary files"}
 
 
 def stress() -> str:
     """Show what was broken on purpose, how often, and what happened."""
-    parts = {"kills": _kills, "flips": _flips, "faults": _faults, "fuzz": _fuzz, "soak": _soak}
+    parts = {"kills": _kills, "flips": _flips, "faults": _faults, "fuzz": _fuzz}
     results = {name: load(f"stress_{name}") for name in parts}
     rows = [f"| {' | '.join(row)} |" for name, result in results.items() for row in parts[name](result)]
     header = ["| what was broken | how often | what happened |", "| --- | --: | --- |"]
@@ -380,13 +379,6 @@ def _fuzz(result: Result) -> Iterator[Sequence[str]]:
     words = f"**FAILED**: {', '.join(failed)}" if failed else "accepted, or refused with one message"
     what = f"{len(runs)} parsers fuzzed for {runs[0]['seconds']:,} s each"
     yield what, f"{sum(run['executions'] or 0 for run in runs):,}", words
-
-
-def _soak(result: Result) -> Iterator[Sequence[str]]:
-    for run in result["runs"]:
-        grown = ", ".join(f"{words} {run[name]['growth']:+.1f}" for name, words in _GROWTH.items())
-        often = f"{run['answers']:,} answers" if "answers" in run else f"{run['looks']:,} runs"
-        yield f"nothing, in a long run: {run['name']}", often, f"growth over the second half: {grown}"
 
 
 def settings() -> str:
