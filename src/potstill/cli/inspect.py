@@ -112,7 +112,7 @@ def _table(headers: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Tabl
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="First write a cleaned copy of the training data to this new file (.csv or .jsonl), without rows that "
-    "can't be read, repeated texts, texts with several labels and texts of the test part.",
+    "can't be read, repeated texts, texts repeated with other labels and texts of the test part.",
 )
 @with_settings("data")
 def data(config: PotstillConfig, target: Path | None, show: int, cleaned: Path | None) -> None:

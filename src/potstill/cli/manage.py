@@ -32,9 +32,9 @@ _JSON_ONLY = ("settings", "command", "begun")
 def runs(directories: tuple[Path, ...], delete: bool, yes: bool, as_json: bool) -> None:
     """List runs, compare some, or delete them.
 
-    Without arguments, `runs` lists what is in the directory `runs`, the newest first. Of several DIRECTORIES, it shows
-    the students that their reports recommend, and the settings that differ. Delete removes a whole directory, models
-    included; a run where a process is at work is not deleted.
+    Without arguments, `runs` lists the directory `runs`, newest first. With several DIRECTORIES, it shows their
+    recommended students and the settings that differ. --delete deletes whole directories, models included; if a
+    process is working in one of them, it deletes none.
 
     \b
       potstill runs

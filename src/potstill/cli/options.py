@@ -80,9 +80,9 @@ probabilities_option = click.option(
     "--teacher",
     "teacher_source",
     metavar="FILE|URL",
-    help="Learn from another teacher than a model that run tunes: from the probabilities in a file, in any format of "
-    "the data (texts with a column for each class, or with a label and its confidence), or from a language model "
-    "behind an OpenAI-compatible server, such as http://localhost:8000/v1 with --teacher-model NAME.",
+    help="Use another teacher instead of tuning one: probabilities in a file, in any format of the data (texts with a "
+    "column for each class, or with a label and its confidence), or a language model behind an OpenAI-compatible "
+    "server, which gets your texts: http://localhost:8000/v1 with --teacher-model NAME.",
 )
 """Gives a command that makes its own teacher a `--teacher` with the answers of another one."""
 
@@ -130,14 +130,14 @@ def abstention_options(command: Callable[..., Any]) -> Callable[..., Any]:
         (
             "--max-error",
             click.FloatRange(0, 1, min_open=True, max_open=True),
-            "Leave texts without an answer so that at most this share of the answers is wrong, with 95 % confidence by "
-            "the validation split; refused where that is too small to tell.",
+            "Let a student abstain so that at most this share of its labels is wrong, with 95 % confidence. An error "
+            "says so if the validation split is too small to promise that.",
         ),
         (
             "--coverage",
             click.FloatRange(0, 1, min_open=True),
-            "Answer this share of texts, such as 0.9, and leave those of which a student is the least sure without an "
-            "answer.  [default: 1, or as exported]",
+            "Label about this share of the texts, such as 0.9; a student abstains on those of which it is the least "
+            "sure.  [default: 1, or as exported]",
         ),
     ):
         checked = click.option(flag, metavar="SHARE", type=kind, help=text)(checked)

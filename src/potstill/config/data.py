@@ -84,7 +84,9 @@ class DataConfig(Settings):
             if first == second is not None:
                 raise ValueError(f"{one} and {other} must be different columns")
         if self.classes and self.is_multi_label:
-            raise ValueError("classes gives each text one label; leave it out, or the settings of several labels")
+            raise ValueError(
+                "classes is for single-label texts; leave it out, or multi_label, label_separator and label_columns"
+            )
         return self
 
     @property

@@ -54,11 +54,11 @@ class StudentConfig(Settings):
     threshold that is `tuned` on the validation part for the best MCC. With more than two classes there is no threshold.
     `argmax`, since hundreds of texts determine a threshold only roughly."""
     max_size: Annotated[float, Field(gt=0.0)] | None = None
-    """Megabytes that the student to use may take on disk. `run` trains the same students, and of those within its
-    limits recommends the best on the validation part. None: no limit."""
-    max_latency: Annotated[float, Field(gt=0.0)] | None = None
-    """Milliseconds that the student to use may take for one text on this machine (the median), likewise. None: no
+    """Largest size in MB of the student that the report recommends. `run` trains the same students either way. None: no
     limit."""
+    max_latency: Annotated[float, Field(gt=0.0)] | None = None
+    """Longest time in milliseconds that the recommended student may take for one text on this machine (median). None:
+    no limit."""
     seeds: Seeds = (0, 1, 2, 3, 4)
     """Seeds; one student is trained for each. One seed is enough for a first try, five show the spread."""
 

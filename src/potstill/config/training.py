@@ -73,9 +73,9 @@ class RuntimeConfig(Settings):
     workers: Annotated[int, Field(ge=1)] | None = None
     """Number of local processes. None: as many as PyTorch has threads on a CPU, one with a GPU."""
     trackers: tuple[str, ...] = ()
-    """Where the numbers of every epoch go beside the run's directory: `tensorboard`, `mlflow`, `wandb`. Each needs the
-    extra of its name, as in `pip install 'potstill[mlflow]'`. `wandb` sends them to a server unless
-    `WANDB_MODE=offline` is set."""
+    """Programs that also get the settings and each epoch's scores: `tensorboard`, `mlflow`, `wandb`. Each needs its
+    extra, as in `pip install 'potstill[mlflow]'`. `mlflow` writes to `MLFLOW_TRACKING_URI`; `wandb` sends to a server
+    unless `WANDB_MODE=offline`."""
     teacher_base: str | None = None
     """Where the pretrained model of a saved teacher is now, named like a backbone. None: where it was when the teacher
     was tuned. Its weights must be the same."""

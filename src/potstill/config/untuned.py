@@ -68,15 +68,15 @@ class EndpointConfig(UntunedConfig):
     descriptions: dict[str, str] = {}  # noqa: RUF012 - pydantic copies it
     """What classes mean, in a sentence each, for the prompt (in YAML: `class: sentence`). Classes may be left out."""
     examples: Annotated[int, Field(ge=0)] = 8
-    """Number of labelled training texts in the prompt, of all classes equally. A handful shows the form of the answer
-    and what the classes mean; more cost tokens with every text. Texts without labels: none."""
+    """Number of labelled training texts in the prompt, equally many of each class. More of them explain the classes
+    better, and cost tokens with every text. Without labels there are none."""
     examples_per_class: Annotated[int, Field(ge=1)] | None = None
-    """The same for each class, instead of `examples`. None: `examples` counts."""
+    """Labelled training texts of each class in the prompt, instead of `examples`. None: `examples` decides."""
     examples_seed: Annotated[int, Field(ge=0)] = 0
-    """Chooses these texts."""
+    """Seed of the choice of labelled texts for the prompt."""
     samples: Annotated[int, Field(ge=1)] = 5
-    """Answers to ask for each text where the server gives no log-probabilities: the classes' shares of them are the
-    probabilities."""
+    """Number of answers to ask for each text if the server returns no log-probabilities; their relative frequencies are
+    the probabilities."""
     max_tokens: Annotated[int, Field(ge=1)] = 8
     """Longest answer in tokens. The answer is a number or a letter; raise it to some hundred for a model that thinks
     first."""
@@ -86,15 +86,15 @@ class EndpointConfig(UntunedConfig):
     concurrency: Annotated[int, Field(ge=1, le=256)] = 8
     """Number of requests at once."""
     requests_per_minute: Annotated[float, Field(gt=0.0)] | None = None
-    """Most requests a minute. None: no limit but the server's own (a `Retry-After` is kept to)."""
+    """Largest number of requests a minute. None: no limit but the server's `Retry-After`."""
     timeout: Annotated[float, Field(gt=0.0)] = 120.0
     """Seconds to wait for an answer before a request counts as failed."""
     retries: Annotated[int, Field(ge=0)] = 5
     """How often a request that failed (429, 5xx, a timeout, a broken answer) is sent again, after 1, 2, 4, … seconds or
     what the server asks for."""
     price_per_million_tokens: Annotated[tuple[float, ...], Field(min_length=1, max_length=2)] | None = None
-    """Price of a million tokens, or of prompts and of answers, such as `0.15,0.6`, to show what the answers cost. None:
-    only tokens are shown."""
+    """Price of a million tokens, or of a million in prompts and in answers (`0.15,0.6`). The report then shows the
+    cost. None: it shows tokens only."""
 
     def describe(self) -> str:
         """Say which model it is."""

@@ -28,8 +28,8 @@ BROKEN, REPEATED, CONTRADICTORY, IN_TEST = "empty or broken", "repeated", "contr
 def write_clean_copy(config: DataConfig, target: Path) -> dict[str, int]:
     """Write the training data of a file or directory, with all its columns, but without what does harm.
 
-    Left out are rows that can't be read, texts of the test part, texts with several labels, and repeated texts but the
-    first. Texts are compared by `normal_item`.
+    Left out are rows that can't be read, texts of the test part, texts repeated with other labels, and repeated
+    texts but the first. Texts are compared by `normal_item`.
 
     Returns:
         How many rows were left out, by reason, and under "kept" how many were not.

@@ -192,7 +192,7 @@ def _read_parquet(content: bytes, path: Path, config: DataConfig, *, every_colum
 
 def _read_text(content: bytes, path: Path, config: DataConfig) -> Iterator[Record]:
     if not config.classes:
-        remedy = "name the classes and who is to tell them apart, as in `potstill run texts.txt --classes good,bad "
+        remedy = "name the classes and a teacher, as in `potstill run texts.txt --classes good,bad "
         remedy += "--teacher http://localhost:8000/v1 --teacher-model NAME`; or give a file with columns and labels"
         raise DataError("a text file holds no labels", file=path, remedy=remedy)
     check_columns([config.text_column], config, path)

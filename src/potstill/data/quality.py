@@ -56,8 +56,10 @@ def checks(corpus: Corpus, max_length: int) -> Iterator[tuple[str, str]]:
     labels = defaultdict(set)
     for group, label in zip(groups.tolist(), keys(every.labels), strict=True):
         labels[group].add(label)
-    other = "repeated texts with other labels" if corpus.is_multi_label else "texts with several labels"
-    yield other, _found(every, [place for place in first if len(labels[groups[place]]) > 1])
+    yield (
+        "repeated texts with other labels",
+        _found(every, [place for place in first if len(labels[groups[place]]) > 1]),
+    )
     learnt = corpus.train.joined(corpus.validation)
     known = set(map(normal_item, learnt.items))
     shared = np.array([normal_item(item) in known for item in corpus.test.items], dtype=np.bool_)

@@ -161,7 +161,7 @@ def _check_labels(found: _Found, config: DataConfig, *, with_labels: bool) -> No
 
 
 def _warn_of_repetition(corpus: Corpus) -> None:
-    """Warn where many test texts are learnt from too, or many training texts have several labels."""
+    """Warn where many test texts are learnt from too, or many training texts are repeated with other labels."""
     items = list(map(normal_item, corpus.train.items))
     learnt = Counter(items)
     known = sum(normal_item(item) in learnt for item in corpus.test.items)
@@ -173,7 +173,7 @@ def _warn_of_repetition(corpus: Corpus) -> None:
     labelled = set(zip(items, keys(corpus.train.labels), strict=True))
     contradictory = sum(count > 1 for count in Counter(item for item, _ in labelled).values())
     if contradictory > _NOTICED * len(learnt):
-        what = "are repeated with other labels" if corpus.is_multi_label else "have several labels"
+        what = "are repeated with other labels"
         warn(f"{contradictory:,} of {len(learnt):,} training texts {what}")
 
 
@@ -329,7 +329,9 @@ def _cola_from_hub(config: DataConfig) -> _Found:
 def _from_hub(path: str, configuration: str | None, config: DataConfig) -> _Found:
     """Load a data set of the Hugging Face hub, from its cache where it is there."""
     if config.classes:
-        raise ConfigError(["data.classes: texts without labels are read from files; save those of the hub as one"])
+        raise ConfigError(
+            ["data.classes: unlabelled texts are read from files only; save the hub data set as a .txt or .csv file"]
+        )
     import datasets  # takes a second, and only this source needs it
 
     from potstill.data.hub import class_names, has_labels, hub_answers, hub_rows

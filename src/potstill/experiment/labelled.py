@@ -118,14 +118,16 @@ def label_corpus(config: PotstillConfig, corpus: Corpus, directory: Path) -> Cor
     counts = np.bincount(train.labels, minlength=len(names))
     if not (counts.all() and len(validation) and len(test)):
         missing = listed(name for name, count in zip(names, counts, strict=True) if not count)
-        found = f"no training text is {missing} to the teacher" if missing else "it answers no validation or test text"
+        found = f"none of the training texts as {missing}" if missing else "no validation text, or no test text"
         raise DataError(
-            f"of {numbered(before, 'text')} the teacher answers {len(labelled.everything):,}: {found}",
+            f"the teacher labels {len(labelled.everything):,} of {numbered(before, 'text')}, and {found}",
             file=corpus.source,
-            remedy="leave such classes out, describe them to a language model (teacher.descriptions), or add texts",
+            remedy="leave these classes out of --classes, describe them (teacher.descriptions), or add texts",
         )
     shown = [f"{name} {count:,}" for name, count in zip(names[:_SHOWN], counts, strict=False)]
-    print_line(f"no human label is seen: the teacher's are used ({', '.join(shown)}{' …' * bool(names[_SHOWN:])})")
+    print_line(
+        f"the teacher gives all labels; no human label was seen ({', '.join(shown)}{' …' * bool(names[_SHOWN:])})"
+    )
     if left_out := before - len(labelled.everything):
         print_line(f"{numbered(left_out, 'text')} without an answer left out")
     return labelled

@@ -101,11 +101,11 @@ class ValidationAnswers:
         if (count := _surest(ends, errors, max_error)) is None:
             shares = (percent / 100 for percent in range(math.floor(100 * max_error) + 1, 100))
             possible = next((share for share in shares if _surest(ends, errors, share) is not None), None)
-            least = "" if possible is None else f"; they promise at most {possible:.0%}"
+            least = "" if possible is None else f"; the smallest possible one is about {possible:.2f}"
             raise ArtifactError(
-                f"expected at most {max_error:.2%} errors at some confidence, found none at which the student's "
-                f"{len(self):,} validation texts, {len(self.wrong):,} of them answered wrongly, can promise that{least}"
-                "\n  what to do: allow more errors, name a coverage instead, or train with more validation texts"
+                f"expected a max_error that {len(self):,} validation texts can promise ({len(self.wrong):,} of them "
+                f"answered wrongly), found {max_error:g}{least}\n  what to do: raise --max-error, use --coverage "
+                "instead, or train with more validation texts"
             )
         return float(confidences[order][count - 1])
 

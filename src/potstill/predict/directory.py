@@ -183,13 +183,13 @@ class Manifest:
         """Return the answers to validation texts of the manifest at `path`; an ArtifactError says that it has none."""
         if self.task == "multi-label":
             raise ArtifactError(
-                f"{path}: expected a student that gives each text one label, found one of texts with several: it does "
-                "not abstain\n  what to do: leave out coverage, largest error and sets; its probabilities remain"
+                f"{path}: expected a single-label student, found a multi-label one, which can't abstain\n"
+                "  what to do: leave out --coverage, --max-error and --set-error; use --probabilities instead"
             )
         if self.validation is None:
             raise ArtifactError(
-                f"{path}: expected the student's answers to validation texts, which decide how sure it has to be, "
-                "found none: an earlier version saved it\n  what to do: train it again"
+                f"{path}: found no answers to validation texts, which --coverage, --max-error and --set-error need: an "
+                "earlier version saved this student\n  what to do: train it again"
             )
         return self.validation
 

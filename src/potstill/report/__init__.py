@@ -46,7 +46,8 @@ def write_report(summary: Summary, run_dir: Path, details: Details | None = None
     if details is not None:
         write_text(run_dir / DETAILS_FILE, details.to_json())
     draw_plots(summary, run_dir / _PLOTS)
-    more = [] if details is None else [abstention(details, run_dir)]
+    can_abstain = not summary.data.multi_label
+    more = [abstention(details, run_dir)] if details is not None and can_abstain else []
     write_text(run_dir / REPORT_FILE, report_text(summary, _PLOTS, more))
     write_text(run_dir / PAGE_FILE, report_html(summary, details, run_dir, run_dir / _PLOTS))
     write_checksums(run_dir, run_files(run_dir))

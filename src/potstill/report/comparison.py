@@ -165,7 +165,7 @@ def show(
 
 
 def _answered(name: str, selective: Selective) -> str:
-    right = "" if selective.accuracy is None else f", {percent(selective.accuracy)} of these rightly"
+    right = "" if selective.accuracy is None else f", {percent(selective.accuracy)} of these correctly"
     where = f"those of which it is at least {percent(selective.min_confidence)} sure"
     return f"{name} answers {percent(selective.coverage)} of the texts ({where}){right}"
 

@@ -51,10 +51,10 @@ def abstention(details: Details, run_dir: Path) -> str:
     coverage, error = min(details.coverage, key=lambda point: abs(point[0] - _COVERAGE))
     run = shlex.quote(str(run_dir))
     return (
-        f"The student can leave the texts of which it is the least sure to a person. At {percent(coverage)} coverage "
-        f"{percent(error)} of its answers to test texts are wrong, of answers to all texts "
-        f"{percent(details.coverage[-1][1])}: `potstill predict {run} FILE --coverage {_COVERAGE:g}`. With "
-        "`--max-error 0.05`, it answers as many texts as it can with at most 5 % errors."
+        "The student can abstain on the texts of which it is the least sure, and leave them to a person. If it answers "
+        f"{percent(coverage)} of the test texts, {percent(error)} of its answers are wrong; if it answers all, "
+        f"{percent(details.coverage[-1][1])}: `potstill predict {run} FILE --coverage {_COVERAGE:g}`. `--max-error "
+        "0.05` asks for at most 5 % errors, if the validation split can promise that."
     )
 
 
@@ -107,7 +107,8 @@ def _paid(summary: Summary) -> Iterator[str]:
         teacher = "more teacher epochs (`--teacher-epochs`)" if is_tuned else "another teacher"
         sentence += (
             f" What to try: {time}your own unlabelled texts (`--unlabelled FILE`); more labelled texts; {teacher}, if "
-            "the teacher is hardly better than the linear model. Else use that."
+            "the teacher is hardly better than the linear model. If the student stays behind, use a linear model "
+            "(scikit-learn's TfidfVectorizer and LinearSVC)."
         )
     yield sentence
 
@@ -131,7 +132,7 @@ def _problems(summary: Summary) -> Iterator[str]:
     elif summary.teacher is not None and summary.verdict(summary.teacher):
         yield (
             f"**Problem: the teacher learnt nothing.** It is no better than {majority}, so it has nothing to teach. "
-            f"{_better_teacher(summary)} before you distil from it."
+            f"{_better_teacher(summary)}."
         )
     elif taught is not None and any(taught.metrics.mcc < mcc for mcc in students.values()):
         role = max(students, key=lambda role: students[role])
@@ -166,7 +167,7 @@ def _better_teacher(summary: Summary) -> str:
     """Say how to get a better teacher of this kind."""
     if summary.config["teacher"]["kind"] == "transformer":
         return "Train it longer, with another learning rate or from another backbone"
-    return "Take another one, or tune one (no `--teacher`)"
+    return "Use another teacher, or leave out `--teacher` to tune one"
 
 
 def _rare(summary: Summary) -> Iterator[str]:
@@ -239,10 +240,10 @@ def _choice(summary: Summary) -> Iterator[str]:
     for other in others:
         limits = ", ".join(summary.over_limits(other))
         sentence += (
-            f"; the {ROLE_NAMES[other].lower()} ({score(mcc[other])}) has {_times(size[other] / size[role])} times the "
-            f"size and {_times(speed[other] / speed[role])} times the speed{limits and f' ({limits})'}"
+            f"; the {ROLE_NAMES[other].lower()} ({score(mcc[other])}) is {_times(size[other] / size[role])} times as "
+            f"large and {_times(speed[other] / speed[role])} times as fast{limits and f' ({limits})'}"
         )
-    yield f"{sentence}. `predict`, `serve` and `export` take the former; `--max-size` and `--max-latency` set limits."
+    yield f"{sentence}. `predict`, `serve` and `export` use {name}; `--max-size` and `--max-latency` set limits."
 
 
 def _distillation(summary: Summary) -> Iterator[str]:

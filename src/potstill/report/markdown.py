@@ -61,10 +61,10 @@ _MULTI_LABEL: Final = """
   probability is above the class's threshold. **Micro-F1:** the F1 of all labels of all texts together; frequent
   classes count more. **Subset accuracy:** share of texts of which all labels are right and none is missing. **MCC:**
   the mean over the classes, which all count the same. **Ranking loss** (`summary.json`): how often a class that a text
-  has not is more probable than one that it has. **ECE** compares the probability of every class with the share of
+  does not have is more probable than one that it has. **ECE** compares the probability of every class with the share of
   texts that have it.
-- **Sign test over the texts:** in place of McNemar's: counts the texts for which one model's labels have a higher F1
-  than the other's; with one label a text, that is McNemar's test."""
+- **Sign test over the texts**, in place of McNemar's: it counts the texts for which one model's labels have the higher
+  F1; with one label a text it is McNemar's test."""
 
 _SOURCES: Final = {
     "file": "from files",
@@ -122,8 +122,8 @@ def _what_was_done(summary: Summary) -> str:
     }
     models = [f"- **{ROLE_NAMES[role]}:** {summary.of(role)[0].description}{how[role]}." for role in summary.roles]
     if summary.teacher is None and summary.teacher_seed is not None:
-        why = "gave all labels" if data.labels_by_teacher else "does not answer all test texts"
-        unscored = f"{config.teacher.describe()}; it {why}, so that it has no scores"
+        why = "gave all labels" if data.labels_by_teacher else "leaves over 5 % of the test texts without an answer"
+        unscored = f"{config.teacher.describe()}; it {why}, so it has no scores"
         models.insert(0, f"- **Teacher:** {unscored}.")
     learnt = "training" if data.multi_label else "training and the validation"
     linear = (
@@ -131,7 +131,7 @@ def _what_was_done(summary: Summary) -> str:
         f"{learnt} examples in seconds; what a small network has to beat."
     )
     only = "only " if data.multi_label else ""
-    task = "name those that a text has, of any number, of" if data.multi_label else "tell apart"
+    task = "give each text any number of" if data.multi_label else "tell apart"
     text = (
         f"The task: {task} the classes {classes(data.label_names)} of the data set **{data.name}** "
         f"(source: {data.source}). {data.train:,} examples trained the models, {data.validation:,} validated them (the "

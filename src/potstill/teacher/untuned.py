@@ -38,7 +38,9 @@ class UntunedTeacher(Teacher):
         self.coverage = f"it answers {', '.join(counts)} texts"
         if has_answer[1].any() and not corpus.labels_by_teacher:
             right = given[1].argmax(axis=1) == corpus.validation.labels
-            self.coverage += f"; of its answers to validation texts {right[has_answer[1]].mean():.1%} are the labels"
+            self.coverage += (
+                f"; {right[has_answer[1]].mean():.1%} of its answers to validation texts agree with the labels"
+            )
         if cost := self.cost(corpus):
             self.coverage += f"; {cost}"
         if not corpus.labels_by_teacher or UNLABELLED in corpus.train.labels:  # else it was said before

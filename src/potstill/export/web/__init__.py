@@ -85,11 +85,11 @@ def write_page(
     content = json.loads(found[files.manifest.name])
     content.pop("validation", None)  # it decides nothing any more
     unknown = [f"{name!r} in its {files.manifest.name}" for name in content if name not in _KNOWN and content[name]]
-    unknown += ["long texts whose end is read"] if manifest.long_texts != "head" else []
+    unknown += ["one trained with --long-texts head-tail"] if manifest.long_texts != "head" else []
     if problem := " and ".join(unknown) or _unreadable(manifest, tokenizer):
         raise ArtifactError(
             f"{student}: expected a student that the page can compute, found {problem}\n  what to do: export it with "
-            "--format onnx, or train a student of kind rnn or ngram with the tokenizer bpe"
+            "--format onnx, or train a student of kind rnn (tokenizer bpe) or ngram with --long-texts head"
         )
     drawn = _random_texts(tokenizer, manifest)
     classifier, tensors, rounding = round_weights(

@@ -31,7 +31,8 @@ async function start() {
   const unpacked = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
   classifier = Classifier.load(await new Response(unpacked).arrayBuffer());
   at("weights").remove();
-  at("about").textContent = `Sorts ${classifier.inPairs ? "pairs of texts" : "texts"} into one of `
+  const several = Array.isArray(classifier.student.threshold) ? "any number" : "one";
+  at("about").textContent = `Gives each ${classifier.inPairs ? "pair of texts" : "text"} ${several} of `
     + `${classifier.labelNames.length} classes, on this device: what you type or open stays here.`;
   if (classifier.inPairs) at("texts-label").textContent = "Pairs of texts, one per line, | or a tab between the two";
   at("submit").disabled = at("choose").disabled = false;
