@@ -461,7 +461,7 @@ def test_data_reports_missing_classes_and_duplicates(tmp_path, capsys):
     assert potstill("data", parts) == 0
     warnings = capsys.readouterr().err
     assert re.search(r"\d+ of 14 test texts are training texts too", warnings)
-    assert re.search(r"\d+ of \d+ training texts have several labels", warnings)
+    assert re.search(r"\d+ of \d+ training texts are repeated with other labels", warnings)
 
 
 UNTIDY = [
@@ -490,7 +490,7 @@ def test_data_is_cleaned(tmp_path, monkeypatch, capsys):
         r"lengths: median 3, 95 % up to 4, longest 4 words and signs.* 0 texts have more than max_length 128",
         r"scripts: Latin 98\.0%, Cyrillic 2\.0%",
         r"repeated texts: 3 of 49, such as 'One  good thing here'",
-        r"texts with several labels: 1 of 49, such as 'of two minds'",
+        r"repeated texts with other labels: 1 of 49, such as 'of two minds'",
         r"test texts that are training or validation texts: 1 of 2, such as 'Known already'",
         r"different texts that are nearly alike: \d+ of 46, such as",
         r"classes with fewer than 10 texts: none",

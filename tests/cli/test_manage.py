@@ -68,11 +68,22 @@ def test_damaged_run_is_listed_as_such(runs, capsys):
     assert states["runs/second"] == "finished"
 
 
+def test_foreign_state_and_run_at_work_are_listed_as_such(runs, capsys):
+    (runs / "foreign").mkdir()
+    (runs / "foreign" / "state.json").write_text('{"version": 4}')
+    with locked(runs / "begun"):
+        command("runs", "--json")
+    states = {row["run"]: row["state"] for row in json.loads(capsys.readouterr().out)}
+    assert states["runs/begun"] == "running"
+    assert states["runs/foreign"].startswith("damaged")
+    assert states["runs/second"] == "finished"
+
+
 def test_run_is_deleted_after_a_question(runs, monkeypatch, capsys):
     monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: "n")
     assert command("runs", "--delete", "runs/first") != 0
     assert (runs / "first").is_dir()
-    command("runs", "--delete", "--yes", "runs/first", "runs/begun")
+    command("runs", "--delete", "--yes", "runs/first", runs / "first", "runs/begun")
     assert sorted(path.name for path in runs.iterdir()) == ["second"]
     assert "deleted 2 runs" in capsys.readouterr().out
 
@@ -83,7 +94,7 @@ def test_neither_other_directories_nor_runs_at_work_are_deleted(runs, tmp_path, 
     assert "expected a run's directory" in capsys.readouterr().err
     with locked(runs / "second"):
         assert command("runs", "--delete", "--yes", "runs/first", "runs/second") == 1
-    assert "expected no other process at work there" in capsys.readouterr().err
+    assert "a process is working there" in capsys.readouterr().err
     assert (runs / "first").is_dir()
     assert (runs / "second").is_dir()
     assert (tmp_path / "mine").is_dir()

@@ -212,7 +212,7 @@ def test_written_parts_are_read_again(tmp_path):
         ({"label_columns": ("x", "x")}, "must be different columns"),
         ({"label_columns": ("x", "text")}, "must be different columns"),
         ({"label_separator": ""}, "label_separator"),
-        ({"classes": ("a", "b"), "multi_label": True}, "classes gives each text one label"),
+        ({"classes": ("a", "b"), "multi_label": True}, "classes is for single-label texts"),
     ],
 )
 def test_wrong_settings_are_refused(settings, message):

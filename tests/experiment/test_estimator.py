@@ -158,3 +158,15 @@ def test_an_indicator_matrix_is_learnt(settings_of_many):
     assert (found == matrix).mean() > 0.9
     with pytest.raises(ValueError, match="matrix of 0 and 1"):
         PotstillClassifier(settings=settings_of_many).fit(TEXTS, 2 * matrix)
+
+
+def test_labels_of_which_only_some_are_lists_are_refused():
+    with pytest.raises(ValueError, match=r"y\[0\]: expected a list of labels, as others are, found 'sport'"):
+        PotstillClassifier(verbose=False).fit(["a", "b"], ["sport", ["sport", "news"]])
+
+
+def test_score_of_several_labels_is_the_share_of_texts_with_just_these():
+    classifier = PotstillClassifier()
+    classifier.predict = lambda texts: [["b", "a"], ["a"], []][: len(texts)]
+    assert classifier.score(["x", "y", "z"], [["a", "b"], ["b"], []]) == pytest.approx(2 / 3)
+    assert classifier.score(["x", "y", "z"], [["a", "b"], ["b"], []], [1, 2, 1]) == pytest.approx(1 / 2)

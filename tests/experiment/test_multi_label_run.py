@@ -121,7 +121,7 @@ def test_report_speaks_of_label_sets(finished):
 def test_abstention_is_refused(student, finished, capfd):
     for flags in (("--coverage", "0.9"), ("--max-error", "0.05"), ("--set-error", "0.1")):
         assert command("predict", student, "--text", "w1 w2", *flags) == 1
-        assert "found one of texts with several: it does not abstain" in capfd.readouterr().err
+        assert "found a multi-label one, which can't abstain" in capfd.readouterr().err
     assert not any("--coverage" in (finished[1] / name).read_text() for name in ("report.html", "report.md"))
 
 

@@ -54,7 +54,7 @@ def test_a_server_labels_a_text_file_and_everything_says_that_no_human_did(serve
     assert summary["linear"]["metrics"]["accuracy"] == 1.0
     report = (tmp_path / "run" / "report.md").read_text()
     assert f"## Results\n\n**{NOTICE}:**" in report
-    assert "it gave all labels, so that it has no scores" in report
+    assert "it gave all labels, so it has no scores" in report
     assert NOTICE in (tmp_path / "run" / "report.html").read_text()
     rows = list(csv.DictReader((tmp_path / "run" / "predictions.csv").open()))
     assert all(row["label"] == ("good" if "great" in row["text"] else "bad") for row in rows)
@@ -65,6 +65,13 @@ def test_a_server_labels_a_text_file_and_everything_says_that_no_human_did(serve
     assert potstill("export", tmp_path / "run", "--out", tmp_path / "model") == 0
     assert NOTICE in (tmp_path / "model" / "card.md").read_text()
     assert Classifier.load(tmp_path / "model").label_names == ("good", "bad")
+    labelled = tmp_path / "labelled.csv"
+    labelled.write_text(
+        "\n".join(["text,label", *(f"{text},{'good' if 'great' in text else 'bad'}" for text in TEXTS)])
+    )
+    capsys.readouterr()
+    assert potstill("evaluate", tmp_path / "run" / "distilled", "--data", labelled) == 0  # as its report advises
+    assert f"all of {labelled}" in capsys.readouterr().out
 
 
 def test_a_file_of_probabilities_labels_columns_without_labels(texts, tmp_path, capsys):
@@ -83,7 +90,7 @@ def test_a_class_that_the_teacher_never_gives_is_named(server, texts, tmp_path, 
     given = (texts, "--classes", "good,bad,odd", "--teacher", server.url, "--teacher-model", "tiny")
     assert potstill("run", *given, *SMALL, "--out", tmp_path / "run") == 1
     printed = " ".join(capsys.readouterr().err.split())
-    assert "no training text is 'good', 'odd' to the teacher" in printed
+    assert "none of the training texts as 'good', 'odd'" in printed
     assert "teacher.descriptions" in printed
 
 

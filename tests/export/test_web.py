@@ -228,7 +228,7 @@ def test_student_that_reads_the_end_of_long_texts_is_refused(tmp_path, capsys):
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"long_texts": "head-tail"}))
     with_new_checksums(student)
     assert potstill("export", student, "--out", tmp_path / "page", "--format", "web") == 1
-    assert "found long texts whose end is read" in capsys.readouterr().err
+    assert "found one trained with --long-texts head-tail" in capsys.readouterr().err
 
 
 every_kind = pytest.mark.parametrize(

@@ -235,7 +235,7 @@ def test_students_of_earlier_versions_answer_everything_and_say_so(classifier, d
     with_new_checksums(directory)
     assert Classifier.load(directory, coverage=1).predict(TEXTS).tolist() == classifier.predict(TEXTS).tolist()
     for asked in ({"coverage": 0.9}, {"max_error": 0.1}):
-        with pytest.raises(ArtifactError, match="an earlier version saved it\n  what to do: train it again"):
+        with pytest.raises(ArtifactError, match="an earlier version saved this student\n  what to do: train it again"):
             Classifier.load(directory, **asked)
     with pytest.raises(ArtifactError, match="what to do: train it again"):
         classifier.prediction_sets(TEXTS)

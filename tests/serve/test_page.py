@@ -151,7 +151,7 @@ def test_texts_that_are_cut_are_marked(open_page, rule):
     page = open_page(create_app([rule.served()]))
     page.locator("#texts").fill("good " * 30)
     page.locator("#submit").click()
-    expect(page.locator(".note")).to_contain_text("Only the beginning was read")
+    expect(page.locator(".note")).to_contain_text("Only a part of the text was read")
 
 
 def test_no_examples_are_made_up(open_page, app):

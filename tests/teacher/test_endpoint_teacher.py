@@ -210,7 +210,11 @@ def test_a_server_that_goes_down_ends_the_work_and_its_answers_are_kept(server):
 
 def test_texts_whose_requests_fail_are_missing_and_asked_again_the_next_time(server, capsys):
     server.fail = lambda text, count: status(500) if "bath" in text and count <= 2 else None
-    assert np.isnan(ask(teacher_of(server, retries=1), *TEXTS)).any(axis=1).sum() == 2
+    teacher = teacher_of(server, retries=1)
+    assert np.isnan(ask(teacher, *TEXTS)).any(axis=1).sum() == 2
+    asked = dict(server.asked)
+    assert np.isnan(ask(teacher, *TEXTS)).any(axis=1).sum() == 2  # a second call of the same run does not wait again
+    assert server.asked == asked
     assert "requests for 2 texts failed" in " ".join(capsys.readouterr().err.split())
     assert np.isfinite(ask(teacher_of(server), *TEXTS)).all()
 
@@ -306,7 +310,7 @@ def test_run_learns_from_a_server_and_reports_agreement_and_cost_but_no_key(
     teacher = next(model for model in summary["models"] if model["role"] == "teacher")
     assert teacher["metrics"]["accuracy"] == 1.0
     assert "it answers 65 of 65 training, 7 of 7 validation, 8 of 8 test texts" in teacher["description"]
-    assert "of its answers to validation texts 100.0% are the labels" in teacher["description"]
+    assert "100.0% of its answers to validation texts agree with the labels" in teacher["description"]
     assert "8,000 tokens of prompts and 160 of answers, which cost 0.01" in teacher["description"]
     assert summary["config"]["augment"]["words"] == 0
     assert set(server.asked.values()) == {1}

@@ -121,6 +121,18 @@ def test_wandb_gets_every_epoch(config, tmp_path, monkeypatch):
     assert found == pytest.approx(losses(trained))
 
 
+def test_tracker_that_fails_ends_no_training(config, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("tensorboard")
+
+    def fail(self, epoch, values):
+        raise ConnectionError("the server is away")
+
+    monkeypatch.setattr(trackers.TensorBoard, "_log", fail)
+    trained = train(config, "tensorboard", tmp_path / "model")
+    assert len(trained.fit.history) == EPOCHS
+    assert "tensorboard did not take epoch 1 of baseline 0: the server is away" in capsys.readouterr().err
+
+
 def test_trackers_change_no_result(config, tmp_path):
     pytest.importorskip("tensorboard")
     corpus = potstill.load_corpus(config.data)

@@ -120,7 +120,9 @@ def _examples(
         )
     if own is not None and "config_file" not in flags:
         values = {name: value for name, value in data.model_dump().items() if f"data__{name}" in flags}
-        others = own.model_dump() | ({"test": None, "validation": None, "skip_bad_rows": False} if is_named else {})
+        others = own.model_dump() | (
+            {"test": None, "validation": None, "skip_bad_rows": False, "classes": None} if is_named else {}
+        )
         data = PotstillConfig.build({"data": others | values}, "the flags given with the model's own settings").data
     file = Path(data.test or data.source).expanduser()
     if is_named and file.is_file():

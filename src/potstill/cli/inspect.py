@@ -244,7 +244,7 @@ def _warn_of_length(examples: Examples, max_length: int) -> None:
         warn(
             f"{numbered(int(long.sum()), 'training text has', 'training texts have')} more than {max_length} words and "
             f"signs: about {share:.1f} % of them are not read; --max-length sets another length, "
-            "--long-texts head-tail keeps the end of a text, too"
+            "--long-texts head-tail (for single texts) reads their end, too"
         )
 
 

@@ -118,6 +118,16 @@ def _begun(directory: Path) -> float:
     return (directory / STATE_FILE).stat().st_mtime
 
 
+def _require_run(directory: Path) -> None:
+    from potstill.experiment.run_directory import STATE_FILE
+
+    if not (directory / STATE_FILE).is_file():
+        raise ArtifactError(
+            f"{directory}: expected a run's directory, found no {STATE_FILE}\n  what to do: name one that "
+            "`potstill run` wrote; `potstill evaluate` compares other models"
+        )
+
+
 def _described(directory: Path) -> dict[str, Any]:
     """Describe a run by what is in its directory.
 
@@ -128,19 +138,27 @@ def _described(directory: Path) -> dict[str, Any]:
     from potstill.report import is_reported, read_summary
     from potstill.store.atomic import read_json
 
-    if not (directory / STATE_FILE).is_file():
-        raise ArtifactError(
-            f"{directory}: expected a run's directory, found no {STATE_FILE}\n  what to do: name one that "
-            "`potstill run` wrote; `potstill evaluate` compares other models"
-        )
+    _require_run(directory)
     state = read_json(directory / STATE_FILE)
+    if not (isinstance(state.get("command"), str) and isinstance(state.get("settings"), dict)):
+        raise ArtifactError(f"{directory / STATE_FILE}: expected a run's state, found something else")
     begun = time.strftime("%Y-%m-%d %H:%M", time.localtime(_begun(directory)))
     row = {"run": str(directory), "command": state["command"], "begun": begun, "state": state["command"]}
     if state["command"] == "run":  # only it writes a report
-        row["state"] = "finished" if is_reported(directory) else "interrupted"
+        row["state"] = "finished" if is_reported(directory) else "running" if _is_running(directory) else "interrupted"
     if row["state"] == "finished":
         row |= _scores(read_summary(directory))
     return row | {"size": f"{_size(directory) / 1e6:,.0f} MB", "settings": state["settings"]}
+
+
+def _is_running(directory: Path) -> bool:
+    from potstill.experiment.run_directory import BusyError, locked
+
+    try:
+        with locked(directory):
+            return False
+    except BusyError:
+        return True
 
 
 def _described_anyway(directory: Path) -> dict[str, Any]:
@@ -200,14 +218,16 @@ def _delete(directories: Sequence[Path], *, ask: bool) -> None:
 
     if not directories:
         raise click.UsageError("name the directories to delete, as in `potstill runs --delete runs/NAME`")
-    for directory in directories:
-        _described(directory)
-        with locked(directory):
-            pass
-    sizes = sum(map(_size, directories))
+    found = {directory.resolve(): directory for directory in directories}
+    for place, directory in found.items():
+        _require_run(directory)
+        if _is_running(place):
+            raise ArtifactError(f"{directory}: a process is working there\n  what to do: wait for its end, or end it")
+    sizes = sum(map(_size, found))
     if ask:
-        names = ", ".join(map(str, directories))
+        names = ", ".join(map(str, found.values()))
         click.confirm(f"delete {names} ({sizes / 1e6:,.0f} MB)?", abort=True)
-    for directory in directories:
-        shutil.rmtree(directory)
-    click.echo(f"deleted {numbered(len(directories), 'run')}, {sizes / 1e6:,.0f} MB")
+    for place in found:
+        with locked(place):  # it may have been resumed meanwhile
+            shutil.rmtree(place)
+    click.echo(f"deleted {numbered(len(found), 'run')}, {sizes / 1e6:,.0f} MB")

@@ -186,11 +186,7 @@ def _say_abstained(progress: output.Progress, writing: output.Writing) -> None:
         click.echo(
             f"{progress.abstained:,} of {numbered(progress.answered, 'text')} have no label: the model is less than "
             f"{writing.min_confidence:.2%} sure of them"
-            + (
-                "; ask a person, or the run's teacher (potstill predict RUN/teacher/seed-0)"
-                if progress.abstained
-                else ""
-            ),
+            + ("; ask a person, or a larger model such as the teacher" if progress.abstained else ""),
             err=True,
         )
 

@@ -134,7 +134,7 @@ def warn_of_cut(
     labels: Labels,
     max_length: int,
     reader: str,
-    remedy: str = "--max-length sets another length, --long-texts head-tail keeps the end of a text, too",
+    remedy: str = "--max-length sets another length, --long-texts head-tail (for single texts) reads their end, too",
 ) -> None:
     """Warn where labelled texts are longer than `max_length`: how many, and what share of their tokens is not read."""
     labelled = is_labelled(labels)

@@ -119,6 +119,19 @@ class PotstillClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         return self.model_.predict_proba(_one_column(X))
 
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803
+        """Return the accuracy: the share of texts of which the label is right, or all labels and no other.
+
+        Args:
+            X: As for `fit`.
+            y: Their labels, as for `fit`.
+            sample_weight: Weight of each text, (texts,); None: all the same.
+        """
+        labels, several = _labels(y)
+        given = self.predict(X)
+        is_right = [set(one) == set(other) for one, other in zip(labels, given, strict=True)] if several else given == y
+        return float(np.average(is_right, weights=sample_weight))
+
     def save(self, directory: Path | str) -> None:
         """Write the student as `potstill export` does: for `potstill predict`, `serve` and `Classifier.load`.
 
@@ -157,7 +170,11 @@ def _labels(y: Any) -> tuple[list[Any], bool]:
             raise ValueError("expected a matrix of 0 and 1 as y, found other values")
         return named(rows.astype(np.int8), list(getattr(y, "columns", range(rows.shape[1])))), True
     labels = np.asarray(y).ravel().tolist() if hasattr(y, "__array__") else list(y)
-    if any(isinstance(one, list | tuple | set | frozenset | np.ndarray) for one in labels):
+    is_list = [isinstance(one, list | tuple | set | frozenset | np.ndarray) for one in labels]
+    if any(is_list):
+        if not all(is_list):
+            place = is_list.index(False)
+            raise ValueError(f"y[{place}]: expected a list of labels, as others are, found {labels[place]!r}")
         return [sorted(one) if isinstance(one, set | frozenset) else list(one) for one in labels], True
     return labels, False
 

@@ -85,7 +85,9 @@ def measure_speed(config: PotstillConfig, corpus: Corpus) -> Speed:
 
 def _teacher(config: PotstillConfig, settings: TransformerConfig, corpus: Corpus, snippets: Examples) -> dict[str, Any]:
     with _timed() as opening:
-        teacher = TransformerTeacher.create(settings, config.runtime, corpus, config.data.max_length, seed=0)
+        teacher = TransformerTeacher.create(
+            settings, config.runtime, corpus, config.data.max_length, 0, config.data.long_texts
+        )
     lengths, at_once = teacher.featurise(corpus.train).tokens.lengths, tokens_at_once(teacher.fabric)
     step, block = (
         teacher.featurise(corpus.train.take(_typical(lengths, tokens)), cached=False) for tokens in (_TOKENS, at_once)
@@ -120,7 +122,7 @@ def _student(config: PotstillConfig, corpus: Corpus, snippets: Examples) -> Spee
     few = texts.take(range(0, len(texts), -(-len(texts) // (_BATCHES * settings.training.batch_size))))
     with _timed() as start:
         student = Student.create(
-            settings, corpus, config.data.max_length, 0, texts=texts.all_texts,
+            settings, corpus, config.data.max_length, 0, long_texts=config.data.long_texts, texts=texts.all_texts,
             teacher_tokenizer=config.teacher.tokenizer_name,
         )  # fmt: skip
     fabric, loss = make_fabric(config.runtime), CrossEntropy(task=task_of(corpus))

@@ -209,8 +209,9 @@ def _ngrams_alone(config: PotstillConfig, corpus: Corpus, trained: Trained, dire
     data = config.data
     student = Student.create(settings, corpus, data.max_length, seed, long_texts=data.long_texts)
     student.network.get_submodule("ngrams").load_state_dict(whole.ngrams.state_dict())
-    validation = student.featurise(corpus.validation)
-    logits = predict_logits(student.network, validation, make_fabric(config.runtime))
+    validation, fabric = student.featurise(corpus.validation), make_fabric(config.runtime)
+    fabric.to_device(student.network)
+    logits = predict_logits(student.network, validation, fabric)
     scores = CrossEntropy(task=task_of(corpus)).score(logits, validation)
     fitted = FitResult((), {"epoch": 0, **scores}, trained.record.train_seconds)
     return _finish_student(config, student, validation, fitted, "ngram", directory, seed)

@@ -63,7 +63,9 @@ def write_card(
         scored: What it scored on the test split; None where there is nothing to score it on.
     """
     config, summary, record = origin.config, origin.summary, origin.record
-    has_teacher = record is not None and record.role == "distilled"
+    role = None if record is None else record.role
+    is_distilled = summary is not None and bool(summary.of("distilled"))  # then its n-grams are, too
+    has_teacher = role == "distilled" or (role == "ngram" and is_distilled)
     data = None if summary is None else tables.data_in_markdown(summary.data)
     if data is None and origin.corpus is not None:
         data = tables.data_in_markdown(DataSummary.of(origin.corpus))

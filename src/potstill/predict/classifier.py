@@ -73,7 +73,7 @@ class Classifier:
         """Read a saved student.
 
         Args:
-            path: Its directory, or a run's: of that, the distilled student with the best validation score.
+            path: Its directory, or a run's: of that, the student that its report recommends.
             batch_size: Most texts that are computed at once; fewer where they are long.
             threads: Threads of one call; none: one per available core, by a container's quota too.
             coverage: Share of texts to answer: `predict` returns None for the others, of which the student is the least

@@ -177,7 +177,11 @@ class Manifest:
             return self
         if coverage == 1 and max_error is None:
             return replace(self, min_confidence=None)
-        return replace(self, min_confidence=self.validated(path).min_confidence(coverage, max_error))
+        try:
+            least = self.validated(path).min_confidence(coverage, max_error)
+        except ArtifactError as error:
+            raise error if str(path) in str(error) else ArtifactError(f"{path}: {error}") from None
+        return replace(self, min_confidence=least)
 
     def validated(self, path: Path | str) -> ValidationAnswers:
         """Return the answers to validation texts of the manifest at `path`; an ArtifactError says that it has none."""

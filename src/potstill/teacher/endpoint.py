@@ -76,6 +76,7 @@ class EndpointTeacher(UntunedTeacher):
         self._top_logprobs: int | None = None  # not known yet
         self._journal = Journal(cache_directory() / "answers" / f"{self._asked}.jsonl")
         self._known = {key: Answer(**answer) for key, answer in self._journal}
+        self._failed: set[str] = set()  # this process does not ask for these texts again
 
     @property
     def key(self) -> str:
@@ -96,7 +97,8 @@ class EndpointTeacher(UntunedTeacher):
             SourceError: The server can't be used, is down, or none of its answers names a class.
         """
         keys = [_key(item) for item in examples.items]
-        new = {key: item for key, item in zip(keys, examples.items, strict=True) if key not in self._known}
+        asked = self._known.keys() | self._failed
+        new = {key: item for key, item in zip(keys, examples.items, strict=True) if key not in asked}
         if new:
             self._ask(new)
         on_batch(len(examples))
@@ -160,6 +162,7 @@ class EndpointTeacher(UntunedTeacher):
                         self._keep(key, answer)
                         in_a_row = 0
                         continue
+                    self._failed.add(key)
                     failed, in_a_row = failed + 1, in_a_row + 1
                     if in_a_row == _IN_A_ROW:
                         remedy = "check the server, then repeat the command; the answers so far are kept"

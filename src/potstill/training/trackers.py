@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
+from potstill.console import warn
 from potstill.errors import ConfigError, MissingExtraError
 from potstill.store.checksums import digest
 from potstill.training.base import Callback, Record
@@ -46,7 +48,10 @@ class Tracker(Callback):
     def on_epoch(self, trainer: Trainer, record: Record) -> None:
         """Hand the epoch's numbers on."""
         values = {name: float(value) for name, value in record.items() if isinstance(value, int | float)}
-        self._log(int(values.pop("epoch")), values)
+        try:
+            self._log(int(values.pop("epoch")), values)
+        except Exception as error:  # of any kind: a server that is away must not end a training
+            warn(f"{self.package} did not take epoch {record['epoch']} of {trainer.context.title}: {error}")
 
     @abstractmethod
     def _open(self, title: str, key: str, settings: dict[str, Any]) -> None:
@@ -88,12 +93,15 @@ class MLflow(Tracker):
     package = "mlflow"
 
     def _open(self, title: str, key: str, settings: dict[str, Any]) -> None:
-        from mlflow import MlflowClient
+        from mlflow import MlflowClient, MlflowException
 
         self._client = client = MlflowClient()
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT)
+        with suppress(MlflowException):  # it is there, or another process has just made it
+            client.create_experiment(name)
         found = client.get_experiment_by_name(name)
-        experiment = client.create_experiment(name) if found is None else found.experiment_id
+        assert found is not None
+        experiment = found.experiment_id
         same = client.search_runs([experiment], f"tags.potstill_key = '{key}'", max_results=1)
         if same:
             self._run = same[0].info.run_id
