@@ -243,6 +243,8 @@ def _choice(summary: Summary) -> Iterator[str]:
             f"; the {ROLE_NAMES[other].lower()} ({score(mcc[other])}) is {_times(size[other] / size[role])} times as "
             f"large and {_times(speed[other] / speed[role])} times as fast{limits and f' ({limits})'}"
         )
+    if role == "ngram" and mcc[role] < max(mcc.values()):
+        sentence += ". Trained on its own (`--student-kind ngram`), the n-gram student is mostly better"
     yield f"{sentence}. `predict`, `serve` and `export` use {name}; `--max-size` and `--max-latency` set limits."
 
 

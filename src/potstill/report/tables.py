@@ -270,8 +270,12 @@ def _model_row(name: str, models: Sequence[ModelResult], positive: int | None) -
         _spread([model.calibration.ece for model in models], percent),
         Cell(duration(fmean(model.train_seconds for model in models))) if first.epochs else EMPTY,
         Cell(f"{fmean(model.texts_per_second for model in models):,.0f}") if is_timed else EMPTY,
-        Cell(f"{fmean(known):.2g} ms") if known else EMPTY,
+        Cell(_milliseconds(fmean(known))) if known else EMPTY,
     )
+
+
+def _milliseconds(time: float) -> str:
+    return f"{time:,.0f} ms" if time >= 10 else f"{time:.2g} ms"
 
 
 def _seed_row(model: ModelResult | EnsembleResult, positive: int | None) -> tuple[Cell, ...]:
