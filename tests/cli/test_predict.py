@@ -408,7 +408,7 @@ def test_sets_hold_the_labels_that_can_not_be_ruled_out(student, capsys):
     [
         (("--coverage", "0.9", "--max-error", "0.1"), 2, "give either --coverage or --max-error"),
         (("--coverage", "0"), 2, "x<=1"),
-        (("--max-error", "0.001"), 1, "what to do: allow more errors, name a coverage instead"),
+        (("--max-error", "0.001"), 1, "what to do: raise --max-error, use --coverage instead"),
         (("--set-error", "0.001"), 1, "what to do: allow more, or train with more validation texts"),
     ],
 )

@@ -220,7 +220,7 @@ def test_reports_say_what_abstaining_gains_and_how(make_summary: MakeSummary, tm
     summary = make_summary()
     write_report(summary, run, make_details(summary, coverage=curve))
     said = (
-        f"At {percent(0.88)} coverage {percent(0.023)} of its answers to test texts are wrong, of answers to all texts "
+        f"If it answers {percent(0.88)} of the test texts, {percent(0.023)} of its answers are wrong; if it answers all, "
         f"{percent(0.07)}: "
     )
     command = f"potstill predict '{run}' FILE --coverage 0.9"
