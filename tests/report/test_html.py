@@ -220,8 +220,8 @@ def test_reports_say_what_abstaining_gains_and_how(make_summary: MakeSummary, tm
     summary = make_summary()
     write_report(summary, run, make_details(summary, coverage=curve))
     said = (
-        f"If it answers {percent(0.88)} of the test texts, {percent(0.023)} of its answers are wrong; if it answers all, "
-        f"{percent(0.07)}: "
+        f"If it answers {percent(0.88)} of the test texts, {percent(0.023)} of its answers are wrong; if it answers "
+        f"all, {percent(0.07)}: "
     )
     command = f"potstill predict '{run}' FILE --coverage 0.9"
     assert f"{said}`{command}`" in (run / "report.md").read_text(encoding="utf-8")
