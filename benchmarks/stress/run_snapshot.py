@@ -9,7 +9,7 @@ from typing import Any
 from potstill.experiment.saved import model_directories
 from potstill.store.checksums import CHECKSUMS_FILE, verify
 
-TIMES = {"seconds", "tokens_per_second", "texts_per_second", "train_seconds"}
+TIMES = {"seconds", "tokens_per_second", "texts_per_second", "latency_ms", "train_seconds"}
 UNCOMPARED = {"potstill.lock", CHECKSUMS_FILE, "report.md", "report.html"}
 """Files that have to be there, whatever they hold: the process's number; digests of files that tell of times; and what
 shows the summary's times."""

@@ -113,7 +113,7 @@ def test_report_speaks_of_label_sets(finished):
         assert "micro-F1" in written
         assert "subset accuracy" in written
         assert "sign test over the texts" in written
-        assert re.search(r"name those that a text has, of any number, of the classes .{0,9}blue", written)
+        assert re.search(r"give each text any number of the classes .{0,9}blue", written)
     assert "Not searched: a text may have any number of labels." in page
     assert "Not known: a text may have any number of labels" in page
 

@@ -212,7 +212,7 @@ def test_a_student_that_was_saved_to_abstain_can_be_told_otherwise(directory, va
 
 
 def test_an_error_that_can_not_be_promised_is_refused(directory, validated):
-    with pytest.raises(ArtifactError, match=r"at most 1.00% errors .*\n  what to do: allow more errors"):
+    with pytest.raises(ArtifactError, match=r"found 0.01; .*\n  what to do: raise --max-error"):
         Classifier.load(directory, max_error=0.01)
     with pytest.raises(ValueError, match="found both"):
         Classifier.load(directory, max_error=0.5, coverage=0.5)
