@@ -1,6 +1,7 @@
 """A student's n-grams as a student of their own, and the choice of the student to use."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 import potstill
 from potstill.config import PotstillConfig
 from potstill.evaluation import Summary
+from potstill.experiment.record import Trained
+from potstill.experiment.stages import ngram_students
 from potstill.predict import Classifier
 from potstill.predict.directory import find_student, student_roles
 from potstill.report import findings
@@ -27,7 +30,7 @@ def config(tiny_backbone):
         {
             "data": {"source": "builtin", "max_train_examples": 120},
             "teacher": {"backbone": str(tiny_backbone), "training": quick},
-            "student": {**small, "training": quick, "seeds": [0, 1]},
+            "student": {**small, "training": quick, "seeds": [0, 1], "max_size": 100},  # so that both kinds are saved
         }
     )
 
@@ -72,6 +75,20 @@ def test_without_ngrams_there_is_no_such_student(config, tmp_path):
     summary, directory = potstill.run(config.model_copy(update={"student": student}), tmp_path / "run")
     assert summary.roles == ("teacher", "distilled", "baseline")
     assert not (directory / "ngram").exists()
+
+
+def test_ngrams_are_saved_where_they_are_no_worse_or_a_limit_may_need_them(config, finished, tmp_path):
+    students = [Trained.find(finished[1] / "distilled" / seed) for seed in ("seed-0", "seed-1")]
+    corpus = potstill.load_corpus(config.data)
+    free = config.model_copy(update={"student": config.student.model_copy(update={"max_size": None})})
+    for number, (given, mcc, count) in enumerate(((free, 2.0, 0), (free, -2.0, 2), (config, 2.0, 2))):
+        moved = []
+        for one in students:
+            place = tmp_path / str(number) / "distilled" / one.directory.name
+            shutil.copytree(one.directory, place)
+            moved.append(replace(one, directory=place, fit=replace(one.fit, best=one.fit.best | {"mcc": mcc})))
+        assert len(ngram_students(given, corpus, moved)) == count
+        assert (tmp_path / str(number) / "ngram").exists() == bool(count)
 
 
 def scored(summary, **scores):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from potstill.augment.unlabelled import UnlabelledSet
 from potstill.config import PotstillConfig
@@ -180,41 +181,46 @@ def _fit_student(
     return _finish_student(config, student, data.validation, fitted, role, directory, seed)
 
 
-def ngram_students(config: PotstillConfig, corpus: Corpus, students: Sequence[Trained]) -> Iterator[Trained]:
-    """Yield the n-grams of a run's distilled students, else of its baselines, as students, where they have any.
+def ngram_students(config: PotstillConfig, corpus: Corpus, students: Sequence[Trained]) -> list[Trained]:
+    """Save the n-grams of a run's distilled students, else of its baselines, as students of their own, where they pay.
 
-    Those of `RUN/distilled/seed-0` are in `RUN/ngram/seed-0`.
+    They are smaller and faster. Long texts, of which the recurrent network reads only the beginning, they may classify
+    better alone, short ones far worse. So they are saved where their mean MCC on the validation split is no worse than
+    that of the whole students, or where `max_size` or `max_latency` is set. Those of `RUN/distilled/seed-0` are in
+    `RUN/ngram/seed-0`.
     """
-    for parent in [one for one in students if one.record.role == "distilled"] or students:
-        directory = parent.directory.parents[1] / "ngram" / parent.directory.name
-        if (found := _ngrams_alone(config, corpus, parent, directory)) is not None:
-            yield found
+    parents = [one for one in students if one.record.role == "distilled"] or list(students)
+    alone = [found for parent in parents if (found := _ngrams_alone(config, corpus, parent)) is not None]
+    if not alone:
+        return []
+    is_limited = config.student.max_size is not None or config.student.max_latency is not None
+    if not is_limited and fmean(one[2].best["mcc"] for one in alone) < fmean(one.fit.best["mcc"] for one in parents):
+        return []
+    saved = []
+    for parent, (student, validation, fitted) in zip(parents, alone, strict=True):
+        directory, seed = parent.directory.parents[1] / "ngram" / parent.directory.name, parent.record.seed
+        finished = Trained.find(directory)
+        saved.append(finished or _finish_student(config, student, validation, fitted, "ngram", directory, seed))
+    return saved
 
 
-def _ngrams_alone(config: PotstillConfig, corpus: Corpus, trained: Trained, directory: Path) -> Trained | None:
-    """Save the n-grams of a trained student as a student of their own, or find them saved; None where it has none.
-
-    They are smaller and faster, and long texts, of which the recurrent network reads only the beginning, they may
-    classify better alone. Of text and labels, only the validation split is used, for their temperature.
-    """
-    if (finished := Trained.find(directory)) is not None:
-        return finished
-    whole, seed = load_network(trained.directory), trained.record.seed
+def _ngrams_alone(
+    config: PotstillConfig, corpus: Corpus, trained: Trained
+) -> tuple[Student, TrainingSet, FitResult] | None:
+    """Return the n-grams of a trained student as one of their own, with the validation split and its scores there."""
+    whole = load_network(trained.directory)
     if not isinstance(whole, DistilRNN) or whole.ngrams is None:
         return None
-    spec = whole.spec
+    spec, data = whole.spec, config.data
     settings = NgramConfig(
         kind="ngram", ngram_buckets=spec.ngram_buckets, ngram_size=spec.ngram_size, dropout=spec.dropout
     )
-    data = config.data
-    student = Student.create(settings, corpus, data.max_length, seed, long_texts=data.long_texts)
+    student = Student.create(settings, corpus, data.max_length, trained.record.seed, long_texts=data.long_texts)
     student.network.get_submodule("ngrams").load_state_dict(whole.ngrams.state_dict())
     validation, fabric = student.featurise(corpus.validation), make_fabric(config.runtime)
     fabric.to_device(student.network)
-    logits = predict_logits(student.network, validation, fabric)
-    scores = CrossEntropy(task=task_of(corpus)).score(logits, validation)
-    fitted = FitResult((), {"epoch": 0, **scores}, trained.record.train_seconds)
-    return _finish_student(config, student, validation, fitted, "ngram", directory, seed)
+    scores = CrossEntropy(task=task_of(corpus)).score(predict_logits(student.network, validation, fabric), validation)
+    return student, validation, FitResult((), {"epoch": 0, **scores}, trained.record.train_seconds)
 
 
 def _finish_student(
