@@ -67,6 +67,7 @@ def config(file, tiny_backbone):
                 "vocab_size": 300,
                 "ngram_size": 8,
                 "ngram_buckets": 1024,
+                "max_size": 100,  # so that the n-grams are saved as a student, too
                 "training": {"epochs": 12, "learning_rate": 0.01},
                 "seeds": [0],
             },
