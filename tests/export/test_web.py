@@ -22,6 +22,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 
 from checksummed import with_new_checksums
 from commandline import potstill, train_small
+from pages import CHROMIUM, chromium, watched
 from potstill.config import RNNConfig
 from potstill.data import Corpus, Examples
 from potstill.export import web
@@ -37,7 +38,6 @@ from potstill.student.student import Student
 
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="no Node on this machine")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 LABELS = ('<no> & "none"', "maybe, so", "yes")
 WORDS = (
@@ -165,20 +165,13 @@ def assert_same(found, classifier, items):
     assert (expected.max(axis=1) < 0.99).mean() > 0.2
 
 
-QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
-
-
 @pytest.fixture(scope="module")
 def browser():
     playwright = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=CHROMIUM, args=["--headless", "--no-sandbox", "--disable-gpu", *QUIET]
-        )
+    with playwright.sync_playwright() as driver, chromium(driver) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -453,26 +446,20 @@ def test_the_code_on_the_card_runs(tmp_path):
 @pytest.fixture
 def open_page(browser):
     """Open an exported page from the disk. What goes wrong in it, or leaves it, fails the test at its end."""
-    opened, wrong = [], []
 
-    def open_(directory, **options):
+    def addresses(directory):
         address = (directory / "index.html").as_uri()
-        context = browser.new_context(**options)
-        page = context.new_page()
-        page.set_default_timeout(20_000)
-        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", lambda one: one.url.startswith((address, "data:", "blob:")) or wrong.append(one.url))
-        page.goto(address)
-        page.get_by_role("button", name="Classify").click(trial=True)  # once the weights are read
-        opened.append(context)
-        return page
+        return address, (address, "data:", "blob:")
 
-    open_.wrong = wrong
-    yield open_
-    for context in opened:
-        context.close()
-    assert wrong == []
+    with watched(browser, addresses) as open_:
+
+        def open_ready(directory, **options):
+            page = open_(directory, **options)
+            page.get_by_role("button", name="Classify").click(trial=True)  # once the weights are read
+            return page
+
+        open_ready.wrong = open_.wrong
+        yield open_ready
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pages import CHROMIUM, chromium
 from potstill.errors import ArtifactError
 from potstill.evaluation import EnsembleResult, McNemar, Summary, bootstrap_intervals, compute_metrics
 from potstill.evaluation.details import Case, Details, LearningCurve, confusion, risk_coverage
@@ -255,20 +255,13 @@ def test_the_recommended_student_is_the_best_in_validation(make_summary: MakeSum
     assert replace(summary, models=summary.of("teacher")).recommended is None
 
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine")
     playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=CHROMIUM, args=["--headless", "--no-sandbox", "--disable-gpu", "--disable-sync"]
-        )
+    with playwright.sync_playwright() as driver, chromium(driver) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -1,59 +1,37 @@
 """The page, in a real browser."""
 
 import re
-import shutil
 from dataclasses import replace
 
 import pytest
 
+from pages import CHROMIUM, chromium, watched
 from potstill.serve import create_app
 from potstill.serve.limits import Limits
 
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
-QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
 SENTENCE = "The cat is good today."
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=CHROMIUM, args=["--headless", "--no-sandbox", "--disable-gpu", *QUIET]
-        )
+    with playwright.sync_playwright() as driver, chromium(driver) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def open_page(browser, listen):
     """Open an application's page. What goes wrong in it, or leaves its origin, fails the test at its end."""
-    opened, wrong = [], []
 
-    def open_(app, **options):
+    def addresses(app):
         address = listen(app)
-        context = browser.new_context(**options)
-        page = context.new_page()
-        page.set_default_timeout(20_000)
-        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", lambda request: _is_own(request.url, address) or wrong.append(request.url))
-        page.goto(address)
-        opened.append(context)
-        return page
+        return address, (f"{address}/", "data:")
 
-    open_.wrong = wrong
-    yield open_
-    for context in opened:
-        context.close()
-    assert wrong == []
-
-
-def _is_own(url, address):
-    return url.startswith((f"{address}/", "data:"))
+    with watched(browser, addresses) as open_:
+        yield open_
 
 
 @pytest.fixture

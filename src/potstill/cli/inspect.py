@@ -15,7 +15,7 @@ from potstill.cli.settings import SettingsCommand, with_settings
 from potstill.config import PotstillConfig
 from potstill.errors import DataError
 from potstill.predict.decision import named, typed_labels
-from potstill.predict.wording import in_one_line, numbered, printable
+from potstill.predict.wording import beginning, in_one_line, numbered, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -175,16 +175,12 @@ def _show_classes(corpus: Corpus, parts: Mapping[str, Examples], show: int, cons
         console.print(f"\n{name}: {numbers}", style="bold")
         for place in np.flatnonzero(has_class(corpus.train.labels, index))[:show]:
             texts = map(in_one_line, filter(None, corpus.train.items[place]))
-            console.print(f"  {' | '.join(_beginning(text) for text in texts)}")
+            console.print(f"  {' | '.join(beginning(text, _SHOWN_CHARACTERS) for text in texts)}")
     if show and corpus.num_classes > _SHOWN_CLASSES:
         console.print(f"\nand {numbered(corpus.num_classes - _SHOWN_CLASSES, 'more class', 'more classes')}")
     for part_name, count in zip(parts, counts, strict=True):
         if absent := [name for name, number in zip(corpus.label_names, count, strict=True) if number == 0]:
             console.print(f"\nnot in the {part_name} part, too few examples: {', '.join(absent)}")
-
-
-def _beginning(text: str) -> str:
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]} …"
 
 
 def _fix(config: PotstillConfig, cleaned: Path, given: list[object]) -> tuple[PotstillConfig, list[object]]:

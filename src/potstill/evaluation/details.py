@@ -18,7 +18,7 @@ from potstill.evaluation.metrics import Classes, Floats
 from potstill.evaluation.significance import McNemar
 from potstill.predict.decision import confidence
 from potstill.predict.directory import Role
-from potstill.predict.wording import printable
+from potstill.predict.wording import beginning, printable
 
 SHOWN_CASES: Final = 20
 _KEPT_CHARACTERS: Final = 500
@@ -155,4 +155,4 @@ def cases(
 
 
 def _beginning(text: str) -> str:
-    return printable(text if len(text) <= _KEPT_CHARACTERS else f"{text[:_KEPT_CHARACTERS]} …")
+    return printable(beginning(text, _KEPT_CHARACTERS))

@@ -130,8 +130,8 @@ class Classifier:
             return named(answers, self._labels.tolist())
         labels: npt.NDArray[Any] = self._labels[answers]
         if self.min_confidence is not None:
-            labels = np.array(labels.tolist(), dtype=object)
-            labels[abstains(probabilities, answers, self.min_confidence)] = None
+            unsure = abstains(probabilities, answers, self.min_confidence)
+            labels = np.array(named(answers, self._labels.tolist(), unsure), dtype=object)
         return labels
 
     def prediction_sets(self, texts: Texts, error: float = 0.1) -> list[list[Any]]:

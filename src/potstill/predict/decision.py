@@ -58,8 +58,15 @@ def predict_class(probabilities: npt.NDArray[np.floating[Any]], threshold: Thres
     return (probabilities[:, 1].astype(np.float64) > threshold).astype(np.int64)
 
 
-def named(answers: npt.NDArray[np.integer[Any]], names: Sequence[Any]) -> list[Any]:
-    """Return the name of each text's class, or of answers (texts, classes) the list of its classes' names."""
+def named(
+    answers: npt.NDArray[np.integer[Any]], names: Sequence[Any], unsure: npt.NDArray[np.bool_] | None = None
+) -> list[Any]:
+    """Return the name of each text's class, or of answers (texts, classes) the list of its classes' names.
+
+    It is None for a text of which the model is `unsure`, (texts,), see `abstains`.
+    """
+    if unsure is not None:
+        return [None if skipped else name for name, skipped in zip(named(answers, names), unsure, strict=True)]
     if answers.ndim == 1:
         return [names[index] for index in answers.tolist()]
     return [[names[index] for index in np.flatnonzero(row == 1).tolist()] for row in answers]
@@ -83,7 +90,9 @@ def abstains(
     probabilities: npt.NDArray[np.floating[Any]], answers: npt.NDArray[np.int64], min_confidence: float | None
 ) -> npt.NDArray[np.bool_]:
     """Say of each text whether its answer is too improbable to be given, (texts,); None: of none. See `confidence`."""
-    return confidence(probabilities, answers) < (0.0 if min_confidence is None else min_confidence)
+    if min_confidence is None:
+        return np.zeros(len(answers), dtype=np.bool_)
+    return confidence(probabilities, answers) < min_confidence
 
 
 def typed_labels(names: Sequence[str], kind: LabelType) -> npt.NDArray[Any]:

@@ -98,7 +98,7 @@ class Writing:
             return [named(places, labels), *([] if self.format == "csv" else [shares])]
         unsure = abstains(probabilities, places, self.min_confidence)
         given: list[list[Any]] = [
-            [None if is_unsure else labels[place] for place, is_unsure in zip(places, unsure, strict=True)],
+            named(places, labels, unsure),
             [row[place] for row, place in zip(rounded, places, strict=True)],
         ]
         if self.min_set_probability is not None:

@@ -37,6 +37,11 @@ _EXPECTED: Final = {
 """What is expected, by the type of pydantic's error and the details in its context."""
 
 
+def beginning(text: str, characters: int) -> str:
+    """Return a text, or its first characters and an ellipsis where it is longer."""
+    return text if len(text) <= characters else f"{text[:characters]} …"
+
+
 def expected_by(error: Mapping[str, Any]) -> str | None:
     """Say in a few words what a check of pydantic expects; None: it is one of our own, or a rare one."""
     words = _EXPECTED.get(error["type"])

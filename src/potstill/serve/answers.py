@@ -122,15 +122,15 @@ def answer(
             for labels, probable, cut in zip(named(chosen, model.typed_labels), shown, truncated, strict=True)
         ]
     else:
-        unsure = abstains(probabilities, chosen, model.min_confidence)
+        given = named(chosen, model.typed_labels, abstains(probabilities, chosen, model.min_confidence))
         predictions = [
             Prediction(
-                label=None if is_unsure else model.typed_labels[best],
+                label=label,
                 probability=row[best],
                 probabilities=probable,
                 truncated=cut,
             )
-            for row, best, is_unsure, probable, cut in zip(rows, chosen.tolist(), unsure, shown, truncated, strict=True)
+            for row, best, label, probable, cut in zip(rows, chosen.tolist(), given, shown, truncated, strict=True)
         ]
     latency = round(seconds * 1e3, 3)
     return {"model": model.name, "digest": model.digest, "latency_ms": latency, "predictions": predictions}

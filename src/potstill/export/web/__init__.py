@@ -173,8 +173,7 @@ def _write_check(directory: Path, classifier: Classifier, drawn: Items) -> str:
     odd: Items = list(zip((*_ODD, long), (long, *_ODD), strict=True)) if classifier.in_pairs else [*_ODD, long]
     items = [*drawn, *odd]
     probabilities, chosen = classifier.answer(items)[0], answers(classifier, items)
-    names, unsure = named(chosen, classifier.label_names), abstains(probabilities, chosen, classifier.min_confidence)
-    labels = [None if is_unsure else name for name, is_unsure in zip(names, unsure, strict=True)]
+    labels = named(chosen, classifier.label_names, abstains(probabilities, chosen, classifier.min_confidence))
     content = {"texts": items, "labels": labels, "probabilities": probabilities.tolist()}
     (directory / "check.json").write_text(json.dumps(content), encoding="ascii")  # halves of characters are escaped
     (directory / CHECK_FILE).write_bytes(_part(CHECK_FILE).encode())
