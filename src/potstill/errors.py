@@ -32,6 +32,10 @@ class DataError(PotstillError):
         super().__init__(f"{where}: {message}\n  what to do: {remedy}")
 
 
+class MissingColumnError(DataError):
+    """Labelled text lacks a column."""
+
+
 class SourceError(PotstillError):
     """A model or data set that was asked for by name can't be found or reached."""
 

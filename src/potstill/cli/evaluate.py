@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -106,7 +107,8 @@ def _examples(
     Raises:
         ArtifactError: No data is named, and that of the training has changed; or the data has other classes.
     """
-    from potstill.data import load_corpus, read_examples
+    from potstill.data import Examples, load_corpus, read_examples
+    from potstill.data.parts import data_files
     from potstill.experiment.saved import corpus_key
     from potstill.report.tables import classes
     from potstill.teacher.base import Teacher
@@ -124,11 +126,11 @@ def _examples(
             {"test": None, "validation": None, "skip_bad_rows": False, "classes": None} if is_named else {}
         )
         data = PotstillConfig.build({"data": others | values}, "the flags given with the model's own settings").data
-    file = Path(data.test or data.source).expanduser()
-    if is_named and file.is_file():
-        examples = read_examples(file, data, first.label_names)
+    tested = data.model_copy(update={"source": data.test}) if data.test else data
+    if is_named and (files := data_files(tested)):
+        examples = reduce(Examples.joined, (read_examples(file, data, first.label_names) for file in files))
         _warn_of_known(examples, models)
-        return examples, f"all of {file}"
+        return examples, f"all of {', '.join(map(str, files))}"
     corpus = load_corpus(data)
     if not is_named and corpus.key() != corpus_key(models[0]):
         raise ArtifactError(
@@ -157,7 +159,7 @@ def _warn_of_known(examples: Examples, models: Sequence[Path]) -> None:
         with suppress(PotstillError), silence():
             data = _own_settings(model)
             if data is not None and (
-                data.source.partition(":")[0] in _LOCAL or Path(data.source).expanduser().exists()
+                data.sources[0].partition(":")[0] in _LOCAL or Path(data.sources[0]).expanduser().exists()
             ):
                 own = load_corpus(data)
                 trained.update(own.train.items)

@@ -192,7 +192,7 @@ def _fix(config: PotstillConfig, cleaned: Path, given: list[object]) -> tuple[Po
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count) or "none"
     click.echo(printable(f"{cleaned}: {numbered(kept, 'row')} kept; left out: {left_out}"))
     values: dict[str, object] = {"source": str(cleaned)}
-    given = [cleaned, *(one for one in given if one != config.data.source)]
+    given = [cleaned, *(one for one in given if one not in config.data.sources)]
     if config.data.test is None and len(tests := part_paths(config.data)[1]) == 1:  # that of the directory
         values["test"] = str(tests[0])
         given += ["--test-data", tests[0]]

@@ -175,7 +175,7 @@ def with_suggestion(error: click.NoSuchOption) -> click.UsageError:
     if error.ctx is None:
         return error
     parameters = error.ctx.command.params
-    if error.option_name == "--data" and any(one.human_readable_name == "DATA" for one in parameters):
+    if error.option_name == "--data" and any(one.human_readable_name == "DATA…" for one in parameters):
         example = f"{error.ctx.command_path} tickets.csv"
         return click.UsageError(f"No such option: --data. Give the data as the argument: {example}", error.ctx)
     known = [name for one in parameters for name in (*one.opts, *one.secondary_opts) if name.startswith("--")]
@@ -202,12 +202,19 @@ def data_given() -> list[object]:
     flags = {one.name: one.opts[0] for one in context.command.params if isinstance(one, click.Option)}
     names = [name for name in flags if name in values and (name == "config_file" or name.startswith("data__"))]
     arguments = [value for name, value in values.items() if name not in flags]
+    arguments = [one for value in arguments for one in (value if isinstance(value, tuple) else (value,))]
     return [*arguments, *(part for name in names for part in (flags[name], values[name]))]
 
 
 def this_command(out: Path | None = None, arguments: Sequence[str] | None = None) -> str:
-    """Return the command line that repeats this command, or goes on with it in `out`; without `--restart`."""
+    """Return the command line that repeats this command, or goes on with it in `out`; without `--restart`.
+
+    Data from standard input is in `out` then.
+    """
     given = sys.argv[1:] if arguments is None else arguments
     pairs = zip(["", *given], given, strict=False)
     kept = [one for before, one in pairs if "--out" not in (before, one.partition("=")[0]) and one != "--restart"]
+    if out is not None and "-" in kept:
+        copy = next(out.glob("standard-input.*"), "-")
+        kept = [str(copy) if one == "-" else one for one in kept]
     return shlex.join(["potstill", *kept, *([] if out is None else ["--out", str(out)])])

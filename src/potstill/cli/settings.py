@@ -84,9 +84,10 @@ COMMON: Final = COMMON_IN_RUN | {
 """The same for the other commands, which have fewer."""
 
 _DATA: Final = (
-    "DATA is a file (.csv, .tsv, .json, .jsonl, .parquet or .xlsx, also packed) with named columns, a directory with "
-    "train.csv and perhaps test.csv and validation.csv, a data set of the Hugging Face hub (owner/name), or a corpus: "
-    "clinc150, cola or builtin. You can leave it out with a --config that names it."
+    "DATA is a file (.csv, .tsv, .json, .jsonl, .parquet or .xlsx, also packed) with named columns, several such "
+    "files, - for standard input, a directory with train.csv and perhaps test.csv and validation.csv, a data set of "
+    "the Hugging Face hub (owner/name), or a corpus: clinc150, cola or builtin. You can leave it out with a --config "
+    "that names it."
 )
 _ALL: Final = "potstill.all_settings"
 _FIRST_SENTENCE: Final = re.compile(r".*?(?<!e\.g)\.(?= [A-Z0-9`(]|$)")
@@ -142,7 +143,7 @@ class SettingsCommand(click.Command):
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write what the command does, and what its data may be."""
         super().format_help_text(ctx, formatter)
-        if any(parameter.human_readable_name == "DATA" for parameter in self.params):
+        if any(parameter.human_readable_name == "DATA…" for parameter in self.params):
             formatter.write_paragraph()
             with formatter.indentation():
                 formatter.write_text(_DATA)
@@ -170,12 +171,12 @@ def _show_all(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
         ctx.exit()
 
 
-def _require_data(ctx: click.Context, _: click.Parameter, given: str | None) -> str | None:
-    if given is None and ctx.params.get("config_file") is None and not ctx.resilient_parsing:
+def _require_data(ctx: click.Context, _: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...] | None:
+    if not given and ctx.params.get("config_file") is None and not ctx.resilient_parsing:
         raise click.UsageError(
             f"name the data, as in `{ctx.command_path} tickets.csv`, or a file of settings with --config", ctx
         )
-    return given
+    return given or None
 
 
 def with_settings(
@@ -219,7 +220,9 @@ def with_settings(
         result: Callable[..., Any] = wrapped
         for setting in reversed(settings):
             if setting.name == "data.source" and data_argument:
-                result = click.argument("data__source", metavar="DATA", required=False, callback=_require_data)(result)
+                result = click.argument(
+                    "data__source", metavar="DATA…", nargs=-1, required=False, callback=_require_data
+                )(result)
                 continue
             stage = setting.path[0] if count[setting.flag] > 1 else ""
             default = (defaults or {}).get(setting.name, setting.shown_default)
@@ -301,11 +304,13 @@ def _parse(given: Any, annotation: Any) -> Any:
     """Turn what the command line has into what YAML would have given; the configuration checks the rest."""
     options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     options = tuple(get_args(option)[0] if get_origin(option) is Annotated else option for option in options)
+    if isinstance(given, tuple):
+        return given[0] if len(given) == 1 else list(given)
     if given == "none" and types.NoneType in options:
         return None
     if any(given in get_args(option) for option in options if get_origin(option) is Literal):
         return given
-    if any(get_origin(option) is tuple for option in options):
+    if str not in options and any(get_origin(option) is tuple for option in options):
         return [] if given == "none" else [part.strip() for part in given.split(",")]
     return given
 

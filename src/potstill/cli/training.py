@@ -13,6 +13,7 @@ import click
 from potstill.cli import options
 from potstill.cli.settings import COMMON, COMMON_IN_RUN, SettingsCommand, with_settings
 from potstill.config import PotstillConfig, RuntimeConfig
+from potstill.config.data import STANDARD_INPUT
 from potstill.executor.signals import handle_signals
 
 if TYPE_CHECKING:
@@ -81,8 +82,9 @@ def run(config: PotstillConfig, out: Path | None, restart: bool, time_limit: flo
 
     config_file: Path | None = click.get_current_context().params["config_file"]
     name = None if config_file is None else config_file.stem
+    command = "" if STANDARD_INPUT in config.data.sources else options.this_command()  # "": by the saved settings
     summary, directory = run_experiment(
-        config, out, name=name, command=options.this_command(), restart=restart, time_limit=time_limit, started=started
+        config, out, name=name, command=command, restart=restart, time_limit=time_limit, started=started
     )
     SafeConsole().print(summary_table(summary))
     found = findings(summary)

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from potstill.config.base import Settings
 from potstill.predict.directory import LongTexts
 
+STANDARD_INPUT: Final = "-"
 MAX_LENGTH: Final = 4096
 """The longest texts that can be asked for. Attention takes memory with the square of the length."""
 
@@ -24,10 +25,11 @@ def _different(names: tuple[str, ...]) -> tuple[str, ...]:
 class DataConfig(Settings):
     """Which labelled text to learn from, and how it is split."""
 
-    source: str = "auto"
-    """Labelled texts: a file, a directory of files, a hub data set `owner/name[:configuration]`, `clinc150` (all
-    domains, or some, as in `clinc150:home,meta`), `cola`, `builtin` or `auto`. Files are CSV, TSV, JSON, JSONL,
-    Parquet, XLSX or CoLA's own, also packed; `auto` is `cola` if this machine has its files, else `builtin`."""
+    source: str | Annotated[tuple[str, ...], Field(min_length=1)] = "auto"
+    """Labelled texts: a file, several files (in YAML a list), a directory of files, `-` for standard input, a hub data
+    set `owner/name[:configuration]`, `clinc150` (all domains, or some, as in `clinc150:home,meta`), `cola`, `builtin`
+    or `auto`. Files are CSV, TSV, JSON, JSONL, Parquet, XLSX or CoLA's own, also packed; `auto` is `cola` if this
+    machine has its files, else `builtin`."""
     test: str | None = None
     """File with the test part. None: the `test` part of the directory or hub data set, else its `validation` part, else
     a tenth of the data."""
@@ -88,6 +90,11 @@ class DataConfig(Settings):
                 "classes is for single-label texts; leave it out, or multi_label, label_separator and label_columns"
             )
         return self
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All that `source` names."""
+        return (self.source,) if isinstance(self.source, str) else self.source
 
     @property
     def is_multi_label(self) -> bool:

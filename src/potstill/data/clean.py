@@ -14,7 +14,7 @@ from typing import Final
 from potstill.config import DataConfig
 from potstill.data.formats import read_records
 from potstill.data.labels import Row
-from potstill.data.parts import TRAIN, held_out_parts, part_files
+from potstill.data.parts import TRAIN, data_files, held_out_parts, part_files
 from potstill.data.readers import bad_rows_collected, parse_records, read_rows
 from potstill.data.splits import normal_item
 from potstill.errors import ArtifactError, DataError, SourceError
@@ -67,7 +67,8 @@ def write_clean_copy(config: DataConfig, target: Path) -> dict[str, int]:
         if not reason:
             kept[key] = record
     if not kept:
-        raise DataError("no row is left", file=config.source, remedy="check that this is the file you meant")
+        remedy = "check that this is the file you meant"
+        raise DataError("no row is left", file=", ".join(config.sources), remedy=remedy)
     write_text(target, _table(list(kept.values()), target.suffix.lower()))
     return dict(counts)
 
@@ -78,9 +79,11 @@ def part_paths(config: DataConfig) -> tuple[list[Path], list[Path]]:
     Raises:
         SourceError: The data is no file or directory of files.
     """
-    path = Path(config.source).expanduser()
-    parts = part_files(path) if path.is_dir() else {TRAIN: [path]} if path.is_file() else {}
-    if TRAIN not in parts:
+    path = Path(config.sources[0]).expanduser()
+    parts = {TRAIN: data_files(config)}
+    if path.is_dir() and len(config.sources) == 1:
+        parts = part_files(path)
+    if not parts.get(TRAIN):
         raise SourceError(
             f"expected a file or directory, found {config.source!r}\n"
             "  what to do: give a file; `potstill data` writes those of other data with --write"

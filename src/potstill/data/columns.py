@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from potstill.config import DataConfig
-from potstill.errors import DataError
+from potstill.errors import DataError, MissingColumnError
 
 _CLASS = "label "
 """Roles of columns of one class each begin with it."""
@@ -94,7 +94,8 @@ def check_columns(
     classes = [name for role, name in missing if role.startswith(_CLASS)]
     if classes:
         message = f"there is no column {listed(classes)}; the columns are {listed(found)}"
-        raise DataError(message, file=file, line=line, remedy="name the columns of the classes with --label-columns")
+        remedy = "name the columns of the classes with --label-columns"
+        raise MissingColumnError(message, file=file, line=line, remedy=remedy)
     free = [column for column in found if column not in named_columns(config).values()]
     likely = {role: _usual(role, free) for role, _ in missing}
     sample = list(islice(rows, SUGGESTION_ROWS))
@@ -113,7 +114,7 @@ def check_columns(
         if column is None
     ]
     message = f"there is {' and '.join(f'no column {name!r}' for _, name in missing)}; the columns are {listed(found)}"
-    raise DataError(message, file=file, line=line, remedy="; ".join(remedies))
+    raise MissingColumnError(message, file=file, line=line, remedy="; ".join(remedies))
 
 
 def _several(rows: Sequence[Mapping[str, object]], column: str | None, config: DataConfig) -> list[str]:

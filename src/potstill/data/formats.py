@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from potstill.config import DataConfig
 from potstill.console import print_line
 from potstill.data.columns import SUGGESTION_ROWS, check_columns, listed, named_columns
+from potstill.data.piped import open_input
 from potstill.errors import DataError
 from potstill.predict.encoding import SAMPLE_BYTES, conversion, find_encoding
 from potstill.predict.files import TABLES, open_table
@@ -70,7 +71,7 @@ def read_content(path: Path) -> tuple[bytes, str]:
         DataError: It can't be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_input(path) as file:
             content, name, notes = open_table(file, str(path))
             for note in notes:
                 print_line(f"{path}: {note}")

@@ -8,7 +8,9 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from potstill.config import DataConfig
+from potstill.config.data import STANDARD_INPUT
 from potstill.data.formats import SUFFIXES
+from potstill.data.piped import standard_input
 from potstill.errors import SourceError
 from potstill.predict.files import PACKED, inner_suffix
 
@@ -54,6 +56,12 @@ def part_files(directory: Path) -> dict[str, list[Path]]:
     return parts
 
 
+def part_name(file: Path) -> str | None:
+    """Return what a file's name says that it holds, such as `train`, in lower case; None: it is no name of data."""
+    name = _PART_FILE.fullmatch(file.name)
+    return None if name is None else name["part"].lower()
+
+
 def check_part(files: Iterable[Path]) -> None:
     """Refuse to choose between several files of one part, and to read a part of which shards are missing.
 
@@ -80,3 +88,41 @@ def unused_data(directory: Path, used: Collection[Path]) -> list[str]:
     known = {TRAIN, *TEST, *VALIDATION}
     data = set(SUFFIXES) - {".json"}  # which notes about data have, too
     return [f.name for f in files if inner_suffix(f) in data or f.name.split(".")[0].lower() in known]
+
+
+def named_files(source: str, config: DataConfig) -> list[Path]:
+    """Return the file of this path, or standard input, or the files whose names match a pattern; there may be none."""
+    if source == STANDARD_INPUT:
+        return [standard_input(config)]
+    path = Path(source).expanduser()
+    if path.exists():
+        return [] if path.is_dir() else [path]
+    return sorted(filter(Path.is_file, path.parent.glob(path.name))) if path.name else []
+
+
+def data_files(config: DataConfig) -> list[Path]:
+    """Return the files that `config.source` names, which are one set of texts; none if it names no file.
+
+    Raises:
+        SourceError: Of several, one is missing, or named twice, or called like the test or the validation split.
+    """
+    files = []
+    for source in config.sources:
+        found = named_files(source, config)
+        if not found and len(config.sources) > 1:
+            raise SourceError(
+                f"there is no file {source!r}\n  what to do: of several DATA, name files (or patterns of them); a "
+                "directory or a data set is named alone"
+            )
+        files += found
+    for number, file in enumerate(files):
+        if file in files[:number]:
+            raise SourceError(f"{file} is named twice\n  what to do: name each file once")
+    for file in files if len(files) > 1 else ():
+        if part_name(file) in (*TEST, *VALIDATION):
+            flag = "--test-data" if part_name(file) in TEST else "--validation-data"
+            raise SourceError(
+                f"{file} is called like a {flag[2:].partition('-')[0]} split, and all files would be trained on\n"
+                f"  what to do: give it with {flag}, or rename it, or name a directory alone"
+            )
+    return files

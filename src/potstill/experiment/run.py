@@ -28,7 +28,7 @@ from potstill.experiment.linear import learning_curve, measure_linear_svm, suspi
 from potstill.experiment.plan import Estimate, Plan, plan_within, resumed
 from potstill.experiment.probe import measure_speed
 from potstill.experiment.record import Trained, TrainingRecord
-from potstill.experiment.run_directory import ENVIRONMENT_FILE, RunSpec, run_directory
+from potstill.experiment.run_directory import ENVIRONMENT_FILE, RunSpec, run_directory, with_kept_data
 from potstill.experiment.saved import StudentModel
 from potstill.experiment.stages import find_or_finetune, ngram_students
 from potstill.experiment.students import StudentTask, train_students
@@ -108,6 +108,7 @@ def run(
     with run_directory(spec, out, restart=restart) as directory:
         if is_reported(directory):
             return read_summary(directory), directory
+        config = with_kept_data(config, directory)
         print_line(f"{corpus.name} ({corpus.source}) → {directory}")
         budget = Budget(directory, time_limit, started)
         with budget.counted():

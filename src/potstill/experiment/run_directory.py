@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from potstill.config import PotstillConfig
 from potstill.console import print_line, warn
+from potstill.data.piped import keep_standard_input, standard_input_in
 from potstill.errors import ArtifactError, PotstillError
 from potstill.executor.signals import Stopped
 from potstill.experiment.environment import describe_environment
@@ -142,7 +143,8 @@ def run_directory(spec: RunSpec, out: Path | None, *, restart: bool = False) -> 
             for path in directory.rglob(".*"):
                 if _TEMPORARY.fullmatch(path.name) and path.is_file():
                     path.unlink()
-        spec.config.save(directory / CONFIG_FILE)  # settings that decide nothing may have changed
+        # Settings that decide nothing may have changed.
+        with_kept_data(spec.config, directory).save(directory / CONFIG_FILE)
         _write_environment(environment, directory / ENVIRONMENT_FILE)
         try:
             yield directory
@@ -152,6 +154,11 @@ def run_directory(spec: RunSpec, out: Path | None, *, restart: bool = False) -> 
         except PotstillError:
             _undo_beginning(directory, remove=out is None)  # so that the corrected command can use the directory
             raise
+
+
+def with_kept_data(config: PotstillConfig, directory: Path) -> PotstillConfig:
+    """Keep data from standard input in a run's directory, and return settings that name the copy."""
+    return config.model_copy(update={"data": keep_standard_input(config.data, directory)})
 
 
 @contextmanager
@@ -255,8 +262,10 @@ def _write_environment(environment: dict[str, Any], path: Path) -> None:
 
 def _undo_beginning(directory: Path, *, remove: bool) -> None:
     """Remove the files of a run that has done nothing yet; with `remove` the directory too."""
-    begun = (STATE_FILE, CONFIG_FILE, ENVIRONMENT_FILE, BUDGET_FILE, LOCK_FILE)
+    begun = [STATE_FILE, CONFIG_FILE, ENVIRONMENT_FILE, BUDGET_FILE, LOCK_FILE]
     with suppress(OSError):
+        if (copy := standard_input_in(directory)) is not None:
+            begun.insert(0, copy.name)
         if all(path.name in begun for path in directory.iterdir()):
             for name in begun if remove else begun[:-1]:
                 (directory / name).unlink(missing_ok=True)

@@ -91,7 +91,7 @@ def write_card(
         values["scores"] = tables.ResultTable(headers, cells).to_markdown()
         values["verdict"] = majority_verdict(scored.intervals, data.majority_label)
     if config is not None:
-        source = config.data.source
+        source = config.data.sources[0]
         if data is not None and (source == "auto" or Path(source).name == data.name):
             source = data.name
         backbone = getattr(config.teacher, "backbone", config.teacher.kind)
