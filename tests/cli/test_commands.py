@@ -1,5 +1,6 @@
 """The commands as a user calls them: what they print, write and refuse."""
 
+import io
 import json
 import os
 import re
@@ -15,11 +16,12 @@ import pytest
 import yaml
 
 from checksummed import with_new_checksums
-from commandline import potstill, train_small
+from commandline import SMALL, potstill, train_small
 from potstill.cli import _COMMANDS, _GROUPS
 from potstill.cli import potstill as potstill_group
+from potstill.cli.options import this_command
 from potstill.config import PotstillConfig
-from potstill.data import load_corpus
+from potstill.data import load_corpus, piped
 from potstill.predict import Classifier
 
 COMMANDS = list(_COMMANDS)
@@ -378,6 +380,24 @@ def test_refused_command_leaves_no_run(run_directory, capsys, tmp_path):
 def test_evaluate_refuses_to_read_its_own_data_in_another_way(run_directory, capsys):
     assert potstill("evaluate", run_directory, "--max-train-examples", "100") == 1
     assert "is read in another way\n  what to do: name data with --data" in capsys.readouterr().err
+
+
+def test_rows_from_standard_input_are_kept(tmp_path, monkeypatch, capsys):
+    rows = "".join(f"text {number} of {'good' * (number % 2)},{number % 2}\n" for number in range(40))
+
+    def train():
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"text,label\n{rows}".encode())))
+        piped._piped.cache_clear()
+        assert potstill("train", "-", *SMALL, "--out", tmp_path / "model") == 0
+        return capsys.readouterr()
+
+    train()
+    copy = tmp_path / "model" / "standard-input.csv"
+    assert copy.read_text() == f"text,label\n{rows}"
+    assert PotstillConfig.load(tmp_path / "model" / "config.yaml").data.source == str(copy)
+    assert this_command(tmp_path / "model", ["train", "-"]) == f"potstill train {copy} --out {tmp_path / 'model'}"
+    assert "finished before" in train().err
+    assert potstill("evaluate", tmp_path / "model") == 0
 
 
 def test_params_prints_the_reference_counts(capsys):

@@ -1,4 +1,6 @@
+import io
 import json
+import sys
 from pathlib import Path
 
 import datasets
@@ -6,7 +8,7 @@ import numpy as np
 import pytest
 
 from potstill.config import DataConfig
-from potstill.data import Corpus, Examples, load_corpus
+from potstill.data import Corpus, Examples, load_corpus, piped
 from potstill.data.parts import VALIDATION
 from potstill.errors import ConfigError, DataError, SourceError
 from tools.grammar import generate
@@ -29,6 +31,18 @@ def bare_directory(tmp_path, monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     return directory
+
+
+@pytest.fixture
+def standard_input(monkeypatch):
+    """Let standard input hold what the fixture is called with."""
+
+    def hold(content):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+    piped._piped.cache_clear()
+    yield hold
+    piped._piped.cache_clear()
 
 
 def write_csv(path: Path, per_class: dict[str, int], prefix: str = "text") -> None:
@@ -389,3 +403,71 @@ def test_a_models_classes_are_told_by_name_or_by_number():
     assert corpus.has_classes(("0", "1"))
     assert not corpus.has_classes(("good", "bad"))
     assert not corpus.has_classes(("0", "1", "2"))
+
+
+class TestSeveralFiles:
+    def test_all_files_are_one_set(self, capsys):
+        write_csv(Path("a.csv"), {"spam": 20, "ham": 20})
+        write_csv(Path("b.csv"), {"spam": 10, "ham": 5}, prefix="other")
+        corpus = load_corpus(DataConfig(source=("a.csv", "b.csv")))
+        assert (corpus.name, len(corpus.everything)) == ("a-and-1-more", 55)
+        assert "rows of each file: a.csv 40, b.csv 15" in capsys.readouterr().err
+
+    def test_a_directory_of_shards(self):
+        Path("shards").mkdir()
+        for number in range(3):
+            write_csv(Path(f"shards/part-{number}.csv"), {"spam": 10, "ham": 10}, prefix=str(number))
+        corpus = load_corpus(DataConfig(source="shards"))
+        assert (corpus.source, len(corpus.everything)) == ("shards (3 files)", 60)
+
+    @pytest.mark.parametrize(
+        ("second", "message"),
+        [
+            ("b.csv", r"b\.csv:1: there is no column 'label'.*\n.*give it the columns of a\.csv"),
+            ("a.csv", r"a\.csv is named twice"),
+            ("missing.csv", r"there is no file 'missing\.csv'\n.*several DATA"),
+            ("test.csv", r"test\.csv is called like a test split, .*\n.*--test-data"),
+        ],
+    )
+    def test_what_does_not_belong_together_is_refused(self, second, message):
+        write_csv(Path("a.csv"), {"spam": 2, "ham": 2})
+        write_csv(Path("test.csv"), {"spam": 2, "ham": 2})
+        Path("b.csv").write_text("text,class\nsome text,spam\n", encoding="utf-8")
+        with pytest.raises((DataError, SourceError), match=message):
+            load_corpus(DataConfig(source=("a.csv", second)))
+
+
+class TestStandardInput:
+    @pytest.mark.parametrize(
+        ("content", "suffix"),
+        [
+            (b"text,label\na,b\n", ".csv"),
+            (b"text;label\na;b\n", ".csv"),
+            (b"\xef\xbb\xbftext\tlabel\na\tb\n", ".tsv"),
+            (b'{"text": "a", "label": "b"}\n', ".json"),
+            (b'\n[{"text": "a"}]', ".json"),
+            (b"PAR1...", ".parquet"),
+        ],
+    )
+    def test_the_beginning_tells_the_format(self, content, suffix, standard_input):
+        standard_input(content)
+        assert piped.standard_input(DataConfig()).suffix == suffix
+
+    def test_lines_without_columns_are_texts_where_classes_are_named(self, standard_input):
+        standard_input(b"One text, of two parts.\nAnother text.\n")
+        assert piped.standard_input(DataConfig(classes=("good", "bad"))).suffix == ".txt"
+
+    def test_it_is_read_once_and_kept(self, standard_input, tmp_path):
+        rows = "".join(f"text {number},{'spam' if number % 2 else 'ham'}\n" for number in range(40))
+        standard_input(f"text,label\n{rows}".encode())
+        config = DataConfig(source="-")
+        corpus = load_corpus(config)
+        assert (corpus.name, corpus.label_names, len(corpus.everything)) == ("stdin", ("ham", "spam"), 40)
+        kept = piped.keep_standard_input(config, tmp_path)
+        assert kept.source == str(tmp_path / "standard-input.csv")
+        assert load_corpus(kept).key() == corpus.key()
+
+    def test_errors_name_it(self, standard_input):
+        standard_input(b"text,label\nsome text\n")
+        with pytest.raises(DataError, match=r"<stdin>\.csv:2: expected 2 fields"):
+            load_corpus(DataConfig(source="-"))

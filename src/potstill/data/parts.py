@@ -126,3 +126,9 @@ def data_files(config: DataConfig) -> list[Path]:
                 f"  what to do: give it with {flag}, or rename it, or name a directory alone"
             )
     return files
+
+
+def name_of(path: Path) -> str:
+    """Return what to call data from a file, or from files of a pattern."""
+    stem = Path(path.stem).stem if path.suffix.lower() in PACKED else path.stem
+    return stem if path.exists() else re.sub(r"[^\w.-]", "", stem).strip("-_.") or "data"

@@ -16,14 +16,14 @@ from types import MappingProxyType
 import numpy as np
 
 from potstill.config import DataConfig
-from potstill.console import warn
+from potstill.console import print_line, warn
 from potstill.data.columns import Origin, by_editing, check_columns, joined_labels, listed, named_columns
 from potstill.data.encoded import UNLABELLED, Labels
 from potstill.data.examples import Examples
 from potstill.data.formats import Record, name_fields, read_content, read_records, split_tsv
 from potstill.data.labels import MISSING, Row, label_key
 from potstill.data.parts import BAD_ROWS
-from potstill.errors import ArtifactError, DataError
+from potstill.errors import ArtifactError, DataError, MissingColumnError
 from potstill.store.atomic import write_text
 
 COLA_LABELS = ("unacceptable", "acceptable")
@@ -36,6 +36,8 @@ COLA_COLUMNS = MappingProxyType(
 )
 """The columns of CoLA, its own files' and the hub's, whatever columns the configuration names for other files."""
 
+_SHOWN_FILES = 20
+"""Files of which the rows are counted in a line."""
 _SHOWN_PROBLEMS = 10
 """Bad rows that an error lists."""
 _SHOWN_CHARACTERS = 100
@@ -83,6 +85,26 @@ def read_rows(path: Path, config: DataConfig) -> list[Row]:
     if path.name in COLA_FILES:
         return _read_cola(path, config)
     return parse_records(read_records(path, config), config, path)
+
+
+def read_files(files: Sequence[Path], config: DataConfig) -> list[list[Row]]:
+    """Read the rows of each file of one set, and say how many there are.
+
+    Raises:
+        DataError: A file can't be read right, or lacks columns that the first one has.
+    """
+    rows: list[list[Row]] = []
+    for file in files:
+        try:
+            rows.append(read_rows(file, config))
+        except MissingColumnError as error:
+            remedy = f"give it the columns of {files[0]}: all files need the same"
+            raise DataError(error.message, file=file, line=error.line, remedy=remedy) if rows else error from None
+    if len(files) > 1:
+        counts = [f"{file.name} {len(found):,}" for file, found in zip(files[:_SHOWN_FILES], rows, strict=False)]
+        more = f" and {len(files) - _SHOWN_FILES:,} more" if len(files) > _SHOWN_FILES else ""
+        print_line(f"rows of each file: {', '.join(counts)}{more}")
+    return rows
 
 
 def parse_records(records: Iterable[Record], config: DataConfig, file: Origin) -> list[Row]:

@@ -10,7 +10,7 @@ import gzip
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import chain, repeat
@@ -21,11 +21,11 @@ import numpy as np
 
 from potstill.config import DataConfig
 from potstill.config.data import STANDARD_INPUT
-from potstill.console import print_line, warn
+from potstill.console import warn
 from potstill.data.encoded import UNLABELLED, class_counts, keys, strata
 from potstill.data.examples import Corpus, Examples, check_task
 from potstill.data.formats import SUFFIXES
-from potstill.data.labels import Row, label_names_of, label_type_of, positive_index
+from potstill.data.labels import label_names_of, label_type_of, positive_index
 from potstill.data.parts import (
     TEST,
     TRAIN,
@@ -33,6 +33,7 @@ from potstill.data.parts import (
     check_part,
     data_files,
     held_out_parts,
+    name_of,
     part_files,
     source_with_parts,
     unused_data,
@@ -43,13 +44,12 @@ from potstill.data.readers import (
     COLA_LABELS,
     COLA_TRAIN,
     read_examples,
-    read_rows,
+    read_files,
     to_examples,
 )
 from potstill.data.splits import Indices, duplicate_groups, normal_item, stratified_split
-from potstill.errors import ConfigError, DataError, MissingColumnError, SourceError
+from potstill.errors import ConfigError, DataError, SourceError
 from potstill.predict.directory import LabelType
-from potstill.predict.files import PACKED
 from potstill.predict.wording import numbered
 
 TEST_FRACTION = 0.1
@@ -66,8 +66,6 @@ _ACCEPTED = (
 _CLINC150 = re.compile(r"clinc150(?::(?P<domains>.*))?")
 _HUB_NAME = re.compile(r"(?P<path>\w[\w.-]*/\w[\w.-]*)(?::(?P<configuration>[\w.-]+))?", re.ASCII)
 
-_SHOWN_FILES: Final = 20
-"""Files of which the rows are counted in a line."""
 _NOTICED: Final = 0.02
 """Share of repeated texts from which there is a warning. (CoLA's development set has 6 of 527 sentences in common with
 its training set, 1.1 %.)"""
@@ -197,7 +195,7 @@ def _find(config: DataConfig) -> _Found:
         files = data_files(config)
         more = len(files) - 1
         source = f"{files[0]} and {numbered(more, 'more file')}" if more else str(files[0])
-        return _from_files(_name_of(files[0]) + (f"-and-{more}-more" if more else ""), source, config, files)
+        return _from_files(name_of(files[0]) + (f"-and-{more}-more" if more else ""), source, config, files)
     if config.source == "builtin":
         return _builtin()
     if (named := _CLINC150.fullmatch(config.source)) is not None:
@@ -213,17 +211,11 @@ def _find(config: DataConfig) -> _Found:
     if files := data_files(config):
         path = files[0] if config.source == STANDARD_INPUT else path
         source = str(path) if files == [path] else f"{path} ({len(files):,} files)"
-        return _from_files(_name_of(path), source, config, files)
+        return _from_files(name_of(path), source, config, files)
     hub = _HUB_NAME.fullmatch(config.source)
     if hub is None or _looks_like_path(path):
         raise SourceError(f"there is no data at {config.source!r}\n  what to do: give {_ACCEPTED}")
     return _from_hub(hub["path"], hub["configuration"], config)
-
-
-def _name_of(path: Path) -> str:
-    """Return what to call data from a file, or from files of a pattern."""
-    stem = Path(path.stem).stem if path.suffix.lower() in PACKED else path.stem
-    return stem if path.exists() else re.sub(r"[^\w.-]", "", stem).strip("-_.") or "data"
 
 
 def _looks_like_path(path: Path) -> bool:
@@ -279,7 +271,7 @@ def _from_files(
     validation: Sequence[Path] = (),
 ) -> _Found:
     """Read the files of each part; the labels in the training files are the classes."""
-    rows = list(_rows_of(train, config))
+    rows = read_files(train, config)
     names = config.classes or label_names_of(chain.from_iterable(rows), train[0])
     encode = partial(to_examples, multi_label=config.is_multi_label)
 
@@ -295,22 +287,6 @@ def _from_files(
         validation=partial(read, validation) if validation else None,
         label_type=label_type_of(chain.from_iterable(rows), names, train[0]),
     )
-
-
-def _rows_of(files: Sequence[Path], config: DataConfig) -> Iterator[list[Row]]:
-    """Read the rows of each file of the training data, and say how many there are of each."""
-    counts = []
-    for file in files:
-        try:
-            rows = read_rows(file, config)
-        except MissingColumnError as error:
-            remedy = f"give it the columns of {files[0]}: all files need the same"
-            raise DataError(error.message, file=file, line=error.line, remedy=remedy) if counts else error from None
-        counts.append(f"{file.name} {len(rows):,}")
-        yield rows
-    if len(files) > 1:
-        more = f" and {len(files) - _SHOWN_FILES:,} more" if len(files) > _SHOWN_FILES else ""
-        print_line(f"rows of each file: {', '.join(counts[:_SHOWN_FILES])}{more}")
 
 
 def _builtin() -> _Found:
