@@ -48,6 +48,10 @@ class ArtifactError(PotstillError):
     """A saved model, run or cache directory is missing, incomplete, altered or of another kind than expected."""
 
 
+class UnpromisedError(ArtifactError):
+    """A student can't promise the largest error that was asked for."""
+
+
 def how_to_install(extra: str = "") -> str:
     """Say how to install Potstill, which no package index has, with an extra."""
     what = f"[{extra}]" if extra else ""

@@ -14,7 +14,7 @@ import click
 from potstill.cli.options import Abstention, abstention_options
 from potstill.cli.settings import COMMON, SettingsCommand, given, with_settings
 from potstill.config import DataConfig, PotstillConfig
-from potstill.errors import ArtifactError, PotstillError
+from potstill.errors import ArtifactError, PotstillError, UnpromisedError
 
 if TYPE_CHECKING:
     from potstill.data import Examples
@@ -65,14 +65,24 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool, ab
     directories = [directory for path in models for directory in model_directories(path)]
     if interrupted := ", ".join(str(directory) for directory in directories if not is_finished(directory)):
         warn(f"not finished: {interrupted}; the best epoch so far is scored, and counts in no mean over seeds")
-    first = open_model(directories[0], config.runtime, **abstention)
+
+    def opened(directory: Path) -> SavedModel:
+        try:
+            return open_model(directory, config.runtime, **abstention)
+        except UnpromisedError as error:
+            if len(directories) == 1:
+                raise
+            warn(f"{error}; it answers all texts here")
+            return open_model(directory, config.runtime)
+
+    first = opened(directories[0])
     own = _own_settings(directories[0])
     examples, scored = _examples(config, directories, first, own)
     names = first.label_names
     positive = positive_index(config.data.positive_class or (None if own is None else own.positive_class), names)
     measured = {directories[0]: measure(first, examples)}
     for directory in directories[1:]:
-        model = open_model(directory, config.runtime, **abstention)
+        model = opened(directory)
         if isinstance(model, Teacher):
             model.reorder(names)
         if model.label_names != names:

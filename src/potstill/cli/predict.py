@@ -42,6 +42,12 @@ if TYPE_CHECKING:
 @click.option("--text-column", metavar="COLUMN", help="Column with the text.  [default: as in training, else text]")
 @click.option("--pair-column", metavar="COLUMN", help="Column with the second text.  [default: as in training]")
 @click.option("--probabilities", is_flag=True, help="Write the probability of every class.")
+@click.option(
+    "--top-k",
+    metavar="INT",
+    type=click.IntRange(1),
+    help="Write the probabilities of so many classes, the most probable ones.",
+)
 @abstention_options
 @click.option(
     "--set-error",
@@ -73,6 +79,7 @@ def predict(
     text_column: str | None,
     pair_column: str | None,
     probabilities: bool,
+    top_k: int | None,
     abstention: Abstention,
     set_error: float | None,
     input_format: stream.Format | None,
@@ -103,6 +110,8 @@ def predict(
     """
     if (file is None) == (not texts):
         raise click.UsageError("give either FILE (- for standard input) or --text")
+    if probabilities and top_k is not None:
+        raise click.UsageError("give either --probabilities or --top-k")
     if out is not None:
         if file is None or out == Path("-"):
             raise click.UsageError("--out is a file for the answers to FILE; without it they are printed")
@@ -115,6 +124,7 @@ def predict(
         opened.in_pairs,
         opened.label_type,
         with_probabilities=probabilities,
+        top_k=top_k,
         escaped=out is None and sys.stdout.isatty(),
     )
     writing = _as_decided(writing, opened, set_error, abstention)

@@ -44,7 +44,8 @@ class FileConfig(UntunedConfig):
     kind: str = "file"
     file: str
     """File, in any format of the data, with the columns of your texts and one column of probabilities for each
-    class, or with a column of labels and one that says how certain each is. Rows of the same text are averaged."""
+    class, or with a column of labels and one that says how certain each is. Rows of the same text are averaged; where
+    texts have several labels, rows with a label each add up."""
     values: Literal["probabilities", "logits"] = "probabilities"
     """What the classes' columns of a teacher's file hold."""
     confidence_column: str = "confidence"

@@ -159,6 +159,16 @@ def _labels(cells: Mapping[str, _Cell], config: DataConfig) -> Iterator[_Cell]:
         yield cells["label"].single()
 
 
+def several_labels(value: object, config: DataConfig, file: Origin, line: int) -> list[str]:
+    """Read the labels in one value, in a list or between separators, or the only one.
+
+    Raises:
+        DataError: It holds none, or something else.
+    """
+    cells = _Cell(value, config.label_column, file, line).several(config.label_separator)
+    return [cell.label() for cell in cells]
+
+
 def _keep(rows: Iterable[dict[str, object]], file: Origin) -> str:
     """Write bad rows to a file in the working directory that is named after theirs; say where, or why not."""
     path = Path(re.sub(r"[^\w.-]+", "-", str(file)).lstrip("-.") + BAD_ROWS)

@@ -92,7 +92,7 @@ def measure(model: SavedModel, examples: Examples) -> Measurement:
     started, passes, seconds = time.perf_counter(), 0, 0.0
     while seconds < _MEASURED_SECONDS:
         raw = model.logits(examples)
-        logits = with_usual_answer(raw)
+        logits = with_usual_answer(raw, model.threshold)
         probabilities = probabilities_of(logits, model.temperature, model.threshold)
         predictions = predict_class(probabilities, model.threshold)
         passes, seconds = passes + 1, time.perf_counter() - started
@@ -128,12 +128,16 @@ def _latency(model: SavedModel, examples: Examples) -> float:
     return median(seconds)
 
 
-def with_usual_answer(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Replace missing answers, rows of NaN in (texts, classes), by the mean log-probabilities of the others."""
+def with_usual_answer(logits: NDArray[np.float32], threshold: Threshold = None) -> NDArray[np.float32]:
+    """Replace missing answers, rows of NaN in (texts, classes), by the mean log-probabilities of the others.
+
+    Where a `threshold` says that a text may have any number of classes, by the mean logits.
+    """
     missing = np.asarray(np.isnan(logits).any(axis=1))
     if not missing.any():
         return logits
-    usual = np.zeros(logits.shape[1]) if missing.all() else log_softmax(logits[~missing], axis=1).mean(axis=0)
+    given = logits[~missing] if isinstance(threshold, tuple) else log_softmax(logits[~missing], axis=1)
+    usual = np.zeros(logits.shape[1]) if missing.all() else given.mean(axis=0)
     return np.where(missing[:, None], usual.astype(np.float32), logits)
 
 

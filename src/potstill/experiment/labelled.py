@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 
 from potstill.augment.build import held_out_key
 from potstill.augment.unlabelled import UnlabelledSet
-from potstill.config import PotstillConfig, TransformerConfig
+from potstill.config import EndpointConfig, PotstillConfig, TransformerConfig
 from potstill.console import print_line, warn
 from potstill.data import Corpus, Examples
 from potstill.data.columns import listed
@@ -225,8 +225,13 @@ def check_distillation(config: PotstillConfig, *, with_unlabelled: bool) -> None
     if with_unlabelled and config.distillation.alpha == 1.0:
         problems.append("distillation.alpha: 1 ignores the teacher, and an unlabelled set has no labels; lower it")
     if config.data.is_multi_label:
-        if not isinstance(config.teacher, TransformerConfig):
-            problems.append(f"teacher.kind: where texts have several labels, no {config.teacher.kind!r} can teach yet")
+        if isinstance(config.teacher, EndpointConfig):
+            problems.append(
+                "teacher.kind: where texts have several labels, no server can teach yet; tune a teacher, or name a file "
+                "with a column of probabilities for each class"
+            )
+        if getattr(config.teacher, "min_confidence", 0):
+            problems.append("teacher.min_confidence: it is not for texts with several labels; leave it out")
         if config.distillation.teachers == "average":
             problems.append("distillation.teachers: `average` is not for texts with several labels yet; choose `best`")
     if config.student.embedding_init == "teacher" and getattr(config.teacher, "random_init", False):

@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from potstill.errors import ArtifactError
+from potstill.errors import ArtifactError, UnpromisedError
 from potstill.predict.decision import confidence
 
 RISK: Final = 0.05
@@ -81,7 +81,7 @@ class ValidationAnswers:
                 the validation texts (see `_surest`).
 
         Raises:
-            ArtifactError: No threshold promises `max_error`.
+            UnpromisedError: No threshold promises `max_error`.
             ValueError: Not one of both is given, or it is out of its range.
         """
         if (coverage is None) == (max_error is None):
@@ -102,7 +102,7 @@ class ValidationAnswers:
             shares = (percent / 100 for percent in range(math.floor(100 * max_error) + 1, 100))
             possible = next((share for share in shares if _surest(ends, errors, share) is not None), None)
             least = "" if possible is None else f"; the smallest possible one is about {possible:.2f}"
-            raise ArtifactError(
+            raise UnpromisedError(
                 f"expected a max_error that {len(self):,} validation texts can promise ({len(self.wrong):,} of them "
                 f"answered wrongly), found {max_error:g}{least}\n  what to do: raise --max-error, use --coverage "
                 "instead, or train with more validation texts"

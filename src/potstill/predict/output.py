@@ -51,6 +51,8 @@ class Writing:
     """Where prediction sets are written, the least probability of a class in them."""
     with_probabilities: bool = False
     """Whether to write the probability of every class, not of the answer alone."""
+    top_k: int | None = None
+    """Of how many classes, the most probable ones, the probabilities are written, in CSV as JSON."""
     columns: tuple[str, ...] = ()
     """Other columns of the input that are kept; in JSONL every answer has its own."""
     escaped: bool = False
@@ -95,7 +97,8 @@ class Writing:
                 {self.labels[one]: row[one] for one in np.flatnonzero(chosen).tolist()}
                 for row, chosen in zip(rounded, places, strict=True)
             ]
-            return [named(places, labels), *([] if self.format == "csv" else [shares])]
+            shares = shares if self.top_k is None else self._most_probable(probabilities, rounded)
+            return [named(places, labels), *([shares] if "probabilities" in self._fields else [])]
         unsure = abstains(probabilities, places, self.min_confidence)
         given: list[list[Any]] = [
             named(places, labels, unsure),
@@ -103,11 +106,21 @@ class Writing:
         ]
         if self.min_set_probability is not None:
             given.append(prediction_sets(probabilities, labels, self.min_set_probability))
+        if self.top_k is not None:
+            given.append(self._most_probable(probabilities, rounded))
         return given
+
+    def _most_probable(
+        self, probabilities: npt.NDArray[np.float32], rounded: list[list[float]]
+    ) -> list[dict[str, float]]:
+        """Return the most probable classes of each text with their probabilities, in descending order."""
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, : self.top_k].tolist()
+        return [{self.labels[one]: row[one] for one in first} for row, first in zip(rounded, order, strict=True)]
 
     def describe(self) -> str:
         """Return what is written beside labels and their probabilities, as a resumed task has to."""
         parts = " with all probabilities" if self.with_probabilities else ""
+        parts += "" if self.top_k is None else f" with the first {self.top_k} probabilities"
         parts += "" if self.min_confidence is None else f", labels from {self.min_confidence} on"
         return parts + ("" if self.min_set_probability is None else f", sets from {self.min_set_probability} on")
 
@@ -117,6 +130,8 @@ class Writing:
         answer: tuple[str, ...] = ("label", "probability", *possible)
         if isinstance(self.threshold, tuple):
             answer = ("labels",) if self.format == "csv" else ("labels", "probabilities")
+        if self.top_k is not None and "probabilities" not in answer:
+            answer = (*answer, "probabilities")
         return ("line", "text", *(("pair",) if self.in_pairs else ()), *answer)
 
     def _record(self, text: Text, row: list[float], given: tuple[object, ...]) -> tuple[object, ...]:

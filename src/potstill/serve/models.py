@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from potstill.errors import ServeError
+from potstill.errors import ServeError, UnpromisedError
 from potstill.predict import Classifier
 from potstill.predict.decision import Threshold, typed_labels
 from potstill.predict.directory import LabelType, find_student, is_student, is_teacher, student_roles
@@ -31,6 +32,7 @@ Answer = tuple[npt.NDArray[np.float32], Sequence[bool | None]]
 
 Kind = Literal["student", "teacher"]
 
+_logger = logging.getLogger("potstill.serve")
 _WARM_UP: Final = "A first text, so that no client waits for what happens once."
 
 
@@ -132,17 +134,25 @@ def open_models(
     """Load all models and let each answer once; students compute with `threads` threads a call.
 
     `runtime` makes the settings of where teachers compute; it needs their packages, and is called for them alone. With
-    `coverage` or `max_error` students abstain, see `Classifier.load`; teachers answer all texts.
+    `coverage` or `max_error` students abstain, see `Classifier.load`; teachers answer all texts. Of several models, a
+    student that can't promise `max_error` is left out, which the log says.
 
     Raises:
-        PotstillError: One is incomplete or damaged, or its packages are missing.
+        PotstillError: One is incomplete or damaged, or its packages are missing; or no student promises `max_error`.
     """
-    models = [
-        _teacher(name, directory, runtime())
-        if is_teacher(directory)
-        else _student(name, directory, threads, coverage, max_error)
-        for name, directory in directories.items()
-    ]
+    models: list[ServedModel] = []
+    refused: UnpromisedError | None = None
+    for name, directory in directories.items():
+        if is_teacher(directory):
+            models.append(_teacher(name, directory, runtime()))
+            continue
+        try:
+            models.append(_student(name, directory, threads, coverage, max_error))
+        except UnpromisedError as error:
+            refused = error
+            _logger.warning("%s is not served: %s", name, error)
+    if refused is not None and not any(model.kind == "student" for model in models):
+        raise refused
     for model in models:
         model.warm_up()
     return models

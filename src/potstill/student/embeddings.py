@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from potstill.config import PotstillConfig
+from potstill.console import print_line
 from potstill.errors import ConfigError
 from potstill.teacher.backbone.sources import load_config, load_embeddings, load_tokenizer, outline
 from potstill.teacher.backbone.vocabulary import LEAVE_OUT, MEND, check_vocabulary
@@ -45,7 +46,7 @@ def teacher_embeddings(
 
     Raises:
         SourceError: Backbone or tokenizer can't be found or reached.
-        ConfigError: The tokenizer has tokens that the backbone does not know, or has fewer than `size` dimensions.
+        ConfigError: The tokenizer has tokens that the backbone does not know.
     """
     table = load_embeddings(backbone)  # (teacher's vocabulary, width)
     teacher = load_tokenizer(teacher_tokenizer)
@@ -73,11 +74,12 @@ def check_embeddings(config: PotstillConfig) -> None:
         size: int = getattr(config.student, "embedding_size", 0)
         table = outline(load_config(backbone)).get_input_embeddings()
         if size > (width := table.get_parameter("weight").shape[1]):
-            raise ConfigError([_too_wide(f"{width}, the dimensions of the teacher's embeddings", size)])
-
-
-def _too_wide(most: str, size: int) -> str:
-    return f"student.embedding_size: expected at most {most}, found {size}; lower it, or choose embedding_init: random"
+            raise ConfigError(
+                [
+                    f"student.embedding_size: expected at most {width}, the dimensions of the teacher's embeddings, found "
+                    f"{size}; lower it, or choose embedding_init: random"
+                ]
+            )
 
 
 def teacher_pieces(tokenizer: Tokenizer, teacher: PreTrainedTokenizerBase) -> dict[int, list[int]]:
@@ -125,23 +127,27 @@ def principal_components(embeddings: Tensor, weights: Tensor, size: int) -> Tens
     be used. (Perplexity of CoLA's validation split after three epochs of pretraining, 128 components of
     SmolLM2-135M's: 161; without weights 190; at the language model's scale 238; from a random start 352.)
 
+    Of few texts, the tokens may have fewer components: the columns that are left are 0, to be learnt.
+
     Returns:
         Of embeddings (tokens, width) and weights (tokens,): (tokens, size), float32, the component of the largest
         variance first.
-
-    Raises:
-        ConfigError: They have fewer components.
     """
     rows, shares = embeddings.double(), (weights / weights.sum().clamp(min=1)).double().unsqueeze(1)
     centred = rows - (shares * rows).sum(dim=0)
     # Squared singular values and right singular vectors, in ascending order, without the left ones, which are many.
     variances, directions = torch.linalg.eigh(centred.T @ (shares * centred))  # (width,), (width, width)
     rank = int((variances > _NOISE * variances[-1]).sum())
-    if size > rank:
-        raise ConfigError([_too_wide(f"{rank}, the dimensions of the teacher's embeddings of these tokens", size)])
-    scale = variances[-size:].mean().sqrt()
-    reduced: Tensor = centred @ directions[:, -size:].flip(1) / scale
-    return reduced.float()
+    kept = min(rank, size)
+    if kept < size:
+        print_line(
+            f"the teacher's embeddings of {int((weights > 0).sum()):,} tokens have {kept} dimensions: the other "
+            f"{size - kept} of the student's begin at 0"
+        )
+    first = len(variances) - kept
+    scale = (variances[first:].sum() / size).sqrt().clamp(min=torch.finfo(torch.float64).tiny)
+    reduced: Tensor = centred @ directions[:, first:].flip(1) / scale
+    return torch.nn.functional.pad(reduced, (0, size - kept)).float()
 
 
 def _spellings(tokenizer: Tokenizer) -> dict[int, bytes]:

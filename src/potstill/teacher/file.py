@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
+from scipy.special import expit, logit, softmax
 
 from potstill.config import DataConfig, FileConfig, PotstillConfig, TeacherConfig
 from potstill.console import warn
@@ -17,7 +19,9 @@ from potstill.data import Corpus, Examples
 from potstill.data.columns import listed
 from potstill.data.formats import SUFFIXES, read_records
 from potstill.data.labels import label_key
+from potstill.data.readers import several_labels
 from potstill.errors import DataError
+from potstill.evaluation.calibration import fit_thresholds
 from potstill.predict.files import inner_suffix
 from potstill.store.checksums import digest
 from potstill.teacher.untuned import LEAST, UntunedTeacher
@@ -26,6 +30,8 @@ from potstill.training.base import FitResult
 Item = tuple[str, str | None]
 _SLACK = 0.02
 """How far from 1 the sum of rounded probabilities may be."""
+_SHOWN = 6
+"""Numbers of a row that a message shows."""
 _OURS = "probability"
 """What `potstill predict` calls the columns of its answers: this, or this with the class."""
 _NO_NUMBERS = "give every text one probability of each class, between 0 and 1, which add up to 1"
@@ -50,6 +56,7 @@ class FileTeacher(UntunedTeacher):
         """
         self.config, self.label_names, self.in_pairs = settings, label_names, data.pair_column is not None
         self.backbone = self.tokenizer_name = settings.backbone
+        self.threshold = (0.5,) * len(label_names) if data.is_multi_label else None
         path, text = Path(settings.file), [data.text_column, *([data.pair_column] if data.pair_column else [])]
         table = _read(path, data)
         certain = settings.confidence_column if settings.confidence_column in table else _OURS
@@ -59,9 +66,10 @@ class FileTeacher(UntunedTeacher):
         if not lacking:
             ordered = (classes[place] for place in range(len(label_names)))
             numbers = np.array([_numbers(path, name, table[name]) for name in ordered])
-            rows = _log_probabilities(path, numbers.T, settings.values)
+            rows = (_log_odds if data.is_multi_label else _log_probabilities)(path, numbers.T, settings.values)
         elif certain in table and data.label_column in table:
-            rows = self._from_labels(path, table[data.label_column], certain, table[certain])
+            from_labels = self._from_lists if data.is_multi_label else self._from_labels
+            rows = from_labels(path, data, table[data.label_column], certain, table[certain])
         else:
             raise _error(
                 path,
@@ -72,25 +80,25 @@ class FileTeacher(UntunedTeacher):
         seconds: list[str] | list[None] = columns_of_text[1] if self.in_pairs else [None] * len(columns_of_text[0])
         items: list[Item] = list(zip(columns_of_text[0], seconds, strict=True))
         self._places: dict[Item, int] = {item: place for place, item in enumerate(dict.fromkeys(items))}
-        self._rows = self._averaged(rows, np.array([self._places[item] for item in items], dtype=np.int64))
+        places = np.array([self._places[item] for item in items], dtype=np.int64)
+        if data.is_multi_label:
+            self._rows = self._together(rows, places, is_mean=not lacking)
+        else:
+            self._rows = self._averaged(rows, places)
         self._key = digest(
             [*label_names, *(part or "" for item in self._places for part in item), self._rows.tobytes()]
         )
 
-    def _from_labels(self, path: Path, labels: list[Any], column: str, values: list[Any]) -> NDArray[np.float32]:
+    def _from_labels(
+        self, path: Path, _: DataConfig, labels: list[Any], column: str, values: list[Any]
+    ) -> NDArray[np.float32]:
         """Make log-probabilities of labels and how certain each is, (rows, classes); NaN where it is too uncertain."""
         place_of = _places_of(self.label_names)
         places = np.array([place_of(label) for label in labels])
         if unknown := sorted({str(label) for label, place in zip(labels, places, strict=True) if place < 0}):
             classes = f"expected the classes {listed(self.label_names)}, found {listed(unknown)}"
             raise _error(path, classes, "correct the labels, or leave these rows out")
-        certain = _numbers(path, column, values)
-        if not (certain.min() >= 0 and certain.max() <= 1):
-            raise _error(
-                path,
-                f"column {column!r} holds values that are not between 0 and 1",
-                "divide percentages by 100; how certain a label is has to be its probability",
-            )
+        certain = _shares(path, column, values)
         if low := int((certain < 1 / len(self.label_names)).sum()):
             warn(f"{path}: {low:,} labels are less certain than any other class would be; they count as other answers")
         others = (1 - certain) / (len(self.label_names) - 1)
@@ -99,6 +107,38 @@ class FileTeacher(UntunedTeacher):
         rows = _log_probabilities(path, numbers, "probabilities")
         rows[certain < self.config.min_confidence] = np.nan
         return rows
+
+    def _from_lists(
+        self, path: Path, data: DataConfig, labels: list[Any], column: str, values: list[Any]
+    ) -> NDArray[np.float32]:
+        """Make log-odds of the labels in each row and how certain each, or all of them, are, (rows, classes).
+
+        A class that no row of a text names has a probability of 0.
+        """
+        place_of = _places_of(self.label_names)
+        rows = [several_labels(value, data, path, number) for number, value in enumerate(labels, start=1)]
+        given = [_listed_values(value, data.label_separator) for value in values]
+        numbers = np.zeros((len(rows), len(self.label_names)))
+        for number, (names, certain) in enumerate(zip(rows, given, strict=True)):
+            if len(certain) not in (1, len(names)) and names:
+                found = f"row {number + 1:,} has {len(names)} labels, and {len(certain)} values in {column!r}"
+                raise _error(path, found, "give one for each label, or one for all")
+            if unknown := [name for name in names if place_of(name) < 0]:
+                classes = f"expected the classes {listed(self.label_names)}, found {listed(unknown)}"
+                raise _error(path, classes, "correct the labels, or leave these rows out")
+            if names:
+                numbers[number, [place_of(name) for name in names]] = _shares(path, column, certain)
+        return _log_odds(path, numbers, "probabilities")
+
+    def _together(
+        self, rows: NDArray[np.float32], places: NDArray[np.int64], *, is_mean: bool
+    ) -> NDArray[np.float32]:
+        """Make one row of those of each text, (texts, classes): the mean probabilities, or the largest of each class."""
+        shares = np.zeros((len(self._places), rows.shape[1]))
+        (np.add if is_mean else np.maximum).at(shares, places, expit(rows.astype(np.float64)))
+        if is_mean:
+            shares /= np.bincount(places, minlength=len(shares))[:, None]
+        return logit(shares.clip(LEAST, 1 - LEAST)).astype(np.float32)
 
     def _averaged(self, rows: NDArray[np.float32], places: NDArray[np.int64]) -> NDArray[np.float32]:
         """Average the rows of each text, and replace answers that are too uncertain by NaN, (texts, classes)."""
@@ -142,6 +182,10 @@ class FileTeacher(UntunedTeacher):
         teacher = cls(config.teacher, config.data, corpus.label_names)
         if not teacher.survey(corpus):
             warn(f"{config.teacher.file} answers no training text; texts have to be the same to the letter")
+        if corpus.is_multi_label:
+            logits = teacher.logits(corpus.validation)
+            if (known := np.isfinite(logits).all(axis=1)).any():
+                teacher.threshold = fit_thresholds(logits[known], corpus.validation.labels[known])
         return teacher, None
 
     @classmethod
@@ -198,6 +242,45 @@ def _numbers(path: Path, column: str, values: list[Any]) -> NDArray[np.float64]:
     return numbers
 
 
+def _shares(path: Path, column: str, values: list[Any]) -> NDArray[np.float64]:
+    """Return a column of numbers between 0 and 1, (rows,)."""
+    shares = _numbers(path, column, values)
+    if not (shares.min() >= 0 and shares.max() <= 1):
+        raise _error(
+            path,
+            f"column {column!r} holds values that are not between 0 and 1",
+            "divide percentages by 100; how certain a label is has to be its probability",
+        )
+    return shares
+
+
+def _listed_values(value: Any, separator: str | None) -> list[Any]:
+    """Return the values in a list, or between separators, or the only one."""
+    if isinstance(value, str) and value.strip().startswith("["):
+        with suppress(ValueError):
+            value = json.loads(value)
+    if isinstance(value, str) and separator is not None:
+        value = value.split(separator)
+    return value if isinstance(value, list) else [value]
+
+
+def _log_odds(path: Path, numbers: NDArray[np.float64], kind: str) -> NDArray[np.float32]:
+    """Check the probability of each class by itself, (rows, classes), and return the logits of their sigmoids."""
+    if kind == "logits":
+        return numbers.astype(np.float32)
+    wrong = ((numbers < 0) | (numbers > 1)).any(axis=1)
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise _error(
+            path,
+            f"{int(wrong.sum()):,} rows hold no probabilities, the first in row {row + 1:,}: "
+            + ", ".join(f"{number:g}" for number in numbers[row, :_SHOWN]),
+            "give every text the probability of each class by itself, between 0 and 1; if these are logits, say so in "
+            "a file of settings: teacher.values: logits",
+        )
+    return logit(numbers.clip(LEAST, 1 - LEAST)).astype(np.float32)
+
+
 def _log_probabilities(path: Path, numbers: NDArray[np.float64], kind: str) -> NDArray[np.float32]:
     """Check a file's numbers, (rows, classes), and return logits: logarithms of probabilities, or the logits given."""
     if kind == "logits":
@@ -205,7 +288,7 @@ def _log_probabilities(path: Path, numbers: NDArray[np.float64], kind: str) -> N
     wrong = (numbers < 0).any(axis=1) | (np.abs(numbers.sum(axis=1) - 1) > _SLACK)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        found = ", ".join(f"{number:g}" for number in numbers[row, :6])
+        found = ", ".join(f"{number:g}" for number in numbers[row, :_SHOWN])
         raise _error(
             path,
             f"{int(wrong.sum()):,} rows hold no probabilities, the first in row {row + 1:,}: {found}",

@@ -11,6 +11,8 @@ from scipy.special import softmax
 from potstill.config import TeacherConfig, UntunedConfig
 from potstill.console import print_line
 from potstill.data import UNLABELLED, Corpus
+from potstill.data.encoded import correct
+from potstill.predict.decision import predict_class, probabilities_of
 from potstill.teacher.base import Teacher
 
 LEAST: Final = 1e-9
@@ -37,7 +39,8 @@ class UntunedTeacher(Teacher):
         counts = [f"{int(has.sum()):,} of {len(has):,} {name}" for name, has in zip(parts, has_answer, strict=True)]
         self.coverage = f"it answers {', '.join(counts)} texts"
         if has_answer[1].any() and not corpus.labels_by_teacher:
-            right = given[1].argmax(axis=1) == corpus.validation.labels
+            answers = predict_class(probabilities_of(given[1], threshold=self.threshold), self.threshold)
+            right = correct(corpus.validation.labels, answers)
             self.coverage += (
                 f"; {right[has_answer[1]].mean():.1%} of its answers to validation texts agree with the labels"
             )

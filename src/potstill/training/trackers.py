@@ -7,21 +7,37 @@ their servers and keys as those packages do, by environment variables.
 from __future__ import annotations
 
 import os
+import uuid
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from types import TracebackType
+from typing import Any, ClassVar, Final, Literal
 
 from potstill.console import warn
 from potstill.errors import ConfigError, MissingExtraError
+from potstill.store.atomic import write_text
 from potstill.store.checksums import digest
 from potstill.training.base import Callback, Record
 from potstill.training.fit import Trainer
 
 _PROJECT: Final = "potstill"
 """The MLflow experiment or W&B project, unless the environment names another."""
+
+
+_KEY_FILE: Final = "tracker-key"
+"""Beside the model: what names its training to trackers, so that another one in the same place is another run."""
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+def _key_of(directory: Path) -> str:
+    """Return the key of the trainings in a directory, made at the first call."""
+    file = directory / _KEY_FILE
+    if not file.is_file():
+        write_text(file, uuid.uuid4().hex)
+    return file.read_text(encoding="utf-8")
 
 
 class Tracker(Callback):
@@ -39,9 +55,9 @@ class Tracker(Callback):
     def on_fit_begin(self, trainer: Trainer) -> None:
         """Begin, or go on after an interruption, for which the epochs before it are handed on again."""
         title = trainer.context.title
-        key = digest([str(self._directory.resolve()), title])[:16]  # the same when the training is resumed
+        key = digest([_key_of(self._directory), title])[:16]  # the same when the training is resumed
         self._open(title, key, trainer.context.config.model_dump(mode="json"))
-        trainer.stack.callback(self._close)
+        trainer.stack.push(self._end)
         for record in trainer.history:
             self.on_epoch(trainer, record)
 
@@ -53,6 +69,10 @@ class Tracker(Callback):
         except Exception as error:  # of any kind: a server that is away must not end a training
             warn(f"{self.package} did not take epoch {record['epoch']} of {trainer.context.title}: {error}")
 
+    def _end(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        stopped = isinstance(error, KeyboardInterrupt)  # Ctrl-C and SIGTERM
+        self._close("KILLED" if stopped else "FINISHED" if error is None else "FAILED")
+
     @abstractmethod
     def _open(self, title: str, key: str, settings: dict[str, Any]) -> None:
         """Begin to track a training; `key` is that of the same training after an interruption."""
@@ -62,8 +82,8 @@ class Tracker(Callback):
         """Note the numbers of an epoch."""
 
     @abstractmethod
-    def _close(self) -> None:
-        """End, in whatever way the training ended."""
+    def _close(self, status: Status) -> None:
+        """End, as the training ended."""
 
 
 class TensorBoard(Tracker):
@@ -83,7 +103,7 @@ class TensorBoard(Tracker):
             self._writer.add_scalar(name, value, epoch)
         self._writer.flush()
 
-    def _close(self) -> None:
+    def _close(self, status: Status) -> None:
         self._writer.close()
 
 
@@ -116,8 +136,8 @@ class MLflow(Tracker):
         for name, value in values.items():
             self._client.log_metric(self._run, name, value, step=epoch)
 
-    def _close(self) -> None:
-        self._client.set_terminated(self._run)
+    def _close(self, status: Status) -> None:
+        self._client.set_terminated(self._run, status)
 
 
 class WandB(Tracker):
@@ -143,8 +163,8 @@ class WandB(Tracker):
     def _log(self, epoch: int, values: dict[str, float]) -> None:
         self._run.log(values, step=epoch)
 
-    def _close(self) -> None:
-        self._run.finish()
+    def _close(self, status: Status) -> None:
+        self._run.finish(exit_code=0 if status == "FINISHED" else 1)
 
 
 TRACKERS: Final[dict[str, type[Tracker]]] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WandB}
