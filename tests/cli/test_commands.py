@@ -300,6 +300,15 @@ def test_evaluate_scores_the_answers_of_students_that_abstain(run_directory, cap
     assert capsys.readouterr().out.count("% of the texts (those of which it is at least ") == len(models) - 1
 
 
+def test_students_that_can_not_promise_an_error_end_no_evaluation(run_directory, capsys):
+    assert potstill("evaluate", run_directory, "--max-error", "0.001", "--json") == 0
+    printed = capsys.readouterr()
+    assert "can promise" in printed.err
+    assert "it answers all texts here" in printed.err
+    assert not any("selective" in model for model in json.loads(printed.out)["models"])
+    assert potstill("evaluate", run_directory / "baseline" / "seed-0", "--max-error", "0.001") == 1
+
+
 def test_evaluate_compares_models_over_their_seeds(run_directory, tmp_path, capsys):
     runs = [shutil.copytree(run_directory / role, tmp_path / role) for role in ("baseline", "distilled")]
     for run in runs:

@@ -480,3 +480,15 @@ def test_student_saved_again_during_loading_is_refused(student, tmp_path, monkey
     monkeypatch.setattr(Classifier, "load", saved_meanwhile)
     assert potstill("predict", model, "--text", "the cat") == 1
     assert "was saved again while it was read" in capsys.readouterr().err
+
+
+def test_the_most_probable_classes_are_written(student, capsys):
+    assert potstill("predict", student, "--text", "the cat", "--top-k", "1") == 0
+    (answer,) = answers(capsys.readouterr().out)
+    assert answer["probabilities"] == {answer["label"]: answer["probability"]}
+    assert potstill("predict", student, "--text", "the cat", "--top-k", "5", "--output-format", "csv") == 0
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    found = json.loads(row["probabilities"])
+    assert (next(iter(found)), sorted(found)) == (row["label"], ["no", "yes"])
+    assert potstill("predict", student, "--text", "the cat", "--top-k", "1", "--probabilities") == 2
+    assert "give either --probabilities or --top-k" in capsys.readouterr().err

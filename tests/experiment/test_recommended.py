@@ -1,6 +1,7 @@
 """The n-gram student beside the recurrent one, and the choice of the student to use."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,8 @@ import potstill
 from potstill.config import PotstillConfig
 from potstill.evaluation import Summary
 from potstill.predict.directory import find_student, student_roles
-from potstill.report import findings
+from potstill.report import findings, read_summary
+from potstill.store.checksums import verify
 from potstill.student.ngram import NgramConfig
 from potstill.student.saved import load_network
 
@@ -115,3 +117,19 @@ def test_summary_decides_which_student_of_a_run_is_used(finished):
     summary, directory = finished
     assert student_roles(directory)[0] == summary.recommended_role
     assert find_student(directory).parent.name == summary.recommended_role
+
+
+def test_another_limit_only_chooses_again(config, finished, tmp_path, capsys):
+    summary, directory = finished
+    run = shutil.copytree(directory, tmp_path / "run")
+    between = (summary.of("ngram")[0].bytes_on_disk + summary.of("distilled")[0].bytes_on_disk) / 2e6
+    limited = config.model_copy(update={"student": config.student.model_copy(update={"max_size": between})})
+    capsys.readouterr()
+    chosen, same = potstill.run(limited, run)
+    printed = capsys.readouterr().err
+    assert "with other limits, only the student to use is chosen again" in printed
+    assert "epoch" not in printed
+    assert (same, chosen.recommended_role, read_summary(run).recommended_role) == (run, "ngram", "ngram")
+    potstill.run(limited, run)
+    assert "finished before" in capsys.readouterr().err
+    verify(run)

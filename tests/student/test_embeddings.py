@@ -145,12 +145,14 @@ def test_the_components_are_those_of_a_weighted_singular_value_decomposition():
     np.testing.assert_allclose(np.abs(np.sqrt(weights)[:, None] * found), np.abs(expected), rtol=1e-4, atol=1e-5)
 
 
-def test_more_components_than_dimensions_are_refused():
+def test_columns_beyond_the_dimensions_of_few_tokens_begin_at_zero(capsys):
     flat = embeddings(width=6)
     flat[:, 4:] = flat[:, :2] @ torch.tensor([[1.0, 2.0], [-0.5, 3.0]])
     weights = torch.ones(40)
-    assert principal_components(flat, weights, 4).shape == (40, 4)
-    with pytest.raises(ConfigError, match=r"student\.embedding_size: expected at most 4, .* found 5; lower it, or"):
-        principal_components(flat, weights, 5)
-    with pytest.raises(ConfigError, match="expected at most 0,"):  # the teacher can read nothing of what is read
-        principal_components(flat, torch.zeros(40), 1)
+    whole, wider = principal_components(flat, weights, 4), principal_components(flat, weights, 5)
+    assert "of 40 tokens have 4 dimensions: the other 1 of the student's begin at 0" in capsys.readouterr().err
+    assert not wider[:, 4].any()
+    torch.testing.assert_close(torch.pdist(wider) / torch.pdist(whole), torch.full((780,), (5 / 4) ** 0.5))
+    assert float(wider.square().mean()) == pytest.approx(1.0, rel=1e-5)
+    nothing = principal_components(flat, torch.zeros(40), 2)  # the teacher can read nothing of what is read
+    assert nothing.tolist() == [[0.0, 0.0]] * 40

@@ -19,6 +19,7 @@ from potstill.errors import DataError
 from potstill.evaluation.measure import measure
 from potstill.experiment.stages import distill, finetune
 from potstill.predict import Classifier
+from potstill.predict.decision import sigmoid
 from potstill.store.atomic import read_json
 from potstill.teacher.file import FileConfig, FileTeacher
 
@@ -221,6 +222,64 @@ def test_a_set_without_any_answer_is_saved_and_read(tmp_path):
     labelled.save(tmp_path / "unlabelled.parquet")
     found = UnlabelledSet.load(tmp_path)
     assert (len(found), found.logits.shape, found.dropped) == (0, (0, 3), {"unanswered": 2})
+
+
+@pytest.mark.parametrize(
+    ("content", "settings"),
+    [
+        ("text,bad,good\nx,0.75,0.5\nx,0.25,0.5\ny,0,1\n", {}),
+        ("text,label,confidence\nx,bad,0.5\nx,good,0.5\ny,good,1\n", {"multi_label": True}),
+        ("text,label,confidence\nx,bad|good,0.5\ny,good,1\n", {}),
+        ("text,label,confidence\nx,\"['bad', 'good']\",\"[0.5, 0.5]\"\ny,good,1\n", {"multi_label": True}),
+    ],
+)
+def test_each_class_of_several_has_a_probability_of_its_own(tmp_path, content, settings):
+    data = DataConfig(**(settings or {"label_separator": "|"}))
+    (tmp_path / "answers.csv").write_text(content)
+    teacher = FileTeacher(FileConfig(file=str(tmp_path / "answers.csv")), data, CLASSES)
+    found = teacher.logits(Examples(("x", "y", "z"), np.full((3, 2), UNLABELLED)))
+    np.testing.assert_allclose(sigmoid(found[:2]), [[0.5, 0.5], [0, 1]], atol=1e-6)
+    assert np.isnan(found[2]).all()
+    assert teacher.threshold == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("text,bad,good\nx,0.75,1.5\n", "1 rows hold no probabilities, the first in row 1: 0.75, 1.5"),
+        ("text,label,confidence\nx,bad|good,0.5|0.2|0.1\n", "row 1 has 2 labels, and 3 values in 'confidence'"),
+        ("text,label,confidence\nx,bad|ugly,0.5\n", "found 'ugly'"),
+        ("text,label,confidence\nx,bad,50\n", "not between 0 and 1"),
+    ],
+)
+def test_what_says_nothing_of_several_labels_is_refused(tmp_path, content, problem):
+    (tmp_path / "answers.csv").write_text(content)
+    with pytest.raises(DataError, match=problem):
+        FileTeacher(FileConfig(file=str(tmp_path / "answers.csv")), DataConfig(label_separator="|"), CLASSES)
+
+
+def test_a_file_teaches_texts_with_several_labels(tmp_path, capsys):
+    words = {"red": "a", "blue": "b"}
+    texts = [f"{'red' * (n % 2)} {'blue' * (n % 3 == 0)} text {n}" for n in range(60)]
+    labels = [[label for word, label in words.items() if word in text] for text in texts]
+    data, answers = ["text,label"], ["text,a,b"]
+    for text, names in zip(texts, labels, strict=True):
+        data.append(f"{text},{'|'.join(names)}")
+        answers.append(",".join([text, *(str(0.9 if name in names else 0.1) for name in words.values())]))
+    for name, rows in (("data.csv", data), ("answers.csv", answers)):
+        (tmp_path / name).write_text("\n".join(rows))
+    config = tmp_path / "tiny.yaml"
+    config.write_text(
+        "student: {embedding_size: 4, hidden_size: 4, vocab_size: 300, ngram_size: 4, ngram_buckets: 256, seeds: [0], "
+        "embedding_init: random, training: {epochs: 2}}"
+    )
+    given = ("--config", config, "--label-separator", "|", "--teacher", tmp_path / "answers.csv")
+    assert potstill("run", tmp_path / "data.csv", *given, "--out", tmp_path / "run") == 0
+    assert "100.0% of its answers to validation texts agree with the labels" in capsys.readouterr().err
+    teacher = next(one for one in read_json(tmp_path / "run" / "summary.json")["models"] if one["role"] == "teacher")
+    assert teacher["metrics"]["accuracy"] == 1.0
+    assert potstill("run", tmp_path / "data.csv", *given, "--teacher-min-confidence", "0.5") == 1
+    assert "teacher.min_confidence: it is not for texts with several labels" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Trackers get settings and every epoch of a training, after an interruption too; tried with their local back ends."""
 
 import json
+import shutil
 
 import pytest
 
@@ -80,12 +81,22 @@ def test_resumed_training_goes_on_in_the_same_run(config, tmp_path, mlflow_clien
     monkeypatch.setattr(trackers.MLflow, "_log", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(config, "mlflow", tmp_path / "model")
+    (run,) = mlflow_client.search_runs([mlflow_client.get_experiment_by_name("potstill").experiment_id])
+    assert run.info.status == "KILLED"
     monkeypatch.setattr(trackers.MLflow, "_log", log)
     trained = train(config, "mlflow", tmp_path / "model")
     (run,) = mlflow_client.search_runs([mlflow_client.get_experiment_by_name("potstill").experiment_id])
     found = {metric.step: metric.value for metric in mlflow_client.get_metric_history(run.info.run_id, "train_loss")}
     assert found == pytest.approx(losses(trained))
     assert len(found) == EPOCHS
+
+
+def test_training_that_is_begun_again_is_another_run(config, tmp_path, mlflow_client):
+    for _ in range(2):
+        train(config, "mlflow", tmp_path / "model")
+        shutil.rmtree(tmp_path / "model")
+    runs = mlflow_client.search_runs([mlflow_client.get_experiment_by_name("potstill").experiment_id])
+    assert [run.info.status for run in runs] == ["FINISHED"] * 2
 
 
 def records(log):

@@ -28,6 +28,7 @@ _SHOWN_CLASSES = 10
 """Classes of which texts are shown: a screenful."""
 _SHOWN_CHARACTERS = 300
 """Of each of these texts."""
+_UNLIKELY = "labels that a linear model would not give"
 _SHOWN_LABELS = 10
 """Suspicious labels that are shown."""
 
@@ -180,7 +181,9 @@ def _show_classes(corpus: Corpus, parts: Mapping[str, Examples], show: int, cons
         console.print(f"\nand {numbered(corpus.num_classes - _SHOWN_CLASSES, 'more class', 'more classes')}")
     for part_name, count in zip(parts, counts, strict=True):
         if absent := [name for name, number in zip(corpus.label_names, count, strict=True) if number == 0]:
-            console.print(f"\nnot in the {part_name} part, too few examples: {', '.join(absent)}")
+            names = ", ".join(absent[:_SHOWN_CLASSES])
+            more = f" and {len(absent) - _SHOWN_CLASSES:,} more" if len(absent) > _SHOWN_CLASSES else ""
+            console.print(f"\nnot in the {part_name} split, too few examples: {names}{more}", soft_wrap=True)
 
 
 def _fix(config: PotstillConfig, cleaned: Path, given: list[object]) -> tuple[PotstillConfig, list[object]]:
@@ -207,9 +210,12 @@ def _show_suspicious(corpus: Corpus, console: SafeConsole) -> None:
         return
     everything = corpus.everything
     places, probabilities = suspicious_labels(everything)
+    if not len(places):
+        console.print(f"  {_UNLIKELY}: not searched, since too few classes have enough texts")
+        return
     labels, others = everything.labels[places], probabilities.argmax(axis=1)
     found = np.flatnonzero(others != labels)
-    title = f"labels that a linear model would not give: {len(found):,} of {len(places):,}"
+    title = f"{_UNLIKELY}: {len(found):,} of {len(places):,}"
     console.print(f"  {title}{', the most suspicious:' if len(found) else ''}", soft_wrap=True)
     for rank in found[:_SHOWN_LABELS]:
         text = " | ".join(map(in_one_line, filter(None, everything.items[places[rank]])))[:100]

@@ -149,7 +149,9 @@ def serve(
     if host not in _LOOPBACK and token is None:
         _logger.warning("other machines can reach this server, and it has no token; see --token-file")
     address = "[{}]:{}" if listener.family == socket.AF_INET6 else "{}:{}"
-    _logger.info("serving %s at http://%s", ", ".join(model.name for model in served), address.format(*listener.getsockname()))
+    _logger.info(
+        "serving %s at http://%s", ", ".join(model.name for model in served), address.format(*listener.getsockname())
+    )
     hosts = [] if "*" in allowed_hosts else [name.lower() for name in allowed_hosts]
     if host in _LOOPBACK and not allowed_hosts:
         hosts += _LOOPBACK

@@ -227,8 +227,8 @@ def check_distillation(config: PotstillConfig, *, with_unlabelled: bool) -> None
     if config.data.is_multi_label:
         if isinstance(config.teacher, EndpointConfig):
             problems.append(
-                "teacher.kind: where texts have several labels, no server can teach yet; tune a teacher, or name a file "
-                "with a column of probabilities for each class"
+                "teacher.kind: where texts have several labels, no server can teach yet; tune a teacher, or name a "
+                "file with a column of probabilities for each class"
             )
         if getattr(config.teacher, "min_confidence", 0):
             problems.append("teacher.min_confidence: it is not for texts with several labels; leave it out")

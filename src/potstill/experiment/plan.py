@@ -14,6 +14,7 @@ from potstill.config.presets import PRESETS
 from potstill.data import Corpus
 from potstill.experiment.probe import Speed
 from potstill.experiment.students import workers_for
+from potstill.predict.wording import numbered
 from potstill.student.ngram import NgramConfig
 from potstill.training.deadline import SCORING
 
@@ -263,3 +264,25 @@ def _texts_of_files(config: PotstillConfig, corpus: Corpus) -> int:
     """Estimate the number of unlabelled texts in files by their sizes."""
     size = sum(len(text.encode("utf-8")) for text in corpus.train.all_texts) / len(corpus.train)
     return round(sum(Path(name).stat().st_size for name in config.augment.files) / size)
+
+
+def described(plan: Plan, corpus: Corpus) -> str:
+    """Say what the run is going to do."""
+    config, seeds = plan.config, len(plan.config.student.seeds)
+    augment, teachers = config.augment, len(config.teacher.seeds)
+    more = augment.most_made(in_pairs=corpus.in_pairs)
+    unlabelled = [f"{more:,} more texts at most"] * (more > 0) + [f"the texts of {name}" for name in augment.files]
+    is_tuned = isinstance(config.teacher, TransformerConfig)
+    ngrams = "" if NgramConfig.beside(config.student) is None else f" and {numbered(seeds, 'n-gram student')}"
+    students = f"{numbered(seeds, 'student')}{ngrams}"
+    taught = (
+        f"train {numbered(teachers, 'teacher')} on {len(corpus.train):,} labelled texts"
+        if is_tuned
+        else f"take {config.teacher.describe()} as the teacher",
+        f"let the teacher label {'these' if is_tuned else f'{len(corpus.train):,} texts'}"
+        f"{''.join(f', {one}' for one in unlabelled)}",
+        f"train {students} on labels and answers, and {numbered(seeds, 'baseline')} on labels alone",
+    )
+    alone = (f"train {students} on {len(corpus.train):,} labelled texts, without a teacher",)
+    scored = f"score all, and a linear model, on {numbered(len(corpus.test), 'test text')}"
+    return f"it will {'; '.join((*(taught if plan.with_teacher else alone), scored))}"

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from potstill.evaluation.measure import Measurement, measure, measure_together
 from potstill.experiment.budget import Budget
 from potstill.experiment.labelled import check_distillation, check_teacher, label, label_corpus, label_in_time
 from potstill.experiment.linear import learning_curve, measure_linear_svm, suspicious_cases
-from potstill.experiment.plan import Estimate, Plan, plan_within, resumed
+from potstill.experiment.plan import Estimate, Plan, described, plan_within, resumed
 from potstill.experiment.probe import measure_speed
 from potstill.experiment.record import Trained, TrainingRecord
 from potstill.experiment.run_directory import ENVIRONMENT_FILE, RunSpec, run_directory, with_kept_data
@@ -40,6 +40,7 @@ from potstill.predict.wording import numbered
 from potstill.report import is_reported, read_summary, write_report
 from potstill.report.tables import duration
 from potstill.store.atomic import read_json, write_csv
+from potstill.store.checksums import CHECKSUMS_FILE
 from potstill.student.embeddings import check_embeddings
 from potstill.student.ngram import NgramConfig
 from potstill.student.student import check_tokenizer
@@ -54,6 +55,9 @@ _MOST_UNANSWERED: Final = 0.05
 """Share of the test texts that a scored teacher may leave without an answer: each counts as its usual answer."""
 _LABELLING: Final = "the teacher's probabilities"
 """The step between teachers and students."""
+
+_LIMITS: Final = ("student.max_size", "student.max_latency")
+"""Settings that only choose among trained students."""
 
 Predictions = dict[tuple[Role, int], NDArray[np.int64]]
 
@@ -105,10 +109,17 @@ def run(
         inputs["time limit"] = f"{time_limit:g} s"
         if isinstance(config.teacher, EndpointConfig):
             warn("the time limit leaves out of account how long the server takes, which is not known before")
-    spec = RunSpec("run", name or corpus.name, config, inputs, is_reported, free=("search",))
+
+    def is_finished(directory: Path) -> bool:
+        return is_reported(directory) and _limits(read_summary(directory).config) == _limits(config.model_dump())
+
+    spec = RunSpec("run", name or corpus.name, config, inputs, is_finished, free=("search", *_LIMITS))
     with run_directory(spec, out, restart=restart) as directory:
-        if is_reported(directory):
+        if is_finished(directory):
             return read_summary(directory), directory
+        if is_reported(directory):
+            print_line("all models are trained: with other limits, only the student to use is chosen again")
+            (directory / CHECKSUMS_FILE).unlink()  # the report is unfinished from here on
         config = with_kept_data(config, directory)
         print_line(f"{corpus.name} ({corpus.source}) → {directory}")
         budget = Budget(directory, time_limit, started)
@@ -118,6 +129,11 @@ def run(
             summary, details = _experiment(config, corpus, directory, command, budget)
         write_report(summary, directory, details)
         return summary, directory
+
+
+def _limits(settings: dict[str, Any]) -> list[float | None]:
+    """Return the limits that the student to use has to keep."""
+    return [settings["student"].get(name.partition(".")[2]) for name in _LIMITS]
 
 
 def _experiment(
@@ -243,7 +259,7 @@ def _planned(config: PotstillConfig, corpus: Corpus, budget: Budget, linear_seco
                 speed = replace(measure_speed(config, corpus), linear=linear_seconds)
                 plan = plan_within(config, corpus, speed, budget.limit - budget.used)
         budget.keep(plan)
-    print_line(_described(plan, corpus))
+    print_line(described(plan, corpus))
     beside = "" if isinstance(config.teacher, TransformerConfig) else " beside the teacher"
     print_line(f"in all, that takes about {roughly(plan.estimate.total)} on this machine{beside}")
     if budget.limit is not None and plan.changes:
@@ -318,28 +334,6 @@ def resolved(config: PotstillConfig, corpus: Corpus) -> PotstillConfig:
 def input_keys(teacher: Teacher, unlabelled: UnlabelledSet | None) -> dict[str, str | None]:
     """Return digests of what a student learns from beside the corpus, by name."""
     return {"teacher's weights": teacher.key, "unlabelled set": None if unlabelled is None else unlabelled.texts_key}
-
-
-def _described(plan: Plan, corpus: Corpus) -> str:
-    """Say what the run is going to do."""
-    config, seeds = plan.config, len(plan.config.student.seeds)
-    augment, teachers = config.augment, len(config.teacher.seeds)
-    more = augment.most_made(in_pairs=corpus.in_pairs)
-    unlabelled = [f"{more:,} more texts at most"] * (more > 0) + [f"the texts of {name}" for name in augment.files]
-    is_tuned = isinstance(config.teacher, TransformerConfig)
-    ngrams = "" if NgramConfig.beside(config.student) is None else f" and {numbered(seeds, 'n-gram student')}"
-    students = f"{numbered(seeds, 'student')}{ngrams}"
-    taught = (
-        f"train {numbered(teachers, 'teacher')} on {len(corpus.train):,} labelled texts"
-        if is_tuned
-        else f"take {config.teacher.describe()} as the teacher",
-        f"let the teacher label {'these' if is_tuned else f'{len(corpus.train):,} texts'}"
-        f"{''.join(f', {one}' for one in unlabelled)}",
-        f"train {students} on labels and answers, and {numbered(seeds, 'baseline')} on labels alone",
-    )
-    alone = (f"train {students} on {len(corpus.train):,} labelled texts, without a teacher",)
-    scored = f"score all, and a linear model, on {numbered(len(corpus.test), 'test text')}"
-    return f"it will {'; '.join((*(taught if plan.with_teacher else alone), scored))}"
 
 
 def _place(directory: Path, role: Role, seed: int) -> Path:

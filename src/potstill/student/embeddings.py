@@ -74,12 +74,8 @@ def check_embeddings(config: PotstillConfig) -> None:
         size: int = getattr(config.student, "embedding_size", 0)
         table = outline(load_config(backbone)).get_input_embeddings()
         if size > (width := table.get_parameter("weight").shape[1]):
-            raise ConfigError(
-                [
-                    f"student.embedding_size: expected at most {width}, the dimensions of the teacher's embeddings, found "
-                    f"{size}; lower it, or choose embedding_init: random"
-                ]
-            )
+            problem = f"expected at most {width}, the dimensions of the teacher's embeddings, found {size}"
+            raise ConfigError([f"student.embedding_size: {problem}; lower it, or choose embedding_init: random"])
 
 
 def teacher_pieces(tokenizer: Tokenizer, teacher: PreTrainedTokenizerBase) -> dict[int, list[int]]:

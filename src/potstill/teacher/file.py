@@ -130,15 +130,14 @@ class FileTeacher(UntunedTeacher):
                 numbers[number, [place_of(name) for name in names]] = _shares(path, column, certain)
         return _log_odds(path, numbers, "probabilities")
 
-    def _together(
-        self, rows: NDArray[np.float32], places: NDArray[np.int64], *, is_mean: bool
-    ) -> NDArray[np.float32]:
-        """Make one row of those of each text, (texts, classes): the mean probabilities, or the largest of each class."""
+    def _together(self, rows: NDArray[np.float32], places: NDArray[np.int64], *, is_mean: bool) -> NDArray[np.float32]:
+        """Make one row of those of each text, (texts, classes): their mean probabilities, or the largest of each."""
         shares = np.zeros((len(self._places), rows.shape[1]))
         (np.add if is_mean else np.maximum).at(shares, places, expit(rows.astype(np.float64)))
         if is_mean:
             shares /= np.bincount(places, minlength=len(shares))[:, None]
-        return logit(shares.clip(LEAST, 1 - LEAST)).astype(np.float32)
+        odds: NDArray[np.float32] = logit(shares.clip(LEAST, 1 - LEAST)).astype(np.float32)
+        return odds
 
     def _averaged(self, rows: NDArray[np.float32], places: NDArray[np.int64]) -> NDArray[np.float32]:
         """Average the rows of each text, and replace answers that are too uncertain by NaN, (texts, classes)."""
@@ -278,7 +277,8 @@ def _log_odds(path: Path, numbers: NDArray[np.float64], kind: str) -> NDArray[np
             "give every text the probability of each class by itself, between 0 and 1; if these are logits, say so in "
             "a file of settings: teacher.values: logits",
         )
-    return logit(numbers.clip(LEAST, 1 - LEAST)).astype(np.float32)
+    odds: NDArray[np.float32] = logit(numbers.clip(LEAST, 1 - LEAST)).astype(np.float32)
+    return odds
 
 
 def _log_probabilities(path: Path, numbers: NDArray[np.float64], kind: str) -> NDArray[np.float32]:
