@@ -30,6 +30,8 @@ POOR_RECALL: Final = 0.5
 """With a lower recall, most texts of the class are missed."""
 _COVERAGE: Final = 0.9
 """Share of the texts that are answered in the example of abstention."""
+_FEWEST_OTHERS: Final = 5
+"""With fewer test texts outside the most frequent class, a bootstrap interval of the MCC often reaches down to 0."""
 
 
 def findings(summary: Summary) -> list[str]:
@@ -118,7 +120,14 @@ def _problems(summary: Summary) -> Iterator[str]:
     majority = f'always answering "{summary.data.majority_label}"'
     taught, baselines = summary.ensemble or summary.teacher, summary.of("baseline")
     yield from _rare(summary)
-    if summary.models and all(summary.verdict(model) for model in summary.models):
+    others = round(summary.data.test * (1 - summary.data.majority.accuracy))  # test texts of the other classes
+    if summary.models and all(summary.verdict(model) for model in summary.models) and others < _FEWEST_OTHERS:
+        yield (
+            f"**Problem: too few test texts of other classes.** All but {others:,} of the {summary.data.test:,} are "
+            f'"{summary.data.majority_label}", so that the scores can\'t tell what was learnt. Add labelled texts of '
+            "the other classes, or give a test split with more of them (`--test-data`)."
+        )
+    elif summary.models and all(summary.verdict(model) for model in summary.models):
         yield (
             f"**Problem: nothing was learnt.** No model is better than {majority}. Check that the labels belong to the "
             "texts; then try more epochs, another learning rate or more labelled texts."
