@@ -2,8 +2,8 @@
 
     python benchmarks/label_errors.py ../shared/tasks/trec6
 
-Of the training and validation part, `--flipped` of the labels become another class, drawn evenly. TARGET: 60 % of these
-are among the most suspicious 10 %, in each of `--rounds`.
+Of the training and validation split, `--flipped` of the labels become another class, drawn evenly. TARGET: 60 % of
+these are among the most suspicious 10 %, in each of `--rounds`.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def main() -> None:
     """Export, open the page, classify, compare, write the result."""
     parser = arguments(__doc__, seed=False)
     parser.add_argument("--student", type=Path, required=True, help="an export, a student or a run")
-    parser.add_argument("--data", required=True, help="labelled texts; the test part is classified")
+    parser.add_argument("--data", required=True, help="labelled texts; the test split is classified")
     args = parser.parse_args()
     texts = list(load_corpus(DataConfig(source=args.data)).test.texts)
     student = find_student(args.student)

@@ -168,7 +168,7 @@ def test_finetune_then_distill(tiny, tmp_path, capsys):
     teacher, student = tmp_path / "teacher", tmp_path / "student"
     assert potstill("finetune", "--config", tiny, "--epochs", "1", "--out", teacher) == 0
     told = capsys.readouterr().err
-    assert re.search(r"teacher 0: MCC -?\d\.\d{3}, accuracy \d+\.\d% on the validation part, after epoch 1", told)
+    assert re.search(r"teacher 0: MCC -?\d\.\d{3}, accuracy \d+\.\d% on the validation split, after epoch 1", told)
     assert f"next: potstill distill --config {tiny} --teacher {teacher}\n" in told
     assert potstill("distill", "--config", tiny, "--teacher", teacher, "--alpha", "0.3", "--out", student) == 0
     assert "distilled 0: MCC" in capsys.readouterr().err
@@ -233,7 +233,7 @@ def test_model_of_an_interrupted_training_can_be_used(run_directory, tmp_path, c
     with_new_checksums(copy / "distilled" / "seed-0")
     assert potstill("predict", copy, "--text", "The cat sat.") == 0
     assert potstill("evaluate", copy / "distilled" / "seed-0", "--data", "builtin") == 0
-    assert "the test part of builtin" in capsys.readouterr().out
+    assert "the test split of builtin" in capsys.readouterr().out
 
 
 def test_model_of_pairs(tmp_path, capsys):
@@ -479,8 +479,8 @@ def test_data_reports_missing_classes_and_duplicates(tmp_path, capsys):
     file.write_text("\n".join(["text,label", *rows, "only once,c"]))
     assert potstill("data", file) == 0
     told = capsys.readouterr()
-    assert "not in the validation part, too few examples: c" in told.out
-    assert "not in the test part, too few examples: c" in told.out
+    assert "not in the validation split, too few examples: c" in told.out
+    assert "not in the test split, too few examples: c" in told.out
     assert told.err == f"next: potstill run {file}\n"
     parts = tmp_path / "parts"
     parts.mkdir()
@@ -532,7 +532,7 @@ def test_data_is_cleaned(tmp_path, monkeypatch, capsys):
 
     assert potstill(*command, "--fix", "copy.csv") == 0
     shown = capsys.readouterr()
-    left_out = "2 empty or broken, 1 repeated, 2 contradictory, 1 also in the test part"
+    left_out = "2 empty or broken, 1 repeated, 2 contradictory, 1 also in the test split"
     assert f"copy.csv: 43 rows kept; left out: {left_out}" in shown.out
     assert "repeated texts: none" in shown.out
     assert shown.err == "next: potstill run copy.csv --test-data test.csv\n"
@@ -551,7 +551,7 @@ def test_the_training_part_of_a_directory_is_cleaned(tmp_path, capsys):
     (parts / "test.csv").write_text("id,text,label\n1,known already,b\n2,new,a\n")
     assert potstill("data", parts, "--fix", copy) == 0
     shown = capsys.readouterr()
-    assert "1 also in the test part" in shown.out
+    assert "1 also in the test split" in shown.out
     assert shown.err == f"next: potstill run {copy} --test-data {parts / 'test.csv'}\n"
     first = json.loads(copy.read_text(encoding="utf-8").splitlines()[0])
     assert first == {"id": "1", "text": "one good thing here", "label": "a"}

@@ -377,7 +377,7 @@ class TestHub:
 
     def test_without_a_training_part(self, monkeypatch):
         serve(monkeypatch, test=hub_part([0, 1]))
-        with pytest.raises(SourceError, match="no part 'train'; its parts are test"):
+        with pytest.raises(SourceError, match="no split 'train'; its parts are test"):
             load_corpus(DataConfig(source="owner/name"))
 
     def test_unreachable(self):

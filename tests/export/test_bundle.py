@@ -140,7 +140,7 @@ def test_without_its_data_the_card_has_the_runs_scores(run_directory, tmp_path):
 
 
 def test_changed_data_is_not_scored_on(run_directory, tmp_path):
-    """Split anew, its test part may hold texts that the student was trained on."""
+    """Split anew, its test split may hold texts that the student was trained on."""
     alone = shutil.copytree(run_directory, tmp_path / "run")
     data = tmp_path / "reviews.csv"
     data.write_text((run_directory.parent / "reviews.csv").read_text())

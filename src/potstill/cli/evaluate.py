@@ -40,8 +40,8 @@ _OWN: Final = {f"data.{name}": "as in the first model's training" for name in Da
 def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool, abstention: Abstention) -> None:
     """Score saved MODELS (models or run directories) on labelled texts.
 
-    By default, `evaluate` uses the test part of the data that the first model was trained on. With --data FILE it uses
-    the whole file, with --data and a directory or data set its test part. An exported model has no record of its data:
+    By default, `evaluate` uses the test split of the data that the first model was trained on. With --data FILE it uses
+    the whole file, with --data and a directory or data set its test split. An exported model has no record of its data:
     give --data.
 
     McNemar's test compares a run's distilled students with its baselines, and any other model with the first one. A
@@ -144,7 +144,7 @@ def _examples(
     corpus = load_corpus(data)
     if not is_named and corpus.key() != corpus_key(models[0]):
         raise ArtifactError(
-            f"{models[0]}: expected the data that it was trained on, whose test part is scored by default; "
+            f"{models[0]}: expected the data that it was trained on, whose test split is scored by default; "
             f"{corpus.source} has changed since, or is read in another way\n  what to do: name data with --data"
         )
     if isinstance(first, Teacher):
@@ -155,7 +155,7 @@ def _examples(
             f"{classes(corpus.label_names)}\n  what to do: name data of the model's own task with --data"
         )
     _warn_of_known(corpus.test, [model for model in models if corpus_key(model) != corpus.key()])
-    return corpus.test, f"the test part of {corpus.name} ({corpus.source})"
+    return corpus.test, f"the test split of {corpus.name} ({corpus.source})"
 
 
 def _warn_of_known(examples: Examples, models: Sequence[Path]) -> None:

@@ -97,7 +97,7 @@ def _table(headers: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Tabl
     "target",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Also write the parts into this new directory, as train.jsonl, validation.jsonl and test.jsonl.",
+    help="Also write the splits into this new directory, as train.jsonl, validation.jsonl and test.jsonl.",
 )
 @click.option(
     "--show",
@@ -113,7 +113,7 @@ def _table(headers: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Tabl
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="First write a cleaned copy of the training data to this new file (.csv or .jsonl), without rows that "
-    "can't be read, repeated texts, texts repeated with other labels and texts of the test part.",
+    "can't be read, repeated texts, texts repeated with other labels and texts of the test split.",
 )
 @with_settings("data")
 def data(config: PotstillConfig, target: Path | None, show: int, cleaned: Path | None) -> None:
@@ -124,7 +124,7 @@ def data(config: PotstillConfig, target: Path | None, show: int, cleaned: Path |
     \b
       potstill data tickets.csv
       potstill data tickets.csv --fix cleaned.csv
-      potstill data reviews.tsv --text-column review --label-column stars --write parts
+      potstill data reviews.tsv --text-column review --label-column stars --write splits
     """
     from potstill.console import SafeConsole
     from potstill.data.quality import checks
@@ -138,7 +138,7 @@ def data(config: PotstillConfig, target: Path | None, show: int, cleaned: Path |
     console.print(f"{corpus.name}: {corpus.source}")
     console.print(_parts_table(parts, corpus.label_names))
     _show_classes(corpus, parts, show, console)
-    console.print("\nchecks of all parts", style="bold")
+    console.print("\nchecks of all splits", style="bold")
     for check, found in checks(corpus, config.data.max_length):
         console.print(f"  {check}: {found}", soft_wrap=True)
     _show_suspicious(corpus, console)
@@ -232,7 +232,7 @@ def _parts_table(parts: Mapping[str, Examples], label_names: Sequence[str]) -> T
         words = [len(text.split()) for text in part.texts]
         majority = (label_names[int(counts.argmax())], f"{counts.max() / len(part):.2%}")
         rows.append((name, len(part), *majority, round(np.median(words)), max(words)))
-    return _table(("part", "examples", "majority class", "share", "words, median", "words, longest"), rows)
+    return _table(("split", "examples", "majority class", "share", "words, median", "words, longest"), rows)
 
 
 def _warn_of_length(examples: Examples, max_length: int) -> None:

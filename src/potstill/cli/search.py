@@ -1,4 +1,4 @@
-"""`potstill search`: settings of student and distillation, chosen on the validation part."""
+"""`potstill search`: settings of student and distillation, chosen on the validation split."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def search(
     """Try many settings of students and distillation, and report the best.
 
     Each trial trains a student with other settings, with the first of --seeds. The best trial has the highest MCC on
-    the validation part; `search` does not use the test part. It writes search.md, trials.csv, and best.yaml for `run`
+    the validation split; `search` does not use the test split. It writes search.md, trials.csv, and best.yaml for `run`
     and `distill`.
 
     \b

@@ -277,7 +277,7 @@ def _print_score(trained: Trained) -> None:
     best, record = trained.fit.best, trained.record
     score = f"micro-F1 {best['micro_f1']:.3f}" if "micro_f1" in best else f"accuracy {best['accuracy']:.1%}"
     print_line(
-        f"{record.role} {record.seed}: MCC {best['mcc']:.3f}, {score} on the validation part, "
+        f"{record.role} {record.seed}: MCC {best['mcc']:.3f}, {score} on the validation split, "
         f"after epoch {best['epoch']}"
     )
 

@@ -31,11 +31,11 @@ class DataConfig(Settings):
     or `auto`. Files are CSV, TSV, JSON, JSONL, Parquet, XLSX or CoLA's own, also packed; `auto` is `cola` if this
     machine has its files, else `builtin`."""
     test: str | None = None
-    """File with the test part. None: the `test` part of the directory or hub data set, else its `validation` part, else
-    a tenth of the data."""
+    """File with the test split. None: the `test` split of the directory or hub data set, else its `validation` split,
+    else a tenth of the data."""
     validation: str | None = None
-    """File with the validation part. None: the `validation` part of the directory or hub data set if it has a test part
-    too, else a share of the training data."""
+    """File with the validation split. None: the `validation` split of the directory or hub data set if it has a test
+    split too, else a share of the training data."""
     text_column: str = "text"
     """Column with the text. (Potstill knows the columns of CoLA's files.)"""
     pair_column: str | None = None
@@ -53,15 +53,15 @@ class DataConfig(Settings):
     """Columns with 0 or 1, one for each class, in place of the label column: a text has the classes with 1."""
     classes: Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(_different)] | None = None
     """Classes of texts without labels, such as `good,bad` (in YAML a list): the teacher, a file or a server, gives all
-    labels, those of the test part too. The data has no column of labels then, or is a `.txt` file with one text a line.
-    None: the data has labels."""
+    labels, those of the test split too. The data has no column of labels then, or is a `.txt` file with one text a
+    line. None: the data has labels."""
     positive_class: str | None = None
     """Class whose F1 is reported. None: the mean F1 of all classes (macro)."""
     skip_bad_rows: bool = False
     """Leave out rows that can't be read, count them, and list them in `FILE.bad-rows.jsonl` in the working directory.
     Off, since a row that can't be read is mostly a mistake to correct."""
     validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
-    """Share of the training data for the validation part, if the data has none. A tenth (855 sentences of CoLA) is
+    """Share of the training data for the validation split, if the data has none. A tenth (855 sentences of CoLA) is
     enough to choose epochs and settings."""
     split_seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the split. It is separate from the models' seeds, so that all models see the same split."""

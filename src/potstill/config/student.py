@@ -51,7 +51,7 @@ class StudentConfig(Settings):
     teacher."""
     threshold: Literal["argmax", "tuned"] = "argmax"
     """Answer for two classes: the more probable class (`argmax`), or the second class if its probability is above a
-    threshold that is `tuned` on the validation part for the best MCC. With more than two classes there is no threshold.
+    threshold that is `tuned` on the validation split for the best MCC. With more than two classes there is none.
     `argmax`, since hundreds of texts determine a threshold only roughly."""
     max_size: Annotated[float, Field(gt=0.0)] | None = None
     """Largest size in MB of the student that the report recommends. `run` trains the same students either way. None: no

@@ -22,13 +22,13 @@ from potstill.predict.output import cell
 from potstill.store.atomic import write_text
 
 _WRITTEN: Final = (".csv", ".jsonl")
-BROKEN, REPEATED, CONTRADICTORY, IN_TEST = "empty or broken", "repeated", "contradictory", "also in the test part"
+BROKEN, REPEATED, CONTRADICTORY, IN_TEST = "empty or broken", "repeated", "contradictory", "also in the test split"
 
 
 def write_clean_copy(config: DataConfig, target: Path) -> dict[str, int]:
     """Write the training data of a file or directory, with all its columns, but without what does harm.
 
-    Left out are rows that can't be read, texts of the test part, texts repeated with other labels, and repeated
+    Left out are rows that can't be read, texts of the test split, texts repeated with other labels, and repeated
     texts but the first. Texts are compared by `normal_item`.
 
     Returns:
@@ -74,7 +74,7 @@ def write_clean_copy(config: DataConfig, target: Path) -> dict[str, int]:
 
 
 def part_paths(config: DataConfig) -> tuple[list[Path], list[Path]]:
-    """Return the files of the training part and of the test part.
+    """Return the files of the training split and of the test split.
 
     Raises:
         SourceError: The data is no file or directory of files.

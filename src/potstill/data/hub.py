@@ -29,7 +29,7 @@ def hub_answers() -> bool:
 
 
 def has_labels(part: Any, config: DataConfig) -> bool:
-    """Tell whether a part of a hub data set is labelled; GLUE's test parts hold -1 throughout."""
+    """Tell whether a part of a hub data set is labelled; GLUE's test splits hold -1 throughout."""
     if config.is_multi_label:
         return {*(config.label_columns or [config.label_column])} <= {*part.column_names}
     return config.label_column in part.column_names and part.unique(config.label_column) != [-1]

@@ -16,9 +16,9 @@ from potstill.predict.files import PACKED, inner_suffix
 
 TRAIN = "train"
 TEST = ("test", "eval")
-"""Names of the test part; the first one that exists is taken."""
+"""Names of the test split; the first one that exists is taken."""
 VALIDATION = ("validation", "valid", "val", "dev", "eval")
-"""Names of the validation part; the first one that exists, and is not the test part, is taken."""
+"""Names of the validation split; the first one that exists, and is not the test split, is taken."""
 BAD_ROWS = ".bad-rows.jsonl"
 """What the name of a file with rows that were left out ends in."""
 
@@ -29,9 +29,9 @@ _PART_FILE = re.compile(
 
 
 def held_out_parts(names: Collection[str], config: DataConfig) -> tuple[str | None, str | None]:
-    """Choose the test part and the validation part among the parts that are there.
+    """Choose the test split and the validation split among the parts that are there.
 
-    A validation part without a test part is the test part, unless `config` names a file with that.
+    A validation split without a test split is the test split, unless `config` names a file with that.
     """
     test = next((name for name in TEST if name in names), None)
     validation = next((name for name in VALIDATION if name in names and name != test), None)

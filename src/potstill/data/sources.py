@@ -53,7 +53,7 @@ from potstill.predict.directory import LabelType
 from potstill.predict.wording import numbered
 
 TEST_FRACTION = 0.1
-"""Share of the test part where the data has none."""
+"""Share of the test split where the data has none."""
 COLA_HUB = "nyu-mll/glue:cola"
 COLA_PLACES = "$POTSTILL_DATA, $POTSTILL_DATA/cola, data/cola or ../shared/cola"
 
@@ -77,7 +77,7 @@ class _Found:
 
     Attributes:
         train: Everything that may be learnt from.
-        test: Reads the test part if there is one. Called late, because `--test-data` may replace a part that can't be
+        test: Reads the test split if there is one. Called late, because `--test-data` may replace a part that can't be
             read at all, such as a competition's test file without labels. `validation` likewise.
         groups: A number per example of `train`; examples of one group stay together. None: those with equal texts.
     """
@@ -95,8 +95,8 @@ class _Found:
 def load_corpus(config: DataConfig, *, with_labels: bool = True) -> Corpus:
     """Find the data that `config.source` names, read it, and split it.
 
-    Where the data has no test part, a tenth becomes it; then `config.max_train_examples` is applied to the rest, of
-    which a share becomes the validation part unless the data has one. All three are stratified, keep equal texts
+    Where the data has no test split, a tenth becomes it; then `config.max_train_examples` is applied to the rest, of
+    which a share becomes the validation split unless the data has one. All three are stratified, keep equal texts
     together, and depend on `config.split_seed` alone. Texts without labels (`config.classes`) are read only without
     `with_labels`, and split at random.
 
@@ -235,7 +235,7 @@ def _local_cola() -> Path | None:
 
 
 def _from_cola(directory: Path, config: DataConfig) -> _Found:
-    """Read CoLA's own files; the in-domain development part is the test part."""
+    """Read CoLA's own files; the in-domain development part is the test split."""
     train = directory / COLA_TRAIN
     test = partial(read_examples, directory / COLA_EVALUATION, config, COLA_LABELS)
     return _Found("cola", str(directory), COLA_LABELS, read_examples(train, config, COLA_LABELS), test)
@@ -321,7 +321,7 @@ def _packed(name: str) -> list[dict[str, str]]:
 
 
 def _packed_parts(rows: list[dict[str, str]], labels: Sequence[str]) -> tuple[Examples, Callable[[], Examples]]:
-    """Return the training part, and what returns the test part."""
+    """Return the training split, and what returns the test split."""
     number = {label: index for index, label in enumerate(labels)}
 
     def part(name: str) -> Examples:
@@ -367,8 +367,8 @@ def _from_hub(path: str, configuration: str | None, config: DataConfig) -> _Foun
         ) from error
     if "train" not in parts:
         raise SourceError(
-            f"the hub data set {name!r} has no part 'train'; its parts are {', '.join(parts)}\n"
-            "  what to do: save the part you want as a Parquet file and give its path"
+            f"the hub data set {name!r} has no split 'train'; its parts are {', '.join(parts)}\n"
+            "  what to do: save the split you want as a Parquet file and give its path"
         )
     source = f"Hugging Face hub, {name}"
     rows = hub_rows(parts["train"], config, f"{source}, train")

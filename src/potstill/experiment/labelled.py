@@ -104,7 +104,7 @@ def label_corpus(config: PotstillConfig, corpus: Corpus, directory: Path) -> Cor
     `directory` is where a teacher that needs one is saved.
 
     Raises:
-        DataError: It gives no label to a part, or none of a class to the training part.
+        DataError: It gives no label to a part, or none of a class to the training split.
         PotstillError: It can't be asked.
     """
     teacher, _ = teacher_class(config.teacher.kind).obtain(config, corpus, directory, config.teacher.seeds[0])

@@ -115,7 +115,7 @@ def load_teacher(path: Path, config: PotstillConfig, corpus: Corpus | None = Non
         if key is not None and corpus_key(directory) not in (None, key):
             warn(
                 f"the teacher in {directory} was tuned with other data or another split: if it has read texts of the "
-                "validation or test part, the students' scores are optimistic"
+                "validation or test split, the students' scores are optimistic"
             )
     teachers = [open_teacher(directory, config.runtime) for directory in directories]
     if "max_length" in config.data.model_fields_set:  # the default is not meant for teachers
