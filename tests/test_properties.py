@@ -54,6 +54,23 @@ def test_any_manifest_is_read_or_refused_by_name(parse, values, data):
         assert str(PATH) in str(error)  # noqa: PT017 — it may be read, too
 
 
+def test_manifests_from_before_some_fields_mean_what_they_meant():
+    student, teacher = (
+        parse(json.dumps(values).encode(), PATH)
+        for parse, values in ((Manifest.parse, STUDENT), (TeacherManifest.parse, TEACHER))
+    )
+    assert (student.long_texts, student.min_confidence, student.validation) == ("head", None, None)
+    assert (teacher.long_texts, teacher.threshold, teacher.label_type) == ("head", None, "str")
+
+
+def test_pairs_are_not_cut_to_almost_nothing():
+    short = {"in_pairs": True, "max_length": 3}
+    with pytest.raises(ArtifactError, match="expected a whole number from 4 to 65,536 as max_length, found 3"):
+        Manifest.parse(json.dumps(STUDENT | short).encode(), PATH)
+    with pytest.raises(ArtifactError, match="a max_length of at least 4 for pairs, found 3"):
+        TeacherManifest.parse(json.dumps(TEACHER | short).encode(), PATH)
+
+
 @settings(max_examples=150)
 @given(content=anything | st.fixed_dictionaries({"format": st.just(1), "files": anything}))
 def test_any_checksums_file_is_read_or_refused(content, tmp_path_factory):

@@ -34,6 +34,9 @@ LABELS_FILE: Final = "labels.json"
 HUB_CONFIG_FILE: Final = "config.json"
 """Only exported students have one of these two beside `student.json`."""
 
+MIN_PAIR_LENGTH: Final = 4
+"""The least `max_length` of pairs of texts, as of settings. With 1, `tokenizers` keeps all combinations of what it cuts
+off both: gigabytes."""
 FORMAT: Final = 2
 """Version of the directory's format; raised when an older Potstill could misread a newer directory."""
 
@@ -310,7 +313,7 @@ def _problems(content: dict[str, Any]) -> list[str]:
     found: dict[str, Any] = defaultdict(lambda: None, content | {f"spec.{name}": spec[name] for name in [*spec]})
     rows, classes, buckets = (spec[name] for name in ("vocab_size", "num_classes", "ngram_buckets"))
     names, temperature, threshold = (found[name] for name in ("label_names", "temperature", "threshold"))
-    least = found["min_confidence"]
+    least, shortest = found["min_confidence"], MIN_PAIR_LENGTH if found["in_pairs"] is True else 1
     are_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
     has_rows = _is_whole(rows, 1, _MAX_ROWS)
     checks = (
@@ -332,7 +335,11 @@ def _problems(content: dict[str, Any]) -> list[str]:
             f"a list of {str(classes)[:20]} different names",
             are_names and len({*names}) == len(names) == classes,
         ),
-        ("max_length", f"a whole number from 1 to {_MAX_TOKENS:,}", _is_whole(found["max_length"], 1, _MAX_TOKENS)),
+        (
+            "max_length",
+            f"a whole number from {shortest} to {_MAX_TOKENS:,}",
+            _is_whole(found["max_length"], shortest, _MAX_TOKENS),
+        ),
         ("in_pairs", "true or false", isinstance(found["in_pairs"], bool)),
         (
             "temperature",

@@ -18,6 +18,7 @@ from potstill.lora import ADAPTER_FILES, tensor_name
 from potstill.predict.directory import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
+    MIN_PAIR_LENGTH,
     TEACHER_MANIFEST,
     TRAINED_FILE,
     LabelType,
@@ -68,9 +69,11 @@ class TeacherManifest:
     kind: Literal["transformer"] = "transformer"
 
     def __post_init__(self) -> None:
-        """Check that each class has a threshold, if they have any."""
+        """Check that each class has a threshold, if they have any, and that pairs are not cut too short."""
         if self.threshold is not None and len(self.threshold) != len(self.label_names):
             raise ValueError(f"expected {len(self.label_names)} thresholds, found {len(self.threshold)}")
+        if self.in_pairs and self.max_length < MIN_PAIR_LENGTH:
+            raise ValueError(f"expected a max_length of at least {MIN_PAIR_LENGTH} for pairs, found {self.max_length}")
 
     def reordered(self, label_names: tuple[str, ...]) -> TeacherManifest:
         """Return it with its classes, and their thresholds, in another order."""
