@@ -183,7 +183,7 @@ class Manifest:
         try:
             least = self.validated(path).min_confidence(coverage, max_error)
         except ArtifactError as error:
-            raise error if str(path) in str(error) else ArtifactError(f"{path}: {error}") from None
+            raise error if str(path) in str(error) else type(error)(f"{path}: {error}") from None
         return replace(self, min_confidence=least)
 
     def validated(self, path: Path | str) -> ValidationAnswers:
