@@ -34,8 +34,10 @@ def test_code_runs(document, tmp_path, monkeypatch, tiny_backbone):
     config = {
         "data": {"source": "builtin", "max_train_examples": 100},
         "teacher": {"backbone": str(tiny_backbone), "training": {"epochs": 1}},
-        "student": {"embedding_size": 8, "hidden_size": 8, "vocab_size": 300, "training": {"epochs": 1}},
-    }
+        "student": {
+            "seeds": [0], "embedding_size": 8, "hidden_size": 8, "vocab_size": 300, "training": {"epochs": 1}
+        },
+    }  # fmt: skip
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "demo.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.chdir(tmp_path)
