@@ -24,7 +24,8 @@ _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the first page, the notebooks as pages, and what pages outside docs/ link to."""
     for notebook in sorted(DOCS.glob("notebooks/*.ipynb")):
-        text, resources = MarkdownExporter().from_filename(str(notebook), {"unique_key": notebook.stem})
+        exporter = MarkdownExporter()  # type: ignore[no-untyped-call]
+        text, resources = exporter.from_filename(str(notebook), {"unique_key": notebook.stem})
         files.append(File.generated(config, _uri(notebook), content=text))
         for name, content in resources["outputs"].items():
             files.append(File.generated(config, f"notebooks/{name}", content=content))
