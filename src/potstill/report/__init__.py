@@ -26,7 +26,7 @@ __all__ = [
 _PLOTS = "plots"
 
 
-def write_report(summary: Summary, run_dir: Path, details: Details | None = None) -> None:
+def write_report(summary: Summary, run_dir: Path, details: Details | None = None, *, text_alone: bool = False) -> None:
     """Write `summary.json`, `report.md`, `report.html`, `plots/*.png` and the checksums of all files into `run_dir`.
 
     Args:
@@ -34,6 +34,7 @@ def write_report(summary: Summary, run_dir: Path, details: Details | None = None
         run_dir: Its directory.
         details: Single texts and curves for the page, kept as `details.json`. None: those that are there; without any
             the page has no such sections. So a report can be written again from its files at any time.
+        text_alone: Leave out the plots and the page, which take seconds.
 
     Raises:
         ArtifactError: `details.json` was altered.
@@ -45,11 +46,13 @@ def write_report(summary: Summary, run_dir: Path, details: Details | None = None
     write_text(run_dir / SUMMARY_FILE, summary.to_json())
     if details is not None:
         write_text(run_dir / DETAILS_FILE, details.to_json())
-    draw_plots(summary, run_dir / _PLOTS)
+    if not text_alone:
+        draw_plots(summary, run_dir / _PLOTS)
     can_abstain = not summary.data.multi_label
     more = [abstention(details, run_dir)] if details is not None and can_abstain else []
     write_text(run_dir / REPORT_FILE, report_text(summary, _PLOTS, more))
-    write_text(run_dir / PAGE_FILE, report_html(summary, details, run_dir, run_dir / _PLOTS))
+    if not text_alone:
+        write_text(run_dir / PAGE_FILE, report_html(summary, details, run_dir, run_dir / _PLOTS))
     write_checksums(run_dir, run_files(run_dir))
 
 
