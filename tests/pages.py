@@ -98,7 +98,7 @@ def firefox(profile):
             assert process.poll() is None
             time.sleep(0.05)
         place = json.loads(server.read_text())
-        with connect(f"ws://{place['ws_host']}:{place['ws_port']}/session", max_size=None) as socket:
+        with connect(f"ws://{place['ws_host']}:{place['ws_port']}/session", max_size=None, open_timeout=60) as socket:
             yield Firefox(socket)
     finally:
         process.terminate()

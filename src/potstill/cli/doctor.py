@@ -36,7 +36,7 @@ from potstill.teacher.backbone.builtin import BUILTIN, BUILTIN_PACKAGE, builtin_
 State = Literal["fine", "absent", "broken"]
 """`absent`: something is missing that not everybody needs."""
 _SIGNS: Final[dict[State, str]] = {"fine": "ok", "absent": "-", "broken": "BROKEN"}
-_NOT_FOR_USE: Final = ("dev", "benchmarks")
+_NOT_FOR_USE: Final = ("dev", "benchmarks", "release")
 """Extras for work on Potstill itself."""
 
 
