@@ -92,9 +92,13 @@ class Environment:
         self.directory = directory
         self.python = directory / "bin" / "python"
 
-    def pip(self, *arguments: str | Path) -> None:
-        """Install something."""
-        subprocess.run([self.python, "-m", "pip", "install", "--quiet", "--no-compile", *arguments], check=True)
+    def run(self, *module: str | Path) -> None:
+        """Run a module of Python."""
+        subprocess.run([self.python, "-m", *module], check=True)
+
+    def install(self, *arguments: str | Path) -> None:
+        """Install packages."""
+        self.run("pip", "install", "--quiet", "--no-compile", *arguments)
 
     def shell(self, script: str, work: Path) -> str:
         """Run a script with the environment's programs; returns what it printed."""
@@ -111,7 +115,7 @@ class Environment:
 
 def build(environment: Environment, out: Path) -> Path:
     """Build the sdist and, from it, the wheel; returns the wheel."""
-    subprocess.run([environment.python, "-m", "build", "--outdir", out, ROOT], check=True, stdout=subprocess.DEVNULL)
+    environment.run("build", "--outdir", out, ROOT)
     (wheel,) = out.glob("*.whl")
     return wheel
 
@@ -120,7 +124,7 @@ def try_extra(extra: str, wheel: Path, work: Path) -> None:
     """Install the wheel with an extra into an empty environment, and let it work."""
     started = time.monotonic()
     environment = Environment(work / "environment")
-    environment.pip("--constraint", ROOT / "constraints.txt", f"{wheel}[{extra}]" if extra else wheel)
+    environment.install("--constraint", ROOT / "constraints.txt", f"{wheel}[{extra}]" if extra else wheel)
     rows = [f"the {noun} is {word},{label}" for noun in ("cat", "dog", "mat", "card", "bird", "pen")
             for word, label in (("good", "yes"), ("fine", "yes"), ("bad", "no"), ("sad", "no"))]  # fmt: skip
     (work / "tickets.csv").write_text("\n".join(["text,label", *rows]))
@@ -133,16 +137,15 @@ def try_locks(tools: Environment, wheel: Path, work: Path) -> None:
     """Do what deploy/Containerfile does, without a container, and list what it installs."""
     started = time.monotonic()
     builder = Environment(work / "builder")
-    builder.pip("--require-hashes", "--requirement", DEPLOY / "build.lock")
-    wheels = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", work / "wheel", ROOT]
-    subprocess.run([builder.python, "-m", "pip", *wheels], check=True)
+    builder.install("--require-hashes", "--requirement", DEPLOY / "build.lock")
+    builder.run("pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", work / "wheel", ROOT)
     environment = Environment(work / "environment")
-    environment.pip("--require-hashes", "--requirement", DEPLOY / "requirements.lock")
-    environment.pip("--no-deps", *(work / "wheel").glob("*.whl"))
-    subprocess.run([environment.python, "-m", "pip", "check"], check=True)
+    environment.install("--require-hashes", "--requirement", DEPLOY / "requirements.lock")
+    environment.install("--no-deps", *(work / "wheel").glob("*.whl"))
+    environment.run("pip", "check")
     _report("deploy/*.lock", environment.shell(CHECKS["serve"], work), started)
-    listing = [tools.directory / "bin" / "cyclonedx-py", "environment", "--output-reproducible", environment.python]
-    subprocess.run([*listing, "--output-file", wheel.with_suffix(".sbom.json")], check=True)
+    listing = ("environment", "--output-reproducible", "--output-file", wheel.with_suffix(".sbom.json"))
+    tools.run("cyclonedx_py", *listing, environment.python)
 
 
 def try_container() -> None:
@@ -152,8 +155,7 @@ def try_container() -> None:
     if not working:
         _say("container: NOT built, since neither podman nor docker works here")
         return
-    command = [working[0], "build", "--tag", "potstill", "--file", DEPLOY / "Containerfile", ROOT]
-    subprocess.run(command, check=True)
+    subprocess.run([working[0], "build", "--tag", "potstill", "--file", DEPLOY / "Containerfile", ROOT], check=True)
     _say(f"container: built by {working[0]}")
 
 
@@ -176,7 +178,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="release-") as directory:
         place = Path(directory)
         tools = Environment(place / "tools")
-        tools.pip("build", "cyclonedx-bom")
+        tools.install("build", "cyclonedx-bom")
         wheel = build(tools, place / "dist")
         for extra in extras:
             with tempfile.TemporaryDirectory(dir=place) as work:

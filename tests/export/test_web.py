@@ -289,7 +289,7 @@ every_kind = pytest.mark.parametrize(
 def test_javascript_answers_as_python_does(made, request, engine, kind, in_pairs):
     answer = request.getfixturevalue(engine)
     student, page = made(kind, in_pairs)
-    items = items_of(in_pairs)
+    items = items_of(in_pairs)[: 100 if engine == "node_without_webassembly" else 500]
     assert_same(answer(page, items), python_of(student, page), items)
 
 
@@ -352,14 +352,12 @@ def test_what_is_no_text_is_refused(made):
 def test_the_export_is_compared_with_python_and_refused_where_it_answers_otherwise(
     made, tmp_path, monkeypatch, capsys, in_pairs
 ):
-    student = made("beside n-grams", in_pairs)[0]
-    assert export(student, tmp_path / "page") == 0
+    student, page = made("beside n-grams", in_pairs)
     sentence = (
         r"JavaScript: `node check\.js` passed: 500 texts, 0 with other labels than Python's, probabilities within "
         r"\d\.\de-\d\."
     )
-    assert re.search(sentence, capsys.readouterr().err)
-    assert re.search(sentence, (tmp_path / "page" / "card.md").read_text())
+    assert re.search(sentence, (page / "card.md").read_text())
     module = web.engine()
     wrong = module.replace("LENGTHS = [2, 3, 4, 5]", "LENGTHS = [2, 3, 4]")
     assert wrong != module
