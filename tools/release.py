@@ -39,7 +39,7 @@ while not (address := re.search(r"http://[0-9.]+:[0-9]+", open("log").read())): 
 body = json.dumps({"text": "what is on my calendar"}).encode()
 request = urllib.request.Request(address[0] + "/v1/predict", body, {"Content-Type": "application/json"})
 answer = json.load(urllib.request.urlopen(request))
-print(answer)
+print(answer["answers"][0]["predictions"][0]["label"])
 assert "calendar" in str(answer)
 END
 """
