@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test check stress release-check lock format clean
+.PHONY: help setup demo test check docs notebooks stress release-check lock format clean
 
 help:
 	@echo 'make setup   the environment in $(VENV), with the builtin backbone'
 	@echo 'make demo    the whole experiment on a bounded part of the data, with its report'
 	@echo 'make test    all tests'
-	@echo 'make check   ruff and mypy'
+	@echo 'make check   ruff, mypy, and the documentation with its links'
+	@echo 'make docs    the documentation as a site, in site/'
 	@echo 'make stress  kill, damage, starve and fuzz everything; hours (docs/reliability.md)'
 	@echo 'make release-check  build, and install into empty environments, with each extra; up to an hour'
 	@echo 'make lock    renew deploy/*.lock, what the container installs'
@@ -39,6 +40,15 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(MAKE) docs
+
+# Warnings, of links that lead nowhere, are errors (mkdocs.yml).
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+# Run the notebooks anew and keep what they show.
+notebooks: setup
+	PYTHONWARNINGS=ignore:IProgress $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False docs/notebooks/*.ipynb
 
 # Each script's docstring says what it does and how long it takes. For a quick try: `make stress KILLS=2 FLIPS=50 SECONDS=20`.
 KILLS := 50
@@ -71,4 +81,4 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) site

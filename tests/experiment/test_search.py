@@ -1,7 +1,11 @@
 """A search of settings, mostly with tiny real students: what is tried, resumed, refused and written."""
 
 import dataclasses
+import multiprocessing
+import os
 import shutil
+import signal
+import time
 from types import SimpleNamespace
 
 import optuna
@@ -237,6 +241,62 @@ def test_damaged_study_is_refused(finished, config, corpus, teacher, tmp_path):
     (copy / "search.db").write_bytes(b"no database" * 100)
     with pytest.raises(ArtifactError, match=r"search\.db: expected a study of Optuna, found none that can be read"):
         search(config, corpus, teacher, copy)
+
+
+def taking_turns(directory, died):
+    """Return a training that takes a while; the process that works in `directory` is killed in its first trial."""
+
+    def distill(config, corpus, labelled, scratch, seed, *, on_student, callbacks):
+        time.sleep(0.2)
+        if scratch.parent == directory:
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return SimpleNamespace(fit=SimpleNamespace(best={"mcc": config.distillation.alpha}))
+
+    return distill
+
+
+def test_processes_share_a_search_and_redo_the_trial_of_a_dead_one(config, corpus, teacher, tmp_path, monkeypatch):
+    many = changed(config, trials=24, sampler="random")
+    monkeypatch.setattr(module, "_HEARTBEAT", 2)
+    died = tmp_path / "died"
+    monkeypatch.setattr(module, "distill", taking_turns(tmp_path / "2", died))
+    expected = search(many, corpus, teacher, tmp_path / "alone")
+    shared = changed(many, storage=f"sqlite:///{tmp_path / 'shared.db'}")
+    fork = multiprocessing.get_context("fork")
+    places = [tmp_path / str(number) for number in range(4)]
+    workers = [fork.Process(target=module.search, args=(shared, corpus, teacher, place)) for place in places]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0, -signal.SIGKILL, 0]
+    assert died.exists()
+    found = search(shared, corpus, teacher, tmp_path / "0")
+    assert found.best.settings == expected.best.settings
+    settings = [[sorted(trial.settings.items()) for trial in result.trials] for result in (found, expected)]
+    assert [one for one in settings[1] if one not in settings[0]] == []  # none is lost
+    again = [one for one in settings[0] if settings[0].count(one) > 1]
+    assert again == []  # none is made twice
+    (study,) = optuna.get_all_study_summaries(shared.search.storage)
+    states = [trial.state.name for trial in optuna.load_study(study_name=None, storage=shared.search.storage).trials]
+    assert states.count("FAIL") == 1
+    assert study.n_trials - 1 <= 24 + 2  # those that others began meanwhile
+
+
+def test_other_searches_in_the_same_database_are_other_studies(config, corpus, teacher, scripted, tmp_path):
+    shared = changed(config, trials=1, storage=f"sqlite:///{tmp_path / 'shared.db'}")
+    search(shared, corpus, teacher, tmp_path / "one")
+    search(changed(shared, seed=5), corpus, teacher, tmp_path / "two")
+    assert len(scripted.calls) == 2
+    search(shared, corpus, teacher, tmp_path / "three")
+    assert len(scripted.calls) == 2
+
+
+@pytest.mark.parametrize("url", ["sqlite:////no/such/place/trials.db", "postgresql+none://host/db", "trials.db"])
+def test_database_that_cannot_be_opened_is_refused(config, corpus, teacher, tmp_path, url):
+    with pytest.raises(ArtifactError, match=r"search\.storage: expected a study .*\n  what to do: check the URL"):
+        search(changed(config, storage=url), corpus, teacher, tmp_path)
 
 
 def test_directory_name_may_hold_url_characters(config, corpus, teacher, scripted, tmp_path):

@@ -22,7 +22,7 @@ from potstill.executor.signals import handle_signals
 )
 @options.restart_option
 @with_settings(
-    *("data", "search.trials", "search.max_parameters", "search.seed"),
+    *("data", "search.trials", "search.max_parameters", "search.seed", "search.sampler", "search.storage"),
     *("student", "distillation", "runtime"),
 )
 @handle_signals()
@@ -51,7 +51,8 @@ def search(
           student.cell: {choices: [gru, lstm]}
 
     Each trial is saved when it ends. Repeat the command to resume an interrupted search. With --out and a larger
-    --trials, `search` also continues a finished one.
+    --trials, `search` also continues a finished one. To search with several processes, start the same command in each,
+    with the same --storage.
     """
     from potstill.data import load_corpus
     from potstill.experiment.saved import load_teacher

@@ -144,6 +144,12 @@ class SearchConfig(Settings):
     max_parameters: Annotated[int, Field(ge=1)] | None = None
     """Largest number of a student's parameters. Larger students are not trained, and not counted as trials. None: no
     limit."""
+    sampler: Literal["tpe", "random"] = "tpe"
+    """How settings are drawn: by the results so far (`tpe`), or at `random`."""
+    storage: str | None = None
+    """Database whose trials several `search` processes share, each with a directory of its own, as a URL of SQLAlchemy:
+    `sqlite:////path/trials.db` on one machine, `postgresql://…` or `mysql://…` for several. The trial of a process that
+    dies is made by another. None: `search.db` in the directory, for one process."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the search, which draws settings at random."""
 
