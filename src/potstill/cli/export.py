@@ -41,9 +41,9 @@ def export(path: Path, out: Path, layout: Layout, abstention: Abstention) -> Non
     PATH is a student's directory, a directory with several seeds, or a run. Of a run, `export` takes the student that
     its report recommends, of the seed with the best validation score. The directory holds the network, the tokenizer,
     the class names, checksums, and a model card with data, scores, limits and licences. The exported network is first
-    checked against PyTorch. With `--format web` its weights are rounded as far as its answers allow, and `node
-    check.js` in the directory compares the page's engine with Python. With --coverage or --max-error, the exported
-    student gives no answer where it is not sure enough, wherever it is used.
+    checked against PyTorch. With `--format web` its weights are rounded as far as its answers allow; where Node is
+    installed, the page's engine is compared with Python (else `node check.js` in the directory can do it later). With
+    --coverage or --max-error, the exported student gives no answer where it is not sure enough, wherever it is used.
 
     \b
       potstill export runs/NAME --out model
