@@ -33,7 +33,8 @@ def test_estimate_adds_up_the_work(corpus):
     assert found.sampling == 0
     longer = found.distilled - found.baseline
     assert longer == pytest.approx(1.0 + 8 * 40_000 * 0.0001)
-    assert found.students == pytest.approx(3 * (found.distilled + found.baseline))
+    assert 0 < found.ngram < found.distilled
+    assert found.students == pytest.approx(3 * (found.distilled + found.ngram + found.baseline))
     assert found.total == pytest.approx(found.tuning + found.scoring + found.after_teachers)
 
 
@@ -42,10 +43,10 @@ def test_estimate_adds_up_the_work(corpus):
     [
         ({"teacher": {"seeds": [0, 1]}}, ("teachers",)),
         ({"teacher": {"training": {"epochs": 9}}}, ("tuning",)),
-        ({"augment": {"words": 40_000}}, ("labelling", "distilled")),
-        ({"augment": {"sampled": 500}}, ("sampling", "labelling", "distilled")),
-        ({"student": {"training": {"epochs": 20}}}, ("distilled", "baseline")),
-        ({"student": {"pretraining": {"epochs": 2}}}, ("distilled",)),
+        ({"augment": {"words": 40_000}}, ("labelling", "distilled", "ngram")),
+        ({"augment": {"sampled": 500}}, ("sampling", "labelling", "distilled", "ngram")),
+        ({"student": {"training": {"epochs": 20}}}, ("distilled", "ngram", "baseline")),
+        ({"student": {"pretraining": {"epochs": 2}}}, ("distilled", "ngram")),
         ({"baseline": {"epochs": 30}}, ("baseline",)),
         ({"teacher": {"seeds": [0, 1]}, "distillation": {"teachers": "average"}}, ("teachers", "labelling")),
     ],

@@ -1,25 +1,20 @@
-"""A student's n-grams as a student of their own, and the choice of the student to use."""
+"""The n-gram student beside the recurrent one, and the choice of the student to use."""
 
 import json
-import shutil
 from dataclasses import replace
 
-import numpy as np
 import pytest
+import torch
 
 import potstill
 from potstill.config import PotstillConfig
 from potstill.evaluation import Summary
-from potstill.experiment.record import Trained
-from potstill.experiment.stages import ngram_students
-from potstill.predict import Classifier
 from potstill.predict.directory import find_student, student_roles
 from potstill.report import findings
+from potstill.student.ngram import NgramConfig
 from potstill.student.saved import load_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-TEXTS = ["The cat sat on the mat.", "", "Whatever did she say to whom about it?"]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +25,7 @@ def config(tiny_backbone):
         {
             "data": {"source": "builtin", "max_train_examples": 120},
             "teacher": {"backbone": str(tiny_backbone), "training": quick},
-            "student": {**small, "training": quick, "seeds": [0, 1], "max_size": 100},  # so that both kinds are saved
+            "student": {**small, "training": quick, "seeds": [0, 1]},
         }
     )
 
@@ -40,20 +35,21 @@ def finished(config, tmp_path_factory):
     return potstill.run(config, tmp_path_factory.mktemp("choice") / "run")
 
 
-def test_ngram_student_computes_what_its_parent_adds_to_the_recurrent_network(finished):
+def test_ngram_student_is_distilled_as_the_recurrent_one_is(config, finished, tmp_path):
     _, directory = finished
-    for seed in ("seed-0", "seed-1"):
-        parent = load_network(directory / "distilled" / seed)
-        alone = load_network(directory / "ngram" / seed)
-        weights = {name: weight.numpy() for name, weight in alone.state_dict().items()}
-        assert weights
-        for name, weight in parent.state_dict().items():
-            if name.startswith("ngrams."):
-                np.testing.assert_array_equal(weights.pop(name), weight.numpy())
-        assert not weights
-        both = [Classifier.load(directory / role / seed).logits(TEXTS) for role in ("distilled", "ngram")]
-        assert all(logits.shape == (3, 2) for logits in both)
-        assert not np.allclose(*both)
+    corpus, teacher = (
+        potstill.load_corpus(config.data),
+        potstill.open_model(directory / "teacher" / "seed-0", config.runtime),
+    )
+    alone = config.model_copy(update={"student": NgramConfig.beside(config.student)})
+    taught = potstill.distill(alone, corpus, teacher, tmp_path / "taught", 1)
+    untaught = potstill.train(alone, corpus, tmp_path / "untaught", 1)
+    found, same, other = (
+        load_network(place).state_dict()
+        for place in (directory / "ngram" / "seed-1", taught.directory, untaught.directory)
+    )
+    assert all(torch.equal(weight, same[name]) for name, weight in found.items())
+    assert not all(torch.equal(weight, other[name]) for name, weight in found.items())
 
 
 def test_report_has_a_row_for_the_ngram_student(finished):
@@ -75,20 +71,6 @@ def test_without_ngrams_there_is_no_such_student(config, tmp_path):
     summary, directory = potstill.run(config.model_copy(update={"student": student}), tmp_path / "run")
     assert summary.roles == ("teacher", "distilled", "baseline")
     assert not (directory / "ngram").exists()
-
-
-def test_ngrams_are_saved_where_they_are_no_worse_or_a_limit_may_need_them(config, finished, tmp_path):
-    students = [Trained.find(finished[1] / "distilled" / seed) for seed in ("seed-0", "seed-1")]
-    corpus = potstill.load_corpus(config.data)
-    free = config.model_copy(update={"student": config.student.model_copy(update={"max_size": None})})
-    for number, (given, mcc, count) in enumerate(((free, 2.0, 0), (free, -2.0, 2), (config, 2.0, 2))):
-        moved = []
-        for one in students:
-            place = tmp_path / str(number) / "distilled" / one.directory.name
-            shutil.copytree(one.directory, place)
-            moved.append(replace(one, directory=place, fit=replace(one.fit, best=one.fit.best | {"mcc": mcc})))
-        assert len(ngram_students(given, corpus, moved)) == count
-        assert (tmp_path / str(number) / "ngram").exists() == bool(count)
 
 
 def scored(summary, **scores):

@@ -14,6 +14,7 @@ from potstill.config.presets import PRESETS
 from potstill.data import Corpus
 from potstill.experiment.probe import Speed
 from potstill.experiment.students import workers_for
+from potstill.student.ngram import NgramConfig
 from potstill.training.deadline import SCORING
 
 _STUDENT_SECONDS: Final = 4.0
@@ -24,6 +25,8 @@ _REPORT_SECONDS: Final = 5.0
 _LINEAR_MODELS: Final = 7
 """Linear models on all texts that the report fits: five on four fifths of them, and those of the learning curve. Of
 texts with several labels it fits none."""
+_NGRAM_SHARE: Final = 0.25
+"""Time that an n-gram student takes against the recurrent student beside it."""
 _LANGUAGE_MODELLING: Final = 2.0
 """Work of a student's epoch of language modelling against one of classification."""
 _FAST_STEPS: Final = int(PRESETS["fast"]["teacher"]["training"]["min_steps"])
@@ -51,6 +54,7 @@ class Estimate:
     Attributes:
         distilled: To train one distilled student; 0 where no teacher is tuned.
         baseline: To train one baseline.
+        ngram: To train one n-gram student; 0 where there is none.
         seeds: How many students of each kind are trained.
         workers: How many of them at once.
         finish: To fit the report's linear models, draw its plots and write it.
@@ -71,6 +75,7 @@ class Estimate:
     sampling: float = 0.0
     labelling: float = 0.0
     teachers: int = 0
+    ngram: float = 0.0
 
     @classmethod
     def of(cls, config: PotstillConfig, corpus: Corpus, speed: Speed, *, with_teacher: bool = True) -> Estimate:
@@ -92,8 +97,10 @@ class Estimate:
             workers=workers_for(config, 2 * len(student.seeds), 2 * texts + more + made),
             finish=_REPORT_SECONDS * speed.load + linear * speed.linear,
         )
+        share = 0.0 if NgramConfig.beside(student) is None else _NGRAM_SHARE
         if not with_teacher:
-            return replace(estimate, distilled=0.0)
+            return replace(estimate, distilled=0.0, ngram=share * estimate.baseline)
+        estimate = replace(estimate, ngram=share * estimate.distilled)
         if not isinstance(config.teacher, TransformerConfig):
             return replace(estimate, teachers=len(config.teacher.seeds))
         validation, test, snippet = speed.lengths
@@ -114,7 +121,7 @@ class Estimate:
     def students(self) -> float:
         """All students, several at once."""
         longest = max(self.distilled, self.baseline)
-        return max(longest, self.seeds * (self.distilled + self.baseline) / self.workers)
+        return max(longest, self.seeds * (self.distilled + self.ngram + self.baseline) / self.workers)
 
     @property
     def after_teachers(self) -> float:

@@ -30,7 +30,7 @@ from potstill.experiment.probe import measure_speed
 from potstill.experiment.record import Trained, TrainingRecord
 from potstill.experiment.run_directory import ENVIRONMENT_FILE, RunSpec, run_directory
 from potstill.experiment.saved import StudentModel
-from potstill.experiment.stages import find_or_finetune, ngram_students
+from potstill.experiment.stages import find_or_finetune
 from potstill.experiment.students import StudentTask, train_students
 from potstill.predict import Classifier
 from potstill.predict.decision import confidence, named, predict_class, probabilities_of
@@ -41,6 +41,7 @@ from potstill.report import is_reported, read_summary, write_report
 from potstill.report.tables import duration
 from potstill.store.atomic import read_json, write_csv
 from potstill.student.embeddings import check_embeddings
+from potstill.student.ngram import NgramConfig
 from potstill.student.student import check_tokenizer
 from potstill.teacher.base import Teacher
 from potstill.teacher.ensemble import average_logits, together
@@ -162,8 +163,7 @@ def _experiment(
                 labelled = labelled.with_unlabelled(unlabelled, teacher)
 
     steps.enter()
-    students = train_students(_limited(tasks, estimate, budget), config, corpus, labelled, steps)
-    for trained in (*students, *ngram_students(config, corpus, students)):
+    for trained in train_students(_limited(tasks, estimate, budget), config, corpus, labelled, steps):
         keep(trained, measure(StudentModel(Classifier.load(trained.directory)), corpus.test))
 
     answers = {f"{role} {seed}": given for (role, seed), given in predictions.items()} | {"linear": linear_answers}
@@ -326,15 +326,17 @@ def _described(plan: Plan, corpus: Corpus) -> str:
     more = augment.most_made(in_pairs=corpus.in_pairs)
     unlabelled = [f"{more:,} more texts at most"] * (more > 0) + [f"the texts of {name}" for name in augment.files]
     is_tuned = isinstance(config.teacher, TransformerConfig)
+    ngrams = "" if NgramConfig.beside(config.student) is None else f" and {numbered(seeds, 'n-gram student')}"
+    students = f"{numbered(seeds, 'student')}{ngrams}"
     taught = (
         f"train {numbered(teachers, 'teacher')} on {len(corpus.train):,} labelled texts"
         if is_tuned
         else f"take {config.teacher.describe()} as the teacher",
         f"let the teacher label {'these' if is_tuned else f'{len(corpus.train):,} texts'}"
         f"{''.join(f', {one}' for one in unlabelled)}",
-        f"train {numbered(seeds, 'student')} on labels and answers, and {numbered(seeds, 'baseline')} on labels alone",
+        f"train {students} on labels and answers, and {numbered(seeds, 'baseline')} on labels alone",
     )
-    alone = (f"train {numbered(seeds, 'student')} on {len(corpus.train):,} labelled texts, without a teacher",)
+    alone = (f"train {students} on {len(corpus.train):,} labelled texts, without a teacher",)
     scored = f"score all, and a linear model, on {numbered(len(corpus.test), 'test text')}"
     return f"it will {'; '.join((*(taught if plan.with_teacher else alone), scored))}"
 
@@ -346,9 +348,11 @@ def _place(directory: Path, role: Role, seed: int) -> Path:
 def _tasks(plan: Plan, directory: Path) -> list[StudentTask]:
     """List the students to train; a limited time may leave out all but those of the first seed."""
     config = plan.config
-    epochs: dict[Role, int | None] = {"distilled": None, "baseline": config.baseline.epochs}
+    epochs: dict[Role, int | None] = {"distilled": None, "ngram": None, "baseline": config.baseline.epochs}
     if not plan.with_teacher:
         del epochs["distilled"]
+    if NgramConfig.beside(config.student) is None:
+        del epochs["ngram"]
     needed = max(plan.estimate.distilled, plan.estimate.baseline)  # for both: a seed's two are compared
     return [
         StudentTask(role, seed, _place(directory, role, seed), epochs[role], seconds=needed if number else 0.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import fmean
 
 from potstill.augment.unlabelled import UnlabelledSet
 from potstill.config import PotstillConfig
@@ -18,9 +17,6 @@ from potstill.experiment.labelled import DistillationSet, check_distillation, la
 from potstill.experiment.record import Trained, TrainingRecord
 from potstill.lora.counting import count_parameters
 from potstill.predict.directory import is_teacher
-from potstill.student.ngram import NgramConfig
-from potstill.student.rnn import DistilRNN
-from potstill.student.saved import load_network
 from potstill.student.student import Student, round_tables, student_bytes
 from potstill.task import task_of
 from potstill.teacher.base import Teacher
@@ -87,6 +83,7 @@ def distill(
     seed: int = 0,
     *,
     unlabelled: UnlabelledSet | None = None,
+    role: Role = "distilled",
     on_student: Callable[[Student], object] = lambda _: None,
     callbacks: Sequence[Callback] = (),
 ) -> Trained:
@@ -100,6 +97,7 @@ def distill(
             there.
         seed: Decides weights, batches and dropout.
         unlabelled: More texts, without labels, for which the student learns the teacher's probabilities.
+        role: What the record and the report call it.
         on_student: Called with the student before the training; an error that it raises ends everything.
         callbacks: Called in the fit after the usual ones.
 
@@ -127,10 +125,12 @@ def distill(
     settings, weights = config.distillation, class_weights(config.student.training, corpus)
     loss = Distillation(weights, task_of(corpus), settings.alpha, settings.temperature, settings.loss)
     seconds = 0.0 if pretrained is None else pretrained.seconds
-    return _fit_student(config, student, data, loss, "distilled", directory, seed, seconds, callbacks)
+    return _fit_student(config, student, data, loss, role, directory, seed, seconds, callbacks)
 
 
-def train(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int = 0) -> Trained:
+def train(
+    config: PotstillConfig, corpus: Corpus, directory: Path, seed: int = 0, *, role: Role = "baseline"
+) -> Trained:
     """Train the same student from the labels alone: the baseline. Arguments as for `distill`.
 
     It is `distill` with alpha 1 and without the teacher's embeddings, unlabelled text and language modelling.
@@ -145,7 +145,7 @@ def train(config: PotstillConfig, corpus: Corpus, directory: Path, seed: int = 0
     )  # fmt: skip
     data = Splits(student.featurise(corpus.train), student.featurise(corpus.validation))
     loss = CrossEntropy(class_weights(settings.training, corpus), task_of(corpus))
-    return _fit_student(config, student, data, loss, "baseline", directory, seed)
+    return _fit_student(config, student, data, loss, role, directory, seed)
 
 
 def _require_unfinished(directory: Path) -> None:
@@ -179,48 +179,6 @@ def _fit_student(
     round_tables(student.network)
     fitted = FitResult(fitted.history, fitted.best, seconds + fitted.seconds)
     return _finish_student(config, student, data.validation, fitted, role, directory, seed)
-
-
-def ngram_students(config: PotstillConfig, corpus: Corpus, students: Sequence[Trained]) -> list[Trained]:
-    """Save the n-grams of a run's distilled students, else of its baselines, as students of their own, where they pay.
-
-    They are smaller and faster. Long texts, of which the recurrent network reads only the beginning, they may classify
-    better alone, short ones far worse. So they are saved where their mean MCC on the validation split is no worse than
-    that of the whole students, or where `max_size` or `max_latency` is set. Those of `RUN/distilled/seed-0` are in
-    `RUN/ngram/seed-0`.
-    """
-    parents = [one for one in students if one.record.role == "distilled"] or list(students)
-    alone = [found for parent in parents if (found := _ngrams_alone(config, corpus, parent)) is not None]
-    if not alone:
-        return []
-    is_limited = config.student.max_size is not None or config.student.max_latency is not None
-    if not is_limited and fmean(one[2].best["mcc"] for one in alone) < fmean(one.fit.best["mcc"] for one in parents):
-        return []
-    saved = []
-    for parent, (student, validation, fitted) in zip(parents, alone, strict=True):
-        directory, seed = parent.directory.parents[1] / "ngram" / parent.directory.name, parent.record.seed
-        finished = Trained.find(directory)
-        saved.append(finished or _finish_student(config, student, validation, fitted, "ngram", directory, seed))
-    return saved
-
-
-def _ngrams_alone(
-    config: PotstillConfig, corpus: Corpus, trained: Trained
-) -> tuple[Student, TrainingSet, FitResult] | None:
-    """Return the n-grams of a trained student as one of their own, with the validation split and its scores there."""
-    whole = load_network(trained.directory)
-    if not isinstance(whole, DistilRNN) or whole.ngrams is None:
-        return None
-    spec, data = whole.spec, config.data
-    settings = NgramConfig(
-        kind="ngram", ngram_buckets=spec.ngram_buckets, ngram_size=spec.ngram_size, dropout=spec.dropout
-    )
-    student = Student.create(settings, corpus, data.max_length, trained.record.seed, long_texts=data.long_texts)
-    student.network.get_submodule("ngrams").load_state_dict(whole.ngrams.state_dict())
-    validation, fabric = student.featurise(corpus.validation), make_fabric(config.runtime)
-    fabric.to_device(student.network)
-    scores = CrossEntropy(task=task_of(corpus)).score(predict_logits(student.network, validation, fabric), validation)
-    return student, validation, FitResult((), {"epoch": 0, **scores}, trained.record.train_seconds)
 
 
 def _finish_student(

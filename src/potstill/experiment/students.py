@@ -17,6 +17,7 @@ from potstill.executor import make_executor
 from potstill.experiment.labelled import DistillationSet
 from potstill.experiment.record import Trained
 from potstill.experiment.stages import distill, train
+from potstill.student.ngram import NgramConfig
 from potstill.training.compute import available_workers
 from potstill.training.deadline import until
 
@@ -101,9 +102,9 @@ def _train_student(
     if task.epochs is not None:
         training = config.student.training.model_copy(update={"epochs": task.epochs})
         config = config.model_copy(update={"student": config.student.model_copy(update={"training": training})})
+    if task.role == "ngram" and (beside := NgramConfig.beside(config.student)) is not None:
+        config = config.model_copy(update={"student": beside})
     with until(task.ends):
-        if task.role == "baseline":
-            return train(config, corpus, task.directory, task.seed)
-        if labelled is None:
-            raise ValueError("expected a distillation set for a distilled student, found none")
-        return distill(config, corpus, labelled, task.directory, task.seed)
+        if task.role == "baseline" or labelled is None:
+            return train(config, corpus, task.directory, task.seed, role=task.role)
+        return distill(config, corpus, labelled, task.directory, task.seed, role=task.role)

@@ -120,8 +120,7 @@ def paid(summary: Summary, *, with_advice: bool = True) -> str | None:
 def _problems(summary: Summary) -> Iterator[str]:
     """Say what makes the run's models useless or its numbers doubtful, and what to change."""
     majority = f'always answering "{summary.data.majority_label}"'
-    students = {role: summary.spread(role, "mcc").mean for role in summary.roles if role != "teacher"}
-    taught = summary.ensemble or summary.teacher
+    taught, baselines = summary.ensemble or summary.teacher, summary.of("baseline")
     yield from _rare(summary)
     if summary.models and all(summary.verdict(model) for model in summary.models):
         yield (
@@ -138,11 +137,10 @@ def _problems(summary: Summary) -> Iterator[str]:
             f"**Problem: the teacher learnt nothing.** It is no better than {majority}, so it has nothing to teach. "
             f"{_better_teacher(summary)}."
         )
-    elif taught is not None and any(taught.metrics.mcc < mcc for mcc in students.values()):
-        role = max(students, key=lambda role: students[role])
+    elif taught is not None and baselines and taught.metrics.mcc < (untaught := summary.spread("baseline", "mcc").mean):
         yield (
-            f"**Problem: the teacher is worse than its students** (MCC {score(taught.metrics.mcc)}; "
-            f"{ROLE_NAMES[role].lower()} {score(students[role])}). Such a teacher is not worth its cost. "
+            f"**Problem: the teacher is worse than the baseline** (MCC {score(taught.metrics.mcc)} and "
+            f"{score(untaught)}). Such a teacher is not worth its cost. "
             f"{_better_teacher(summary)}, or use the baseline student."
         )
     if summary.distillation_harmed:
@@ -247,8 +245,6 @@ def _choice(summary: Summary) -> Iterator[str]:
             f"; the {ROLE_NAMES[other].lower()} ({score(mcc[other])}) is {_times(size[other] / size[role])} times as "
             f"large and {_times(speed[other] / speed[role])} times as fast{limits and f' ({limits})'}"
         )
-    if role == "ngram" and mcc[role] < max(mcc.values()):
-        sentence += ". Trained on its own (`--student-kind ngram`), the n-gram student is mostly better"
     yield f"{sentence}. `predict`, `serve` and `export` use {name}; `--max-size` and `--max-latency` set limits."
 
 

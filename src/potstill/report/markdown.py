@@ -117,7 +117,7 @@ def _what_was_done(summary: Summary) -> str:
     how = {
         "teacher": "",
         "distilled": f"; it learns from the labels and from the teacher's answers ({config.distillation.describe()})",
-        "ngram": f", that of the {'distilled' if summary.of('distilled') else 'baseline'} student without its network",
+        "ngram": f"; it learns from {'the same' if summary.of('distilled') else 'the labels alone'}",
         "baseline": "; it learns from the labels alone, to show what the teacher adds",
     }
     models = [f"- **{ROLE_NAMES[role]}:** {summary.of(role)[0].description}{how[role]}." for role in summary.roles]

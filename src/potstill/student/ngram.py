@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
-from potstill.config import StudentConfig
+from potstill.config import RNNConfig, StudentConfig
 from potstill.config.base import Fraction, PowerOfTwo
 from potstill.lora.dropout import Dropout
 from potstill.predict.session import LOGITS
@@ -56,6 +56,14 @@ class NgramConfig(StudentConfig):
     """Width of the table."""
     dropout: Fraction = 0.2
     """Dropout before the linear map."""
+
+    @classmethod
+    def beside(cls, settings: StudentConfig) -> NgramConfig | None:
+        """Return the settings of the n-gram student that `run` trains beside a recurrent one that has n-grams too."""
+        if not isinstance(settings, RNNConfig) or not settings.ngram_size:
+            return None
+        shared = ("ngram_buckets", "ngram_size", "dropout", "training", "threshold")
+        return cls(kind="ngram", **{name: getattr(settings, name) for name in shared})
 
 
 @dataclass(frozen=True, kw_only=True)
