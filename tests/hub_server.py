@@ -17,8 +17,8 @@ import yaml
 
 OWNER, TOKEN, READER = "acme", "hf_writes", "hf_reads"
 LICENCES = ("apache-2.0", "mit", "cc-by-4.0")
-_LARGE = 10_000
-"""Larger files go through LFS; here, other than on the hub, a tiny student has some."""
+_LARGE = (".onnx", ".safetensors")
+"""Files that go through LFS, as in a new repository's `.gitattributes`."""
 
 
 @dataclass
@@ -66,7 +66,7 @@ def hub_server() -> Iterator[Hub]:
             thread.join()
 
 
-class _Refused(Exception):
+class RefusedError(Exception):
     def __init__(self, status: int, code: str = "", message: str = "") -> None:
         self.status, self.code, self.message = status, code, message
 
@@ -89,17 +89,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.readline()
         try:
             if self.server.status:
-                raise _Refused(self.server.status, message="This stand-in fails")
+                raise RefusedError(self.server.status, message="This stand-in fails")
             for pattern, method in _ROUTES:
                 if found := re.fullmatch(pattern, f"{self.command} {path}"):
                     return method(self, **found.groupdict())
-            raise _Refused(404, message=f"no {self.command} {path}")
-        except _Refused as refused:
+            raise RefusedError(404, message=f"no {self.command} {path}")
+        except RefusedError as refused:
             names = {"X-Error-Code": refused.code, "X-Error-Message": refused.message}
             headers = {name: value for name, value in names.items() if value}
             self.send(json.dumps({"error": refused.message}).encode(), refused.status, **headers)
 
-    do_GET = do_HEAD = do_POST = do_PUT = answer
+    do_GET = do_HEAD = do_POST = do_PUT = answer  # noqa: N815 - the names of http.server
 
     def send(self, content=b"", status=200, **headers):
         self.send_response(status)
@@ -117,30 +117,34 @@ class _Handler(BaseHTTPRequestHandler):
 
     def may_write(self, repo):
         if self.token() not in (TOKEN, READER):
-            raise _Refused(401, message="Invalid credentials in Authorization header")
+            raise RefusedError(401, message="Invalid credentials in Authorization header")
         if self.token() != TOKEN or repo.partition("/")[0] != OWNER:
-            raise _Refused(403, message=f"You don't have the rights to create a model under {repo.partition('/')[0]}")
+            raise RefusedError(
+                403, message=f"You don't have the rights to create a model under {repo.partition('/')[0]}"
+            )
 
     def repository(self, repo):
         """Find a repository; one that is not there, or private, is not told from the other."""
         found = self.server.repositories.get(repo)
         if found is None or (found.private and self.token() != TOKEN):
-            raise _Refused(404 if self.token() else 401, "RepoNotFound", "Repository not found")
+            raise RefusedError(404 if self.token() else 401, "RepoNotFound", "Repository not found")
         return found
 
     def at(self, repo, revision):
         found = self.repository(repo)
         if (commit := found.find(revision)) is None:
-            raise _Refused(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            raise RefusedError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         return commit, found.files(commit)
 
     def validate_yaml(self):
         content = json.loads(self.body)["content"]
         header = yaml.safe_load(content.split("---\n")[1])
-        errors = []
-        if header.get("license", LICENCES[0]) not in LICENCES:
-            errors.append({"message": f'"license" must be one of {", ".join(LICENCES)}'})
-        self.json({"errors": errors, "warnings": []}, 400 if errors else 200)
+        if header.get("license", LICENCES[0]) in LICENCES:
+            return self.json({"errors": [], "warnings": []})
+        problem = f'"license" must be one of {", ".join(LICENCES)}'
+        if self.headers["Accept"] == "text/plain":
+            return self.send(problem.encode(), 400)
+        return self.json({"errors": [{"message": problem}], "warnings": []}, 400)
 
     def create(self):
         asked = json.loads(self.body)
@@ -158,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.may_write(repo)
         branches = self.repository(repo).branches
         if revision in branches:
-            raise _Refused(409, message="Reference already exists")
+            raise RefusedError(409, message="Reference already exists")
         branches[revision] = branches["main"]
         self.json({})
 
@@ -166,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.may_write(repo)
         self.at(repo, revision)
         files = json.loads(self.body)["files"]
-        modes = {file["path"]: "lfs" if file["size"] > _LARGE else "regular" for file in files}
+        modes = {file["path"]: "lfs" if file["path"].endswith(_LARGE) else "regular" for file in files}
         self.json({"files": [{"path": p, "uploadMode": mode, "shouldIgnore": False} for p, mode in modes.items()]})
 
     def lfs_batch(self, repo):
@@ -217,7 +221,7 @@ class _Handler(BaseHTTPRequestHandler):
     def resolve(self, repo, revision, name):
         commit, files = self.at(repo, revision)
         if name not in files:
-            raise _Refused(404, "EntryNotFound", "Entry not found")
+            raise RefusedError(404, "EntryNotFound", "Entry not found")
         etag = hashlib.sha1(files[name]).hexdigest()
         self.send(files[name], **{"ETag": f'"{etag}"', "X-Repo-Commit": commit})
 

@@ -43,6 +43,9 @@ _DATA_LICENCES: Final = {
 _UNKNOWN_DATA: Final = "The data's licence is not known to Potstill: see where it came from."
 _UNKNOWN_BACKBONE: Final = "its licence is not known to Potstill"
 
+LIBRARY: Final = "potstill"
+PIPELINE: Final = "text-classification"
+"""What the hub calls library and task."""
 _PLACEHOLDER: Final = "DIRECTORY"
 """Where the student is, in the card's commands."""
 _CLASSES: Final = 10
@@ -87,6 +90,8 @@ def write_card(
     if found is None and origin.corpus is not None:
         found = DataSummary.of(origin.corpus)
     data, known = None if found is None else tables.data_in_markdown(found), _known_data(config, found)
+    tags = [tag for tag, applies in (("onnx", layout == "onnx"), ("knowledge-distillation", has_teacher)) if applies]
+    tags += ["multi-label"] if manifest.task == "multi-label" else []
     values = {
         **{"manifest": manifest, "origin": origin, "layout": layout, "network": network, "parameters": parameters},
         **{"checks": checks, "config": config, "summary": summary, "record": record, "data": data},
@@ -96,7 +101,7 @@ def write_card(
         "characters": CHARACTERS_A_TOKEN * manifest.max_length,
         "cutting": "" if manifest.long_texts == "head" else f', "{manifest.long_texts}"',
         "averaged": 0 if summary is None or summary.ensemble is None else len(summary.of("teacher")),
-        "header": "" if layout == "web" else _header(manifest, found, known, scored),
+        "header": "" if layout == "web" else _header(tags, found, known, scored),
         "paid": None if summary is None or role != summary.recommended_role else paid(summary, with_advice=False),
         "scores": "",
         "ece": None if scored is None else scored.calibration.ece,
@@ -127,17 +132,16 @@ def placed(card: str, name: str) -> str:
     return re.sub(rf"""(load\("|potstill \w+ ){_PLACEHOLDER}\b""", lambda found: found[1] + name, card)
 
 
-def _header(manifest: Manifest, data: DataSummary | None, known: str, scored: Measurement | ModelResult | None) -> str:
+def _header(tags: Sequence[str], data: DataSummary | None, known: str, scored: Measurement | ModelResult | None) -> str:
     """Write what the hub reads of a card. It names no licence: that is for the publisher to decide."""
     results = []
     if data is not None and scored is not None and not data.labels_by_teacher:
         results = _results(data, scored)
-    tags = ["potstill", "onnx", "knowledge-distillation", *(["multi-label"] if manifest.task == "multi-label" else [])]
     return ModelCardData(
         language="en" if known in _DATA_LICENCES else None,
-        library_name="potstill",
-        pipeline_tag="text-classification",
-        tags=tags,
+        library_name=LIBRARY,
+        pipeline_tag=PIPELINE,
+        tags=[LIBRARY, *tags],
         datasets=[_dataset(data)] if data is not None and data.source.startswith(HUB) else None,
         metrics=[*dict.fromkeys(one.metric_type for one in results)] or None,
         model_name=None if data is None else data.name,
@@ -157,7 +161,7 @@ def _results(data: DataSummary, scored: Measurement | ModelResult) -> list[EvalR
     ]
     return [
         EvalResult(
-            task_type="text-classification",
+            task_type=PIPELINE,
             dataset_type=_dataset(data),
             dataset_name=data.name,
             dataset_split="test",

@@ -12,17 +12,13 @@ from huggingface_hub import CardData, HfApi, ModelCard, constants, get_token
 
 from potstill.errors import ArtifactError, SourceError
 from potstill.export.bundle import CARDS, export_student
-from potstill.export.card import placed
+from potstill.export.card import LIBRARY, PIPELINE, placed
 from potstill.predict.directory import is_exported, require_graph
 from potstill.predict.hub import CARD_FILE, LOG_IN, HubName, hub_error
 from potstill.store.atomic import write_text
-from potstill.store.checksums import CHECKSUMS_FILE, read, verify
+from potstill.store.checksums import read, verify, write_checksums
 
-_DEFAULTS: Final = {
-    "library_name": "potstill",
-    "pipeline_tag": "text-classification",
-    "tags": ["potstill", "onnx", "knowledge-distillation"],
-}
+_DEFAULTS: Final = {"library_name": LIBRARY, "pipeline_tag": PIPELINE, "tags": [LIBRARY, "onnx"]}
 """The header of a card that has none, such as one of an earlier version or of a user's own."""
 
 
@@ -87,9 +83,9 @@ def _copy(student: Path, directory: Path) -> None:
     directory.mkdir()
     for file, content in read(student, verify(student)).items():
         (directory / file).write_bytes(content)
-    for file in (CHECKSUMS_FILE, CARDS["onnx"]):
-        if (student / file).is_file():
-            (directory / file).write_bytes((student / file).read_bytes())
+    write_checksums(directory)
+    if (card := student / CARDS["onnx"]).is_file():
+        (directory / card.name).write_bytes(card.read_bytes())
 
 
 def _card(directory: Path, name: HubName, licence: str | None, language: str | None) -> ModelCard:

@@ -119,27 +119,25 @@ def hub_error(error: Exception, name: HubName, what: str) -> SourceError:
         what: What was wanted, as in "does not give".
     """
     endpoint = hub_library().constants.ENDPOINT
-    status = next((answer.status_code for one in _causes(error) if (answer := getattr(one, "response", None))), None)
-    said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    owner = name.repository.partition("/")[0]
-    if status is None:
-        remedy = f"check the network, HF_ENDPOINT and HF_HUB_OFFLINE ({endpoint} was asked)"
-    elif status == 401:
-        remedy = f"check the name; if the model is private, or to upload one, {LOG_IN}"
-    elif status == 403:
-        remedy = f"use a token that may do this for {owner!r}, or accept the model's conditions at {endpoint}/{name}"
-    elif status == 404:
-        remedy = "check the name and the revision"
-    else:
-        remedy = "try again later"
-    answer = "can't be reached" if status is None else f"answered {status}"
-    return SourceError(f"{name}: {endpoint} {what}, it {answer}: {said}\n  what to do: {remedy}")
+    answers = [answer for one in _causes(error) if (answer := getattr(one, "response", None)) is not None]
+    status = answers[0].status_code if answers else None
+    lines = [getattr(error, "server_message", None) or "", *str(error).splitlines(), type(error).__name__]
+    said = next(line.strip() for line in lines if line.strip())
+    remedy = {
+        None: "check the network, HF_ENDPOINT and HF_HUB_OFFLINE",
+        400: "change what it names",
+        401: f"check the name; to upload a model, or to load a private one, {LOG_IN}",
+        403: f"use a token that may do this, or accept the model's conditions at {endpoint}/{name.repository}",
+        404: "check the name and the revision",
+    }.get(status, "try again later")
+    found = said if status is None else f"it answered {status}: {said}"
+    return SourceError(f"{name}: {endpoint} {what}: {found}\n  what to do: {remedy}")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
-        error = error.__cause__
+        error = error.__cause__ or error.__context__
 
 
 def _download(name: HubName, *, force_download: bool = False) -> Path:
