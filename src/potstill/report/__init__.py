@@ -18,6 +18,7 @@ from potstill.store.checksums import CHECKSUMS_FILE, listed_files, read, write_c
 __all__ = [
     "findings",
     "is_reported",
+    "read_details",
     "read_summary",
     "summary_table",
     "write_report",
@@ -40,8 +41,7 @@ def write_report(summary: Summary, run_dir: Path, details: Details | None = None
         ArtifactError: `details.json` was altered.
         ConfigError: The summary's settings are none of this version's.
     """
-    if details is None and DETAILS_FILE in listed_files(run_dir):
-        details = Details.from_json(read(run_dir, [DETAILS_FILE])[DETAILS_FILE].decode("utf-8"))
+    details = details or read_details(run_dir)
     # The numbers first: whatever happens while drawing, they are kept.
     write_text(run_dir / SUMMARY_FILE, summary.to_json())
     if details is not None:
@@ -54,6 +54,17 @@ def write_report(summary: Summary, run_dir: Path, details: Details | None = None
     if not text_alone:
         write_text(run_dir / PAGE_FILE, report_html(summary, details, run_dir, run_dir / _PLOTS))
     write_checksums(run_dir, run_files(run_dir))
+
+
+def read_details(run_dir: Path) -> Details | None:
+    """Read the details of a run, compared with their checksum; None: it has none.
+
+    Raises:
+        ArtifactError: They were altered.
+    """
+    if DETAILS_FILE not in listed_files(run_dir):
+        return None
+    return Details.from_json(read(run_dir, [DETAILS_FILE])[DETAILS_FILE].decode("utf-8"))
 
 
 def is_reported(run_dir: Path) -> bool:
