@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test check docs notebooks stress format clean
+.PHONY: help setup demo test check docs notebooks stress release-check lock format clean
 
 help:
 	@echo 'make setup   the environment in $(VENV), with the builtin backbone'
@@ -14,6 +14,8 @@ help:
 	@echo 'make check   ruff, mypy, and the documentation with its links'
 	@echo 'make docs    the documentation as a site, in site/'
 	@echo 'make stress  kill, damage, starve and fuzz everything; hours (docs/reliability.md)'
+	@echo 'make release-check  build, and install into empty environments, with each extra; up to an hour'
+	@echo 'make lock    renew deploy/*.lock, what the container installs'
 	@echo 'make format  let ruff lay out the code'
 	@echo 'make clean   remove the environment'
 
@@ -61,6 +63,18 @@ stress: setup
 	$(BIN)/python benchmarks/stress/fuzz.py --seconds $(SECONDS)
 	$(BIN)/python benchmarks/stress/abuse.py
 	$(BIN)/python benchmarks/tables.py
+
+release-check:
+	$(PYTHON) -m tools.release
+
+# Versions and digests for the oldest supported Python, which the container has. No index is named in them.
+LOCK := $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --no-header --no-annotate \
+  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options
+
+lock: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[release]'
+	$(LOCK) --extra serve --output-file deploy/requirements.lock pyproject.toml
+	$(LOCK) --only-build-deps --build-deps-for wheel --output-file deploy/build.lock pyproject.toml
 
 format: setup
 	$(BIN)/ruff format .

@@ -5,22 +5,26 @@ from pathlib import Path
 
 import pytest
 
+from potstill.export.web.node import CHECK_FILE
 from potstill.teacher.backbone.sources import Source
 
 SOURCE = Path(__file__).parents[1] / "src" / "potstill"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "imp", "code"}
-"""They write what is a program when it is read."""
+MODULES |= {"subprocess", "pty"}
+"""They write what is a program when it is read, or run programs."""
 NAMES = {"eval", "exec", "compile", "__import__"}
 CALLS = {
     *("torch.load", "torch.save", "torch.jit.load", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "yaml.load_all"),
-    *("runpy.run_path", "subprocess.run", "subprocess.Popen", "os.system", "shutil.unpack_archive"),
+    *("runpy.run_path", "subprocess.run", "subprocess.Popen", "os.system", "os.popen", "os.posix_spawn", "os.execv"),
+    *("asyncio.create_subprocess_exec", "asyncio.create_subprocess_shell", "shutil.unpack_archive"),
 }
 FLAGS = {"allow_pickle": True, "trust_remote_code": True, "weights_only": False, "shell": True}
 METHODS = {"extractall"}
 """Archives' names may lead out of the directory."""
-
+PROGRAMS = {"export/web/node.py": ["subprocess", "subprocess.run"]}
+"""The one module that runs a program, Node, on a file of Potstill's own."""
 
 LOADS = "kind.from_pretrained"
 OPTIONS = "source.options()"
@@ -69,7 +73,17 @@ def is_constant(node: ast.expr, value: object) -> bool:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE)))
 def test_no_file_runs_what_it_reads(file):
-    assert list(offences(ast.parse(file.read_text(encoding="utf-8")))) == []
+    expected = PROGRAMS.get(file.relative_to(SOURCE).as_posix(), [])
+    assert sorted(offences(ast.parse(file.read_text(encoding="utf-8")))) == expected
+
+
+def test_the_only_program_that_is_run_has_fixed_arguments_and_a_time_limit():
+    tree = ast.parse((SOURCE / "export" / "web" / "node.py").read_text(encoding="utf-8"))
+    calls = [one for one in ast.walk(tree) if isinstance(one, ast.Call)]
+    (call,) = (one for one in calls if dotted(one.func) == "subprocess.run")
+    assert ast.unparse(call.args[0]) == "[node, CHECK_FILE]"
+    assert {"timeout", "cwd", "stdin"} <= {keyword.arg for keyword in call.keywords}
+    assert CHECK_FILE == "check.js"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE)))
@@ -86,6 +100,7 @@ def test_loading_with_code_would_be_found():
 @pytest.mark.parametrize(
     "program",
     [
+        *("import subprocess", "from subprocess import run", "os.system(text)"),
         *("import pickle", "from pickle import loads", "import joblib.memory", "eval(text)", "torch.load(path)"),
         *("yaml.load(text)", "numpy.load(path, allow_pickle=True)", "numpy.load(path, allow_pickle=wanted)"),
         *("options = {'trust_remote_code': flag}", "archive.extractall(path)", "torch.load(p, weights_only=False)"),

@@ -211,8 +211,8 @@ from potstill.cli import _EXTRAS, main
 
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        # tokenizers brings these two; nothing of theirs is needed all the same
-        if name.partition(".")[0] in set(_EXTRAS["train"]) - {"huggingface_hub", "yaml"}:
+        # tokenizers brings both; a local model needs nothing of theirs, yaml is looked for all the same
+        if name.partition(".")[0] in (set(_EXTRAS["train"]) - {"yaml"}) | {"huggingface_hub"}:
             raise ImportError(f"{name} is blocked")
 
 sys.meta_path.insert(0, Blocked())

@@ -108,6 +108,14 @@ def test_the_card_shows_the_runs_results(run_directory, student, tmp_path, tiny_
     assert f"Network: {record.description}" in card
     assert "its licence is not known to Potstill" in card
     assert "The data's licence is not known to Potstill" in card
+    assert "**Did it pay?**" in card
+    assert "What to try" not in card  # advice for the one who trains
+    assert "| baseline student, 2 seeds |" in card
+    assert f"| linear SVM | {summary.linear.metrics.f1:.3f} [" in card
+    assert f'| always "{summary.data.majority_label}" |' in card
+    assert "Class by class:" in card
+    assert "`potstill predict DIRECTORY FILE --coverage 0.9`" in card
+    assert "- To repeat it: `potstill " in card
     assert str(run_directory.parent) not in card  # its readers are on other machines
     assert str(tiny_backbone) not in card
 

@@ -31,6 +31,7 @@ _GROUPS = {
         "predict": ("predict", "Classify texts with a saved model."),
         "serve": ("serve", "Classify texts over HTTP, with a page to try models."),
         "export": ("export", "Write a student as a small directory to copy anywhere."),
+        "push": ("export", "Upload a student to the Hugging Face hub."),
         "merge": ("export", "Write a teacher as a plain transformers model."),
     },
     "Inspect": {
@@ -46,7 +47,7 @@ _COMMANDS = {name: command for group in _GROUPS.values() for name, command in gr
 
 _EXTRAS = {
     "train": (
-        *("datasets", "filelock", "gguf", "huggingface_hub", "jinja2", "lightning_fabric", "loky", "markdown_it"),
+        *("datasets", "filelock", "gguf", "jinja2", "lightning_fabric", "loky", "markdown_it"),
         *("matplotlib", "onnx", "pyarrow", "pydantic", "rapidfuzz", "rich", "safetensors", "scipy", "torch"),
         *("transformers", "yaml"),
     ),

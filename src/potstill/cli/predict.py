@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from potstill.cli.options import Abstention, abstention_options, runtime_options, runtime_settings
+from potstill.cli.options import MODEL, Abstention, abstention_options, runtime_options, runtime_settings
 from potstill.predict import Classifier, output, stream
 from potstill.predict.decision import abstains, predict_class
 from potstill.predict.directory import StudentFiles, find_student, is_teacher, own_columns
 from potstill.predict.encoding import SAMPLE_BYTES, conversion, find_encoding
 from potstill.predict.files import ALL_TABLES, open_table
+from potstill.predict.hub import local_model
 from potstill.predict.session import available_cores
 from potstill.predict.wording import numbered, printable
 from potstill.store.checksums import assert_unchanged, digest
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("model", type=MODEL)
 @click.argument("file", required=False, type=click.File("rb"))
 @click.option("--text", "texts", multiple=True, metavar="TEXT", help="A text to classify; may be given several times.")
 @click.option(
@@ -72,7 +73,7 @@ if TYPE_CHECKING:
 )
 @runtime_options
 def predict(
-    model: Path,
+    model: Path | str,
     file: BinaryIO | None,
     texts: tuple[str, ...],
     out: Path | None,
@@ -91,7 +92,8 @@ def predict(
     """Classify the texts of FILE (- for standard input), or each --text, with MODEL.
 
     MODEL is a directory: a run, a student, a teacher, or what `potstill export` wrote. Of a run, `predict` uses the
-    student that its report recommends, of the seed with the best validation score. FILE may be of any size. It has one
+    student that its report recommends, of the seed with the best validation score. Or it is a model of the Hugging Face
+    hub, owner/name or owner/name@revision. FILE may be of any size. It has one
     text a line, or it is .csv, .tsv, .json, .jsonl, .parquet or .xlsx with a column of texts; the answers keep its
     other columns. It may be packed (.gz, .bz2, .xz, .zst, .zip). A model of pairs needs two texts with a tab between,
     or a second column.
@@ -116,7 +118,8 @@ def predict(
         if file is None or out == Path("-"):
             raise click.UsageError("--out is a file for the answers to FILE; without it they are printed")
         output.require_absent(out)
-    directory = model if is_teacher(model) else find_student(model)
+    path = local_model(model)
+    directory = path if is_teacher(path) else find_student(path)
     opened, key = _open(directory, runtime, threads or available_cores(), abstention)
     writing = output.Writing(
         output_format or ("csv" if out is not None and out.suffix.lower() == ".csv" else "jsonl"),

@@ -122,7 +122,8 @@ def serve(
     """Answer over HTTP with saved models, and show a page to try them.
 
     MODEL is a directory, or NAME=DIRECTORY: a student's, a teacher's, or a run's, of which the best student
-    of each kind is served, first the one that its report recommends. Requests that name no model ask the first.
+    of each kind is served, first the one that its report recommends. It may also be a model of the Hugging Face hub,
+    owner/name or owner/name@revision. Requests that name no model ask the first.
 
     \b
       potstill serve runs/NAME

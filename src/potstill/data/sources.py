@@ -55,6 +55,8 @@ from potstill.predict.wording import numbered
 TEST_FRACTION = 0.1
 """Share of the test split where the data has none."""
 COLA_HUB = "nyu-mll/glue:cola"
+HUB = "Hugging Face hub, "
+"""How `Corpus.source` begins where the data is of the hub."""
 COLA_PLACES = "$POTSTILL_DATA, $POTSTILL_DATA/cola, data/cola or ../shared/cola"
 
 _ACCEPTED = (
@@ -370,7 +372,7 @@ def _from_hub(path: str, configuration: str | None, config: DataConfig) -> _Foun
             f"the hub data set {name!r} has no split 'train'; its parts are {', '.join(parts)}\n"
             "  what to do: save the split you want as a Parquet file and give its path"
         )
-    source = f"Hugging Face hub, {name}"
+    source = f"{HUB}{name}"
     rows = hub_rows(parts["train"], config, f"{source}, train")
     known = label_names_of(rows, source)
     encode = partial(to_examples, multi_label=config.is_multi_label)

@@ -97,7 +97,8 @@ class PotstillClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             data = {"source": str(file), "pair_column": "pair" if in_pairs else None, "multi_label": several}
             settings = {"preset": self.preset} | settings | {"data": (settings.get("data") or {}) | data}
             out = Path(temporary) / "run" if self.directory is None else Path(self.directory)
-            _, directory = run(PotstillConfig.build(settings, "the settings"), out)
+            config = PotstillConfig.build(settings, "the settings")
+            _, directory = run(config, out, text_alone=self.directory is None)  # plots would be removed with the run
             exported = Path(temporary) / "exported"
             export_student(find_student(directory), exported, "onnx")
             self.report_ = (directory / REPORT_FILE).read_text(encoding="utf-8")

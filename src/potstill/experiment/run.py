@@ -71,6 +71,7 @@ def run(
     restart: bool = False,
     time_limit: float | None = None,
     started: float | None = None,
+    text_alone: bool = False,
 ) -> tuple[Summary, Path]:
     """Do the whole experiment in a run directory: config, models, histories, plots, report.
 
@@ -86,6 +87,7 @@ def run(
         time_limit: Seconds that the run may take: what does not fit is left out. Time before an interruption counts
             too. None: there is no limit.
         started: When that time began, as `time.time` counts; None: now.
+        text_alone: Write the report without plots and page.
 
     Returns:
         The results, as in `summary.json`, and the run directory.
@@ -127,7 +129,7 @@ def run(
             if corpus.labels_by_teacher:
                 corpus = label_corpus(config, corpus, _place(directory, "teacher", config.teacher.seeds[0]))
             summary, details = _experiment(config, corpus, directory, command, budget)
-        write_report(summary, directory, details)
+        write_report(summary, directory, details, text_alone=text_alone)
         return summary, directory
 
 

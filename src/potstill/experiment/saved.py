@@ -28,6 +28,7 @@ from potstill.predict.directory import (
     models_in,
     places,
 )
+from potstill.predict.hub import local_model
 from potstill.teacher.base import Teacher
 from potstill.teacher.ensemble import together
 from potstill.teacher.file import FileTeacher
@@ -163,13 +164,13 @@ def _finished_teachers(path: Path) -> list[Path]:
 def open_model(
     directory: Path | str, runtime: RuntimeConfig, *, coverage: float | None = None, max_error: float | None = None
 ) -> SavedModel:
-    """Load one saved model; a student may abstain, see `Classifier.load`.
+    """Load one saved model, also one of the hub; a student may abstain. See `Classifier.load`.
 
     Raises:
         ArtifactError: It is missing, incomplete or damaged, or the directory is a run's, of several; or a student can't
             keep to `max_error`.
     """
-    found = model_directories(Path(directory))
+    found = model_directories(local_model(directory))
     if len(found) > 1:
         raise ArtifactError(
             f"{directory}: expected one model, found {len(found)}\n  what to do: name one of them, such as {found[0]}"

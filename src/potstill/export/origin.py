@@ -10,10 +10,11 @@ from potstill.console import warn
 from potstill.data import Corpus, load_corpus
 from potstill.errors import PotstillError
 from potstill.evaluation import ModelResult, Summary
+from potstill.evaluation.details import Details
 from potstill.experiment.record import TrainingRecord
 from potstill.experiment.saved import corpus_key, settings_file
 from potstill.predict.directory import SUMMARY_FILE, Manifest, holds, places
-from potstill.report import read_summary
+from potstill.report import read_details, read_summary
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Origin:
     """What its run found out, where it is of a run."""
     record: TrainingRecord | None
     """How its training went, where that has ended."""
+    details: Details | None
+    """What its run's report shows of it, where it is the student to use of a run."""
     corpus: Corpus | None
     """The data of `config`, where it can be read and is of the student's task."""
     no_corpus: str
@@ -42,10 +45,12 @@ class Origin:
         run_dir = next((place for place in places(student.resolve()) if holds(place, SUMMARY_FILE)), None)
         config = None if config_file is None else PotstillConfig.load(config_file)
         corpus, problem = _corpus(config, manifest, corpus_key(student))
+        record = TrainingRecord.find(student)
         return cls(
             config=config,
             summary=None if run_dir is None else read_summary(run_dir),
-            record=TrainingRecord.find(student),
+            record=record,
+            details=None if run_dir is None or record is None else _details(run_dir, record),
             corpus=corpus,
             no_corpus=problem,
         )
@@ -63,6 +68,11 @@ class Origin:
             return None
         models = self.summary.of(self.record.role)
         return next((model for model in models if model.seed == self.record.seed), None)
+
+
+def _details(run_dir: Path, record: TrainingRecord) -> Details | None:
+    details = read_details(run_dir)
+    return details if details is not None and (details.role, details.seed) == (record.role, record.seed) else None
 
 
 def _corpus(config: PotstillConfig | None, manifest: Manifest, key: str | None) -> tuple[Corpus | None, str]:

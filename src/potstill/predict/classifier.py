@@ -16,6 +16,7 @@ from potstill.predict import session, tokens
 from potstill.predict.abstention import prediction_sets
 from potstill.predict.decision import abstains, named, predict_class, probabilities_of, typed_labels
 from potstill.predict.directory import Manifest, StudentFiles, find_student, require_graph, require_student
+from potstill.predict.hub import local_model
 from potstill.predict.ngrams import hash_ngrams
 from potstill.predict.untrusted import has_inner_graphs, settings_problem, tokenizer_problem
 from potstill.store.checksums import read
@@ -37,7 +38,7 @@ class Classifier:
 
     The methods follow scikit-learn: `predict`, `predict_proba`, `classes_`. They may be called from several threads.
 
-        classifier = Classifier.load("runs/NAME")
+        classifier = Classifier.load("runs/NAME")  # or "owner/name" of the Hugging Face hub
         classifier.predict(["The cat sat.", "Cat the sat."])
 
     `task` is "multi-label" where a text may have any number of classes: then `predict` returns lists.
@@ -69,26 +70,31 @@ class Classifier:
         threads: int | None = None,
         coverage: float | None = None,
         max_error: float | None = None,
+        revision: str | None = None,
     ) -> Classifier:
         """Read a saved student.
 
         Args:
-            path: Its directory, or a run's: of that, the student that its report recommends.
+            path: Its directory, or a run's: of that, the student that its report recommends. A string `owner/name` that
+                is no directory here is a model of the Hugging Face hub; see `predict.hub.local_model`.
             batch_size: Most texts that are computed at once; fewer where they are long.
             threads: Threads of one call; none: one per available core, by a container's quota too.
             coverage: Share of texts to answer: `predict` returns None for the others, of which the student is the least
                 sure, as the validation split tells. 1: all, also where it was exported to abstain.
             max_error: Instead of `coverage`: most errors among the answers, as a share of these. As many texts as
                 possible are answered while that is so with 95 % confidence; see `predict.abstention`.
+            revision: Branch, tag or commit of a model of the hub; none: its main branch.
 
         Raises:
+            SourceError: The hub can't be reached, or does not give the model.
             ArtifactError: The directory is missing or incomplete, or its files are damaged or don't belong together; or
                 the validation split can't promise `max_error`, or is not known.
-            ValueError: A number is out of its range, or both `coverage` and `max_error` are given.
+            ValueError: A number is out of its range, or both `coverage` and `max_error` are given, or a revision of a
+                directory.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size: expected a positive number, found {batch_size}")
-        files = StudentFiles(find_student(Path(path)))
+        files = StudentFiles(find_student(local_model(path, revision)))
         require_student(files.directory)
         require_graph(files.directory)
         found = read(files.directory, [file.name for file in files.needed])

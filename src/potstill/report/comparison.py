@@ -18,6 +18,7 @@ from potstill.evaluation import McNemar, PairedTest, mcnemar, paired_test
 from potstill.evaluation.measure import Measurement, Selective
 from potstill.experiment.record import TrainingRecord
 from potstill.experiment.saved import is_finished
+from potstill.predict.hub import hub_name
 from potstill.predict.wording import numbered
 from potstill.report.findings import examples_told_apart
 from potstill.report.tables import (
@@ -135,7 +136,7 @@ def show(
     rows = rows_of(measured)
     levels = zip(*(row.directory.parent.parts for row in rows), strict=False)
     common = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
-    names = {row.directory: "/".join(row.directory.parts[common:]) for row in rows}
+    names = {row.directory: str(hub_name(row.directory) or "/".join(row.directory.parts[common:])) for row in rows}
     cells = [_cells(names[row.directory], row, positive) for row in rows]
     majority = labels[most_frequent(examples.labels)]
     share = Cell(percent(next(iter(measured.values())).metrics.majority_accuracy))

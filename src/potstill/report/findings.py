@@ -36,8 +36,9 @@ _FEWEST_OTHERS: Final = 5
 
 def findings(summary: Summary) -> list[str]:
     """Say whether it paid, what went wrong, whether each model learnt the task, and what the student saves."""
+    answer = paid(summary)
     found = [
-        *_paid(summary),
+        *([] if answer is None else [answer]),
         *_problems(summary),
         *(_learnt(summary, role) for role in summary.roles),
         *_choice(summary),
@@ -60,11 +61,14 @@ def abstention(details: Details, run_dir: Path) -> str:
     )
 
 
-def _paid(summary: Summary) -> Iterator[str]:
-    """Compare the students handed out with the linear model, which takes seconds, and with all others."""
+def paid(summary: Summary, *, with_advice: bool = True) -> str | None:
+    """Compare the students handed out with the linear model, which takes seconds, and with all others.
+
+    `with_advice` says, where they are not better, what to try. None where there is nothing to compare.
+    """
     linear, comparisons, role = summary.linear, summary.against_linear.values(), summary.recommended_role
     if linear is None or not comparisons or role is None:
-        return
+        return None
     name = ROLE_NAMES[role].lower()
     score_of, is_several = summary.data.headline, summary.data.multi_label
     student, bar = summary.spread(role, score_of), getattr(linear.metrics, score_of)
@@ -103,7 +107,7 @@ def _paid(summary: Summary) -> Iterator[str]:
         sentence += f" For comparison: {', '.join(others)}."
     if (closed := summary.gap_closed) is not None and 0 <= closed <= 1:
         sentence += f" The student closes {100 * closed:.0f} % of the gap between linear model and teacher."
-    if not ahead:
+    if with_advice and not ahead:
         time = "a longer `--time-limit`, for a teacher; " if not summary.of("distilled") and summary.time_limit else ""
         is_tuned = summary.config["teacher"]["kind"] == "transformer"
         teacher = "more teacher epochs (`--teacher-epochs`)" if is_tuned else "another teacher"
@@ -112,7 +116,7 @@ def _paid(summary: Summary) -> Iterator[str]:
             "the teacher is hardly better than the linear model. If the student stays behind, use a linear model "
             "(scikit-learn's TfidfVectorizer and LinearSVC)."
         )
-    yield sentence
+    return sentence
 
 
 def _problems(summary: Summary) -> Iterator[str]:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from potstill.evaluation import DataSummary, EnsembleResult, Intervals, Metrics, ModelResult, Role, Spread, Summary
-from potstill.evaluation.results import Headline
+from potstill.evaluation.results import Headline, LinearResult
 from potstill.predict.wording import in_markdown, printable
 
 ROLE_NAMES: dict[Role, str] = {
@@ -81,6 +81,29 @@ class ResultTable:
         return "\n".join(f"| {' | '.join(line)} |" for line in [list(self.headers), rule, *body])
 
 
+def comparison_table(
+    models: Mapping[str, Sequence[Scored]], costs: Mapping[str, Sequence[ModelResult | LinearResult]], data: DataSummary
+) -> ResultTable:
+    """Show the scores of models by their names, and what always answering the most frequent class scores.
+
+    `costs` has, of those of which it is known, the size on disk and the speed.
+    """
+    scores = score_headers(data.label_names, data.positive, multi_label=data.multi_label)
+    rows = []
+    for name, scored in models.items():
+        known = costs.get(name, ())
+        size = Cell(decimal(known[0].bytes_on_disk)) if known else EMPTY
+        rows.append((Cell(name), *score_cells(scored, data.positive), size, _speed(known)))
+    always = (Cell(f'always "{data.majority_label}"'), *_constant_cells(data.majority, data.positive), EMPTY, EMPTY)
+    return ResultTable(("", *scores, "on disk", "texts/s"), (*rows, always))
+
+
+def _speed(models: Sequence[ModelResult | LinearResult]) -> Cell:
+    """Write the mean speed; nothing of a teacher whose answers are looked up."""
+    known = [model.texts_per_second for model in models if model.texts_per_second > 0]
+    return Cell(f"{fmean(known):,.0f}") if known else EMPTY
+
+
 def model_table(summary: Summary) -> ResultTable:
     """Show one row per role: the mean and standard deviation over seeds, or one seed's value and its interval."""
     sizes, data = ("parameters", "trainable", "on disk"), summary.data
@@ -97,15 +120,17 @@ def model_table(summary: Summary) -> ResultTable:
     return ResultTable(headers, (*rows, (*always, *scores, *[EMPTY] * 4)))
 
 
-def class_table(models: Mapping[str, Sequence[Metrics]], names: Sequence[str]) -> ResultTable:
-    """Show the scores of each class, of many the worst ones: means over each group of models, by its name."""
+def class_table(
+    models: Mapping[str, Sequence[Metrics]], names: Sequence[str], most: int = _SHOWN_IN_TABLE
+) -> ResultTable:
+    """Show the scores of each class, of more than `most` the worst: means over each group of models, by its name."""
 
     def mean(group: str, score_of: str, index: int) -> float:
         return fmean(getattr(one.per_class[index], score_of) for one in models[group])
 
     first = next(iter(models))
     counts = [one.count for one in models[first][0].per_class]
-    worst = sorted(range(len(names)), key=lambda index: mean(first, "f1", index))[:_SHOWN_IN_TABLE]
+    worst = sorted(range(len(names)), key=lambda index: mean(first, "f1", index))[:most]
     columns = [(group, score_of) for group in models for score_of in ("precision", "recall", "f1")]
     rows = (
         (Cell(names[index]), Cell(f"{counts[index]:,}"), *(Cell(score(mean(*one, index))) for one in columns))
@@ -269,7 +294,7 @@ def _model_row(name: str, models: Sequence[ModelResult], positive: int | None) -
         *score_cells(models, positive),
         _spread([model.calibration.ece for model in models], percent),
         Cell(duration(fmean(model.train_seconds for model in models))) if first.epochs else EMPTY,
-        Cell(f"{fmean(model.texts_per_second for model in models):,.0f}") if is_timed else EMPTY,
+        _speed(models),
         Cell(_milliseconds(fmean(known))) if known else EMPTY,
     )
 

@@ -18,6 +18,7 @@ from potstill.errors import ServeError, UnpromisedError
 from potstill.predict import Classifier
 from potstill.predict.decision import Threshold, typed_labels
 from potstill.predict.directory import LabelType, find_student, is_student, is_teacher, student_roles
+from potstill.predict.hub import hub_name, local_model
 from potstill.predict.session import available_cores
 from potstill.store.checksums import CHECKSUMS_FILE
 
@@ -80,9 +81,10 @@ def find_models(arguments: Sequence[str]) -> dict[str, Path]:
     """Return each model's directory by its name.
 
     Args:
-        arguments: Directories, or `NAME=DIRECTORY`. A model's directory is one model, called as the directory is. A
-            run's directory is its best student of each kind in validation, called `distilled`, `ngram` and `baseline`,
-            or `NAME-distilled` and so on; first the one that its report recommends.
+        arguments: Directories, or `NAME=DIRECTORY`; in place of a directory, the name of a model of the hub. A model's
+            directory is one model, called as the directory is. A run's directory is its best student of each kind in
+            validation, called `distilled`, `ngram` and `baseline`, or `NAME-distilled` and so on; first the one that
+            its report recommends.
 
     Raises:
         ServeError: There is no directory, or no model in it, or two models have one name.
@@ -102,15 +104,18 @@ def find_models(arguments: Sequence[str]) -> dict[str, Path]:
 
 def _models_of(argument: str) -> dict[str, Path]:
     name, rest = "", argument
-    if not Path(argument).is_dir():
+    if "=" in argument and not Path(argument).is_dir():
         name, _, rest = argument.partition("=")
-        if not name or not rest or not Path(rest).is_dir():
-            raise ServeError(
-                f"expected a directory, or NAME=DIRECTORY, found {argument!r}\n  what to do: check the path"
-            )
-    path = Path(rest)
+    path = local_model(rest)
+    if not rest or not path.is_dir() or (rest != argument and not name):
+        raise ServeError(
+            f"expected a directory, NAME=DIRECTORY, or a model of the hub (owner/name), found {argument!r}\n"
+            "  what to do: check the path"
+        )
     if is_student(path) or is_teacher(path):
-        return {name or path.resolve().name: path}
+        copied = hub_name(path)
+        called = path.resolve().name if copied is None else copied.repository.partition("/")[2]
+        return {name or called: path}
     prefix = f"{name}-" if name else ""
     students = {role: find_student(path / role) for role in student_roles(path)}
     if of_a_run := {f"{prefix}{role}": student for role, student in students.items() if is_student(student)}:

@@ -22,6 +22,7 @@ from safetensors.numpy import save
 from tokenizers import Tokenizer, pre_tokenizers
 
 from potstill.errors import ArtifactError
+from potstill.export.web.node import CHECK_FILE, run_check
 from potstill.export.web.weights import answers, round_weights
 from potstill.predict import Classifier
 from potstill.predict.decision import abstains, named
@@ -31,10 +32,11 @@ from potstill.store.atomic import write_json
 WEIGHTS_FILE: Final = "weights.safetensors"
 PAGE_FILE: Final = "index.html"
 ENGINE_FILE: Final = "potstill.js"
-CHECK_FILE: Final = "check.js"
 
-_COMPARED, _RANDOM, _CHECKED = 5000, 1000, 80
+_COMPARED, _RANDOM, _CHECKED = 5000, 1000, 480
 """Held-out texts at most, or random ones, that weights are compared on, and random ones that `check.js` classifies."""
+_DIGITS: Final = 6
+"""Of the probabilities in check.json, which may differ by 0.0001."""
 _ODD: Final = (
     *("", " ", "\n\t", "a", "'", "... --- ...", "don't WE'LL they're", "1234567890 ½ ٣", "<pad> <script>&amp;"),
     *("\ud800 half \udfff", "é e\u0301 ﬁ Å", "漢字かな交じり文", "🙂👩\u200d👧 🇨🇭!", "İSTANBUL ΣΑΣ ΟΔΟΣ", "שלום עולם"),
@@ -74,10 +76,10 @@ def write_page(
         name: What the data is called, if that is known.
 
     Returns:
-        A classifier with the weights as they were written, and two sentences: how they were rounded, what checks them.
+        A classifier with the weights as they were written, and two sentences: how they were rounded, how Node answers.
 
     Raises:
-        ArtifactError: The engine can't read the student.
+        ArtifactError: The engine can't read the student, or in Node it answers otherwise than Python.
     """
     files = StudentFiles(student)
     manifest = Manifest.parse(found[files.manifest.name], files.manifest)
@@ -107,7 +109,11 @@ def write_page(
     (directory / PAGE_FILE).write_bytes(_page(weights, name or "Classifier").encode())
     # Without it, Node takes potstill.js for a module of the older kind.
     write_json(directory / "package.json", {"type": "module", "exports": f"./{ENGINE_FILE}", "private": True})
-    return classifier, [rounding, _write_check(directory, classifier, drawn[:_CHECKED])]
+    _write_check(directory, classifier, drawn[:_CHECKED])
+    compared = run_check(directory)
+    command = f"`node {CHECK_FILE}`"
+    by_hand = f"no Node is installed to compare its answers with Python's; {command} in the directory does it"
+    return classifier, [rounding, f"JavaScript: {f'{command} {compared}' if compared else by_hand}."]
 
 
 def _unreadable(manifest: Manifest, tokenizer: Tokenizer) -> str:
@@ -167,17 +173,14 @@ def _digest(content: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 
-def _write_check(directory: Path, classifier: Classifier, drawn: Items) -> str:
+def _write_check(directory: Path, classifier: Classifier, drawn: Items) -> None:
     """Write a program that compares JavaScript with Python, and Python's answers: to none of the data's own texts."""
     long = " ".join(" ".join(item) if classifier.in_pairs else item for item in drawn)
     odd: Items = list(zip((*_ODD, long), (long, *_ODD), strict=True)) if classifier.in_pairs else [*_ODD, long]
     items = [*drawn, *odd]
     probabilities, chosen = classifier.answer(items)[0], answers(classifier, items)
     labels = named(chosen, classifier.label_names, abstains(probabilities, chosen, classifier.min_confidence))
-    content = {"texts": items, "labels": labels, "probabilities": probabilities.tolist()}
+    rounded = np.round(probabilities.astype(float), _DIGITS).tolist()
+    content = {"texts": items, "labels": labels, "probabilities": rounded}
     (directory / "check.json").write_text(json.dumps(content), encoding="ascii")  # halves of characters are escaped
     (directory / CHECK_FILE).write_bytes(_part(CHECK_FILE).encode())
-    return (
-        f"JavaScript: not run by the export; `node {CHECK_FILE}` in the directory compares its answers to {len(items)} "
-        "texts with Python's."
-    )
