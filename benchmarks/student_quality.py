@@ -24,7 +24,7 @@ from typing import Any
 
 from common import ROOT, arguments, over_seeds, run_script, write_result
 from potstill.augment.unlabelled import UnlabelledSet
-from potstill.config import DataConfig, PotstillConfig
+from potstill.config import DataConfig, PotstillConfig, with_settings
 from potstill.data import Corpus, Examples, load_corpus
 from potstill.evaluation import paired_test
 from potstill.evaluation.measure import measure, measure_together
@@ -32,7 +32,6 @@ from potstill.experiment.labelled import label
 from potstill.experiment.record import Trained
 from potstill.experiment.run import unlabelled_set
 from potstill.experiment.saved import StudentModel, load_teacher
-from potstill.experiment.search import with_settings
 from potstill.experiment.stages import distill, finetune, train
 from potstill.predict import Classifier
 from potstill.store.atomic import read_json, write_json

@@ -30,8 +30,8 @@ import small
 from run_snapshot import contents, differences, verify_all
 
 from common import POTSTILL, arguments, write_result
+from potstill.config import with_settings
 from potstill.errors import PotstillError
-from potstill.experiment.search import with_settings
 from potstill.report import is_reported
 
 ENDS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}

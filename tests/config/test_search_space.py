@@ -7,9 +7,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from potstill.config import PotstillConfig, searchable
+from potstill.config import PotstillConfig, searchable, with_settings
 from potstill.errors import ConfigError
-from potstill.experiment.search import distribution, with_settings
+from potstill.experiment.study import distribution
 
 NAMES = sorted(searchable())
 NUMBERS = [name for name in NAMES if searchable()[name].annotation in (int, float)]

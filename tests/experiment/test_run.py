@@ -10,7 +10,7 @@ import pytest
 
 import potstill
 from potstill.augment.unlabelled import UnlabelledSet
-from potstill.config import PotstillConfig
+from potstill.config import PotstillConfig, with_settings
 from potstill.errors import ArtifactError, SourceError
 from potstill.evaluation import Calibration, Summary, compute_metrics
 from potstill.evaluation.calibration import fit_temperature, fit_threshold
@@ -19,7 +19,6 @@ from potstill.experiment import run as module
 from potstill.experiment.labelled import label
 from potstill.experiment.record import Trained
 from potstill.experiment.saved import StudentModel
-from potstill.experiment.search import with_settings
 from potstill.experiment.stages import find_or_finetune
 from potstill.predict import Classifier
 from potstill.predict.directory import find_student

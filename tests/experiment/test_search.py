@@ -17,6 +17,7 @@ from potstill.config import PotstillConfig
 from potstill.errors import ArtifactError, ConfigError, TrainingError
 from potstill.executor.signals import Stopped
 from potstill.experiment import search as module
+from potstill.experiment import study as study_module
 from potstill.training.base import Callback
 
 TRAINING = {"epochs": 2, "learning_rate": 3e-2}
@@ -258,7 +259,7 @@ def taking_turns(directory, died):
 
 def test_processes_share_a_search_and_redo_the_trial_of_a_dead_one(config, corpus, teacher, tmp_path, monkeypatch):
     many = changed(config, trials=24, sampler="random")
-    monkeypatch.setattr(module, "_HEARTBEAT", 2)
+    monkeypatch.setattr(study_module, "_HEARTBEAT", 2)
     died = tmp_path / "died"
     monkeypatch.setattr(module, "distill", taking_turns(tmp_path / "2", died))
     expected = search(many, corpus, teacher, tmp_path / "alone")

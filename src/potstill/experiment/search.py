@@ -7,37 +7,38 @@ Several processes may share the trials of one database (`search.storage`).
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
+from optuna.distributions import BaseDistribution
+from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import URL, Engine, event
-from sqlalchemy.exc import SQLAlchemyError
 
 from potstill.augment.unlabelled import UnlabelledSet
-from potstill.config import Candidates, PotstillConfig, with_settings
-from potstill.config.search import SearchConfig
+from potstill.config import PotstillConfig, with_settings
 from potstill.console import print_line, silence
 from potstill.data import Corpus
-from potstill.errors import ArtifactError, ConfigError, TrainingError
-from potstill.executor.signals import Stopped
+from potstill.errors import ConfigError, TrainingError
 from potstill.experiment.labelled import DistillationSet, check_distillation, check_teacher, label
 from potstill.experiment.run import input_keys, resolved
 from potstill.experiment.run_directory import RunSpec, run_directory
 from potstill.experiment.stages import distill
+from potstill.experiment.study import (
+    PAUSE,
+    first_line,
+    make_again,
+    open_study,
+    place_of,
+    running_trials,
+    space_of,
+    suggest,
+)
 from potstill.lora.counting import count_parameters
 from potstill.report.search import BEST_FILE, TRIALS_FILE, SearchResult, Trial, best_first, settings_words, write_search
 from potstill.report.tables import duration, magnitude, score
@@ -50,23 +51,10 @@ from potstill.training.fit import Trainer
 STUDY_FILE: Final = "search.db"
 
 _ALPHA: Final = "distillation.alpha"
-_UNPRUNED_TRIALS: Final = 5
-"""Trials that finish before one is stopped: a median of fewer says little."""
-_UNPRUNED_EPOCHS: Final = 2
-"""First epoch after which a training is stopped: in the first one the learning rate rises and the MCC is mostly 0.
-Stopped is one whose best MCC is below the median of the other trials at that epoch, which leaves time for better
-settings (after Golovin et al. 2017, "Google Vizier", section 3.2.2)."""
 _DRAWS: Final = 100
 """Draws in a row that may be too large. If one student in twenty fits, so many miss it in one case of 170."""
 _SCRATCH: Final = ".trial-"
 """Prefix of the directory in which a trial trains its student; it is removed when the trial ends."""
-_HEARTBEAT: Final = 30
-"""Seconds between the signs of life of a process that shares a study. Without one for twice as long, its trial is made
-again."""
-_PAUSE: Final = 1.0
-"""Seconds between two looks at the trials of other processes, when there is nothing else left to do."""
-_AGAIN: Final = "failed_trial"
-"""What Optuna keeps with a trial that is made again: the number of the one that was interrupted."""
 _ENDED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -109,7 +97,7 @@ def search(
         is_finished=lambda directory: out is None and (directory / BEST_FILE).is_file(),
         free=("search.trials", "search.storage", "baseline", "teacher", "data.positive_class"),
     )
-    with run_directory(spec, out, restart=restart) as directory, _study(directory / STUDY_FILE, spec) as study:
+    with run_directory(spec, out, restart=restart) as directory, open_study(directory / STUDY_FILE, spec) as study:
         print_line(f"{corpus.name} ({corpus.source}) → {directory}")
         trials = _Search(config, corpus, label(common, corpus, teacher, unlabelled), directory, study).run()
         shown = {name: one.model_dump(mode="json") for name, one in space.items()}
@@ -131,16 +119,6 @@ def search(
         return result, directory
 
 
-def distribution(candidates: Candidates) -> BaseDistribution:
-    """Return what Optuna is to draw from for candidates that were checked (`Candidates.within`)."""
-    low, high, step = candidates.low, candidates.high, candidates.step
-    if low is None or high is None:
-        return CategoricalDistribution(candidates.choices or ())
-    if isinstance(low, int) and isinstance(high, int):
-        return IntDistribution(low, high, log=candidates.log, step=int(step or 1))
-    return FloatDistribution(low, high, log=candidates.log, step=step)
-
-
 @dataclass(frozen=True)
 class _Search:
     config: PotstillConfig
@@ -151,7 +129,7 @@ class _Search:
 
     @property
     def space(self) -> dict[str, BaseDistribution]:
-        return _space(self.config.search)
+        return space_of(self.config.search)
 
     def trials(self) -> tuple[Trial, ...]:
         """Return the trials that ended; those that were interrupted are made again."""
@@ -164,14 +142,14 @@ class _Search:
         if trials:
             print_line(f"search: {_count(trials)} of {wanted} trials are done; going on")
         while _count(trials) < wanted:
-            if _count(trials) + len(_running(self.study)) < wanted:
+            if _count(trials) + len(running_trials(self.study)) < wanted:
                 self._refuse_only_large(trials)
                 with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
                     self.study.optimize(self._make, n_trials=1)
                 trials = self.trials()
                 self._report(trials)
             else:  # another process is at the last trials; if it dies, they are made here
-                time.sleep(_PAUSE)
+                time.sleep(PAUSE)
                 fail_stale_trials(self.study)
                 trials = self.trials()
         for left in self.directory.glob(f"{_SCRATCH}*"):  # by a kill
@@ -189,13 +167,13 @@ class _Search:
     def _make(self, trial: optuna.Trial) -> float:
         """Make a trial."""
         for name, one in self.space.items():
-            _suggest(trial, name, one)
+            suggest(trial, name, one)
         frozen = self.study.get_trials(deepcopy=False)[trial.number]
-        scratch = self.directory / f"{_SCRATCH}{_place_of(self.study, frozen)}"
+        scratch = self.directory / f"{_SCRATCH}{place_of(self.study, frozen)}"
         try:
             mcc = self._train(trial, scratch)
         except BaseException:  # KeyboardInterrupt too
-            _make_again(self.study, frozen)
+            make_again(self.study, frozen)
             raise
         shutil.rmtree(scratch, ignore_errors=True)
         if mcc is None:
@@ -214,7 +192,7 @@ class _Search:
                 )
             return float(trained.fit.best["mcc"])
         except (_TooLargeError, optuna.TrialPruned, TrainingError, ConfigError) as error:
-            outcome, note = _OUTCOMES.get(type(error), "failed"), _first_line(error)
+            outcome, note = _OUTCOMES.get(type(error), "failed"), first_line(error)
         finally:
             trial.set_user_attr("outcome", outcome)
             trial.set_user_attr("note", note)
@@ -234,127 +212,6 @@ class _Search:
             *(["*best so far"] if latest in best_first(trials)[:1] else []),
         ]
         print_line("  ".join(parts))
-
-
-class _Sampler(BaseSampler):
-    """Draws a trial's settings by its place among the trials, so that it does not matter which process draws them.
-
-    The first trial has the configured settings.
-    """
-
-    def __init__(self, config: PotstillConfig) -> None:
-        self._config = config.search
-        configured = {name: attrgetter(name)(config) for name in _space(config.search)}
-        self._configured = {name: value for name, value in configured.items() if self._config.space[name].has(value)}
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return what is searched."""
-        return _space(self._config)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Draw all settings of a trial."""
-        place = _place_of(study, trial)
-        given = self._configured if place == 0 else {}
-        # Each trial has a sampler of its own, so that its draws don't depend on how often the search was interrupted.
-        seed = int(np.random.SeedSequence([self._config.seed, place]).generate_state(1)[0])
-        draw = RandomSampler(seed) if self._config.sampler == "random" else TPESampler(seed=seed, constant_liar=True)
-        return {
-            name: given[name] if name in given else draw.sample_independent(study, trial, name, one)
-            for name, one in search_space.items()
-        }
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """Draw one setting of a trial that has no others."""
-        return self.sample_relative(study, trial, {param_name: param_distribution})[param_name]
-
-
-def _place_of(study: optuna.Study, trial: FrozenTrial) -> int:
-    """Count the trials before a trial; one that is made again has the place that it had before."""
-    number = trial.system_attrs.get(_AGAIN, trial.number)
-    return sum(one.number < number and _AGAIN not in one.system_attrs for one in study.get_trials(deepcopy=False))
-
-
-def _space(settings: SearchConfig) -> dict[str, BaseDistribution]:
-    """Return what is searched, by dotted name."""
-    return {name: distribution(one) for name, one in settings.space.items() if not one.fixed}
-
-
-def _suggest(trial: optuna.Trial, name: str, one: BaseDistribution) -> None:
-    """Give a trial its value of a setting."""
-    if isinstance(one, FloatDistribution):
-        trial.suggest_float(name, one.low, one.high, step=one.step, log=one.log)
-    elif isinstance(one, IntDistribution):
-        trial.suggest_int(name, one.low, one.high, step=one.step, log=one.log)
-    elif isinstance(one, CategoricalDistribution):
-        trial.suggest_categorical(name, one.choices)
-
-
-def _make_again(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Let the settings of a trial that was interrupted be those of the next one."""
-    with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
-        RetryHeartbeatStaleTrialCallback()(study, trial)
-
-
-def _running(study: optuna.Study) -> list[FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-
-
-@contextmanager
-def _study(file: Path, spec: RunSpec) -> Iterator[optuna.Study]:
-    """Open a study, or begin one: in `file`, or in the database that several processes share."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    settings = spec.config.search
-    place, name = URL.create("sqlite", database=str(file.absolute())).render_as_string(), "potstill"
-    sharing: dict[str, Any] = {}
-    if settings.storage is not None:
-        place, name = settings.storage, f"potstill-{digest([json.dumps(spec.state, sort_keys=True)])}"
-        sharing = {"heartbeat_interval": _HEARTBEAT, "heartbeat_stale_trial_callback": _make_again}
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=_UNPRUNED_TRIALS, n_warmup_steps=_UNPRUNED_EPOCHS)
-    try:
-        with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
-            try:
-                storage = RDBStorage(place, **sharing)
-            except SQLAlchemyError:  # of processes that begin a database at the same time, all but one
-                time.sleep(_PAUSE)
-                storage = RDBStorage(place, **sharing)
-        if sharing and storage.engine.dialect.name == "sqlite":
-            _take_turns(storage.engine)
-        study = optuna.create_study(
-            storage=storage,
-            study_name=name,
-            direction="maximize",
-            pruner=pruner,
-            sampler=_Sampler(spec.config),
-            load_if_exists=True,
-        )
-    except (SQLAlchemyError, ImportError, RuntimeError, optuna.exceptions.StorageInternalError) as error:
-        shown, advice = str(file), "restore the file, or name another --out"
-        if sharing:
-            shown, advice = "search.storage", "check the URL, the database and its driver (a package of its own)"
-        raise ArtifactError(
-            f"{shown}: expected a study of Optuna, found none that can be read ({type(error).__name__}: "
-            f"{_first_line(error)})\n  what to do: {advice}"
-        ) from None
-    if not sharing:
-        for running in _running(study):  # left by a kill
-            study.tell(running.number, state=TrialState.FAIL)
-            _make_again(study, running)
-    try:
-        yield study
-    except Stopped as stopped:
-        stopped.kept = ", and ".join(filter(None, ["the trials that ended are kept", stopped.kept]))
-        raise
-
-
-def _take_turns(engine: Engine) -> None:
-    """Let each transaction lock the whole SQLite database: else two processes can read the same trial and take it."""
-    engine.dispose()
-    event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
-    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
 
 
 class _TooLargeError(Exception):
@@ -392,10 +249,6 @@ class _Watch(Callback):
 def _fixed(config: PotstillConfig) -> dict[str, Any]:
     """Return the values that the space fixes, by dotted name."""
     return {name: one.choices[0] for name, one in config.search.space.items() if one.choices and one.fixed}
-
-
-def _first_line(error: Exception) -> str:
-    return error.problems[0] if isinstance(error, ConfigError) else str(error).partition("\n")[0]
 
 
 def _count(trials: Sequence[Trial]) -> int:
