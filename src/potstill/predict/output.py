@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, get_args
 
@@ -27,6 +28,9 @@ from potstill.store.atomic import os_errors, sync
 
 AnswerFormat = Literal["jsonl", "csv"]
 ANSWER_FORMATS: Final[tuple[str, ...]] = get_args(AnswerFormat)
+
+_encode: Final = json.JSONEncoder(ensure_ascii=False).encode
+"""What `json.dumps` does, which would make an encoder for each answer."""
 
 DIGITS: Final = 4
 """Digits of a probability: finer differences between a model's answers mean nothing."""
@@ -74,20 +78,21 @@ class Writing:
 
         JSONL says of each text whether it was `cut`; None: not known.
         """
-        rounded = probabilities.astype(np.float64).round(DIGITS).tolist()
         places = predict_class(probabilities, self.threshold)
         is_csv = self.format == "csv"
         labels = self.labels if is_csv else typed_labels(self.labels, self.label_type).tolist()
-        rows = zip(texts, rounded, zip(*self._given(probabilities, rounded, places, labels), strict=True), strict=True)
+        rounded = _rounded(probabilities) if self._writes_all else [()] * len(texts)
+        given = zip(*self._given(probabilities, rounded, places, labels), strict=True)
+        rows = zip(texts, rounded, given, strict=True)
         if is_csv:
             return self._csv([self._record(*row) for row in rows])
         lines = (self._json(*row, is_cut=is_cut) for row, is_cut in zip(rows, cut, strict=True))
-        return "".join(lines).encode()
+        return printable("".join(lines)).encode()
 
     def _given(
         self,
         probabilities: npt.NDArray[np.float32],
-        rounded: list[list[float]],
+        rounded: Sequence[Sequence[float]],
         places: npt.NDArray[np.int64],
         labels: Sequence[Any],
     ) -> list[list[Any]]:
@@ -100,10 +105,8 @@ class Writing:
             shares = shares if self.top_k is None else self._most_probable(probabilities, rounded)
             return [named(places, labels), *([shares] if "probabilities" in self._fields else [])]
         unsure = abstains(probabilities, places, self.min_confidence)
-        given: list[list[Any]] = [
-            named(places, labels, unsure),
-            [row[place] for row, place in zip(rounded, places, strict=True)],
-        ]
+        of_answers = np.take_along_axis(probabilities, places[:, None], axis=1)[:, 0]
+        given: list[list[Any]] = [named(places, labels, unsure), _rounded(of_answers)]
         if self.min_set_probability is not None:
             given.append(prediction_sets(probabilities, labels, self.min_set_probability))
         if self.top_k is not None:
@@ -125,6 +128,11 @@ class Writing:
         return parts + ("" if self.min_set_probability is None else f", sets from {self.min_set_probability} on")
 
     @property
+    def _writes_all(self) -> bool:
+        """Whether other probabilities than the answer's are written."""
+        return self.with_probabilities or isinstance(self.threshold, tuple)
+
+    @cached_property
     def _fields(self) -> tuple[str, ...]:
         possible = () if self.min_set_probability is None else ("set",)
         answer: tuple[str, ...] = ("label", "probability", *possible)
@@ -134,20 +142,21 @@ class Writing:
             answer = (*answer, "probabilities")
         return ("line", "text", *(("pair",) if self.in_pairs else ()), *answer)
 
-    def _record(self, text: Text, row: list[float], given: tuple[object, ...]) -> tuple[object, ...]:
+    def _record(self, text: Text, row: Sequence[float], given: tuple[object, ...]) -> tuple[object, ...]:
         others = (cell(text.others.get(column)) for column in self.columns)
         every = row if self.with_probabilities else ()
         return (text.line, *others, *_parts(text.value), *map(cell, given), *every)
 
-    def _json(self, text: Text, row: list[float], given: tuple[object, ...], *, is_cut: bool | None) -> str:
+    def _json(self, text: Text, row: Sequence[float], given: tuple[object, ...], *, is_cut: bool | None) -> str:
         values = (text.line, *_parts(text.value), *given)
         answer: dict[str, object] = dict(zip(self._fields, values, strict=True))
         if self.with_probabilities:
             answer["probabilities"] = dict(zip(self.labels, row, strict=True))
         answer["truncated"] = is_cut
-        names = _renamed(tuple(text.others), tuple(answer))
-        answer |= {names[name]: value for name, value in text.others.items()}
-        return printable(json.dumps(answer, ensure_ascii=False)) + "\n"
+        if text.others:
+            names = _renamed(tuple(text.others), tuple(answer))
+            answer |= {names[name]: value for name, value in text.others.items()}
+        return f"{_encode(answer)}\n"
 
     def _csv(self, rows: Sequence[Sequence[object]]) -> bytes:
         text = io.StringIO()
@@ -156,6 +165,12 @@ class Writing:
         return (printable(content) if self.escaped else content).encode("utf-8", "backslashreplace")
 
 
+def _rounded(probabilities: npt.NDArray[np.float32]) -> list[Any]:
+    """Round probabilities, to lists of floats."""
+    return probabilities.astype(np.float64).round(DIGITS).tolist()
+
+
+@lru_cache(maxsize=64)
 def _renamed(columns: tuple[str, ...], taken: tuple[str, ...]) -> dict[str, str]:
     """Name the input's columns so that none is called like a part of the answer: `label` becomes `input_label`."""
     names: dict[str, str] = {}
