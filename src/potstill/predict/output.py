@@ -114,7 +114,7 @@ class Writing:
         return given
 
     def _most_probable(
-        self, probabilities: npt.NDArray[np.float32], rounded: list[list[float]]
+        self, probabilities: npt.NDArray[np.float32], rounded: Sequence[Sequence[float]]
     ) -> list[dict[str, float]]:
         """Return the most probable classes of each text with their probabilities, in descending order."""
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, : self.top_k].tolist()
@@ -130,7 +130,7 @@ class Writing:
     @property
     def _writes_all(self) -> bool:
         """Whether other probabilities than the answer's are written."""
-        return self.with_probabilities or isinstance(self.threshold, tuple)
+        return self.with_probabilities or self.top_k is not None or isinstance(self.threshold, tuple)
 
     @cached_property
     def _fields(self) -> tuple[str, ...]:
@@ -167,7 +167,8 @@ class Writing:
 
 def _rounded(probabilities: npt.NDArray[np.float32]) -> list[Any]:
     """Round probabilities, to lists of floats."""
-    return probabilities.astype(np.float64).round(DIGITS).tolist()
+    rounded: list[Any] = probabilities.astype(np.float64).round(DIGITS).tolist()
+    return rounded
 
 
 @lru_cache(maxsize=64)
