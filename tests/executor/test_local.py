@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 import torch
 
+from potstill.console import console, silence
 from potstill.errors import ConfigError, DataError, TrainingError
 from potstill.executor import InOrder, make_executor
 from tiny_students import random_set, tiny_student
@@ -22,6 +23,10 @@ def executor(workers):
 
 def squared(number):
     return number**2, os.getpid(), torch.get_num_threads()
+
+
+def is_quiet(_number):
+    return console.quiet
 
 
 def fail(number):
@@ -72,6 +77,11 @@ def test_results_come_in_the_items_order_from_processes_of_one_thread(workers):
 @pytest.mark.usefixtures("one_thread")
 def test_one_and_two_workers_train_equal_weights():
     assert list(executor(1).map(trained_weights, range(4))) == list(executor(2).map(trained_weights, range(4)))
+
+
+def test_silence_holds_in_the_processes_too():
+    with silence():
+        assert list(executor(2).map(is_quiet, range(2))) == [True, True]
 
 
 def test_items_are_read_only_a_few_ahead():

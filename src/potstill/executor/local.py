@@ -15,7 +15,7 @@ import torch
 from loky import get_reusable_executor
 from loky.process_executor import BrokenProcessPool
 
-from potstill.console import hide_bars
+from potstill.console import console, hide_bars
 from potstill.errors import TrainingError
 from potstill.executor import Item, Result
 
@@ -30,7 +30,9 @@ class LocalProcesses:
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """See `Executor.map`. The processes are killed when the caller stops early or is interrupted."""
-        pool = get_reusable_executor(max_workers=self.workers, initializer=_start_worker, initargs=(os.getpid(),))
+        pool = get_reusable_executor(
+            max_workers=self.workers, initializer=_start_worker, initargs=(os.getpid(), console.quiet)
+        )
         pending: deque[Future[Any]] = deque()
         try:
             for item in items:
@@ -55,7 +57,8 @@ def _first_result(pending: deque[Future[Any]]) -> Any:
     return result
 
 
-def _start_worker(parent: int) -> None:
+def _start_worker(parent: int, quiet: bool) -> None:
+    console.quiet = quiet
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_KILL_WITH_PARENT, signal.SIGKILL)
         if os.getppid() != parent:  # the parent died before
