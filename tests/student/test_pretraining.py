@@ -135,8 +135,9 @@ def test_the_estimated_sum_is_right_on_average(monkeypatch, directions):
     assert np.mean(estimates) == pytest.approx(exact, abs=4 * error + 0.01 * exact)
 
 
-@pytest.mark.parametrize("vocabulary", [VOCABULARY, 60])
-@pytest.mark.parametrize(("cell", "bidirectional", "num_layers"), [("lstm", True, 2), ("gru", False, 1)])
+@pytest.mark.parametrize(
+    ("cell", "bidirectional", "num_layers", "vocabulary"), [("lstm", True, 2, 60), ("gru", False, 1, VOCABULARY)]
+)
 def test_pretraining_learns_the_next_token(monkeypatch, learn, cell, bidirectional, num_layers, vocabulary):
     monkeypatch.setattr(pretraining, "CANDIDATES", 30)  # of the larger vocabulary, the sum is estimated
     network = make_network(cell, bidirectional, num_layers, vocab_size=vocabulary, embedding_size=16, hidden_size=24)
