@@ -70,7 +70,7 @@ def test_error_of_a_training_is_raised(config, tmp_path):
 
 def test_students_with_little_work_are_trained_in_this_process(config, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(module, "train", lambda _config, _corpus, _directory, seed: seen.append(seed))
+    monkeypatch.setattr(module, "train", lambda _config, _corpus, _directory, seed, **_named: seen.append(seed))
     train_students(tasks(tmp_path), config, potstill.load_corpus(config.data), None)
     assert seen == list(SEEDS)
 

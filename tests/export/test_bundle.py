@@ -115,7 +115,7 @@ def test_the_card_shows_the_runs_results(run_directory, student, tmp_path, tiny_
     assert f'| always "{summary.data.majority_label}" |' in card
     assert "Class by class:" in card
     assert "`potstill predict DIRECTORY FILE --coverage 0.9`" in card
-    assert "- To repeat it: `potstill " in card
+    assert "- To repeat it: `potstill" in card
     assert str(run_directory.parent) not in card  # its readers are on other machines
     assert str(tiny_backbone) not in card
 

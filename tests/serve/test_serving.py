@@ -81,7 +81,7 @@ class TestFinding:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["nowhere"], "expected a directory, or NAME=DIRECTORY, found 'nowhere'"),
+            (["nowhere"], "expected a directory, NAME=DIRECTORY, or a model of the hub (owner/name), found 'nowhere'"),
             (["=tests"], "found '=tests'"),
             (["name="], "found 'name='"),
             (["{empty}"], "expected a model's directory"),
@@ -89,7 +89,7 @@ class TestFinding:
         ],
     )
     def test_other_arguments_are_refused(self, student, tmp_path, arguments, message):
-        with pytest.raises(ServeError, match=rf"(?s){message}.*\n  what to do: "):
+        with pytest.raises(ServeError, match=rf"(?s){re.escape(message)}.*\n  what to do: "):
             find_models([argument.format(empty=tmp_path, student=student) for argument in arguments])
 
 

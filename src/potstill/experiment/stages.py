@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from potstill.augment.unlabelled import UnlabelledSet
 from potstill.config import PotstillConfig
 from potstill.data import Corpus
 from potstill.data.tokenised import TrainingSet, warn_of_cut
 from potstill.distillation import CrossEntropy, Distillation, class_weights
-from potstill.errors import ArtifactError
+from potstill.errors import ArtifactError, TrainingError
 from potstill.evaluation import Role
 from potstill.evaluation.measure import measure
 from potstill.experiment.labelled import DistillationSet, check_distillation, label
@@ -193,6 +195,11 @@ def _finish_student(
     """Calibrate a student on the validation split, prove its ONNX graph, save it and record its training."""
     exact = make_fabric(config.runtime.model_copy(update={"precision": "32-true"}))  # as prediction computes
     logits = predict_logits(student.network, validation, exact).numpy()
+    if not np.isfinite(logits).all():
+        raise TrainingError(
+            f"{role} {seed}: expected finite logits after its training, found others\n"
+            f"  what to do: lower the learning rate or set max_grad_norm"
+        )
     labels, tuned = validation.labels.numpy(), config.student.threshold == "tuned"
     student.calibrated(logits, labels, tune_threshold=tuned).save(directory)
     student.prove(directory)
