@@ -115,6 +115,16 @@ def test_mistake_is_refused_with_the_remedy(values, expected):
     assert problems(values) == [expected]
 
 
+@pytest.mark.parametrize("url", ["postgresql://me:secret@host/trials", "mysql://host/trials?password=secret"])
+def test_password_in_a_databases_address_is_refused(url):
+    (problem,) = problems({"search": {"storage": url}})
+    assert problem.startswith("search.storage: expected an address without a password")
+
+
+def test_list_of_one_file_is_that_file():
+    assert PotstillConfig.build({"data": {"source": ["a.csv"]}}).data.source == "a.csv"
+
+
 @pytest.mark.parametrize(
     ("section", "setting", "value"),
     [

@@ -135,13 +135,16 @@ def test_wandb_gets_every_epoch(config, tmp_path, monkeypatch):
 def test_tracker_that_fails_ends_no_training(config, tmp_path, monkeypatch, capsys):
     pytest.importorskip("tensorboard")
 
-    def fail(self, epoch, values):
+    def fail(self, *_):
         raise ConnectionError("the server is away")
 
     monkeypatch.setattr(trackers.TensorBoard, "_log", fail)
+    monkeypatch.setattr(trackers.TensorBoard, "_close", fail)
     trained = train(config, "tensorboard", tmp_path / "model")
     assert len(trained.fit.history) == EPOCHS
-    assert "tensorboard did not take epoch 1 of baseline 0: the server is away" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "tensorboard did not take epoch 1 of baseline 0: the server is away" in said
+    assert "tensorboard did not take the end of the training: the server is away" in said
 
 
 def test_trackers_change_no_result(config, tmp_path):

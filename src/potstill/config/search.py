@@ -6,14 +6,31 @@ import difflib
 import math
 import types
 from typing import Annotated, Any, Final, Literal, Self, Union, get_args, get_origin
+from urllib.parse import urlsplit
 
-from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from potstill.config.base import Settings, fields_of
 from potstill.config.messages import message_of
 from potstill.config.student import DistillationConfig, RNNConfig
+
+
+def _without_password(url: str) -> str:
+    """Refuse a password in a database's address: settings are saved and shown."""
+    parts = urlsplit(url)
+    if parts.password is not None or "password" in parts.query.lower():
+        raise ValueError("expected an address without a password; put it where the database's driver looks (~/.pgpass)")
+    return url
 
 
 class Candidates(Settings):
@@ -146,7 +163,7 @@ class SearchConfig(Settings):
     limit."""
     sampler: Literal["tpe", "random"] = "tpe"
     """How settings are drawn: by the results so far (`tpe`), or at `random`."""
-    storage: str | None = None
+    storage: Annotated[str, AfterValidator(_without_password)] | None = None
     """Database whose trials several `search` processes share, each with a directory of its own, as a URL of SQLAlchemy:
     `sqlite:////path/trials.db` on one machine, `postgresql://…` or `mysql://…` for several. The trial of a process that
     dies is made by another. None: `search.db` in the directory, for one process."""

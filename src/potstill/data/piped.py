@@ -11,6 +11,7 @@ from typing import BinaryIO, Final
 
 from potstill.config import DataConfig
 from potstill.config.data import STANDARD_INPUT
+from potstill.console import print_line
 from potstill.store.atomic import write_bytes
 
 _PIPED: Final = "<stdin>"
@@ -22,6 +23,8 @@ _FIELDS: Final = re.compile(r"[,;\t|]")
 
 @cache
 def _piped() -> bytes:
+    if sys.stdin.isatty():
+        print_line("reading standard input; end it with Ctrl-D")
     return sys.stdin.buffer.read()
 
 

@@ -90,12 +90,13 @@ class Estimate:
             longer += _LANGUAGE_MODELLING * student.pretraining.epochs
         epochs = _epochs(training.model_copy(update={"epochs": config.baseline.epochs or training.epochs}), texts)
         linear = 0 if corpus.is_multi_label else _LINEAR_MODELS
+        kinds = 1 + with_teacher + (NgramConfig.beside(student) is not None)
         around = _STUDENT_SECONDS * speed.load + SCORING * len(corpus.test) * speed.text
         estimate = cls(
             distilled=around + speed.start + longer * ((texts + more) * speed.text + made * speed.snippet),
             baseline=around + epochs * texts * speed.text,
             seeds=len(student.seeds),
-            workers=workers_for(config, 2 * len(student.seeds), 2 * texts + more + made),
+            workers=workers_for(config, kinds * len(student.seeds), 2 * texts + more + made),
             finish=_REPORT_SECONDS * speed.load + linear * speed.linear,
         )
         share = 0.0 if NgramConfig.beside(student) is None else _NGRAM_SHARE

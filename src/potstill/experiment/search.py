@@ -24,7 +24,7 @@ from potstill.augment.unlabelled import UnlabelledSet
 from potstill.config import PotstillConfig, with_settings
 from potstill.console import print_line, silence
 from potstill.data import Corpus
-from potstill.errors import ConfigError, TrainingError
+from potstill.errors import ArtifactError, ConfigError, TrainingError
 from potstill.experiment.labelled import DistillationSet, check_distillation, check_teacher, label
 from potstill.experiment.run import input_keys, resolved
 from potstill.experiment.run_directory import RunSpec, run_directory
@@ -172,6 +172,11 @@ class _Search:
         scratch = self.directory / f"{_SCRATCH}{place_of(self.study, frozen)}"
         try:
             mcc = self._train(trial, scratch)
+        except optuna.exceptions.UpdateFinishedTrialError:  # it was given up, since this process had slept too long
+            raise ArtifactError(
+                "expected this process to be alive all the time, found that another one has made its trial again\n"
+                "  what to do: repeat the command"
+            ) from None
         except BaseException:  # KeyboardInterrupt too
             make_again(self.study, frozen)
             raise

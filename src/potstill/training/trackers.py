@@ -71,7 +71,10 @@ class Tracker(Callback):
 
     def _end(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
         stopped = isinstance(error, KeyboardInterrupt)  # Ctrl-C and SIGTERM
-        self._close("KILLED" if stopped else "FINISHED" if error is None else "FAILED")
+        try:
+            self._close("KILLED" if stopped else "FINISHED" if error is None else "FAILED")
+        except Exception as failure:  # as for an epoch
+            warn(f"{self.package} did not take the end of the training: {failure}")
 
     @abstractmethod
     def _open(self, title: str, key: str, settings: dict[str, Any]) -> None:

@@ -29,7 +29,11 @@ def run_check(directory: Path) -> str | None:
         return None
     try:
         done = subprocess.run(  # noqa: S603 - Potstill's own file, and nothing that a user gave
-            [node, CHECK_FILE], cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, timeout=_LONGEST
+            [str(Path(node).absolute()), CHECK_FILE],
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_LONGEST,
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise ArtifactError(f"{node} can't compare JavaScript with Python: {error}\n  what to do: {_REMEDY}") from None
