@@ -268,14 +268,11 @@ def test_model_and_data_of_other_tasks_are_refused(student, finished, config, co
     ("settings", "message"),
     [
         ({"distillation": {"teachers": "average"}}, "teachers: `average` is not for texts with several labels"),
-        ({"teacher": {"kind": "file", "file": "answers.csv"}, "augment": {}}, "where texts have several labels, no"),
+        ({"teacher": {"kind": "endpoint", "url": "http://localhost:1/v1", "model": "m"}}, "no server can teach yet"),
         ({"augment": {"sampled": 100}}, "sampled: texts are written for one class each"),
     ],
 )
-def test_what_is_for_single_labels_is_refused_before_the_work(file, config, settings, message, tmp_path):
-    (file.parent / "answers.csv").write_text("text,blue,green,red\nw1,1,0,0\n")
-    if "teacher" in settings:
-        settings["teacher"]["file"] = str(file.parent / "answers.csv")
+def test_what_is_for_single_labels_is_refused_before_the_work(config, settings, message, tmp_path):
     data = config.data.model_dump()
     with pytest.raises(ConfigError, match=message):
         potstill.run(PotstillConfig.build({"data": data} | settings), tmp_path / "run")
