@@ -230,6 +230,7 @@ def this_command(out: Path | None = None, arguments: Sequence[str] | None = None
     pairs = zip(["", *given], given, strict=False)
     kept = [one for before, one in pairs if "--out" not in (before, one.partition("=")[0]) and one != "--restart"]
     if out is not None and "-" in kept:
-        copy = next(out.glob("standard-input.*"), "-")
-        kept = [str(copy) if one == "-" else one for one in kept]
+        from potstill.data.piped import standard_input_in
+
+        kept = [str(standard_input_in(out) or one) if one == "-" else one for one in kept]
     return shlex.join(["potstill", *kept, *([] if out is None else ["--out", str(out)])])

@@ -22,7 +22,7 @@ def _different(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _one_or_several(source: str | tuple[str, ...]) -> str | tuple[str, ...]:
+def one_or_several(source: str | tuple[str, ...]) -> str | tuple[str, ...]:
     """A list of one is that one."""
     return source[0] if isinstance(source, tuple) and len(source) == 1 else source
 
@@ -30,7 +30,7 @@ def _one_or_several(source: str | tuple[str, ...]) -> str | tuple[str, ...]:
 class DataConfig(Settings):
     """Which labelled text to learn from, and how it is split."""
 
-    source: Annotated[str | Annotated[tuple[str, ...], Field(min_length=1)], AfterValidator(_one_or_several)] = "auto"
+    source: Annotated[str | Annotated[tuple[str, ...], Field(min_length=1)], AfterValidator(one_or_several)] = "auto"
     """Labelled texts: a file, several files (in YAML a list), a directory of files, `-` for standard input, a hub data
     set `owner/name[:configuration]`, `clinc150` (all domains, or some, as in `clinc150:home,meta`), `cola`, `builtin`
     or `auto`. Files are CSV, TSV, JSON, JSONL, Parquet, XLSX or CoLA's own, also packed; `auto` is `cola` if this

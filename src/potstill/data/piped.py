@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from potstill.config import DataConfig
-from potstill.config.data import STANDARD_INPUT
+from potstill.config.data import STANDARD_INPUT, one_or_several
 from potstill.console import print_line
 from potstill.store.atomic import write_bytes
 
@@ -60,7 +60,7 @@ def keep_standard_input(config: DataConfig, directory: Path) -> DataConfig:
     if not copy.is_file():
         write_bytes(copy, _piped())
     sources = tuple(str(copy) if source == STANDARD_INPUT else source for source in config.sources)
-    return config.model_copy(update={"source": sources[0] if len(sources) == 1 else sources})
+    return config.model_copy(update={"source": one_or_several(sources)})
 
 
 def standard_input_in(directory: Path) -> Path | None:

@@ -13,9 +13,8 @@ from potstill.config import PotstillConfig, RNNConfig, TrainingConfig, Transform
 from potstill.config.presets import PRESETS
 from potstill.data import Corpus
 from potstill.experiment.probe import Speed
-from potstill.experiment.students import workers_for
+from potstill.experiment.students import roles_of, workers_for
 from potstill.predict.wording import numbered
-from potstill.student.ngram import NgramConfig
 from potstill.training.deadline import SCORING
 
 _STUDENT_SECONDS: Final = 4.0
@@ -90,16 +89,16 @@ class Estimate:
             longer += _LANGUAGE_MODELLING * student.pretraining.epochs
         epochs = _epochs(training.model_copy(update={"epochs": config.baseline.epochs or training.epochs}), texts)
         linear = 0 if corpus.is_multi_label else _LINEAR_MODELS
-        kinds = 1 + with_teacher + (NgramConfig.beside(student) is not None)
+        roles = roles_of(config, with_teacher=with_teacher)
         around = _STUDENT_SECONDS * speed.load + SCORING * len(corpus.test) * speed.text
         estimate = cls(
             distilled=around + speed.start + longer * ((texts + more) * speed.text + made * speed.snippet),
             baseline=around + epochs * texts * speed.text,
             seeds=len(student.seeds),
-            workers=workers_for(config, kinds * len(student.seeds), 2 * texts + more + made),
+            workers=workers_for(config, len(roles) * len(student.seeds), 2 * texts + more + made),
             finish=_REPORT_SECONDS * speed.load + linear * speed.linear,
         )
-        share = 0.0 if NgramConfig.beside(student) is None else _NGRAM_SHARE
+        share = _NGRAM_SHARE if "ngram" in roles else 0.0
         if not with_teacher:
             return replace(estimate, distilled=0.0, ngram=share * estimate.baseline)
         estimate = replace(estimate, ngram=share * estimate.distilled)
@@ -274,7 +273,8 @@ def described(plan: Plan, corpus: Corpus) -> str:
     more = augment.most_made(in_pairs=corpus.in_pairs)
     unlabelled = [f"{more:,} more texts at most"] * (more > 0) + [f"the texts of {name}" for name in augment.files]
     is_tuned = isinstance(config.teacher, TransformerConfig)
-    ngrams = "" if NgramConfig.beside(config.student) is None else f" and {numbered(seeds, 'n-gram student')}"
+    roles = roles_of(config, with_teacher=plan.with_teacher)
+    ngrams = f" and {numbered(seeds, 'n-gram student')}" if "ngram" in roles else ""
     students = f"{numbered(seeds, 'student')}{ngrams}"
     taught = (
         f"train {numbered(teachers, 'teacher')} on {len(corpus.train):,} labelled texts"

@@ -31,7 +31,7 @@ from potstill.experiment.record import Trained, TrainingRecord
 from potstill.experiment.run_directory import ENVIRONMENT_FILE, RunSpec, run_directory, with_kept_data
 from potstill.experiment.saved import StudentModel
 from potstill.experiment.stages import find_or_finetune
-from potstill.experiment.students import StudentTask, train_students
+from potstill.experiment.students import StudentTask, roles_of, train_students
 from potstill.predict import Classifier
 from potstill.predict.decision import confidence, named, predict_class, probabilities_of
 from potstill.predict.directory import CONFIG_FILE, UNLABELLED_FILE
@@ -42,7 +42,6 @@ from potstill.report.tables import duration
 from potstill.store.atomic import read_json, write_csv
 from potstill.store.checksums import CHECKSUMS_FILE
 from potstill.student.embeddings import check_embeddings
-from potstill.student.ngram import NgramConfig
 from potstill.student.student import check_tokenizer
 from potstill.teacher.base import Teacher
 from potstill.teacher.ensemble import average_logits, together
@@ -345,16 +344,12 @@ def _place(directory: Path, role: Role, seed: int) -> Path:
 def _tasks(plan: Plan, directory: Path) -> list[StudentTask]:
     """List the students to train; a limited time may leave out all but those of the first seed."""
     config = plan.config
-    epochs: dict[Role, int | None] = {"distilled": None, "ngram": None, "baseline": config.baseline.epochs}
-    if not plan.with_teacher:
-        del epochs["distilled"]
-    if NgramConfig.beside(config.student) is None:
-        del epochs["ngram"]
+    epochs: dict[Role, int | None] = {"baseline": config.baseline.epochs}
     needed = max(plan.estimate.distilled, plan.estimate.baseline)  # for both: a seed's two are compared
     return [
-        StudentTask(role, seed, _place(directory, role, seed), epochs[role], seconds=needed if number else 0.0)
+        StudentTask(role, seed, _place(directory, role, seed), epochs.get(role), seconds=needed if number else 0.0)
         for number, seed in enumerate(config.student.seeds)
-        for role in epochs
+        for role in roles_of(config, with_teacher=plan.with_teacher)
     ]
 
 

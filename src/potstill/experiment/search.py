@@ -97,7 +97,11 @@ def search(
         is_finished=lambda directory: out is None and (directory / BEST_FILE).is_file(),
         free=("search.trials", "search.storage", "baseline", "teacher", "data.positive_class"),
     )
-    with run_directory(spec, out, restart=restart) as directory, open_study(directory / STUDY_FILE, spec) as study:
+    with (
+        warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"),  # heartbeats
+        run_directory(spec, out, restart=restart) as directory,
+        open_study(directory / STUDY_FILE, spec) as study,
+    ):
         print_line(f"{corpus.name} ({corpus.source}) → {directory}")
         trials = _Search(config, corpus, label(common, corpus, teacher, unlabelled), directory, study).run()
         shown = {name: one.model_dump(mode="json") for name, one in space.items()}
@@ -144,8 +148,7 @@ class _Search:
         while _count(trials) < wanted:
             if _count(trials) + len(running_trials(self.study)) < wanted:
                 self._refuse_only_large(trials)
-                with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
-                    self.study.optimize(self._make, n_trials=1)
+                self.study.optimize(self._make, n_trials=1)
                 trials = self.trials()
                 self._report(trials)
             else:  # another process is at the last trials; if it dies, they are made here

@@ -51,6 +51,13 @@ class StudentTask:
         return f"{self.role} {self.seed}"
 
 
+def roles_of(config: PotstillConfig, *, with_teacher: bool) -> list[Role]:
+    """Return the kinds of students that a run trains."""
+    has_ngrams = NgramConfig.beside(config.student) is not None
+    wanted: dict[Role, bool] = {"distilled": with_teacher, "ngram": has_ngrams, "baseline": True}
+    return [role for role, is_wanted in wanted.items() if is_wanted]
+
+
 def train_students(
     tasks: Sequence[StudentTask],
     config: PotstillConfig,

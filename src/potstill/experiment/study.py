@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import attrgetter
@@ -111,8 +110,7 @@ def suggest(trial: optuna.Trial, name: str, one: BaseDistribution) -> None:
 
 def make_again(study: optuna.Study, trial: FrozenTrial) -> None:
     """Let the settings of a trial that was interrupted be those of the next one."""
-    with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
-        RetryHeartbeatStaleTrialCallback()(study, trial)
+    RetryHeartbeatStaleTrialCallback()(study, trial)
 
 
 def running_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -132,12 +130,11 @@ def open_study(file: Path, spec: RunSpec) -> Iterator[optuna.Study]:
         sharing = {"heartbeat_interval": _HEARTBEAT, "heartbeat_stale_trial_callback": make_again}
     pruner = optuna.pruners.MedianPruner(n_startup_trials=_UNPRUNED_TRIALS, n_warmup_steps=_UNPRUNED_EPOCHS)
     try:
-        with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
-            try:
-                storage = RDBStorage(place, **sharing)
-            except SQLAlchemyError:  # of processes that begin a database at the same time, all but one
-                time.sleep(PAUSE)
-                storage = RDBStorage(place, **sharing)
+        try:
+            storage = RDBStorage(place, **sharing)
+        except SQLAlchemyError:  # of processes that begin a database at the same time, all but one
+            time.sleep(PAUSE)
+            storage = RDBStorage(place, **sharing)
         if sharing and storage.engine.dialect.name == "sqlite":
             _take_turns(storage.engine)
         study = optuna.create_study(
