@@ -81,7 +81,7 @@ def test_the_only_program_that_is_run_has_fixed_arguments_and_a_time_limit():
     tree = ast.parse((SOURCE / "export" / "web" / "node.py").read_text(encoding="utf-8"))
     calls = [one for one in ast.walk(tree) if isinstance(one, ast.Call)]
     (call,) = (one for one in calls if dotted(one.func) == "subprocess.run")
-    assert ast.unparse(call.args[0]) == "[node, CHECK_FILE]"
+    assert ast.unparse(call.args[0]) == "[str(Path(node).absolute()), CHECK_FILE]"
     assert {"timeout", "cwd", "stdin"} <= {keyword.arg for keyword in call.keywords}
     assert CHECK_FILE == "check.js"
 
