@@ -66,10 +66,10 @@ class Firefox:
         assert answer["type"] == "success", answer
         return answer["result"]
 
-    def open(self, address="about:blank"):
-        """Open a tab, and return what names it."""
+    def open(self, address="about:blank", wait="complete"):
+        """Open a tab, and return what names it; `wait`: until then (`document.readyState`)."""
         tab = self._send("browsingContext.create", type="tab")["context"]
-        self._send("browsingContext.navigate", context=tab, url=address, wait="complete")
+        self._send("browsingContext.navigate", context=tab, url=address, wait=wait)
         return tab
 
     def evaluate(self, tab, function, text=""):
