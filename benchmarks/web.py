@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -24,7 +23,7 @@ import numpy as np
 from playwright.sync_api import sync_playwright
 
 from common import Run, alternate, arguments, spread, target, write_result
-from pages import chromium, firefox
+from pages import chromium, firefox, in_node
 from potstill.config import DataConfig
 from potstill.data import load_corpus
 from potstill.export.web import ENGINE_FILE, PAGE_FILE, WEIGHTS_FILE, write_page
@@ -36,13 +35,16 @@ from web_students import KINDS, save_student, varied
 ONE, ODD = 300, 500  # texts that are classified one by one, and odd ones
 SIZES = {"embedding_size": 128, "hidden_size": 256, "ngram_size": 16, "ngram_buckets": 2**16}  # the usual ones
 SCALE = 0.08  # of random weights: that of trained ones
+MEDIANS, WORST = ("load_ms", "one", "batch"), ("label_mismatches", "max_difference")
 READY = """() => new Promise(resolve => {
   const look = () => document.querySelector("#submit").disabled ? setTimeout(look) : resolve(`${performance.now()}`);
   look();
 })"""
-LOAD = """const { Classifier } = await import(process.argv[1]);
-Classifier.load((await import("node:fs")).readFileSync(process.argv[2]));
-console.log(performance.now());"""
+LOAD = """async directory => {
+  const weights = (await import("node:fs")).readFileSync(new URL(`${directory}/weights.safetensors`));
+  (await import(`${directory}/potstill.js`)).Classifier.load(weights);
+  return performance.now();
+}"""
 MEASURE = """async given => {
   const { code, weights, texts, odd, one } = JSON.parse(given);
   const { Classifier } = await import(`data:text/javascript;base64,${code}`);
@@ -57,7 +59,7 @@ MEASURE = """async given => {
   answers.push(...classifier.predict(odd));
   return JSON.stringify([batch, alone, answers.map(answer => [answer.label, [...answer.probabilities.values()]])]);
 }"""
-Engine = tuple[Callable[[Path], float], Callable[[str], str]]
+Engine = tuple[Callable[[Path], str], Callable[[str], str]]
 """Returns the milliseconds until what an export wrote can answer, and the result of MEASURE, given a text."""
 
 
@@ -72,16 +74,20 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        engines = {"Node": (load_in_node, run_in_node), **browsers(stack, work / "profile")}
+        engines = start(stack, work / "profile")
         for number, (name, student) in enumerate(students(find_student(args.student), work)):
             (directory := work / f"page-{number}").mkdir()
             found = read(student, [file.name for file in StudentFiles(student).needed])
             classifier, _ = write_page(student, directory, found, (), name)
             systems = {one: partial(measure, engine, directory, classifier, texts) for one, engine in engines.items()}
-            new = [run | {"student": name} for run in alternate(systems, args.rounds)]
+            runs += [run | {"student": name} for run in alternate(systems, args.rounds)]
             size = (directory / PAGE_FILE).stat().st_size
-            rows += [row(name, engine, size, [run for run in new if run["name"] == engine]) for engine in engines]
-            runs += new
+            for engine in engines:
+                own = [run for run in runs if (run["student"], run["name"]) == (name, engine)]
+                load_ms, one, batch = (round(spread([run[name] for run in own])["median"], 1) for name in MEDIANS)
+                row = {"student": name, "engine": engine, "bytes": size, "load_ms": load_ms}
+                worst = {name: max(run[name] for run in own) for name in WORST}
+                rows.append(row | {"texts_per_s": {"one": one, "batch": batch}} | worst)
     asked = next(row for row in rows if row["engine"] == "Chromium")
     targets = [
         target("bytes", 4_000_000, asked["bytes"], "at most"),
@@ -93,14 +99,6 @@ def main() -> None:
     write_result(args.out, runs, texts=len(texts) + ODD, rows=rows, targets=targets)
 
 
-def row(student: str, engine: str, size: int, runs: list[Run]) -> dict[str, Any]:
-    """Return the medians of an engine's runs, and the largest differences."""
-    load, one, batch = (round(spread([run[name] for run in runs])["median"], 1) for name in ("load_ms", "one", "batch"))
-    worst = {name: max(run[name] for run in runs) for name in ("label_mismatches", "max_difference")}
-    about = {"student": student, "engine": engine, "bytes": size, "load_ms": load}
-    return {**about, "texts_per_s": {"one": one, "batch": batch}, **worst}
-
-
 def students(given: Path, work: Path) -> Iterator[tuple[str, Path]]:
     """Yield the student that was given and those of every kind, of the usual sizes."""
     yield given.name, given
@@ -110,64 +108,43 @@ def students(given: Path, work: Path) -> Iterator[tuple[str, Path]]:
         yield kind, save_student(work / f"student-{number}", type(small)(**settings | sizes), scale=SCALE)
 
 
-def browsers(stack: ExitStack, profile: Path) -> dict[str, Engine]:
-    """Start Chromium and Firefox."""
+def start(stack: ExitStack, profile: Path) -> dict[str, Engine]:
+    """Start the browsers."""
     profile.mkdir()
     chrome = stack.enter_context(chromium(stack.enter_context(sync_playwright())))
     page, fox = chrome.new_page(), stack.enter_context(firefox(profile))
 
-    def load_in_chromium(directory: Path) -> float:
-        opened = chrome.new_page()
-        opened.goto((directory / PAGE_FILE).as_uri(), wait_until="domcontentloaded")
-        load_ms = float(opened.evaluate(READY))
-        opened.close()
-        return load_ms
+    def load_in_chromium(directory: Path) -> str:
+        with chrome.new_context() as context:
+            opened = context.new_page()
+            opened.goto((directory / PAGE_FILE).as_uri(), wait_until="domcontentloaded")
+            return str(opened.evaluate(READY))
 
-    def load_in_firefox(directory: Path) -> float:
+    def load_in_firefox(directory: Path) -> str:
         tab = fox.open((directory / PAGE_FILE).as_uri(), wait="interactive")
-        load_ms = float(fox.evaluate(tab, READY))
+        load_ms = fox.evaluate(tab, READY)
         fox.close(tab)
-        return load_ms
+        return str(load_ms)
 
-    run_in_firefox = partial(fox.evaluate, fox.open(), MEASURE)
     return {
+        "Node": (lambda directory: in_node(LOAD, directory.as_uri()), partial(in_node, MEASURE)),
         "Chromium": (load_in_chromium, partial(page.evaluate, MEASURE)),
-        "Firefox": (load_in_firefox, run_in_firefox),
+        "Firefox": (load_in_firefox, partial(fox.evaluate, fox.open(), MEASURE)),
     }
-
-
-def load_in_node(directory: Path) -> float:
-    """Return the milliseconds from the start of Node."""
-    return float(node(LOAD, (directory / ENGINE_FILE).as_uri(), str(directory / WEIGHTS_FILE)))
-
-
-def run_in_node(given: str) -> str:
-    """Call MEASURE."""
-    read_all = '(await import("node:fs")).readFileSync(0, "utf8")'
-    return node(f"console.log(await ({MEASURE})({read_all}))", given=given)
-
-
-def node(script: str, *values: str, given: str = "") -> str:
-    """Run a script and return what it printed."""
-    command = ["node", "--input-type=module", "--eval", script, *values]
-    return subprocess.run(command, input=given, capture_output=True, text=True, check=True).stdout  # noqa: S603
 
 
 def measure(engine: Engine, directory: Path, classifier: Classifier, texts: list[str], _: int) -> Run:
     """Return load time in milliseconds, texts a second, and the differences from Python's answers."""
     load, run = engine
-    load_ms, odd = load(directory), varied(ODD)
-    parts = {"code": directory / ENGINE_FILE, "weights": directory / WEIGHTS_FILE}
-    given = {name: base64.b64encode(file.read_bytes()).decode() for name, file in parts.items()}
+    load_ms, odd = float(load(directory)), varied(ODD)
+    files = {"code": directory / ENGINE_FILE, "weights": directory / WEIGHTS_FILE}
+    given = {name: base64.b64encode(file.read_bytes()).decode() for name, file in files.items()}
     batch, one, answers = json.loads(run(json.dumps({**given, "texts": texts, "odd": odd, "one": ONE})))
     labels, probabilities = zip(*answers, strict=True)
-    items = [*texts, *odd]
-    other = sum(found != label for found, label in zip(labels, classifier.predict(items), strict=True))
-    difference = np.abs(np.array(probabilities) - classifier.answer(items)[0]).max()
-    return {
-        **{"load_ms": load_ms, "one": one, "batch": batch},
-        **{"label_mismatches": other, "max_difference": float(difference)},
-    }
+    expected = classifier.answer([*texts, *odd])[0]
+    other = sum(found != name for found, name in zip(labels, classifier.predict([*texts, *odd]), strict=True))
+    difference = float(np.abs(np.array(probabilities) - expected).max())
+    return {"load_ms": load_ms, "one": one, "batch": batch, "label_mismatches": other, "max_difference": difference}
 
 
 if __name__ == "__main__":

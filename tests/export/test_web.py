@@ -6,7 +6,6 @@ import io
 import itertools
 import json
 import re
-import shutil
 import subprocess
 import unicodedata
 from functools import cache, partial
@@ -20,7 +19,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 
 from checksummed import with_new_checksums
 from commandline import potstill, train_small
-from pages import CHROMIUM, FIREFOX, chromium, firefox, watched
+from pages import CHROMIUM, FIREFOX, NODE, chromium, firefox, in_node, watched
 from potstill.config import RNNConfig
 from potstill.export import web
 from potstill.export.web import weights as rounding
@@ -32,7 +31,6 @@ from potstill.predict.tokens import encode_marked
 from potstill.store.checksums import verify
 from web_students import KINDS, LABELS, items_of, save_student, varied
 
-NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="no Node on this machine")
 
 
@@ -66,15 +64,13 @@ def python_of(student, page):
 
 
 def run_node(page, items, code):
-    script = (
-        'const { readFileSync } = await import("node:fs"), potstill = await import(process.argv[1]);'
-        'const weights = readFileSync(new URL("weights.safetensors", process.argv[1]));'
-        f'const items = JSON.parse(readFileSync(0, "utf8"));console.log(JSON.stringify({code}));'
-    )
-    command = [NODE, "--input-type=module", "--eval", script, (page / "potstill.js").as_uri()]
-    done = subprocess.run(command, input=json.dumps(items).encode(), capture_output=True, timeout=300)
-    assert done.returncode == 0, done.stderr.decode()
-    return json.loads(done.stdout)
+    function = f"""async items => {{
+      items = JSON.parse(items);
+      const potstill = await import("{(page / "potstill.js").as_uri()}");
+      const weights = (await import("node:fs")).readFileSync(new URL("{(page / "weights.safetensors").as_uri()}"));
+      return JSON.stringify({code});
+    }}"""
+    return json.loads(in_node(function, json.dumps(items)))
 
 
 ANSWERS = (
