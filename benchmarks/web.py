@@ -32,9 +32,8 @@ from potstill.predict.directory import StudentFiles, find_student
 from potstill.store.checksums import read
 from web_students import KINDS, save_student, varied
 
-ONE, ODD = 300, 500  # texts that are classified one by one, and odd ones
+ONE, ODD, SCALE = 300, 500, 0.08  # texts that are classified one by one, and odd ones; of random weights
 SIZES = {"embedding_size": 128, "hidden_size": 256, "ngram_size": 16, "ngram_buckets": 2**16}  # the usual ones
-SCALE = 0.08  # of random weights: that of trained ones
 MEDIANS, WORST = ("load_ms", "one", "batch"), ("label_mismatches", "max_difference")
 READY = """() => new Promise(resolve => {
   const look = () => document.querySelector("#submit").disabled ? setTimeout(look) : resolve(`${performance.now()}`);
