@@ -80,7 +80,6 @@ def test_transformers_computes_the_same_logits(family, method, model_directory, 
     "options",
     [
         {"use_rslora": True},
-        {"use_dora": True},
         {"train_layernorm": True},
         {"layers_to_transform": (1,)},
     ],

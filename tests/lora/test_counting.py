@@ -10,7 +10,7 @@ from potstill.teacher.transformer import prepare
 OPTIONS = {
     "lora": {},
     "first block": {"lora": LoRAConfig(layers_to_transform=(0,))},
-    "use_dora and norms": {"lora": LoRAConfig(use_dora=True, train_layernorm=True)},
+    "norms": {"lora": LoRAConfig(train_layernorm=True)},
     "full": {"method": "full"},
     "head": {"method": "head"},
 }

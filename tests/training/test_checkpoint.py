@@ -363,9 +363,8 @@ def contents(directory):
     [
         {"lora": {"dropout": 0.2, "layers_to_transform": [1]}},
         {"method": "full"},
-        {"lora": {"use_dora": True}},
     ],
-    ids=["last block", "full", "dora"],
+    ids=["last block", "full"],
 )
 def test_a_killed_finetune_leaves_the_same_files(teacher, model_directory, monkeypatch, tmp_path):
     backbone = str(model_directory("gpt2"))  # which has dropout of its own

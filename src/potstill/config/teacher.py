@@ -24,9 +24,6 @@ class LoRAConfig(Settings):
     use_rslora: bool = False
     """Scale the update by alpha / sqrt(rank) instead of alpha / rank. (rsLoRA for high ranks, Kalajdzievski 2023, arXiv
     2312.03732.)"""
-    use_dora: bool = False
-    """Train the magnitude and the direction of each row of the weights separately; a step costs more. (DoRA, Liu et al.
-    2024, arXiv 2402.09353.)"""
     dropout: Fraction = 0.0
     """Dropout on the adapter's input. 0, since dropout makes training on a CPU slower, and few parameters are trained
     anyway. For the best teacher try 0.1, which lowers the validation loss on CoLA (configs/cola.yaml)."""

@@ -119,8 +119,8 @@ def flops_per_token(model: PreTrainedModel) -> tuple[int, int]:
     nothing below the first trained parameter needs any: LoRA on all blocks comes to little more than 4 n where full
     tuning takes 6 n.
 
-    Left out, as there: embeddings, which are looked up; attention scores, which grow with the text; normalisation,
-    activations and, as they are no products with tokens, DoRA's norms. The head works once per text, not per token. A
+    Left out, as there: embeddings, which are looked up; attention scores, which grow with the text; normalisation and
+    activations. The head works once per text, not per token. A
     matrix that several blocks share (ALBERT) counts once. The modules are taken to be computed in their order: of the
     maps that read the first trained block's input, some are counted as if it needed a gradient.
     """

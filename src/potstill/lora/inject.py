@@ -31,8 +31,8 @@ def inject(
     targets = find_targets(model, config, section)
     model.requires_grad_(False)
     for name, linear in targets.items():
-        variant = {"use_rslora": config.use_rslora, "use_dora": config.use_dora}
-        model.set_submodule(name, LoRALinear(linear, config.rank, config.alpha, config.dropout, **variant))
+        settings = (config.rank, config.alpha, config.dropout)
+        model.set_submodule(name, LoRALinear(linear, *settings, use_rslora=config.use_rslora))
     for name, module in trained_modules(model, config).items():
         module.requires_grad_(name not in frozen)
     return tuple(targets)

@@ -30,7 +30,7 @@ from potstill.store.tensors import MARK
 from potstill.teacher.backbone.classes import class_parameters
 from potstill.teacher.backbone.sources import load_config
 
-_FORMAT: Final = 7
+_FORMAT: Final = 8
 _SHOWN: Final = 5
 """Problems that a message lists at most."""
 
