@@ -352,10 +352,6 @@ def test_logits_in_the_set_are_used_if_they_are_the_teachers(tiny_backbone, tmp_
             {"augment": {"sampled": 5, "lora": {"target_modules": ["nowhere"]}}},
             r"augment\.lora\.target_modules: 'nowhere' matches",
         ),
-        (
-            {"augment": {"sampled": 5, "lora": {"layers_to_transform": [9]}}},
-            r"augment\.lora\.layers_to_transform: the model has 2",
-        ),
     ],
 )
 def test_run_refuses_before_anything_is_tuned(settings, complaint, model_directory, tmp_path, monkeypatch):

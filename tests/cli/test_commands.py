@@ -420,7 +420,7 @@ def test_params_prints_the_reference_counts(capsys):
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (("--layers-to-transform", "1", "--rank", "2"), r"layers\.0\.self_attn\.q_proj +16 × 16 +256 +0\s"),
+        (("--target-modules", "*.1.*", "--rank", "2"), r"layers\.0\.self_attn\.q_proj +16 × 16 +256 +0\s"),
         (("--num-layers", "1"), r"layers\.0\.self_attn\.q_proj "),
         (("--method", "head"), "tiny, head: 2 classes"),
         (("--method", "full"), r"reduction 0\.0 %"),

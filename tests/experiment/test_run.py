@@ -11,7 +11,7 @@ import pytest
 import potstill
 from potstill.augment.unlabelled import UnlabelledSet
 from potstill.config import PotstillConfig, with_settings
-from potstill.errors import ArtifactError, SourceError
+from potstill.errors import ArtifactError
 from potstill.evaluation import Calibration, Summary, compute_metrics
 from potstill.evaluation.calibration import fit_temperature, fit_threshold
 from potstill.evaluation.details import Details
@@ -382,12 +382,6 @@ def test_saved_config_names_the_data_that_auto_found(tmp_path, config, monkeypat
     )
     _, directory = potstill.run(automatic)
     assert PotstillConfig.load(directory / "config.yaml").data.source == "builtin"
-
-
-def test_unknown_student_tokenizer_is_refused_before_anything_is_written(tmp_path, config):
-    with pytest.raises(SourceError, match="nowhere"):
-        potstill.run(with_settings(config, {"student.tokenizer": "./nowhere"}), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 def test_finished_model_is_not_overwritten_from_python(config, corpus, teacher, tmp_path):

@@ -81,7 +81,7 @@ def test_transformers_computes_the_same_logits(family, method, model_directory, 
     [
         {"use_rslora": True},
         {"train_layernorm": True},
-        {"layers_to_transform": (1,)},
+        {"target_modules": ("*.1.*",)},
     ],
     ids=str,
 )

@@ -9,7 +9,7 @@ from potstill.teacher.transformer import prepare
 
 OPTIONS = {
     "lora": {},
-    "first block": {"lora": LoRAConfig(layers_to_transform=(0,))},
+    "first block": {"lora": LoRAConfig(target_modules=("*.0.*",))},
     "norms": {"lora": LoRAConfig(train_layernorm=True)},
     "full": {"method": "full"},
     "head": {"method": "head"},
@@ -71,15 +71,15 @@ def test_full_tuning_takes_what_pytorch_counts(family, make_model):
     assert measured_flops(model) == (forward, training)
 
 
-@pytest.mark.parametrize("layers_to_transform", [None, (1,)])
-def test_lora_takes_what_pytorch_counts_but_for_the_first_adapters_input(layers_to_transform, make_model):
+@pytest.mark.parametrize("targets", ["all-linear", ("*.1.*",)])
+def test_lora_takes_what_pytorch_counts_but_for_the_first_adapters_input(targets, make_model):
     """The maps that read the first trained block's input are counted as if it needed a gradient."""
     model = make_model("llama")
-    prepare(model, TransformerConfig(lora=LoRAConfig(rank=2, layers_to_transform=layers_to_transform)))
+    prepare(model, TransformerConfig(lora=LoRAConfig(rank=2, target_modules=targets)))
     forward, training = flops_per_token(model)
     spared = 3 * 2 * (16 * 16 + 2 * 16)  # W and A of q, k and v
     assert measured_flops(model) == (forward, training - spared)
-    assert 2 * forward > training - forward > (0 if layers_to_transform else forward)
+    assert 2 * forward > training - forward > (forward if targets == "all-linear" else 0)
 
 
 def test_a_head_alone_needs_no_backward_pass(make_model):

@@ -25,7 +25,7 @@ VARIANTS = {
     "plain": {},
     "rslora": {"use_rslora": True, "alpha": 3.0},
     "norms": {"train_layernorm": True},
-    "last block": {"layers_to_transform": (1,)},
+    "last block": {"target_modules": ("*.1.*",)},
 }
 
 

@@ -362,12 +362,12 @@ def test_decoder_texts_begin_with_bos(tmp_path, model_directory):
 
 
 def test_known_settings_hold_the_lora_settings_as_given(base, tmp_path):
-    asked = LoRAConfig(rank=2, target_modules=("*c_attn",), layers_to_transform=(1,))
+    asked = LoRAConfig(rank=2, target_modules=("*.1.*c_attn",))
     teacher = TransformerTeacher.create(TransformerConfig(backbone=str(base), lora=asked), CPU, CORPUS, 16, 0)
     teacher.save(tmp_path / "teacher")
     loaded = TransformerTeacher.load(tmp_path / "teacher", CPU)
     assert loaded.known_settings(TransformerConfig()).lora == asked
-    assert loaded.lora.layers_to_transform is None  # PEFT's file names the modules
+    assert loaded.lora.target_modules == ("transformer.h.1.attn.c_attn",)  # PEFT's file names the modules
 
 
 def test_key_depends_on_the_bases_settings(base, saved):

@@ -361,7 +361,7 @@ def contents(directory):
 @pytest.mark.parametrize(
     "teacher",
     [
-        {"lora": {"dropout": 0.2, "layers_to_transform": [1]}},
+        {"lora": {"dropout": 0.2, "target_modules": ["*.1.*"]}},
         {"method": "full"},
     ],
     ids=["last block", "full"],

@@ -47,8 +47,8 @@ def params(config: PotstillConfig, classes: int) -> None:
     \b
     The numbers of the reference experiment, without the hub:
       potstill params --backbone gpt2 --random-init --rank 4 --train-layernorm
-    Adapters on the last six blocks only:
-      potstill params --layers-to-transform 24,25,26,27,28,29
+    Adapters on the last ten blocks only:
+      potstill params --target-modules '*.layers.2?.*'
     """
     from potstill.console import SafeConsole
     from potstill.lora.counting import cost, module_rows, parameter_groups

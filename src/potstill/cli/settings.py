@@ -60,7 +60,6 @@ _VALUES: Final = {
     **dict.fromkeys(("data.text_column", "data.pair_column", "data.label_column"), "COLUMN"),
     "data.label_columns": "COLUMN,…",
     **dict.fromkeys(("teacher.backbone", "teacher.tokenizer"), "MODEL"),
-    "student.tokenizer": "bpe|teacher|MODEL",
     "augment.files": "FILE,…",
     "runtime.executor": "local|none",
 }

@@ -181,10 +181,8 @@ def distill(
     from potstill.experiment.run_directory import run_directory
     from potstill.experiment.saved import load_teacher
     from potstill.student.embeddings import check_embeddings
-    from potstill.student.student import check_tokenizer
 
     config, corpus = _with_corpus(config)
-    check_tokenizer(config.student)
     unlabelled = options.read_unlabelled(config, unlabelled_path)
     teacher, config = load_teacher(teacher_directory, config, corpus)
     check_distillation(config, with_unlabelled=unlabelled is not None)
@@ -209,10 +207,8 @@ def train(config: PotstillConfig, out: Path | None, restart: bool) -> None:
     --backbone has an effect only with --student-tokenizer teacher.
     """
     from potstill.experiment.run_directory import run_directory
-    from potstill.student.student import check_tokenizer
 
     config, corpus = _with_corpus(config)
-    check_tokenizer(config.student)
     spec = _run_spec("train", f"{corpus.name}-baseline", config, corpus, config.student.seeds)
     with run_directory(spec, out, restart=restart) as directory:
         _train_students("baseline", directory, config, corpus, None)

@@ -29,10 +29,8 @@ class LoRAConfig(Settings):
     anyway. For the best teacher try 0.1, which lowers the validation loss on CoLA (configs/cola.yaml)."""
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     """Modules that get an adapter: `all-linear`, or patterns of dotted names such as `*.q_proj,*.v_proj` (in YAML a
-    list). `all-linear` is every linear map inside the backbone's blocks, found by structure."""
-    layers_to_transform: tuple[Annotated[int, Field(ge=0)], ...] | None = None
-    """Numbers of the blocks that get adapters, counted from 0, such as `8,9,10,11`. The backward pass skips the blocks
-    below the first of them. None: all, since adapters on every block can learn more."""
+    list). `all-linear` is every linear map inside the backbone's blocks, found by structure. With `*.layers.2?.*` only
+    the blocks from 20 on get some, and the backward pass skips those below."""
     train_layernorm: bool = False
     """Train the backbone's normalisation layers too. False, as in the paper."""
 

@@ -42,7 +42,6 @@ from potstill.report.tables import duration
 from potstill.store.atomic import read_json, write_csv
 from potstill.store.checksums import CHECKSUMS_FILE
 from potstill.student.embeddings import check_embeddings
-from potstill.student.student import check_tokenizer
 from potstill.teacher.base import Teacher
 from potstill.teacher.ensemble import average_logits, together
 from potstill.teacher.registry import teacher_class
@@ -100,7 +99,6 @@ def run(
     corpus = load_corpus(config.data, with_labels=False)
     config = resolved(config, corpus)
     teacher_class(config.teacher.kind).check(config.teacher)
-    check_tokenizer(config.student)
     check_augment(config, corpus)
     check_distillation(config, with_unlabelled=config.augment.wanted(in_pairs=corpus.in_pairs))
     check_embeddings(config)

@@ -29,7 +29,7 @@ from potstill.report import tables
 from potstill.report.findings import abstention, paid
 from potstill.teacher.backbone.builtin import BUILTIN
 
-Layout = Literal["onnx", "huggingface", "web"]
+Layout = Literal["onnx", "web"]
 
 _BACKBONE_LICENCES: Final = {BUILTIN: "Apache-2.0 (SmolLM2-135M-Instruct)"}
 """Of the backbone that Potstill can bring along."""
