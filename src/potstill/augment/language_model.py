@@ -201,7 +201,6 @@ def check_writer(config: PotstillConfig) -> None:
 
 
 def _find_writer(config: TransformerConfig) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
-    """Find the backbone's settings and its tokenizer."""
     if config.random_init:
         raise ConfigError(["augment.sampled: a backbone with random weights (teacher.random_init) writes no text"])
     settings = load_config(config.backbone)

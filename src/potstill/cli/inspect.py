@@ -51,7 +51,7 @@ def params(config: PotstillConfig, classes: int) -> None:
       potstill params --target-modules '*.layers.2?.*'
     """
     from potstill.console import SafeConsole
-    from potstill.lora.counting import cost, module_rows, parameter_groups
+    from potstill.lora.counting import flops_per_token, module_rows, parameter_groups
     from potstill.teacher.backbone.classifier import build_classifier
     from potstill.teacher.transformer import prepare, transformer_settings
 
@@ -70,19 +70,19 @@ def params(config: PotstillConfig, classes: int) -> None:
     parts = ((name, *counts) for name, counts in groups.items())
     console.print(_table(("part", "parameters", "trainable"), parts))
     total, trainable = (sum(counts) for counts in zip(*groups.values(), strict=True))
-    costs = cost(model)
+    weight_bytes = sum(parameter.nbytes for parameter in model.parameters())
+    optimizer_bytes = (4 + 4 + 4) * trainable  # the gradient and AdamW's two moments, float32
+    forward, training = flops_per_token(model)
     console.print(
         f"{teacher.backbone}, {teacher.method}: {classes} classes\n"
         f"total {total / 1e6:.2f}M, trainable {trainable / 1e6:.2f}M, reduction {100 * (1 - trainable / total):.1f} %\n"
-        f"memory: weights {costs.weight_bytes / 1e6:.1f} MB, gradients and AdamW {costs.optimizer_bytes / 1e6:.1f} MB, "
+        f"memory: weights {weight_bytes / 1e6:.1f} MB, gradients and AdamW {optimizer_bytes / 1e6:.1f} MB, "
         "activations apart\n"
-        f"per token: forward {costs.forward_flops / 1e6:.1f} MFLOP, forward and backward "
-        f"{costs.training_flops / 1e6:.1f} MFLOP"
+        f"per token: forward {forward / 1e6:.1f} MFLOP, forward and backward {training / 1e6:.1f} MFLOP"
     )
 
 
 def _table(headers: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Table:
-    """Lay out rows of words and numbers; counts get separators."""
     from potstill.report.tables import Cell, ResultTable
 
     def cell(value: object) -> Cell:
@@ -167,7 +167,6 @@ def _read(config: DataConfig) -> tuple[Corpus, list[DataError]]:
 
 
 def _show_classes(corpus: Corpus, parts: Mapping[str, Examples], show: int, console: SafeConsole) -> None:
-    """Show numbers and first texts of the first classes, and which classes a part lacks."""
     from potstill.data.encoded import class_counts, has_class
 
     counts = [class_counts(part.labels, corpus.num_classes) for part in parts.values()]

@@ -170,7 +170,6 @@ def _described_anyway(directory: Path) -> dict[str, Any]:
 
 
 def _scores(summary: Summary) -> dict[str, Any]:
-    """Return the scores of the students that a run's report recommends."""
     from potstill.report.tables import HEADLINES, percent, score
 
     known = {"data": summary.data.name}
@@ -195,7 +194,6 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _print_differing(rows: Sequence[dict[str, Any]]) -> None:
-    """Print the settings that are not the same in all runs."""
     names = list(dict.fromkeys(name for row in rows for name in row["settings"]))
     values = {name: [row["settings"].get(name) for row in rows] for name in names}
     differing = {name: found for name, found in values.items() if any(value != found[0] for value in found)}

@@ -37,7 +37,6 @@ _OF_SETS = ("augment", "baseline", "search", "data.positive_class")
 
 
 def _resumable(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command `--out` and `--restart`."""
     out = options.out_option(
         "Where to write: a new directory, or one where this command was interrupted, to resume it.  "
         "[default: the newest interrupted runs/NAME-*, else runs/NAME-DATE-TIME]"

@@ -165,7 +165,6 @@ def load_corpus(config: DataConfig, *, with_labels: bool = True) -> Corpus:
 
 
 def _check_labels(found: _Found, config: DataConfig, *, with_labels: bool) -> None:
-    """Refuse texts without labels where labels are needed, and data with labels where it should have none."""
     if config.classes is None:
         return
     if (found.train.labels != UNLABELLED).any():
@@ -229,7 +228,6 @@ def _looks_like_path(path: Path) -> bool:
 
 
 def _local_cola() -> Path | None:
-    """Find a directory with CoLA's own files."""
     places = [Path("data/cola"), Path("../shared/cola")]
     if root := os.environ.get("POTSTILL_DATA"):
         places = [Path(root), Path(root, "cola"), *places]
@@ -244,7 +242,6 @@ def _from_cola(directory: Path, config: DataConfig) -> _Found:
 
 
 def _from_directory(directory: Path, config: DataConfig) -> _Found:
-    """Read the parts of a directory."""
     files = part_files(directory)
     if files.keys().isdisjoint((TRAIN, *TEST, *VALIDATION)) and (shards := unused_data(directory, ())):
         source = f"{directory} ({numbered(len(shards), 'file')})"
@@ -317,7 +314,6 @@ def _clinc150(source: str, chosen: str | None) -> _Found:
 
 
 def _packed(name: str) -> list[dict[str, str]]:
-    """Read a table that is in the package."""
     with gzip.open(Path(__file__).with_name(name), "rt", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 

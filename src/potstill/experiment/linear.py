@@ -188,7 +188,6 @@ def _bytes(model: Pipeline) -> int:
 
 
 def _machines(model: Pipeline) -> list[Any]:
-    """Return the support vector machine of a linear model, or those of its classes."""
     return getattr(model[-1], "estimators_", [model[-1]])
 
 

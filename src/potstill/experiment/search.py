@@ -168,7 +168,6 @@ class _Search:
             raise ConfigError([f"search.max_parameters: {found}; raise it, or lower the sizes"])
 
     def _make(self, trial: optuna.Trial) -> float:
-        """Make a trial."""
         for name, one in self.space.items():
             suggest(trial, name, one)
         frozen = self.study.get_trials(deepcopy=False)[trial.number]
@@ -208,7 +207,6 @@ class _Search:
         return None
 
     def _report(self, trials: Sequence[Trial]) -> None:
-        """Print a line about the latest trial, unless it was too large."""
         latest = trials[-1]
         if latest.outcome == "too large":
             return
@@ -255,7 +253,6 @@ class _Watch(Callback):
 
 
 def _fixed(config: PotstillConfig) -> dict[str, Any]:
-    """Return the values that the space fixes, by dotted name."""
     return {name: one.choices[0] for name, one in config.search.space.items() if one.choices and one.fixed}
 
 
@@ -265,7 +262,6 @@ def _count(trials: Sequence[Trial]) -> int:
 
 
 def _trial(number: int, ended: FrozenTrial, fixed: dict[str, Any]) -> Trial:
-    """Read a trial back from the study."""
     return Trial(
         number=number,
         settings=dict(sorted((fixed | ended.params).items())),

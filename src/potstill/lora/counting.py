@@ -37,23 +37,6 @@ class ModuleRow:
     trainable: int
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What training takes beside activations.
-
-    Attributes:
-        weight_bytes: All parameters as they are kept.
-        optimizer_bytes: Adam's or AdamW's two moments and the gradient, float32, of every trained parameter.
-        forward_flops: Per token, see `flops_per_token`.
-        training_flops: Per token, forward and backward.
-    """
-
-    weight_bytes: int
-    optimizer_bytes: int
-    forward_flops: int
-    training_flops: int
-
-
 def count_parameters(model: nn.Module) -> tuple[int, int]:
     """Count all parameters of a model, and those that require a gradient."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
@@ -101,13 +84,6 @@ def module_rows(model: PreTrainedModel) -> list[ModuleRow]:
         total, trained = row.parameters * len(numbers), row.trainable * len(numbers)
         found.append(replace(row, name=row.name.format(_ranges(numbers)), parameters=total, trainable=trained))
     return found
-
-
-def cost(model: PreTrainedModel) -> Cost:
-    """Work out what training `model` takes."""
-    forward, training = flops_per_token(model)
-    _, trained = count_parameters(model)
-    return Cost(sum(parameter.nbytes for parameter in model.parameters()), (4 + 4 + 4) * trained, forward, training)
 
 
 def flops_per_token(model: PreTrainedModel) -> tuple[int, int]:

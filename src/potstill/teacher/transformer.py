@@ -391,7 +391,6 @@ def _freeze(model: PreTrainedModel, method: Method) -> None:
 
 
 def _base_digest(model: PreTrainedModel) -> str:
-    """Hash the pretrained weights: all but the head's."""
     head = tuple(f"{name}." for name in head_modules(model))
     return _digest({name: p for name, p in model.named_parameters() if not name.startswith(head)})
 
