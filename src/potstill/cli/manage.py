@@ -86,7 +86,8 @@ def cache(kinds: tuple[str, ...], clear: bool) -> None:
         )
     chosen = [entry for entry in known if not kinds or entry.name in kinds]
     rows = [
-        {"kind": kind.name, "entries": len(_entries(kind)), "size": f"{_size(kind) / 1e6:,.1f} MB"} for kind in chosen
+        {"kind": kind.name, "entries": len([*kind.glob("[!.]*")]), "size": f"{_size(kind) / 1e6:,.1f} MB"}
+        for kind in chosen
     ]
     click.echo(f"cache: {place}")
     if rows:
@@ -96,10 +97,6 @@ def cache(kinds: tuple[str, ...], clear: bool) -> None:
         for kind in deleted:
             shutil.rmtree(kind)
         click.echo(f"deleted: {', '.join(kind.name for kind in deleted) or 'nothing'}")
-
-
-def _entries(kind: Path) -> list[Path]:
-    return [entry for entry in kind.iterdir() if not entry.name.startswith(".")]
 
 
 def _size(path: Path) -> int:

@@ -22,10 +22,9 @@ from potstill.errors import ConfigError
 from potstill.evaluation import ROLES, DataSummary, ModelResult, Role, Summary, TimeLimit, mcnemar
 from potstill.evaluation.details import Details, cases, confusion, risk_coverage
 from potstill.evaluation.measure import Measurement, measure, measure_together
-from potstill.experiment.budget import Budget
 from potstill.experiment.labelled import check_distillation, check_teacher, label, label_corpus, label_in_time
 from potstill.experiment.linear import learning_curve, measure_linear_svm, suspicious_cases
-from potstill.experiment.plan import Estimate, Plan, described, plan_within, resumed
+from potstill.experiment.plan import Budget, Estimate, Plan, described, plan_within, resumed
 from potstill.experiment.probe import measure_speed
 from potstill.experiment.record import Trained, TrainingRecord
 from potstill.experiment.run_directory import ENVIRONMENT_FILE, RunSpec, run_directory, with_kept_data

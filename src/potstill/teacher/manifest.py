@@ -27,7 +27,7 @@ from potstill.predict.directory import (
 from potstill.store.atomic import parse_json, read_json, write_json
 from potstill.store.checksums import has_checksums, read, recover, verify
 from potstill.store.tensors import MARK
-from potstill.teacher.backbone.classes import class_parameters
+from potstill.teacher.backbone.classifier import class_parameters
 from potstill.teacher.backbone.sources import load_config
 
 _FORMAT: Final = 8

@@ -32,8 +32,7 @@ from potstill.predict.tokens import intern_tokenizer, set_pair_separator
 from potstill.store.checksums import assert_unchanged, atomic_save, digest
 from potstill.store.tensors import load_tensors, save_tensors
 from potstill.task import task_of
-from potstill.teacher.backbone.classes import reorder_classes
-from potstill.teacher.backbone.classifier import TextClassifier, build_classifier
+from potstill.teacher.backbone.classifier import TextClassifier, build_classifier, reorder_classes
 from potstill.teacher.backbone.echo import Echo
 from potstill.teacher.backbone.sources import (
     check_architecture,
