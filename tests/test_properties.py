@@ -34,7 +34,7 @@ STUDENT = {
     **{"temperature": 1.5, "threshold": None},
 }
 TEACHER = {
-    **{"format": 8, "backbone": "b", "tokenizer": "t", "add_bos": True, "random_init": False, "seed": 0},
+    **{"format": 8, "backbone": "b", "tokenizer": "t", "add_bos": True, "seed": 0},
     **{"method": "lora", "lora": {"rank": 2}, "base": "", "label_names": ["a", "b"]},
     **{"max_length": 9, "in_pairs": False, "echo": False, "num_layers": None},
 }

@@ -369,21 +369,6 @@ def test_test_split_is_not_used_before_the_report(finished, config, corpus, tmp_
             assert (tmp_path / place / path.name).read_bytes() == path.read_bytes()
 
 
-def test_saved_config_names_the_data_that_auto_found(tmp_path, config, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("POTSTILL_DATA", raising=False)
-    quick = {"epochs": 1}
-    automatic = PotstillConfig.build(
-        {
-            "data": {"source": "auto", "max_train_examples": 40},
-            "teacher": {"backbone": config.teacher.backbone, "training": quick},
-            "student": {"embedding_size": 4, "hidden_size": 4, "vocab_size": 300, "training": quick, "seeds": [0]},
-        }
-    )
-    _, directory = potstill.run(automatic)
-    assert PotstillConfig.load(directory / "config.yaml").data.source == "builtin"
-
-
 def test_finished_model_is_not_overwritten_from_python(config, corpus, teacher, tmp_path):
     short = with_settings(config, {"student.training.epochs": 1, "teacher.training.epochs": 1})
     for train, *more in ((potstill.train,), (potstill.distill, teacher), (potstill.finetune,)):

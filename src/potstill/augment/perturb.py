@@ -8,13 +8,13 @@ alter a text's class.
 
 from __future__ import annotations
 
-import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal, TypeVar, get_args
+from typing import Final, Literal, get_args
 
-T = TypeVar("T")
+from potstill.data.choices import Choices
+
 Kind = Literal["swap", "drop", "replace", "insert", "join"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 """What can be done: swap two neighbouring words, drop a word, replace one by another of the texts, insert one of the
@@ -76,33 +76,11 @@ def perturb(texts: Iterable[str], count: int, seed: int, kinds: Collection[Kind]
             yield new, kind
 
 
-class _Choices:
-    """Chooses at random, the same for the same seed.
-
-    All choices come from `Random.random`, the one method whose sequence Python promises to keep between versions.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed)  # noqa: S311 - no secret depends on it, and it must be repeatable
-
-    def below(self, bound: int) -> int:
-        return int(self._random.random() * bound)
-
-    def pick(self, options: Sequence[T]) -> T:
-        return options[self.below(len(options))]
-
-    def two(self, options: Sequence[T]) -> tuple[T, T]:
-        """Choose two different options, in random order."""
-        first = self.below(len(options))
-        second = (first + 1 + self.below(len(options) - 1)) % len(options)
-        return options[first], options[second]
-
-
 class _Perturber:
     """Draws one perturbation at a time, new or not."""
 
     def __init__(self, texts: Sequence[str], seed: int) -> None:
-        self._draw = _Choices(seed)
+        self._draw = Choices(seed)
         self._sentences = _parse(texts)
         self._longer = [sentence for sentence in self._sentences if len(sentence.words) > 1]
         # As often as they occur: an even draw among them is one by frequency.

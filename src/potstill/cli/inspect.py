@@ -37,8 +37,13 @@ _SHOWN_LABELS = 10
 @click.option(
     "--classes", metavar="INT", default=2, show_default=True, type=click.IntRange(min=2), help="Number of classes."
 )
-@with_settings(*("teacher.backbone", "teacher.random_init", "teacher.method", "teacher.num_layers"), "teacher.lora")
-def params(config: PotstillConfig, classes: int) -> None:
+@click.option(
+    "--random-init",
+    is_flag=True,
+    help="Take the architecture that --backbone names, as gpt2, with random weights.",
+)
+@with_settings(*("teacher.backbone", "teacher.method", "teacher.num_layers"), "teacher.lora")
+def params(config: PotstillConfig, classes: int, random_init: bool) -> None:
     """Show what tuning a backbone trains, module by module, and what it costs, from the model itself.
 
     Each row is one module in all blocks; its numbers are sums over the blocks. Operations are those of matrix products,
@@ -56,9 +61,7 @@ def params(config: PotstillConfig, classes: int) -> None:
     from potstill.teacher.transformer import prepare, transformer_settings
 
     teacher = transformer_settings(config)
-    model = build_classifier(
-        teacher.backbone, classes, random_init=teacher.random_init, num_layers=teacher.num_layers
-    ).model
+    model = build_classifier(teacher.backbone, classes, random_init=random_init, num_layers=teacher.num_layers).model
     prepare(model, teacher)
     console = SafeConsole(highlight=False, markup=False)
     modules = (

@@ -66,9 +66,6 @@ class TransformerConfig(TeacherConfig):
     """Begin each text with the beginning-of-text token if a decoder's tokenizer has one and does not add it itself.
     Decoders attend strongly to the first position (Xiao et al. 2023, arXiv 2309.17453), which otherwise is the text's
     first word."""
-    random_init: bool = False
-    """Build the backbone from its configuration alone, with random weights, for example to count its parameters without
-    a download."""
     method: Method = "lora"
     """What is trained: `lora` (adapters and head), `full` (every weight) or `head` (the head alone, on frozen
     features). LoRA is as good as all weights in its paper, table 2, in far less memory."""
@@ -90,7 +87,6 @@ class TransformerConfig(TeacherConfig):
 
     def describe(self) -> str:
         """Say in one phrase which model was tuned, and how."""
-        weights = "with random weights" if self.random_init else "pretrained"
         tuned = {
             "full": "all of whose weights were tuned",
             "head": "frozen under a head that was trained",
@@ -99,4 +95,4 @@ class TransformerConfig(TeacherConfig):
         if self.num_layers is not None:
             tuned += f"; of its blocks only the first {self.num_layers} are kept"
         twice = "; it reads each text twice" if self.echo else ""
-        return f"the language model `{self.backbone}`, {weights}, {tuned}{twice}"
+        return f"the language model `{self.backbone}`, pretrained, {tuned}{twice}"

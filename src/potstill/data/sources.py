@@ -60,7 +60,7 @@ HUB = "Hugging Face hub, "
 COLA_PLACES = "$POTSTILL_DATA, $POTSTILL_DATA/cola, data/cola or ../shared/cola"
 
 _ACCEPTED = (
-    "`clinc150`, or some of its domains as `clinc150:home,meta`, `cola`, `builtin`, `auto`, "
+    "`clinc150`, or some of its domains as `clinc150:home,meta`, `cola`, `builtin`, "
     f"a file ({', '.join(SUFFIXES)}, also packed), "
     f"a directory with train{{{','.join(SUFFIXES)}}} or CoLA's {COLA_TRAIN}, "
     "or a data set of the hub as `owner/name` or `owner/name:configuration`"
@@ -201,11 +201,9 @@ def _find(config: DataConfig) -> _Found:
         return _builtin()
     if (named := _CLINC150.fullmatch(config.source)) is not None:
         return _clinc150(config.source, named["domains"])
-    if config.source in ("auto", "cola"):
+    if config.source == "cola":
         local = _local_cola()
-        if local is not None:
-            return _from_cola(local, config)
-        return _builtin() if config.source == "auto" else _cola_from_hub(config)
+        return _cola_from_hub(config) if local is None else _from_cola(local, config)
     path = Path(config.source).expanduser()
     if path.is_dir():
         return _from_cola(path, config) if (path / COLA_TRAIN).is_file() else _from_directory(path, config)

@@ -96,7 +96,6 @@ def run(
     if time_limit is not None and time_limit <= 0:
         raise ConfigError([f"time_limit: expected seconds above 0, found {time_limit:g}"])
     corpus = load_corpus(config.data, with_labels=False)
-    config = resolved(config, corpus)
     teacher_class(config.teacher.kind).check(config.teacher)
     check_augment(config, corpus)
     check_distillation(config, with_unlabelled=config.augment.wanted(in_pairs=corpus.in_pairs))
@@ -320,13 +319,6 @@ def unlabelled_set(
         built = built.labelled(logits, teacher.key)
         built.save(directory / UNLABELLED_FILE)
     return built
-
-
-def resolved(config: PotstillConfig, corpus: Corpus) -> PotstillConfig:
-    """Replace the data `auto` by the data that it found, so that the saved configuration repeats this run anywhere."""
-    if config.data.source != "auto":
-        return config
-    return config.model_copy(update={"data": config.data.model_copy(update={"source": corpus.name})})
 
 
 def input_keys(teacher: Teacher, unlabelled: UnlabelledSet | None) -> dict[str, str | None]:

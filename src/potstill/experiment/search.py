@@ -26,7 +26,7 @@ from potstill.console import print_line, silence
 from potstill.data import Corpus
 from potstill.errors import ArtifactError, ConfigError, TrainingError
 from potstill.experiment.labelled import DistillationSet, check_distillation, check_teacher, label
-from potstill.experiment.run import input_keys, resolved
+from potstill.experiment.run import input_keys
 from potstill.experiment.run_directory import RunSpec, run_directory
 from potstill.experiment.stages import distill
 from potstill.experiment.study import (
@@ -83,7 +83,6 @@ def search(
     if all(one.fixed for one in space.values()):
         raise ConfigError(["search.space: every setting is fixed; leave one to be searched"])
     check_teacher(corpus, teacher, unlabelled)
-    config = resolved(config, corpus)
     # What trials have in common; with alpha 0 the teacher is asked for all that any alpha needs.
     common = with_settings(config, _fixed(config) | {_ALPHA: 0.0})
     check_distillation(common, with_unlabelled=unlabelled is not None)

@@ -172,7 +172,7 @@ def _known_data(config: PotstillConfig | None, data: DataSummary | None) -> str:
     if config is None:
         return ""
     source = config.data.sources[0]
-    is_named = data is not None and (source == "auto" or Path(source).name == data.name)
+    is_named = data is not None and Path(source).name == data.name
     return data.name if data is not None and is_named else source.partition(":")[0]
 
 

@@ -53,7 +53,6 @@ class TeacherManifest:
     backbone: str
     tokenizer: str
     add_bos: bool
-    random_init: bool
     seed: Annotated[int, Field(ge=0, lt=1 << 63)]
     method: Method
     lora: LoRAConfig | None
@@ -164,7 +163,6 @@ def _of_peft(directory: Path, runtime: RuntimeConfig) -> TeacherManifest:
         backbone=base,
         tokenizer=str(directory) if (directory / "tokenizer.json").is_file() else base,
         add_bos=False,
-        random_init=False,
         seed=0,
         method="lora",
         lora=None,

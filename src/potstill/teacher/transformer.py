@@ -57,7 +57,7 @@ _WITHOUT_EFFECT: Final = {
 }
 """Settings of a model that change nothing of what its blocks compute."""
 
-_SAVED_SETTINGS: Final = ("backbone", "add_bos", "random_init", "method", "echo", "num_layers")
+_SAVED_SETTINGS: Final = ("backbone", "add_bos", "method", "echo", "num_layers")
 """Settings that a manifest holds under the same names."""
 
 _FEW_TOKENS: Final = 4096
@@ -184,7 +184,7 @@ class TransformerTeacher(Teacher):
     @classmethod
     def check(cls, settings: TransformerConfig) -> None:
         """Find backbone and tokenizer; no weights are read. Errors as for `create`."""
-        base = load_config(settings.backbone, random_init=settings.random_init)
+        base = load_config(settings.backbone)
         check_architecture(settings.backbone, base)
         if settings.echo:
             _check_decoder(base)
@@ -320,7 +320,7 @@ def _base(
 
     See `build_classifier` for `label_names`.
     """
-    config = load_config(manifest.backbone, random_init=manifest.random_init)
+    config = load_config(manifest.backbone)
     rows = None
     if directory is not None and manifest.method == "lora":
         rows = saved_embedding_rows(outline(config), directory)
@@ -332,8 +332,6 @@ def _base(
         len(manifest.label_names),
         pad_token_id(tokenizer),
         label_names=label_names,
-        random_init=manifest.random_init,
-        vocab_size=1 + max(rules.get_vocab().values()) if manifest.random_init else None,
         num_layers=manifest.num_layers,
     )
     # As `transformers` decides it: some tokenizers leave out what their model could read.
@@ -359,10 +357,9 @@ def _tokenizer(
             rules.post_processor = TemplateProcessing(
                 single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, bos_id)]
             )
-    if not settings.random_init:
-        rows = rows or config.get_text_config().vocab_size
-        named = isinstance(settings, TransformerConfig) and settings.tokenizer is not None
-        check_vocabulary(tokenizer, rows, settings.backbone, remedy=LEAVE_OUT if named else MEND)
+    rows = rows or config.get_text_config().vocab_size
+    named = isinstance(settings, TransformerConfig) and settings.tokenizer is not None
+    check_vocabulary(tokenizer, rows, settings.backbone, remedy=LEAVE_OUT if named else MEND)
     return tokenizer
 
 

@@ -100,7 +100,6 @@ def build_classifier(
     *,
     label_names: Sequence[str] | None = None,
     random_init: bool = False,
-    vocab_size: int | None = None,
     num_layers: int | None = None,
 ) -> TextClassifier:
     """Load or build a backbone with a new head, in evaluation mode; draws from torch's generator, so seed it first.
@@ -108,7 +107,7 @@ def build_classifier(
     `name` is a backbone's or, with `random_init`, which draws all weights, an architecture's. `pad_token_id` is the
     tokenizer's; None: the model's own, else 0. `label_names` are the classes: a checkpoint's head that was tuned for
     them is kept, in their order; that of others is drawn anew. None: a head for as many classes is kept as it is.
-    `vocab_size` is for random embeddings; `num_layers` is how many blocks are kept; None: all.
+    `num_layers` is how many blocks are kept; None: all.
 
     Raises:
         SourceError: The backbone can't be found, reached or used.
@@ -117,13 +116,8 @@ def build_classifier(
     config = load_config(name, random_init=random_init)
     found = class_names(config)
     config.num_labels = num_classes
-    own_padding = getattr(config, "pad_token_id", None)
     if pad_token_id is None:
-        pad_token_id = own_padding or 0
-    if vocab_size is not None:
-        config.vocab_size = vocab_size
-        if own_padding is not None and own_padding >= vocab_size:
-            config.pad_token_id = pad_token_id  # else it stays: RoBERTa counts its positions from it
+        pad_token_id = getattr(config, "pad_token_id", None) or 0
     model, missing = load_model(name, config, random_init=random_init)
     if label_names is not None:
         adopt_head(model, found, label_names, missing, name)
