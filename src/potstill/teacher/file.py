@@ -267,7 +267,7 @@ def _log_odds(path: Path, numbers: NDArray[np.float64], kind: str) -> NDArray[np
     """Check the probability of each class by itself, (rows, classes), and return the logits of their sigmoids."""
     if kind == "logits":
         return numbers.astype(np.float32)
-    wrong = ((numbers < 0) | (numbers > 1)).any(axis=1)
+    wrong = np.asarray(((numbers < 0) | (numbers > 1)).any(axis=1))
     _refuse_wrong(path, numbers, wrong, "give every text the probability of each class by itself, between 0 and 1")
     odds: NDArray[np.float32] = logit(numbers.clip(LEAST, 1 - LEAST)).astype(np.float32)
     return odds
