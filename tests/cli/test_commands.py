@@ -187,14 +187,6 @@ def test_finetune_then_distill(tiny, tmp_path, capsys):
     assert record["train_loss"] == pytest.approx(0.3 * record["train_ce"] + 0.7 * record["train_kl"], rel=1e-4)
 
 
-def test_saved_settings_name_the_data_that_auto_found(tiny, tmp_path, monkeypatch):
-    """Else a student's card would tell of other data where these are not at hand."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("POTSTILL_DATA", raising=False)
-    assert potstill("train", "--config", tiny, "auto", "--out", tmp_path / "baseline") == 0
-    assert yaml.safe_load((tmp_path / "baseline" / "config.yaml").read_text())["data"]["source"] == "builtin"
-
-
 def test_run_prints_table_steps_and_next_command(run):
     directory, printed, told = run
     assert "MCC" in printed
@@ -429,7 +421,7 @@ def test_params_prints_the_reference_counts(capsys):
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (("--layers-to-transform", "1", "--rank", "2"), r"layers\.0\.self_attn\.q_proj +16 × 16 +256 +0\s"),
+        (("--target-modules", "*.1.*", "--rank", "2"), r"layers\.0\.self_attn\.q_proj +16 × 16 +256 +0\s"),
         (("--num-layers", "1"), r"layers\.0\.self_attn\.q_proj "),
         (("--method", "head"), "tiny, head: 2 classes"),
         (("--method", "full"), r"reduction 0\.0 %"),

@@ -192,9 +192,6 @@ def test_exported_student_answers_alike(student, tmp_path):
     card = (tmp_path / "out" / "card.md").read_text()
     assert "sigmoid(logits" in card
     assert "any number of them" in card
-    export_student(student, tmp_path / "hub", "huggingface")
-    settings = json.loads((tmp_path / "hub" / "config.json").read_text())
-    assert settings["problem_type"] == "multi_label_classification"
 
 
 def test_commands_read_and_write_lists(finished, student, file, tmp_path, capfd):

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import json
 import re
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ import pytest
 import potstill
 from potstill.augment.unlabelled import UnlabelledSet
 from potstill.config import PotstillConfig, with_settings
-from potstill.errors import ArtifactError, SourceError
+from potstill.errors import ArtifactError
 from potstill.evaluation import Calibration, Summary, compute_metrics
 from potstill.evaluation.calibration import fit_temperature, fit_threshold
 from potstill.evaluation.details import Details
@@ -371,22 +370,6 @@ def test_test_split_is_not_used_before_the_report(finished, config, corpus, tmp_
     for place, role, number in (("best", "teacher", seed), ("distilled", "distilled", 1), ("baseline", "baseline", 1)):
         for path in (finished[1] / role / f"seed-{number}").glob("*.safetensors"):
             assert (tmp_path / place / path.name).read_bytes() == path.read_bytes()
-
-
-def test_saved_config_names_the_data_that_auto_found(tmp_path, config, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("POTSTILL_DATA", raising=False)
-    monkeypatch.setattr(module, "measure_linear_svm", Mock(side_effect=KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        potstill.run(with_settings(config, {"data.source": "auto"}))
-    (directory,) = (tmp_path / "runs").iterdir()
-    assert PotstillConfig.load(directory / "config.yaml").data.source == "builtin"
-
-
-def test_unknown_student_tokenizer_is_refused_before_anything_is_written(tmp_path, config):
-    with pytest.raises(SourceError, match="nowhere"):
-        potstill.run(with_settings(config, {"student.tokenizer": "./nowhere"}), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 def test_finished_model_is_not_overwritten_from_python(config, corpus, teacher, tmp_path):

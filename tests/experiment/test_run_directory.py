@@ -102,7 +102,7 @@ def named(**names):
     return RunSpec("train", "data", PotstillConfig.build(sections), {"texts": "abc"}, lambda _: False)
 
 
-@pytest.mark.parametrize("section", [{"teacher": "backbone"}, {"teacher": "tokenizer"}, {"student": "tokenizer"}])
+@pytest.mark.parametrize("section", [{"teacher": "backbone"}, {"teacher": "tokenizer"}])
 def test_a_directory_by_any_of_its_names_is_the_same(tmp_path, section):
     ((part, name),) = section.items()
     for directory in ("model", "other"):
@@ -116,7 +116,7 @@ def test_a_directory_by_any_of_its_names_is_the_same(tmp_path, section):
         begin(named(**{part: {name: "other"}}), begun)
 
 
-@pytest.mark.parametrize("section", [{"teacher": "backbone"}, {"teacher": "tokenizer"}, {"student": "tokenizer"}])
+@pytest.mark.parametrize("section", [{"teacher": "backbone"}, {"teacher": "tokenizer"}])
 def test_a_relative_name_means_what_it_meant_where_the_run_was_begun(tmp_path, monkeypatch, section):
     ((part, name),) = section.items()
     for place in ("a", "b"):
@@ -127,13 +127,6 @@ def test_a_relative_name_means_what_it_meant_where_the_run_was_begun(tmp_path, m
     assert begin(named(**{part: {name: tmp_path / "a" / "models" / "x"}}), begun) == begun
     with pytest.raises(ArtifactError, match=rf"{part}\.{name}\n"):
         begin(named(**{part: {name: "models/x"}}), begun)
-
-
-@pytest.mark.parametrize("name", ["bpe", "teacher", "smollm2-135m"])
-def test_a_student_tokenizer_that_is_a_word_is_no_directory(tmp_path, name):
-    begun = begin(named(student={"tokenizer": name}))
-    (tmp_path / name).mkdir()
-    assert begin(named(student={"tokenizer": name}), begun) == begun
 
 
 def test_data_is_the_same_by_its_content(tmp_path):

@@ -45,11 +45,6 @@ def _fabric(device: str, precision: Precision) -> Fabric:
     return Fabric(accelerator=device, devices=1, precision=precision)
 
 
-def describe_compute(config: RuntimeConfig) -> dict[str, str]:
-    """Return the device and precision that `auto` stands for on this machine."""
-    return describe_fabric(make_fabric(config))
-
-
 def describe_fabric(fabric: Fabric) -> dict[str, str]:
     """Return device and precision by name."""
     return {"device": fabric.device.type, "precision": str(fabric._precision.precision)}
