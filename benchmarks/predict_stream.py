@@ -71,9 +71,8 @@ def check(answers: Path, lines: int) -> dict[str, int]:
 
 def _watch(name: str, command: Sequence[str], note: Path, until: int | None) -> Run:
     """Run the command, sample its memory, and kill it when `until` lines are answered."""
-    begun = _answered(note)
+    begun = last = _answered(note)
     started = time.monotonic()
-    last = begun
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)  # noqa: S603
     with sampled(process.pid) as memory:
         while process.poll() is None:
@@ -93,7 +92,6 @@ def _watch(name: str, command: Sequence[str], note: Path, until: int | None) -> 
         "answered_before": begun,
         "answered_at_least": last,
         **peaks(memory),
-        "told": errors.strip().splitlines()[-1:],
     }
 
 

@@ -21,6 +21,8 @@ from potstill.experiment.saved import load_teacher
 from potstill.predict.directory import UNLABELLED_FILE
 from potstill.teacher.transformer import TransformerTeacher
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 TRAIN = tuple(f"w{i} w{i + 1} w{i + 2} w{i + 3}" for i in range(1, 33))
 HELD_OUT = ("w40 w41 w42 w43 w44 w45 w46 w47 w48 w49", "w50 w51")
 SMALL = {"embedding_size": 4, "hidden_size": 4, "vocab_size": 300, "training": {"epochs": 1}, "seeds": [0]}

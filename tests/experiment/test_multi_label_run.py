@@ -27,6 +27,8 @@ from potstill.predict.decision import predict_class, sigmoid
 from potstill.predict.directory import find_student
 from potstill.teacher.transformer import TransformerTeacher
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 NAMES = ("blue", "green", "red")
 MARKS = dict(zip(("w1", "w2", "w3"), NAMES, strict=True))
 

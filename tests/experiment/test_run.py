@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import re
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from potstill.evaluation.calibration import fit_temperature, fit_threshold
 from potstill.evaluation.details import Details
 from potstill.experiment import run as module
 from potstill.experiment.labelled import label
+from potstill.experiment.probe import Speed
 from potstill.experiment.record import Trained
 from potstill.experiment.saved import StudentModel
 from potstill.experiment.stages import find_or_finetune
@@ -91,6 +93,8 @@ def results_of(directory):
 
 def test_run_interrupted_anywhere_ends_with_the_same_bytes(finished, config, tmp_path, monkeypatch):
     """After each stage, and in the midst of a teacher's and of a student's training."""
+    monkeypatch.setattr("potstill.report.draw_plots", lambda *_: None)
+    monkeypatch.setattr(module, "measure_speed", lambda *_: Speed(0.1, 1e-5, 1e-5))
     eager = config.model_copy(update={"runtime": config.runtime.model_copy(update={"checkpoint_seconds": 0.0})})
 
     def interrupt_after(patch, place, name, calls=1):
@@ -372,15 +376,10 @@ def test_test_split_is_not_used_before_the_report(finished, config, corpus, tmp_
 def test_saved_config_names_the_data_that_auto_found(tmp_path, config, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("POTSTILL_DATA", raising=False)
-    quick = {"epochs": 1}
-    automatic = PotstillConfig.build(
-        {
-            "data": {"source": "auto", "max_train_examples": 40},
-            "teacher": {"backbone": config.teacher.backbone, "training": quick},
-            "student": {"embedding_size": 4, "hidden_size": 4, "vocab_size": 300, "training": quick, "seeds": [0]},
-        }
-    )
-    _, directory = potstill.run(automatic)
+    monkeypatch.setattr(module, "measure_linear_svm", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        potstill.run(with_settings(config, {"data.source": "auto"}))
+    (directory,) = (tmp_path / "runs").iterdir()
     assert PotstillConfig.load(directory / "config.yaml").data.source == "builtin"
 
 

@@ -39,33 +39,19 @@ def begin(work, out=None, **options):
         return directory
 
 
-@pytest.fixture
-def holder(tmp_path):
-    """Return a directory, and another process that holds its lock."""
-    directory = tmp_path / "held"
-    directory.mkdir()
-    with subprocess.Popen([sys.executable, "-c", HOLD, directory], stdout=subprocess.PIPE, text=True) as process:
+def test_second_process_is_refused_and_told_the_firsts_number_until_that_is_dead(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout.readline() == "held\n"
-            yield directory, process
+            refused = f"no other process at work there, found one .process {process.pid}."
+            for _ in range(2):  # the attempt itself does not wipe the number out
+                with pytest.raises(BusyError, match=refused):
+                    begin(make(), tmp_path)
         finally:
             process.kill()
-
-
-def test_second_process_is_refused_and_told_the_firsts_number(holder):
-    directory, process = holder
-    for _ in range(2):  # the attempt itself does not wipe the number out
-        with pytest.raises(BusyError, match=f"no other process at work there, found one .process {process.pid}."):
-            begin(make(), directory)
-
-
-def test_a_dead_process_holds_no_lock(holder):
-    directory, process = holder
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert (directory / "potstill.lock").read_text().strip() == str(process.pid)
-    with locked(directory):
-        assert (directory / "potstill.lock").read_text().strip() == str(os.getpid())
+    assert (tmp_path / "potstill.lock").read_text().strip() == str(process.pid)
+    with locked(tmp_path):
+        assert (tmp_path / "potstill.lock").read_text().strip() == str(os.getpid())
 
 
 def test_second_lock_in_one_process_is_refused(tmp_path):

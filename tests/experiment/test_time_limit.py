@@ -25,7 +25,7 @@ from potstill.student.rnn import DistilRNN
 from potstill.teacher.base import Teacher
 from potstill.training.deadline import seconds_left, until
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_plots")
 
 FAST = Speed(0.1, 1e-5, 1e-5, opening=0.1, tuning=1e-4, reading=1e-4)
 SLOW = Speed(0.1, 1e-5, 1e-5, opening=1e3, tuning=10.0, reading=10.0)
@@ -49,14 +49,6 @@ def config(tiny_backbone):
 @pytest.fixture(scope="module")
 def corpus(config):
     return potstill.load_corpus(config.data)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_plots():
-    """Leave out the slowest part of a tiny run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("potstill.report.draw_plots", lambda *_: None)
-        yield
 
 
 def weights(directory):

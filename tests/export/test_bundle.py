@@ -22,6 +22,8 @@ from potstill.predict.tokens import encode_marked
 from potstill.store.checksums import atomic_save, verify
 from potstill.student.saved import load_network
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 TINY = """
 data: {{source: {data}}}
 teacher: {{backbone: {backbone}, training: {{epochs: 1}}}}

@@ -140,6 +140,7 @@ def _limits(settings: dict[str, Any]) -> list[float | None]:
 def _experiment(
     config: PotstillConfig, corpus: Corpus, directory: Path, command: str, budget: Budget
 ) -> tuple[Summary, Details | None]:
+    print_line("fitting a linear model and measuring this machine's speed, to plan the run")
     linear, linear_answers = measure_linear_svm(corpus)  # takes seconds; what it can't read is found at once
     plan = _planned(config, corpus, budget, linear.train_seconds)
     config, estimate = plan.config, plan.estimate

@@ -11,6 +11,7 @@ import codecs
 import importlib
 import io
 import json
+import re
 import sys
 import zipfile
 import zlib
@@ -27,6 +28,10 @@ _ZSTD: Final = "compression.zstd" if sys.version_info >= (3, 14) else "backports
 _UNPACKERS: Final = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma", ".zst": _ZSTD}
 """Modules whose `open` unpacks a file."""
 PACKED: Final = (*_UNPACKERS, ".zip")
+_MAGIC: Final = re.compile(
+    rb"(?P<gz>\x1f\x8b)|(?P<bz2>BZh[1-9]1AY&SY)|(?P<xz>\xfd7zXZ\0)|(?P<zst>\x28\xb5\x2f\xfd)|(?P<zip>PK\x03\x04)"
+)
+"""How packed files begin."""
 TABLES: Final = (".json", ".ndjson", ".xlsx")
 """Suffixes of what becomes JSONL for training, which reads Parquet with its types, and what does for prediction."""
 ALL_TABLES: Final = (*TABLES, ".parquet")
@@ -72,6 +77,23 @@ def open_table(file: BinaryIO, name: str, tables: Collection[str] = TABLES) -> O
     if suffix in tables:
         stream, inside = _as_lines(stream.read(), name), f"{inside}.jsonl"
     return Opened(stream, inside, () if encoding is None else (f"this is no UTF-8, and is read as {encoding}",))
+
+
+def unpacked(content: bytes, name: str) -> bytes:
+    """Return content that has no suffix and may be packed, which its first bytes tell; XLSX stays as it is.
+
+    Raises:
+        DataError: It can't be unpacked, or unpacks to absurdly much.
+        MissingExtraError: A package is missing.
+    """
+    if (found := _MAGIC.match(content)) is None:
+        return content
+    file = io.BytesIO(content)
+    with _refusing(name):
+        if found.lastgroup == "zip" and "[Content_Types].xml" in zipfile.ZipFile(file).namelist():
+            return content
+        stream, _ = _unpack(file, f"{name}.{found.lastgroup}")
+        return b"".join(_blocks(stream, name, file))
 
 
 def inner_suffix(path: Path) -> str:

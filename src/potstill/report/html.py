@@ -24,7 +24,7 @@ from potstill.evaluation.significance import SIGNIFICANCE
 from potstill.predict.wording import numbered, printable
 from potstill.report.findings import abstention, findings
 from potstill.report.markdown import report_sections
-from potstill.report.plots import COLOURS, COMPARISON_FILE, RELIABILITY_FILE, curve_files
+from potstill.report.plots import COLOURS, COMPARISON_FILE, RELIABILITY_FILE, curve_files, write_png
 from potstill.report.tables import (
     HEADLINES,
     ROLE_NAMES,
@@ -174,7 +174,7 @@ def _curve(points: Sequence[tuple[float, float]], x: str, y: str, colour: str, m
     axes.set_xlim(left=0)
     axes.grid(color="#DDDDDD", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file := BytesIO(), format="png", dpi=160)
+    write_png(figure, file := BytesIO())
     return _inlined(file.getvalue())
 
 

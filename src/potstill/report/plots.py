@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Final, Literal
+from typing import IO, Any, Final, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -67,8 +68,14 @@ def draw_plots(summary: Summary, directory: Path) -> list[Path]:
             drawn = (loss_curves(models, "training"), loss_curves(models, "validation"), scores)
             figures |= dict(zip(files.values(), drawn, strict=True))
     for name, figure in figures.items():
-        write_atomically(directory / name, partial(figure.savefig, format="png", dpi=160))
+        write_atomically(directory / name, partial(write_png, figure))
     return [directory / name for name in figures]
+
+
+def write_png(figure: Figure, file: IO[bytes]) -> None:
+    """Draw a figure once; `savefig` draws it twice to find the layout."""
+    figure.set_dpi(160)
+    FigureCanvasAgg(figure).print_png(file)
 
 
 def loss_curves(models: Sequence[ModelResult], split: Literal["training", "validation"]) -> Figure:
