@@ -106,6 +106,14 @@ def inner_suffix(path: Path) -> str:
     return path.suffix.lower()
 
 
+def named_files(source: str) -> list[Path]:
+    """Return the file of this path, or the files whose names match it as a pattern; there may be none."""
+    path = Path(source).expanduser()
+    if path.exists():
+        return [] if path.is_dir() else [path]
+    return sorted(filter(Path.is_file, path.parent.glob(path.name))) if path.name else []
+
+
 def _unpack(file: BinaryIO, name: str) -> tuple[BinaryIO, str]:
     """Return what unpacks a file, or the file, and the name of what is inside."""
     path = PurePath(name)
