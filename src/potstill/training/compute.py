@@ -12,6 +12,7 @@ from torch import nn
 
 from potstill.config import RuntimeConfig
 from potstill.errors import ConfigError
+from potstill.training import parallel
 
 EXACT: Final = RuntimeConfig(device="cpu", precision="32-true")
 """For weights that are to be written as they are."""
@@ -33,7 +34,8 @@ def make_fabric(config: RuntimeConfig) -> Fabric:
     if precision == "auto":
         precision = "bf16-mixed" if has_fast_bfloat16(device) else "32-true"
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # environment.json holds what it says
-    return Fabric(accelerator=device, devices=1, precision=precision)
+    devices = [torch.cuda.current_device()] if device == "cuda" and parallel.processes() > 1 else 1
+    return Fabric(accelerator=device, devices=devices, precision=precision)
 
 
 def describe_compute(config: RuntimeConfig) -> dict[str, str]:
