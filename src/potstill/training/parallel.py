@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 
 from potstill.errors import TrainingError
 
@@ -59,7 +61,11 @@ def joined(*, on_gpu: bool) -> Iterator[None]:
         return
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    store, number, count = next(rendezvous("env://"))
+    # After a restart the same store holds the addresses of the processes that have ended.
+    store = PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    distributed.init_process_group(backend, store=store, rank=number, world_size=count)
     yield
     distributed.destroy_process_group()  # after an error the process ends, and with it the group
 
