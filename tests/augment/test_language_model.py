@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, Gemma2Config
 
-from potstill import load_corpus
 from potstill.augment import language_model
 from potstill.augment.language_model import LanguageModel, NextTokenLoss, check_writer, draw
 from potstill.config import PotstillConfig
@@ -167,16 +166,3 @@ def test_tokenizer_with_more_tokens_than_the_backbone_is_refused(backbone, tmp_p
     teacher = config.teacher.model_copy(update={"tokenizer": str(tmp_path)})
     with pytest.raises(ConfigError, match=r"teacher\.tokenizer: it has \d+ tokens, the backbone .* knows \d+; leave"):
         check_writer(config.model_copy(update={"teacher": teacher}))
-
-
-@pytest.mark.slow
-def test_builtin_model_writes_sentences(tmp_path):
-    training = {"epochs": 1, "batch_size": 8}
-    config = PotstillConfig.build(
-        {"data": {"source": "builtin", "max_train_examples": 48}, "augment": {"training": training}}
-    )
-    model = replace(LanguageModel.load(config), max_length=60)  # enough for a sentence
-    model.tune(config, load_corpus(config.data), tmp_path)
-    absorb_adapters(model.model)
-    written = list(model.sample("acceptable", 8, temperature=0.7, top_p=0.95, seed=0))
-    assert sum(" " in text for text in written) >= 6
