@@ -1,10 +1,15 @@
+import bz2
+import gzip
 import io
 import json
+import lzma
 import sys
+import zipfile
 from pathlib import Path
 
 import datasets
 import numpy as np
+import pandas
 import pytest
 
 from potstill.config import DataConfig
@@ -91,12 +96,11 @@ class TestCola:
         assert corpus.label_names == ("unacceptable", "acceptable")
         assert corpus.validation.labels.mean() == pytest.approx(6023 / 8551, abs=1e-3)
 
-    @pytest.mark.parametrize("source", ["cola", "auto"])
     @pytest.mark.parametrize("place", ["data/cola", "../shared/cola", "elsewhere", "elsewhere/cola"])
-    def test_local_copies_are_found(self, monkeypatch, source, place):
+    def test_local_copies_are_found(self, monkeypatch, place):
         monkeypatch.setenv("POTSTILL_DATA", "elsewhere")
         write_cola(Path(place))
-        corpus = load_corpus(DataConfig(source=source))
+        corpus = load_corpus(DataConfig(source="cola"))
         assert (corpus.name, corpus.source) == ("cola", place)
         assert sizes(corpus) == (36, 4, 4)
 
@@ -149,9 +153,8 @@ def test_some_domains_of_clinc150():
 
 
 class TestBuiltin:
-    @pytest.mark.parametrize("source", ["builtin", "auto"])
-    def test_is_the_default_without_cola(self, source):
-        corpus = load_corpus(DataConfig(source=source))
+    def test_is_the_default(self):
+        corpus = load_corpus(DataConfig())
         assert corpus.name == "builtin"
         assert corpus.label_names == ("unacceptable", "acceptable")
         assert len(corpus.test) == len(generate("heldout"))
@@ -446,15 +449,20 @@ class TestStandardInput:
             (b"\xef\xbb\xbftext\tlabel\na\tb\n", ".tsv"),
             (b'{"text": "a", "label": "b"}\n', ".json"),
             (b'\n[{"text": "a"}]', ".json"),
+            (b"[\n{}]", ".json"),
             (b"PAR1...", ".parquet"),
+            (gzip.compress(b"text\tlabel\na\tb\n"), ".tsv"),
+            (bz2.compress(b"text,label\na,b\n"), ".csv"),
+            (lzma.compress(b'{"text": "a"}'), ".json"),
         ],
     )
     def test_the_beginning_tells_the_format(self, content, suffix, standard_input):
         standard_input(content)
         assert piped.standard_input(DataConfig()).suffix == suffix
 
-    def test_lines_without_columns_are_texts_where_classes_are_named(self, standard_input):
-        standard_input(b"One text, of two parts.\nAnother text.\n")
+    @pytest.mark.parametrize("content", [b"One text, of two parts.\nAnother.\n", b"[Laughs] A text.\n", b"{a} b\n"])
+    def test_lines_without_columns_are_texts_where_classes_are_named(self, content, standard_input):
+        standard_input(content)
         assert piped.standard_input(DataConfig(classes=("good", "bad"))).suffix == ".txt"
 
     def test_it_is_read_once_and_kept(self, standard_input, tmp_path):
@@ -466,6 +474,25 @@ class TestStandardInput:
         kept = piped.keep_standard_input(config, tmp_path)
         assert kept.source == str(tmp_path / "standard-input.csv")
         assert load_corpus(kept).key() == corpus.key()
+
+    def test_archives_are_unpacked_and_sheets_are_read(self, standard_input):
+        rows = [{"text": f"text {number}", "label": number % 2} for number in range(40)]
+        sheet, archive = io.BytesIO(), io.BytesIO()
+        pandas.DataFrame(rows).to_excel(sheet, index=False)
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("a.csv", pandas.DataFrame(rows).to_csv(index=False))
+        found = []
+        for content in (sheet.getvalue(), archive.getvalue()):
+            standard_input(content)
+            found.append(load_corpus(DataConfig(source="-")))
+            piped._piped.cache_clear()
+        assert found[0].key() == found[1].key()
+        assert [corpus.label_type for corpus in found] == ["int", "int"]
+
+    def test_a_damaged_archive_is_named(self, standard_input):
+        standard_input(gzip.compress(b"text,label\n")[:-9])
+        with pytest.raises(DataError, match=r"<stdin>: this can't be unpacked"):
+            load_corpus(DataConfig(source="-"))
 
     def test_errors_name_it(self, standard_input):
         standard_input(b"text,label\nsome text\n")

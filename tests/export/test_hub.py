@@ -125,7 +125,7 @@ def test_an_exported_student_is_pushed_as_it_is_with_its_users_card(hub, exporte
 
 
 def test_only_what_can_be_loaded_is_pushed(hub, student, exported, tmp_path, capsys):
-    assert potstill("export", student, "--out", tmp_path / "weights", "--format", "huggingface") == 0
+    assert potstill("export", student, "--out", tmp_path / "weights", "--format", "web") == 0
     assert potstill("push", tmp_path / "weights", "acme/words") == 1
     assert "export the student with --format onnx" in capsys.readouterr().err
     copy = shutil.copytree(exported, tmp_path / "model")

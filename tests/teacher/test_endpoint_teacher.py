@@ -1,6 +1,5 @@
 """A language model behind a server as a teacher: answers, failures, and that no text is asked twice."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from chat_server import (
     says,
     status,
 )
-from commandline import potstill
+from commandline import SMALL_RUN, potstill
 from potstill.config import EndpointConfig, PotstillConfig
 from potstill.data import UNLABELLED, Corpus, Examples
 from potstill.errors import ConfigError, SourceError
@@ -35,11 +34,9 @@ from potstill.teacher.backbone.builtin import builtin_files
 from potstill.teacher.endpoint import EndpointTeacher
 from potstill.teacher.ensemble import together
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 TEXTS = tuple(f"the {noun} was {word}" for noun in ("food", "room", "view", "bath") for word in ("great", "poor"))
-SMALL = (
-    *("--student-seeds", "0", "--vocab-size", "300", "--embedding-size", "8", "--hidden-size", "8"),
-    *("--student-epochs", "2", "--embedding-init", "random", "--ngram-buckets", "1024"),
-)
 
 
 @pytest.fixture
@@ -305,7 +302,7 @@ def test_run_learns_from_a_server_and_reports_agreement_and_cost_but_no_key(
 ):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     given = (reviews, "--teacher", server.url, "--teacher-model", "tiny", "--teacher-price-per-million-tokens", "1,5")
-    assert potstill("run", *given, *SMALL, "--time-limit", "9h", "--out", tmp_path / "run") == 0
+    assert potstill("run", *given, *SMALL_RUN, "--time-limit", "9h", "--out", tmp_path / "run") == 0
     summary = read_json(tmp_path / "run" / "summary.json")
     teacher = next(model for model in summary["models"] if model["role"] == "teacher")
     assert teacher["metrics"]["accuracy"] == 1.0
@@ -332,15 +329,16 @@ def test_a_killed_run_asks_no_text_again_that_was_answered(server, reviews, tmp_
         return None
 
     server.fail = hold
-    command = [sys.executable, "-m", "potstill", "run", str(reviews), *SMALL, "--out", str(tmp_path / "run")]
+    command = ["run", str(reviews), *SMALL_RUN, "--out", str(tmp_path / "run")]
     command += ["--teacher", server.url, "--teacher-model", "tiny", "--teacher-concurrency", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=os.environ)
+    python = [sys.executable, "-m", "potstill"]
+    process = subprocess.Popen([*python, *command], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     assert killed.wait(120)
     process.send_signal(signal.SIGKILL)
     process.wait()
     go_on.set()
     in_flight = list(server.asked)[-1]
-    assert subprocess.run(command, capture_output=True, env=os.environ, check=False).returncode == 0
+    assert potstill(*command) == 0
     assert server.asked == dict.fromkeys(server.asked, 1) | {in_flight: 2}
     assert len(server.asked) == 80
 

@@ -147,6 +147,20 @@ def test_tracker_that_fails_ends_no_training(config, tmp_path, monkeypatch, caps
     assert "tensorboard did not take the end of the training: the server is away" in said
 
 
+def test_tracker_that_does_not_open_ends_no_training(config, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("tensorboard")
+
+    def fail(self, *_):
+        raise ConnectionError("the server is away")
+
+    monkeypatch.setattr(trackers.TensorBoard, "_open", fail)
+    trained = train(config, "tensorboard", tmp_path / "model")
+    assert len(trained.fit.history) == EPOCHS
+    said = capsys.readouterr().err
+    assert "tensorboard did not take the beginning of baseline 0, so it gets nothing of it: the server is away" in said
+    assert said.count("tensorboard did not") == 1
+
+
 def test_trackers_change_no_result(config, tmp_path):
     pytest.importorskip("tensorboard")
     corpus = potstill.load_corpus(config.data)

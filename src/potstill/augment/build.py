@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from potstill.augment.language_model import SEPARATOR, check_writer
-from potstill.augment.overlap import near_duplicates
+from potstill.augment.language_model import check_writer
+from potstill.augment.overlap import joined, near_duplicates
 from potstill.augment.perturb import perturb
 from potstill.augment.sampling import Found, Pair, clear_samples, sample_texts
 from potstill.augment.snippets import spans, vocabulary_words, words
@@ -147,17 +147,13 @@ class _New:
             else:
                 self._known.add(pair)
                 new[pair] = source
-        like = near_duplicates([_joined(pair) for pair in new], self._held_out, self._similarity)
+        like = near_duplicates([joined(pair) for pair in new], self._held_out, self._similarity)
         self.like_held_out += int(like.sum())
         self.kept.update(item for item, dropped in zip(new.items(), like, strict=True) if not dropped)
 
 
 def _held_out(corpus: Corpus) -> list[str]:
-    return [_joined(pair) for part in (corpus.validation, corpus.test) for pair in part.items]
-
-
-def _joined(pair: Pair) -> str:
-    return pair[0] if pair[1] is None else SEPARATOR.join((pair[0], pair[1]))
+    return [joined(pair) for part in (corpus.validation, corpus.test) for pair in part.items]
 
 
 def _read(path: Path, config: PotstillConfig, *, in_pairs: bool) -> Found:

@@ -193,17 +193,14 @@ def check_writer(config: PotstillConfig) -> None:
 
     Raises:
         SourceError: The backbone can't be found or reached, or is no decoder.
-        ConfigError: Its weights are random, its tokenizer has no token that ends a text, or more tokens than the
-            backbone, or the adapters' targets don't exist.
+        ConfigError: Its tokenizer has no token that ends a text, or more tokens than the backbone, or the adapters'
+            targets don't exist.
     """
     settings, _ = _find_writer(transformer_settings(config))
     find_targets(outline(settings, AutoModelForCausalLM), config.augment.lora, _SECTION)
 
 
 def _find_writer(config: TransformerConfig) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
-    """Find the backbone's settings and its tokenizer."""
-    if config.random_init:
-        raise ConfigError(["augment.sampled: a backbone with random weights (teacher.random_init) writes no text"])
     settings = load_config(config.backbone)
     check_language_model(config.backbone, settings)
     tokenizer = load_tokenizer(config.tokenizer_name)

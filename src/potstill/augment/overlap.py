@@ -62,6 +62,11 @@ def similar_counts(texts: Sequence[str], others: Sequence[str], similarity: floa
     return found
 
 
+def joined(item: tuple[str, str | None]) -> str:
+    """Return a text, or both of a pair in one, to compare it with others."""
+    return " ".join(filter(None, item))
+
+
 def normal_form(text: str) -> str:
     """Return the text in lower case, in compatibility forms, with a single space for punctuation and white space.
 

@@ -60,7 +60,6 @@ _VALUES: Final = {
     **dict.fromkeys(("data.text_column", "data.pair_column", "data.label_column"), "COLUMN"),
     "data.label_columns": "COLUMN,…",
     **dict.fromkeys(("teacher.backbone", "teacher.tokenizer"), "MODEL"),
-    "student.tokenizer": "bpe|teacher|MODEL",
     "augment.files": "FILE,…",
     "runtime.executor": "local|none",
 }
@@ -274,7 +273,6 @@ def all_settings(defaults: PotstillConfig | None = None) -> Iterator[Setting]:
 
 
 def _option(setting: Setting, stage: str, default: str, *, hidden: bool) -> Decorator:
-    """Make the flag of a setting; `stage` prefixes it."""
     flag = f"{stage}-{setting.flag}" if stage else setting.flag
     subject = f"{stage.capitalize()}: " if stage else ""
     text = f"{subject}{setting.summary}  [default: {default}]"

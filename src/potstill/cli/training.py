@@ -37,7 +37,6 @@ _OF_SETS = ("augment", "baseline", "search", "data.positive_class")
 
 
 def _resumable(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command `--out` and `--restart`."""
     out = options.out_option(
         "Where to write: a new directory, or one where this command was interrupted, to resume it.  "
         "[default: the newest interrupted runs/NAME-*, else runs/NAME-DATE-TIME]"
@@ -105,11 +104,12 @@ def finetune(config: PotstillConfig, out: Path | None, restart: bool) -> None:
     The teacher is accurate, but large and slow; `potstill distill` trains small students with it. With several --seeds,
     each teacher gets a directory seed-N.
     """
+    from potstill.data import load_corpus
     from potstill.experiment.run_directory import run_directory
     from potstill.experiment.stages import finetune as finetune_teacher
     from potstill.teacher.registry import teacher_class
 
-    config, corpus = _with_corpus(config)
+    corpus = load_corpus(config.data)
     teacher_class(config.teacher.kind).check(config.teacher)
     free = ("augment", *_OF_STUDENTS)
     spec = _run_spec("finetune", f"{corpus.name}-teacher", config, corpus, config.teacher.seeds, free)
@@ -138,6 +138,7 @@ def augment(config: PotstillConfig, teacher_directory: Path | None, out: Path) -
     The file of --config may set how the language model is tuned: `augment.lora` and `augment.training`.
     """
     from potstill.augment.build import files_key
+    from potstill.data import load_corpus
     from potstill.experiment.run import unlabelled_set
     from potstill.experiment.run_directory import RunSpec, run_directory
     from potstill.experiment.saved import load_teacher
@@ -145,7 +146,7 @@ def augment(config: PotstillConfig, teacher_directory: Path | None, out: Path) -
     if not config.augment.wanted(in_pairs=config.data.pair_column is not None):
         sources = "--unlabelled, --sampled, --perturbed, or for single texts --words or --spans"
         raise click.UsageError(f"name what to build the set from: {sources}")
-    config, corpus = _with_corpus(config)
+    corpus = load_corpus(config.data)
     inputs = {"texts": corpus.key(), "unlabelled files": files_key(config)}
     # Never finished: another teacher may label the set, or the same one again, which is done at once.
     spec = RunSpec("augment", out.name, config, inputs, lambda _: False, free=_OF_STUDENTS)
@@ -176,15 +177,14 @@ def distill(
       potstill finetune tickets.csv --out teacher
       potstill distill tickets.csv --teacher teacher --out student
     """
+    from potstill.data import load_corpus
     from potstill.experiment.labelled import check_distillation, label
     from potstill.experiment.run import input_keys
     from potstill.experiment.run_directory import run_directory
     from potstill.experiment.saved import load_teacher
     from potstill.student.embeddings import check_embeddings
-    from potstill.student.student import check_tokenizer
 
-    config, corpus = _with_corpus(config)
-    check_tokenizer(config.student)
+    corpus = load_corpus(config.data)
     unlabelled = options.read_unlabelled(config, unlabelled_path)
     teacher, config = load_teacher(teacher_directory, config, corpus)
     check_distillation(config, with_unlabelled=unlabelled is not None)
@@ -208,23 +208,13 @@ def train(config: PotstillConfig, out: Path | None, restart: bool) -> None:
     --embedding-init and --pretraining-epochs have no effect here, since the baseline uses nothing from a teacher.
     --backbone has an effect only with --student-tokenizer teacher.
     """
+    from potstill.data import load_corpus
     from potstill.experiment.run_directory import run_directory
-    from potstill.student.student import check_tokenizer
 
-    config, corpus = _with_corpus(config)
-    check_tokenizer(config.student)
+    corpus = load_corpus(config.data)
     spec = _run_spec("train", f"{corpus.name}-baseline", config, corpus, config.student.seeds)
     with run_directory(spec, out, restart=restart) as directory:
         _train_students("baseline", directory, config, corpus, None)
-
-
-def _with_corpus(config: PotstillConfig) -> tuple[PotstillConfig, Corpus]:
-    """Read the data, and write into the settings which they are where they say `auto`."""
-    from potstill.data import load_corpus
-    from potstill.experiment.run import resolved
-
-    corpus = load_corpus(config.data)
-    return resolved(config, corpus), corpus
 
 
 def _run_spec(

@@ -12,12 +12,15 @@ from typing import BinaryIO, Final
 from potstill.config import DataConfig
 from potstill.config.data import STANDARD_INPUT, one_or_several
 from potstill.console import print_line
+from potstill.predict.files import unpacked
 from potstill.store.atomic import write_bytes
 
 _PIPED: Final = "<stdin>"
 _COPY: Final = "standard-input"
 _MAGIC: Final = {b"PAR1": ".parquet", b"PK\x03\x04": ".xlsx"}
 """How files that are no text begin."""
+_JSON: Final = re.compile(rb'[\xef\xbb\xbf\s]*(\{\s*["}]|\[\s*["{[\]])')
+"""How an object and an array begin; a text may begin with a bracket, too."""
 _FIELDS: Final = re.compile(r"[,;\t|]")
 
 
@@ -25,20 +28,21 @@ _FIELDS: Final = re.compile(r"[,;\t|]")
 def _piped() -> bytes:
     if sys.stdin.isatty():
         print_line("reading standard input; end it with Ctrl-D")
-    return sys.stdin.buffer.read()
+    return unpacked(sys.stdin.buffer.read(), _PIPED)
 
 
 def standard_input(config: DataConfig) -> Path:
     """Read standard input, once, and return the name by which `open_input` knows it; its suffix tells the format.
 
-    Parquet and XLSX are known by their first bytes, JSON and JSONL by a bracket, TSV by a tab in the first line. The
-    rest is CSV, or a text a line where texts need no label (`config.classes`) and the first line names no columns.
+    What is packed is unpacked. Parquet and XLSX are known by their first bytes, JSON and JSONL by a bracket and what
+    follows it, TSV by a tab in the first line. The rest is CSV, or a text a line where texts need no label
+    (`config.classes`) and the first line names no columns.
     """
     content = _piped()
     suffix = _MAGIC.get(content[:4])
     if suffix is None:
         first = content.lstrip(b"\xef\xbb\xbf \t\r\n").split(b"\n", 1)[0].decode("utf-8", "replace").strip()
-        suffix = ".json" if first[:1] in ("[", "{") else ".tsv" if "\t" in first else ".csv"
+        suffix = ".json" if _JSON.match(content) else ".tsv" if "\t" in first else ".csv"
         if config.classes and suffix != ".json" and config.text_column not in _FIELDS.split(first):
             suffix = ".txt"
     return Path(_PIPED + suffix)

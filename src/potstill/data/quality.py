@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from potstill.augment.overlap import near_duplicates, similar_counts
+from potstill.augment.overlap import joined, near_duplicates, similar_counts
 from potstill.data.encoded import class_counts, keys
 from potstill.data.examples import Corpus, Examples
 from potstill.data.splits import duplicate_groups, normal_item
@@ -102,5 +102,5 @@ def _script(letter: str) -> str:
 
 
 def _joined(examples: Examples) -> list[str]:
-    """Return the beginnings of texts; of pairs both texts in one."""
-    return [" ".join(filter(None, item))[:_BEGINNING] for item in examples.items]
+    """Return the beginnings of texts."""
+    return [joined(item)[:_BEGINNING] for item in examples.items]

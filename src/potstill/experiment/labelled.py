@@ -234,7 +234,5 @@ def check_distillation(config: PotstillConfig, *, with_unlabelled: bool) -> None
             problems.append("teacher.min_confidence: it is not for texts with several labels; leave it out")
         if config.distillation.teachers == "average":
             problems.append("distillation.teachers: `average` is not for texts with several labels yet; choose `best`")
-    if config.student.embedding_init == "teacher" and getattr(config.teacher, "random_init", False):
-        problems.append("student.embedding_init: `teacher` takes pretrained embeddings, teacher.random_init has none")
     if problems:
         raise ConfigError(problems)

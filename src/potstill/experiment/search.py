@@ -26,7 +26,7 @@ from potstill.console import print_line, silence
 from potstill.data import Corpus
 from potstill.errors import ArtifactError, ConfigError, TrainingError
 from potstill.experiment.labelled import DistillationSet, check_distillation, check_teacher, label
-from potstill.experiment.run import input_keys, resolved
+from potstill.experiment.run import input_keys
 from potstill.experiment.run_directory import RunSpec, run_directory
 from potstill.experiment.stages import distill
 from potstill.experiment.study import (
@@ -83,7 +83,6 @@ def search(
     if all(one.fixed for one in space.values()):
         raise ConfigError(["search.space: every setting is fixed; leave one to be searched"])
     check_teacher(corpus, teacher, unlabelled)
-    config = resolved(config, corpus)
     # What trials have in common; with alpha 0 the teacher is asked for all that any alpha needs.
     common = with_settings(config, _fixed(config) | {_ALPHA: 0.0})
     check_distillation(common, with_unlabelled=unlabelled is not None)
@@ -168,7 +167,6 @@ class _Search:
             raise ConfigError([f"search.max_parameters: {found}; raise it, or lower the sizes"])
 
     def _make(self, trial: optuna.Trial) -> float:
-        """Make a trial."""
         for name, one in self.space.items():
             suggest(trial, name, one)
         frozen = self.study.get_trials(deepcopy=False)[trial.number]
@@ -208,7 +206,6 @@ class _Search:
         return None
 
     def _report(self, trials: Sequence[Trial]) -> None:
-        """Print a line about the latest trial, unless it was too large."""
         latest = trials[-1]
         if latest.outcome == "too large":
             return
@@ -255,7 +252,6 @@ class _Watch(Callback):
 
 
 def _fixed(config: PotstillConfig) -> dict[str, Any]:
-    """Return the values that the space fixes, by dotted name."""
     return {name: one.choices[0] for name, one in config.search.space.items() if one.choices and one.fixed}
 
 
@@ -265,7 +261,6 @@ def _count(trials: Sequence[Trial]) -> int:
 
 
 def _trial(number: int, ended: FrozenTrial, fixed: dict[str, Any]) -> Trial:
-    """Read a trial back from the study."""
     return Trial(
         number=number,
         settings=dict(sorted((fixed | ended.params).items())),

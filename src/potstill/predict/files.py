@@ -11,6 +11,7 @@ import codecs
 import importlib
 import io
 import json
+import re
 import sys
 import zipfile
 import zlib
@@ -27,6 +28,10 @@ _ZSTD: Final = "compression.zstd" if sys.version_info >= (3, 14) else "backports
 _UNPACKERS: Final = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma", ".zst": _ZSTD}
 """Modules whose `open` unpacks a file."""
 PACKED: Final = (*_UNPACKERS, ".zip")
+_MAGIC: Final = re.compile(
+    rb"(?P<gz>\x1f\x8b)|(?P<bz2>BZh[1-9]1AY&SY)|(?P<xz>\xfd7zXZ\0)|(?P<zst>\x28\xb5\x2f\xfd)|(?P<zip>PK\x03\x04)"
+)
+"""How packed files begin."""
 TABLES: Final = (".json", ".ndjson", ".xlsx")
 """Suffixes of what becomes JSONL for training, which reads Parquet with its types, and what does for prediction."""
 ALL_TABLES: Final = (*TABLES, ".parquet")
@@ -74,6 +79,23 @@ def open_table(file: BinaryIO, name: str, tables: Collection[str] = TABLES) -> O
     return Opened(stream, inside, () if encoding is None else (f"this is no UTF-8, and is read as {encoding}",))
 
 
+def unpacked(content: bytes, name: str) -> bytes:
+    """Return content that has no suffix and may be packed, which its first bytes tell; XLSX stays as it is.
+
+    Raises:
+        DataError: It can't be unpacked, or unpacks to absurdly much.
+        MissingExtraError: A package is missing.
+    """
+    if (found := _MAGIC.match(content)) is None:
+        return content
+    file = io.BytesIO(content)
+    with _refusing(name):
+        if found.lastgroup == "zip" and "[Content_Types].xml" in zipfile.ZipFile(file).namelist():
+            return content
+        stream, _ = _unpack(file, f"{name}.{found.lastgroup}")
+        return b"".join(_blocks(stream, name, file))
+
+
 def inner_suffix(path: Path) -> str:
     """Return the suffix, in lower case, of what is in a file that may be packed; of an unreadable one its own."""
     if path.suffix.lower() in _UNPACKERS:
@@ -82,6 +104,14 @@ def inner_suffix(path: Path) -> str:
         with suppress(*_DAMAGES, DataError), path.open("rb") as file:
             return PurePath(_unpack(file, path.name)[1]).suffix.lower()
     return path.suffix.lower()
+
+
+def named_files(source: str) -> list[Path]:
+    """Return the file of this path, or the files whose names match it as a pattern; there may be none."""
+    path = Path(source).expanduser()
+    if path.exists():
+        return [] if path.is_dir() else [path]
+    return sorted(filter(Path.is_file, path.parent.glob(path.name))) if path.name else []
 
 
 def _unpack(file: BinaryIO, name: str) -> tuple[BinaryIO, str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import platform
-from typing import Final
+from functools import cache
+from typing import Final, Literal
 
 import torch
 from lightning_fabric import Fabric
@@ -12,6 +13,8 @@ from torch import nn
 
 from potstill.config import RuntimeConfig
 from potstill.errors import ConfigError
+
+Precision = Literal["32-true", "bf16-mixed"]
 
 EXACT: Final = RuntimeConfig(device="cpu", precision="32-true")
 """For weights that are to be written as they are."""
@@ -33,12 +36,13 @@ def make_fabric(config: RuntimeConfig) -> Fabric:
     if precision == "auto":
         precision = "bf16-mixed" if has_fast_bfloat16(device) else "32-true"
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # environment.json holds what it says
+    return _fabric(device, precision)
+
+
+@cache
+def _fabric(device: str, precision: Precision) -> Fabric:
+    """Make each once: to make one, Fabric looks through all installed packages."""
     return Fabric(accelerator=device, devices=1, precision=precision)
-
-
-def describe_compute(config: RuntimeConfig) -> dict[str, str]:
-    """Return the device and precision that `auto` stands for on this machine."""
-    return describe_fabric(make_fabric(config))
 
 
 def describe_fabric(fabric: Fabric) -> dict[str, str]:

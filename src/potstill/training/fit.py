@@ -257,7 +257,6 @@ class Trainer:
 
     @property
     def _position(self) -> str:
-        """The step that was being taken, and its texts."""
         if self._batch is None:
             return ""
         numbers = ", ".join(map(str, self._batch[:_LISTED])) + (" …" if len(self._batch) > _LISTED else "")
@@ -277,7 +276,6 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _random_state(device: torch.device) -> State:
-    """Return the state of PyTorch's random generators: the CPU's, and the device's own."""
     state = {"cpu": torch.get_rng_state()}
     if device.type != "cpu":
         state["device"] = torch.get_device_module(device).get_rng_state()

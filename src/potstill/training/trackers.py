@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import uuid
 from abc import abstractmethod
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -50,31 +50,38 @@ class Tracker(Callback):
     package: ClassVar[str]
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self._directory, self._is_open = directory, False
 
     def on_fit_begin(self, trainer: Trainer) -> None:
         """Begin, or go on after an interruption, for which the epochs before it are handed on again."""
         title = trainer.context.title
         key = digest([_key_of(self._directory), title])[:16]  # the same when the training is resumed
-        self._open(title, key, trainer.context.config.model_dump(mode="json"))
-        trainer.stack.push(self._end)
+        with self._survived(f"the beginning of {title}, so it gets nothing of it"):
+            self._open(title, key, trainer.context.config.model_dump(mode="json"))
+            self._is_open = True
+            trainer.stack.push(self._end)
         for record in trainer.history:
             self.on_epoch(trainer, record)
 
     def on_epoch(self, trainer: Trainer, record: Record) -> None:
         """Hand the epoch's numbers on."""
         values = {name: float(value) for name, value in record.items() if isinstance(value, int | float)}
-        try:
-            self._log(int(values.pop("epoch")), values)
-        except Exception as error:  # of any kind: a server that is away must not end a training
-            warn(f"{self.package} did not take epoch {record['epoch']} of {trainer.context.title}: {error}")
+        if self._is_open:
+            with self._survived(f"epoch {record['epoch']} of {trainer.context.title}"):
+                self._log(int(values.pop("epoch")), values)
 
     def _end(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
         stopped = isinstance(error, KeyboardInterrupt)  # Ctrl-C and SIGTERM
-        try:
+        with self._survived("the end of the training"):
             self._close("KILLED" if stopped else "FINISHED" if error is None else "FAILED")
-        except Exception as failure:  # as for an epoch
-            warn(f"{self.package} did not take the end of the training: {failure}")
+
+    @contextmanager
+    def _survived(self, what: str) -> Iterator[None]:
+        """Warn of errors of any kind: a server that is away must not end a training."""
+        try:
+            yield
+        except Exception as error:
+            warn(f"{self.package} did not take {what}: {error}")
 
     @abstractmethod
     def _open(self, title: str, key: str, settings: dict[str, Any]) -> None:
