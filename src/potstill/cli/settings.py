@@ -76,7 +76,7 @@ COMMON_IN_RUN: Final = frozenset(
 COMMON: Final = COMMON_IN_RUN | {
     *("runtime.device", "teacher.training.epochs"),
     *("teacher.lora.rank", "teacher.seeds", "student.training.epochs", "student.hidden_size"),
-    *("search.trials", "search.max_parameters"),
+    "search.trials",
     *("augment.words", "augment.spans", "augment.sampled", "augment.perturbed"),
     *("distillation.alpha", "distillation.temperature"),
 }
