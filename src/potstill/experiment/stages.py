@@ -113,7 +113,8 @@ def distill(
     student = Student.create(
         config.student, corpus, config.data.max_length, seed,
         long_texts=config.data.long_texts, texts=labelled.texts.all_texts,
-        backbone=labelled.backbone, teacher_tokenizer=labelled.tokenizer_name or config.teacher.tokenizer_name,
+        backbone=labelled.backbone,
+        teacher_tokenizer=labelled.tokenizer_name or getattr(config.teacher, "backbone", None),
     )  # fmt: skip
     data = Splits(
         student.featurise(labelled.texts, labelled.logits),
@@ -140,7 +141,7 @@ def train(
     student = Student.create(
         settings, corpus, config.data.max_length, seed,
         long_texts=config.data.long_texts, texts=corpus.train.all_texts,
-        teacher_tokenizer=config.teacher.tokenizer_name,
+        teacher_tokenizer=getattr(config.teacher, "backbone", None),
     )  # fmt: skip
     data = Splits(student.featurise(corpus.train), student.featurise(corpus.validation))
     loss = CrossEntropy(class_weights(settings.training, corpus), task_of(corpus))
