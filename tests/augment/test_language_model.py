@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, Gemma2Config
 
 from potstill.augment import language_model
-from potstill.augment.language_model import LanguageModel, NextTokenLoss, check_writer, draw
+from potstill.augment.language_model import LanguageModel, NextTokenLoss, draw
 from potstill.config import PotstillConfig
 from potstill.data import Corpus, Examples
-from potstill.errors import ConfigError, SourceError
+from potstill.errors import SourceError
 from potstill.lora import absorb_adapters
-from potstill.teacher.backbone.sources import load_tokenizer
 
 
 def corpus_of(texts, labels=None):
@@ -156,13 +155,3 @@ def test_sampling_with_the_cache_equals_full_forward_passes(backbone, monkeypatc
 def test_encoder_is_refused(model_directory):
     with pytest.raises(SourceError, match="expected a decoder"):
         LanguageModel.load(settings(model_directory("bert")))
-
-
-def test_tokenizer_with_more_tokens_than_the_backbone_is_refused(backbone, tmp_path):
-    tokenizer = load_tokenizer(str(backbone))
-    tokenizer.add_tokens([f"more{number}" for number in range(99)])
-    tokenizer.save_pretrained(tmp_path)
-    config = settings(backbone)
-    teacher = config.teacher.model_copy(update={"tokenizer": str(tmp_path)})
-    with pytest.raises(ConfigError, match=r"teacher\.tokenizer: it has \d+ tokens, the backbone .* knows \d+; leave"):
-        check_writer(config.model_copy(update={"teacher": teacher}))

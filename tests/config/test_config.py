@@ -26,7 +26,6 @@ values_strategy = st.fixed_dictionaries(
                     },
                 ),
                 "seeds": st.lists(st.integers(0), min_size=1, unique=True),
-                "tokenizer": st.none() | names_strategy,
             }
         ),
         "student": st.fixed_dictionaries(

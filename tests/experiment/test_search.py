@@ -92,7 +92,7 @@ def scripted(monkeypatch):
     """Replace the training by a script of MCCs per epoch, or errors; without a script the MCC is alpha."""
     script, calls = [], []
 
-    def distill(config, corpus, labelled, directory, seed, *, on_student, callbacks):
+    def distill(config, corpus, labelled, directory, seed, *, callbacks):
         calls.append(config)
         scores = script.pop(0) if script else [config.distillation.alpha]
         if isinstance(scores, BaseException):
@@ -318,23 +318,6 @@ def test_directory_name_may_hold_url_characters(config, corpus, teacher, scripte
     out = tmp_path / "50% of α? #1"
     search(changed(config, trials=1), corpus, teacher, out)
     assert (out / "search.db").is_file()
-
-
-def test_too_large_students_are_not_trained_and_not_counted(config, corpus, teacher, tmp_path):
-    sizes = {"student.hidden_size": {"choices": [8, 300]}}
-    settings = changed(config, max_parameters=20_000, space=SPACE | sizes)
-    result = search(settings, corpus, teacher, tmp_path)
-    refused = [trial for trial in result.trials if trial.outcome == "too large"]
-    assert refused
-    assert all(trial.epochs == 0 and trial.mcc is None and trial.parameters > 20_000 for trial in refused)
-    others = [trial for trial in result.trials if trial.outcome == "finished"]
-    assert [trial.parameters <= 20_000 for trial in others] == [True] * 4
-
-
-def test_limit_below_every_student_is_refused(config, corpus, teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_DRAWS", 4)
-    with pytest.raises(ConfigError, match=r"search\.max_parameters: the latest 4 .* [23],\d{3} or more; found 100"):
-        search(changed(config, max_parameters=100), corpus, teacher, tmp_path)
 
 
 def test_trials_below_the_median_are_stopped(config, corpus, teacher, scripted, tmp_path):

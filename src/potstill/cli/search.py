@@ -22,7 +22,7 @@ from potstill.executor.signals import handle_signals
 )
 @options.restart_option
 @with_settings(
-    *("data", "search.trials", "search.max_parameters", "search.seed", "search.sampler", "search.storage"),
+    *("data", "search.trials", "search.seed", "search.sampler", "search.storage"),
     *("student", "distillation", "runtime"),
 )
 @handle_signals()

@@ -45,7 +45,7 @@ _FLAGS: Final = {
     "augment.temperature": "sampling-temperature",
 }
 _WITH_SECTION: Final = {
-    *("teacher.kind", "teacher.tokenizer", "teacher.lora.alpha", "teacher.lora.dropout"),
+    *("teacher.kind", "teacher.lora.alpha", "teacher.lora.dropout"),
     *("student.kind", "student.tokenizer", "student.pretraining.epochs", "student.pretraining.batch_size"),
     *("student.pretraining.learning_rate", "baseline.epochs", "search.seed"),
     *_OF_UNTUNED,
@@ -59,7 +59,7 @@ _VALUES: Final = {
     "data.positive_class": "CLASS",
     **dict.fromkeys(("data.text_column", "data.pair_column", "data.label_column"), "COLUMN"),
     "data.label_columns": "COLUMN,…",
-    **dict.fromkeys(("teacher.backbone", "teacher.tokenizer"), "MODEL"),
+    "teacher.backbone": "MODEL",
     "augment.files": "FILE,…",
     "runtime.executor": "local|none",
 }
@@ -76,7 +76,7 @@ COMMON_IN_RUN: Final = frozenset(
 COMMON: Final = COMMON_IN_RUN | {
     *("runtime.device", "teacher.training.epochs"),
     *("teacher.lora.rank", "teacher.seeds", "student.training.epochs", "student.hidden_size"),
-    *("search.trials", "search.max_parameters"),
+    "search.trials",
     *("augment.words", "augment.spans", "augment.sampled", "augment.perturbed"),
     *("distillation.alpha", "distillation.temperature"),
 }

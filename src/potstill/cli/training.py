@@ -167,7 +167,7 @@ def _help_to_finetune(config: PotstillConfig) -> None:
     required=False, note=" Its probabilities are stored with the texts.  [default: none; distill computes them]"
 )
 @options.out_option("Where to write: a new directory, or one to resume in.", required=True)
-@with_settings("data", *_AUGMENT, "teacher.backbone", "teacher.tokenizer", "distillation.teachers", "runtime")
+@with_settings("data", *_AUGMENT, "teacher.backbone", "distillation.teachers", "runtime")
 @handle_signals()
 def augment(config: PotstillConfig, teacher_directory: Path | None, out: Path) -> None:
     """Collect unlabelled texts. Students learn from the probabilities that the teacher gives them.
@@ -240,9 +240,7 @@ def distill(
 
 @click.command(cls=SettingsCommand)
 @_resumable
-@with_settings(
-    *("data", "student", "teacher.backbone", "teacher.tokenizer", *_RUNTIME), common=COMMON - {"teacher.backbone"}
-)
+@with_settings(*("data", "student", "teacher.backbone", *_RUNTIME), common=COMMON - {"teacher.backbone"})
 @handle_signals()
 def train(config: PotstillConfig, out: Path | None, restart: bool) -> None:
     """Train the same small students from the labels alone, without a teacher: the baseline.

@@ -44,11 +44,6 @@ class TeacherConfig(Settings):
     seeds: Seeds = (0,)
     """Seeds; one teacher is trained for each. `distillation.teachers` says how several teachers are used."""
 
-    @property
-    def tokenizer_name(self) -> str | None:
-        """Name of the tokenizer that `student.tokenizer: teacher` stands for; None: there is none."""
-        return None
-
     def describe(self) -> str:
         """Say in one phrase what teaches."""
         return f"a teacher of the kind `{self.kind}`"
@@ -60,8 +55,6 @@ class TransformerConfig(TeacherConfig):
     backbone: str = "smollm2-135m"
     """Pretrained model to start from: `smollm2-135m`, a directory, a .gguf file or a hub name such as `gpt2`.
     `smollm2-135m` is builtin: it comes in a package and needs no hub."""
-    tokenizer: str | None = None
-    """The teacher's tokenizer, named like a backbone. None: the backbone's own."""
     add_bos: bool = True
     """Begin each text with the beginning-of-text token if a decoder's tokenizer has one and does not add it itself.
     Decoders attend strongly to the first position (Xiao et al. 2023, arXiv 2309.17453), which otherwise is the text's
@@ -79,11 +72,6 @@ class TransformerConfig(TeacherConfig):
     and `transformers` and `peft` can't do it."""
     lora: LoRAConfig = LoRAConfig()
     training: TrainingConfig = TrainingConfig()
-
-    @property
-    def tokenizer_name(self) -> str:
-        """Where the tokenizer comes from."""
-        return self.tokenizer or self.backbone
 
     def describe(self) -> str:
         """Say in one phrase which model was tuned, and how."""

@@ -51,8 +51,6 @@ _UNIMPORTANT: Final = (
     "teacher.price_per_million_tokens",
 )
 """Settings that change no result, or that `RunSpec.inputs` holds by content: a file may have another name now."""
-_PLACES: Final = ("teacher.backbone", "teacher.tokenizer")
-"""Settings that may name a directory or a file."""
 _LATER: Final = "later"
 """Key in `environment.json` of a list: for each resumption in another environment, the values that differed."""
 _TEMPORARY: Final = re.compile(r"\..+\.[a-z0-9_]{8}|\.tmp[A-Za-z0-9]{6}")
@@ -293,7 +291,7 @@ def _differing(values: dict[str, Any], others: dict[str, Any]) -> list[str]:
 
 def _located(name: str, value: Any) -> Any:
     """Return a setting's value; of a directory or a file on this disk its absolute path."""
-    if name in _PLACES and isinstance(value, str) and value != BUILTIN:
+    if name == "teacher.backbone" and value != BUILTIN:
         with suppress(RuntimeError):  # a user without a home
             if (path := Path(value).expanduser()).exists():
                 return str(path.resolve())

@@ -19,7 +19,7 @@ BEST_FILE: Final = "best.yaml"
 _SHOWN: Final = 10
 """Trials in the report's table; `trials.csv` has them all."""
 
-Outcome = Literal["finished", "stopped", "failed", "too large"]
+Outcome = Literal["finished", "stopped", "failed"]
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Trial:
 
     Attributes:
         number: From 1, in the order in which the trials ended.
-        outcome: `finished`; `stopped` early, being worse than the others; `failed`, since its loss was no longer finite
-            or the settings exclude each other; `too large`, and not trained.
+        outcome: `finished`; `stopped` early, being worse than the others; or `failed`, since its loss was no longer
+            finite or the settings exclude each other.
         mcc: MCC on the validation split; None unless it finished.
         parameters: Size of the student; None where it was not built.
         note: What happened, where it did not finish.

@@ -42,7 +42,7 @@ from potstill.teacher.backbone.sources import (
     outline,
     pad_token_id,
 )
-from potstill.teacher.backbone.vocabulary import LEAVE_OUT, MEND, check_vocabulary
+from potstill.teacher.backbone.vocabulary import check_vocabulary
 from potstill.teacher.base import Teacher
 from potstill.teacher.manifest import TeacherManifest
 from potstill.training.base import FitContext, FitResult, Splits
@@ -105,7 +105,7 @@ class TransformerTeacher(Teacher):
         """
         manifest = TeacherManifest(
             **{name: getattr(config, name) for name in _SAVED_SETTINGS},
-            tokenizer=config.tokenizer_name,
+            tokenizer=config.backbone,
             seed=seed,
             lora=config.lora if config.method == "lora" else None,
             base="",
@@ -190,7 +190,7 @@ class TransformerTeacher(Teacher):
             _check_decoder(base)
         if settings.num_layers is not None:
             check_num_layers(base, settings.num_layers)
-        _tokenizer(settings, settings.tokenizer_name, base)
+        _tokenizer(settings, settings.backbone, base)
 
     def save(self, directory: Path) -> None:
         """Write what was trained and the manifest, with checksums; the base is not copied."""
@@ -209,7 +209,7 @@ class TransformerTeacher(Teacher):
     def known_settings(self, given: TeacherConfig) -> TransformerConfig:
         """Return `given` with this teacher's own settings, as far as they were saved."""
         config = given if isinstance(given, TransformerConfig) else TransformerConfig()
-        known = {name: getattr(self.manifest, name) for name in ("tokenizer", *_SAVED_SETTINGS)}
+        known = {name: getattr(self.manifest, name) for name in _SAVED_SETTINGS}
         lora = self.manifest.lora or self.lora
         return config.model_copy(update=known | ({} if lora is None else {"lora": lora}))
 
@@ -358,8 +358,7 @@ def _tokenizer(
                 single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, bos_id)]
             )
     rows = rows or config.get_text_config().vocab_size
-    named = isinstance(settings, TransformerConfig) and settings.tokenizer is not None
-    check_vocabulary(tokenizer, rows, settings.backbone, remedy=LEAVE_OUT if named else MEND)
+    check_vocabulary(tokenizer, rows, settings.backbone)
     return tokenizer
 
 
