@@ -73,12 +73,7 @@ def fasttext(directory: Path) -> Predict:
     return predict
 
 
-KINDS: dict[str, Callable[[Path], Predict]] = {
-    "student": student,
-    "teacher": teacher,
-    "sklearn": sklearn,
-    "fasttext": fasttext,
-}
+KINDS = {load.__name__: load for load in (student, teacher, sklearn, fasttext)}
 
 
 def main() -> None:

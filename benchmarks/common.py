@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.evaluation import Spread
-from potstill.experiment.environment import describe_environment
+from potstill.experiment.run_directory import describe_environment
 from potstill.store.atomic import read_json, write_json
 
 Run = dict[str, Any]

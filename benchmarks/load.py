@@ -70,12 +70,8 @@ def main() -> None:
     parser = arguments(__doc__, rounds=False, seed=False)
     parser.add_argument("--student", type=Path, required=True, help="an export, a student or a run")
     parser.add_argument("--seconds", type=float, default=60.0, help="of steady load, overload; a third for others")
-    parser.add_argument(
-        "--size",
-        type=int,
-        default=16,
-        help="texts in a request; 64 clients with 16 have 1,024 under way, half of the 2,048 that one address may have",
-    )
+    size_help = "texts in a request; 64 clients with 16 have 1,024 under way, half of what one address may have"
+    parser.add_argument("--size", type=int, default=16, help=size_help)
     args = parser.parse_args()
     student, short = find_student(args.student), args.seconds / 3
     with tempfile.TemporaryDirectory() as name:
@@ -107,15 +103,14 @@ def main() -> None:
 class Server:
     """`potstill serve` in a process of its own."""
 
-    def __init__(self, student: Path, log: Path, flags: Sequence[str] = (), temporary: Path | None = None) -> None:
+    def __init__(self, student: Path, log: Path, flags: Sequence[str] = ()) -> None:
         self._command = [*POTSTILL, "serve", "--port", "0", str(student), *flags]
-        self._environment = os.environ | ({"TMPDIR": str(temporary)} if temporary else {})
         self._log = log
 
     def __enter__(self) -> Server:
         """Start, and wait until it answers."""
         with self._log.open("wb") as log:  # a pipe without a reader would block the server
-            self.process = subprocess.Popen(self._command, stderr=log, env=self._environment)  # noqa: S603
+            self.process = subprocess.Popen(self._command, stderr=log)  # noqa: S603
         self.url = f"http://127.0.0.1:{self._port()}"
         return self
 

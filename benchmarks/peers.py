@@ -22,13 +22,12 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from potstill.config import LoRAConfig, TrainingConfig
-from potstill.data import Examples
-from potstill.data.tokenised import TrainingSet, tokenise
+from potstill.data.tokenised import TrainingSet
 from potstill.student.rnn import DistilRNN
 from potstill.teacher.backbone.builtin import BUILTIN
 from potstill.teacher.backbone.sources import find_source, load_tokenizer, pad_token_id
 from potstill.teacher.transformer import TransformerTeacher
-from steps import MAX_TOKENS, Batches, Steps
+from steps import Batches, Steps
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -54,15 +53,6 @@ def twin(teacher: TransformerTeacher) -> nn.Module:
     with tempfile.TemporaryDirectory() as directory:
         teacher.save(Path(directory))
         return peft_model(Path(directory), len(teacher.manifest.label_names))
-
-
-def training_set(examples: Examples) -> TrainingSet:
-    """Tokenise as the builtin backbone's teacher does, without having to load one."""
-    tokenizer = load_tokenizer(BUILTIN)
-    texts = tuple(tokenizer.bos_token + text for text in examples.texts)
-    padding = pad_token_id(tokenizer)
-    tokens = tokenise(Examples(texts, examples.labels), tokenizer.backend_tokenizer, MAX_TOKENS, padding)
-    return TrainingSet(tokens, torch.from_numpy(examples.labels), padding)
 
 
 def plain_plan(lengths: NDArray[np.int64], training: TrainingConfig, generator: np.random.Generator) -> Batches:

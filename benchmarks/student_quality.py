@@ -194,14 +194,13 @@ def summarise(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             row["paired_test"] = compare(name, RNN_ALONE if "RNN" in name else ALONE, runs)
             above = rows[-1]["name"] if rows else None
             row["step_test"] = compare(name, above, runs)
-            row["out_of_domain_step_test"] = compare(name, above, runs, "out_of_domain")
         rows.append(row)
     return rows
 
 
-def compare(name: str, against: str | None, runs: list[dict[str, Any]], score: str = "mcc") -> dict[str, Any] | None:
+def compare(name: str, against: str | None, runs: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Compare two rows over the seeds that both have, at least two; None with fewer, or where one is not there."""
-    first, second = ({run["seed"]: run[score] for run in runs if run["name"] == row} for row in (name, against))
+    first, second = ({run["seed"]: run["mcc"] for run in runs if run["name"] == row} for row in (name, against))
     test = paired_test(first, second)
     if test is None or test.seeds < 2:
         return None

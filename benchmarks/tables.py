@@ -136,6 +136,9 @@ def _verdicts(result: Result) -> Iterator[str]:
             yield f"{name}: {len(found)} of {len(verdicts)} seeds {'is' if len(found) == 1 else 'are'} {found[0]}."
 
 
+TASK_ROWS = ("linear SVM", "fastText", "teacher", "**student**", "ngram", "baseline")
+
+
 def tasks() -> str:
     """Show each task's accuracies, and the mean size and speed of each model."""
     result = load("tasks")
@@ -143,9 +146,7 @@ def tasks() -> str:
         used = next(row for row in task["rows"] if row["name"] == task.get("student", "distilled"))
         task["rows"].append(used | {"name": "**student**"})
     known = {row["name"] for task in result["tasks"] for row in task["rows"]}
-    names = [
-        name for name in ("linear SVM", "fastText", "teacher", "**student**", "ngram", "baseline") if name in known
-    ]
+    names = [name for name in TASK_ROWS if name in known]
 
     def score(accuracy: Row) -> str:
         spread = f" ± {100 * accuracy['std']:.1f}" if len(accuracy["seeds"]) > 1 else ""
@@ -157,8 +158,9 @@ def tasks() -> str:
         title = f"{task['name']} ({task['train']:,}, {task['classes']})"
         rows.append([title, *(cells.get(name, "–") for name in names)])
     found = {name: [row for task in result["tasks"] for row in task["rows"] if row["name"] == name] for name in names}
-    for title, write in (("size, MB", lambda row: f"{row['bytes'] / 1e6:,.1f}"), ("texts a second", _speed)):
-        rows.append([title, *(_range([write(row) for row in found[name]]) for name in names)])
+    for title, field, pattern in (("size, MB", "bytes", "{:,.1f}"), ("texts a second", "texts_per_s", "{:,.0f}")):
+        unit = 1e6 if field == "bytes" else 1
+        rows.append([title, *(_range([pattern.format(row[field] / unit) for row in found[name]]) for name in names)])
     closed, ahead, test = (result[key] for key in ("gap_closed", "ahead_of_linear_svm", "distilled_against_baseline"))
     notes = [
         "Test accuracy in percent, of students mean ± standard deviation over 3 seeds; in parentheses the numbers of "
@@ -171,10 +173,6 @@ def tasks() -> str:
         note(result),
     ]
     return "\n".join([*markdown(["task", *names], rows), "", *notes])
-
-
-def _speed(row: Row) -> str:
-    return f"{row['texts_per_s']:,.0f}"
 
 
 def _range(values: Sequence[str]) -> str:
@@ -214,7 +212,6 @@ SPEED = {
     "finetune_speed": "tuning, tokens/s",
     "label_speed": "labelling, tokens/s",
     "student_speed": "training the student, sentences/s",
-    "memory": "tuning, peak memory (less is better)",
 }
 PEERS = {"vs_plain": "the plain way", "vs_grouped": "length-grouped Trainer + PEFT"}
 
@@ -305,15 +302,17 @@ def stream() -> str:
 
 
 def web() -> str:
-    """Show how a student answers in a browser."""
+    """Show how students answer in Node and in browsers."""
     result = load("web")
-    header = " | MB | until it can answer, ms | texts/s, one by one | at once | other labels | largest difference"
-    cells = (
-        "{student} | {mb:.1f} | {load_ms:,.0f} | {texts_per_s[one]:,.0f} | {texts_per_s[batch]:,.0f} | "
-        "{label_mismatches} of {texts:,} | {max_difference:.1e}"
+    header = " | until it can answer, ms | texts/s, one by one | at once | other labels | Δ"
+    cells = "{engine} | {load_ms:,.0f} | {texts_per_s[one]:,.0f} | {texts_per_s[batch]:,.0f} | {label_mismatches} | "
+    rows, name = result["rows"], result["rows"][0]["student"]
+    kinds = len({row["student"] for row in rows} - {name})
+    words = (
+        f"`{name}`, {result['texts']:,} texts. Δ: largest difference of a probability from Python's. Labels and Δ were "
     )
-    rows = [row | {"mb": row["bytes"] / 1e6} for row in result["rows"]]
-    return shown(result, header, cells, rows, "Differences: of labels and probabilities, from those of Python.")
+    words += f"also compared for students of {kinds} kinds with random weights; the last rows below are of all."
+    return shown(result, header, cells + "{max_difference:.1e}", (row for row in rows if row["student"] == name), words)
 
 
 _OUTCOMES = {

@@ -1,6 +1,10 @@
 from potstill.cli import main
 
 SMALL = ("--embedding-size", "4", "--hidden-size", "4", "--vocab-size", "300", "--epochs", "1", "--seeds", "0")
+SMALL_RUN = (
+    *("--student-seeds", "0", "--vocab-size", "300", "--embedding-size", "8", "--hidden-size", "8"),
+    *("--student-epochs", "1", "--student-min-steps", "1", "--embedding-init", "random", "--ngram-buckets", "1024"),
+)
 
 
 def potstill(*arguments):

@@ -71,6 +71,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="module")
+def no_plots() -> Iterator[None]:
+    """Leave out the slowest part of a tiny run; tests/report and the run of experiment/test_run.py draw."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("potstill.report.draw_plots", lambda *_: None)
+        yield
+
+
 @pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
     return request.param

@@ -1,4 +1,4 @@
-"""Pages in headless Chromium and Firefox, which fail a test by what goes wrong in them."""
+"""Pages in headless Chromium and Firefox, which fail a test by what goes wrong in them; and JavaScript in Node."""
 
 import itertools
 import json
@@ -10,8 +10,18 @@ from contextlib import contextmanager
 from websockets.sync.client import connect
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+NODE = shutil.which("node")
 FIREFOX = next(filter(None, map(shutil.which, ("firefox", "firefox-esr"))), None)
 QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
+
+
+def in_node(function, text=""):
+    """Call a JavaScript function with a text; it returns a text, or a promise of one."""
+    script = f'console.log(await ({function})((await import("node:fs")).readFileSync(0, "utf8")))'
+    command = [NODE, "--input-type=module", "--eval", script]
+    done = subprocess.run(command, input=text.encode(), capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
 
 
 @contextmanager
@@ -66,10 +76,10 @@ class Firefox:
         assert answer["type"] == "success", answer
         return answer["result"]
 
-    def open(self, address="about:blank"):
-        """Open a tab, and return what names it."""
+    def open(self, address="about:blank", wait="complete"):
+        """Open a tab, and return what names it; `wait`: until then (`document.readyState`)."""
         tab = self._send("browsingContext.create", type="tab")["context"]
-        self._send("browsingContext.navigate", context=tab, url=address, wait="complete")
+        self._send("browsingContext.navigate", context=tab, url=address, wait=wait)
         return tab
 
     def evaluate(self, tab, function, text=""):

@@ -11,6 +11,8 @@ import matplotlib.pyplot as plt
 import pytest
 import yaml
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))

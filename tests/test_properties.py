@@ -34,7 +34,7 @@ STUDENT = {
     **{"temperature": 1.5, "threshold": None},
 }
 TEACHER = {
-    **{"format": 7, "backbone": "b", "tokenizer": "t", "add_bos": True, "random_init": False, "seed": 0},
+    **{"format": 8, "backbone": "b", "tokenizer": "t", "add_bos": True, "seed": 0},
     **{"method": "lora", "lora": {"rank": 2}, "base": "", "label_names": ["a", "b"]},
     **{"max_length": 9, "in_pairs": False, "echo": False, "num_layers": None},
 }
@@ -134,25 +134,20 @@ def test_damaged_token_cache_gives_what_encoding_gives(texts, pairs, max_length,
 @settings(max_examples=40)
 @given(
     sizes=st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 5)),
-    options=st.sampled_from([{}, {"use_dora": True}, {"use_rslora": True}]),
+    use_rslora=st.booleans(),
     alpha=st.floats(0.1, 30),
     seed=st.integers(0, 999),
 )
-def test_merging_changes_no_output_and_unmerging_restores_the_weight(sizes, options, alpha, seed):
+def test_merging_changes_no_output_and_unmerging_restores_the_weight(sizes, use_rslora, alpha, seed):
     inputs, outputs, rank = sizes
     torch.manual_seed(seed)
     base = nn.Linear(inputs, outputs)
-    layer = LoRALinear(base, rank, alpha, **options)
+    layer = LoRALinear(base, rank, alpha, use_rslora=use_rslora)
     nn.init.normal_(layer.lora_B)
     x, weight = torch.randn(3, inputs), base.weight.detach().clone()
     expected = layer(x)
     layer.merge()
-    held = torch.ones(outputs, dtype=torch.bool)
-    if options.get("use_dora"):  # its norms come from parts, see `_norms`; at these sizes some rows all but cancel
-        parts = weight.norm(dim=1) + layer.scaling * (layer.lora_B.abs() @ layer.lora_A.norm(dim=1))
-        held = (weight + layer.scaling * layer.lora_B @ layer.lora_A).norm(dim=1) > 0.1 * parts
-        torch.testing.assert_close(base.weight.norm(dim=1), layer.lora_magnitude_vector.detach())
-    torch.testing.assert_close(layer(x)[:, held], expected[:, held], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-4)
     layer.unmerge()
     assert torch.equal(base.weight, weight)
     torch.testing.assert_close(layer(x), expected, rtol=0, atol=0)

@@ -119,7 +119,7 @@ def reviews(tmp_path) -> Path:
     return tmp_path / "reviews.csv"
 
 
-@pytest.mark.usefixtures("kinds")
+@pytest.mark.usefixtures("kinds", "no_plots")
 def test_a_new_student_and_a_new_teacher_need_no_change_in_src(reviews, tmp_path):
     words = {"fine": "good", "great": "good", "bad": "bad", "poor": "bad"}
     config = PotstillConfig.build(

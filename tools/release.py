@@ -72,7 +72,6 @@ potstill search tickets.csv --teacher teacher.csv --trials 1 --embedding-size 4 
     "tensorboard": _TRAIN.format("--trackers tensorboard"),
     "mlflow": _TRAIN.format("--trackers mlflow"),
     "wandb": _TRAIN.format("--trackers wandb"),
-    "ray": "ray --version",
     "benchmarks": "python -c 'import atheris, fasttext, joblib, locust, psutil, sklearn, uvicorn'",
     "dev": """
 ruff --version; mypy --version; pytest --version

@@ -63,8 +63,7 @@ def fuzz(name: str, seconds: int, seed: int) -> dict[str, Any]:
             **{"max_len": LONGEST, "artifact_prefix": f"{found}/", "print_final_stats": 1},
         }
         options = [f"-{key}={value}" for key, value in flags.items()]
-        place = str(Path(__file__).parent)
-        command = [sys.executable, "-c", _FUZZ, place, name, str(ADDRESSES), str(corpus), *options]
+        command = [sys.executable, "-c", _FUZZ, Path(__file__).parent, name, str(ADDRESSES), str(corpus), *options]
         variables = os.environ | {"TMPDIR": directory}  # a fuzzing process that ends tidies nothing
         result = subprocess.run(  # noqa: S603
             command, env=variables, capture_output=True, text=True, errors="replace", check=False

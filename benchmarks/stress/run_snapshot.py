@@ -11,8 +11,7 @@ from potstill.store.checksums import CHECKSUMS_FILE, verify
 
 TIMES = {"seconds", "tokens_per_second", "texts_per_second", "latency_ms", "train_seconds"}
 UNCOMPARED = {"potstill.lock", CHECKSUMS_FILE, "report.md", "report.html"}
-"""Files that have to be there, whatever they hold: the process's number; digests of files that tell of times; and what
-shows the summary's times."""
+"""Files that have to be there, whatever they hold: the process's number, and what tells of times."""
 
 
 def contents(run: Path) -> dict[str, Any]:

@@ -178,7 +178,7 @@ def seeds(name: str) -> list[bytes]:
 _SPEC = {"vocab_size": 9, "num_classes": 2, "pad_token_id": 0}
 _ADAPTER = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["c_attn"]}
 _TEACHER = {
-    **{"format": 7, "backbone": "b", "tokenizer": "t", "add_bos": True, "random_init": False, "seed": 0},
+    **{"format": 8, "backbone": "b", "tokenizer": "t", "add_bos": True, "seed": 0},
     **{"method": "lora", "lora": {"rank": 2}, "base": "", "label_names": ["a", "b"]},
     **{"max_length": 9, "in_pairs": False, "echo": False, "num_layers": None},
 }

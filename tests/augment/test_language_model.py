@@ -13,12 +13,11 @@ from transformers import AutoModelForCausalLM, Gemma2Config
 
 from potstill import load_corpus
 from potstill.augment import language_model
-from potstill.augment.language_model import LanguageModel, NextTokenLoss, check_writer, draw
+from potstill.augment.language_model import LanguageModel, NextTokenLoss, draw
 from potstill.config import PotstillConfig
 from potstill.data import Corpus, Examples
-from potstill.errors import ConfigError, SourceError
+from potstill.errors import SourceError
 from potstill.lora import absorb_adapters
-from potstill.teacher.backbone.sources import load_tokenizer
 
 
 def corpus_of(texts, labels=None):
@@ -159,23 +158,13 @@ def test_encoder_is_refused(model_directory):
         LanguageModel.load(settings(model_directory("bert")))
 
 
-def test_tokenizer_with_more_tokens_than_the_backbone_is_refused(backbone, tmp_path):
-    tokenizer = load_tokenizer(str(backbone))
-    tokenizer.add_tokens([f"more{number}" for number in range(99)])
-    tokenizer.save_pretrained(tmp_path)
-    config = settings(backbone)
-    teacher = config.teacher.model_copy(update={"tokenizer": str(tmp_path)})
-    with pytest.raises(ConfigError, match=r"teacher\.tokenizer: it has \d+ tokens, the backbone .* knows \d+; leave"):
-        check_writer(config.model_copy(update={"teacher": teacher}))
-
-
 @pytest.mark.slow
 def test_builtin_model_writes_sentences(tmp_path):
     training = {"epochs": 1, "batch_size": 8}
     config = PotstillConfig.build(
-        {"data": {"source": "builtin", "max_train_examples": 64}, "augment": {"training": training}}
+        {"data": {"source": "builtin", "max_train_examples": 48}, "augment": {"training": training}}
     )
-    model = LanguageModel.load(config)
+    model = replace(LanguageModel.load(config), max_length=60)  # enough for a sentence
     model.tune(config, load_corpus(config.data), tmp_path)
     absorb_adapters(model.model)
     written = list(model.sample("acceptable", 8, temperature=0.7, top_p=0.95, seed=0))

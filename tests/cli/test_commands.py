@@ -2,12 +2,12 @@
 
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import click
@@ -22,7 +22,10 @@ from potstill.cli import potstill as potstill_group
 from potstill.cli.options import this_command
 from potstill.config import PotstillConfig
 from potstill.data import load_corpus, piped
+from potstill.errors import ConfigError
 from potstill.predict import Classifier
+
+pytestmark = pytest.mark.usefixtures("no_plots")
 
 COMMANDS = list(_COMMANDS)
 
@@ -41,10 +44,17 @@ def tiny(tmp_path_factory, tiny_backbone):
 
 
 @pytest.fixture(scope="module")
-def run_directory(tiny, tmp_path_factory):
+def run(tiny, tmp_path_factory):
+    """A run's directory, and what was printed."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    assert potstill("run", "--config", tiny, "--out", out) == 0
-    return out
+    with redirect_stdout(io.StringIO()) as printed, redirect_stderr(io.StringIO()) as told:
+        assert potstill("run", "--config", tiny, "--out", out) == 0
+    return out, printed.getvalue(), told.getvalue()
+
+
+@pytest.fixture(scope="module")
+def run_directory(run):
+    return run[0]
 
 
 def run_python(code, *arguments, **options):
@@ -118,19 +128,16 @@ def test_unknown_options_are_answered_with_a_suggestion(arguments, expected, cap
     assert expected in capsys.readouterr().err
 
 
-def test_control_characters_are_escaped_in_every_encoding(tmp_path, capsys):
+def test_control_characters_are_escaped_in_every_encoding(tmp_path, monkeypatch, capsys):
     file = tmp_path / "odd.csv"
     label, text = "[neg]\x1b[31m", "caf\u00e9\x9b2J\u202e \u2192 "
     file.write_text("text,label\n" + "".join(f"{text}{i},{label if i % 2 else 'pos'}\n" for i in range(40)))
-    code = "from potstill.cli import main; main()"
     for encoding in ("cp1252", "utf-8"):
-        result = subprocess.run(
-            [sys.executable, "-c", code, "data", file],
-            env=os.environ | {"PYTHONIOENCODING": encoding},
-            capture_output=True,
-            check=True,
-        )
-        shown = result.stdout.decode(encoding)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+            assert potstill("data", file) == 0
+            sys.stdout.flush()
+            shown = sys.stdout.buffer.getvalue().decode(encoding)
         assert r"[neg]\u001b[31m" in shown  # no markup either
         assert rb"caf\u00e9".decode("unicode_escape") + r"\u009b2J\u202e " in shown
         assert (r"\u2192" in shown) == (encoding == "cp1252")
@@ -150,18 +157,21 @@ def test_flags_override_the_file(tiny, tmp_path):
     assert json.loads((out / "training.json").read_text())["role"] == "baseline"
 
 
-def test_flag_changes_one_of_two_stages_that_share_a_yaml_alias(tmp_path, tiny_backbone):
+def test_flag_changes_one_of_two_stages_that_share_a_yaml_alias(tmp_path, tiny_backbone, monkeypatch):
     """Although a YAML alias makes the two stages share one mapping."""
-    file = tmp_path / "alias.yaml"
+    file, seen = tmp_path / "alias.yaml", []
     file.write_text(
-        "data: {source: builtin, max_train_examples: 40}\n"
-        f"teacher: {{backbone: {tiny_backbone}, training: &training {{epochs: 1}}}}\n"
-        "student: {embedding_size: 4, hidden_size: 4, vocab_size: 300, training: *training, seeds: [0]}\n"
+        f"data: {{source: builtin}}\nteacher: {{backbone: {tiny_backbone}, training: &training {{epochs: 1}}}}\n"
+        "student: {training: *training}\n"
     )
-    assert potstill("run", "--config", file, "--teacher-epochs", "2", "--out", tmp_path / "run") == 0
-    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert saved["teacher"]["training"]["epochs"] == 2
-    assert saved["student"]["training"]["epochs"] == 1
+
+    def run(config, *_, **__):
+        seen.append(config)
+        raise ConfigError(["seen"])
+
+    monkeypatch.setattr("potstill.experiment.run.run", run)
+    assert potstill("run", "--config", file, "--teacher-epochs", "2") == 1
+    assert (seen[0].teacher.training.epochs, seen[0].student.training.epochs) == (2, 1)
 
 
 def test_finetune_then_distill(tiny, tmp_path, capsys):
@@ -177,30 +187,21 @@ def test_finetune_then_distill(tiny, tmp_path, capsys):
     assert record["train_loss"] == pytest.approx(0.3 * record["train_ce"] + 0.7 * record["train_kl"], rel=1e-4)
 
 
-def test_saved_settings_name_the_data_that_auto_found(tiny, tmp_path, monkeypatch):
-    """Else a student's card would tell of other data where these are not at hand."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("POTSTILL_DATA", raising=False)
-    assert potstill("train", "--config", tiny, "auto", "--out", tmp_path / "baseline") == 0
-    assert yaml.safe_load((tmp_path / "baseline" / "config.yaml").read_text())["data"]["source"] == "builtin"
-
-
-def test_run_prints_table_steps_and_next_command(tiny, tmp_path, capsys):
-    assert potstill("run", "--config", tiny, "--out", tmp_path / "run") == 0
-    printed = capsys.readouterr()
-    assert "MCC" in printed.out
-    assert "Linear SVM" in printed.out
-    assert re.search(r"^Did it pay\? .*the distilled student .*\nreport:", printed.out, re.MULTILINE)
-    assert re.search(r"it will train 1 teacher on [\d,]+ labelled texts; let the teacher label these; ", printed.err)
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+def test_run_prints_table_steps_and_next_command(run):
+    directory, printed, told = run
+    assert "MCC" in printed
+    assert "Linear SVM" in printed
+    assert re.search(r"^Did it pay\? .*the distilled student .*\nreport:", printed, re.MULTILINE)
+    assert re.search(r"it will train 1 teacher on [\d,]+ labelled texts; let the teacher label these; ", told)
+    summary = json.loads((directory / "summary.json").read_text())
     assert summary["linear"]["parameters"] > 0
     assert list(summary["against_linear"]) == ["0"]
-    assert ",linear\n" in (tmp_path / "run" / "predictions.csv").read_text().replace("\r", "")
-    assert "epoch 1/1" in printed.err
-    assert "step 1 of 4: teacher 0" in printed.err
-    assert re.search(r"that takes about \d+ minutes? on this machine\n", printed.err)
-    assert re.search(r"step 4 of 4: baseline 0, about \d+ minutes? left", printed.err)
-    assert f"next: potstill predict {tmp_path / 'run'} FILE" in printed.err
+    assert ",linear\n" in (directory / "predictions.csv").read_text().replace("\r", "")
+    assert "epoch 1/1" in told
+    assert "step 1 of 4: teacher 0" in told
+    assert re.search(r"that takes about \d+ minutes? on this machine\n", told)
+    assert re.search(r"step 4 of 4: baseline 0, about \d+ minutes? left", told)
+    assert f"next: potstill predict {directory} FILE" in told
 
 
 def test_predict_needs_no_extra(run_directory):
@@ -420,7 +421,7 @@ def test_params_prints_the_reference_counts(capsys):
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (("--layers-to-transform", "1", "--rank", "2"), r"layers\.0\.self_attn\.q_proj +16 × 16 +256 +0\s"),
+        (("--target-modules", "*.1.*", "--rank", "2"), r"layers\.0\.self_attn\.q_proj +16 × 16 +256 +0\s"),
         (("--num-layers", "1"), r"layers\.0\.self_attn\.q_proj "),
         (("--method", "head"), "tiny, head: 2 classes"),
         (("--method", "full"), r"reduction 0\.0 %"),
@@ -599,7 +600,6 @@ def test_all_mistakes_of_a_configuration_are_listed(tmp_path, capsys):
     ("package", "arguments", "extra"),
     [
         ("pydantic", ["run", "builtin"], "train"),
-        ("optuna", ["search", "builtin", "--teacher", "."], "search"),
         ("fastapi", ["serve", "."], "serve"),
         ("asgi_correlation_id", ["serve", "."], "serve"),
     ],
@@ -611,3 +611,13 @@ def test_missing_package_is_named_with_the_install_line(package, arguments, extr
     assert f"needs the package {package!r}" in result.stderr
     assert f"pip install '.[{extra}]' in a checkout" in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_search_without_optuna_names_the_install_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    for name in ("search", "study"):
+        monkeypatch.delitem(sys.modules, f"potstill.experiment.{name}", raising=False)
+    assert potstill("search", "builtin", "--teacher", tmp_path) == 1
+    error = capsys.readouterr().err
+    assert "needs the package 'optuna'" in error
+    assert "pip install '.[search]' in a checkout" in error

@@ -10,7 +10,7 @@ from commandline import potstill as command
 from potstill.config import PotstillConfig
 from potstill.experiment.run_directory import locked
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_plots")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """`potstill run` and the single steps as a user ends them: killed, interrupted, resumed."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -10,8 +9,9 @@ import pytest
 import yaml
 
 from commandline import potstill
+from potstill.training.checkpoint import Checkpoint
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_plots")
 
 CONFIG = """
 data: {{source: builtin, max_train_examples: 80}}
@@ -52,14 +52,6 @@ def run_snapshot(script):
     return script("run_snapshot")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_plots():
-    """Leave out the slowest part of a tiny run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("potstill.report.draw_plots", lambda *_: None)
-        yield
-
-
 @pytest.fixture(scope="module")
 def config(tmp_path_factory, model_directory):
     file = tmp_path_factory.mktemp("config") / "tiny.yaml"
@@ -75,16 +67,16 @@ def uninterrupted(config, tmp_path_factory):
 
 
 def run_until(file, number, *arguments):
-    """Run the command in another process, which gets a signal in the third step that is kept in `file`.
-
-    Returns:
-        Its status, and what it printed on standard error.
-    """
+    """Run the command, which gets a signal in the third step that is kept in `file`; return its status."""
     code = SIGNALLED.format(file=str(file), number=int(number))
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    return ended.returncode, ended.stderr
+    if number == signal.SIGKILL:
+        return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=False).returncode
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["potstill", *map(str, arguments)])
+        patch.setattr(Checkpoint, "on_step", Checkpoint.on_step)  # which is put back
+        with pytest.raises(SystemExit) as ended:
+            exec(code, {})
+    return ended.value.code
 
 
 def test_run_ended_in_every_way_ends_like_an_uninterrupted_one(
@@ -93,24 +85,22 @@ def test_run_ended_in_every_way_ends_like_an_uninterrupted_one(
     monkeypatch.setenv("POTSTILL_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "run"
     command = ("run", "--config", config, "--out", out)
-    status, _ = run_until(out / "teacher/seed-0/checkpoint.safetensors", signal.SIGKILL, *command)
-    assert status == -signal.SIGKILL
+    assert run_until(out / "teacher/seed-0/checkpoint.safetensors", signal.SIGKILL, *command) == -signal.SIGKILL
     assert not (out / "teacher/seed-0/training.json").exists()
 
-    status, error = run_until(out / "distilled/seed-0/pretraining-checkpoint.safetensors", signal.SIGTERM, *command)
-    assert status == 143
+    assert run_until(out / "distilled/seed-0/pretraining-checkpoint.safetensors", signal.SIGTERM, *command) == 143
+    error = capsys.readouterr().err
     assert "teacher 0  resumes after step 2 of " in error
     assert "stopped by SIGTERM; language modelling 0 is kept as it was after step 3" in error
     assert f"To resume:\n  potstill run --config {config} --out {out}\n" in error
     assert "Traceback" not in error
 
-    status, error = run_until(out / "baseline/seed-0/checkpoint.safetensors", signal.SIGINT, *command)
-    assert status == 130
+    assert run_until(out / "baseline/seed-0/checkpoint.safetensors", signal.SIGINT, *command) == 130
+    error = capsys.readouterr().err
     assert "finished before: teacher 0\n" in error
     assert "language modelling 0  resumes after step 3 of " in error
     assert "stopped by Ctrl-C; baseline 0 is kept as it was after step 3" in error
 
-    capsys.readouterr()
     assert potstill(*command) == 0
     error = capsys.readouterr().err
     assert f"going on in {out}\n" in error
@@ -162,10 +152,9 @@ def test_single_steps_are_resumed(command, config, tmp_path, run_snapshot, capsy
     arguments = (command, "--config", config, "--seeds", "0,1", "--epochs", "1", "--out")
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert potstill(*arguments, whole) == 0
-    status, error = run_until(out / "seed-1/checkpoint.safetensors", signal.SIGINT, *arguments, out)
-    assert status == 130
-    assert f"potstill {command} --config {config} --seeds 0,1 --epochs 1 --out {out}\n" in error
-    capsys.readouterr()
+    assert run_until(out / "seed-1/checkpoint.safetensors", signal.SIGINT, *arguments, out) == 130
+    resume = f"potstill {command} --config {config} --seeds 0,1 --epochs 1 --out {out}\n"
+    assert resume in capsys.readouterr().err
     assert potstill(*arguments, out) == 0
     assert "finished before: " in capsys.readouterr().err
     assert run_snapshot.contents(out) == run_snapshot.contents(whole)
@@ -181,10 +170,9 @@ def test_training_is_resumed_with_the_same_files_by_other_paths(model_directory,
     (tmp_path / "data.csv").write_text("\n".join(["text,label", *rows]))
     settings = ("--device", "cpu", "--precision", "32-true", "--checkpoint-seconds", "0", "--out", "out")
     file = tmp_path / "out" / "checkpoint.safetensors"
-    status, _ = run_until(
-        file.relative_to(tmp_path), signal.SIGINT, "finetune", "data.csv", "--backbone", "base", *settings
-    )
-    assert status == 130
+    begun = ("finetune", "data.csv", "--backbone", "base", *settings)
+    assert run_until(file.relative_to(tmp_path), signal.SIGINT, *begun) == 130
+    capsys.readouterr()
     (tmp_path / "data.csv").rename("same.csv")
     assert potstill("finetune", tmp_path / "same.csv", "--backbone", tmp_path / "base", *settings) == 0
     said = capsys.readouterr().err

@@ -21,7 +21,7 @@ teacher: {{backbone: {backbone}, training: {{epochs: 1}}}}
 student:
   {{embedding_size: 8, hidden_size: 8, vocab_size: 300, training: {{epochs: 2, learning_rate: 0.03}}, seeds: [0]}}
 search:
-  trials: 8
+  trials: 4
   space:
     student.training.learning_rate: {{low: 0.01, high: 0.1, log: true}}
     student.embedding_size: 8
@@ -74,7 +74,7 @@ def test_killed_search_resumes_to_the_same_trials(tiny, teacher, tmp_path, capsy
     assert potstill(*command, tmp_path / "uninterrupted") == 0
     python = (sys.executable, "-c", "from potstill.cli import main; main()")
     with subprocess.Popen([*python, *map(str, command), tmp_path / "killed"]) as process:
-        while finished_trials(tmp_path / "killed" / "search.db") < 2:
+        while finished_trials(tmp_path / "killed" / "search.db") < 1:
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
@@ -82,7 +82,7 @@ def test_killed_search_resumes_to_the_same_trials(tiny, teacher, tmp_path, capsy
     assert not (tmp_path / "killed" / "trials.csv").exists()
     capsys.readouterr()
     assert potstill(*command, tmp_path / "killed") == 0
-    assert "of 8 trials are done; going on" in capsys.readouterr().err
+    assert "of 4 trials are done; going on" in capsys.readouterr().err
     assert trials_of(tmp_path / "killed") == trials_of(tmp_path / "uninterrupted")
     assert not list((tmp_path / "killed").glob(".trial-*"))
 

@@ -41,8 +41,7 @@ def test_flag_keeps_the_other_defaults_of_its_section(content, tmp_path):
 @pytest.mark.parametrize(
     ("flag", "value", "expected"),
     [
-        ("layers_to_transform", "1, 2", (1, 2)),
-        ("layers_to_transform", "none", None),
+        ("target_modules", "*.1.*, *.2.*", ("*.1.*", "*.2.*")),
         ("target_modules", "all-linear", "all-linear"),
         ("target_modules", "*.q_proj", ("*.q_proj",)),
         ("rank", "4", 4),

@@ -24,10 +24,8 @@ values_strategy = st.fixed_dictionaries(
                         "target_modules": st.just("all-linear") | st.lists(names_strategy),
                         "alpha": st.floats(1e-300, 1e300),
                     },
-                    optional={"layers_to_transform": st.none() | st.lists(st.integers(0))},
                 ),
                 "seeds": st.lists(st.integers(0), min_size=1, unique=True),
-                "tokenizer": st.none() | names_strategy,
             }
         ),
         "student": st.fixed_dictionaries(
@@ -137,7 +135,6 @@ def test_list_of_one_file_is_that_file():
         ("training", "metric", "auc"),
         ("lora", "rank", 0),
         ("lora", "target_modules", 5),
-        ("lora", "layers_to_transform", 0),
     ],
 )
 def test_wrong_value_is_named_with_its_setting(section, setting, value):

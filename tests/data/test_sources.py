@@ -96,12 +96,11 @@ class TestCola:
         assert corpus.label_names == ("unacceptable", "acceptable")
         assert corpus.validation.labels.mean() == pytest.approx(6023 / 8551, abs=1e-3)
 
-    @pytest.mark.parametrize("source", ["cola", "auto"])
     @pytest.mark.parametrize("place", ["data/cola", "../shared/cola", "elsewhere", "elsewhere/cola"])
-    def test_local_copies_are_found(self, monkeypatch, source, place):
+    def test_local_copies_are_found(self, monkeypatch, place):
         monkeypatch.setenv("POTSTILL_DATA", "elsewhere")
         write_cola(Path(place))
-        corpus = load_corpus(DataConfig(source=source))
+        corpus = load_corpus(DataConfig(source="cola"))
         assert (corpus.name, corpus.source) == ("cola", place)
         assert sizes(corpus) == (36, 4, 4)
 
@@ -154,9 +153,8 @@ def test_some_domains_of_clinc150():
 
 
 class TestBuiltin:
-    @pytest.mark.parametrize("source", ["builtin", "auto"])
-    def test_is_the_default_without_cola(self, source):
-        corpus = load_corpus(DataConfig(source=source))
+    def test_is_the_default(self):
+        corpus = load_corpus(DataConfig())
         assert corpus.name == "builtin"
         assert corpus.label_names == ("unacceptable", "acceptable")
         assert len(corpus.test) == len(generate("heldout"))

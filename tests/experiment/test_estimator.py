@@ -14,6 +14,8 @@ from sklearn.preprocessing import FunctionTransformer
 from potstill import Classifier, PotstillClassifier
 from potstill.errors import DataError
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 GOOD, BAD = ("fine", "great", "lovely"), ("bad", "poor", "awful")
 TEXTS = [
     f"the {noun} was {word} {count}"
@@ -39,6 +41,12 @@ def settings(tmp_path_factory):
     file.write_text("\n".join(["text,0,1", *rows]))
     student = TINY | {"embedding_init": "random", "ngram_buckets": 1024}
     return {"teacher": {"kind": "file", "file": str(file)}, "student": student}
+
+
+@pytest.fixture(scope="module")
+def brief(settings):
+    """The same, for fits whose scores do not matter."""
+    return settings | {"student": settings["student"] | {"training": {"epochs": 1, "min_steps": 1}}}
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +77,8 @@ def test_it_learns_and_answers_with_the_labels_it_was_given(fitted):
     assert "Did it pay?" in fitted.report_
 
 
-def test_a_silent_fit_prints_nothing_and_keeps_its_run_where_told(settings, tmp_path, capfd):
-    PotstillClassifier(settings=settings, directory=tmp_path / "run", verbose=False).fit(TEXTS, LABELS)
+def test_a_silent_fit_prints_nothing_and_keeps_its_run_where_told(brief, tmp_path, capfd):
+    PotstillClassifier(settings=brief, directory=tmp_path / "run", verbose=False).fit(TEXTS, LABELS)
     assert "step" not in capfd.readouterr().err
     assert (tmp_path / "run" / "report.md").is_file()
 
@@ -109,11 +117,12 @@ def test_it_is_cloned_pickled_saved_and_loaded(fitted, tmp_path):
         np.testing.assert_array_equal(other.predict_proba(TEXTS), expected)
 
 
-def test_scikit_learns_tools_use_it(settings):
+def test_scikit_learns_tools_use_it(settings, brief):
     classifier = PotstillClassifier(settings=settings, verbose=False)
     split = [(list(range(0, len(TEXTS), 2)), list(range(1, len(TEXTS), 2)))]
     lower = FunctionTransformer(lambda texts: [text.lower() for text in texts])
     assert cross_val_score(make_pipeline(lower, classifier), TEXTS, LABELS, cv=split).mean() > 0.6
+    classifier = PotstillClassifier(settings=brief, verbose=False)
     search = GridSearchCV(classifier, {"preset": ["fast"]}, cv=split, refit=False).fit(TEXTS, LABELS)
     assert search.best_params_ == {"preset": "fast"}
     calibrated = CalibratedClassifierCV(classifier, cv=split).fit(TEXTS, LABELS)

@@ -100,7 +100,7 @@ def test_learning_curve_has_every_class_at_each_point() -> None:
 
 
 def test_flipped_labels_are_suspicious():
-    """Of 5 % flipped labels, at least 60 % are among the most suspicious 10 %; see benchmarks/label_errors.py."""
+    """Of 5 % flipped labels, at least 60 % are among the most suspicious 10 % (docs/data.md)."""
     corpus = load_corpus(DataConfig(source="clinc150:home"))
     generator, labels = np.random.default_rng(0), corpus.train.labels.copy()
     flipped = generator.choice(len(labels), len(labels) // 20, replace=False)

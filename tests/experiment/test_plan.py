@@ -12,6 +12,7 @@ from potstill.teacher.base import Teacher
 from potstill.teacher.registry import TEACHERS
 
 SPEED = Speed(*(1.0, 0.0002, 0.0001), opening=2.0, tuning=0.02, reading=0.005, lengths=(1.0, 2.0, 0.3), sampling=0.01)
+SMALL = {"embedding_size": 8, "hidden_size": 8, "vocab_size": 300}
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,7 @@ def test_pairs_have_no_words_and_spans_to_reduce(corpus):
     assert plan.changes == ("1 instead of 3 student seeds",)
 
 
-@pytest.mark.parametrize("student", [{"ngram_size": 4}, {"kind": "ngram"}])
+@pytest.mark.parametrize("student", [SMALL | {"ngram_size": 4}, {"kind": "ngram", "ngram_buckets": 1024}])
 def test_probe_measures_every_speed_without_a_word(tiny_backbone, capsys, student):
     small = PotstillConfig.build(
         {
@@ -156,6 +157,7 @@ def test_probe_times_sampling_where_it_is_wanted(model_directory):
             "data": {"source": "builtin", "max_train_examples": 60},
             "teacher": {"backbone": str(model_directory("gpt2"))},
             "augment": {"sampled": 10},
+            "student": SMALL,
         }
     )
     assert measure_speed(asked, load_corpus(asked.data)).sampling > 0
@@ -167,7 +169,7 @@ class Other(Teacher):
 
 def test_of_other_kinds_of_teachers_nothing_is_known_and_nothing_cut(corpus, monkeypatch):
     monkeypatch.setitem(TEACHERS, "other", Other)
-    asked = PotstillConfig.build({"teacher": {"kind": "other"}})
+    asked = PotstillConfig.build({"teacher": {"kind": "other"}, "student": SMALL})
     speed = measure_speed(asked, corpus)
     assert (speed.tuning, speed.reading) == (0, 0)
     assert speed.text > 0

@@ -16,7 +16,7 @@ from potstill.store.checksums import verify
 from potstill.student.ngram import NgramConfig
 from potstill.student.saved import load_network
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_plots")
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +66,6 @@ def test_report_has_a_row_for_the_ngram_student(finished):
     assert "**Student to use:** the " in report
     assert "ngram 0" in (directory / "predictions.csv").read_text().splitlines()[0]
     assert Summary.from_json((directory / "summary.json").read_text()) == summary
-
-
-def test_without_ngrams_there_is_no_such_student(config, tmp_path):
-    student = config.student.model_copy(update={"ngram_size": 0, "seeds": (0,)})
-    summary, directory = potstill.run(config.model_copy(update={"student": student}), tmp_path / "run")
-    assert summary.roles == ("teacher", "distilled", "baseline")
-    assert not (directory / "ngram").exists()
 
 
 def scored(summary, **scores):

@@ -1,13 +1,13 @@
 """Several students trained at once are those trained one after the other, also after an interruption."""
 
+import os
 import signal
-import subprocess
-import sys
-import time
+import threading
 
 import pytest
 
 import potstill
+from commandline import potstill as command
 from potstill.config import PotstillConfig
 from potstill.errors import TrainingError
 from potstill.experiment import students as module
@@ -15,12 +15,6 @@ from potstill.experiment.students import StudentTask, train_students
 from potstill.training.checkpoint import CHECKPOINT_FILE
 
 SEEDS = (0, 1, 2)
-PARALLEL = """
-from potstill.experiment import students
-students._WORTH_PROCESSES = 0
-from potstill.cli import main
-main()
-"""
 
 
 @pytest.fixture
@@ -75,8 +69,8 @@ def test_students_with_little_work_are_trained_in_this_process(config, tmp_path,
     assert seen == list(SEEDS)
 
 
-@pytest.mark.usefixtures("one_thread")
-def test_students_ended_by_a_signal_are_resumed(tmp_path, capsys):
+@pytest.mark.usefixtures("one_thread", "in_processes")
+def test_students_ended_by_a_signal_are_resumed(tmp_path, capsys, monkeypatch):
     training = {"epochs": 4, "batch_size": 2, "patience": None}
     student = {"embedding_size": 8, "hidden_size": 8, "vocab_size": 300, "seeds": SEEDS, "training": training}
     settings = {
@@ -86,18 +80,24 @@ def test_students_ended_by_a_signal_are_resumed(tmp_path, capsys):
     }
     config, file, out = PotstillConfig.build(settings), tmp_path / "tiny.yaml", tmp_path / "out"
     corpus = potstill.load_corpus(config.data)
-    rarely = config.model_copy(update={"runtime": config.runtime.model_copy(update={"checkpoint_seconds": 60.0})})
-    train_students(tasks(tmp_path / "whole"), rarely, corpus, None)
     config.save(file)
-    command = [sys.executable, "-c", PARALLEL, "train", "--config", str(file), "--out", str(out)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    ended = threading.Event()
+
+    def terminate():
         while not all((out / f"seed-{seed}" / CHECKPOINT_FILE).is_file() for seed in (0, 1)):
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.01)
-        process.send_signal(signal.SIGTERM)
-        _, error = process.communicate()
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "Traceback" not in error
+            if ended.wait(0.01):
+                return
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=terminate).start()
+    try:
+        assert command("train", "--config", file, "--out", out) == 128 + signal.SIGTERM
+    finally:
+        ended.set()
+    assert "Traceback" not in capsys.readouterr().err
+    rarely = config.model_copy(update={"runtime": config.runtime.model_copy(update={"checkpoint_seconds": 60.0})})
+    monkeypatch.undo()
     train_students(tasks(out), rarely, corpus, None)
     assert "baseline 0  resumes after step" in capsys.readouterr().err
+    train_students(tasks(tmp_path / "whole"), rarely, corpus, None)
     assert contents(out) == contents(tmp_path / "whole")

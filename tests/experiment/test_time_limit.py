@@ -15,9 +15,8 @@ from potstill.data import UNLABELLED, Examples
 from potstill.errors import ArtifactError, ConfigError
 from potstill.evaluation import Summary
 from potstill.experiment import run as module
-from potstill.experiment.budget import Budget
 from potstill.experiment.labelled import label, label_in_time
-from potstill.experiment.plan import Estimate, Plan
+from potstill.experiment.plan import Budget, Estimate, Plan
 from potstill.experiment.probe import Speed
 from potstill.experiment.students import StudentTask, train_students
 from potstill.predict.directory import find_student
@@ -25,7 +24,7 @@ from potstill.student.rnn import DistilRNN
 from potstill.teacher.base import Teacher
 from potstill.training.deadline import seconds_left, until
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_plots")
 
 FAST = Speed(0.1, 1e-5, 1e-5, opening=0.1, tuning=1e-4, reading=1e-4)
 SLOW = Speed(0.1, 1e-5, 1e-5, opening=1e3, tuning=10.0, reading=10.0)
@@ -49,14 +48,6 @@ def config(tiny_backbone):
 @pytest.fixture(scope="module")
 def corpus(config):
     return potstill.load_corpus(config.data)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_plots():
-    """Leave out the slowest part of a tiny run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("potstill.report.draw_plots", lambda *_: None)
-        yield
 
 
 def weights(directory):
@@ -170,7 +161,7 @@ def test_students_of_one_seed_share_the_time_where_one_follows_the_other(
 
 def test_budget_is_shared_by_what_is_left(tmp_path, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("potstill.experiment.budget.time.time", lambda: now[0])
+    monkeypatch.setattr("potstill.experiment.plan.time.time", lambda: now[0])
     budget = Budget(tmp_path, 60.0, started=90.0)
     assert budget.used == 10
     assert budget.ends(10.0, 100.0) == 100 + 50 / 10

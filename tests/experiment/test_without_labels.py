@@ -6,15 +6,14 @@ import json
 import pytest
 
 from chat_server import chat_server, says
-from commandline import potstill
+from commandline import SMALL_RUN, potstill
 from potstill.predict import Classifier
 from potstill.store.atomic import read_json
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 NOTICE = "No human label was seen"
-SMALL = (
-    *("--student-seeds", "0", "--vocab-size", "300", "--embedding-size", "8", "--hidden-size", "8"),
-    *("--student-epochs", "3", "--embedding-init", "random", "--ngram-buckets", "1024", "--preset", "fast"),
-)
+SMALL = (*SMALL_RUN, "--preset", "fast")
 TEXTS = [
     f"the {noun} was {word} {count}"
     for word in ("great", "poor")

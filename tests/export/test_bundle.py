@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import yaml
-from transformers import PreTrainedTokenizerFast
 
 from checksummed import with_new_checksums
 from commandline import potstill, train_small
@@ -18,9 +17,10 @@ from potstill.experiment.record import TrainingRecord
 from potstill.export import bundle
 from potstill.predict import Classifier
 from potstill.predict.directory import Manifest, StudentFiles
-from potstill.predict.tokens import encode_marked
 from potstill.store.checksums import atomic_save, verify
 from potstill.student.saved import load_network
+
+pytestmark = pytest.mark.usefixtures("no_plots")
 
 TINY = """
 data: {{source: {data}}}
@@ -76,21 +76,17 @@ def test_a_run_is_exported_as_its_best_student_without_training_files(run_direct
     assert json.loads(capsys.readouterr().out)["label"] in ("no", "yes")
 
 
-@pytest.mark.parametrize("layout", ["onnx", "huggingface"])
-def test_an_export_with_a_coverage_abstains_wherever_it_is_used(run_directory, student, tmp_path, layout):
-    model = exported(run_directory, tmp_path / "model", "--coverage", "0.5", "--format", layout)
+def test_an_export_with_a_coverage_abstains_wherever_it_is_used(run_directory, student, tmp_path):
+    model = exported(run_directory, tmp_path / "model", "--coverage", "0.5")
     least = Classifier.load(student, coverage=0.5).min_confidence
     assert Manifest.load(StudentFiles(model).manifest).min_confidence == least
-    card = (model / bundle.CARDS[layout]).read_text()
+    card = (model / "card.md").read_text()
     assert f"There is no answer where its probability is below {least:.5g}" in card
     assert "It always answers" not in card
-    if layout == "huggingface":
-        assert json.loads((model / "config.json").read_text())["min_confidence"] == least
-    else:
-        expected = Classifier.load(student, coverage=0.5).predict(TEXTS).tolist()
-        assert Classifier.load(model).predict(TEXTS).tolist() == expected
-        assert None in expected
-        assert None not in Classifier.load(model, coverage=1).predict(TEXTS).tolist()
+    expected = Classifier.load(student, coverage=0.5).predict(TEXTS).tolist()
+    assert Classifier.load(model).predict(TEXTS).tolist() == expected
+    assert None in expected
+    assert None not in Classifier.load(model, coverage=1).predict(TEXTS).tolist()
 
 
 def test_the_card_shows_the_runs_results(run_directory, student, tmp_path, tiny_backbone):
@@ -175,33 +171,6 @@ def test_an_exported_model_is_scored_on_named_data_alone(run_directory, tmp_path
     assert "name labelled texts with --data" in capsys.readouterr().err
 
 
-def test_transformers_reads_the_hub_layout_and_predict_explains_itself(run_directory, student, tmp_path, capsys):
-    model = exported(run_directory, tmp_path / "model", "--format", "huggingface")
-    files = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    assert files <= {*names(model)}
-    assert not {"model.onnx", "training.json"} & {*names(model)}
-    assert potstill("predict", model, "--text", "Is it so?") == 1
-    assert "exported to train on: expected model.onnx to predict with" in capsys.readouterr().err
-    classifier = Classifier.load(student)
-    manifest = Manifest.load(StudentFiles(model).manifest)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
-    texts = [text for text in TEXTS if text]
-    found = tokenizer(texts, truncation=True, padding=True, return_tensors="pt")
-    expected, _ = encode_marked(classifier._tokenizer, texts, None, manifest.max_length, empty_id=0)
-    assert [
-        row[mask.bool()].tolist() for row, mask in zip(found.input_ids, found.attention_mask, strict=True)
-    ] == expected
-    assert max(map(len, expected)) == manifest.max_length
-    network = load_network(model)
-    assert not network.training
-    logits = network(found.input_ids, found.attention_mask.bool()).detach().numpy()
-    np.testing.assert_allclose(logits, classifier.logits(texts), atol=1e-5)
-    config = json.loads((model / "config.json").read_text())
-    assert list(config["id2label"].values()) == list(classifier.label_names)
-    _, front_matter, _ = (model / "README.md").read_text().split("---\n", 2)
-    assert yaml.safe_load(front_matter)["pipeline_tag"] == "text-classification"
-
-
 def test_pairs(tmp_path):
     rows = [f"{WORDS[n % 10]},{WORDS[n % 7]},{'yes' if n % 2 else 'no'}" for n in range(40)]
     student = train_small(tmp_path, ["text,second,label", *rows], "--pair-column", "second", name="student")
@@ -219,8 +188,7 @@ def run_code_of(card):
 
 
 def test_the_code_on_the_card_runs(run_directory, tmp_path):
-    for layout, card in (("onnx", "card.md"), ("huggingface", "README.md")):
-        run_code_of(exported(run_directory, tmp_path / layout, "--format", layout) / card)
+    run_code_of(exported(run_directory, tmp_path / "model") / "card.md")
 
 
 @pytest.mark.parametrize("flags", [(), ("--pair-column", "second")])
@@ -228,9 +196,7 @@ def test_the_code_on_the_card_of_a_student_with_ngrams_runs(tmp_path, flags):
     rows = [f"{WORDS[n % 10]},{WORDS[n % 7]},{'yes' if n % 2 else 'no'}" for n in range(40)]
     ngrams = ("--ngram-size", "4", "--ngram-buckets", "64")
     student = train_small(tmp_path, ["text,second,label", *rows], *flags, *ngrams, name="student")
-    for layout, card in (("onnx", "card.md"), ("huggingface", "README.md")):
-        model = exported(student, tmp_path / layout, "--format", layout)
-        assert "hash_ngrams" in run_code_of(model / card)
+    assert "hash_ngrams" in run_code_of(exported(student, tmp_path / "model") / "card.md")
 
 
 def test_nothing_is_overwritten_and_an_empty_directory_is_filled(student, tmp_path, monkeypatch, capsys):
@@ -251,9 +217,8 @@ def test_a_graph_of_other_weights_is_refused_and_leaves_nothing(run_directory, t
     mixed = shutil.copytree(run_directory / "distilled" / "seed-0", tmp_path / "mixed")
     shutil.copy(run_directory / "distilled" / "seed-1" / "model.onnx", mixed)
     with_new_checksums(mixed)
-    for layout in ("onnx", "huggingface"):
-        assert potstill("export", mixed, "--out", tmp_path / "model", "--format", layout) == 1
-        assert "differs from the student" in capsys.readouterr().err
+    assert potstill("export", mixed, "--out", tmp_path / "model") == 1
+    assert "differs from the student" in capsys.readouterr().err
     assert names(tmp_path) == ["mixed"]
 
 
@@ -262,8 +227,8 @@ def test_a_teacher_is_refused_with_the_right_command(run_directory, tmp_path, ca
     assert "potstill merge" in capsys.readouterr().err
 
 
-def test_damaged_weights_and_manifests_are_refused_by_name(run_directory, tmp_path):
-    model = exported(run_directory, tmp_path / "model", "--format", "huggingface")
+def test_damaged_weights_and_manifests_are_refused_by_name(student, tmp_path):
+    model = shutil.copytree(student, tmp_path / "model")
     weights = (model / "model.safetensors").read_bytes()
     (model / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
     with pytest.raises(ArtifactError, match=r"model\.safetensors was altered"):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from hub_server import READER, TOKEN, hub_server
 from potstill import Classifier, open_model
 from potstill.config import RuntimeConfig
 from potstill.errors import ArtifactError, SourceError
-from potstill.predict.hub import HubName, hub_name, local_model
+from potstill.predict.hub import HubName, hub_error, hub_name, local_model
 from potstill.serve.models import find_models
 
 ROWS = [f"w{n % 10} w{n % 7} w{n % 3},{'yes' if n % 2 else 'no'}" for n in range(60)]
@@ -124,7 +125,7 @@ def test_an_exported_student_is_pushed_as_it_is_with_its_users_card(hub, exporte
 
 
 def test_only_what_can_be_loaded_is_pushed(hub, student, exported, tmp_path, capsys):
-    assert potstill("export", student, "--out", tmp_path / "weights", "--format", "huggingface") == 0
+    assert potstill("export", student, "--out", tmp_path / "weights", "--format", "web") == 0
     assert potstill("push", tmp_path / "weights", "acme/words") == 1
     assert "export the student with --format onnx" in capsys.readouterr().err
     copy = shutil.copytree(exported, tmp_path / "model")
@@ -220,6 +221,36 @@ def test_what_the_hub_refuses_is_said_in_a_line(hub, exported, monkeypatch, caps
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert "Connection refused" in (told := refused("predict", "acme/words", "--text", "w1"))
     assert "http://127.0.0.1:9 does not give it" in told
+
+
+def test_a_disk_that_takes_no_file_is_not_called_a_network(hub, exported, tmp_path, monkeypatch):
+    assert potstill("push", exported, "acme/words") == 0
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(SourceError, match=r"(?s)acme/words: File too large.*make room, or set HF_HOME"):
+            Classifier.load("acme/words")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(SourceError, match=r"Not a directory \(.*/file/cache"):
+        Classifier.load("acme/words")
+    of_xet = RuntimeError("Data processing error: I/O error: No space left on device (os error 28)")
+    assert "what to do: make room" in str(hub_error(of_xet, HubName("acme/words"), "does not give it"))
+
+
+def test_loading_shows_a_bar_only_on_a_terminal_and_where_it_takes_long(hub, exported, monkeypatch, capfd):
+    assert potstill("push", exported, "acme/words") == 0
+    capfd.readouterr()
+    assert Classifier.load("acme/words").label_names == ("no", "yes")
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert Classifier.load("acme/words").label_names == ("no", "yes")
+    assert "Fetching" not in capfd.readouterr().err
+    monkeypatch.setattr("potstill.predict.hub._SILENT_S", -1)
+    assert Classifier.load("acme/words").label_names == ("no", "yes")
+    assert "Fetching 5 files" in capfd.readouterr().err
 
 
 def test_a_private_model_needs_a_token(hub, exported, tmp_path, monkeypatch):

@@ -80,9 +80,8 @@ def test_transformers_computes_the_same_logits(family, method, model_directory, 
     "options",
     [
         {"use_rslora": True},
-        {"use_dora": True},
         {"train_layernorm": True},
-        {"layers_to_transform": (1,)},
+        {"target_modules": ("*.1.*",)},
     ],
     ids=str,
 )

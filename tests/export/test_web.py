@@ -5,27 +5,22 @@ import csv
 import io
 import itertools
 import json
-import random
 import re
-import shutil
 import subprocess
 import unicodedata
-from dataclasses import replace
 from functools import cache, partial
 
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import numpy_helper
 from safetensors import safe_open
 from tokenizers import Tokenizer, pre_tokenizers
 
 from checksummed import with_new_checksums
 from commandline import potstill, train_small
-from pages import CHROMIUM, FIREFOX, chromium, firefox, watched
+from pages import CHROMIUM, FIREFOX, NODE, chromium, firefox, in_node, watched
 from potstill.config import RNNConfig
-from potstill.data import Corpus, Examples
 from potstill.export import web
 from potstill.export.web import weights as rounding
 from potstill.predict import Classifier
@@ -34,88 +29,9 @@ from potstill.predict.directory import Manifest, StudentFiles
 from potstill.predict.ngrams import hash_ngrams
 from potstill.predict.tokens import encode_marked
 from potstill.store.checksums import verify
-from potstill.student.ngram import NgramConfig
-from potstill.student.student import Student
+from web_students import KINDS, LABELS, items_of, save_student, varied
 
-NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="no Node on this machine")
-
-LABELS = ('<no> & "none"', "maybe, so", "yes")
-WORDS = (
-    *("the", "cat", "sat", "on", "a", "mat", "where", "is", "my", "card", "it", "doesn't", "work", "they'll", "pay"),
-    *("100", "francs", "tomorrow"),
-)
-PIECES = (
-    *WORDS,
-    *("THE", "Ünïcödé", "ﬁ", "e\u0301", "Å", "İ", "ΟΔΟΣ", "ß", "漢字", "かな", "한국어", "עברית", "नमस्ते", "🙂", "🇨🇭"),
-    *(
-        "👩\u200d👧",
-        "½",
-        "٣",
-        "²",
-        "x" * 40,
-        "<pad>",
-        "<sep>",
-        "'s",
-        "''",
-        "--",
-        "…",
-        "\u200b",
-        "\ufeff",
-        "\x00",
-        "\x1f",
-    ),
-    *("\x85", "\x1c", "\ud800", "\udfff", "\u2028", "\u3000", "\u00a0", "\t", "\n", "  ", "\U0001d49c", "\u0378"),
-)
-RNN = {"embedding_size": 12, "hidden_size": 10, "vocab_size": 400}
-KINDS = {
-    "ngram": NgramConfig(kind="ngram", ngram_buckets=2**10, ngram_size=5),
-    "elman, last state, one direction": RNNConfig(**RNN, cell="rnn", pooling="last", bidirectional=False),
-    "lstm, maximum": RNNConfig(**RNN),
-    "lstm, last state, two layers": RNNConfig(**RNN, pooling="last", num_layers=2),
-    "gru, mean, three layers": RNNConfig(**RNN, cell="gru", pooling="mean", num_layers=3),
-    "elman, mean": RNNConfig(**RNN, cell="rnn", pooling="mean"),
-    "gru, last state": RNNConfig(**RNN, cell="gru", pooling="last"),
-    "surprisal": RNNConfig(**RNN, surprisal_size=7),
-    "surprisal, one direction": RNNConfig(**RNN, cell="gru", surprisal_size=7, bidirectional=False, pooling="mean"),
-    "beside n-grams": RNNConfig(**RNN, ngram_size=6, ngram_buckets=2**12),
-}
-
-
-def varied(count, seed=0):
-    """Texts of any length, of words and of what other programs read differently."""
-    generator = random.Random(seed)
-    texts = ["", " ", "\x1c\x85a\ufeff", "word " * 200, "z" * 5000, "漢字" * 2000, "a b\n" * 600]
-    while len(texts) < count:
-        size = generator.choice((1, 2, 5, 12, 40, 90))
-        parts = [chr(generator.randrange(0x3000)) if generator.random() < 0.05 else generator.choice(PIECES)
-                 for _ in range(size)]  # fmt: skip
-        texts.append(generator.choice(("", " ", " ")).join(parts))
-    # Two halves that meet are one character in JavaScript, two in Python.
-    return [text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass") for text in texts]
-
-
-@cache
-def items_of(in_pairs, count=500):
-    texts = varied(count)
-    return [list(pair) for pair in zip(texts, varied(count, 1), strict=True)] if in_pairs else texts
-
-
-def save_student(directory, config, *, in_pairs=False, labels=LABELS, threshold=None, max_length=32, scale=0.6):
-    """Save a student with random weights and a temperature at which its answers differ."""
-    generator = random.Random(1)
-    texts = tuple(" ".join(generator.choices(WORDS, k=8)) for _ in range(60))
-    examples = Examples(texts, np.arange(60) % len(labels), texts[::-1] if in_pairs else None)
-    corpus = Corpus("words", "words", labels, examples, examples, examples)
-    student = Student.create(config, corpus, max_length, seed=0)
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in student.network.parameters():
-            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
-    student.save(directory)
-    spread = Classifier.load(directory).logits(items_of(in_pairs, 100)).std(axis=0).max()
-    replace(student, temperature=float(spread), threshold=threshold).save(directory)
-    return directory
 
 
 def export(student, out):
@@ -148,15 +64,13 @@ def python_of(student, page):
 
 
 def run_node(page, items, code):
-    script = (
-        'const { readFileSync } = await import("node:fs"), potstill = await import(process.argv[1]);'
-        'const weights = readFileSync(new URL("weights.safetensors", process.argv[1]));'
-        f'const items = JSON.parse(readFileSync(0, "utf8"));console.log(JSON.stringify({code}));'
-    )
-    command = [NODE, "--input-type=module", "--eval", script, (page / "potstill.js").as_uri()]
-    done = subprocess.run(command, input=json.dumps(items).encode(), capture_output=True, timeout=300)
-    assert done.returncode == 0, done.stderr.decode()
-    return json.loads(done.stdout)
+    function = f"""async items => {{
+      items = JSON.parse(items);
+      const potstill = await import("{(page / "potstill.js").as_uri()}");
+      const weights = (await import("node:fs")).readFileSync(new URL("{(page / "weights.safetensors").as_uri()}"));
+      return JSON.stringify({code});
+    }}"""
+    return json.loads(in_node(function, json.dumps(items)))
 
 
 ANSWERS = (
@@ -289,7 +203,7 @@ every_kind = pytest.mark.parametrize(
 def test_javascript_answers_as_python_does(made, request, engine, kind, in_pairs):
     answer = request.getfixturevalue(engine)
     student, page = made(kind, in_pairs)
-    items = items_of(in_pairs)[: 100 if engine == "node_without_webassembly" else 500]
+    items = items_of(in_pairs)[: 500 if engine == "node" else 100]
     assert_same(answer(page, items), python_of(student, page), items)
 
 
@@ -693,6 +607,8 @@ def test_a_phone_shows_the_page_without_scrolling_sideways(students, open_page, 
     page.get_by_label("Texts, one per line").fill("the cat " + "x" * 300)
     page.get_by_role("button", name="Classify").click()
     page.locator("#answers > li").wait_for()
+    page.get_by_text("Which classes").click()
+    assert page.locator("#classes").inner_text() == " · ".join(LABELS)
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     paper, ink = page.evaluate("(s => [s.backgroundColor, s.color])(getComputedStyle(document.body))")
     lightness = [sum(map(int, re.findall(r"\d+", colour))) for colour in (paper, ink)]

@@ -24,10 +24,8 @@ ATTENTION = {"gpt2": ("*.c_attn", "c_attn"), "llama": ("*.q_proj", "q_proj"), "b
 VARIANTS = {
     "plain": {},
     "rslora": {"use_rslora": True, "alpha": 3.0},
-    "use_dora": {"use_dora": True},
-    "use_dora, rslora": {"use_dora": True, "use_rslora": True},
     "norms": {"train_layernorm": True},
-    "last block": {"layers_to_transform": (1,)},
+    "last block": {"target_modules": ("*.1.*",)},
 }
 
 
@@ -51,8 +49,7 @@ def peft_trains(model):
     names = {}
     for name, p in model.named_parameters():
         if p.requires_grad:
-            plain = name.replace(".modules_to_save", "").replace(".default", "")
-            names[plain.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")] = p
+            names[name.replace(".modules_to_save", "").replace(".default", "")] = p
     return names
 
 
@@ -73,7 +70,7 @@ def assert_equal(ours, theirs):
         assert (found - theirs[name]).abs().max().item() <= 1e-5 * scale, name
 
 
-@pytest.mark.parametrize("variant", [{}, {"use_rslora": True}, {"use_dora": True}], ids=["lora", "rslora", "use_dora"])
+@pytest.mark.parametrize("variant", [{}, {"use_rslora": True}], ids=["lora", "rslora"])
 def test_logits_gradients_and_steps_are_pefts(family, make_model, batch, tmp_path, variant):
     config = LoRAConfig(rank=2, alpha=3.0, **variant)
     ours = make_model(family)
@@ -88,7 +85,7 @@ def test_logits_gradients_and_steps_are_pefts(family, make_model, batch, tmp_pat
     matrices = [p for p in theirs.parameters() if p.requires_grad and p.dim() >= 2]
     groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     oracle = torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.1)
-    for step in range(5):
+    for step in range(3):
         nn.functional.cross_entropy(TextClassifier(ours, 1)(*batch), LABELS).backward()
         nn.functional.cross_entropy(theirs(input_ids=batch[0], attention_mask=batch[1]).logits, LABELS).backward()
         if step == 0:
@@ -99,9 +96,8 @@ def test_logits_gradients_and_steps_are_pefts(family, make_model, batch, tmp_pat
     assert_equal(ours_trains(ours), peft_trains(theirs))
 
 
-@pytest.mark.parametrize("use_dora", [False, True])
-def test_dropout_acts_in_the_same_place_as_in_peft(make_model, batch, tmp_path, use_dora):
-    config = LoRAConfig(rank=2, dropout=0.3, use_dora=use_dora)
+def test_dropout_acts_in_the_same_place_as_in_peft(make_model, batch, tmp_path):
+    config = LoRAConfig(rank=2, dropout=0.3)
     ours = make_model("llama")
     inject(ours, config)
     save_adapter(jitter(ours), config, tmp_path, base="tiny")
@@ -154,7 +150,7 @@ PEFT_SETTINGS = {
         "target_modules": ["query", "bert.encoder.layer.0.attention.self.key"],
         "layers_to_transform": [1],
     },
-    "rslora, use_dora": {"target_modules": ["query"], "use_rslora": True, "use_dora": True},
+    "rslora": {"target_modules": ["query"], "use_rslora": True},
     "gaussian": {"target_modules": ["query"], "init_lora_weights": "gaussian"},
     "pooler": {"target_modules": ["query"], "modules_to_save": ["pooler"]},
 }

@@ -214,7 +214,10 @@ def test_page_of_teachers_that_taught_together(make_summary: MakeSummary, show: 
     assert "2 teachers" in show(summary, make_details(summary)).text
 
 
-def test_reports_say_what_abstaining_gains_and_how(make_summary: MakeSummary, tmp_path: Path) -> None:
+def test_reports_say_what_abstaining_gains_and_how(
+    make_summary: MakeSummary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("potstill.report.draw_plots", lambda *_: None)
     run, curve = tmp_path / "my run", ((0.5, 0.01), (0.88, 0.023), (1.0, 0.07))
     run.mkdir()
     summary = make_summary()

@@ -1,6 +1,5 @@
 """A language model behind a server as a teacher: answers, failures, and that no text is asked twice."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from chat_server import (
     says,
     status,
 )
-from commandline import potstill
+from commandline import SMALL_RUN, potstill
 from potstill.config import EndpointConfig, PotstillConfig
 from potstill.data import UNLABELLED, Corpus, Examples
 from potstill.errors import ConfigError, SourceError
@@ -35,11 +34,9 @@ from potstill.teacher.backbone.builtin import builtin_files
 from potstill.teacher.endpoint import EndpointTeacher
 from potstill.teacher.ensemble import together
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 TEXTS = tuple(f"the {noun} was {word}" for noun in ("food", "room", "view", "bath") for word in ("great", "poor"))
-SMALL = (
-    *("--student-seeds", "0", "--vocab-size", "300", "--embedding-size", "8", "--hidden-size", "8"),
-    *("--student-epochs", "2", "--embedding-init", "random", "--ngram-buckets", "1024"),
-)
 
 
 @pytest.fixture
@@ -351,7 +348,7 @@ def test_run_learns_from_a_server_and_reports_agreement_and_cost_but_no_key(
 ):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     given = (reviews, "--teacher", server.url, "--teacher-model", "tiny", "--teacher-price-per-million-tokens", "1,5")
-    assert potstill("run", *given, *SMALL, "--time-limit", "9h", "--out", tmp_path / "run") == 0
+    assert potstill("run", *given, *SMALL_RUN, "--time-limit", "9h", "--out", tmp_path / "run") == 0
     summary = read_json(tmp_path / "run" / "summary.json")
     teacher = next(model for model in summary["models"] if model["role"] == "teacher")
     assert teacher["metrics"]["accuracy"] == 1.0
@@ -368,37 +365,8 @@ def test_run_learns_from_a_server_and_reports_agreement_and_cost_but_no_key(
     assert "the time limit leaves out of account how long the server takes" in " ".join(printed.split())
 
 
-def test_a_killed_run_asks_no_text_again_that_was_answered(server, reviews, tmp_path):
-    killed, go_on = threading.Event(), threading.Event()
-
-    def hold(text, count):
-        if len(server.asked) == 40 and count == 1 and not killed.is_set():
-            killed.set()
-            return lambda handler: go_on.wait(60)
-        return None
-
-    server.fail = hold
-    command = [sys.executable, "-m", "potstill", "run", str(reviews), *SMALL, "--out", str(tmp_path / "run")]
-    command += ["--teacher", server.url, "--teacher-model", "tiny", "--teacher-concurrency", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=os.environ)
-    assert killed.wait(120)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    go_on.set()
-    in_flight = list(server.asked)[-1]
-    assert subprocess.run(command, capture_output=True, env=os.environ, check=False).returncode == 0
-    assert server.asked == dict.fromkeys(server.asked, 1) | {in_flight: 2}
-    assert len(server.asked) == 80
-
-
-def test_a_server_teaches_texts_with_several_labels_and_is_asked_once_after_a_kill(server, tmp_path):
-    noises = ("food", "room", "staff", "view", "bath")
-    texts = [
-        f"{noun} {word} {count}" for noun in noises for word in ("great", "poor", "great poor", "") for count in "abcd"
-    ]
-    names = ["|".join(name for word, name in (("great", "good"), ("poor", "bad")) if word in text) for text in texts]
-    data = tmp_path / "reviews.csv"
-    data.write_text("\n".join(["text,label", *map(",".join, zip(texts, names, strict=True))]))
+def killed_and_resumed(server, data, out, *flags):
+    """Run, kill the run while the 40th text is asked, resume it; return the text that was being asked."""
     reached, go_on = threading.Event(), threading.Event()
 
     def hold(text, count):
@@ -408,23 +376,37 @@ def test_a_server_teaches_texts_with_several_labels_and_is_asked_once_after_a_ki
         return None
 
     server.fail = hold
-    command = [sys.executable, "-m", "potstill", "run", str(data), "--label-separator", "|", *SMALL]
-    command += ["--out", str(tmp_path / "run"), "--teacher", server.url, "--teacher-model", "tiny"]
-    with subprocess.Popen([*command, "--teacher-concurrency", "1"], stderr=subprocess.DEVNULL) as process:
-        assert reached.wait(120)
-        process.kill()
+    command = ["run", str(data), *SMALL_RUN, "--out", str(out), *flags]
+    command += ["--teacher", server.url, "--teacher-model", "tiny", "--teacher-concurrency", "1"]
+    python = [sys.executable, "-m", "potstill"]
+    process = subprocess.Popen([*python, *command], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    assert reached.wait(120)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
     go_on.set()
     in_flight = list(server.asked)[-1]
-    again = subprocess.run(command, capture_output=True, env=os.environ, check=False, text=True)
-    assert again.returncode == 0, again.stderr
-    assert server.asked == dict.fromkeys(texts, 1) | {in_flight: 2}
+    assert potstill(*command) == 0
+    return in_flight
+
+
+def test_a_killed_run_asks_no_text_again_that_was_answered(server, reviews, tmp_path):
+    in_flight = killed_and_resumed(server, reviews, tmp_path / "run")
+    assert server.asked == dict.fromkeys(server.asked, 1) | {in_flight: 2}
+    assert len(server.asked) == 80
+
+
+def test_a_server_teaches_texts_with_several_labels_and_is_asked_once_after_a_kill(server, tmp_path):
+    kinds = {"great": "good", "poor": "bad", "great poor": "good|bad", "odd": ""}
+    rows = {
+        f"{noun} {word} {more}": kinds[word] for noun in ("room", "view", "bath") for word in kinds for more in "abcde"
+    }
+    (tmp_path / "reviews.csv").write_text("\n".join(["text,label", *map(",".join, rows.items())]))
+    in_flight = killed_and_resumed(server, tmp_path / "reviews.csv", tmp_path / "run", "--label-separator", "|")
+    assert server.asked == dict.fromkeys(rows, 1) | {in_flight: 2}
     summary = read_json(tmp_path / "run" / "summary.json")
     teacher = next(model for model in summary["models"] if model["role"] == "teacher")
     assert teacher["metrics"]["micro_f1"] == 1.0
-    assert (
-        "; 100.0% of its answers to validation texts agree with the labels in all classes, micro-F1 is 100.0%, the "
-        in (teacher["description"])
-    )
+    assert "agree with the labels in all classes, micro-F1 is 100.0%, the lowest F1 of a" in teacher["description"]
     assert "tokens of prompts and" in teacher["description"]
 
 

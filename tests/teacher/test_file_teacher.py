@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.special import softmax
 
-from commandline import potstill
+from commandline import SMALL_RUN, potstill
 from potstill.augment.unlabelled import UnlabelledSet
 from potstill.config import DataConfig, PotstillConfig
 from potstill.data import UNLABELLED, Examples, load_corpus
@@ -22,6 +22,8 @@ from potstill.predict import Classifier
 from potstill.predict.decision import sigmoid
 from potstill.store.atomic import read_json
 from potstill.teacher.file import FileConfig, FileTeacher
+
+pytestmark = pytest.mark.usefixtures("no_plots")
 
 CLASSES = ("bad", "good")
 
@@ -193,9 +195,7 @@ def test_run_learns_from_a_file_and_from_its_other_texts(tmp_path):
     answers |= {f"{word} {noun}": 0.95 for word in words["good"] for noun in ("beds", "bath", "pool")}
     lines = [json.dumps({"text": text, "good": good, "bad": 1 - good}) for text, good in answers.items()]
     (tmp_path / "answers.jsonl").write_text("\n".join(lines))
-    sizes = ("--vocab-size", "300", "--embedding-size", "8", "--hidden-size", "8", "--student-epochs", "3")
-    flags = ("--student-seeds", "0", *sizes, "--embedding-init", "random", "--ngram-buckets", "1024")
-    given = (tmp_path / "reviews.csv", "--teacher", tmp_path / "answers.jsonl", *flags)
+    given = (tmp_path / "reviews.csv", "--teacher", tmp_path / "answers.jsonl", *SMALL_RUN)
     assert potstill("run", *given, "--out", tmp_path / "run") == 0
     summary = read_json(tmp_path / "run" / "summary.json")
     teacher = next(model for model in summary["models"] if model["role"] == "teacher")
@@ -210,9 +210,7 @@ def test_a_file_that_answers_no_other_texts_needs_no_unlabelled_set(tmp_path):
     (tmp_path / "data.csv").write_text("\n".join(["text,label", *(f"{text},{label}" for text, label in rows)]))
     answers = [f"{text},{1 - label},{label}" for text, label in rows[:50]]
     (tmp_path / "answers.csv").write_text("\n".join(["text,0,1", *answers]))
-    sizes = ("--vocab-size", "300", "--embedding-size", "8", "--hidden-size", "8", "--student-epochs", "2")
-    flags = ("--student-seeds", "0", *sizes, "--embedding-init", "random", "--ngram-buckets", "1024")
-    given = (tmp_path / "data.csv", "--teacher", tmp_path / "answers.csv", *flags)
+    given = (tmp_path / "data.csv", "--teacher", tmp_path / "answers.csv", *SMALL_RUN)
     assert potstill("run", *given, "--out", tmp_path / "run") == 0
 
 
@@ -271,7 +269,7 @@ def test_a_file_teaches_texts_with_several_labels(tmp_path, capsys):
     config = tmp_path / "tiny.yaml"
     config.write_text(
         "student: {embedding_size: 4, hidden_size: 4, vocab_size: 300, ngram_size: 4, ngram_buckets: 256, seeds: [0], "
-        "embedding_init: random, training: {epochs: 2}}"
+        "embedding_init: random, training: {epochs: 1, min_steps: 1}}"
     )
     given = ("--config", config, "--label-separator", "|", "--teacher", tmp_path / "answers.csv")
     assert potstill("run", tmp_path / "data.csv", *given, "--out", tmp_path / "run") == 0

@@ -36,9 +36,8 @@ def make(name, *, seed=0, max_length=16, runtime=CPU, long_texts="head", **optio
     return teacher
 
 
-@pytest.mark.parametrize("random_init", [False, True])
-def test_every_family_answers_as_before_when_loaded(family, model_directory, tmp_path, random_init):
-    teacher = make(model_directory(family), random_init=random_init, seed=3)
+def test_every_family_answers_as_before_when_loaded(family, model_directory, tmp_path):
+    teacher = make(model_directory(family), seed=3)
     logits = teacher.logits(EXAMPLES)
     assert logits.shape == (4, 2)
     assert logits.dtype == np.float32
@@ -362,12 +361,12 @@ def test_decoder_texts_begin_with_bos(tmp_path, model_directory):
 
 
 def test_known_settings_hold_the_lora_settings_as_given(base, tmp_path):
-    asked = LoRAConfig(rank=2, target_modules=("*c_attn",), layers_to_transform=(1,))
+    asked = LoRAConfig(rank=2, target_modules=("*.1.*c_attn",))
     teacher = TransformerTeacher.create(TransformerConfig(backbone=str(base), lora=asked), CPU, CORPUS, 16, 0)
     teacher.save(tmp_path / "teacher")
     loaded = TransformerTeacher.load(tmp_path / "teacher", CPU)
     assert loaded.known_settings(TransformerConfig()).lora == asked
-    assert loaded.lora.layers_to_transform is None  # PEFT's file names the modules
+    assert loaded.lora.target_modules == ("transformer.h.1.attn.c_attn",)  # PEFT's file names the modules
 
 
 def test_key_depends_on_the_bases_settings(base, saved):

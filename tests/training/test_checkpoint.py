@@ -361,11 +361,10 @@ def contents(directory):
 @pytest.mark.parametrize(
     "teacher",
     [
-        {"lora": {"dropout": 0.2, "layers_to_transform": [1]}},
+        {"lora": {"dropout": 0.2, "target_modules": ["*.1.*"]}},
         {"method": "full"},
-        {"lora": {"use_dora": True}},
     ],
-    ids=["last block", "full", "dora"],
+    ids=["last block", "full"],
 )
 def test_a_killed_finetune_leaves_the_same_files(teacher, model_directory, monkeypatch, tmp_path):
     backbone = str(model_directory("gpt2"))  # which has dropout of its own

@@ -89,7 +89,7 @@ def _snippets(config: PotstillConfig, corpus: Corpus) -> Found:
     """Yield words and spans of the training texts."""
     settings, texts = config.augment, corpus.train.texts
     if settings.words:
-        name = config.teacher.tokenizer_name or transformer_settings(config).tokenizer_name
+        name = getattr(config.teacher, "backbone", None) or transformer_settings(config).backbone
         tokenizer = load_tokenizer(name).backend_tokenizer
         for word in words(texts, settings.words, vocabulary_words(tokenizer)):
             yield (word, None), "words:"

@@ -36,7 +36,7 @@ from potstill.teacher.backbone.sources import (
     outline,
     pad_token_id,
 )
-from potstill.teacher.backbone.vocabulary import LEAVE_OUT, MEND, check_vocabulary
+from potstill.teacher.backbone.vocabulary import check_vocabulary
 from potstill.teacher.transformer import transformer_settings
 from potstill.training.base import FitContext, Splits
 from potstill.training.callbacks import standard_callbacks
@@ -193,29 +193,25 @@ def check_writer(config: PotstillConfig) -> None:
 
     Raises:
         SourceError: The backbone can't be found or reached, or is no decoder.
-        ConfigError: Its weights are random, its tokenizer has no token that ends a text, or more tokens than the
-            backbone, or the adapters' targets don't exist.
+        ConfigError: Its tokenizer has no token that ends a text, or more tokens than the backbone, or the adapters'
+            targets don't exist.
     """
     settings, _ = _find_writer(transformer_settings(config))
     find_targets(outline(settings, AutoModelForCausalLM), config.augment.lora, _SECTION)
 
 
 def _find_writer(config: TransformerConfig) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
-    """Find the backbone's settings and its tokenizer."""
-    if config.random_init:
-        raise ConfigError(["augment.sampled: a backbone with random weights (teacher.random_init) writes no text"])
     settings = load_config(config.backbone)
     check_language_model(config.backbone, settings)
-    tokenizer = load_tokenizer(config.tokenizer_name)
+    tokenizer = load_tokenizer(config.backbone)
     if tokenizer.eos_token is None:
         raise ConfigError(
-            [f"teacher.tokenizer: expected one with a token that ends a text; {config.tokenizer_name!r} has none"]
+            [f"teacher.backbone: expected a tokenizer with a token that ends a text; {config.backbone!r} has none"]
         )
     check_vocabulary(
         tokenizer,
         settings.get_text_config().vocab_size,
         config.backbone,
-        remedy=LEAVE_OUT if config.tokenizer else MEND,
         needed=(tokenizer.bos_token_id, tokenizer.eos_token_id),
     )
     return settings, tokenizer

@@ -47,7 +47,7 @@ _COMMANDS = {name: command for group in _GROUPS.values() for name, command in gr
 
 _EXTRAS = {
     "train": (
-        *("datasets", "filelock", "gguf", "jinja2", "lightning_fabric", "loky", "markdown_it"),
+        *("datasets", "filelock", "gguf", "jinja2", "lightning_fabric", "markdown_it"),
         *("matplotlib", "onnx", "pyarrow", "pydantic", "rapidfuzz", "rich", "safetensors", "scipy", "torch"),
         *("transformers", "yaml"),
     ),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from potstill.data import Examples
     from potstill.evaluation.measure import SavedModel
 
-_LOCAL: Final = ("auto", "builtin", "clinc150", "cola")
+_LOCAL: Final = ("builtin", "clinc150", "cola")
 """Data that is on this machine though no file is named."""
 _OWN: Final = {f"data.{name}": "as in the first model's training" for name in DataConfig.model_fields}
 

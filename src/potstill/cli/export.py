@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "layout",
-    type=click.Choice(("onnx", "huggingface", "web")),
+    type=click.Choice(("onnx", "web")),
     default="onnx",
     show_default=True,
-    help="onnx predicts without torch; huggingface holds the weights, in the layout of the hub; web is an index.html "
-    "that classifies in a browser without a network, and a module for JavaScript.",
+    help="onnx predicts without torch; web is an index.html that classifies in a browser without a network, and a "
+    "module for JavaScript.",
 )
 @abstention_options
 def export(path: Path, out: Path, layout: Layout, abstention: Abstention) -> None:

@@ -37,8 +37,13 @@ _SHOWN_LABELS = 10
 @click.option(
     "--classes", metavar="INT", default=2, show_default=True, type=click.IntRange(min=2), help="Number of classes."
 )
-@with_settings(*("teacher.backbone", "teacher.random_init", "teacher.method", "teacher.num_layers"), "teacher.lora")
-def params(config: PotstillConfig, classes: int) -> None:
+@click.option(
+    "--random-init",
+    is_flag=True,
+    help="Take the architecture that --backbone names, as gpt2, with random weights.",
+)
+@with_settings(*("teacher.backbone", "teacher.method", "teacher.num_layers"), "teacher.lora")
+def params(config: PotstillConfig, classes: int, random_init: bool) -> None:
     """Show what tuning a backbone trains, module by module, and what it costs, from the model itself.
 
     Each row is one module in all blocks; its numbers are sums over the blocks. Operations are those of matrix products,
@@ -47,18 +52,16 @@ def params(config: PotstillConfig, classes: int) -> None:
     \b
     The numbers of the reference experiment, without the hub:
       potstill params --backbone gpt2 --random-init --rank 4 --train-layernorm
-    Adapters on the last six blocks only:
-      potstill params --layers-to-transform 24,25,26,27,28,29
+    Adapters on the last ten blocks only:
+      potstill params --target-modules '*.layers.2?.*'
     """
     from potstill.console import SafeConsole
-    from potstill.lora.counting import cost, module_rows, parameter_groups
+    from potstill.lora.counting import flops_per_token, module_rows, parameter_groups
     from potstill.teacher.backbone.classifier import build_classifier
     from potstill.teacher.transformer import prepare, transformer_settings
 
     teacher = transformer_settings(config)
-    model = build_classifier(
-        teacher.backbone, classes, random_init=teacher.random_init, num_layers=teacher.num_layers
-    ).model
+    model = build_classifier(teacher.backbone, classes, random_init=random_init, num_layers=teacher.num_layers).model
     prepare(model, teacher)
     console = SafeConsole(highlight=False, markup=False)
     modules = (
@@ -70,19 +73,19 @@ def params(config: PotstillConfig, classes: int) -> None:
     parts = ((name, *counts) for name, counts in groups.items())
     console.print(_table(("part", "parameters", "trainable"), parts))
     total, trainable = (sum(counts) for counts in zip(*groups.values(), strict=True))
-    costs = cost(model)
+    weight_bytes = sum(parameter.nbytes for parameter in model.parameters())
+    optimizer_bytes = (4 + 4 + 4) * trainable  # the gradient and AdamW's two moments, float32
+    forward, training = flops_per_token(model)
     console.print(
         f"{teacher.backbone}, {teacher.method}: {classes} classes\n"
         f"total {total / 1e6:.2f}M, trainable {trainable / 1e6:.2f}M, reduction {100 * (1 - trainable / total):.1f} %\n"
-        f"memory: weights {costs.weight_bytes / 1e6:.1f} MB, gradients and AdamW {costs.optimizer_bytes / 1e6:.1f} MB, "
+        f"memory: weights {weight_bytes / 1e6:.1f} MB, gradients and AdamW {optimizer_bytes / 1e6:.1f} MB, "
         "activations apart\n"
-        f"per token: forward {costs.forward_flops / 1e6:.1f} MFLOP, forward and backward "
-        f"{costs.training_flops / 1e6:.1f} MFLOP"
+        f"per token: forward {forward / 1e6:.1f} MFLOP, forward and backward {training / 1e6:.1f} MFLOP"
     )
 
 
 def _table(headers: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Table:
-    """Lay out rows of words and numbers; counts get separators."""
     from potstill.report.tables import Cell, ResultTable
 
     def cell(value: object) -> Cell:
@@ -167,7 +170,6 @@ def _read(config: DataConfig) -> tuple[Corpus, list[DataError]]:
 
 
 def _show_classes(corpus: Corpus, parts: Mapping[str, Examples], show: int, console: SafeConsole) -> None:
-    """Show numbers and first texts of the first classes, and which classes a part lacks."""
     from potstill.data.encoded import class_counts, has_class
 
     counts = [class_counts(part.labels, corpus.num_classes) for part in parts.values()]

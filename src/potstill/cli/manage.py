@@ -86,7 +86,8 @@ def cache(kinds: tuple[str, ...], clear: bool) -> None:
         )
     chosen = [entry for entry in known if not kinds or entry.name in kinds]
     rows = [
-        {"kind": kind.name, "entries": len(_entries(kind)), "size": f"{_size(kind) / 1e6:,.1f} MB"} for kind in chosen
+        {"kind": kind.name, "entries": len([*kind.glob("[!.]*")]), "size": f"{_size(kind) / 1e6:,.1f} MB"}
+        for kind in chosen
     ]
     click.echo(f"cache: {place}")
     if rows:
@@ -96,10 +97,6 @@ def cache(kinds: tuple[str, ...], clear: bool) -> None:
         for kind in deleted:
             shutil.rmtree(kind)
         click.echo(f"deleted: {', '.join(kind.name for kind in deleted) or 'nothing'}")
-
-
-def _entries(kind: Path) -> list[Path]:
-    return [entry for entry in kind.iterdir() if not entry.name.startswith(".")]
 
 
 def _size(path: Path) -> int:
@@ -170,7 +167,6 @@ def _described_anyway(directory: Path) -> dict[str, Any]:
 
 
 def _scores(summary: Summary) -> dict[str, Any]:
-    """Return the scores of the students that a run's report recommends."""
     from potstill.report.tables import HEADLINES, percent, score
 
     known = {"data": summary.data.name}
@@ -195,7 +191,6 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _print_differing(rows: Sequence[dict[str, Any]]) -> None:
-    """Print the settings that are not the same in all runs."""
     names = list(dict.fromkeys(name for row in rows for name in row["settings"]))
     values = {name: [row["settings"].get(name) for row in rows] for name in names}
     differing = {name: found for name, found in values.items() if any(value != found[0] for value in found)}

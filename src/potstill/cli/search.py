@@ -22,7 +22,7 @@ from potstill.executor.signals import handle_signals
 )
 @options.restart_option
 @with_settings(
-    *("data", "search.trials", "search.max_parameters", "search.seed", "search.sampler", "search.storage"),
+    *("data", "search.trials", "search.seed", "search.sampler", "search.storage"),
     *("student", "distillation", "runtime"),
 )
 @handle_signals()
@@ -58,11 +58,9 @@ def search(
     from potstill.experiment.saved import load_teacher
     from potstill.experiment.search import search as search_settings
     from potstill.report.search import REPORT_FILE
-    from potstill.student.student import check_tokenizer
 
     config = _with_fixed(config)
     corpus = load_corpus(config.data)
-    check_tokenizer(config.student)
     unlabelled = options.read_unlabelled(config, unlabelled_path)
     teacher, config = load_teacher(teacher_directory, config, corpus)
     _, directory = search_settings(

@@ -45,7 +45,7 @@ _FLAGS: Final = {
     "augment.temperature": "sampling-temperature",
 }
 _WITH_SECTION: Final = {
-    *("teacher.kind", "teacher.tokenizer", "teacher.lora.alpha", "teacher.lora.dropout"),
+    *("teacher.kind", "teacher.lora.alpha", "teacher.lora.dropout"),
     *("student.kind", "student.tokenizer", "student.pretraining.epochs", "student.pretraining.batch_size"),
     *("student.pretraining.learning_rate", "baseline.epochs", "search.seed"),
     *_OF_UNTUNED,
@@ -59,8 +59,7 @@ _VALUES: Final = {
     "data.positive_class": "CLASS",
     **dict.fromkeys(("data.text_column", "data.pair_column", "data.label_column"), "COLUMN"),
     "data.label_columns": "COLUMN,…",
-    **dict.fromkeys(("teacher.backbone", "teacher.tokenizer"), "MODEL"),
-    "student.tokenizer": "bpe|teacher|MODEL",
+    "teacher.backbone": "MODEL",
     "augment.files": "FILE,…",
     "runtime.executor": "local|none",
 }
@@ -77,7 +76,7 @@ COMMON_IN_RUN: Final = frozenset(
 COMMON: Final = COMMON_IN_RUN | {
     *("runtime.device", "teacher.training.epochs"),
     *("teacher.lora.rank", "teacher.seeds", "student.training.epochs", "student.hidden_size"),
-    *("search.trials", "search.max_parameters"),
+    "search.trials",
     *("augment.words", "augment.spans", "augment.sampled", "augment.perturbed"),
     *("distillation.alpha", "distillation.temperature"),
 }
@@ -274,7 +273,6 @@ def all_settings(defaults: PotstillConfig | None = None) -> Iterator[Setting]:
 
 
 def _option(setting: Setting, stage: str, default: str, *, hidden: bool) -> Decorator:
-    """Make the flag of a setting; `stage` prefixes it."""
     flag = f"{stage}-{setting.flag}" if stage else setting.flag
     subject = f"{stage.capitalize()}: " if stage else ""
     text = f"{subject}{setting.summary}  [default: {default}]"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
@@ -37,7 +39,6 @@ _OF_SETS = ("augment", "baseline", "search", "data.positive_class")
 
 
 def _resumable(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command `--out` and `--restart`."""
     out = options.out_option(
         "Where to write: a new directory, or one where this command was interrupted, to resume it.  "
         "[default: the newest interrupted runs/NAME-*, else runs/NAME-DATE-TIME]"
@@ -96,28 +97,69 @@ def run(config: PotstillConfig, out: Path | None, restart: bool, time_limit: flo
 
 
 @click.command(cls=SettingsCommand)
+@click.option(
+    "--devices",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Number of processes, each with a GPU of its own or its share of the processor, that share each batch. On "
+    "several machines, use torchrun: torchrun --nproc-per-node N … -m potstill finetune ….",
+)
 @_resumable
 @with_settings("data", "teacher", *_RUNTIME)
 @handle_signals()
-def finetune(config: PotstillConfig, out: Path | None, restart: bool) -> None:
+def finetune(config: PotstillConfig, out: Path | None, restart: bool, devices: int) -> None:
     """Train a teacher: a pretrained language model, tuned on labelled texts with LoRA adapters.
 
     The teacher is accurate, but large and slow; `potstill distill` trains small students with it. With several --seeds,
     each teacher gets a directory seed-N.
     """
+    from potstill.data import load_corpus
     from potstill.experiment.run_directory import run_directory
     from potstill.experiment.stages import finetune as finetune_teacher
     from potstill.teacher.registry import teacher_class
+    from potstill.teacher.transformer import transformer_settings
+    from potstill.training import parallel
+    from potstill.training.compute import make_fabric
 
-    config, corpus = _with_corpus(config)
-    teacher_class(config.teacher.kind).check(config.teacher)
-    free = ("augment", *_OF_STUDENTS)
-    spec = _run_spec("finetune", f"{corpus.name}-teacher", config, corpus, config.teacher.seeds, free)
-    with run_directory(spec, out, restart=restart) as directory:
-        for seed, target in _targets(directory, config.teacher.seeds):
-            _print_score(_finished(target, f"teacher {seed}") or finetune_teacher(config, corpus, target, seed)[1])
+    if devices > 1 and STANDARD_INPUT in config.data.sources:
+        raise click.UsageError("each of several devices reads the data: put it into a file")
+    with parallel.joined(on_gpu=make_fabric(config.runtime).device.type == "cuda"):
+        if parallel.rank():
+            _help_to_finetune(config)
+            return
+        corpus = load_corpus(config.data)
+        teacher_class(config.teacher.kind).check(config.teacher)
+        if devices > 1 and not parallel.is_launched():
+            transformer_settings(config)  # no other kind is trained
+            parallel.launch(devices, sys.argv[1:])
+        free = ("augment", *_OF_STUDENTS)
+        spec = _run_spec("finetune", f"{corpus.name}-teacher", config, corpus, config.teacher.seeds, free)
+        with run_directory(spec, out, restart=restart) as directory:
+            for seed, target in _targets(directory, config.teacher.seeds):
+                finished = _finished(target, f"teacher {seed}")
+                parallel.of_first(finished is not None)  # tells the others whether to leave it out
+                _print_score(finished or finetune_teacher(config, corpus, target, seed)[1])
     click.echo(directory)
     options.suggest_next("distill", *options.data_given(), "--teacher", directory)
+
+
+def _help_to_finetune(config: PotstillConfig) -> None:
+    """Compute this process's share of each batch; process 0 writes and prints."""
+    from potstill.console import silence
+    from potstill.data import load_corpus
+    from potstill.experiment.stages import finetune as finetune_teacher
+    from potstill.teacher.transformer import transformer_settings
+    from potstill.training import parallel
+
+    quiet = config.runtime.model_copy(update={"trackers": ()})
+    with silence(), TemporaryDirectory() as place:
+        config = config.model_copy(update={"runtime": quiet})
+        corpus = load_corpus(config.data)
+        for seed in transformer_settings(config).seeds:
+            if not parallel.of_first():
+                finetune_teacher(config, corpus, Path(place, str(seed)), seed)
 
 
 @click.command(cls=SettingsCommand)
@@ -125,7 +167,7 @@ def finetune(config: PotstillConfig, out: Path | None, restart: bool) -> None:
     required=False, note=" Its probabilities are stored with the texts.  [default: none; distill computes them]"
 )
 @options.out_option("Where to write: a new directory, or one to resume in.", required=True)
-@with_settings("data", *_AUGMENT, "teacher.backbone", "teacher.tokenizer", "distillation.teachers", "runtime")
+@with_settings("data", *_AUGMENT, "teacher.backbone", "distillation.teachers", "runtime")
 @handle_signals()
 def augment(config: PotstillConfig, teacher_directory: Path | None, out: Path) -> None:
     """Collect unlabelled texts. Students learn from the probabilities that the teacher gives them.
@@ -138,6 +180,7 @@ def augment(config: PotstillConfig, teacher_directory: Path | None, out: Path) -
     The file of --config may set how the language model is tuned: `augment.lora` and `augment.training`.
     """
     from potstill.augment.build import files_key
+    from potstill.data import load_corpus
     from potstill.experiment.run import unlabelled_set
     from potstill.experiment.run_directory import RunSpec, run_directory
     from potstill.experiment.saved import load_teacher
@@ -145,7 +188,7 @@ def augment(config: PotstillConfig, teacher_directory: Path | None, out: Path) -
     if not config.augment.wanted(in_pairs=config.data.pair_column is not None):
         sources = "--unlabelled, --sampled, --perturbed, or for single texts --words or --spans"
         raise click.UsageError(f"name what to build the set from: {sources}")
-    config, corpus = _with_corpus(config)
+    corpus = load_corpus(config.data)
     inputs = {"texts": corpus.key(), "unlabelled files": files_key(config)}
     # Never finished: another teacher may label the set, or the same one again, which is done at once.
     spec = RunSpec("augment", out.name, config, inputs, lambda _: False, free=_OF_STUDENTS)
@@ -176,15 +219,14 @@ def distill(
       potstill finetune tickets.csv --out teacher
       potstill distill tickets.csv --teacher teacher --out student
     """
+    from potstill.data import load_corpus
     from potstill.experiment.labelled import check_distillation, label
     from potstill.experiment.run import input_keys
     from potstill.experiment.run_directory import run_directory
     from potstill.experiment.saved import load_teacher
     from potstill.student.embeddings import check_embeddings
-    from potstill.student.student import check_tokenizer
 
-    config, corpus = _with_corpus(config)
-    check_tokenizer(config.student)
+    corpus = load_corpus(config.data)
     unlabelled = options.read_unlabelled(config, unlabelled_path)
     teacher, config = load_teacher(teacher_directory, config, corpus)
     check_distillation(config, with_unlabelled=unlabelled is not None)
@@ -198,9 +240,7 @@ def distill(
 
 @click.command(cls=SettingsCommand)
 @_resumable
-@with_settings(
-    *("data", "student", "teacher.backbone", "teacher.tokenizer", *_RUNTIME), common=COMMON - {"teacher.backbone"}
-)
+@with_settings(*("data", "student", "teacher.backbone", *_RUNTIME), common=COMMON - {"teacher.backbone"})
 @handle_signals()
 def train(config: PotstillConfig, out: Path | None, restart: bool) -> None:
     """Train the same small students from the labels alone, without a teacher: the baseline.
@@ -208,23 +248,13 @@ def train(config: PotstillConfig, out: Path | None, restart: bool) -> None:
     --embedding-init and --pretraining-epochs have no effect here, since the baseline uses nothing from a teacher.
     --backbone has an effect only with --student-tokenizer teacher.
     """
+    from potstill.data import load_corpus
     from potstill.experiment.run_directory import run_directory
-    from potstill.student.student import check_tokenizer
 
-    config, corpus = _with_corpus(config)
-    check_tokenizer(config.student)
+    corpus = load_corpus(config.data)
     spec = _run_spec("train", f"{corpus.name}-baseline", config, corpus, config.student.seeds)
     with run_directory(spec, out, restart=restart) as directory:
         _train_students("baseline", directory, config, corpus, None)
-
-
-def _with_corpus(config: PotstillConfig) -> tuple[PotstillConfig, Corpus]:
-    """Read the data, and write into the settings which they are where they say `auto`."""
-    from potstill.data import load_corpus
-    from potstill.experiment.run import resolved
-
-    corpus = load_corpus(config.data)
-    return resolved(config, corpus), corpus
 
 
 def _run_spec(

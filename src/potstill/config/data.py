@@ -30,11 +30,10 @@ def one_or_several(source: str | tuple[str, ...]) -> str | tuple[str, ...]:
 class DataConfig(Settings):
     """Which labelled text to learn from, and how it is split."""
 
-    source: Annotated[str | Annotated[tuple[str, ...], Field(min_length=1)], AfterValidator(one_or_several)] = "auto"
+    source: Annotated[str | Annotated[tuple[str, ...], Field(min_length=1)], AfterValidator(one_or_several)] = "builtin"
     """Labelled texts: a file, several files (in YAML a list), a directory of files, `-` for standard input, a hub data
-    set `owner/name[:configuration]`, `clinc150` (all domains, or some, as in `clinc150:home,meta`), `cola`, `builtin`
-    or `auto`. Files are CSV, TSV, JSON, JSONL, Parquet, XLSX or CoLA's own, also packed; `auto` is `cola` if this
-    machine has its files, else `builtin`."""
+    set `owner/name[:configuration]`, `clinc150` (all domains, or some, as in `clinc150:home,meta`), `cola` or
+    `builtin`. Files are CSV, TSV, JSON, JSONL, Parquet, XLSX or CoLA's own, also packed."""
     test: str | None = None
     """File with the test split. None: the `test` split of the directory or hub data set, else its `validation` split,
     else a tenth of the data."""

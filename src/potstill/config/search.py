@@ -158,9 +158,6 @@ class SearchConfig(Settings):
     1}`, also with `log: true` or `step: 0.1`; `{choices: [rnn, lstm]}`; or a value, which fixes the setting. By default
     `search` tries alpha over its whole range, the temperature from 1 (nothing softened) to 8 (where the loss comes
     close to its limit), and dropout, learning rate and the two sizes around their defaults."""
-    max_parameters: Annotated[int, Field(ge=1)] | None = None
-    """Largest number of a student's parameters. Larger students are not trained, and not counted as trials. None: no
-    limit."""
     sampler: Literal["tpe", "random"] = "tpe"
     """How settings are drawn: by the results so far (`tpe`), or at `random`."""
     storage: Annotated[str, AfterValidator(_without_password)] | None = None

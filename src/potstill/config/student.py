@@ -40,9 +40,8 @@ class StudentConfig(Settings):
     embedding_init: Literal["random", "teacher"] = "random"
     """Initial embeddings: `random`, or the `teacher`'s. A singular value decomposition reduces the teacher's to
     `embedding_size`; a token that the teacher does not have gets the mean embedding of its pieces."""
-    tokenizer: str = "bpe"
-    """The student's tokenizer: `bpe` (byte pair encoding, learnt from the texts), `teacher` (the teacher's), a hub name
-    or a directory."""
+    tokenizer: Literal["bpe", "teacher"] = "bpe"
+    """The student's tokenizer: `bpe` (byte pair encoding, learnt from the texts), or the `teacher`'s."""
     vocab_size: Annotated[int, Field(ge=257)] = 6000
     """Number of tokens that `bpe` learns, with the 256 bytes and the padding. Ten thousand short texts do not have
     enough different words for more than 6,000."""

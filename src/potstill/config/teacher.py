@@ -24,18 +24,13 @@ class LoRAConfig(Settings):
     use_rslora: bool = False
     """Scale the update by alpha / sqrt(rank) instead of alpha / rank. (rsLoRA for high ranks, Kalajdzievski 2023, arXiv
     2312.03732.)"""
-    use_dora: bool = False
-    """Train the magnitude and the direction of each row of the weights separately; a step costs more. (DoRA, Liu et al.
-    2024, arXiv 2402.09353.)"""
     dropout: Fraction = 0.0
     """Dropout on the adapter's input. 0, since dropout makes training on a CPU slower, and few parameters are trained
     anyway. For the best teacher try 0.1, which lowers the validation loss on CoLA (configs/cola.yaml)."""
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     """Modules that get an adapter: `all-linear`, or patterns of dotted names such as `*.q_proj,*.v_proj` (in YAML a
-    list). `all-linear` is every linear map inside the backbone's blocks, found by structure."""
-    layers_to_transform: tuple[Annotated[int, Field(ge=0)], ...] | None = None
-    """Numbers of the blocks that get adapters, counted from 0, such as `8,9,10,11`. The backward pass skips the blocks
-    below the first of them. None: all, since adapters on every block can learn more."""
+    list). `all-linear` is every linear map inside the backbone's blocks, found by structure. With `*.layers.2?.*` only
+    the blocks from 20 on get some, and the backward pass skips those below."""
     train_layernorm: bool = False
     """Train the backbone's normalisation layers too. False, as in the paper."""
 
@@ -49,11 +44,6 @@ class TeacherConfig(Settings):
     seeds: Seeds = (0,)
     """Seeds; one teacher is trained for each. `distillation.teachers` says how several teachers are used."""
 
-    @property
-    def tokenizer_name(self) -> str | None:
-        """Name of the tokenizer that `student.tokenizer: teacher` stands for; None: there is none."""
-        return None
-
     def describe(self) -> str:
         """Say in one phrase what teaches."""
         return f"a teacher of the kind `{self.kind}`"
@@ -65,15 +55,10 @@ class TransformerConfig(TeacherConfig):
     backbone: str = "smollm2-135m"
     """Pretrained model to start from: `smollm2-135m`, a directory, a .gguf file or a hub name such as `gpt2`.
     `smollm2-135m` is builtin: it comes in a package and needs no hub."""
-    tokenizer: str | None = None
-    """The teacher's tokenizer, named like a backbone. None: the backbone's own."""
     add_bos: bool = True
     """Begin each text with the beginning-of-text token if a decoder's tokenizer has one and does not add it itself.
     Decoders attend strongly to the first position (Xiao et al. 2023, arXiv 2309.17453), which otherwise is the text's
     first word."""
-    random_init: bool = False
-    """Build the backbone from its configuration alone, with random weights, for example to count its parameters without
-    a download."""
     method: Method = "lora"
     """What is trained: `lora` (adapters and head), `full` (every weight) or `head` (the head alone, on frozen
     features). LoRA is as good as all weights in its paper, table 2, in far less memory."""
@@ -88,14 +73,8 @@ class TransformerConfig(TeacherConfig):
     lora: LoRAConfig = LoRAConfig()
     training: TrainingConfig = TrainingConfig()
 
-    @property
-    def tokenizer_name(self) -> str:
-        """Where the tokenizer comes from."""
-        return self.tokenizer or self.backbone
-
     def describe(self) -> str:
         """Say in one phrase which model was tuned, and how."""
-        weights = "with random weights" if self.random_init else "pretrained"
         tuned = {
             "full": "all of whose weights were tuned",
             "head": "frozen under a head that was trained",
@@ -104,4 +83,4 @@ class TransformerConfig(TeacherConfig):
         if self.num_layers is not None:
             tuned += f"; of its blocks only the first {self.num_layers} are kept"
         twice = "; it reads each text twice" if self.echo else ""
-        return f"the language model `{self.backbone}`, {weights}, {tuned}{twice}"
+        return f"the language model `{self.backbone}`, pretrained, {tuned}{twice}"

@@ -32,11 +32,6 @@ class UntunedConfig(TeacherConfig):
     """Ignore the teacher's answers whose most probable class has a lower probability, or, where a text may have several
     labels, all of whose labels together have. 0: use all. (For `file` and `endpoint`.)"""
 
-    @property
-    def tokenizer_name(self) -> str:
-        """The backbone's."""
-        return self.backbone
-
 
 class FileConfig(UntunedConfig):
     """A file of probabilities."""

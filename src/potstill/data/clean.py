@@ -97,7 +97,6 @@ def _key(row: Row) -> tuple[str, ...]:
 
 
 def _table(records: Sequence[Mapping[str, object]], suffix: str) -> str:
-    """Write records as CSV or JSONL."""
     text = io.StringIO(newline="")
     if suffix == ".csv":
         header = list(dict.fromkeys(chain.from_iterable(records)))

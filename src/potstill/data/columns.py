@@ -127,7 +127,6 @@ def _several(rows: Sequence[Mapping[str, object]], column: str | None, config: D
 
 
 def _usual(role: str, columns: Sequence[str]) -> str | None:
-    """Return the column that has a usual name of a role."""
     return next((c for like in _LIKELY_NAMES[role] for c in columns if c.strip().lower() == like), None)
 
 

@@ -12,7 +12,7 @@ from potstill.config.data import STANDARD_INPUT
 from potstill.data.formats import SUFFIXES
 from potstill.data.piped import standard_input
 from potstill.errors import SourceError
-from potstill.predict.files import PACKED, inner_suffix
+from potstill.predict.files import PACKED, inner_suffix, named_files
 
 TRAIN = "train"
 TEST = ("test", "eval")
@@ -90,16 +90,6 @@ def unused_data(directory: Path, used: Collection[Path]) -> list[str]:
     return [f.name for f in files if inner_suffix(f) in data or f.name.split(".")[0].lower() in known]
 
 
-def named_files(source: str, config: DataConfig) -> list[Path]:
-    """Return the file of this path, or standard input, or the files whose names match a pattern; there may be none."""
-    if source == STANDARD_INPUT:
-        return [standard_input(config)]
-    path = Path(source).expanduser()
-    if path.exists():
-        return [] if path.is_dir() else [path]
-    return sorted(filter(Path.is_file, path.parent.glob(path.name))) if path.name else []
-
-
 def data_files(config: DataConfig) -> list[Path]:
     """Return the files that `config.source` names, which are one set of texts; none if it names no file.
 
@@ -108,7 +98,7 @@ def data_files(config: DataConfig) -> list[Path]:
     """
     files = []
     for source in config.sources:
-        found = named_files(source, config)
+        found = [standard_input(config)] if source == STANDARD_INPUT else named_files(source)
         if not found and len(config.sources) > 1:
             raise SourceError(
                 f"there is no file {source!r}\n  what to do: of several DATA, name files (or patterns of them); a "

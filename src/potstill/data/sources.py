@@ -60,7 +60,7 @@ HUB = "Hugging Face hub, "
 COLA_PLACES = "$POTSTILL_DATA, $POTSTILL_DATA/cola, data/cola or ../shared/cola"
 
 _ACCEPTED = (
-    "`clinc150`, or some of its domains as `clinc150:home,meta`, `cola`, `builtin`, `auto`, "
+    "`clinc150`, or some of its domains as `clinc150:home,meta`, `cola`, `builtin`, "
     f"a file ({', '.join(SUFFIXES)}, also packed), "
     f"a directory with train{{{','.join(SUFFIXES)}}} or CoLA's {COLA_TRAIN}, "
     "or a data set of the hub as `owner/name` or `owner/name:configuration`"
@@ -165,7 +165,6 @@ def load_corpus(config: DataConfig, *, with_labels: bool = True) -> Corpus:
 
 
 def _check_labels(found: _Found, config: DataConfig, *, with_labels: bool) -> None:
-    """Refuse texts without labels where labels are needed, and data with labels where it should have none."""
     if config.classes is None:
         return
     if (found.train.labels != UNLABELLED).any():
@@ -202,11 +201,9 @@ def _find(config: DataConfig) -> _Found:
         return _builtin()
     if (named := _CLINC150.fullmatch(config.source)) is not None:
         return _clinc150(config.source, named["domains"])
-    if config.source in ("auto", "cola"):
+    if config.source == "cola":
         local = _local_cola()
-        if local is not None:
-            return _from_cola(local, config)
-        return _builtin() if config.source == "auto" else _cola_from_hub(config)
+        return _cola_from_hub(config) if local is None else _from_cola(local, config)
     path = Path(config.source).expanduser()
     if path.is_dir():
         return _from_cola(path, config) if (path / COLA_TRAIN).is_file() else _from_directory(path, config)
@@ -229,7 +226,6 @@ def _looks_like_path(path: Path) -> bool:
 
 
 def _local_cola() -> Path | None:
-    """Find a directory with CoLA's own files."""
     places = [Path("data/cola"), Path("../shared/cola")]
     if root := os.environ.get("POTSTILL_DATA"):
         places = [Path(root), Path(root, "cola"), *places]
@@ -244,7 +240,6 @@ def _from_cola(directory: Path, config: DataConfig) -> _Found:
 
 
 def _from_directory(directory: Path, config: DataConfig) -> _Found:
-    """Read the parts of a directory."""
     files = part_files(directory)
     if files.keys().isdisjoint((TRAIN, *TEST, *VALIDATION)) and (shards := unused_data(directory, ())):
         source = f"{directory} ({numbered(len(shards), 'file')})"
@@ -317,7 +312,6 @@ def _clinc150(source: str, chosen: str | None) -> _Found:
 
 
 def _packed(name: str) -> list[dict[str, str]]:
-    """Read a table that is in the package."""
     with gzip.open(Path(__file__).with_name(name), "rt", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 

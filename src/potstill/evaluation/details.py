@@ -9,12 +9,11 @@ from typing import Final
 import numpy as np
 import pydantic_core
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 
 from potstill.data.encoded import in_words
 from potstill.data.examples import Examples
-from potstill.errors import ArtifactError
 from potstill.evaluation.metrics import Classes, Floats
+from potstill.evaluation.results import parse_as
 from potstill.evaluation.significance import McNemar
 from potstill.predict.decision import confidence
 from potstill.predict.directory import Role
@@ -95,10 +94,7 @@ class Details:
         Raises:
             ArtifactError: The text is something else.
         """
-        try:
-            return TypeAdapter(cls).validate_json(text)
-        except ValidationError as error:
-            raise ArtifactError(f"these are no details of a run's report; repeat the run\n{error}") from None
+        return parse_as(cls, text, "these are no details of a run's report; repeat the run")
 
 
 def confusion(labels: Classes, answers: Classes, classes: int) -> tuple[tuple[int, int, int], ...]:

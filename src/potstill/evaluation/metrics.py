@@ -230,6 +230,5 @@ def bootstrap_intervals(labels: Classes, predictions: Classes, num_classes: int,
 
 
 def _quotient(numerator: Any, denominator: Any) -> Floats:
-    """Divide elementwise, 0 where the denominator is 0."""
     quotient: Floats = np.divide(numerator, denominator, out=np.zeros(np.shape(numerator)), where=denominator > 0)
     return quotient

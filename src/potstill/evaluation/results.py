@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pydantic_core
@@ -21,6 +21,7 @@ from potstill.predict.decision import Threshold
 from potstill.predict.directory import RECOMMENDED, ROLES, Role
 
 Headline = Literal["accuracy", "micro_f1"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -321,7 +322,12 @@ class Summary:
         Raises:
             ArtifactError: The text is no summary.
         """
-        try:
-            return TypeAdapter(cls).validate_json(text)
-        except ValidationError as error:
-            raise ArtifactError(f"this is no summary of a run; write it again with the report.\n{error}") from None
+        return parse_as(cls, text, "this is no summary of a run; write it again with the report.")
+
+
+def parse_as(kind: type[T], text: str | bytes, refusal: str) -> T:
+    """Read JSON as a dataclass; an ArtifactError begins with the `refusal` where it is none."""
+    try:
+        return TypeAdapter(kind).validate_json(text)
+    except ValidationError as error:
+        raise ArtifactError(f"{refusal}\n{error}") from None

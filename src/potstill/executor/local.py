@@ -11,15 +11,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any, Final
 
-import torch
 from loky import get_reusable_executor
 from loky.process_executor import BrokenProcessPool
 
-from potstill.console import console, hide_bars
 from potstill.errors import TrainingError
 from potstill.executor import Item, Result
 
 _KILL_WITH_PARENT: Final = 1  # prctl's PR_SET_PDEATHSIG
+_ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 class LocalProcesses:
@@ -30,8 +29,11 @@ class LocalProcesses:
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """See `Executor.map`. The processes are killed when the caller stops early or is interrupted."""
+        # Where only prediction is installed, there is no console; where nothing has used it, nothing will be drawn.
+        console = sys.modules.get("potstill.console")
+        arguments = (os.getpid(), None if console is None else console.console.quiet)
         pool = get_reusable_executor(
-            max_workers=self.workers, initializer=_start_worker, initargs=(os.getpid(), console.quiet)
+            max_workers=self.workers, initializer=_start_worker, initargs=arguments, env=_ONE_THREAD
         )
         pending: deque[Future[Any]] = deque()
         try:
@@ -57,13 +59,14 @@ def _first_result(pending: deque[Future[Any]]) -> Any:
     return result
 
 
-def _start_worker(parent: int, quiet: bool) -> None:
-    console.quiet = quiet
+def _start_worker(parent: int, quiet: bool | None) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_KILL_WITH_PARENT, signal.SIGKILL)
         if os.getppid() != parent:  # the parent died before
             os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent decides
-    torch.set_num_threads(1)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    hide_bars()  # several on one terminal would overwrite each other
+    if quiet is not None:
+        from potstill.console import console, hide_bars
+
+        console.quiet = quiet
+        hide_bars()  # several on one terminal would overwrite each other

@@ -227,7 +227,5 @@ def check_distillation(config: PotstillConfig, *, with_unlabelled: bool) -> None
         problems.append("data.classes: without labels no teacher can be tuned; name one with --teacher FILE|URL")
     if with_unlabelled and config.distillation.alpha == 1.0:
         problems.append("distillation.alpha: 1 ignores the teacher, and an unlabelled set has no labels; lower it")
-    if config.student.embedding_init == "teacher" and getattr(config.teacher, "random_init", False):
-        problems.append("student.embedding_init: `teacher` takes pretrained embeddings, teacher.random_init has none")
     if problems:
         raise ConfigError(problems)

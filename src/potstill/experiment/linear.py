@@ -37,15 +37,6 @@ _SHARES: Final = (0.1, 0.25, 0.5, 1.0)
 """Of the training texts, for the learning curve."""
 
 
-def fit_linear_svm(corpus: Corpus) -> Pipeline:
-    """Fit a linear SVM on word 1- and 2-grams and character 2- to 5-grams (TF-IDF; Joachims 1998 for the SVM).
-
-    It learns from the training and the validation split together, since it chooses nothing; where it has thresholds to
-    choose, from the training split.
-    """
-    return _fit(corpus.train if corpus.is_multi_label else corpus.train.joined(corpus.validation))
-
-
 def _fit(known: Examples) -> Pipeline:
     from sklearn.multiclass import OneVsRestClassifier
     from sklearn.pipeline import make_pipeline
@@ -67,13 +58,16 @@ def _features(texts: list[str]) -> FeatureUnion:
 
 
 def measure_linear_svm(corpus: Corpus) -> tuple[LinearResult, NDArray[np.int64]]:
-    """Fit a linear SVM and score it on the test split.
+    """Fit a linear SVM on word 1- and 2-grams and character 2- to 5-grams, and score it on the test split.
+
+    TF-IDF; Joachims 1998 for the SVM. It learns from the training and the validation split together, since it chooses
+    nothing; where it has thresholds to choose, from the training split.
 
     Returns:
         What it is worth, and its answers, (texts,) or (texts, classes).
     """
     started = time.perf_counter()
-    model = fit_linear_svm(corpus)
+    model = _fit(corpus.train if corpus.is_multi_label else corpus.train.joined(corpus.validation))
     threshold = None
     if corpus.is_multi_label:
         margins = model.decision_function(_joined(corpus.validation)).reshape(corpus.validation.labels.shape)
@@ -188,7 +182,6 @@ def _bytes(model: Pipeline) -> int:
 
 
 def _machines(model: Pipeline) -> list[Any]:
-    """Return the support vector machine of a linear model, or those of its classes."""
     return getattr(model[-1], "estimators_", [model[-1]])
 
 

@@ -123,7 +123,7 @@ def _student(config: PotstillConfig, corpus: Corpus, snippets: Examples) -> Spee
     with _timed() as start:
         student = Student.create(
             settings, corpus, config.data.max_length, 0, long_texts=config.data.long_texts, texts=texts.all_texts,
-            teacher_tokenizer=config.teacher.tokenizer_name,
+            teacher_tokenizer=getattr(config.teacher, "backbone", None),
         )  # fmt: skip
     fabric, loss = make_fabric(config.runtime), CrossEntropy(task=task_of(corpus))
     long, short = (

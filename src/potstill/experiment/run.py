@@ -22,10 +22,9 @@ from potstill.errors import ConfigError
 from potstill.evaluation import ROLES, DataSummary, ModelResult, Role, Summary, TimeLimit, mcnemar
 from potstill.evaluation.details import Details, cases, confusion, risk_coverage
 from potstill.evaluation.measure import Measurement, measure, measure_together
-from potstill.experiment.budget import Budget
 from potstill.experiment.labelled import check_distillation, check_teacher, label, label_corpus, label_in_time
 from potstill.experiment.linear import learning_curve, measure_linear_svm, suspicious_cases
-from potstill.experiment.plan import Estimate, Plan, described, plan_within, resumed
+from potstill.experiment.plan import Budget, Estimate, Plan, described, plan_within, resumed
 from potstill.experiment.probe import measure_speed
 from potstill.experiment.record import Trained, TrainingRecord
 from potstill.experiment.run_directory import ENVIRONMENT_FILE, RunSpec, run_directory, with_kept_data
@@ -42,7 +41,6 @@ from potstill.report.tables import duration
 from potstill.store.atomic import read_json, write_csv
 from potstill.store.checksums import CHECKSUMS_FILE
 from potstill.student.embeddings import check_embeddings
-from potstill.student.student import check_tokenizer
 from potstill.teacher.base import Teacher
 from potstill.teacher.ensemble import average_logits, together
 from potstill.teacher.registry import teacher_class
@@ -98,9 +96,7 @@ def run(
     if time_limit is not None and time_limit <= 0:
         raise ConfigError([f"time_limit: expected seconds above 0, found {time_limit:g}"])
     corpus = load_corpus(config.data, with_labels=False)
-    config = resolved(config, corpus)
     teacher_class(config.teacher.kind).check(config.teacher)
-    check_tokenizer(config.student)
     check_augment(config, corpus)
     check_distillation(config, with_unlabelled=config.augment.wanted(in_pairs=corpus.in_pairs))
     check_embeddings(config)
@@ -323,13 +319,6 @@ def unlabelled_set(
         built = built.labelled(logits, teacher.key)
         built.save(directory / UNLABELLED_FILE)
     return built
-
-
-def resolved(config: PotstillConfig, corpus: Corpus) -> PotstillConfig:
-    """Replace the data `auto` by the data that it found, so that the saved configuration repeats this run anywhere."""
-    if config.data.source != "auto":
-        return config
-    return config.model_copy(update={"data": config.data.model_copy(update={"source": corpus.name})})
 
 
 def input_keys(teacher: Teacher, unlabelled: UnlabelledSet | None) -> dict[str, str | None]:

@@ -10,14 +10,17 @@ from __future__ import annotations
 import glob
 import itertools
 import os
+import platform
 import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from filelock import FileLock, Timeout
 
 from potstill.config import PotstillConfig
@@ -25,11 +28,10 @@ from potstill.console import print_line, warn
 from potstill.data.piped import keep_standard_input, standard_input_in
 from potstill.errors import ArtifactError, PotstillError
 from potstill.executor.signals import Stopped
-from potstill.experiment.environment import describe_environment
 from potstill.predict.directory import CONFIG_FILE, LOCK_FILE
 from potstill.store.atomic import new_directory, read_json, write_json
 from potstill.teacher.backbone.builtin import BUILTIN
-from potstill.training.compute import describe_compute
+from potstill.training.compute import describe_fabric, make_fabric, processor_name
 
 RUNS: Final = Path("runs")
 """Where commands write without `--out`."""
@@ -39,6 +41,8 @@ BUDGET_FILE: Final = "budget.json"
 """The time that a run with a time limit has used, and its plan."""
 
 _FORMAT: Final = 2
+_PACKAGES: Final = ("potstill", "torch", "transformers", "tokenizers", "lightning-fabric", "numpy", "onnxruntime")
+"""Whose versions are part of the environment."""
 _UNIMPORTANT: Final = (
     *("preset", "runtime.checkpoint_seconds", "runtime.executor", "runtime.workers", "runtime.teacher_base"),
     "runtime.trackers",
@@ -47,11 +51,6 @@ _UNIMPORTANT: Final = (
     "teacher.price_per_million_tokens",
 )
 """Settings that change no result, or that `RunSpec.inputs` holds by content: a file may have another name now."""
-_PLACES: Final = {
-    **dict.fromkeys(("teacher.backbone", "teacher.tokenizer"), (BUILTIN,)),
-    "student.tokenizer": (BUILTIN, "bpe", "teacher"),
-}
-"""Settings that may name a directory or a file, and their values that name none."""
 _LATER: Final = "later"
 """Key in `environment.json` of a list: for each resumption in another environment, the values that differed."""
 _TEMPORARY: Final = re.compile(r"\..+\.[a-z0-9_]{8}|\.tmp[A-Za-z0-9]{6}")
@@ -108,6 +107,19 @@ class RunSpec:
             )
 
 
+def describe_environment() -> dict[str, Any]:
+    """Return versions and hardware by name, ready for JSON."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": processor_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        **{package: version(package) for package in _PACKAGES},
+    }
+
+
 def recorded_inputs(directory: Path) -> dict[str, str | None]:
     """Return the `RunSpec.inputs` of the run in `directory`; none where there is no run."""
     path = directory / STATE_FILE
@@ -127,7 +139,7 @@ def run_directory(spec: RunSpec, out: Path | None, *, restart: bool = False) -> 
         ArtifactError: `out` holds something else, or another process is working there.
         ConfigError: The device doesn't exist; nothing is made then.
     """
-    environment = describe_environment() | describe_compute(spec.config.runtime)
+    environment = describe_environment() | describe_fabric(make_fabric(spec.config.runtime))
     with ExitStack() as stack:
         found = None if restart else _lock_begun(out, spec, stack)
         directory = found or _lock_new(out, spec, stack)
@@ -279,7 +291,7 @@ def _differing(values: dict[str, Any], others: dict[str, Any]) -> list[str]:
 
 def _located(name: str, value: Any) -> Any:
     """Return a setting's value; of a directory or a file on this disk its absolute path."""
-    if name in _PLACES and isinstance(value, str) and value not in _PLACES[name]:
+    if name == "teacher.backbone" and value != BUILTIN:
         with suppress(RuntimeError):  # a user without a home
             if (path := Path(value).expanduser()).exists():
                 return str(path.resolve())

@@ -26,7 +26,7 @@ from potstill.console import print_line, silence
 from potstill.data import Corpus
 from potstill.errors import ArtifactError, ConfigError, TrainingError
 from potstill.experiment.labelled import DistillationSet, check_distillation, check_teacher, label
-from potstill.experiment.run import input_keys, resolved
+from potstill.experiment.run import input_keys
 from potstill.experiment.run_directory import RunSpec, run_directory
 from potstill.experiment.stages import distill
 from potstill.experiment.study import (
@@ -41,9 +41,8 @@ from potstill.experiment.study import (
 )
 from potstill.lora.counting import count_parameters
 from potstill.report.search import BEST_FILE, TRIALS_FILE, SearchResult, Trial, best_first, settings_words, write_search
-from potstill.report.tables import duration, magnitude, score
+from potstill.report.tables import duration, score
 from potstill.store.checksums import digest
-from potstill.student.student import Student
 from potstill.teacher.base import Teacher
 from potstill.training.base import Callback, Record
 from potstill.training.fit import Trainer
@@ -51,8 +50,6 @@ from potstill.training.fit import Trainer
 STUDY_FILE: Final = "search.db"
 
 _ALPHA: Final = "distillation.alpha"
-_DRAWS: Final = 100
-"""Draws in a row that may be too large. If one student in twenty fits, so many miss it in one case of 170."""
 _SCRATCH: Final = ".trial-"
 """Prefix of the directory in which a trial trains its student; it is removed when the trial ends."""
 _ENDED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -83,7 +80,6 @@ def search(
     if all(one.fixed for one in space.values()):
         raise ConfigError(["search.space: every setting is fixed; leave one to be searched"])
     check_teacher(corpus, teacher, unlabelled)
-    config = resolved(config, corpus)
     # What trials have in common; with alpha 0 the teacher is asked for all that any alpha needs.
     common = with_settings(config, _fixed(config) | {_ALPHA: 0.0})
     check_distillation(common, with_unlabelled=unlabelled is not None)
@@ -144,10 +140,9 @@ class _Search:
         """Make the trials that are still to be made, and return all."""
         trials, wanted = self.trials(), self.config.search.trials
         if trials:
-            print_line(f"search: {_count(trials)} of {wanted} trials are done; going on")
-        while _count(trials) < wanted:
-            if _count(trials) + len(running_trials(self.study)) < wanted:
-                self._refuse_only_large(trials)
+            print_line(f"search: {len(trials)} of {wanted} trials are done; going on")
+        while len(trials) < wanted:
+            if len(trials) + len(running_trials(self.study)) < wanted:
                 self.study.optimize(self._make, n_trials=1)
                 trials = self.trials()
                 self._report(trials)
@@ -159,16 +154,7 @@ class _Search:
             shutil.rmtree(left)
         return trials
 
-    def _refuse_only_large(self, trials: Sequence[Trial]) -> None:
-        sizes = [trial.parameters or 0 for trial in trials[-_DRAWS:] if trial.outcome == "too large"]
-        if len(sizes) == _DRAWS:
-            found = (
-                f"the latest {_DRAWS} students have {min(sizes):,} or more; found {self.config.search.max_parameters}"
-            )
-            raise ConfigError([f"search.max_parameters: {found}; raise it, or lower the sizes"])
-
     def _make(self, trial: optuna.Trial) -> float:
-        """Make a trial."""
         for name, one in self.space.items():
             suggest(trial, name, one)
         frozen = self.study.get_trials(deepcopy=False)[trial.number]
@@ -190,17 +176,15 @@ class _Search:
 
     def _train(self, trial: optuna.Trial, scratch: Path) -> float | None:
         """Train a student with the settings of `trial`; return its MCC, or None where it did not finish."""
-        watch, outcome, note = _Watch(trial, self.config), "finished", ""
+        watch, outcome, note = _Watch(trial), "finished", ""
         try:
             config = with_settings(self.config, _fixed(self.config) | trial.params)
             seed = config.student.seeds[0]
             with silence():
-                trained = distill(
-                    config, self.corpus, self.labelled, scratch, seed, on_student=watch.on_student, callbacks=(watch,)
-                )
+                trained = distill(config, self.corpus, self.labelled, scratch, seed, callbacks=(watch,))
             return float(trained.fit.best["mcc"])
-        except (_TooLargeError, optuna.TrialPruned, TrainingError, ConfigError) as error:
-            outcome, note = _OUTCOMES.get(type(error), "failed"), first_line(error)
+        except (optuna.TrialPruned, TrainingError, ConfigError) as error:
+            outcome, note = "stopped" if isinstance(error, optuna.TrialPruned) else "failed", first_line(error)
         finally:
             trial.set_user_attr("outcome", outcome)
             trial.set_user_attr("note", note)
@@ -208,12 +192,9 @@ class _Search:
         return None
 
     def _report(self, trials: Sequence[Trial]) -> None:
-        """Print a line about the latest trial, unless it was too large."""
         latest = trials[-1]
-        if latest.outcome == "too large":
-            return
         parts = [
-            f"trial {latest.number} ({_count(trials)} of {self.config.search.trials})",
+            f"trial {latest.number} ({len(trials)} of {self.config.search.trials})",
             f"{latest.outcome}: {latest.note}" if latest.mcc is None else f"MCC {score(latest.mcc)}",
             settings_words({name: value for name, value in latest.settings.items() if name in self.space}),
             duration(latest.seconds),
@@ -222,28 +203,16 @@ class _Search:
         print_line("  ".join(parts))
 
 
-class _TooLargeError(Exception):
-    """A student has more parameters than it may have."""
-
-
-_OUTCOMES: Final[dict[type[Exception], str]] = {_TooLargeError: "too large", optuna.TrialPruned: "stopped"}
-
-
 class _Watch(Callback):
-    """Reports a student's epochs to the study, and ends the training of one that is hopeless or too large."""
+    """Reports a student's epochs to the study, and ends the training of one that is hopeless."""
 
-    def __init__(self, trial: optuna.Trial, config: PotstillConfig) -> None:
+    def __init__(self, trial: optuna.Trial) -> None:
         self.parameters: int | None = None
-        self._trial, self._config = trial, config.search
-
-    def on_student(self, student: Student) -> None:
-        """Refuse a student that is too large."""
-        self.parameters, _ = count_parameters(student.network)
-        if self._config.max_parameters is not None and self.parameters > self._config.max_parameters:
-            raise _TooLargeError(f"{magnitude(self.parameters)} parameters")
+        self._trial = trial
 
     def on_fit_begin(self, trainer: Trainer) -> None:
-        """Report the epochs before an interruption."""
+        """Count the student's parameters, and report the epochs before an interruption."""
+        self.parameters, _ = count_parameters(trainer.model)
         for record in trainer.history:
             self.on_epoch(trainer, record)
 
@@ -255,17 +224,10 @@ class _Watch(Callback):
 
 
 def _fixed(config: PotstillConfig) -> dict[str, Any]:
-    """Return the values that the space fixes, by dotted name."""
     return {name: one.choices[0] for name, one in config.search.space.items() if one.choices and one.fixed}
 
 
-def _count(trials: Sequence[Trial]) -> int:
-    """Count the trials, without the draws that were too large to be one."""
-    return sum(trial.outcome != "too large" for trial in trials)
-
-
 def _trial(number: int, ended: FrozenTrial, fixed: dict[str, Any]) -> Trial:
-    """Read a trial back from the study."""
     return Trial(
         number=number,
         settings=dict(sorted((fixed | ended.params).items())),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +86,6 @@ def distill(
     *,
     unlabelled: UnlabelledSet | None = None,
     role: Role = "distilled",
-    on_student: Callable[[Student], object] = lambda _: None,
     callbacks: Sequence[Callback] = (),
 ) -> Trained:
     """Train a student on the labels and the teacher's softened probabilities.
@@ -100,7 +99,6 @@ def distill(
         seed: Decides weights, batches and dropout.
         unlabelled: More texts, without labels, for which the student learns the teacher's probabilities.
         role: What the record and the report call it.
-        on_student: Called with the student before the training; an error that it raises ends everything.
         callbacks: Called in the fit after the usual ones.
 
     Raises:
@@ -115,9 +113,9 @@ def distill(
     student = Student.create(
         config.student, corpus, config.data.max_length, seed,
         long_texts=config.data.long_texts, texts=labelled.texts.all_texts,
-        backbone=labelled.backbone, teacher_tokenizer=labelled.tokenizer_name or config.teacher.tokenizer_name,
+        backbone=labelled.backbone,
+        teacher_tokenizer=labelled.tokenizer_name or getattr(config.teacher, "backbone", None),
     )  # fmt: skip
-    on_student(student)
     data = Splits(
         student.featurise(labelled.texts, labelled.logits),
         student.featurise(corpus.validation, labelled.validation_logits),
@@ -143,7 +141,7 @@ def train(
     student = Student.create(
         settings, corpus, config.data.max_length, seed,
         long_texts=config.data.long_texts, texts=corpus.train.all_texts,
-        teacher_tokenizer=config.teacher.tokenizer_name,
+        teacher_tokenizer=getattr(config.teacher, "backbone", None),
     )  # fmt: skip
     data = Splits(student.featurise(corpus.train), student.featurise(corpus.validation))
     loss = CrossEntropy(class_weights(settings.training, corpus), task_of(corpus))

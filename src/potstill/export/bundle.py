@@ -1,22 +1,20 @@
 """A student as a directory to hand on: what prediction needs, a card that describes it, checksums; no training files.
 
-| layout        | network               | beside it                                                               |
-|---------------|-----------------------|-------------------------------------------------------------------------|
-| `onnx`        | `model.onnx`          | `tokenizer.json`, `labels.json`, `card.md`                              |
-| `huggingface` | `model.safetensors`   | `config.json`, the tokenizer's files, `README.md`                       |
-| `web`         | `weights.safetensors` | `index.html`, `potstill.js`, `tokenizer.json`, `labels.json`, `card.md` |
+| layout | network               | beside it                    |
+|--------|-----------------------|------------------------------|
+| `onnx` | `model.onnx`          |                              |
+| `web`  | `weights.safetensors` | `index.html`, `potstill.js`  |
 
-`student.json` and `checksums.json` are in all of them.
+`student.json`, `tokenizer.json`, `labels.json`, `card.md` and `checksums.json` are in both.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from potstill.config import StudentConfig
 from potstill.console import print_line
@@ -24,18 +22,17 @@ from potstill.evaluation.measure import measure
 from potstill.experiment.saved import StudentModel
 from potstill.export.card import Layout, write_card
 from potstill.export.origin import Origin
-from potstill.export.plain import plain_tokenizer
 from potstill.export.web import write_page
 from potstill.lora.counting import count_parameters
 from potstill.predict import Classifier
-from potstill.predict.directory import HUB_CONFIG_FILE, LABELS_FILE, Manifest, StudentFiles
+from potstill.predict.directory import LABELS_FILE, Manifest, StudentFiles
 from potstill.store.atomic import ensure_replaceable, write_directory_atomically, write_json, write_text
 from potstill.store.checksums import assert_unchanged, read, write_checksums
 from potstill.student.base import Network
 from potstill.student.parity import PROOF_BATCHES, prove_parity
 from potstill.student.saved import load_network, new_network
 
-CARDS: Final[dict[Layout, str]] = {"onnx": "card.md", "huggingface": "README.md", "web": "card.md"}
+CARD_NAME: Final = "card.md"
 
 _SEED: Final = 1
 """Draws the ids of the parity check: others than the check at saving drew."""
@@ -72,7 +69,10 @@ def _fill(directory: Path, student: Path, layout: Layout, coverage: float | None
     saved = Manifest.load(files.manifest)
     manifest = replace(saved, min_confidence=classifier.min_confidence)
     origin = Origin.find(student, manifest)
-    _write_files(student, directory, layout, manifest)
+    copied = (files.manifest, files.tokenizer, *([files.model] if layout == "onnx" else []))
+    for name, content in read(student, [file.name for file in copied]).items():
+        (directory / name).write_bytes(content)
+    write_json(directory / LABELS_FILE, list(manifest.label_names))
     if manifest != saved:
         manifest.save(directory / files.manifest.name)
     if layout == "web":
@@ -86,7 +86,7 @@ def _fill(directory: Path, student: Path, layout: Layout, coverage: float | None
             print_line(check)
     write_checksums(directory)
     if layout != "web":
-        network, checks = _prove(student, directory, layout, manifest)
+        network, checks = _prove(student, directory, manifest)
     card = write_card(
         manifest,
         origin,
@@ -98,53 +98,18 @@ def _fill(directory: Path, student: Path, layout: Layout, coverage: float | None
         scored=origin.result if origin.corpus is None else measure(StudentModel(classifier), origin.corpus.test),
     )
     # After the checksums, which leave the card out: its readers may add to it.
-    write_text(directory / CARDS[layout], card)
+    write_text(directory / CARD_NAME, card)
 
 
-def _prove(student: Path, directory: Path, layout: Layout, manifest: Manifest) -> tuple[Network, list[str]]:
+def _prove(student: Path, directory: Path, manifest: Manifest) -> tuple[Network, list[str]]:
     """Compare an exported network with PyTorch; returns it, and in a sentence what was found."""
-    network = load_network(student if layout == "onnx" else directory)
+    network = load_network(student)
     generator = np.random.default_rng(_SEED)
     drawn = [generator.integers(1, manifest.max_length + 1, size=size).tolist() for size in _SIZES]
     batches = (*PROOF_BATCHES, *drawn, [manifest.max_length], [manifest.max_length + 1])
     model = StudentFiles(student).model.name
-    graph = read(directory if layout == "onnx" else student, [model])[model]
-    difference = prove_parity(network, graph, _SEED, batches)
+    difference = prove_parity(network, read(directory, [model])[model], _SEED, batches)
     return network, [
         f"Parity: on random texts of up to {manifest.max_length + 1} tokens the exported network's logits and "
         f"PyTorch's differ by {difference:.1e} at most."
     ]
-
-
-def _write_files(student: Path, directory: Path, layout: Layout, manifest: Manifest) -> None:
-    """Copy what predicts, compared with its checksums, and write what describes it."""
-    files = StudentFiles(student)
-    network = {"onnx": [files.model], "huggingface": [files.weights], "web": []}[layout]
-    found = read(student, [file.name for file in (files.manifest, files.tokenizer, *network)])
-    for name, content in found.items():
-        (directory / name).write_bytes(content)
-    if layout == "huggingface":
-        write_json(directory / HUB_CONFIG_FILE, _hub_config(manifest))
-        backend = Tokenizer.from_str(found[files.tokenizer.name].decode("utf-8"))
-        plain_tokenizer(backend, manifest.spec["pad_token_id"], manifest.max_length).save_pretrained(directory)
-    else:
-        write_json(directory / LABELS_FILE, list(manifest.label_names))
-
-
-def _hub_config(manifest: Manifest) -> dict[str, Any]:
-    names = manifest.label_names
-    return {
-        "architectures": ["PotstillStudent"],
-        "model_type": "potstill-student",
-        "problem_type": f"{manifest.task.replace('-', '_')}_classification",
-        "id2label": {str(number): name for number, name in enumerate(names)},
-        "label2id": {name: number for number, name in enumerate(names)},
-        "dtype": "float32",
-        "pad_token_id": manifest.spec["pad_token_id"],
-        "max_position_embeddings": manifest.max_length,
-        "temperature": manifest.temperature,
-        "threshold": manifest.threshold,
-        "min_confidence": manifest.min_confidence,
-        "long_texts": manifest.long_texts,
-        **manifest.spec,
-    }

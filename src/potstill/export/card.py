@@ -13,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final, Literal
 
-import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
 from potstill.config import PotstillConfig, TransformerConfig
@@ -29,7 +28,7 @@ from potstill.report import tables
 from potstill.report.findings import abstention, paid
 from potstill.teacher.backbone.builtin import BUILTIN
 
-Layout = Literal["onnx", "huggingface", "web"]
+Layout = Literal["onnx", "web"]
 
 _BACKBONE_LICENCES: Final = {BUILTIN: "Apache-2.0 (SmolLM2-135M-Instruct)"}
 """Of the backbone that Potstill can bring along."""
@@ -50,15 +49,6 @@ _PLACEHOLDER: Final = "DIRECTORY"
 """Where the student is, in the card's commands."""
 _CLASSES: Final = 10
 """Rows of the table of classes: a card is one page."""
-
-_MARKDOWN: Final = jinja2.Environment(  # noqa: S701 - a card is Markdown, no HTML
-    loader=jinja2.PackageLoader("potstill", "export"),
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-)
-_MARKDOWN.filters |= {"in_markdown": in_markdown, "magnitude": tables.magnitude, "percent": tables.percent}
 
 
 def write_card(
@@ -124,7 +114,7 @@ def write_card(
             "is_tuned": isinstance(config.teacher, TransformerConfig),
             "backbone_licence": _BACKBONE_LICENCES.get(backbone, _UNKNOWN_BACKBONE),
         }
-    return _MARKDOWN.get_template("card.md.jinja").render(values)
+    return tables.MARKDOWN.get_template("export/card.md.jinja").render(values)
 
 
 def placed(card: str, name: str) -> str:
@@ -150,7 +140,6 @@ def _header(tags: Sequence[str], data: DataSummary | None, known: str, scored: M
 
 
 def _results(data: DataSummary, scored: Measurement | ModelResult) -> list[EvalResult]:
-    """Return the scores on the test split under the hub's names."""
     metrics = scored.metrics
     f1 = ("f1", "macro-F1" if data.positive is None else "F1", tables.f1_of(metrics, data.positive))
     found = [
@@ -183,14 +172,13 @@ def _known_data(config: PotstillConfig | None, data: DataSummary | None) -> str:
     if config is None:
         return ""
     source = config.data.sources[0]
-    is_named = data is not None and (source == "auto" or Path(source).name == data.name)
+    is_named = data is not None and Path(source).name == data.name
     return data.name if data is not None and is_named else source.partition(":")[0]
 
 
 def _comparison(
     origin: Origin, scored: Measurement | ModelResult, data: DataSummary, *, has_teacher: bool
 ) -> tables.ResultTable:
-    """Compare the student with its teacher and with all else that its run has trained."""
     models: dict[str, Sequence[tables.Scored]] = {"this model": [scored]}
     costs: dict[str, Sequence[ModelResult | LinearResult]] = {}
     if origin.result is not None:

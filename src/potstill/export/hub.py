@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import CardData, HfApi, ModelCard, constants, get_token
 
 from potstill.errors import ArtifactError, SourceError
-from potstill.export.bundle import CARDS, export_student
+from potstill.export.bundle import CARD_NAME, export_student
 from potstill.export.card import LIBRARY, PIPELINE, placed
 from potstill.predict.directory import is_exported, require_graph
 from potstill.predict.hub import CARD_FILE, LOG_IN, HubName, hub_error
@@ -84,13 +84,13 @@ def _copy(student: Path, directory: Path) -> None:
     for file, content in read(student, verify(student)).items():
         (directory / file).write_bytes(content)
     write_checksums(directory)
-    if (card := student / CARDS["onnx"]).is_file():
+    if (card := student / CARD_NAME).is_file():
         (directory / card.name).write_bytes(card.read_bytes())
 
 
 def _card(directory: Path, name: HubName, licence: str | None, language: str | None) -> ModelCard:
     """Turn the exported card into the page of the repository."""
-    exported = directory / CARDS["onnx"]
+    exported = directory / CARD_NAME
     text = exported.read_text(encoding="utf-8") if exported.is_file() else f"# {name.repository}\n"
     exported.unlink(missing_ok=True)
     if not text.startswith("---"):

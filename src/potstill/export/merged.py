@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from potstill.config import RuntimeConfig
 from potstill.errors import ArtifactError
-from potstill.export.plain import plain_tokenizer
 from potstill.lora import absorb_adapters
 from potstill.store.atomic import ensure_replaceable, write_directory_atomically
 from potstill.teacher.backbone.sources import load_tokenizer, save_plain
@@ -46,7 +45,7 @@ def write_merged(directory: Path, out: Path, runtime: RuntimeConfig = EXACT) -> 
     original, classifier = load_tokenizer(teacher.manifest.tokenizer), teacher.classifier
     special = {name: token for name in _SPECIAL if (token := getattr(original, name, None)) is not None}
     padding, longest = _padding_id(original, teacher.tokenizer, classifier.pad_token_id), teacher.manifest.max_length
-    tokenizer = plain_tokenizer(teacher.tokenizer, padding, longest, with_types=classifier.with_types, **special)
+    tokenizer = _plain_tokenizer(teacher.tokenizer, padding, longest, with_types=classifier.with_types, **special)
     model = classifier.model
     absorb_adapters(model)
     names = teacher.manifest.label_names
@@ -69,3 +68,27 @@ def _padding_id(original: PreTrainedTokenizerBase, backend: Tokenizer, preferred
     """
     last = backend.encode("a").ids[-1:]
     return next((token for token in (preferred, *original.all_special_ids) if token not in last), preferred)
+
+
+def _plain_tokenizer(
+    backend: Tokenizer, pad_token_id: int, max_length: int, *, with_types: bool, **special: str
+) -> PreTrainedTokenizerFast:
+    """Wrap a copy of a tokenizer for `AutoTokenizer`, with the names of `special` tokens, such as `eos_token`.
+
+    It pads on the right and cuts where its caller asks for it. `with_types`: whether the model reads the number of each
+    token's text in its pair.
+    """
+    backend = Tokenizer.from_str(backend.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=backend,
+        **special,
+        pad_token=backend.id_to_token(pad_token_id),
+        model_max_length=max_length,
+        padding_side="right",
+        truncation_side="right",
+        split_special_tokens=True,  # a text that spells a special token is text
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", *["token_type_ids"] * with_types, "attention_mask"],
+    )

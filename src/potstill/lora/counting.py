@@ -37,23 +37,6 @@ class ModuleRow:
     trainable: int
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What training takes beside activations.
-
-    Attributes:
-        weight_bytes: All parameters as they are kept.
-        optimizer_bytes: Adam's or AdamW's two moments and the gradient, float32, of every trained parameter.
-        forward_flops: Per token, see `flops_per_token`.
-        training_flops: Per token, forward and backward.
-    """
-
-    weight_bytes: int
-    optimizer_bytes: int
-    forward_flops: int
-    training_flops: int
-
-
 def count_parameters(model: nn.Module) -> tuple[int, int]:
     """Count all parameters of a model, and those that require a gradient."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
@@ -103,13 +86,6 @@ def module_rows(model: PreTrainedModel) -> list[ModuleRow]:
     return found
 
 
-def cost(model: PreTrainedModel) -> Cost:
-    """Work out what training `model` takes."""
-    forward, training = flops_per_token(model)
-    _, trained = count_parameters(model)
-    return Cost(sum(parameter.nbytes for parameter in model.parameters()), (4 + 4 + 4) * trained, forward, training)
-
-
 def flops_per_token(model: PreTrainedModel) -> tuple[int, int]:
     """Count the floating-point operations that the matrices cost per token: (forward, forward and backward).
 
@@ -119,8 +95,8 @@ def flops_per_token(model: PreTrainedModel) -> tuple[int, int]:
     nothing below the first trained parameter needs any: LoRA on all blocks comes to little more than 4 n where full
     tuning takes 6 n.
 
-    Left out, as there: embeddings, which are looked up; attention scores, which grow with the text; normalisation,
-    activations and, as they are no products with tokens, DoRA's norms. The head works once per text, not per token. A
+    Left out, as there: embeddings, which are looked up; attention scores, which grow with the text; normalisation and
+    activations. The head works once per text, not per token. A
     matrix that several blocks share (ALBERT) counts once. The modules are taken to be computed in their order: of the
     maps that read the first trained block's input, some are counted as if it needed a gradient.
     """

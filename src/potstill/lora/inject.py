@@ -26,13 +26,13 @@ def inject(
     the settings are, for messages. Returns the dotted names of the adapted modules.
 
     Raises:
-        ConfigError: A pattern matches nothing, or the model has fewer blocks. The model is as it was.
+        ConfigError: A pattern matches nothing. The model is as it was.
     """
     targets = find_targets(model, config, section)
     model.requires_grad_(False)
     for name, linear in targets.items():
-        variant = {"use_rslora": config.use_rslora, "use_dora": config.use_dora}
-        model.set_submodule(name, LoRALinear(linear, config.rank, config.alpha, config.dropout, **variant))
+        settings = (config.rank, config.alpha, config.dropout)
+        model.set_submodule(name, LoRALinear(linear, *settings, use_rslora=config.use_rslora))
     for name, module in trained_modules(model, config).items():
         module.requires_grad_(name not in frozen)
     return tuple(targets)
@@ -46,20 +46,14 @@ def find_targets(model: PreTrainedModel, config: LoRAConfig, section: str) -> di
     of the pretrained base outside them.
 
     Raises:
-        ConfigError: A pattern matches no linear map, there is no pattern, or there are fewer blocks.
+        ConfigError: A pattern matches no linear map, or there is no pattern.
     """
-    blocks, layers = block_names(model), config.layers_to_transform
-    if layers is not None:
-        if missing := [layer for layer in layers if layer >= len(blocks)]:
-            raise ConfigError([f"{section}.layers_to_transform: the model has {len(blocks)} blocks; found {missing}"])
-        blocks = [blocks[layer] for layer in layers]
     patterns = ("*",) if isinstance(config.target_modules, str) else config.target_modules
-    inside, base = tuple(f"{block}." for block in blocks), f"{model.base_model_prefix}."
+    inside, base = tuple(f"{block}." for block in block_names(model)), f"{model.base_model_prefix}."
     candidates = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, LinearLike)
-        and (name.startswith(inside) or (layers is None and name in patterns and name.startswith(base)))
+        if isinstance(module, LinearLike) and (name.startswith(inside) or (name in patterns and name.startswith(base)))
     }
     matches = {pattern: [name for name in candidates if fnmatchcase(name, pattern)] for pattern in patterns}
     if not patterns:

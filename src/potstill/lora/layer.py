@@ -1,4 +1,4 @@
-r"""A linear map with a low-rank update (LoRA) and the variants of it.
+"""A linear map with a low-rank update (LoRA).
 
 Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv 2106.09685), section 4.1, equation 3:
 
@@ -8,29 +8,19 @@ W0 (out, in) is pretrained and frozen; A (r, in) and B (out, r) are trained. r i
 stand for an update of a matrix with in·out. A starts random and B at zero: at the start ΔW = 0 and the adapted model
 is exactly the pretrained one.
 
-Two variants, which differ in one place each:
-
-- rsLoRA, Kalajdzievski 2023 (arXiv 2312.03732), theorem 3.2: s = alpha / √r. With alpha / r the update of a large rank
-  learns as slowly as that of a small one.
-- DoRA, Liu et al. 2024 (arXiv 2402.09353), equation 5: W' = m · (W0 + s B A) / ‖W0 + s B A‖, with the norm of every
-  row, one per output. The magnitude m (out) is trained apart from the direction and starts at ‖W0‖.
-
-(The columns of DoRA's paper are rows here: PyTorch keeps a linear map as (out, in).)
+rsLoRA, Kalajdzievski 2023 (arXiv 2312.03732), theorem 3.2, has s = alpha / √r: with alpha / r the update of a large
+rank learns as slowly as that of a small one.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from potstill.lora.dropout import Dropout
 from potstill.lora.linear import LinearLike, frozen_linear, linear_shape, linear_weight, set_linear_weight
-
-_SMALLEST: Final = torch.finfo(torch.float32).tiny
-"""What a norm is divided by at least, so that a row of zeros stays one."""
 
 
 class LoRALinear(nn.Module):
@@ -40,11 +30,9 @@ class LoRALinear(nn.Module):
         base: The pretrained map with weight W0; frozen here.
         lora_A: A, (rank, in).
         lora_B: B, (out, rank).
-        lora_magnitude_vector: DoRA's m, (out); else None.
         scaling: s.
     """
 
-    row_norms: Tensor
     _unmerged: Tensor | None
 
     def __init__(
@@ -55,7 +43,6 @@ class LoRALinear(nn.Module):
         dropout: float = 0.0,
         *,
         use_rslora: bool = False,
-        use_dora: bool = False,
     ) -> None:
         """Wrap `base`; a ValueError refuses a rank below 1."""
         super().__init__()
@@ -72,10 +59,6 @@ class LoRALinear(nn.Module):
         self.lora_B = nn.Parameter(torch.zeros(out_features, rank, device=device, dtype=torch.float32))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # as nn.Linear starts its own weight
         self.register_buffer("_unmerged", None, persistent=False)  # the base has it already
-        self.register_parameter("lora_magnitude_vector", None)
-        if use_dora:
-            self.register_buffer("row_norms", self._weight().norm(dim=1), persistent=False)  # ‖W0‖, (out)
-            self.lora_magnitude_vector = nn.Parameter(self.row_norms.clone())
 
     @property
     def merged(self) -> bool:
@@ -87,12 +70,9 @@ class LoRALinear(nn.Module):
         # Two dimensions before the base: its result would else be a view, and for an in-place operation on a view
         # autograd copies the whole gradient.
         rows = x.reshape(-1, x.shape[-1])  # (tokens, in)
-        if self.merged:
-            y = frozen_linear(self.base, rows)
-        elif self.lora_magnitude_vector is None:
-            y = self._add_update(frozen_linear(self.base, rows), self.dropout(rows))
-        else:
-            y = self._dora(rows)
+        y = frozen_linear(self.base, rows)
+        if not self.merged:
+            y = self._add_update(y, self.dropout(rows))
         return y.view(*x.shape[:-1], y.shape[-1])
 
     def _add_update(self, y: Tensor, x: Tensor) -> Tensor:
@@ -105,35 +85,6 @@ class LoRALinear(nn.Module):
         # Autocast leaves in-place operations alone: the types must agree already.
         return y.addmm_(low.T.to(y.dtype), up, alpha=self.scaling)
 
-    def _dora(self, x: Tensor) -> Tensor:
-        """Map x, (tokens, in), to m · (W0 + s B A) / ‖W0 + s B A‖ x + bias, (tokens, out)."""
-        y = frozen_linear(self.base, x)
-        bias: Tensor | float = 0.0 if self.base.bias is None else self.base.bias
-        rest = bias  # without the magnitude
-        if self.training and self.dropout.p > 0.0:
-            # As in PEFT: of W0 x too, the magnitude's change sees what dropout leaves, and the change alone.
-            x, whole = self.dropout(x), y
-            y = frozen_linear(self.base, x)
-            rest = whole - y + bias
-        gain = self.lora_magnitude_vector / self._norms()  # (out)
-        # In float32 under autocast too: a gain near 1 moves by less than bfloat16 can tell.
-        return ((self._add_update(y, x) - bias) * gain + rest).to(y.dtype)
-
-    @torch.no_grad()
-    def _norms(self) -> Tensor:
-        """Return ‖W0 + s B A‖ by row, (out), as a constant for the gradient (DoRA, section 4.3).
-
-        ‖w + s b A‖² = ‖w‖² + 2 s (w Aᵀ)·b + s² b (A Aᵀ)·b for a row w of W0 and b of B, without the (out, in) matrix.
-        Where W0 and the update nearly cancel (below a tenth of ‖w‖ + s Σ|b|‖a‖), `merge`, which adds the row up first,
-        is more exact.
-        """
-        a, b, s = self.lora_A, self.lora_B, self.scaling
-        weight = linear_weight(self.base)
-        projected = (a.to(weight.dtype) @ weight.T).float()  # A W0ᵀ, (rank, out)
-        cross = (projected.T * b).sum(dim=1)
-        square = ((b @ (a @ a.T)) * b).sum(dim=1)
-        return (self.row_norms.square() + 2 * s * cross + s * s * square).clamp_min(_SMALLEST).sqrt()
-
     @torch.no_grad()
     def merge(self) -> None:
         """Put the update into the base's weight, so that the forward pass costs what it cost before.
@@ -141,10 +92,8 @@ class LoRALinear(nn.Module):
         The weight without it is kept for `unmerge`. Twice changes nothing.
         """
         if not self.merged:
-            weight = torch.addmm(self._weight(), self.lora_B, self.lora_A, alpha=self.scaling)  # one pass over it
-            if self.lora_magnitude_vector is not None:
-                norms = weight.norm(dim=1).clamp_min(_SMALLEST)
-                weight *= (self.lora_magnitude_vector / norms)[:, None]
+            weight = linear_weight(self.base).float()  # (out, in)
+            weight = torch.addmm(weight, self.lora_B, self.lora_A, alpha=self.scaling)  # one pass over it
             self._unmerged = self.base.weight.data
             set_linear_weight(self.base, weight)
 
@@ -154,6 +103,3 @@ class LoRALinear(nn.Module):
         if self._unmerged is not None:
             self.base.weight.data = self._unmerged
             self._unmerged = None
-
-    def _weight(self) -> Tensor:
-        return linear_weight(self.base).float()  # (out, in)

@@ -31,7 +31,7 @@ PREFIX: Final = "base_model.model."
 _COPIES: Final = (".original_module.", ".modules_to_save.")
 """Embeddings that were trained PEFT writes twice more: as before the training, and under its wrapper's name."""
 
-_READ: Final = {"r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora"}
+_READ: Final = {"r", "lora_alpha", "lora_dropout", "use_rslora"}
 _WITHOUT_EFFECT: Final = {
     *("auto_mapping", "base_model_name_or_path", "revision", "task_type", "peft_version", "inference_mode"),
     *("runtime_config", "fan_in_fan_out", "megatron_core", "qalora_group_size", "eva_config"),
@@ -120,7 +120,6 @@ def peft_settings(model: PreTrainedModel, config: LoRAConfig, base: str, *, plai
         "lora_alpha": config.alpha,
         "lora_dropout": config.dropout,
         "use_rslora": config.use_rslora,
-        "use_dora": config.use_dora,
         "bias": "none",
         "fan_in_fan_out": any(isinstance(adapter.base, Conv1D) for adapter in adapted.values()),
         "target_modules": list(adapted),
@@ -162,7 +161,6 @@ def read_peft_settings(
             alpha=values["lora_alpha"],
             dropout=values.get("lora_dropout", 0.0),
             use_rslora=values.get("use_rslora", False),
-            use_dora=values.get("use_dora", False),
             target_modules=targets,
             train_layernorm=any(name.removesuffix(".weight") in norm_layers(model) for name in weights),
         )
@@ -186,6 +184,6 @@ def _check_supported(values: Mapping[str, Any], path: Path) -> None:
     found |= {name: values.get(name) for name, allowed in _ALLOWED.items() if values.get(name) not in allowed}
     if found:
         raise ArtifactError(
-            f"{path}: expected LoRA, rsLoRA or DoRA with one rank and alpha for all modules, found {found}\n"
+            f"{path}: expected LoRA or rsLoRA with one rank and alpha for all modules, found {found}\n"
             f"  what to do: name a directory that `potstill finetune` wrote, or merge the adapter with peft"
         )

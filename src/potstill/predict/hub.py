@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import sys
+import time
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +24,13 @@ _NAME: Final = re.compile(
 )
 _FILES: Final = (CHECKSUMS_FILE, LABELS_FILE, *(file.name for file in StudentFiles(Path()).needed))
 """All that is read of a repository, whatever else it holds."""
+_DISK_ERRORS: Final = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EROFS, errno.EACCES, errno.EIO, errno.EEXIST, errno.ENOTDIR),
+}
+"""The system's numbers of errors that come from a disk, never from a network."""
+_SILENT_S: Final = 1.0
+"""How long loading may take before a progress bar appears."""
 LOG_IN: Final = "set HF_TOKEN, or log in with `hf auth login`"
 
 
@@ -68,7 +79,7 @@ def local_model(model: Path | str, revision: str | None = None) -> Path:
         revision: Branch, tag or commit of the hub's model.
 
     Raises:
-        SourceError: The hub can't be reached, or does not give the model.
+        SourceError: The hub can't be reached, or does not give the model, or there is no room for it.
         ArtifactError: What it gives is damaged, or no student; or the name is a misspelt path.
         ValueError: There is a revision for a path, or there are two.
     """
@@ -118,6 +129,13 @@ def hub_error(error: Exception, name: HubName, what: str) -> SourceError:
         name: The repository that was asked for.
         what: What was wanted, as in "does not give".
     """
+    if (number := next(filter(None, map(_disk_error, _causes(error))), None)) is not None:
+        where = next((file for one in _causes(error) if (file := getattr(one, "filename", None))), None)
+        place = "" if where is None else f" ({where})"
+        return SourceError(
+            f"{name}: {os.strerror(number)}{place}\n"
+            f"  what to do: make room, or set HF_HOME to a directory that can be written"
+        )
     endpoint = hub_library().constants.ENDPOINT
     answers = [answer for one in _causes(error) if (answer := getattr(one, "response", None)) is not None]
     status = answers[0].status_code if answers else None
@@ -140,11 +158,38 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def _disk_error(error: BaseException) -> int | None:
+    """Return the system's number of an error where a disk is its cause; hf_xet gives it in words alone."""
+    number = getattr(error, "errno", None)
+    if number is None and (found := re.search(r"\(os error (\d+)\)", str(error))):
+        number = int(found[1])
+    return number if number in _DISK_ERRORS else None
+
+
+def _progress(library: Any) -> Any:
+    """Make the library's progress bar one that only a terminal shows, where loading takes long."""
+    started = time.monotonic()
+
+    class Progress(library.utils.tqdm):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            settings["disable"] = settings.get("disable") or not sys.stderr.isatty()
+            super().__init__(*arguments, **settings | {"leave": False})
+
+        def display(self, *arguments: Any, **settings: Any) -> Any:
+            return time.monotonic() - started > _SILENT_S and super().display(*arguments, **settings)
+
+    return Progress
+
+
 def _download(name: HubName, *, force_download: bool = False) -> Path:
     library = hub_library()
     try:
         directory = library.snapshot_download(
-            name.repository, revision=name.revision, allow_patterns=[*_FILES], force_download=force_download
+            name.repository,
+            revision=name.revision,
+            allow_patterns=[*_FILES],
+            force_download=force_download,
+            tqdm_class=_progress(library),
         )
     except Exception as error:
         raise hub_error(error, name, "does not give it") from error

@@ -175,14 +175,12 @@ def _problems(summary: Summary) -> Iterator[str]:
 
 
 def _better_teacher(summary: Summary) -> str:
-    """Say how to get a better teacher of this kind."""
     if summary.config["teacher"]["kind"] == "transformer":
         return "Train it longer, with another learning rate or from another backbone"
     return "Use another teacher, or leave out `--teacher` to tune one"
 
 
 def _rare(summary: Summary) -> Iterator[str]:
-    """Name rare classes that the students hardly find, and what raises their recall."""
     if (role := summary.recommended_role) is None:
         return
     models, names = [model.metrics for model in summary.of(role)], summary.data.label_names
@@ -230,7 +228,6 @@ def _learnt(summary: Summary, role: Role) -> str:
 
 
 def _choice(summary: Summary) -> Iterator[str]:
-    """Say which kind of student to use, and what the others would be."""
     if (role := summary.recommended_role) is None:
         return
     name = f"the {ROLE_NAMES[role].lower()}"
@@ -258,7 +255,6 @@ def _choice(summary: Summary) -> Iterator[str]:
 
 
 def _distillation(summary: Summary) -> Iterator[str]:
-    """Compare the distilled students with the baselines, over seeds where there are several."""
     over_seeds, found = summary.paired_test, summary.distillation_gain
     if over_seeds is None or found is None:
         return
@@ -308,7 +304,6 @@ def test_name(multi_label: bool) -> str:
 
 
 def _savings(summary: Summary) -> Iterator[str]:
-    """Say what the tuning and the small student save."""
     teacher, role = summary.teacher, summary.recommended_role
     if teacher is None:
         return
@@ -340,7 +335,6 @@ def _savings(summary: Summary) -> Iterator[str]:
 
 
 def _time_limit(summary: Summary) -> Iterator[str]:
-    """Say what was left out to keep to a time limit."""
     if (limit := summary.time_limit) is not None:
         left_out = f"To keep to it: {'; '.join(limit.changes)}." if limit.changes else "Nothing was left out."
         yield f"**Time limit:** {duration(limit.seconds)}, of which {duration(limit.used)} are used. {left_out}"

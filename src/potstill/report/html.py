@@ -23,8 +23,8 @@ from potstill.evaluation.details import Details, LearningCurve
 from potstill.evaluation.significance import SIGNIFICANCE
 from potstill.predict.wording import numbered, printable
 from potstill.report.findings import abstention, findings
-from potstill.report.markdown import report_sections
-from potstill.report.plots import COLOURS, COMPARISON_FILE, RELIABILITY_FILE, curve_files
+from potstill.report.markdown import report_part
+from potstill.report.plots import COLOURS, COMPARISON_FILE, RELIABILITY_FILE, curve_files, write_png
 from potstill.report.tables import (
     HEADLINES,
     ROLE_NAMES,
@@ -77,7 +77,7 @@ def report_html(summary: Summary, details: Details | None, run_dir: Path, plots:
         lead=_lead(summary),
         first=_html(found[0]),
         others=_html("\n".join(f"- {line}" for line in found[1:])),
-        sections={title: _html(text) for title, text in report_sections(summary, "").items()},
+        part=lambda name: _html(report_part(summary, name)),
         headline=_columns(models, ("model", first, "on disk", "texts/s", *others)),
         models=models,
         classes=class_table({ROLE_NAMES[role]: [one.metrics for one in summary.of(role)] for role in roles}, names),
@@ -101,7 +101,6 @@ def report_html(summary: Summary, details: Details | None, run_dir: Path, plots:
 
 
 def _lead(summary: Summary) -> str:
-    """Say in one sentence what was done."""
     data = summary.data
     models = [numbered(len(summary.of(role)), ROLE_NAMES[role].lower()) for role in summary.roles]
     if summary.linear is not None:
@@ -115,7 +114,6 @@ def _lead(summary: Summary) -> str:
 
 
 def _parts(summary: Summary, details: Details) -> dict[str, Any]:
-    """Return what the template shows of the details."""
     names, curve = summary.data.label_names, details.learning_curve
     counts = {(label, answer): texts for label, answer, texts in details.confusion}
     covered = [min(details.coverage, key=lambda point: abs(point[0] - share)) for share in _COVERAGES]
@@ -139,7 +137,6 @@ def _parts(summary: Summary, details: Details) -> dict[str, Any]:
 
 
 def _confused_pairs(counts: Mapping[tuple[int, int], int], names: Sequence[str]) -> ResultTable:
-    """Show the most frequent mistakes."""
     totals: Counter[int] = Counter()
     for (label, _), texts in counts.items():
         totals[label] += texts
@@ -174,7 +171,7 @@ def _curve(points: Sequence[tuple[float, float]], x: str, y: str, colour: str, m
     axes.set_xlim(left=0)
     axes.grid(color="#DDDDDD", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file := BytesIO(), format="png", dpi=160)
+    write_png(figure, file := BytesIO())
     return _inlined(file.getvalue())
 
 
@@ -183,7 +180,6 @@ def _inlined(png: bytes) -> str:
 
 
 def _columns(table: ResultTable, headers: Sequence[str]) -> ResultTable:
-    """Return some columns of a table."""
     places = [table.headers.index(header) for header in headers]
     return ResultTable(tuple(headers), tuple(tuple(row[place] for place in places) for row in table.rows))
 

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Final, Literal
+from typing import IO, Any, Final, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -67,8 +68,14 @@ def draw_plots(summary: Summary, directory: Path) -> list[Path]:
             drawn = (loss_curves(models, "training"), loss_curves(models, "validation"), scores)
             figures |= dict(zip(files.values(), drawn, strict=True))
     for name, figure in figures.items():
-        write_atomically(directory / name, partial(figure.savefig, format="png", dpi=160))
+        write_atomically(directory / name, partial(write_png, figure))
     return [directory / name for name in figures]
+
+
+def write_png(figure: Figure, file: IO[bytes]) -> None:
+    """Draw a figure once; `savefig` draws it twice to find the layout."""
+    figure.set_dpi(160)
+    FigureCanvasAgg(figure).print_png(file)  # type: ignore[no-untyped-call]
 
 
 def loss_curves(models: Sequence[ModelResult], split: Literal["training", "validation"]) -> Figure:
@@ -220,7 +227,6 @@ def _curves(axes: Axes, models: Sequence[ModelResult], key: str, scale: float = 
 
 
 def _finish(axes: Axes, title: str, label: str) -> None:
-    """Give a curve plot its words, and whole epochs on the x axis."""
     axes.set_title(title, fontsize=11)
     axes.set(xlabel="epoch", ylabel=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -237,7 +243,6 @@ def _tidy(axes: Axes, grid: Literal["x", "both"] = "both") -> None:
 
 
 def _score_row(axes: Axes, row: int, role: str, models: Sequence[Scored], name: str, scale: float) -> None:
-    """Draw one model's score: over its seeds, or of its single seed with the interval."""
     values = [scale * float(getattr(model.metrics, name)) for model in models]
     if len(models) > 1:
         below = [row + 0.2] * len(values)  # where the mean doesn't cover them
@@ -250,7 +255,6 @@ def _score_row(axes: Axes, row: int, role: str, models: Sequence[Scored], name: 
 
 
 def _point(axes: Axes, row: int, role: str, x: float, text: str, **look: Any) -> None:
-    """Draw a marker with its value above."""
     axes.plot(x, row, marker=MARKERS[role], markersize=9, color=COLOURS[role], zorder=3, **look)
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.8}
     place: dict[str, Any] = {"xytext": (0, 10), "textcoords": "offset points", "ha": "center"}

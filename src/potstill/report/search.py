@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from potstill.predict.wording import in_markdown
-from potstill.report.tables import EMPTY, Cell, ResultTable, duration, magnitude, score
+from potstill.report.tables import EMPTY, MARKDOWN, Cell, ResultTable, duration, magnitude, score
 from potstill.store.atomic import write_csv, write_text
 
 TRIALS_FILE: Final = "trials.csv"
@@ -20,7 +19,7 @@ BEST_FILE: Final = "best.yaml"
 _SHOWN: Final = 10
 """Trials in the report's table; `trials.csv` has them all."""
 
-Outcome = Literal["finished", "stopped", "failed", "too large"]
+Outcome = Literal["finished", "stopped", "failed"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,8 @@ class Trial:
 
     Attributes:
         number: From 1, in the order in which the trials ended.
-        outcome: `finished`; `stopped` early, being worse than the others; `failed`, since its loss was no longer finite
-            or the settings exclude each other; `too large`, and not trained.
+        outcome: `finished`; `stopped` early, being worse than the others; or `failed`, since its loss was no longer
+            finite or the settings exclude each other.
         mcc: MCC on the validation split; None unless it finished.
         parameters: Size of the student; None where it was not built.
         note: What happened, where it did not finish.
@@ -92,50 +91,22 @@ def settings_words(settings: Mapping[str, Any]) -> str:
 
 def search_text(result: SearchResult, best: Trial, file: Path) -> str:
     """Write the report of a search, in Markdown; `file` is the configuration with the settings of its best trial."""
-    counts = ", ".join(f"{count} {outcome}" for outcome, count in Counter(t.outcome for t in result.trials).items())
-    more = f" and {result.unlabelled:,} texts of an unlabelled set" if result.unlabelled else ""
-    unlabelled = " --unlabelled-set PATH" if result.unlabelled else ""
-    size = "" if best.parameters is None else f" and {magnitude(best.parameters)} parameters"
     rows = (
         (Cell(f"`{name}`"), Cell(_shown(value)), Cell(_range(result.space.get(name))))
         for name, value in best.settings.items()
     )
-    settings = ResultTable(("setting", "best", "searched"), tuple(rows))
-    config = shlex.quote(str(file))
-    return f"""# Settings searched: {in_markdown(result.data)}
-
-{len(result.trials)} trials ({counts}). Each trained one student on the training texts{more}, with settings proposed by
-Optuna's TPE. Trials are compared by the MCC on the {result.validation:,} texts of the validation split. The test split
-was not used.
-
-## Best settings
-
-Trial {best.number} has MCC {score(best.mcc or 0.0)}{size}. All its settings are in `{file.name}`.
-
-{settings.to_markdown()}
-
-This MCC is optimistic: the best of many trials is in part the luckiest, and every trial had one seed. Train the best
-settings with several seeds (`student.seeds`) before you rely on them.
-
-## Best trials
-
-{_trials(result).to_markdown()}
-
-## Next
-
-- `potstill distill --config {config} --teacher DIR{unlabelled}` trains students with these settings and the same
-  teacher.
-- `potstill run --config {config}` makes the whole experiment with them.
-- The command of this search resumes it after an interruption. With a larger `--trials` it makes more trials.
-
-```bash
-{result.command}
-```
-"""
+    return MARKDOWN.get_template("report/search.md.jinja").render(
+        result=result,
+        best=best,
+        outcomes=Counter(trial.outcome for trial in result.trials),
+        settings=ResultTable(("setting", "best", "searched"), tuple(rows)).to_markdown(),
+        trials=_trials(result).to_markdown(),
+        file=file,
+        config=shlex.quote(str(file)),
+    )
 
 
 def _trials(result: SearchResult) -> ResultTable:
-    """Show the best trials, with the settings that differ between trials."""
     names = [name for name in result.trials[0].settings if len({str(one.settings[name]) for one in result.trials}) > 1]
     rows = tuple(
         (
@@ -164,7 +135,6 @@ def _shown(value: Any) -> str:
 
 
 def _range(candidates: Any) -> str:
-    """Say what was searched, from what the configuration says."""
     if not isinstance(candidates, Mapping):
         return "fixed"
     if "choices" in candidates:

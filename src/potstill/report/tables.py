@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Protocol
+from typing import Final, Protocol
 
+import jinja2
 from rich.box import SIMPLE_HEAD
 from rich.filesize import decimal
 from rich.table import Table
@@ -164,6 +165,16 @@ def summary_table(summary: Summary) -> Table:
     return model_table(summary).turned().to_rich(f"{data.name}: {data.test} examples of the test split{whose}")
 
 
+MARKDOWN: Final = jinja2.Environment(  # noqa: S701 - its templates are Markdown, no HTML
+    loader=jinja2.PackageLoader("potstill", ""),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+"""Templates of reports and cards; filters are added below."""
+
+
 def classes(names: Sequence[str]) -> str:
     """Name the classes; of many the first, and how many there are."""
     shown = ", ".join(f'"{name}"' for name in names[:_SHOWN_CLASSES])
@@ -217,6 +228,12 @@ def interval(ends: tuple[float, float], number: Number) -> str:
     return f"[{low}, {high}]"
 
 
+MARKDOWN.filters |= {
+    **{"grouped": "{:,}".format, "in_markdown": in_markdown, "magnitude": magnitude, "percent": percent},
+    "score": score,
+}
+
+
 class Scored(Protocol):
     """A model's scores, or those of several teachers as one."""
 
@@ -266,13 +283,11 @@ def score_cells(models: Sequence[Scored], positive: int | None = None) -> tuple[
 
 
 def _constant_cells(metrics: Metrics, positive: int | None) -> tuple[Cell, ...]:
-    """Write the same scores without intervals."""
     micro = () if metrics.micro_f1 is None else (Cell(score(metrics.micro_f1)),)
     return (*micro, Cell(score(f1_of(metrics, positive))), Cell(percent(metrics.accuracy)), Cell(score(metrics.mcc)))
 
 
 def _spread(values: Sequence[float], number: Number) -> Cell:
-    """Write the mean over seeds and, of several, the standard deviation."""
     spread = Spread.of(values)
     return Cell(number(spread.mean), f"± {number(spread.std).removesuffix(' %')}" if len(values) > 1 else "")
 
@@ -304,7 +319,6 @@ def _milliseconds(time: float) -> str:
 
 
 def _seed_row(model: ModelResult | EnsembleResult, positive: int | None) -> tuple[Cell, ...]:
-    """Show one model, or the teachers that taught together."""
     calibration = (Cell(percent(model.calibration.ece)), Cell(score(model.calibration.nll)))
     if isinstance(model, EnsembleResult):
         names, training = (Cell(ROLE_NAMES["teacher"]), Cell("all, averaged")), (EMPTY, EMPTY)

@@ -17,7 +17,7 @@ from potstill.config import PotstillConfig
 from potstill.console import print_line
 from potstill.errors import ConfigError
 from potstill.teacher.backbone.sources import load_config, load_embeddings, load_tokenizer, outline
-from potstill.teacher.backbone.vocabulary import LEAVE_OUT, MEND, check_vocabulary
+from potstill.teacher.backbone.vocabulary import check_vocabulary
 
 _BYTES: Final = {character: byte for byte, character in bytes_to_unicode().items()}  # type: ignore[no-untyped-call]
 """Which byte each character of a byte-level vocabulary is."""
@@ -50,7 +50,7 @@ def teacher_embeddings(
     """
     table = load_embeddings(backbone)  # (teacher's vocabulary, width)
     teacher = load_tokenizer(teacher_tokenizer)
-    check_vocabulary(teacher, len(table), backbone, remedy=MEND if teacher_tokenizer == backbone else LEAVE_OUT)
+    check_vocabulary(teacher, len(table), backbone)
     pieces = teacher_pieces(tokenizer, teacher)
     bags: list[list[int]] = [[] for _ in counts]
     for token_id in pieces.keys() - {pad_token_id}:

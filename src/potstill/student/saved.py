@@ -13,7 +13,7 @@ from potstill.student.registry import student_class
 
 
 def load_network(directory: Path | str) -> Network:
-    """Read the weights of a student or of `potstill export --format huggingface`, in evaluation mode.
+    """Read the weights of a student, in evaluation mode.
 
     Raises:
         ArtifactError: It is incomplete or damaged, or its files don't belong together.

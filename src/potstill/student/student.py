@@ -97,7 +97,7 @@ class Student:
         teacher`.
 
         Raises:
-            SourceError: A named tokenizer or backbone can't be found or reached.
+            SourceError: The teacher's tokenizer or backbone can't be found or reached.
             ConfigError: The teacher lacks what the settings ask for, or see `teacher_embeddings`.
         """
         texts = corpus.train.all_texts if texts is None else texts
@@ -211,16 +211,6 @@ def round_tables(network: Network) -> None:
             module.weight.copy_(module.weight.half())
 
 
-def check_tokenizer(config: StudentConfig) -> None:
-    """Find a named tokenizer before anything is trained.
-
-    Raises:
-        SourceError: It can't be found or reached, or has no token to pad with.
-    """
-    if config.tokenizer not in ("bpe", "teacher"):
-        pad_token_id(load_tokenizer(config.tokenizer))
-
-
 def student_bytes(directory: Path) -> int:
     """Return what a student takes on disk to predict: graph, tokenizer and manifest."""
     return sum(path.stat().st_size for path in StudentFiles(directory).needed)
@@ -274,10 +264,9 @@ def _tokenizer(
         learnt = cached_directory("vocabularies", digest([settings, *texts]), learn)
         tokenizer = Tokenizer.from_file(str(learnt / "tokenizer.json"))
         return tokenizer, tokenizer.get_vocab()[PADDING_TOKEN]
-    name = teacher_tokenizer if config.tokenizer == "teacher" else config.tokenizer
-    if name is None:
+    if teacher_tokenizer is None:
         raise ConfigError(["student.tokenizer: this teacher has no tokenizer; choose `bpe`"])
-    loaded = load_tokenizer(name)
+    loaded = load_tokenizer(teacher_tokenizer)
     if in_pairs and (separator := loaded.sep_token or loaded.eos_token or loaded.bos_token) is not None:
         set_pair_separator(loaded.backend_tokenizer, separator)
     return loaded.backend_tokenizer, pad_token_id(loaded)

@@ -261,16 +261,8 @@ def _log_odds(path: Path, numbers: NDArray[np.float64], kind: str) -> NDArray[np
     """Check the probability of each class by itself, (rows, classes), and return the logits of their sigmoids."""
     if kind == "logits":
         return numbers.astype(np.float32)
-    wrong = ((numbers < 0) | (numbers > 1)).any(axis=1)
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        raise _error(
-            path,
-            f"{int(wrong.sum()):,} rows hold no probabilities, the first in row {row + 1:,}: "
-            + ", ".join(f"{number:g}" for number in numbers[row, :_SHOWN]),
-            "give every text the probability of each class by itself, between 0 and 1; if these are logits, say so in "
-            "a file of settings: teacher.values: logits",
-        )
+    wrong = np.asarray(((numbers < 0) | (numbers > 1)).any(axis=1))
+    _refuse_wrong(path, numbers, wrong, "give every text the probability of each class by itself, between 0 and 1")
     return log_odds(numbers)
 
 
@@ -279,15 +271,19 @@ def _log_probabilities(path: Path, numbers: NDArray[np.float64], kind: str) -> N
     if kind == "logits":
         return numbers.astype(np.float32)
     wrong = (numbers < 0).any(axis=1) | (np.abs(numbers.sum(axis=1) - 1) > _SLACK)
+    _refuse_wrong(path, numbers, wrong, _NO_NUMBERS)
+    return np.log(np.maximum(numbers, LEAST)).astype(np.float32)
+
+
+def _refuse_wrong(path: Path, numbers: NDArray[np.float64], wrong: NDArray[np.bool_], remedy: str) -> None:
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         found = ", ".join(f"{number:g}" for number in numbers[row, :_SHOWN])
         raise _error(
             path,
             f"{int(wrong.sum()):,} rows hold no probabilities, the first in row {row + 1:,}: {found}",
-            f"{_NO_NUMBERS}; if these are logits, say so in a file of settings: teacher.values: logits",
+            f"{remedy}; if these are logits, say so in a file of settings: teacher.values: logits",
         )
-    return np.log(np.maximum(numbers, LEAST)).astype(np.float32)
 
 
 def _error(path: Path, problem: str, remedy: str = _NO_NUMBERS) -> DataError:

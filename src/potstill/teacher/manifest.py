@@ -27,10 +27,10 @@ from potstill.predict.directory import (
 from potstill.store.atomic import parse_json, read_json, write_json
 from potstill.store.checksums import has_checksums, read, recover, verify
 from potstill.store.tensors import MARK
-from potstill.teacher.backbone.classes import class_parameters
+from potstill.teacher.backbone.classifier import class_parameters
 from potstill.teacher.backbone.sources import load_config
 
-_FORMAT: Final = 7
+_FORMAT: Final = 8
 _SHOWN: Final = 5
 """Problems that a message lists at most."""
 
@@ -53,7 +53,6 @@ class TeacherManifest:
     backbone: str
     tokenizer: str
     add_bos: bool
-    random_init: bool
     seed: Annotated[int, Field(ge=0, lt=1 << 63)]
     method: Method
     lora: LoRAConfig | None
@@ -164,7 +163,6 @@ def _of_peft(directory: Path, runtime: RuntimeConfig) -> TeacherManifest:
         backbone=base,
         tokenizer=str(directory) if (directory / "tokenizer.json").is_file() else base,
         add_bos=False,
-        random_init=False,
         seed=0,
         method="lora",
         lora=None,

@@ -32,8 +32,7 @@ from potstill.predict.tokens import intern_tokenizer, set_pair_separator
 from potstill.store.checksums import assert_unchanged, atomic_save, digest
 from potstill.store.tensors import load_tensors, save_tensors
 from potstill.task import task_of
-from potstill.teacher.backbone.classes import reorder_classes
-from potstill.teacher.backbone.classifier import TextClassifier, build_classifier
+from potstill.teacher.backbone.classifier import TextClassifier, build_classifier, reorder_classes
 from potstill.teacher.backbone.echo import Echo
 from potstill.teacher.backbone.sources import (
     check_architecture,
@@ -43,7 +42,7 @@ from potstill.teacher.backbone.sources import (
     outline,
     pad_token_id,
 )
-from potstill.teacher.backbone.vocabulary import LEAVE_OUT, MEND, check_vocabulary
+from potstill.teacher.backbone.vocabulary import check_vocabulary
 from potstill.teacher.base import Teacher
 from potstill.teacher.manifest import TeacherManifest
 from potstill.training.base import FitContext, FitResult, Splits
@@ -58,7 +57,7 @@ _WITHOUT_EFFECT: Final = {
 }
 """Settings of a model that change nothing of what its blocks compute."""
 
-_SAVED_SETTINGS: Final = ("backbone", "add_bos", "random_init", "method", "echo", "num_layers")
+_SAVED_SETTINGS: Final = ("backbone", "add_bos", "method", "echo", "num_layers")
 """Settings that a manifest holds under the same names."""
 
 _FEW_TOKENS: Final = 4096
@@ -106,7 +105,7 @@ class TransformerTeacher(Teacher):
         """
         manifest = TeacherManifest(
             **{name: getattr(config, name) for name in _SAVED_SETTINGS},
-            tokenizer=config.tokenizer_name,
+            tokenizer=config.backbone,
             seed=seed,
             lora=config.lora if config.method == "lora" else None,
             base="",
@@ -185,13 +184,13 @@ class TransformerTeacher(Teacher):
     @classmethod
     def check(cls, settings: TransformerConfig) -> None:
         """Find backbone and tokenizer; no weights are read. Errors as for `create`."""
-        base = load_config(settings.backbone, random_init=settings.random_init)
+        base = load_config(settings.backbone)
         check_architecture(settings.backbone, base)
         if settings.echo:
             _check_decoder(base)
         if settings.num_layers is not None:
             check_num_layers(base, settings.num_layers)
-        _tokenizer(settings, settings.tokenizer_name, base)
+        _tokenizer(settings, settings.backbone, base)
 
     def save(self, directory: Path) -> None:
         """Write what was trained and the manifest, with checksums; the base is not copied."""
@@ -210,7 +209,7 @@ class TransformerTeacher(Teacher):
     def known_settings(self, given: TeacherConfig) -> TransformerConfig:
         """Return `given` with this teacher's own settings, as far as they were saved."""
         config = given if isinstance(given, TransformerConfig) else TransformerConfig()
-        known = {name: getattr(self.manifest, name) for name in ("tokenizer", *_SAVED_SETTINGS)}
+        known = {name: getattr(self.manifest, name) for name in _SAVED_SETTINGS}
         lora = self.manifest.lora or self.lora
         return config.model_copy(update=known | ({} if lora is None else {"lora": lora}))
 
@@ -321,7 +320,7 @@ def _base(
 
     See `build_classifier` for `label_names`.
     """
-    config = load_config(manifest.backbone, random_init=manifest.random_init)
+    config = load_config(manifest.backbone)
     rows = None
     if directory is not None and manifest.method == "lora":
         rows = saved_embedding_rows(outline(config), directory)
@@ -333,8 +332,6 @@ def _base(
         len(manifest.label_names),
         pad_token_id(tokenizer),
         label_names=label_names,
-        random_init=manifest.random_init,
-        vocab_size=1 + max(rules.get_vocab().values()) if manifest.random_init else None,
         num_layers=manifest.num_layers,
     )
     # As `transformers` decides it: some tokenizers leave out what their model could read.
@@ -360,10 +357,8 @@ def _tokenizer(
             rules.post_processor = TemplateProcessing(
                 single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, bos_id)]
             )
-    if not settings.random_init:
-        rows = rows or config.get_text_config().vocab_size
-        named = isinstance(settings, TransformerConfig) and settings.tokenizer is not None
-        check_vocabulary(tokenizer, rows, settings.backbone, remedy=LEAVE_OUT if named else MEND)
+    rows = rows or config.get_text_config().vocab_size
+    check_vocabulary(tokenizer, rows, settings.backbone)
     return tokenizer
 
 
@@ -391,7 +386,6 @@ def _freeze(model: PreTrainedModel, method: Method) -> None:
 
 
 def _base_digest(model: PreTrainedModel) -> str:
-    """Hash the pretrained weights: all but the head's."""
     head = tuple(f"{name}." for name in head_modules(model))
     return _digest({name: p for name, p in model.named_parameters() if not name.startswith(head)})
 

@@ -205,7 +205,6 @@ class Progress(Callback):
 
 
 def _losses(record: Record, split: str) -> str:
-    """Give a split's loss, and its parts where it has several."""
     start = f"{split}_"
     parts = {name.removeprefix(start): value for name, value in record.items() if name.startswith(start)}
     text = f"{split} loss {parts.pop('loss'):.4f}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import platform
-from typing import Final
+from functools import cache
+from typing import Final, Literal
 
 import torch
 from lightning_fabric import Fabric
@@ -12,6 +13,9 @@ from torch import nn
 
 from potstill.config import RuntimeConfig
 from potstill.errors import ConfigError
+from potstill.training import parallel
+
+Precision = Literal["32-true", "bf16-mixed"]
 
 EXACT: Final = RuntimeConfig(device="cpu", precision="32-true")
 """For weights that are to be written as they are."""
@@ -33,12 +37,14 @@ def make_fabric(config: RuntimeConfig) -> Fabric:
     if precision == "auto":
         precision = "bf16-mixed" if has_fast_bfloat16(device) else "32-true"
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # environment.json holds what it says
-    return Fabric(accelerator=device, devices=1, precision=precision)
+    number = torch.cuda.current_device() if device == "cuda" and parallel.processes() > 1 else None
+    return _fabric(device, number, precision)
 
 
-def describe_compute(config: RuntimeConfig) -> dict[str, str]:
-    """Return the device and precision that `auto` stands for on this machine."""
-    return describe_fabric(make_fabric(config))
+@cache
+def _fabric(device: str, number: int | None, precision: Precision) -> Fabric:
+    """Make each once: to make one, Fabric looks through all installed packages."""
+    return Fabric(accelerator=device, devices=1 if number is None else [number], precision=precision)
 
 
 def describe_fabric(fabric: Fabric) -> dict[str, str]:

@@ -75,31 +75,6 @@ def test_equal_seeds_give_equal_heads_on_the_saved_base(family, model_directory,
     assert all(torch.equal(tensor, base[name]) for name, tensor in built[0].base_model.state_dict().items())
 
 
-@pytest.mark.parametrize("pad_token_id", [0, 29])
-def test_random_backbone_takes_the_tokenizers_vocabulary(family, model_directory, batch, pad_token_id):
-    classifier = build_classifier(str(model_directory(family)), 2, pad_token_id, random_init=True, vocab_size=30)
-    assert classifier.pad_token_id == pad_token_id
-    assert classifier.model.get_input_embeddings().num_embeddings == 30
-    assert classifier(batch[0] % 30, batch[1]).shape == (3, 2)
-
-
-@pytest.mark.parametrize("name", ["roberta", "modernbert"])
-def test_architectures_with_another_padding_id_can_be_drawn(name, monkeypatch):
-    """RoBERTa sizes its position table around its padding id; ModernBERT's lies beyond a small vocabulary."""
-    monkeypatch.setattr("potstill.teacher.backbone.sources.AutoModelForSequenceClassification", _OnMeta)
-    classifier = build_classifier(name, 2, 599, random_init=True, vocab_size=600)
-    assert classifier.pad_token_id == 599
-
-
-class _OnMeta:
-    @staticmethod
-    def from_config(config, **options):
-        from transformers import AutoModelForSequenceClassification
-
-        with torch.device("meta"):
-            return AutoModelForSequenceClassification.from_config(config, **options)
-
-
 @pytest.mark.parametrize("name", ["t5", "bart", "xlnet", "ctrl", "modernbert-decoder"])
 def test_architectures_that_would_pool_wrongly_are_refused(name):
     with pytest.raises(SourceError, match=f"expected a decoder with .* found '{name}'"):

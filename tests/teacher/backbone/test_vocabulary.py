@@ -46,7 +46,7 @@ def extended(directory, add):
 def test_token_without_an_embedding_is_refused_by_name(kind, token, backbone):
     config = extended(backbone, ADDED[kind])
     remedy = "remove the tokens without an embedding from .*resize_token_embeddings"
-    named = rf"it has 65 tokens, .* knows 64; {remedy}.*without an embedding: '{re.escape(token)}' \(id 64\)"
+    named = rf"the tokenizer has 65 tokens, .* knows 64; {remedy}.*without an embedding: '{re.escape(token)}' \(id 64\)"
     with pytest.raises(ConfigError, match=named):
         TransformerTeacher.check(config)
     with pytest.raises(ConfigError, match=r"\(id 64\)"):
@@ -64,7 +64,7 @@ def test_special_token_that_no_text_gets_needs_no_embedding(backbone):
     assert np.isfinite(teacher.logits(EXAMPLES)).all()
     rules = load_tokenizer(config.backbone).backend_tokenizer
     counts = np.ones(65, np.int64)
-    table = teacher_embeddings(rules, counts, 4, 1, config.backbone, config.tokenizer_name)
+    table = teacher_embeddings(rules, counts, 4, 1, config.backbone, config.backbone)
     assert not table[64].any()
     assert table[63].any()
 

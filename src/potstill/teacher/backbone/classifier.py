@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
-from potstill.lora.blocks import keep_first_layers
-from potstill.teacher.backbone.classes import adopt_head, class_names
+from potstill.console import print_line
+from potstill.data.columns import listed
+from potstill.lora.blocks import head_modules, keep_first_layers
 from potstill.teacher.backbone.echo import Echo
-from potstill.teacher.backbone.sources import load_config, load_model
+from potstill.teacher.backbone.sources import load_config, load_model, outline
+
+_UNLIKELY: Final = 7919
+"""A number of classes that is no width of a layer."""
 
 
 class TextClassifier(nn.Module):
@@ -94,7 +100,6 @@ def build_classifier(
     *,
     label_names: Sequence[str] | None = None,
     random_init: bool = False,
-    vocab_size: int | None = None,
     num_layers: int | None = None,
 ) -> TextClassifier:
     """Load or build a backbone with a new head, in evaluation mode; draws from torch's generator, so seed it first.
@@ -102,7 +107,7 @@ def build_classifier(
     `name` is a backbone's or, with `random_init`, which draws all weights, an architecture's. `pad_token_id` is the
     tokenizer's; None: the model's own, else 0. `label_names` are the classes: a checkpoint's head that was tuned for
     them is kept, in their order; that of others is drawn anew. None: a head for as many classes is kept as it is.
-    `vocab_size` is for random embeddings; `num_layers` is how many blocks are kept; None: all.
+    `num_layers` is how many blocks are kept; None: all.
 
     Raises:
         SourceError: The backbone can't be found, reached or used.
@@ -111,16 +116,55 @@ def build_classifier(
     config = load_config(name, random_init=random_init)
     found = class_names(config)
     config.num_labels = num_classes
-    own_padding = getattr(config, "pad_token_id", None)
     if pad_token_id is None:
-        pad_token_id = own_padding or 0
-    if vocab_size is not None:
-        config.vocab_size = vocab_size
-        if own_padding is not None and own_padding >= vocab_size:
-            config.pad_token_id = pad_token_id  # else it stays: RoBERTa counts its positions from it
+        pad_token_id = getattr(config, "pad_token_id", None) or 0
     model, missing = load_model(name, config, random_init=random_init)
     if label_names is not None:
         adopt_head(model, found, label_names, missing, name)
     if num_layers is not None:
         keep_first_layers(model, num_layers)
     return TextClassifier(model, pad_token_id).eval()
+
+
+def class_parameters(config: PretrainedConfig) -> tuple[str, ...]:
+    """Name the parameters of a classification model that have a row for each class."""
+    other = copy.deepcopy(config)
+    other.num_labels = _UNLIKELY
+    return tuple(
+        f"{module}.{name}"
+        for module, head in head_modules(outline(other)).items()
+        for name, parameter in head.named_parameters()
+        if parameter.shape[0] == _UNLIKELY
+    )
+
+
+def class_names(config: PretrainedConfig) -> tuple[str, ...]:
+    """Return the names of a checkpoint's classes, in the order of its logits."""
+    return tuple(str(name) for _, name in sorted((config.id2label or {}).items()))
+
+
+def reorder_classes(model: PreTrainedModel, found: Sequence[str], wanted: Sequence[str]) -> None:
+    """Put the rows of a head for the classes `found` into the order `wanted` of the same classes."""
+    order = [found.index(name) for name in wanted]
+    for name in class_parameters(model.config):
+        rows = model.get_parameter(name)
+        rows.data = rows.data[order]
+
+
+def adopt_head(
+    model: PreTrainedModel, found: Sequence[str], wanted: Sequence[str], missing: frozenset[str], backbone: str
+) -> None:
+    """Keep a fine-tuned checkpoint's head if it is for the `wanted` classes, else draw its last layer anew, and say so.
+
+    `found` are the classes of the checkpoint of that `backbone`, see `class_names`; `missing` are the names of the
+    parameters that it lacks.
+    """
+    rows = class_parameters(model.config)
+    if not missing.isdisjoint(rows):
+        return
+    if sorted(found) == sorted(wanted):
+        reorder_classes(model, found, wanted)
+        return
+    print_line(f"{backbone} classifies into {listed(found)}, not {listed(wanted)}: the last layer of its head is new")
+    for parameter in map(model.get_parameter, rows):  # weights as in BERT and GPT, biases 0
+        nn.init.normal_(parameter, std=getattr(model.config, "initializer_range", 0.02) * (parameter.dim() > 1))

@@ -11,19 +11,17 @@ from transformers import PreTrainedTokenizerBase
 from potstill.errors import ConfigError
 from potstill.teacher.backbone.sources import pad_token_id
 
-LEAVE_OUT: Final = "leave it out to take the backbone's own"
-MEND: Final = (
+_MEND: Final = (
     "remove the tokens without an embedding from the tokenizer's files, or give the backbone rows for them and save "
     "it (in transformers: model.resize_token_embeddings(len(tokenizer)); with an adapter of peft, save the merged "
     "model and name it as the backbone)"
 )
-"""What to do about a tokenizer that the user has not named."""
 _SHOWN: Final = 5
 """Tokens that a message lists at most."""
 
 
 def check_vocabulary(
-    tokenizer: PreTrainedTokenizerBase, rows: int, backbone: str, *, remedy: str, needed: Collection[int] = ()
+    tokenizer: PreTrainedTokenizerBase, rows: int, backbone: str, *, needed: Collection[int] = ()
 ) -> None:
     """Refuse a tokenizer with a token that has no row in the backbone's embeddings, before any weight is read.
 
@@ -45,5 +43,5 @@ def check_vocabulary(
     ]
     if without:
         shown = ", ".join(without[:_SHOWN]) + (", …" if len(without) > _SHOWN else "")
-        found = f"it has {1 + max(vocabulary.values())} tokens, the backbone {backbone!r} knows {rows}"
-        raise ConfigError([f"teacher.tokenizer: {found}; {remedy}; without an embedding: {shown}"])
+        found = f"the tokenizer has {1 + max(vocabulary.values())} tokens, {backbone!r} knows {rows}"
+        raise ConfigError([f"teacher.backbone: {found}; {_MEND}; without an embedding: {shown}"])
