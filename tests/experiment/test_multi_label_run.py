@@ -167,7 +167,7 @@ def test_saved_student_predicts_lists(student):
 
 
 def test_teacher_names_classes_by_its_own_thresholds(finished, config, corpus):
-    directory = finished[1] / "teacher" / "seed-0"
+    directory = finished[1] / "teacher" / f"seed-{finished[0].teacher_seed}"
     teacher = TransformerTeacher.load(directory, config.runtime)
     assert len(teacher.threshold) == 3
     assert teacher.threshold != (0.5, 0.5, 0.5)
