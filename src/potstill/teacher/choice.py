@@ -135,11 +135,12 @@ def _begin(positions: Sequence[Position], codes: Sequence[str]) -> int | None:
             text, first = "", number + 1
     if text.lstrip().startswith("<think>"):
         return None  # it was cut while it thought
-    known = [_Code.read(positions[start:], codes).known for start in range(first, len(positions))]
-    if not known:
-        return None
-    found = next((place for place, one in enumerate(known) if one >= 0.5), 0)
-    return None if known[found] < _FEWEST else first + found
+
+    def known(place: int) -> float:
+        return _Code.read(positions[place:], codes).known
+
+    found = next((place for place in range(first, len(positions)) if known(place) >= 0.5), first)
+    return found if first < len(positions) and known(found) >= _FEWEST else None
 
 
 @dataclass(frozen=True)
