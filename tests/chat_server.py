@@ -43,16 +43,36 @@ class Handler(BaseHTTPRequestHandler):
         """Answer as a model that believes 3 to 1 that texts with "great" are of the class good."""
         prompt = "\n".join(message["content"] for message in self.body["messages"])
         codes = {name: code for code, name in re.findall(r"^(\w+): (bad|good)", prompt, re.MULTILINE)}
+        if "several or none" in prompt:
+            self.complete_list(codes, prompt.rpartition("Text: ")[2])
+            return
         likely, other = ("good", "bad") if "great" in prompt.rpartition("Text: ")[2] else ("bad", "good")
         logprobs = {codes[likely]: math.log(0.6), codes[other]: math.log(0.2), "The": math.log(0.1)}
         self.reply(codes[likely] if self.body.get("seed", 0) % 4 < 3 else codes[other], logprobs)
 
-    def reply(self, text: str, logprobs: dict[str, float] | None = None) -> None:
+    def complete_list(self, codes: dict[str, str], text: str) -> None:
+        """Believe 3 to 1 that texts with "great" are good and those with "poor" are bad, of any others the contrary."""
+        shares = {codes[name]: 0.75 if word in text else 0.25 for name, word in (("good", "great"), ("bad", "poor"))}
+        if self.body.get("seed", 0) % 4 == 3:
+            shares = {code: 1 - share for code, share in shares.items()}
+        left, listed = sorted(shares), [code for code in sorted(shares) if shares[code] > 0.5]
+        places: list[dict[str, float]] = []
+        for code in (*listed, "0"):
+            none, logprobs = 1.0, {code: 0.0}  # the chosen one first
+            for one in left:
+                logprobs[one], none = math.log(none * shares[one]), none * (1 - shares[one])
+            places += [logprobs | {"0": math.log(none)}, {", ": 0.0}]
+            left = [one for one in left if one > code]
+        self.reply(", ".join((*listed, "0")), *places[:-1])
+
+    def reply(self, text: str, *places: dict[str, float]) -> None:
         choice: dict[str, Any] = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
         if self.server.gives_logprobs and self.body.get("logprobs"):
-            logprobs = logprobs or {text.split()[0]: 0.0}
-            top = [{"token": token, "logprob": value} for token, value in logprobs.items()]
-            choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top[: self.body["top_logprobs"]]}]}
+            content = []
+            for logprobs in places or ({text.split()[0]: 0.0},):
+                top = [{"token": token, "logprob": value} for token, value in logprobs.items()]
+                content.append({**top[0], "top_logprobs": top[: self.body["top_logprobs"]]})
+            choice["logprobs"] = {"content": content}
         self.answer(200, {"choices": [choice], "usage": {"prompt_tokens": 100, "completion_tokens": 2}})
 
     def answer(self, status: int, content: Any, **headers: str) -> None:

@@ -43,6 +43,6 @@ def test_presets_add_no_unlabelled_text_where_the_teacher_is_ignored(alpha):
 @pytest.mark.parametrize("data", [{"label_separator": "|"}, {"label_columns": ["a", "b"]}, {"multi_label": True}])
 def test_best_preset_sets_nothing_that_texts_with_several_labels_can_not_have(data):
     config = PotstillConfig.build({"preset": "best", "data": data})
-    assert (config.augment.sampled, config.distillation.teachers) == (0, "best")
+    assert (config.augment.sampled, config.distillation.teachers) == (0, "average")
     assert config.augment.words == PRESETS["best"]["augment"]["words"]
     assert config.teacher.seeds == (0, 1, 2)

@@ -202,7 +202,7 @@ class TestLabelNames:
         rows = read_rows(path, CONFIG)
         assert label_names_of(rows, path) == names
         assert re.search(warning, capsys.readouterr().err)
-        assert to_examples(rows, names, path).labels.max() == len(names) - 1
+        assert to_examples(rows, names, path, DataConfig()).labels.max() == len(names) - 1
 
     @pytest.mark.parametrize(
         ("labels", "said"),
@@ -397,7 +397,7 @@ class TestRefusals:
         rows = parse_records([(1, {"text": "x", "label": "c"})], CONFIG, name)
         refused = [
             ("leave the row out", lambda: parse_records([(1, {"text": " ", "label": "a"})], CONFIG, name)),
-            ("correct it, leave the row out", lambda: to_examples(rows, ("a", "b"), name)),
+            ("correct it, leave the row out", lambda: to_examples(rows, ("a", "b"), name, DataConfig())),
             ("rename all but one", lambda: check_columns(["text", "label", "text"], CONFIG, name)),
             ("add rows of another", lambda: label_names_of(rows, name)),
         ]

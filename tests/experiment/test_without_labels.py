@@ -73,6 +73,21 @@ def test_a_server_labels_a_text_file_and_everything_says_that_no_human_did(serve
     assert f"all of {labelled}" in capsys.readouterr().out
 
 
+def test_a_server_says_which_of_several_classes_apply(server, tmp_path, capsys):
+    words = {"great": "good", "poor": "bad"}
+    texts = [f"{text} {more}" for text in TEXTS[::2] for more in ("", *words)]
+    (tmp_path / "texts.txt").write_text("\n".join(texts))
+    given = (tmp_path / "texts.txt", "--classes", "good,bad", "--multi-label", "--teacher", server.url)
+    assert potstill("run", *given, "--teacher-model", "tiny", *SMALL, "--out", tmp_path / "run") == 0
+    assert NOTICE in capsys.readouterr().out
+    summary = read_json(tmp_path / "run" / "summary.json")
+    assert (summary["data"]["labels_by_teacher"], summary["data"]["multi_label"]) == (True, True)
+    assert set(server.asked.values()) == {1}
+    rows = list(csv.DictReader((tmp_path / "run" / "predictions.csv").open()))
+    for row in rows:
+        assert json.loads(row["label"]) == [name for word, name in words.items() if word in row["text"]]
+
+
 def test_a_file_of_probabilities_labels_columns_without_labels(texts, tmp_path, capsys):
     data, answers = tmp_path / "data.csv", tmp_path / "answers.jsonl"
     data.write_text("\n".join(["id,text", *(f"{number},{text}" for number, text in enumerate(TEXTS))]))
@@ -102,6 +117,7 @@ def test_a_class_that_the_teacher_never_gives_is_named(server, texts, tmp_path, 
             "without labels no teacher can be tuned; name one with --teacher",
         ),
         (("run", "texts.txt", "--classes", "good"), "expected a list of 2 or more"),
+        (("run", "texts.txt", "--classes", "good,bad", "--label-separator", "|"), "multi_label says that several"),
         (("run", "texts.txt", "--classes", "good,Good"), "classes must have different names"),
         (
             ("run", "labelled.csv", "--classes", "a,b", "--teacher", "answers.csv"),

@@ -1,12 +1,20 @@
 """Codes of classes, and what answers say about them."""
 
-from math import log
+from math import log, prod
 
 import numpy as np
 import pytest
 
 from potstill.teacher.chat import Position, Token
-from potstill.teacher.choice import class_in, codes_of, from_logprobs, from_samples
+from potstill.teacher.choice import (
+    class_in,
+    classes_in,
+    codes_of,
+    end_of,
+    from_logprobs,
+    from_samples,
+    several_from_logprobs,
+)
 
 
 def answer(*places: dict[str, float]) -> list[Position]:
@@ -16,8 +24,7 @@ def answer(*places: dict[str, float]) -> list[Position]:
 
 
 def probabilities(codes, *places):
-    found = from_logprobs(answer(*places), codes)
-    return None if found is None else np.exp(found)
+    return from_logprobs(answer(*places), codes)
 
 
 @pytest.mark.parametrize("classes", [2, 9, 10, 24, 25, 99, 100, 150])
@@ -99,5 +106,73 @@ def test_classes_are_found_in_what_a_model_says(text, place):
 
 
 def test_samples_are_counted_and_no_class_is_impossible():
-    np.testing.assert_allclose(np.exp(from_samples([1, 1, None, 0], codes_of(2))), [1.5 / 4, 2.5 / 4], rtol=1e-6)
+    np.testing.assert_allclose(from_samples([[1], [1], None, [0]], codes_of(2)), [1.5 / 4, 2.5 / 4], rtol=1e-6)
+    np.testing.assert_allclose(from_samples([[0, 1], [1], None, []], codes_of(2)), [1.5 / 4, 2.5 / 4], rtol=1e-6)
+    np.testing.assert_allclose(from_samples([[], []], codes_of(4)), [0.25 / 3] * 4)
     assert from_samples([None, None], codes_of(2)) is None
+
+
+def chain(shares, listed, codes, separator=", "):
+    """Return the tokens with which a model lists classes that apply independently with these probabilities."""
+    end, rest, places = end_of(codes), list(range(len(codes))), []
+    for chosen in (*listed, None):
+        ahead = {codes[place]: shares[place] * prod(1 - shares[one] for one in rest if one < place) for place in rest}
+        ahead[end] = prod(1 - shares[one] for one in rest)
+        code = end if chosen is None else codes[chosen]
+        places += [{code: ahead[code]} | ahead, {separator: 1.0}]
+        rest = [place for place in rest if chosen is not None and place > chosen]
+    return places[:-1]
+
+
+@pytest.mark.parametrize("listed", [[], [1], [1, 3], [0, 1, 2, 3, 4]])
+def test_a_list_tells_how_probable_each_class_is_whatever_it_lists(listed):
+    shares = [0.1, 0.8, 0.3, 0.9, 0.05]
+    found = several_from_logprobs(answer(*chain(shares, listed, codes_of(5))), codes_of(5))
+    np.testing.assert_allclose(found, shares, rtol=1e-6)
+
+
+def test_lists_are_found_behind_other_words_and_their_codes_may_be_several_tokens():
+    codes, shares = codes_of(30), np.full(30, 1e-3)
+    shares[16] = 0.9
+    (code, comma, end) = chain(shares, [16], codes)
+    words, tens = {"Answer": 1.0}, {"1": 0.95, "0": 0.05}
+    spelt = {code[1:]: share for code, share in code.items() if code.startswith("1")}
+    spelt = {one: share / sum(spelt.values()) for one, share in spelt.items()}
+    found = several_from_logprobs(answer(words, {": ": 1.0}, tens, {"7": spelt["7"]} | spelt, comma, end), codes)
+    assert found.argmax() == 16
+    assert found[16] > 0.8
+    assert np.delete(found, 16).max() < 0.02
+
+
+def test_lists_without_an_end_and_out_of_order_are_read_too():
+    codes = codes_of(3)
+    without = several_from_logprobs(answer({"1": 0.7, "0": 0.2, "3": 0.1}), codes)
+    np.testing.assert_allclose(without, [0.7, 0, 0.1], atol=1e-6)
+    stopped = several_from_logprobs(
+        answer({"1": 0.75, "0": 0.25}, {",": 0.4, "\n": 0.6}, {"2": 1.0}, {",": 1.0}, {"0": 1.0}), codes
+    )
+    np.testing.assert_allclose(stopped, [0.75, 0.4, 0], atol=1e-6)
+    disordered = several_from_logprobs(
+        answer({"2": 0.9, "1": 0.1}, {",": 1.0}, {"1": 0.8, "0": 0.2}, {",": 1.0}, {"0": 1.0}), codes
+    )
+    np.testing.assert_allclose(disordered, [0.8, 1.0, 0], atol=1e-6)
+    assert several_from_logprobs(answer({"Sorry": 0.99, "1": 0.01}), codes) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "places"),
+    [
+        *[
+            ("1, 2, 0", [0, 1]),
+            ("0", []),
+            ("None.", []),
+            ("2,0", [1]),
+            ("good, bad", [0, 1]),
+            ("1: bad\n2: good", [0, 1]),
+        ],
+        *[("Answer: 2, 0", [1]), ("<think>1, 0</think>2, 0.", [1]), ("2, 2, 0", [1])],
+        *[("3, 0", None), ("", None), ("I'm sorry, I can't", None), ("1 or 2", None), ("2, maybe", None)],
+    ],
+)
+def test_lists_of_classes_are_found_in_what_a_model_says(text, places):
+    assert classes_in(text, codes_of(2), ("bad", "good")) == places

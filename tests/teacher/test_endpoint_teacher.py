@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from scipy.special import softmax
+from scipy.special import expit, softmax
 
 from chat_server import (
     ChatServer,
@@ -250,6 +250,52 @@ def test_answers_below_the_least_confidence_count_as_none_without_being_asked_ag
     assert server.asked == {"great": 1}
 
 
+def several_of(texts=TEXTS) -> Corpus:
+    """Texts that may be bad and good at once, or neither."""
+    labels = np.array([[word in text for word in ("poor", "great")] for text in texts], dtype=np.int8)
+    part = Examples(tuple(texts), labels)
+    return Corpus("reviews", "reviews.csv", ("bad", "good"), part, part.take([0, 1]), part.take([2, 3]))
+
+
+def ask_several(teacher, *texts):
+    return expit(teacher.logits(Examples(texts, np.full((len(texts), 2), UNLABELLED, np.int8))))
+
+
+MIXED = ("great food, poor room", "great food", "poor room", "a room")
+APPLY = np.array([[0.75, 0.75], [0.25, 0.75], [0.75, 0.25], [0.25, 0.25]])
+
+
+def test_one_request_asks_which_of_the_classes_apply_and_tells_how_probable_each_is(server):
+    teacher = teacher_of(server, several_of((*TEXTS, *MIXED)), examples=4)
+    np.testing.assert_allclose(ask_several(teacher, *MIXED), APPLY, atol=1e-3)
+    assert server.asked == dict.fromkeys(MIXED, 1)
+    body = server.requests[0][1]
+    assert body["max_tokens"] == 64
+    assert "It may be one, several or none." in body["messages"][0]["content"]
+    assert {message["content"] for message in body["messages"][1:-1:2]} >= {"0", "1, 0", "2, 0"}
+
+
+def test_lists_of_samples_are_counted_where_there_are_no_log_probabilities(server, capsys):
+    server.gives_logprobs = False
+    teacher = teacher_of(server, several_of(), samples=4)
+    np.testing.assert_allclose(ask_several(teacher, *MIXED), (4 * APPLY + 0.5) / 5, atol=1e-3)
+    assert "4 samples a text" in capsys.readouterr().err
+    assert server.asked == {text: 4 + (text == min(MIXED, key=len)) for text in MIXED}
+
+
+def test_lists_that_can_not_be_read_are_missing_and_unsure_ones_are_left_out(server, capsys):
+    odd = {"odd one": says("3, 0"), "odd two": says("It is hard to say."), "odd three": status(400)}
+    server.fail = lambda text, count: odd.get(text)
+    server.gives_logprobs = False
+    found = ask_several(teacher_of(server, several_of(), samples=1), *odd, *MIXED)
+    assert np.isnan(found).all(axis=1).tolist() == [True] * 3 + [False] * 4
+    assert "3 of 7 answers name no class and count as missing" in " ".join(capsys.readouterr().err.split())
+    server.gives_logprobs = True
+    for least, is_sure in ((0.56, True), (0.57, False)):  # 0.75 * 0.75 for both labels together
+        found = ask_several(teacher_of(server, several_of(), min_confidence=least), *MIXED)
+        assert (np.isfinite(found) == is_sure).all()
+
+
 def test_further_fields_replace_ours_and_null_leaves_them_out(server):
     teacher = teacher_of(server, request={"max_tokens": None, "max_completion_tokens": 5, "temperature": 0.5})
     ask(teacher, "great")
@@ -319,28 +365,49 @@ def test_run_learns_from_a_server_and_reports_agreement_and_cost_but_no_key(
     assert "the time limit leaves out of account how long the server takes" in " ".join(printed.split())
 
 
-def test_a_killed_run_asks_no_text_again_that_was_answered(server, reviews, tmp_path):
-    killed, go_on = threading.Event(), threading.Event()
+def killed_and_resumed(server, data, out, *flags):
+    """Run, kill the run while the 40th text is asked, resume it; return the text that was being asked."""
+    reached, go_on = threading.Event(), threading.Event()
 
     def hold(text, count):
-        if len(server.asked) == 40 and count == 1 and not killed.is_set():
-            killed.set()
+        if len(server.asked) == 40 and not reached.is_set():
+            reached.set()
             return lambda handler: go_on.wait(60)
         return None
 
     server.fail = hold
-    command = ["run", str(reviews), *SMALL_RUN, "--out", str(tmp_path / "run")]
+    command = ["run", str(data), *SMALL_RUN, "--out", str(out), *flags]
     command += ["--teacher", server.url, "--teacher-model", "tiny", "--teacher-concurrency", "1"]
     python = [sys.executable, "-m", "potstill"]
     process = subprocess.Popen([*python, *command], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    assert killed.wait(120)
+    assert reached.wait(120)
     process.send_signal(signal.SIGKILL)
     process.wait()
     go_on.set()
     in_flight = list(server.asked)[-1]
     assert potstill(*command) == 0
+    return in_flight
+
+
+def test_a_killed_run_asks_no_text_again_that_was_answered(server, reviews, tmp_path):
+    in_flight = killed_and_resumed(server, reviews, tmp_path / "run")
     assert server.asked == dict.fromkeys(server.asked, 1) | {in_flight: 2}
     assert len(server.asked) == 80
+
+
+def test_a_server_teaches_texts_with_several_labels_and_is_asked_once_after_a_kill(server, tmp_path):
+    kinds = {"great": "good", "poor": "bad", "great poor": "good|bad", "odd": ""}
+    rows = {
+        f"{noun} {word} {more}": kinds[word] for noun in ("room", "view", "bath") for word in kinds for more in "abcde"
+    }
+    (tmp_path / "reviews.csv").write_text("\n".join(["text,label", *map(",".join, rows.items())]))
+    in_flight = killed_and_resumed(server, tmp_path / "reviews.csv", tmp_path / "run", "--label-separator", "|")
+    assert server.asked == dict.fromkeys(rows, 1) | {in_flight: 2}
+    summary = read_json(tmp_path / "run" / "summary.json")
+    teacher = next(model for model in summary["models"] if model["role"] == "teacher")
+    assert teacher["metrics"]["micro_f1"] == 1.0
+    assert "agree with the labels in all classes, micro-F1 is 100.0%, the lowest F1 of a" in teacher["description"]
+    assert "tokens of prompts and" in teacher["description"]
 
 
 @pytest.fixture(scope="module")

@@ -276,8 +276,11 @@ def test_a_file_teaches_texts_with_several_labels(tmp_path, capsys):
     assert "100.0% of its answers to validation texts agree with the labels" in capsys.readouterr().err
     teacher = next(one for one in read_json(tmp_path / "run" / "summary.json")["models"] if one["role"] == "teacher")
     assert teacher["metrics"]["accuracy"] == 1.0
-    assert potstill("run", tmp_path / "data.csv", *given, "--teacher-min-confidence", "0.5") == 1
-    assert "teacher.min_confidence: it is not for texts with several labels" in capsys.readouterr().err
+    examples = Examples(tuple(texts), np.zeros(len(texts), dtype=np.int64))
+    for least, is_sure in ((0.8, True), (0.82, False)):  # 0.9 * 0.9 for both labels together
+        settings = FileConfig(file=str(tmp_path / "answers.csv"), min_confidence=least)
+        found = FileTeacher(settings, DataConfig(label_separator="|"), ("a", "b")).logits(examples)
+        assert (np.isfinite(found) == is_sure).all()
 
 
 @pytest.mark.parametrize(

@@ -57,8 +57,8 @@ class DataConfig(Settings):
     """Columns with 0 or 1, one for each class, in place of the label column: a text has the classes with 1."""
     classes: Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(_different)] | None = None
     """Classes of texts without labels, such as `good,bad` (in YAML a list): the teacher, a file or a server, gives all
-    labels, those of the test split too. The data has no column of labels then, or is a `.txt` file with one text a
-    line. None: the data has labels."""
+    labels, those of the test split too, with `multi_label` any number to a text. The data has no column of labels then,
+    or is a `.txt` file with one text a line. None: the data has labels."""
     positive_class: str | None = None
     """Class whose F1 is reported. None: the mean F1 of all classes (macro)."""
     skip_bad_rows: bool = False
@@ -89,9 +89,10 @@ class DataConfig(Settings):
         for (one, first), (other, second) in combinations(columns.items(), 2):
             if first == second is not None:
                 raise ValueError(f"{one} and {other} must be different columns")
-        if self.classes and self.is_multi_label:
+        if self.classes and (self.label_separator is not None or self.label_columns):
             raise ValueError(
-                "classes is for single-label texts; leave it out, or multi_label, label_separator and label_columns"
+                "classes is for texts without labels; leave it out, or label_separator and label_columns (multi_label "
+                "says that several of the classes may apply to a text)"
             )
         return self
 

@@ -48,7 +48,7 @@ def with_preset(values: dict[str, Any]) -> dict[str, Any]:
     A preset leaves out what another choice has no use for: settings of another kind of teacher or student, and
     unlabelled text where `distillation.alpha` is 1, which ignores the teacher, or where each answer of a server costs.
     With a file of probabilities, the texts in that file are the unlabelled text. Where texts have several labels, it
-    samples no texts, and the best of several teachers teaches.
+    samples no texts.
     """
     preset = PRESETS.get(values.get("preset", "plain"), {})
     for part, (kind, own) in _OF_KIND.items():
@@ -56,7 +56,7 @@ def with_preset(values: dict[str, Any]) -> dict[str, Any]:
             preset = preset | {part: {name: value for name, value in preset[part].items() if name not in own}}
     if any(_setting(values, "data", name, None) for name in ("label_separator", "label_columns", "multi_label")):
         augment = {name: value for name, value in preset.get("augment", {}).items() if name != "sampled"}
-        preset = {part: settings for part, settings in preset.items() if part != "distillation"} | {"augment": augment}
+        preset = preset | {"augment": augment}
     ignored = str(_setting(values, "distillation", "alpha", None)) in ("1", "1.0")  # flags are not parsed yet
     if ignored or _setting(values, "teacher", "url", None) is not None:
         preset = {part: settings for part, settings in preset.items() if part != "augment"}

@@ -29,8 +29,8 @@ class UntunedConfig(TeacherConfig):
     backbone: str = "smollm2-135m"
     """Pretrained model whose embeddings and words the students begin with; it is not tuned."""
     min_confidence: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
-    """Ignore the teacher's answers whose most probable class has a lower probability. 0: use all. (For `file` and
-    `endpoint`.)"""
+    """Ignore the teacher's answers whose most probable class has a lower probability, or, where a text may have several
+    labels, all of whose labels together have. 0: use all. (For `file` and `endpoint`.)"""
 
 
 class FileConfig(UntunedConfig):
@@ -71,11 +71,11 @@ class EndpointConfig(UntunedConfig):
     examples_seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the choice of labelled texts for the prompt."""
     samples: Annotated[int, Field(ge=1)] = 5
-    """Number of answers to ask for each text if the server returns no log-probabilities; their relative frequencies are
-    the probabilities."""
-    max_tokens: Annotated[int, Field(ge=1)] = 8
-    """Longest answer in tokens. The answer is a number or a letter; raise it to some hundred for a model that thinks
-    first."""
+    """Number of answers to ask for each text if the server returns no log-probabilities; how often they name each class
+    makes its probability."""
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Longest answer in tokens. The answer is a number or a letter, or a list of them; raise it to some hundred for a
+    model that thinks first. None: 8, or 64 where a text may have several labels."""
     request: dict[str, Any] = {}  # noqa: RUF012 - likewise
     """Further fields of each request, which replace ours (in YAML), such as `chat_template_kwargs: {enable_thinking:
     false}`. `null` leaves one of ours out."""

@@ -73,7 +73,7 @@ def read_examples(path: Path | str, config: DataConfig, label_names: Sequence[st
         DataError: The file can't be read right, or holds a label that is not among `label_names`.
     """
     path = Path(path)
-    return to_examples(read_rows(path, config), label_names, path, multi_label=config.is_multi_label)
+    return to_examples(read_rows(path, config), label_names, path, config)
 
 
 def read_rows(path: Path, config: DataConfig) -> list[Row]:
@@ -190,9 +190,7 @@ def _in_one(problems: Sequence[DataError], hint: str = "") -> DataError:
     return DataError(message, file=first.file, line=first.line, remedy=f"of the first row: {first.remedy}{hint}")
 
 
-def to_examples(
-    rows: Sequence[Row], label_names: Sequence[str], file: Origin, *, multi_label: bool = False
-) -> Examples:
+def to_examples(rows: Sequence[Row], label_names: Sequence[str], file: Origin, config: DataConfig) -> Examples:
     """Replace the labels by class indices, or of texts that may have several by a row of 0 and 1.
 
     Raises:
@@ -203,7 +201,7 @@ def to_examples(
     places = [[index.get(label, index.get(label_key(label), -1)) for label in row.labels] for row in rows]
     remedy = by_editing(file, "correct it, leave the row out, or train with it")
     remedy += f"; the known labels are {listed(label_names)}"
-    if not multi_label:
+    if not config.is_multi_label:
         unknown = {label for row, found in zip(rows, places, strict=True) if found == [-1] for label in row.labels}
         joined, separator = joined_labels({*label_names, *unknown})
         if not unknown.isdisjoint(joined):
@@ -216,8 +214,9 @@ def to_examples(
     ]
     if problems:
         raise _in_one(problems)
-    if multi_label:
-        labels: Labels = np.zeros((len(rows), len(label_names)), dtype=np.int8)
+    if config.is_multi_label:
+        none = UNLABELLED if config.classes else 0
+        labels: Labels = np.full((len(rows), len(label_names)), none, dtype=np.int8)
         for place, found in enumerate(places):
             labels[place, found] = 1
     else:

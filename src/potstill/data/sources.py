@@ -270,7 +270,7 @@ def _from_files(
     """Read the files of each part; the labels in the training files are the classes."""
     rows = read_files(train, config)
     names = config.classes or label_names_of(chain.from_iterable(rows), train[0])
-    encode = partial(to_examples, multi_label=config.is_multi_label)
+    encode = partial(to_examples, config=config)
 
     def read(files: Sequence[Path]) -> Examples:
         return reduce(Examples.joined, (read_examples(file, config, names) for file in files))
@@ -369,7 +369,7 @@ def _from_hub(path: str, configuration: str | None, config: DataConfig) -> _Foun
     source = f"{HUB}{name}"
     rows = hub_rows(parts["train"], config, f"{source}, train")
     known = label_names_of(rows, source)
-    encode = partial(to_examples, multi_label=config.is_multi_label)
+    encode = partial(to_examples, config=config)
     names = tuple(class_names(parts["train"], config) or known)
     labelled = [part for part in parts if has_labels(parts[part], config)]
     test, validation = held_out_parts(labelled, config)

@@ -141,14 +141,17 @@ def with_usual_answer(logits: NDArray[np.float32], threshold: Threshold = None) 
     return np.where(missing[:, None], usual.astype(np.float32), logits)
 
 
-def measure_together(logits: NDArray[np.float32], examples: Examples) -> EnsembleResult:
-    """Score the averaged answers of several teachers, given as logits, (texts, classes)."""
-    predictions, classes = logits.argmax(axis=1), logits.shape[1]
-    return EnsembleResult(
-        metrics=compute_metrics(examples.labels, predictions, classes),
+def measure_together(
+    logits: NDArray[np.float32], examples: Examples, threshold: Threshold = None
+) -> tuple[EnsembleResult, NDArray[np.int64]]:
+    """Score the averaged answers of several teachers, given as logits, (texts, classes); return these answers too."""
+    predictions, classes = predict_class(probabilities_of(logits, threshold=threshold), threshold), logits.shape[1]
+    result = EnsembleResult(
+        metrics=compute_metrics(examples.labels, predictions, classes, logits),
         intervals=bootstrap_intervals(examples.labels, predictions, classes),
         calibration=Calibration.of(logits, examples.labels),
     )
+    return result, predictions
 
 
 def require_same_kind(examples: Examples, *, in_pairs: bool) -> None:

@@ -15,13 +15,15 @@ from scipy.optimize import linear_sum_assignment
 
 from potstill.augment.build import held_out_key
 from potstill.augment.unlabelled import UnlabelledSet
-from potstill.config import EndpointConfig, PotstillConfig, TransformerConfig
+from potstill.config import PotstillConfig, TransformerConfig
 from potstill.console import print_line, warn
 from potstill.data import Corpus, Examples
 from potstill.data.columns import listed
+from potstill.data.encoded import class_counts
 from potstill.errors import ArtifactError, ConfigError, DataError
 from potstill.evaluation import Metrics, compute_metrics
 from potstill.evaluation.measure import require_same_kind, require_same_task
+from potstill.predict.decision import predict_class, probabilities_of
 from potstill.predict.wording import numbered
 from potstill.teacher.base import Teacher
 from potstill.teacher.registry import teacher_class
@@ -99,7 +101,7 @@ def label(
 
 
 def label_corpus(config: PotstillConfig, corpus: Corpus, directory: Path) -> Corpus:
-    """Give texts without labels the teacher's most probable classes; those that it does not answer are left out.
+    """Give texts without labels the teacher's answers as labels; those that it does not answer are left out.
 
     `directory` is where a teacher that needs one is saved.
 
@@ -112,10 +114,11 @@ def label_corpus(config: PotstillConfig, corpus: Corpus, directory: Path) -> Cor
     for part in (corpus.train, corpus.validation, corpus.test):
         logits = teacher.logits(part)
         known = np.flatnonzero(np.isfinite(logits).all(axis=1))
-        parts.append(replace(part.take(known), labels=logits[known].argmax(axis=1)))
+        answers = predict_class(probabilities_of(logits[known], threshold=teacher.threshold), teacher.threshold)
+        parts.append(replace(part.take(known), labels=answers.astype(part.labels.dtype)))
     train, validation, test = parts
     labelled = replace(corpus, train=train, validation=validation, test=test)
-    counts = np.bincount(train.labels, minlength=len(names))
+    counts = class_counts(train.labels, len(names))
     if not (counts.all() and len(validation) and len(test)):
         missing = listed(name for name, count in zip(names, counts, strict=True) if not count)
         found = f"none of the training texts as {missing}" if missing else "no validation text, or no test text"
@@ -224,15 +227,5 @@ def check_distillation(config: PotstillConfig, *, with_unlabelled: bool) -> None
         problems.append("data.classes: without labels no teacher can be tuned; name one with --teacher FILE|URL")
     if with_unlabelled and config.distillation.alpha == 1.0:
         problems.append("distillation.alpha: 1 ignores the teacher, and an unlabelled set has no labels; lower it")
-    if config.data.is_multi_label:
-        if isinstance(config.teacher, EndpointConfig):
-            problems.append(
-                "teacher.kind: where texts have several labels, no server can teach yet; tune a teacher, or name a "
-                "file with a column of probabilities for each class"
-            )
-        if getattr(config.teacher, "min_confidence", 0):
-            problems.append("teacher.min_confidence: it is not for texts with several labels; leave it out")
-        if config.distillation.teachers == "average":
-            problems.append("distillation.teachers: `average` is not for texts with several labels yet; choose `best`")
     if problems:
         raise ConfigError(problems)

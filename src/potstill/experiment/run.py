@@ -183,10 +183,11 @@ def _experiment(
 
     answers = {f"{role} {seed}": given for (role, seed), given in predictions.items()} | {"linear": linear_answers}
     _save_predictions(directory / "predictions.csv", corpus, answers)
-    ensemble = averaged = None
+    ensemble = None
+    teacher_answers = predictions.get(("teacher", best[1].record.seed)) if tuned else None
     if len(tuned) > 1:
-        averaged = average_logits([measured.logits for _, _, measured in tuned])
-        ensemble = measure_together(averaged, corpus.test)
+        averaged = average_logits([measured.logits for _, _, measured in tuned], teacher.threshold)
+        ensemble, teacher_answers = measure_together(averaged, corpus.test, teacher.threshold)
     labels = corpus.test.labels
     of_role = {name: {seed: one for (role, seed), one in predictions.items() if role == name} for name in ROLES}
     taught, untaught = of_role["distilled"], of_role["baseline"]
@@ -205,8 +206,6 @@ def _experiment(
     used = {} if (role := summary.recommended_role) is None else of_role[role]
     tests = {seed: mcnemar(labels, given, linear_answers) for seed, given in used.items()}
     summary = replace(summary, against_linear=tests)
-    single = predictions.get(("teacher", best[1].record.seed)) if tuned else None
-    teacher_answers = single if averaged is None else averaged.argmax(axis=1)
     details = _details(corpus, summary, directory, teacher_answers)
     if budget.limit is not None:
         late = [f"no {task.role} student {task.seed}" for task in tasks if (task.role, task.seed) not in predictions]

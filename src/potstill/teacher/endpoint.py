@@ -1,4 +1,4 @@
-"""A language model behind an OpenAI-compatible server as a teacher: it is asked for each text's class, by a prompt."""
+"""A language model behind an OpenAI-compatible server as a teacher: a prompt asks for each text's class or classes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,24 @@ from potstill.config import EndpointConfig, PotstillConfig, TeacherConfig
 from potstill.console import counted, print_line, warn
 from potstill.data import Corpus, Examples
 from potstill.data.columns import listed
+from potstill.data.encoded import strata
 from potstill.errors import ConfigError, SourceError
+from potstill.predict.decision import named
 from potstill.predict.wording import numbered
 from potstill.store.cache import cache_directory
 from potstill.store.checksums import digest
 from potstill.store.journal import Journal
 from potstill.teacher.chat import ChatClient, FailedError, RefusedError, Reply
-from potstill.teacher.choice import class_in, codes_of, from_logprobs, from_samples
-from potstill.teacher.untuned import UntunedTeacher
+from potstill.teacher.choice import (
+    class_in,
+    classes_in,
+    codes_of,
+    end_of,
+    from_logprobs,
+    from_samples,
+    several_from_logprobs,
+)
+from potstill.teacher.untuned import UntunedTeacher, log_odds
 
 Item = tuple[str, str | None]
 Messages = list[dict[str, str]]
@@ -33,6 +43,8 @@ _ENOUGH: Final = 20
 """If so many answers name no class, the rest is not asked."""
 _IN_A_ROW: Final = 3
 """If requests fail for so many texts one after the other, each time, the server is down."""
+_MAX_TOKENS: Final = (8, 64)
+"""Of an answer that is one code, and of one that lists several."""
 _SHOWN: Final = 100
 """Characters of an answer that names no class."""
 
@@ -42,7 +54,7 @@ class Answer:
     """An answer to a text.
 
     Attributes:
-        row: The classes' log-probabilities; None: it names no class.
+        row: The classes' log-probabilities, or log-odds where several may apply; None: it names no class.
         said: Then, what it says.
         tokens: How many its prompts have, and how many its answers.
         sampled: Whether it is one of samples, since the server gave no log-probabilities.
@@ -55,7 +67,7 @@ class Answer:
 
 
 class EndpointTeacher(UntunedTeacher):
-    """Asks a server for the class of each text, once: all answers are kept on disk as they come."""
+    """Asks a server for the class or classes of each text, once: all answers are kept on disk as they come."""
 
     settings: ClassVar[type[TeacherConfig]] = EndpointConfig
     config: EndpointConfig
@@ -68,9 +80,11 @@ class EndpointTeacher(UntunedTeacher):
         """
         self.config, self.label_names, self.in_pairs = settings, corpus.label_names, corpus.in_pairs
         self.backbone = self.tokenizer_name = settings.backbone
+        self.threshold = (0.5,) * corpus.num_classes if corpus.is_multi_label else None
         self._codes = codes_of(len(self.label_names))
         self._prompt = self._prompt_of(corpus)
-        asked = [settings.url, settings.model, self._prompt, settings.request, settings.max_tokens, settings.samples]
+        self._max_tokens = settings.max_tokens or _MAX_TOKENS[corpus.is_multi_label]
+        asked = [settings.url, settings.model, self._prompt, settings.request, self._max_tokens, settings.samples]
         self._asked = digest([json.dumps(asked, sort_keys=True)])
         self._client = ChatClient(settings)
         self._top_logprobs: int | None = None  # not known yet
@@ -91,7 +105,7 @@ class EndpointTeacher(UntunedTeacher):
     def logits(
         self, examples: Examples, *, cached: bool = True, on_batch: Callable[[int], object] = lambda _: None
     ) -> NDArray[np.float32]:
-        """Return the logarithms of the probabilities, (texts, classes); NaN where there is no answer.
+        """Return the logits of the probabilities, (texts, classes); NaN where there is no answer.
 
         Raises:
             SourceError: The server can't be used, is down, or none of its answers names a class.
@@ -132,16 +146,24 @@ class EndpointTeacher(UntunedTeacher):
         meanings = (f" ({settings.descriptions[name]})" if name in settings.descriptions else "" for name in names)
         lines = (f"{code}: {name}{meaning}" for code, name, meaning in zip(self._codes, names, meanings, strict=True))
         what, kind = ("pair of texts", "pair") if self.in_pairs else ("text", "text")
-        beginning = (
-            f"Which class does the {what} belong to?\n\n" + "\n".join(lines) + f"\n\nAnswer with the "
-            f"{'letter' if self._codes[0].isalpha() else 'number'} of the {kind}'s class and nothing else.\n\n"
+        code, end = "letter" if self._codes[0].isalpha() else "number", end_of(self._codes)
+        question, answer = (
+            f"Which class does the {what} belong to?",
+            f"the {code} of the {kind}'s class and nothing else",
         )
+        if corpus.is_multi_label:
+            question = f"Which classes does the {what} belong to? It may be one, several or none."
+            answer = f"the {code}s of these classes, in the order above, separated by commas, then {end}"
+            answer += f", and nothing else; if there are none, with {end} alone"
+        beginning = f"{question}\n\n" + "\n".join(lines) + f"\n\nAnswer with {answer}.\n\n"
         count = len(names) * settings.examples_per_class if settings.examples_per_class else settings.examples
         shown = _spread(corpus.train, 0 if corpus.labels_by_teacher else count, settings.examples_seed)
         messages = []
-        for item, label in zip(shown.items, shown.labels, strict=True):
+        for item, given in zip(shown.items, named(shown.labels, self._codes), strict=True):
             messages.append({"role": "user", "content": beginning + _shown(item)})
-            messages.append({"role": "assistant", "content": self._codes[label]})
+            messages.append(
+                {"role": "assistant", "content": given if isinstance(given, str) else ", ".join([*given, end])}
+            )
             beginning = ""
         return [*messages, {"role": "user", "content": beginning}]
 
@@ -227,18 +249,26 @@ class EndpointTeacher(UntunedTeacher):
             replies = [self._complete(item, temperature=0, logprobs=True, top_logprobs=self._top_logprobs)]
         if sampled := not replies or bool(replies[0].text and not replies[0].positions):
             samples = [self._complete(item, temperature=1, seed=seed) for seed in range(self.config.samples)]
-            row = from_samples([class_in(reply.text, self._codes, self.label_names) for reply in samples], self._codes)
+            shares = from_samples([self._classes_in(reply.text) for reply in samples], self._codes)
             replies += samples
         else:
-            row = from_logprobs(replies[0].positions, self._codes)
+            shares = (several_from_logprobs if self.threshold else from_logprobs)(replies[0].positions, self._codes)
         prompts, answers = (sum(counts) for counts in zip(*(reply.tokens for reply in replies), strict=True))
-        values = None if row is None else [round(float(value), 4) for value in row]
-        return Answer(values, replies[-1].text[:_SHOWN] if row is None else "", (prompts, answers), sampled)
+        if shares is None:
+            return Answer(None, replies[-1].text[:_SHOWN], (prompts, answers), sampled)
+        row = [round(float(value), 4) for value in (log_odds if self.threshold else np.log)(shares)]
+        return Answer(row, "", (prompts, answers), sampled)
+
+    def _classes_in(self, text: str) -> list[int] | None:
+        if self.threshold:
+            return classes_in(text, self._codes, self.label_names)
+        found = class_in(text, self._codes, self.label_names)
+        return None if found is None else [found]
 
     def _complete(self, item: Item, **fields: Any) -> Reply:
         *before, last = self._prompt
         messages = [*before, last | {"content": last["content"] + _shown(item)}]
-        return self._client.complete(messages, max_tokens=self.config.max_tokens, **fields)
+        return self._client.complete(messages, max_tokens=self._max_tokens, **fields)
 
     def _error(self, problem: str, remedy: str) -> SourceError:
         return SourceError(f"{self.config.model} at {self.config.url} {problem}\n  what to do: {remedy}")
@@ -254,9 +284,9 @@ def _shown(item: Item) -> str:
 
 
 def _spread(examples: Examples, count: int, seed: int) -> Examples:
-    """Choose labelled examples at random, as many of each class as can be, in random order."""
+    """Choose labelled examples at random, as many of each class as can be, in random order; see `strata`."""
     order = np.random.default_rng(seed).permutation(len(examples))
-    labels = examples.labels[order]
+    labels = strata(examples.labels[order])
     ranks = np.empty(len(labels), dtype=np.int64)  # of each text within its class
     for label in np.unique(labels):
         ranks[labels == label] = np.arange(np.count_nonzero(labels == label))

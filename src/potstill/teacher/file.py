@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit, softmax
+from scipy.special import expit, softmax
 
 from potstill.config import DataConfig, FileConfig, PotstillConfig, TeacherConfig
 from potstill.console import warn
@@ -21,10 +21,9 @@ from potstill.data.formats import SUFFIXES, read_records
 from potstill.data.labels import label_key
 from potstill.data.readers import several_labels
 from potstill.errors import DataError
-from potstill.evaluation.calibration import fit_thresholds
 from potstill.predict.files import inner_suffix
 from potstill.store.checksums import digest
-from potstill.teacher.untuned import LEAST, UntunedTeacher
+from potstill.teacher.untuned import LEAST, UntunedTeacher, log_odds
 from potstill.training.base import FitResult
 
 Item = tuple[str, str | None]
@@ -136,8 +135,7 @@ class FileTeacher(UntunedTeacher):
         (np.add if is_mean else np.maximum).at(shares, places, expit(rows.astype(np.float64)))
         if is_mean:
             shares /= np.bincount(places, minlength=len(shares))[:, None]
-        odds: NDArray[np.float32] = logit(shares.clip(LEAST, 1 - LEAST)).astype(np.float32)
-        return odds
+        return self.confident(log_odds(shares))
 
     def _averaged(self, rows: NDArray[np.float32], places: NDArray[np.int64]) -> NDArray[np.float32]:
         """Average the rows of each text, and replace answers that are too uncertain by NaN, (texts, classes)."""
@@ -181,10 +179,6 @@ class FileTeacher(UntunedTeacher):
         teacher = cls(config.teacher, config.data, corpus.label_names)
         if not teacher.survey(corpus):
             warn(f"{config.teacher.file} answers no training text; texts have to be the same to the letter")
-        if corpus.is_multi_label:
-            logits = teacher.logits(corpus.validation)
-            if (known := np.isfinite(logits).all(axis=1)).any():
-                teacher.threshold = fit_thresholds(logits[known], corpus.validation.labels[known])
         return teacher, None
 
     @classmethod
@@ -269,8 +263,7 @@ def _log_odds(path: Path, numbers: NDArray[np.float64], kind: str) -> NDArray[np
         return numbers.astype(np.float32)
     wrong = np.asarray(((numbers < 0) | (numbers > 1)).any(axis=1))
     _refuse_wrong(path, numbers, wrong, "give every text the probability of each class by itself, between 0 and 1")
-    odds: NDArray[np.float32] = logit(numbers.clip(LEAST, 1 - LEAST)).astype(np.float32)
-    return odds
+    return log_odds(numbers)
 
 
 def _log_probabilities(path: Path, numbers: NDArray[np.float64], kind: str) -> NDArray[np.float32]:
