@@ -1,3 +1,5 @@
+import torch
+
 from potstill.cli import main
 
 SMALL = ("--embedding-size", "4", "--hidden-size", "4", "--vocab-size", "300", "--epochs", "1", "--seeds", "0")
@@ -9,10 +11,13 @@ SMALL_RUN = (
 
 def potstill(*arguments):
     """Run the command line in this process; return its exit status."""
+    threads = torch.get_num_threads()
     try:
         main([str(argument) for argument in arguments])
     except SystemExit as exit_:
         return exit_.code
+    finally:  # `predict` with a teacher takes all cores: tiny networks would be several times as slow from then on
+        torch.set_num_threads(threads)
     return 0
 
 

@@ -69,9 +69,17 @@ potstill predict "$MODEL" texts.xlsx
 potstill search tickets.csv --teacher teacher.csv --trials 1 --embedding-size 4 --hidden-size 4 --vocab-size 300 \\
   --epochs 1 --seeds 0 --out search
 """,
-    "tensorboard": _TRAIN.format("--trackers tensorboard"),
-    "mlflow": _TRAIN.format("--trackers mlflow"),
-    "wandb": _TRAIN.format("--trackers wandb"),
+    "tensorboard": _TRAIN.format("--trackers tensorboard") + "find model -name 'events.*' | grep .\n",
+    "mlflow": _TRAIN.format("--trackers mlflow")
+    + """
+python - <<'END'
+from mlflow import MlflowClient
+client = MlflowClient()
+(run,) = client.search_runs([client.get_experiment_by_name("potstill").experiment_id])
+print(run.data.metrics["train_loss"])
+END
+""",
+    "wandb": _TRAIN.format("--trackers wandb") + "find . -name '*.wandb' | grep .\n",
     "benchmarks": "python -c 'import atheris, fasttext, joblib, locust, psutil, sklearn, uvicorn'",
     "dev": """
 ruff --version; mypy --version; pytest --version

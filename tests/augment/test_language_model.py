@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, Gemma2Config
 
-from potstill import load_corpus
 from potstill.augment import language_model
 from potstill.augment.language_model import LanguageModel, NextTokenLoss, draw
 from potstill.config import PotstillConfig
@@ -156,16 +155,3 @@ def test_sampling_with_the_cache_equals_full_forward_passes(backbone, monkeypatc
 def test_encoder_is_refused(model_directory):
     with pytest.raises(SourceError, match="expected a decoder"):
         LanguageModel.load(settings(model_directory("bert")))
-
-
-@pytest.mark.slow
-def test_builtin_model_writes_sentences(tmp_path):
-    training = {"epochs": 1, "batch_size": 8}
-    config = PotstillConfig.build(
-        {"data": {"source": "builtin", "max_train_examples": 48}, "augment": {"training": training}}
-    )
-    model = replace(LanguageModel.load(config), max_length=60)  # enough for a sentence
-    model.tune(config, load_corpus(config.data), tmp_path)
-    absorb_adapters(model.model)
-    written = list(model.sample("acceptable", 8, temperature=0.7, top_p=0.95, seed=0))
-    assert sum(" " in text for text in written) >= 6

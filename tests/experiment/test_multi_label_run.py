@@ -281,7 +281,7 @@ def test_model_and_data_of_other_tasks_are_refused(student, finished, config, co
     ],
 )
 def test_what_is_for_single_labels_is_refused_before_the_work(config, settings, message, tmp_path):
-    data = config.data.model_dump()
+    given = {"data": config.data.model_dump(), "teacher": {"backbone": config.teacher.backbone}} | settings
     with pytest.raises(ConfigError, match=message):
-        potstill.run(PotstillConfig.build({"data": data} | settings), tmp_path / "run")
+        potstill.run(PotstillConfig.build(given), tmp_path / "run")
     assert not (tmp_path / "run").exists()

