@@ -302,6 +302,18 @@ def test_database_that_cannot_be_opened_is_refused(config, corpus, teacher, tmp_
         search(changed(config, storage=url), corpus, teacher, tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # Optuna's heartbeats
+def test_database_that_is_lost_in_the_middle_is_named(config, corpus, teacher, scripted, tmp_path, monkeypatch):
+    shared = tmp_path / "shared.db"
+
+    def lose_it(*_):
+        shared.write_bytes(b"no database" * 1000)
+
+    monkeypatch.setattr(module, "suggest", lose_it)
+    with pytest.raises(ArtifactError, match=r"search\.storage: the database .* can't be used any more"):
+        search(changed(config, storage=f"sqlite:///{shared}"), corpus, teacher, tmp_path / "out")
+
+
 def test_directory_name_may_hold_url_characters(config, corpus, teacher, scripted, tmp_path):
     out = tmp_path / "50% of α? #1"
     search(changed(config, trials=1), corpus, teacher, out)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
@@ -95,10 +97,19 @@ def run(config: PotstillConfig, out: Path | None, restart: bool, time_limit: flo
 
 
 @click.command(cls=SettingsCommand)
+@click.option(
+    "--devices",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Number of processes, each with a GPU of its own or its share of the processor, that share each batch. On "
+    "several machines, use torchrun: torchrun --nproc-per-node N … -m potstill finetune ….",
+)
 @_resumable
 @with_settings("data", "teacher", *_RUNTIME)
 @handle_signals()
-def finetune(config: PotstillConfig, out: Path | None, restart: bool) -> None:
+def finetune(config: PotstillConfig, out: Path | None, restart: bool, devices: int) -> None:
     """Train a teacher: a pretrained language model, tuned on labelled texts with LoRA adapters.
 
     The teacher is accurate, but large and slow; `potstill distill` trains small students with it. With several --seeds,
@@ -108,16 +119,47 @@ def finetune(config: PotstillConfig, out: Path | None, restart: bool) -> None:
     from potstill.experiment.run_directory import run_directory
     from potstill.experiment.stages import finetune as finetune_teacher
     from potstill.teacher.registry import teacher_class
+    from potstill.teacher.transformer import transformer_settings
+    from potstill.training import parallel
+    from potstill.training.compute import make_fabric
 
-    corpus = load_corpus(config.data)
-    teacher_class(config.teacher.kind).check(config.teacher)
-    free = ("augment", *_OF_STUDENTS)
-    spec = _run_spec("finetune", f"{corpus.name}-teacher", config, corpus, config.teacher.seeds, free)
-    with run_directory(spec, out, restart=restart) as directory:
-        for seed, target in _targets(directory, config.teacher.seeds):
-            _print_score(_finished(target, f"teacher {seed}") or finetune_teacher(config, corpus, target, seed)[1])
+    if devices > 1 and STANDARD_INPUT in config.data.sources:
+        raise click.UsageError("each of several devices reads the data: put it into a file")
+    with parallel.joined(on_gpu=make_fabric(config.runtime).device.type == "cuda"):
+        if parallel.rank():
+            _help_to_finetune(config)
+            return
+        corpus = load_corpus(config.data)
+        teacher_class(config.teacher.kind).check(config.teacher)
+        if devices > 1 and not parallel.is_launched():
+            transformer_settings(config)  # no other kind is trained
+            parallel.launch(devices, sys.argv[1:])
+        free = ("augment", *_OF_STUDENTS)
+        spec = _run_spec("finetune", f"{corpus.name}-teacher", config, corpus, config.teacher.seeds, free)
+        with run_directory(spec, out, restart=restart) as directory:
+            for seed, target in _targets(directory, config.teacher.seeds):
+                finished = _finished(target, f"teacher {seed}")
+                parallel.of_first(finished is not None)  # tells the others whether to leave it out
+                _print_score(finished or finetune_teacher(config, corpus, target, seed)[1])
     click.echo(directory)
     options.suggest_next("distill", *options.data_given(), "--teacher", directory)
+
+
+def _help_to_finetune(config: PotstillConfig) -> None:
+    """Compute this process's share of each batch; process 0 writes and prints."""
+    from potstill.console import silence
+    from potstill.data import load_corpus
+    from potstill.experiment.stages import finetune as finetune_teacher
+    from potstill.teacher.transformer import transformer_settings
+    from potstill.training import parallel
+
+    quiet = config.runtime.model_copy(update={"trackers": ()})
+    with silence(), TemporaryDirectory() as place:
+        config = config.model_copy(update={"runtime": quiet})
+        corpus = load_corpus(config.data)
+        for seed in transformer_settings(config).seeds:
+            if not parallel.of_first():
+                finetune_teacher(config, corpus, Path(place, str(seed)), seed)
 
 
 @click.command(cls=SettingsCommand)

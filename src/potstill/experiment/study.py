@@ -37,6 +37,7 @@ _HEARTBEAT: Final = 30
 again."""
 PAUSE: Final = 1.0
 """Seconds between two looks at the trials of other processes, when there is nothing else left to do."""
+_DATABASE_ERRORS: Final = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
 _AGAIN: Final = "failed_trial"
 """What Optuna keeps with a trial that is made again: the number of the one that was interrupted."""
 
@@ -120,12 +121,18 @@ def running_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 @contextmanager
 def open_study(file: Path, spec: RunSpec) -> Iterator[optuna.Study]:
-    """Open a study, or begin one: in `file`, or in the database that several processes share."""
+    """Open a study, or begin one: in `file`, or in the database that several processes share.
+
+    Raises:
+        ArtifactError: The database can't be used, or is lost in the middle of the search.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     settings = spec.config.search
     place, name = URL.create("sqlite", database=str(file.absolute())).render_as_string(), "potstill"
     sharing: dict[str, Any] = {}
+    shown, advice = str(file), "restore the file, or name another --out"
     if settings.storage is not None:
+        shown, advice = "search.storage", "check the URL, the database and its driver (a package of its own)"
         place, name = settings.storage, f"potstill-{digest([json.dumps(spec.state, sort_keys=True)])}"
         sharing = {"heartbeat_interval": _HEARTBEAT, "heartbeat_stale_trial_callback": make_again}
     pruner = optuna.pruners.MedianPruner(n_startup_trials=_UNPRUNED_TRIALS, n_warmup_steps=_UNPRUNED_EPOCHS)
@@ -145,10 +152,7 @@ def open_study(file: Path, spec: RunSpec) -> Iterator[optuna.Study]:
             sampler=_Sampler(spec.config),
             load_if_exists=True,
         )
-    except (SQLAlchemyError, ImportError, RuntimeError, optuna.exceptions.StorageInternalError) as error:
-        shown, advice = str(file), "restore the file, or name another --out"
-        if sharing:
-            shown, advice = "search.storage", "check the URL, the database and its driver (a package of its own)"
+    except (*_DATABASE_ERRORS, ImportError, RuntimeError) as error:
         raise ArtifactError(
             f"{shown}: expected a study of Optuna, found none that can be read ({type(error).__name__}: "
             f"{first_line(error)})\n  what to do: {advice}"
@@ -162,6 +166,21 @@ def open_study(file: Path, spec: RunSpec) -> Iterator[optuna.Study]:
     except Stopped as stopped:
         stopped.kept = ", and ".join(filter(None, ["the trials that ended are kept", stopped.kept]))
         raise
+    except Exception as error:
+        lost = next((one for one in _chain(error) if isinstance(one, _DATABASE_ERRORS)), None)
+        if lost is None:
+            raise
+        raise ArtifactError(
+            f"{shown}: the database of the search can't be used any more ({type(lost).__name__}: "
+            f"{first_line(lost)})\n  what to do: {advice}; the same command then goes on: trials that ended are kept"
+        ) from None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and those from which it came: Optuna fails once more while it handles a database's error."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _take_turns(engine: Engine) -> None:
@@ -171,6 +190,6 @@ def _take_turns(engine: Engine) -> None:
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Say in one line what was wrong."""
     return error.problems[0] if isinstance(error, ConfigError) else str(error).partition("\n")[0]

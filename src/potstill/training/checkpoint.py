@@ -7,6 +7,7 @@ replaced as a whole, it knows which training it belongs to, and its checksum sho
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +18,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from potstill.console import print_line, warn
-from potstill.executor.signals import Request, defer_signals
+from potstill.executor.signals import Request, Stopped, defer_signals
 from potstill.store.checksums import digest
 from potstill.store.tensors import save_tensors
+from potstill.training import parallel
 from potstill.training.base import Callback, State
 from potstill.training.compute import describe_fabric
 from potstill.training.fit import Trainer
@@ -55,7 +57,7 @@ class Checkpoint(Callback):
         """Let signals wait for the end of a step, and go back to where the same training was interrupted, if it was."""
         self._request = trainer.stack.enter_context(defer_signals())
         self._key = training_key(trainer, self._key)
-        if (state := self._read()) is None:
+        if (state := parallel.of_first(None if parallel.rank() else self._read())) is None:
             return
         context = trainer.context
         for callback in context.callbacks:
@@ -74,11 +76,17 @@ class Checkpoint(Callback):
         """Write a checkpoint if it is time, and end if a signal has come."""
         if time.perf_counter() - self._latest >= self._pause:
             self._write(trainer, trainer.state())
-        self.on_validation_batch(trainer)
+        self._end_if_asked(trainer)
 
     def on_validation_batch(self, trainer: Trainer) -> None:
         """End if a signal has come. The last step's state is the present one."""
-        if (stopped := self._request()) is not None:
+        if parallel.processes() == 1:  # several read different numbers of batches
+            self._end_if_asked(trainer)
+
+    def _end_if_asked(self, trainer: Trainer) -> None:
+        stopped = self._request()
+        if parallel.any_of(stopped is not None):
+            stopped = stopped or Stopped(signal.SIGTERM)
             self._write(trainer, trainer.state())
             stopped.kept = f"{trainer.context.title} is kept as it was after step {trainer.steps}"
             raise stopped
@@ -99,6 +107,8 @@ class Checkpoint(Callback):
         Raises:
             ArtifactError: The disk is full, or refuses otherwise; the checkpoint before it stands.
         """
+        if parallel.rank():
+            return
         started = time.perf_counter()
         states = {callback.name: callback.state() for callback in trainer.context.callbacks if callback.name}
         tensors: dict[str, Tensor] = {}

@@ -13,6 +13,7 @@ from torch import nn
 
 from potstill.config import RuntimeConfig
 from potstill.errors import ConfigError
+from potstill.training import parallel
 
 Precision = Literal["32-true", "bf16-mixed"]
 
@@ -36,13 +37,14 @@ def make_fabric(config: RuntimeConfig) -> Fabric:
     if precision == "auto":
         precision = "bf16-mixed" if has_fast_bfloat16(device) else "32-true"
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # environment.json holds what it says
-    return _fabric(device, precision)
+    number = torch.cuda.current_device() if device == "cuda" and parallel.processes() > 1 else None
+    return _fabric(device, number, precision)
 
 
 @cache
-def _fabric(device: str, precision: Precision) -> Fabric:
+def _fabric(device: str, number: int | None, precision: Precision) -> Fabric:
     """Make each once: to make one, Fabric looks through all installed packages."""
-    return Fabric(accelerator=device, devices=1, precision=precision)
+    return Fabric(accelerator=device, devices=1 if number is None else [number], precision=precision)
 
 
 def describe_fabric(fabric: Fabric) -> dict[str, str]:

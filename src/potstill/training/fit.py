@@ -18,6 +18,7 @@ from torch.nn.utils import clip_grad_norm_
 from potstill.data.encoded import is_labelled
 from potstill.data.tokenised import shuffled_batches
 from potstill.errors import TrainingError
+from potstill.training import parallel
 from potstill.training.base import FitContext, FitResult, Loss, Record, Splits, State
 from potstill.training.inference import memory_explained, predict_logits
 from potstill.training.schedule import learning_rate_factor, make_optimizer
@@ -39,7 +40,7 @@ def fit(model: nn.Module, data: Splits, loss: Loss, context: FitContext) -> FitR
         ArtifactError: The disk is full.
         Stopped: Ctrl-C or SIGTERM, where signals are handled; a checkpoint is written first.
     """
-    torch.manual_seed(context.seed)
+    torch.manual_seed(context.seed + parallel.rank())
     trainer = Trainer(model, data, loss, context)
     with trainer.stack:
         trainer.notify("on_fit_begin")
@@ -171,6 +172,8 @@ class Trainer:
                 self._moments[weight][kind] = like.to(weight.device).copy_(value)
         self.steps, self._learning_rate = state["steps"], state["learning_rate"]
         self._sums, self._epoch_seconds = defaultdict(float, state["sums"]), state["epoch_seconds"]
+        if parallel.rank():  # the state is process 0's
+            return
         torch.set_rng_state(state["random"]["cpu"])
         if "device" in state["random"]:
             torch.get_device_module(self.context.fabric.device).set_rng_state(state["random"]["device"])
@@ -203,19 +206,23 @@ class Trainer:
         for group in self._groups:
             group["lr"] = self._learning_rate
         self._optimizer.zero_grad()
-        texts = sum(map(len, batches))
+        texts, sums = sum(map(len, batches)), dict[str, float]()
         for self._batch in batches:
-            for indices in self._microbatches(self._batch):
+            own, counts = parallel.share(self._batch)
+            for indices in self._microbatches(own):
                 batch = self.data.train.batch(indices)
                 moved = batch.to(fabric.device)
                 losses = self._loss(self._wrapped(*moved.inputs), moved)
                 values = torch.stack([value.detach() for value in losses.values()]).tolist()
                 named = dict(zip(losses, values, strict=True))
                 _require_finite(named["loss"], "the loss")  # before the step: the weights stay usable
-                fabric.backward(losses["loss"] * (len(indices) / texts))
+                fabric.backward(losses["loss"] * (counts * len(indices) / texts))
                 for name, value in named.items():
-                    self._sums[name] += value * self._weight(name, batch.labels)
+                    sums[name] = sums.get(name, 0.0) + counts * value * self._weight(name, batch.labels)
                 self.loss_value = named["loss"]
+        parallel.add_up(self.trained.values(), sums)
+        for name, value in sums.items():
+            self._sums[name] += value
         if config.max_grad_norm is not None:
             norm = clip_grad_norm_(list(self.trained.values()), config.max_grad_norm)
             _require_finite(norm.item(), "the gradient's norm")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from potstill.data.tokenised import TrainingSet, sequential_batches
 from potstill.errors import MemoryUsedUpError
+from potstill.training import parallel
 
 
 def tokens_at_once(fabric: Fabric) -> int:
@@ -38,16 +39,18 @@ def predict_logits(
     """
     model.eval()
     batches = list(sequential_batches(data.tokens.lengths, tokens_at_once(fabric)))
+    own, counts = parallel.share(np.arange(len(batches)))
     parts: list[Tensor] = []
     where = f"while texts of up to {data.tokens.lengths.max()} tokens are read without training"
     with torch.no_grad(), memory_explained(lambda: where):
-        for indices in batches:
+        for indices in (batches[place] for place in own):
             batch = data.batch(indices).to(fabric.device)
             with fabric.autocast():
                 parts.append(model(*batch.inputs).float().cpu())
             on_batch(len(indices))
-    logits = torch.cat(parts)
-    return torch.empty_like(logits).index_copy_(0, torch.from_numpy(np.concatenate(batches)), logits)
+    read, logits = torch.from_numpy(np.concatenate([batches[place] for place in own])), torch.cat(parts)
+    rows = logits.new_zeros(len(data), *logits.shape[1:])
+    return parallel.add_up_rows(rows.index_copy_(0, read, logits) if counts else rows)
 
 
 @contextmanager
