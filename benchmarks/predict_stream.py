@@ -4,7 +4,8 @@
 
 Lines are generated: each says its own number, so that an answer which is lost, repeated or out of its place is found.
 The command is killed (SIGKILL, no chance to tidy up) when half is answered, then called again. Resident memory is
-sampled: it must not grow with the lines.
+sampled: it must not grow with the lines. Then, in turns, the command and the library answer some of the lines on one
+thread; their speeds by processor time are compared.
 
 What this needs beside Potstill: pip install 'potstill[benchmarks]'
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -20,13 +22,19 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from common import POTSTILL, Run, arguments, target, write_result
 from load import SAMPLED, peaks, sampled
+from potstill.predict import Classifier
 from potstill.predict.directory import find_student
+from potstill.predict.stream import CHUNK_TEXTS
 
+ROUNDS = 3
 WORDS = ["the", "a", "cat", "dog", "that", "sat", "grass", "naïve", "漢字", "🙂", "and", "not", "never"]
+RATIO = 0.9
+"""Texts a processor second of the command over those of the library, at least."""
 GROWTH = 1.1
 """Memory in the last third over that in the first, at most; what is left is the allocator's."""
 
@@ -36,6 +44,7 @@ def main() -> None:
     parser = arguments(__doc__, rounds=False, seed=False)
     parser.add_argument("--student", type=Path, required=True, help="an export, a student or a run")
     parser.add_argument("--lines", type=int, default=1_000_000)
+    parser.add_argument("--compared", type=int, default=40_000, help="lines that the library answers, too")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         source, answers = Path(work) / "lines.txt", Path(work) / "answers.jsonl"
@@ -45,7 +54,12 @@ def main() -> None:
         note = answers.with_name(f"{answers.name}.part.json")
         runs = [_watch("killed", command, note, args.lines // 2), _watch("resumed", command, note, None)]
         found = check(answers, args.lines)
-    write_result(args.out, runs, lines=args.lines, check=found, targets=_targets(runs, found, args.lines))
+        ratios = [_ratio(find_student(args.student), Path(work), args.compared) for _ in range(ROUNDS)]
+    targets = [
+        *_targets(runs, found, args.lines),
+        target("speed over the library's", RATIO, median(ratios), "at least"),
+    ]
+    write_result(args.out, runs, lines=args.lines, compared=args.compared, ratios=ratios, check=found, targets=targets)
 
 
 def line(number: int) -> str:
@@ -67,6 +81,22 @@ def check(answers: Path, lines: int) -> dict[str, int]:
                 continue
             right += answer["line"] == number and answer["text"] == line(number)
     return {"expected": lines, "answers": counted, "right": right, "broken": broken}
+
+
+def _ratio(student: Path, work: Path, lines: int) -> float:
+    """Compare the command's texts a processor second, start included, with the library's."""
+    texts = [line(number) for number in range(1, lines + 1)]
+    (work / "compared.txt").write_text("\n".join(texts), encoding="utf-8")
+    classifier = Classifier.load(student, threads=1)
+    started = time.process_time()
+    for start in range(0, lines, CHUNK_TEXTS):
+        classifier.predict_proba(texts[start : start + CHUNK_TEXTS])
+    library = time.process_time() - started
+    command = [*POTSTILL, "predict", str(student), str(work / "compared.txt"), "--threads", "1"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)  # noqa: S603
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return library / (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
 def _watch(name: str, command: Sequence[str], note: Path, until: int | None) -> Run:

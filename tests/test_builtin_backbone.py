@@ -21,8 +21,8 @@ def test_teacher_beats_the_majority_class_and_its_student_learns(tmp_path):
     """A few optimiser steps on grammar sentences lift a real teacher above the majority class on unseen words."""
     config = PotstillConfig.build(
         {
-            "data": {"source": "builtin", "max_train_examples": 400, "split_seed": 1},
-            "teacher": {"training": {"epochs": 3, "learning_rate": 1e-3, "batch_size": 16}},
+            "data": {"source": "builtin", "max_train_examples": 150, "split_seed": 1},
+            "teacher": {"training": {"epochs": 3, "learning_rate": 1e-3, "batch_size": 8}},
             "student": {"embedding_size": 16, "hidden_size": 16, "training": {"epochs": 8, "learning_rate": 1e-2}},
         }
     )

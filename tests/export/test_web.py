@@ -607,6 +607,8 @@ def test_a_phone_shows_the_page_without_scrolling_sideways(students, open_page, 
     page.get_by_label("Texts, one per line").fill("the cat " + "x" * 300)
     page.get_by_role("button", name="Classify").click()
     page.locator("#answers > li").wait_for()
+    page.get_by_text("Which classes").click()
+    assert page.locator("#classes").inner_text() == " · ".join(LABELS)
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     paper, ink = page.evaluate("(s => [s.backgroundColor, s.color])(getComputedStyle(document.body))")
     lightness = [sum(map(int, re.findall(r"\d+", colour))) for colour in (paper, ink)]

@@ -185,3 +185,24 @@ def test_bytes_that_are_no_text_of_the_encoding_break_their_line_alone(tmp_path)
 )
 def test_there_is_doubt(lines):
     assert certain_encoding(lines) is None
+
+
+def test_parquet_is_read_group_by_group():
+    pa, whole = pytest.importorskip("pyarrow"), io.BytesIO()
+    pytest.importorskip("pyarrow.parquet").write_table(
+        pa.table({"text": [f"{n} {n * n}" for n in range(40_000)]}), whole, row_group_size=4000, compression="none"
+    )
+
+    class Counted(io.BytesIO):
+        taken = 0
+
+        def read(self, size=-1):
+            content = super().read(size)
+            self.taken += len(content)
+            return content
+
+    file = Counted(whole.getvalue())
+    content = open_table(file, "a.parquet", (".parquet",)).content
+    assert json.loads(content.readline()) == {"text": "0 0"}
+    assert file.taken < len(whole.getvalue()) / 3
+    assert sum(1 for _ in content) == 39_999

@@ -142,7 +142,7 @@ def test_pretraining_learns_the_next_token(monkeypatch, learn, cell, bidirection
     monkeypatch.setattr(pretraining, "CANDIDATES", 30)  # of the larger vocabulary, the sum is estimated
     network = make_network(cell, bidirectional, num_layers, vocab_size=vocabulary, embedding_size=16, hidden_size=24)
     data, validation = (counting(400, vocabulary, seed) for seed in (0, 1))
-    result = learn(network, data, validation=validation, epochs=12)
+    result = learn(network, data, validation=validation, epochs=4)
     lengths = validation.tokens.lengths
     nll_of_first_tokens = len(lengths) * math.log(vocabulary - 8)  # the first token of a text can't be predicted
     nll = result.best["validation_loss"] * lengths.sum() - nll_of_first_tokens

@@ -5,6 +5,7 @@ import pytest
 from scipy.special import softmax
 
 from potstill.data import Examples
+from potstill.store.cache import read_arrays
 from potstill.teacher import cache as module
 from potstill.teacher.base import Teacher
 from potstill.teacher.cache import CachedTeacher
@@ -77,6 +78,22 @@ def test_interruption_loses_at_most_one_chunk(monkeypatch):
     assert later.asked == ["ccc", "dddd", "eeeee"]
 
 
+def test_shards_are_written_once_and_a_damaged_one_alone_is_made_anew(cache, monkeypatch):
+    monkeypatch.setattr(module, "_CHUNK", 2)
+    examples = examples_of("a", "bb", "ccc", "dddd", "eeeee")
+    expected = CachedTeacher(CountingTeacher()).logits(examples)
+    files = {file: file.stat().st_mtime_ns for file in (cache / "logits").iterdir()}
+    assert len(files) == 3
+    CachedTeacher(CountingTeacher()).logits(examples_of("ffffff", "a"))
+    assert len([*(cache / "logits").iterdir()]) == 4
+    damaged = next(file for file in files if len(read_arrays(file)["keys"]) == 1)
+    damaged.write_bytes(b"")
+    teacher = CountingTeacher()
+    assert np.array_equal(CachedTeacher(teacher).logits(examples), expected)
+    assert teacher.asked == ["eeeee"]
+    assert all(file.stat().st_mtime_ns == written for file, written in files.items() if file != damaged)
+
+
 def test_two_processes_keep_each_others_answers():
     class Overtaken(CountingTeacher):
         def logits(self, examples, **named):
@@ -99,7 +116,7 @@ def test_changed_teacher_does_not_get_older_answers():
 def test_damaged_cache_is_made_anew(cache, damage):
     examples = examples_of("aa", "b")
     expected = CachedTeacher(CountingTeacher()).logits(examples)
-    file = cache / "logits" / "first"
+    (file,) = (cache / "logits").iterdir()
     file.write_bytes(damage(file.read_bytes()))
     for asked in (["aa", "b"], []):
         teacher = CountingTeacher()

@@ -39,6 +39,8 @@ _MAX_RATIO: Final = 200
 """Packed text is 3 to 20 times smaller; what unpacks to more than this was made to fill a disk."""
 _UNSUSPECTED: Final = 1 << 26
 """Bytes to which any file may unpack, and in which letters outside ASCII are looked for, which tell the encoding."""
+_ROWS: Final = 4096
+"""Rows of Parquet that are converted at a time."""
 _DAMAGES: Final = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError)
 """Errors of unpacking; zipfile's for encrypted files and for unknown methods are the last two."""
 
@@ -67,7 +69,8 @@ def open_table(file: BinaryIO, name: str, tables: Collection[str] = TABLES) -> O
         stream, inside = _unpack(file, name)
         suffix = PurePath(inside).suffix.lower()
         if suffix in (".xlsx", ".parquet") and suffix in tables:
-            whole = io.BytesIO(b"".join(_blocks(stream, name, file)))
+            is_plain = stream is file and file.seekable()  # then Parquet is read group by group
+            whole = file if is_plain else io.BytesIO(b"".join(_blocks(stream, name, file)))
             return _open_sheet(whole, name) if suffix == ".xlsx" else Opened(_parquet_rows(whole, name), "a.jsonl")
         encoding = None if suffix == ".parquet" else _find_encoding(stream, is_seekable=file.seekable())
     if stream is not file:
@@ -259,8 +262,10 @@ def _parquet_rows(file: BinaryIO, name: str) -> BinaryIO:
 
     def rows() -> Iterator[object]:
         try:
-            for batch in parquet.ParquetFile(file).iter_batches():
-                yield from batch.to_pylist()
+            opened = parquet.ParquetFile(file)
+            for group in range(opened.num_row_groups):  # at once, iter_batches would keep several in memory
+                for batch in opened.iter_batches(_ROWS, row_groups=[group]):
+                    yield from batch.to_pylist()
         except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
             raise _refusal(f"it can't be read as Parquet: {error}", name) from None
 

@@ -34,6 +34,8 @@ async function start() {
   const several = Array.isArray(classifier.student.threshold) ? "any number" : "one";
   at("about").textContent = `Gives each ${classifier.inPairs ? "pair of texts" : "text"} ${several} of `
     + `${classifier.labelNames.length} classes, on this device: what you type or open stays here.`;
+  at("classes").textContent = classifier.labelNames.join(" · ");
+  at("classes").parentElement.hidden = false;
   if (classifier.inPairs) at("texts-label").textContent = "Pairs of texts, one per line, | or a tab between the two";
   at("submit").disabled = at("choose").disabled = false;
 }
