@@ -212,7 +212,8 @@ def test_written_parts_are_read_again(tmp_path):
         ({"label_columns": ("x", "x")}, "must be different columns"),
         ({"label_columns": ("x", "text")}, "must be different columns"),
         ({"label_separator": ""}, "label_separator"),
-        ({"classes": ("a", "b"), "multi_label": True}, "classes is for single-label texts"),
+        ({"classes": ("a", "b"), "label_separator": "|"}, "classes is for texts without labels.*multi_label says"),
+        ({"classes": ("a", "b"), "label_columns": ("a", "b")}, "classes is for texts without labels"),
     ],
 )
 def test_wrong_settings_are_refused(settings, message):

@@ -117,7 +117,6 @@ def test_a_class_that_the_teacher_never_gives_is_named(server, texts, tmp_path, 
             "without labels no teacher can be tuned; name one with --teacher",
         ),
         (("run", "texts.txt", "--classes", "good"), "expected a list of 2 or more"),
-        (("run", "texts.txt", "--classes", "good,bad", "--label-separator", "|"), "multi_label says that several"),
         (("run", "texts.txt", "--classes", "good,Good"), "classes must have different names"),
         (
             ("run", "labelled.csv", "--classes", "a,b", "--teacher", "answers.csv"),
