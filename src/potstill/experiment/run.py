@@ -96,9 +96,9 @@ def run(
     if time_limit is not None and time_limit <= 0:
         raise ConfigError([f"time_limit: expected seconds above 0, found {time_limit:g}"])
     corpus = load_corpus(config.data, with_labels=False)
-    teacher_class(config.teacher.kind).check(config.teacher)
-    check_augment(config, corpus)
     check_distillation(config, with_unlabelled=config.augment.wanted(in_pairs=corpus.in_pairs))
+    teacher_class(config.teacher.kind).check(config.teacher)  # may unpack the pretrained model, which takes long
+    check_augment(config, corpus)
     check_embeddings(config)
     check_trackers(config.runtime.trackers)
     inputs = {"texts": corpus.key(), "unlabelled files": files_key(config)}
