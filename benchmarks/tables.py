@@ -308,10 +308,10 @@ def web() -> str:
     cells = "{engine} | {load_ms:,.0f} | {texts_per_s[one]:,.0f} | {texts_per_s[batch]:,.0f} | {label_mismatches} | "
     rows, name = result["rows"], result["rows"][0]["student"]
     kinds = len({row["student"] for row in rows} - {name})
-    words = (
-        f"`{name}`, {result['texts']:,} texts. Δ: largest difference of a probability from Python's. Labels and Δ were "
+    words = f"`{name}`, {result['texts']:,} texts. Δ: largest difference of a probability from Python's. Students of "
+    words += (
+        f"{kinds} kinds with random weights were compared too; the last rows below are of all.{result.get('note', '')}"
     )
-    words += f"also compared for students of {kinds} kinds with random weights; the last rows below are of all."
     return shown(result, header, cells + "{max_difference:.1e}", (row for row in rows if row["student"] == name), words)
 
 
