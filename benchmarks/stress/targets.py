@@ -59,7 +59,7 @@ def _rows(data: bytes, suffix: str) -> None:
         try:
             rows = read_rows(path, config)
             names = label_names_of(rows, path)
-            examples = to_examples(rows, names, path)
+            examples = to_examples(rows, names, path, config)
         except PotstillError as error:
             refusal = error
             continue

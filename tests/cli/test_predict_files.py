@@ -90,7 +90,7 @@ def test_bad_input_is_refused_before_anything_is_written(student, files, tmp_pat
         ((a, b, "--out", full), 1, f"{full} exists and is not empty"),
         ((a, b, "--out", tmp_path / "a.txt"), 1, "a.txt exists and is not empty"),
         ((a, tmp_path / "*.csv", "--out", out), 2, "*.csv': no such file"),
-        ((a, tmp_path, "--out", out), 2, "no such file"),
+        ((a, tmp_path, "--out", out), 2, "no such file; for the files of a directory, give"),
     ):
         assert potstill("predict", student, *arguments) == status
         assert message in capsys.readouterr().err
@@ -101,13 +101,12 @@ def test_bad_input_is_refused_before_anything_is_written(student, files, tmp_pat
 def test_another_task_or_changed_files_are_refused(student, tmp_path, capsys):
     file, out = tmp_path / "texts.txt", tmp_path / "out"
     file.write_text("the cat")
-    out.mkdir()
-    assert potstill("predict", student, file, "--out", out) == 0
+    assert potstill("predict", student, file, "--out", f"{out}/") == 0
     assert potstill("predict", student, file, "--out", out, "--probabilities") == 1
-    assert "predict.json: expected the task" in capsys.readouterr().err
-    file.write_text("the cat and the dog")
+    assert f"{out} holds answers to another task: model" in capsys.readouterr().err
+    file.write_text("the dog")  # as long as before
     assert potstill("predict", student, file, "--out", out) == 1
-    assert "texts.txt to have 7 bytes, as before, found '19'" in capsys.readouterr().err
+    assert f"another file than {file}, or that one has changed" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the worker in /proc")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from huggingface_hub import HfApi, ModelCard, constants
+from huggingface_hub.utils import enable_progress_bars
 
 from commandline import potstill, train_small
 from hub_server import READER, TOKEN, hub_server
@@ -242,6 +243,7 @@ def test_a_disk_that_takes_no_file_is_not_called_a_network(hub, exported, tmp_pa
 
 def test_loading_shows_a_bar_only_on_a_terminal_and_where_it_takes_long(hub, exported, monkeypatch, capfd):
     assert potstill("push", exported, "acme/words") == 0
+    enable_progress_bars()  # other tests silence `transformers`, and with it these
     capfd.readouterr()
     assert Classifier.load("acme/words").label_names == ("no", "yes")
     assert capfd.readouterr().err == ""

@@ -132,7 +132,7 @@ def test_a_tokenizer_with_tokens_that_the_backbone_lacks_is_refused(tiny_backbon
     byte_level_teacher().save_pretrained(tmp_path)
     tokenizer = train_vocabulary(TEXTS, 300)
     counts = np.ones(tokenizer.get_vocab_size(), np.int64)
-    with pytest.raises(ConfigError, match=rf"it has 279 tokens, the backbone .* knows {len(VOCABULARY)}; leave it out"):
+    with pytest.raises(ConfigError, match=rf"the tokenizer has 279 tokens, .* knows {len(VOCABULARY)}; remove"):
         make(tiny_backbone, tokenizer, counts, size=4, teacher_tokenizer=str(tmp_path))
 
 

@@ -406,7 +406,7 @@ def test_a_server_teaches_texts_with_several_labels_and_is_asked_once_after_a_ki
     summary = read_json(tmp_path / "run" / "summary.json")
     teacher = next(model for model in summary["models"] if model["role"] == "teacher")
     assert teacher["metrics"]["micro_f1"] == 1.0
-    assert "agree with the labels in all classes, micro-F1 is 100.0%, the lowest F1 of a" in teacher["description"]
+    assert "agree with the labels in all classes; micro-F1 100.0%; lowest F1: " in teacher["description"]
     assert "tokens of prompts and" in teacher["description"]
 
 

@@ -32,7 +32,8 @@ def _files(_: click.Context, option: click.Parameter, given: tuple[str, ...]) ->
     for source in given:
         files = [STANDARD_INPUT] if source == "-" else named_files(source)
         if not files:
-            raise click.BadParameter(f"{source!r}: no such file", param=option)
+            remedy = f"; for the files of a directory, give '{source.rstrip('/')}/*'" if Path(source).is_dir() else ""
+            raise click.BadParameter(f"{source!r}: no such file{remedy}", param=option)
         found |= dict.fromkeys(files)
     return tuple(found)
 
@@ -43,10 +44,11 @@ def _files(_: click.Context, option: click.Parameter, given: tuple[str, ...]) ->
 @click.option("--text", "texts", multiple=True, metavar="TEXT", help="A text to classify; may be given several times.")
 @click.option(
     "--out",
+    "out_name",
     metavar="FILE|DIR",
-    type=click.Path(path_type=Path),
-    help="Where to write the answers: a file, or for several FILEs a directory, which gets a file for each. After an "
-    "interruption, repeat the command to resume.  [default: standard output]",
+    help="Where to write the answers: a file, or for several FILEs a directory, which gets a file for each; with a / "
+    "at its end it is a directory for one FILE, too. After an interruption, repeat the command to resume.  "
+    "[default: standard output]",
 )
 @click.option("--text-column", metavar="COLUMN", help="Column with the text.  [default: as in training, else text]")
 @click.option("--pair-column", metavar="COLUMN", help="Column with the second text.  [default: as in training]")
@@ -93,7 +95,7 @@ def predict(
     model: Path | str,
     files: tuple[Path, ...],
     texts: tuple[str, ...],
-    out: Path | None,
+    out_name: str | None,
     text_column: str | None,
     pair_column: str | None,
     probabilities: bool,
@@ -126,12 +128,13 @@ def predict(
     With --coverage or --max-error, a student leaves the label open (null, in CSV empty) where it is not sure enough:
     ask a person, or the teacher.
 
-    Exit status: 0 all lines are answered; 3 some lines could not be read; 1 an error; 2 a wrong command line; 130
-    interrupted.
+    Exit status: 0 all lines are answered; 3 some lines could not be read, of several FILEs in those that this call
+    answered; 1 an error; 2 a wrong command line; 130 interrupted.
     """
     if probabilities and top_k is not None:
         raise click.UsageError("give either --probabilities or --top-k")
-    several = _answers_several(files, texts, out)
+    out = None if out_name is None else Path(out_name)
+    several = _answers_several(files, texts, out, is_directory=(out_name or "").endswith("/"))
     path = local_model(model)
     directory = path if is_teacher(path) else find_student(path)
     workers = min(len(files) or 1, workers or (1 if is_teacher(directory) else available_cores()))
@@ -165,7 +168,8 @@ def predict(
     )
     items_left: Sequence[tuple[Path, Path | None]] = [(files[0], out)]
     if several and out is not None:
-        task = f"model {key}, {input_format} {text_column} {pair_column} to {writing.format}{writing.describe()}"
+        given = (input_format, text_column, pair_column)
+        task = ", ".join([f"model {key}", *filter(None, given), f"to {writing.format}{writing.describe()}"])
         items_left = answer_files(out, files, task, writing.format)
         if len(items_left) < len(files):
             click.echo(f"{len(files) - len(items_left):,} of {numbered(len(files), 'file')} answered before", err=True)
@@ -179,13 +183,13 @@ def predict(
         sys.exit(3)  # not 1 (it failed) nor 2 (the command line is wrong)
 
 
-def _answers_several(files: Sequence[Path], texts: Sequence[str], out: Path | None) -> bool:
+def _answers_several(files: Sequence[Path], texts: Sequence[str], out: Path | None, *, is_directory: bool) -> bool:
     """Say whether `out` is a directory for the answers to files; refuse what does not go together."""
     if bool(files) == bool(texts):
         raise click.UsageError("give either FILE (- for standard input) or --text")
     if out is not None and (texts or out == STANDARD_INPUT):
         raise click.UsageError("--out is a file for the answers to FILE; without it they are printed")
-    several = len(files) > 1 or (out is not None and out.is_dir())
+    several = len(files) > 1 or is_directory or (out is not None and out.is_dir())
     if several and (out is None or STANDARD_INPUT in files):
         raise click.UsageError("several FILEs need a directory as --out, and none of them can be standard input")
     if out is not None and not several:
@@ -209,7 +213,7 @@ def _as_decided(
 
 def _say_abstained(done: Sequence[output.Progress], writing: output.Writing) -> None:
     """Say how many texts have no answer, and what to do with them."""
-    if writing.min_confidence is not None:
+    if writing.min_confidence is not None and done:
         abstained, answered = (sum(getattr(one, name) for one in done) for name in ("abstained", "answered"))
         click.echo(
             f"{abstained:,} of {numbered(answered, 'text')} have no label: the model is less than "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +17,7 @@ from potstill.cli import options
 from potstill.cli.settings import COMMON, COMMON_IN_RUN, SettingsCommand, with_settings
 from potstill.config import PotstillConfig, RuntimeConfig
 from potstill.config.data import STANDARD_INPUT
-from potstill.executor.signals import handle_signals
+from potstill.executor.signals import Stopped, handle_signals
 
 if TYPE_CHECKING:
     from potstill.data import Corpus
@@ -115,6 +116,7 @@ def finetune(config: PotstillConfig, out: Path | None, restart: bool, devices: i
     The teacher is accurate, but large and slow; `potstill distill` trains small students with it. With several --seeds,
     each teacher gets a directory seed-N.
     """
+    from potstill.console import silence
     from potstill.data import load_corpus
     from potstill.experiment.run_directory import run_directory
     from potstill.experiment.stages import finetune as finetune_teacher
@@ -123,16 +125,20 @@ def finetune(config: PotstillConfig, out: Path | None, restart: bool, devices: i
     from potstill.training import parallel
     from potstill.training.compute import make_fabric
 
-    if devices > 1 and STANDARD_INPUT in config.data.sources:
-        raise click.UsageError("each of several devices reads the data: put it into a file")
-    with parallel.joined(on_gpu=make_fabric(config.runtime).device.type == "cuda"):
+    if (devices > 1 or parallel.is_launched()) and STANDARD_INPUT in config.data.sources:
+        raise click.UsageError("each of several processes reads the data: put it into a file")
+    device = make_fabric(config.runtime).device.type
+    with parallel.joined(device):
         if parallel.rank():
             _help_to_finetune(config)
             return
-        corpus = load_corpus(config.data)
+        is_parent = devices > 1 and not parallel.is_launched()
+        with silence() if is_parent else nullcontext():
+            corpus = load_corpus(config.data)
         teacher_class(config.teacher.kind).check(config.teacher)
-        if devices > 1 and not parallel.is_launched():
+        if is_parent:
             transformer_settings(config)  # no other kind is trained
+            parallel.check_devices(devices, device)
             parallel.launch(devices, sys.argv[1:])
         free = ("augment", *_OF_STUDENTS)
         spec = _run_spec("finetune", f"{corpus.name}-teacher", config, corpus, config.teacher.seeds, free)
@@ -157,9 +163,12 @@ def _help_to_finetune(config: PotstillConfig) -> None:
     with silence(), TemporaryDirectory() as place:
         config = config.model_copy(update={"runtime": quiet})
         corpus = load_corpus(config.data)
-        for seed in transformer_settings(config).seeds:
-            if not parallel.of_first():
-                finetune_teacher(config, corpus, Path(place, str(seed)), seed)
+        try:
+            for seed in transformer_settings(config).seeds:
+                if not parallel.of_first():
+                    finetune_teacher(config, corpus, Path(place, str(seed)), seed)
+        except Stopped as stopped:  # process 0 says so
+            sys.exit(stopped.status)
 
 
 @click.command(cls=SettingsCommand)

@@ -29,8 +29,8 @@ class UntunedConfig(TeacherConfig):
     backbone: str = "smollm2-135m"
     """Pretrained model whose embeddings and words the students begin with; it is not tuned."""
     min_confidence: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
-    """Ignore the teacher's answers whose most probable class has a lower probability, or, where a text may have several
-    labels, all of whose labels together have. 0: use all. (For `file` and `endpoint`.)"""
+    """Ignore an answer that has a lower probability: that of its class, or, where a text may have several labels, that
+    of just these together. 0: use all. (For `file` and `endpoint`.)"""
 
 
 class FileConfig(UntunedConfig):

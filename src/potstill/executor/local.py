@@ -46,7 +46,7 @@ class LocalProcesses:
         except BrokenProcessPool as error:
             raise TrainingError(
                 "a worker was killed (out of memory?)\n"
-                "  what to do: repeat the command, which resumes; end what else uses the memory, or give --workers 1"
+                "  what to do: end what else uses the memory, or give --workers 1; the same command resumes"
             ) from error
         finally:
             if pending:

@@ -172,7 +172,8 @@ def open_study(file: Path, spec: RunSpec) -> Iterator[optuna.Study]:
             raise
         raise ArtifactError(
             f"{shown}: the database of the search can't be used any more ({type(lost).__name__}: "
-            f"{first_line(lost)})\n  what to do: {advice}; the same command then goes on: trials that ended are kept"
+            f"{first_line(lost)})\n  what to do: make sure that it can be reached and written to, and repeat the "
+            f"command; trials that ended are kept"
         ) from None
 
 

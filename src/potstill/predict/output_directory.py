@@ -9,9 +9,10 @@ from typing import Any, Final
 from potstill.errors import ArtifactError
 from potstill.predict.output import AnswerFormat
 from potstill.store.atomic import new_directory, read_json, write_json
+from potstill.store.checksums import file_digest
 
 TASK_FILE: Final = "predict.json"
-"""Says what a directory of answers holds: the task, and the bytes of each file of texts by the name of its answers."""
+"""Says what a directory of answers holds: the task, and the digest of each file of texts by the name of its answers."""
 
 
 def answer_files(directory: Path, files: Sequence[Path], task: str, suffix: AnswerFormat) -> list[tuple[Path, Path]]:
@@ -38,21 +39,21 @@ def answer_files(directory: Path, files: Sequence[Path], task: str, suffix: Answ
                 f"{other} and {file}: expected files of different names, since the answers go to {name}\n"
                 "  what to do: answer them in two calls, into two directories"
             )
-    sizes = {name: file.stat().st_size for name, file in named.items()}
+    digests = {name: file_digest(file) if file.is_file() else "" for name, file in named.items()}  # "": of a pipe
     note = directory / TASK_FILE
     known: dict[str, Any] = read_json(note) if note.exists() else {"task": task, "files": {}}
     if known.get("task") != task:
-        raise _refused(note, f"the task {task!r}", known.get("task"))
-    before: dict[str, int] = known["files"]
-    for name, size in sizes.items():
-        if before.get(name, size) != size:
-            raise _refused(note, f"{named[name]} to have {before[name]:,} bytes, as before", f"{size:,}")
+        raise _refused(f"{directory} holds answers to another task: {known.get('task')}; now it is {task}")
+    before: dict[str, str] = known["files"]
+    for name, found in digests.items():
+        if before.get(name, found) != found:
+            raise _refused(f"{directory / name}: it is for another file than {named[name]}, or that one has changed")
     if not note.exists():
         new_directory(directory)
-    if not sizes.keys() <= before.keys() or not note.exists():
-        write_json(note, {"task": task, "files": before | sizes})
+    if not digests.keys() <= before.keys() or not note.exists():
+        write_json(note, {"task": task, "files": before | digests})
     return [(file, directory / name) for name, file in named.items() if not (directory / name).exists()]
 
 
-def _refused(note: Path, expected: str, found: object) -> ArtifactError:
-    return ArtifactError(f"{note}: expected {expected}, found {found!r}\n  what to do: name another --out")
+def _refused(problem: str) -> ArtifactError:
+    return ArtifactError(f"{problem}\n  what to do: name another --out")

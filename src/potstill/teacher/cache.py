@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import numpy as np
@@ -25,8 +26,9 @@ _CHUNK: Final = 1 << 14
 class CachedTeacher(Teacher):
     """Asks another teacher only for texts that it has not answered before.
 
-    Answers are filed under the teacher's key, so a changed teacher never gets an older one's. A damaged shard is made
-    anew. Its logits may then differ in the last bits: those of a transformer depend on which texts share a batch.
+    Answers are filed under the teacher's key, so a changed teacher never gets an older one's. The texts
+    of a damaged shard are asked again. Their logits may differ in the last bits: those of a transformer depend on which
+    texts share a batch.
     """
 
     def __init__(self, teacher: Teacher) -> None:
@@ -62,8 +64,13 @@ class CachedTeacher(Teacher):
         logits, missing = np.empty((len(keys), len(self.label_names)), np.float32), dict(first)
         directory = cache_directory() / "logits"
         for path in sorted(directory.glob(f"{glob.escape(self.key)}*")):
-            shard = read_arrays(path) if missing else None
-            for key, row in zip(map(bytes, shard["keys"]), shard["logits"], strict=True) if shard else ():
+            if not missing:
+                break
+            if (shard := read_arrays(path)) is None:  # it is damaged
+                with suppress(OSError):
+                    path.unlink()
+                continue
+            for key, row in zip(map(bytes, shard["keys"]), shard["logits"], strict=True):
                 if key in missing:
                     logits[missing.pop(key)] = row
         new, places = list(missing), list(missing.values())

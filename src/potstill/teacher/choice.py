@@ -63,7 +63,8 @@ def class_in(text: str, codes: Sequence[str], names: Sequence[str]) -> int | Non
 def classes_in(text: str, codes: Sequence[str], names: Sequence[str]) -> list[int] | None:
     """Return the indices of the classes that an answer lists, maybe none; None: it lists none, or says more."""
     parts = re.split("[,;\n]", text.rpartition(_THOUGHT)[2].strip(_AROUND))
-    found = {class_in(part, (*codes, end_of(codes)), (*names, "none")) for part in parts}
+    others = () if "none" in map(str.casefold, names) else ("none",)
+    found = {class_in(part, (*codes, end_of(codes)), (*names, *others)) for part in parts}
     return None if None in found else sorted(place for place in found if place is not None and place < len(codes))
 
 

@@ -41,6 +41,8 @@ class UntunedTeacher(Teacher):
     def survey(self, corpus: Corpus) -> int:
         """Say in `coverage` and on the screen which texts of the corpus it answers, and how many answers are labels.
 
+        Where a text may have several labels, it chooses the thresholds on the validation split, too.
+
         Returns:
             The number of training texts that it answers.
         """
@@ -83,4 +85,4 @@ def _agreement(labels: Labels, answers: Labels, names: Sequence[str]) -> str:
     metrics = compute_metrics(labels, answers, len(names))
     scores = sorted((scores.f1, name) for scores, name in zip(metrics.per_class, names, strict=True) if scores.count)
     shown = ", ".join(f"{name} {score:.1%}" for score, name in scores[:_SHOWN])
-    return f" in all classes, micro-F1 is {metrics.micro_f1:.1%}, the lowest F1 of a class {shown}"
+    return f" in all classes; micro-F1 {metrics.micro_f1:.1%}; lowest F1: {shown}"

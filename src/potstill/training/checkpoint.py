@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from potstill.console import print_line, warn
+from potstill.errors import TrainingError
 from potstill.executor.signals import Request, Stopped, defer_signals
 from potstill.store.checksums import digest
 from potstill.store.tensors import save_tensors
@@ -57,6 +58,11 @@ class Checkpoint(Callback):
         """Let signals wait for the end of a step, and go back to where the same training was interrupted, if it was."""
         self._request = trainer.stack.enter_context(defer_signals())
         self._key = training_key(trainer, self._key)
+        if parallel.any_of(parallel.of_first(self._key) != self._key):
+            raise TrainingError(
+                "expected the same texts, settings and pretrained weights in all processes, found others in one\n"
+                "  what to do: give each machine the same data, backbone and versions of the packages"
+            )
         if (state := parallel.of_first(None if parallel.rank() else self._read())) is None:
             return
         context = trainer.context

@@ -23,7 +23,16 @@ from torch import Tensor, distributed, nn
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
-from potstill.errors import TrainingError
+from potstill.errors import ConfigError, TrainingError
+from potstill.predict.wording import numbered
+
+
+def check_devices(count: int, kind: str) -> None:
+    """Refuse more processes on this machine than it has GPUs, and devices whose processes can't work together."""
+    if kind == "cuda" and count > (found := torch.cuda.device_count()):
+        raise ConfigError([f"expected at most {numbered(found, 'process')}, one for each GPU here, found {count}"])
+    if kind not in ("cpu", "cuda") and count > 1:
+        raise ConfigError([f"runtime.device: several processes can't share work on {kind!r}; choose cpu or cuda"])
 
 
 def is_launched() -> bool:
@@ -54,17 +63,18 @@ def launch(processes: int, arguments: Sequence[str]) -> NoReturn:
 
 
 @contextmanager
-def joined(*, on_gpu: bool) -> Iterator[None]:
+def joined(device: str) -> Iterator[None]:
     """Let the processes that `torchrun` has started work together inside; without it this is the only process."""
     if not is_launched():
         yield
         return
-    if on_gpu:
+    check_devices(int(os.environ["LOCAL_WORLD_SIZE"]), device)
+    if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     store, number, count = next(rendezvous("env://"))
     # After a restart the same store holds the addresses of the processes that have ended.
     store = PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
-    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     distributed.init_process_group(backend, store=store, rank=number, world_size=count)
     yield
     distributed.destroy_process_group()  # after an error the process ends, and with it the group
@@ -83,7 +93,7 @@ def rank() -> int:
 def share(texts: NDArray[np.int64]) -> tuple[NDArray[np.int64], bool]:
     """Return this process's share of a batch's texts, and whether it counts.
 
-    Of fewer texts than processes, the last ones get the first text, which then does not count: each has a loss.
+    With fewer texts than processes, those left over compute the first text, so that each has a loss; it does not count.
     """
     own = texts[rank() :: processes()]
     return (own, True) if len(own) else (texts[:1], False)
@@ -118,6 +128,8 @@ def _together() -> Iterator[None]:
     """Raise a TrainingError where another process does not answer."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:  # gloo has no class of its own
         said = str(error).partition("\n")[0]
         raise TrainingError(
