@@ -174,14 +174,15 @@ class EndpointTeacher(UntunedTeacher):
             if self._top_logprobs is None:
                 first = min(order, key=lambda key: len(_shown(new[key])))  # which fits in any context
                 order.remove(first)
-                self._keep(first, self._first_answer(new[first]))
+                self._known[first] = self._kept(first, self._first_answer(new[first]))
                 advance(1)
             # The threads of this pool are daemons: Ctrl-C does not wait for their requests.
             with ThreadPool(min(self.config.concurrency, max(1, len(order)))) as pool:
-                for key, answer in pool.imap_unordered(lambda key: (key, self._try(new[key])), order):
+                for key, answer in pool.imap_unordered(lambda key: (key, self._try(key, new[key])), order):
                     advance(1)
                     if isinstance(answer, Answer):
-                        self._keep(key, answer)
+                        self._known[key] = answer
+                        self._require_classes(at_least=_ENOUGH)
                         in_a_row = 0
                         continue
                     self._failed.add(key)
@@ -197,10 +198,9 @@ class EndpointTeacher(UntunedTeacher):
         if failed:
             warn(f"requests for {numbered(failed, 'text')} failed: their answers are missing; a new run asks again")
 
-    def _keep(self, key: str, answer: Answer) -> None:
-        self._known[key] = answer
+    def _kept(self, key: str, answer: Answer) -> Answer:
         self._journal.append([key, asdict(answer)])
-        self._require_classes(at_least=_ENOUGH)
+        return answer
 
     def _require_classes(self, at_least: int) -> None:
         """Refuse a model of which so many answers are known, and none names a class."""
@@ -233,12 +233,15 @@ class EndpointTeacher(UntunedTeacher):
         remedy = "check that the server runs, its address, and that it takes these requests (teacher.request)"
         raise self._error(f"does not answer the first request ({problem})", remedy) from None
 
-    def _try(self, item: Item) -> Answer | FailedError:
-        """Ask for one text; a request that the server does not take is an answer that names no class."""
+    def _try(self, key: str, item: Item) -> Answer | FailedError:
+        """Ask for one text, and keep the answer before this thread asks for another.
+
+        A request that the server does not take is an answer that names no class.
+        """
         try:
-            return self._answer(item)
+            return self._kept(key, self._answer(item))
         except RefusedError as error:
-            return Answer(None, str(error)[:_SHOWN], (0, 0))
+            return self._kept(key, Answer(None, str(error)[:_SHOWN], (0, 0)))
         except FailedError as error:
             return error
 
