@@ -86,10 +86,8 @@ class AnswerFiles:
     text_column: str | None
     pair_column: str | None
     strict: bool
-    in_order: bool
-    """Whether this process alone writes to the terminal."""
     model: Model | None
-    """None: a worker opens it."""
+    """None: one of several workers opens it, which all write to the terminal."""
 
     def __call__(self, item: tuple[Path, Path | None]) -> output.Progress:
         """Answer the texts of a file into another one, or to standard output, and report on standard error.
@@ -115,7 +113,7 @@ class AnswerFiles:
             size = path.stat().st_size if opened.content is file and path.is_file() else None
             for note in opened.notes:
                 click.echo(printable(f"{name}: {note}"), err=True)
-            overwrites = self.in_order and sys.stderr.isatty()
+            overwrites = self.model is not None and sys.stderr.isatty()
             with closing(Report(name, answers.progress, 0.1 if overwrites else 10.0, size, overwrites)) as report:
                 classify(items, model, self.writing, answers, report, strict=self.strict)
         return answers.progress

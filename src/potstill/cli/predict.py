@@ -163,7 +163,6 @@ def predict(
         return
     work = AnswerFiles(
         *(opening, key, writing, input_format, text_column, pair_column, strict),
-        in_order=workers == 1,
         model=opened if workers == 1 else None,
     )
     items_left: Sequence[tuple[Path, Path | None]] = [(files[0], out)]

@@ -20,8 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
-from torch.distributed import PrefixStore  # type: ignore[attr-defined]
-from torch.distributed.rendezvous import rendezvous
 
 from potstill.errors import ConfigError, TrainingError
 from potstill.predict.wording import numbered
@@ -30,7 +28,9 @@ from potstill.predict.wording import numbered
 def check_devices(count: int, kind: str) -> None:
     """Refuse more processes on this machine than it has GPUs, and devices whose processes can't work together."""
     if kind == "cuda" and count > (found := torch.cuda.device_count()):
-        raise ConfigError([f"expected at most {numbered(found, 'process')}, one for each GPU here, found {count}"])
+        raise ConfigError(
+            [f"expected at most {numbered(found, 'process', 'processes')}, one for each GPU here, found {count}"]
+        )
     if kind not in ("cpu", "cuda") and count > 1:
         raise ConfigError([f"runtime.device: several processes can't share work on {kind!r}; choose cpu or cuda"])
 
@@ -68,6 +68,9 @@ def joined(device: str) -> Iterator[None]:
     if not is_launched():
         yield
         return
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+    from torch.distributed.rendezvous import rendezvous
+
     check_devices(int(os.environ["LOCAL_WORLD_SIZE"]), device)
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
